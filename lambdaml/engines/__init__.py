@@ -1,0 +1,67 @@
+"""Engines: what executes functions. One file each.
+
+An engine starts functions (`lambdaml.entry.run_function`), starts others in place of those that die or leave before
+the run has ended, and passes on what they say. Nothing else: leases, resume and the end of a run are the functions'
+own business. To add one: a file with a class that has the members of `Engine`, and one line in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lambdaml.job import Job
+from lambdaml.registry import Registry
+from lambdaml.settings import Settings
+from lambdaml.storage import Store
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run, and how.
+
+    `lifetime_s` limits each function's life, as platforms do; functions leave in time and others go on.
+    """
+
+    store: Store
+    settings: Settings
+    job: Job
+    functions: int
+    device: str = "cpu"
+    lifetime_s: float = float("inf")
+
+    def assigned(self, index: int) -> list[int]:
+        """The workers that function number `index` is meant to work as."""
+        return list(range(index, self.settings.workers, self.functions))
+
+
+class Engine(Protocol):
+    @property
+    def compute(self) -> Executor:
+        """Where the caller may run tensor work of its own (evaluation) while functions run."""
+
+    def run(self, launch: Launch, emit: Emit) -> None:
+        """Run functions until the run has ended.
+
+        `emit` is called with the functions' events, from any thread. On KeyboardInterrupt the functions are asked to
+        leave, and are gone when this raises it again.
+
+        Raises:
+            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: what made a function give up for good.
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+
+ENGINES: Registry[Engine] = Registry(
+    "engine",
+    {
+        "local": "lambdaml.engines.local:LocalEngine",
+        "inline": "lambdaml.engines.inline:InlineEngine",
+    },
+)

@@ -1,0 +1,63 @@
+"""Functions as coroutines of this process: for `memory://`, notebooks and tests. No process is started.
+
+All functions share one compute thread, because they share torch's random stream; so they gain no speed from one
+another, but each has its own replica, leases and view of the bucket, and the results are the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import warnings
+from concurrent.futures import Executor
+
+from lambdaml.engines import Emit, Launch
+from lambdaml.entry import function_coroutine
+from lambdaml.storage import open_store
+from lambdaml.worlds.live import one_thread
+
+
+class InlineEngine:
+    """Runs functions in the caller's process."""
+
+    def __init__(self) -> None:
+        self._compute = one_thread()
+
+    @property
+    def compute(self) -> Executor:
+        return self._compute
+
+    def run(self, launch: Launch, emit: Emit) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            try:
+                asyncio.run(self._run(launch, emit))
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+    async def _run(self, launch: Launch, emit: Emit) -> None:
+        token = secrets.token_hex(3)
+
+        async def keep_alive(index: int) -> None:
+            life = 0
+            outcome = "left"
+            while outcome != "done":
+                outcome = await function_coroutine(
+                    open_store(launch.store.url),
+                    launch.settings,
+                    launch.job,
+                    f"inline.{token}.{index}.{life}",
+                    launch.assigned(index),
+                    self._compute,
+                    device=launch.device,
+                    emit=emit,
+                    lifetime_s=launch.lifetime_s,
+                )
+                life += 1
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(launch.functions):
+                group.create_task(keep_alive(index))
+
+    def close(self) -> None:
+        self._compute.shutdown(wait=True)

@@ -1,0 +1,114 @@
+"""The body of a function, the same for every engine: open the bucket, read run.json, work, come back."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.errors import JobError, RunNotFound
+from lambdaml.function import Function, Outcome
+from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.replica import Replica
+from lambdaml.sampling import derive_seed
+from lambdaml.settings import Settings
+from lambdaml.storage import Store, open_store
+from lambdaml.worlds.live import Emit, LiveWorld, one_thread
+
+
+def run_function(
+    url: str,
+    name: str,
+    assigned: Collection[int],
+    *,
+    dead: Collection[str] = (),
+    device: str = "cpu",
+    lifetime_s: float = float("inf"),
+    emit: Emit = lambda event: None,
+    leaving: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Work on the run at `url` in this process; see `Function.run` for what it returns and raises.
+
+    Args:
+        url: of the run; opened here, so the caller may have forked.
+        name: of this function, unique.
+        assigned: the workers to work as.
+        dead: functions that are known to be dead.
+        device: `cpu`, `cuda`, or `auto` for the best there is.
+        lifetime_s: seconds from now after which the engine will end this function.
+        emit: takes progress events.
+        leaving: becomes true when this function is wanted to leave.
+    """
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    store = open_store(url)
+    compute = one_thread()
+    try:
+        settings = read_settings(store)
+        job = load_run_job(settings)
+        work = function_coroutine(
+            store, settings, job, name, assigned, compute,
+            dead=dead, device=device, lifetime_s=lifetime_s, emit=emit, leaving=leaving,
+        )
+        return asyncio.run(work)
+    finally:
+        compute.shutdown(wait=True)
+        store.close()
+
+
+async def function_coroutine(
+    store: Store,
+    settings: Settings,
+    job: Job,
+    name: str,
+    assigned: Collection[int],
+    compute: Executor,
+    *,
+    dead: Collection[str] = (),
+    device: str = "cpu",
+    **world_options: Any,
+) -> Outcome:
+    """The same for a caller that has an event loop, a job and a compute thread already."""
+    world = LiveWorld(store, compute, seed=derive_seed(settings.seed, name), **world_options)
+    try:
+        replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
+        return await Function(world, settings, replica, name, assigned, dead).run()
+    finally:
+        world.close()
+
+
+def read_settings(store: Store) -> Settings:
+    """The run's settings.
+
+    Raises:
+        RunNotFound: there is no run at this prefix.
+    """
+    data = store.get(keys.RUN)
+    if data is None:
+        raise RunNotFound(f"there is no run at {store.url}")
+    return Settings.load(data)
+
+
+def load_run_job(settings: Settings) -> Job:
+    """Import the run's job and make sure that it is the code the run was started with.
+
+    Raises:
+        JobError: it cannot be imported, or its source has changed.
+    """
+    if settings.job.fingerprint and fingerprint(settings.job.spec) != settings.job.fingerprint:
+        raise JobError(
+            f"{settings.job.spec} has changed since the run was started: a run keeps its code. "
+            "Restore the file, or start a new run"
+        )
+    return load_job(settings.job.spec, settings.job.args)
+
+
+def pick_device(device: str) -> str:
+    """`auto` resolved to `cuda` where torch sees a GPU, else `cpu`."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,405 @@
+"""A function: one physical execution (a process, a task, an invocation) that works as one or more workers for a while.
+
+It keeps nothing that the bucket does not hold. Inside, plain coroutines share two pictures of the run: `head`, the
+log as far as this function knows it, and `replica`, the state as far as it has been computed. One coroutine advances
+the head (deciding commits, or reading them), one applies commits to the replica, one per worker computes updates, one
+keeps leases and the trace. They meet at one signal, `changed`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lambdaml import keys
+from lambdaml.commits import draft
+from lambdaml.committer import Committer
+from lambdaml.errors import LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
+from lambdaml.leases import Leases
+from lambdaml.log import LogReader
+from lambdaml.patterns.gather import Gather
+from lambdaml.records import Commit, Digest, Update
+from lambdaml.replica import Replica
+from lambdaml.schedules import SCHEDULES
+from lambdaml.settings import Settings
+from lambdaml.snapshot import State
+from lambdaml.staleness import RULES
+from lambdaml.tracing import Tracer
+from lambdaml.view import View
+from lambdaml.worker import work
+from lambdaml.worlds import Task, World
+
+Outcome = Literal["done", "left"]
+
+MAX_UNAPPLIED = 64
+"""Commits the head may be ahead of the replica."""
+
+REPORT_WAIT_S = 10.0
+"""A wait longer than this is reported."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A commit that is decided but not applied yet."""
+
+    commit: Commit
+    updates: dict[tuple[int, int], Update] | None
+    download_s: float = 0.0
+
+
+class Function:
+    """Works on a run until it ends or this function must leave.
+
+    Args:
+        world: all there is besides memory.
+        settings: the run.
+        replica: a fresh one, made for this run's job.
+        name: unique among all functions that ever work on this run; the writer's token in what it creates.
+        assigned: workers to work as; more are taken over when their functions fall silent.
+        dead: functions that the engine saw die.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        replica: Replica,
+        name: str,
+        assigned: Collection[int],
+        dead: Collection[str] = (),
+    ) -> None:
+        self.world = world
+        self.settings = settings
+        self.replica = replica
+        self.name = name
+        self.schedule = SCHEDULES.make(settings.schedule)
+        self.rule = RULES.make(settings.staleness)
+        self.head = View(settings.workers, settings.steps)
+        self.tail = 0
+        self.changed = world.signal()
+        self.leases = Leases(world, name, settings.lease_s, dead)
+        self.channel = Gather(self)
+        self.committer = Committer(self)
+        self.reader = LogReader(self)
+        self.tracer = Tracer(world, name)
+        self.warm = False
+        self._assigned = list(assigned)
+        self._pending: deque[_Pending] = deque()
+        self.digests: dict[int, str] = {}
+        self._heard: dict[int, float] = {}
+        self._reported: dict[int, float] = {}
+        self._workers: dict[int, Task] = {}
+        self._tasks: list[Task] = []
+        self._leaving = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._progress_at = world.now()
+
+    async def run(self) -> Outcome:
+        """Work.
+
+        Returns:
+            "done" when the run has ended, "left" when somebody else must go on.
+
+        Raises:
+            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: the run cannot go on like this.
+        """
+        try:
+            await self._start()
+            await self.until(lambda: self._over or (self._leaving and not self._workers))
+            if self._over and self.committer.active:
+                await self.committer.finish()
+        finally:
+            await self._end()
+        return "done" if self._over else "left"
+
+    @property
+    def _over(self) -> bool:
+        return self.head.stop is not None and not self._pending
+
+    @property
+    def ending(self) -> bool:
+        """Whether workers should compute no more."""
+        return self._leaving or self.head.stop is not None
+
+    def leave(self) -> None:
+        """Publish what is being computed, then return."""
+        self._leaving = True
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until the condition holds; with a timeout, no longer than that. Returns whether it holds.
+
+        Raises:
+            whatever a task of this function failed with.
+        """
+        end = None if timeout_s is None else self.world.now() + timeout_s
+        while not condition():
+            if self._failure is not None:
+                raise self._failure
+            left_s = None if end is None else end - self.world.now()
+            if left_s is not None and left_s <= 0:
+                return False
+            await self.world.wait(self.changed, left_s)
+        return True
+
+    def spawn(self, task: Coroutine[Any, Any, None]) -> Task:
+        """Run a coroutine beside the others; if it fails, the function fails."""
+
+        async def guarded() -> None:
+            try:
+                await task
+            except Exception as error:
+                self._failure = self._failure or error
+                self.changed.set()
+
+        spawned = self.world.spawn(guarded())
+        self._tasks.append(spawned)
+        return spawned
+
+    async def _start(self) -> None:
+        before, after, stored = await self.tracer.hello(workers=self._assigned)
+        self.channel.latency_s = self.world.now() - after
+        self.leases.set_clock(before, after, stored)
+        fresh = await self._restore()
+        await self.world.gather(*[self.leases.acquire(w, self.head.fated[w], fresh) for w in self._assigned])
+        for worker in range(self.settings.workers):
+            self.heard(worker)
+        self.spawn(self._advance())
+        self.spawn(self._apply())
+        self.spawn(self._keep())
+        self.spawn(self.committer.keep_log())
+        self.spawn(self.committer.keep_snapshots())
+        self.spawn(self.committer.watch_for_stop())
+        for worker in list(self.leases.held):
+            self._host(worker)
+        self._roles_changed()
+
+    async def _restore(self) -> bool:
+        """Load the newest snapshot and find the end of the log; returns whether the run is new."""
+        snapshots = await self.world.store.list(keys.SNAPSHOTS)
+        if not snapshots:
+            raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
+        newest = snapshots[-1].key
+        data = await self.world.store.get(newest)
+        if data is None:
+            raise RunFailed(f"{newest} was deleted while a function started")
+        state = State.load(data, newest)
+        await self.world.compute(lambda: self.replica.load(state))
+        self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
+        entries = await self.world.store.list(keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else "")
+        self.tail = keys.number(entries[-1].key) + 1 if entries else self.head.commit
+        return self.tail == 0
+
+    async def _end(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self.tracer.flush()
+            if not self._over:
+                await self.world.gather(*[self.leases.release(worker) for worker in list(self.leases.held)])
+        except StoreError:
+            if self._failure is None:
+                raise
+
+    def _host(self, worker: int) -> None:
+        async def hosted() -> None:
+            try:
+                await work(self, worker)
+                await self.until(lambda: self.ending)
+            except LeaseLost:
+                self.leases.held.pop(worker, None)
+            finally:
+                self._workers.pop(worker, None)
+                self._roles_changed()
+                if not self.leases.held:
+                    self.leave()
+
+        self._workers[worker] = self.spawn(hosted())
+
+    def _roles_changed(self) -> None:
+        """Look for what the others publish, if this function must know it before the log says so."""
+        if self._closed:
+            return
+        decides = self.schedule.agreed or self.committer.active
+        others = set(range(self.settings.workers)) - set(self.leases.held) if decides else set()
+        self.channel.look_for(others)
+        self.changed.set()
+
+    def heard(self, worker: int) -> None:
+        """The worker gave a sign of life."""
+        self._heard[worker] = self.world.now()
+
+    def waits_for(self, worker: int, since: float) -> None:
+        """Report a wait that is long, and give up one that is hopeless.
+
+        Raises:
+            RunFailed: nothing at all happened for the run's `patience_s`.
+        """
+        now = self.world.now()
+        if now - since > REPORT_WAIT_S and now - self._reported.get(worker, 0.0) > REPORT_WAIT_S:
+            self._reported[worker] = now
+            self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
+        if now - self._progress_at > self.settings.patience_s:
+            raise RunFailed(
+                f"nothing happened for {self.settings.patience_s:.0f} s, waiting for worker {worker}; "
+                "resume the run when its cause is mended"
+            )
+
+    def published(self, update: Update, started: float, upload_s: float) -> None:
+        """One of our workers' updates stands in the bucket."""
+        self.warm = True
+        self.leases.alive(update.worker)
+        self.tracer.published(update, started, upload_s)
+        self.channel.add(update)
+
+    async def _advance(self) -> None:
+        """Advance the head: decide the next commit, or read it."""
+        while self.head.stop is None:
+            await self.until(lambda: len(self._pending) < MAX_UNAPPLIED and not self.committer.behind)
+            if self.schedule.agreed or (self.committer.active and self.head.commit >= self.tail):
+                commit = draft(
+                    self.head,
+                    self.schedule,
+                    self.rule,
+                    list(self.channel.arrived.values()),
+                    max_rejected=self.settings.max_rejected,
+                    wish=self.committer.wish,
+                )
+                if commit is None:
+                    await self.world.wait(self.changed)
+                    continue
+                if self.schedule.agreed:
+                    self.committer.note(commit)
+                else:
+                    commit = await self.committer.append(commit)
+            else:
+                found = await self.reader.next()
+                if found is None:
+                    continue
+                commit = found
+            self._take(commit)
+
+    def _take(self, commit: Commit) -> None:
+        self.head.advance(commit)
+        self._progress_at = self.world.now()
+        for entry in commit.entries:
+            self.heard(entry.worker)
+        known = self.channel.take(commit)
+        pending = _Pending(commit, None, max((update.download_s for update in known.values()), default=0.0))
+        if len(known) >= len(commit.applied) and all((e.worker, e.seq) in known for e in commit.applied):
+            pending.updates = known
+        else:
+            self.spawn(self._load(pending, known))
+        self._pending.append(pending)
+        self.changed.set()
+
+    async def _load(self, pending: _Pending, known: dict[tuple[int, int], Update]) -> None:
+        start = self.world.now()
+        pending.updates = await self.channel.load(pending.commit, known)
+        pending.download_s = max(pending.download_s, self.world.now() - start)
+        self.changed.set()
+
+    async def _apply(self) -> None:
+        """Apply decided commits to the replica, in order."""
+        while True:
+            await self.until(lambda: bool(self._pending) and self._pending[0].updates is not None)
+            pending = self._pending[0]
+            commit, updates = pending.commit, pending.updates
+            assert updates is not None
+            before = self.replica.view.progress
+            start = self.world.now()
+            await self.world.compute(lambda: self.replica.apply(commit, updates))
+            apply_s = self.world.now() - start
+            self._account(pending, apply_s)
+            await self._compare(commit, updates)
+            if self._crosses(before, self.replica.view.progress):
+                await self._checkpoint()
+            self._pending.popleft()
+            self.changed.set()
+
+    def _account(self, pending: _Pending, apply_s: float) -> None:
+        channel, commit = self.channel, pending.commit
+        self.tracer.applied(
+            commit,
+            download_s=pending.download_s,
+            apply_s=apply_s,
+            gets=channel.gets,
+            polls=channel.polls,
+            received=channel.bytes_received,
+        )
+        channel.gets = channel.polls = channel.bytes_received = 0
+        if self.committer.active:
+            applied = commit.applied
+            self.world.emit(
+                "commit",
+                commit=commit.commit,
+                version=commit.last_version,
+                progress=self.replica.view.progress,
+                updates=len(commit.entries),
+                refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
+                loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
+                staleness=[entry.staleness for entry in applied],
+            )
+
+    def _crosses(self, before: int, after: int) -> bool:
+        every = self.settings.snapshot_every * self.settings.workers
+        return after // every > before // every
+
+    async def _checkpoint(self) -> None:
+        """Note the state's digest; whoever holds worker 0 also writes a snapshot."""
+        state = await self.world.compute(self.replica.state)
+        sha256 = await self.world.background(state.digest)
+        self.digests[state.version] = sha256
+        if self.committer.active:
+            self.committer.digest = Digest(state.version, sha256)
+            self.committer.snapshots.append(state)
+
+    async def _compare(self, commit: Commit, updates: dict[tuple[int, int], Update]) -> None:
+        """Check the digests that came along against ours.
+
+        Raises:
+            ReplicaDiverged: they differ.
+        """
+        claims = [(update.digest, update.function) for update in updates.values() if update.digest]
+        if commit.digest:
+            claims.append((commit.digest, commit.function))
+        for digest, function in claims:
+            ours = self.digests.get(digest.version)
+            if ours is not None and ours != digest.sha256:
+                raise ReplicaDiverged(
+                    f"{self.name} and {function} disagree about the state at version {digest.version}: "
+                    "do all functions run on the same kind of processor, with one thread?"
+                )
+
+    async def _keep(self) -> None:
+        """Renew leases, take over workers whose functions fell silent, write the trace, heed the engine."""
+        tick_s = min(1.0, self.settings.lease_s / 8)
+        while True:
+            await self.world.sleep(tick_s)
+            if self.world.leaving():
+                self.leave()
+            try:
+                await self.leases.renew()
+            except LeaseLost:
+                for worker in set(self._workers) - set(self.leases.held):
+                    self._workers.pop(worker).cancel()
+                self._roles_changed()
+            if self.tracer.due():
+                await self.tracer.flush()
+            if not self.ending:
+                await self._take_over()
+
+    async def _take_over(self) -> None:
+        for worker in range(self.settings.workers):
+            silent_s = self.world.now() - self._heard[worker]
+            idle = worker not in self.leases.held and not self.schedule.leaves(self.head, worker, self.head.fated[worker])
+            if idle and silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5)):
+                self.heard(worker)
+                if await self.leases.acquire(worker, self.head.fated[worker]):
+                    self.world.emit("takeover", worker=worker, function=self.name)
+                    self._host(worker)
+                    self._roles_changed()

@@ -1,0 +1,185 @@
+"""A job: what to train, in the words a PyTorch user already has.
+
+Subclass `Job`, fill in the five methods, and name it on the command line as `path/file.py:Name` or
+`package.module:Name`. The class holds no training loop: how many workers compute gradients, when they are averaged
+and what happens when one dies is not the job's business.
+
+    class Digits(Job):
+        batch_size = 32
+
+        def model(self):            return nn.Linear(64, 10)
+        def dataset(self):          return TensorDataset(x, y)
+        def loss(self, model, batch):
+            x, y = batch
+            return F.cross_entropy(model(x), y)
+        def optimizer(self, model): return torch.optim.SGD(model.parameters(), lr=0.1)
+        def evaluate(self, model):  return {"accuracy": ...}
+
+| here                    | Lightning                | Hugging Face Trainer |
+|-------------------------|--------------------------|----------------------|
+| `model`                 | `configure_model`        | `model_init`         |
+| `dataset`, `batch_size` | `train_dataloader`       | `train_dataset`      |
+| `loss`                  | `training_step`          | `compute_loss`       |
+| `optimizer`, `scheduler`| `configure_optimizers`   | `create_optimizer`   |
+| `evaluate`              | `validation_step`        | `evaluate`           |
+| `clip_norm`             | `gradient_clip_val`      | `max_grad_norm`      |
+| `autocast`              | `precision="bf16-mixed"` | `bf16=True`          |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lambdaml.errors import JobError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from torch.utils.data import Dataset
+
+
+class Job:
+    """What to train. Subclasses may take keyword arguments with JSON values (`--set lr=0.1`).
+
+    Attributes:
+        batch_size: samples per update of one worker, at most. An epoch's shard is cut into equal batches, so that no
+            sample is left over; they may be a little smaller.
+        clip_norm: if set, the gradient of each optimizer step is scaled down to this 2-norm at most. It acts on the
+            mean over workers, where a single process would clip.
+        autocast: if set, forward passes run under `torch.autocast` in that type. `float16` adds loss scaling.
+        scheduler_interval: whether `scheduler(...)` steps with every optimizer step or once an epoch.
+    """
+
+    batch_size: int = 32
+    clip_norm: float | None = None
+    autocast: Literal["bfloat16", "float16"] | None = None
+    scheduler_interval: Literal["step", "epoch"] = "step"
+
+    def model(self) -> nn.Module:
+        """A fresh model on the CPU. Called after the run's seed was set, so its initial weights are the run's."""
+        raise NotImplementedError
+
+    def dataset(self) -> Dataset[Any]:
+        """The training data: a map-style dataset (`__len__`, `__getitem__`), the same on every machine."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean loss over a batch, a scalar tensor. The batch is on the model's device."""
+        raise NotImplementedError
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """Any `torch.optim` optimizer over the model's parameters. Every replica runs it identically."""
+        raise NotImplementedError
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """A learning-rate schedule that depends on the number of steps alone; None for none."""
+        return None
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Metrics of the model by name, for instance `{"accuracy": 0.97}`.
+
+        Called on snapshots, outside the workers, with the model in `eval()` mode and gradients off.
+        """
+        return {}
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Make a batch of samples; `torch.utils.data.default_collate` unless overridden."""
+        from torch.utils.data import default_collate
+
+        return default_collate(list(samples))
+
+
+def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
+    """Import and construct the job that `spec` names.
+
+    Args:
+        spec: `path/file.py:Name` or `package.module:Name`. The name may be a `Job` subclass, an instance, or a
+            function that returns one. Without `:Name` the file's only job is taken.
+        args: keyword arguments for its constructor.
+
+    Raises:
+        JobError: the file or name does not exist, importing it fails, or what it names is not a job.
+    """
+    module_spec, _, name = spec.partition(":")
+    module = _import(module_spec, spec)
+    found = getattr(module, name, None) if name else _only_job(module, spec)
+    if found is None:
+        names = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Job)]
+        raise JobError(f"there is no {name!r} in {module_spec}{nearest(name, [n for n in names if n != 'Job'])}")
+    if isinstance(found, Job):
+        if args:
+            raise JobError(f"{spec} is an instance and takes no arguments, but {sorted(args)} were given")
+        return found
+    try:
+        job = found(**dict(args or {}))
+    except TypeError as error:
+        raise JobError(f"{spec} does not take these arguments: {error}") from error
+    if not isinstance(job, Job):
+        raise JobError(f"{spec} is {type(job).__name__}, not a lambdaml.Job")
+    return job
+
+
+def fingerprint(spec: str) -> str:
+    """SHA-256 of the source file that `spec` names: a function refuses to work on a run of other code."""
+    module_spec = spec.partition(":")[0]
+    if module_spec.endswith(".py"):
+        path = Path(module_spec)
+    else:
+        found = importlib.util.find_spec(module_spec)
+        if found is None or found.origin is None:
+            raise JobError(f"cannot find module {module_spec!r}")
+        path = Path(found.origin)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _import(module_spec: str, spec: str) -> Any:
+    if not module_spec.endswith(".py"):
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        return _guarded(lambda: importlib.import_module(module_spec), spec)
+    path = Path(module_spec).resolve()
+    if not path.is_file():
+        raise JobError(f"there is no file {module_spec}")
+    name = f"lambdaml_job_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_info = importlib.util.spec_from_file_location(name, path)
+    assert module_info is not None and module_info.loader is not None
+    module = importlib.util.module_from_spec(module_info)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    loader = module_info.loader
+    try:
+        _guarded(lambda: loader.exec_module(module), spec)
+    except JobError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _guarded(load: Any, spec: str) -> Any:
+    try:
+        return load()
+    except Exception as error:
+        raise JobError(f"cannot import {spec}: {type(error).__name__}: {error}") from error
+
+
+def _only_job(module: Any, spec: str) -> Any:
+    jobs = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Job) and value.__module__ == module.__name__
+    ]
+    if len(jobs) != 1:
+        names = ", ".join(job.__name__ for job in jobs) or "none"
+        raise JobError(f"{spec} must name one job as {spec}:Name (there is: {names})")
+    return jobs[0]

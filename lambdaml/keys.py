@@ -1,0 +1,61 @@
+"""Where each object of a run stands, relative to the run's prefix.
+
+    run.json                              create-only: what was asked for
+    log/{commit:010d}.json                create-only: one per commit, without gaps
+    updates/{worker:05d}/{seq:010d}       create-only: what a worker published
+    snapshots/{version:010d}.safetensors  full state at a version
+    metrics/{version:010d}.json           the evaluation of that snapshot
+    leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
+    trace/{function}/{part:05d}.jsonl     what a function measured
+    stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
+    model.safetensors                     the result
+"""
+
+from __future__ import annotations
+
+RUN = "run.json"
+STOP = "stop.json"
+MODEL = "model.safetensors"
+LOG = "log/"
+UPDATES = "updates/"
+SNAPSHOTS = "snapshots/"
+METRICS = "metrics/"
+LEASES = "leases/"
+TRACE = "trace/"
+
+
+def log(commit: int) -> str:
+    return f"log/{commit:010d}.json"
+
+
+def update(worker: int, seq: int) -> str:
+    return f"updates/{worker:05d}/{seq:010d}"
+
+
+def updates(worker: int) -> str:
+    return f"updates/{worker:05d}/"
+
+
+def snapshot(version: int) -> str:
+    return f"snapshots/{version:010d}.safetensors"
+
+
+def metrics(version: int) -> str:
+    return f"metrics/{version:010d}.json"
+
+
+def leases(worker: int) -> str:
+    return f"leases/{worker:05d}/"
+
+
+def lease(worker: int, generation: int) -> str:
+    return f"leases/{worker:05d}/{generation:06d}"
+
+
+def trace(function: str, part: int) -> str:
+    return f"trace/{function}/{part:05d}.jsonl"
+
+
+def number(key: str) -> int:
+    """The version, commit, sequence number or generation that a key ends with."""
+    return int(key.rsplit("/", 1)[1].split(".", 1)[0])

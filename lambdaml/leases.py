@@ -1,0 +1,104 @@
+"""Leases: which function works as which worker, by create-only puts alone.
+
+`leases/{worker}/{generation}` is won by whoever creates the next generation. The generation is the fencing token that
+every update carries. A lease holds for `duration_s` after the worker last gave a sign of life: the lease object
+itself, or its newest update; so a working function pays for no heartbeat. All times are the store's: a function
+learns the difference to its own clock from the first object it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lambdaml import keys
+from lambdaml.errors import LeaseLost
+from lambdaml.records import Lease
+from lambdaml.worlds import World
+
+
+class Leases:
+    """The leases that one function holds.
+
+    Args:
+        function: this function's name, unique among all functions that ever work on the run.
+        dead: functions that the engine saw die; their leases are free.
+    """
+
+    def __init__(self, world: World, function: str, duration_s: float, dead: Collection[str] = ()) -> None:
+        self.held: dict[int, int] = {}
+        self._world = world
+        self._function = function
+        self._duration_s = duration_s
+        self._dead = set(dead)
+        self._renewed: dict[int, float] = {}
+        self._offset_s = 0.0
+        self.clock_error_s = 0.0
+
+    def set_clock(self, before: float, after: float, stored: float) -> None:
+        """Learn the store's clock: an object written between two readings of ours was dated `stored`."""
+        self._offset_s = stored - (before + after) / 2
+        self.clock_error_s = (after - before) / 2 + 1.0
+
+    async def acquire(self, worker: int, fated: int, fresh: bool = False) -> bool:
+        """Take the worker's lease if it is free, released or expired.
+
+        Args:
+            fated: the worker's next sequence number according to the log, where its latest sign of life is sought.
+            fresh: the run is new, so that nobody is likely to hold it: try without looking first.
+        """
+        if fresh and await self._create(worker, 1):
+            return True
+        found = await self._world.store.list(keys.leases(worker))
+        if not found:
+            return await self._create(worker, 1)
+        generation = keys.number(found[-1].key)
+        data = await self._world.store.get(found[-1].key)
+        if data is None:
+            return False
+        lease = Lease.unpack(data, worker, generation)
+        free = lease.released or lease.function in self._dead
+        if not free and not await self._expired(worker, fated, lease, found[-1].modified):
+            return False
+        return await self._create(worker, generation + 1)
+
+    async def _expired(self, worker: int, fated: int, lease: Lease, modified: float) -> bool:
+        now = self._world.now() + self._offset_s - self.clock_error_s
+        if now < modified + lease.duration_s:
+            return False
+        before = keys.update(worker, fated - 2) if fated > 1 else ""
+        news = await self._world.store.list(keys.updates(worker), after=before)
+        return now >= max([modified, *[info.modified for info in news]]) + lease.duration_s
+
+    async def _create(self, worker: int, generation: int, released: bool = False) -> bool:
+        lease = Lease(worker, generation, self._function, self._duration_s, released)
+        if await self._world.store.create(keys.lease(worker, generation), lease.pack()) is not None:
+            return False
+        if not released:
+            self.held[worker] = generation
+            self.alive(worker)
+        return True
+
+    def alive(self, worker: int) -> None:
+        """The worker just gave a sign of life: its lease counts from now."""
+        self._renewed[worker] = self._world.now()
+
+    async def renew(self) -> None:
+        """Renew what was silent for half its time, by creating the next generation.
+
+        Raises:
+            LeaseLost: somebody else did; the worker is no longer held.
+        """
+        lost: list[int] = []
+        for worker, generation in list(self.held.items()):
+            quiet_s = self._world.now() - self._renewed[worker]
+            if quiet_s > self._duration_s / 2 and not await self._create(worker, generation + 1):
+                del self.held[worker]
+                lost.append(worker)
+        if lost:
+            raise LeaseLost(f"workers {lost} were taken over by another function")
+
+    async def release(self, worker: int) -> None:
+        """Give the worker back, so that the next function need not wait."""
+        generation = self.held.pop(worker, None)
+        if generation is not None:
+            await self._create(worker, generation + 1, released=True)

@@ -1,0 +1,72 @@
+"""Reading the log as it grows: for functions that do not decide commits themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambdaml import keys
+from lambdaml.pace import Backoff, Pace
+from lambdaml.records import Commit
+
+if TYPE_CHECKING:
+    from lambdaml.function import Function
+
+_BURST = 8
+"""Entries read at once by a reader that is behind."""
+
+
+class LogReader:
+    """Yields log entries in order, looking for the next when the pace of the log says that it should be there."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._ready: dict[int, Commit] = {}
+        self._pace = Pace()
+        self._found_at = 0.0
+        self._written_at = 0.0
+        self._burst = 1
+
+    async def next(self) -> Commit | None:
+        """The entry that follows the function's head; None if there is none yet (look again)."""
+        function = self._function
+        commit = function.head.commit
+        if commit not in self._ready:
+            behind = function.tail - commit
+            if behind <= 0:
+                await self._pause()
+            await self._read(range(commit, commit + min(_BURST, max(behind, self._burst))))
+        return self._ready.pop(commit, None)
+
+    async def _pause(self) -> None:
+        function, world = self._function, self._function.world
+        delay_s = self._pace.delay_s()
+        if delay_s is not None and self._burst == 1:
+            await world.sleep(max(0.0, self._found_at + delay_s - world.now()))
+
+    async def _read(self, wanted: range) -> None:
+        function, world = self._function, self._function.world
+        latency_s = function.channel.latency_s
+        backoff = Backoff(latency_s)
+        since, first = world.now(), True
+        while True:
+            found = await world.store.get_many([keys.log(commit) for commit in wanted])
+            here = [data is not None for data in found]
+            if first and self._burst == 1:
+                self._pace.looked(here[0], latency_s)
+            for commit, data in zip(wanted, found, strict=True):
+                if data is not None:
+                    self._take(Commit.unpack(data, commit))
+            self._burst = min(_BURST, self._burst * 2) if first and all(here) else 1
+            if here[0] or function.committer.active or function.head.stop is not None:
+                return
+            wanted, first = wanted[:1], False
+            function.waits_for(0, since)
+            await world.sleep(backoff.next_s(world.uniform(0, 1)))
+
+    def _take(self, commit: Commit) -> None:
+        world = self._function.world
+        self._ready[commit.commit] = commit
+        if self._written_at and commit.time_s > self._written_at:
+            self._pace.said(commit.time_s - self._written_at)
+        self._written_at = commit.time_s
+        self._found_at = world.now()

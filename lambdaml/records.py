@@ -1,0 +1,257 @@
+"""The records of a run: updates, commits and leases, as they stand in the bucket.
+
+All are immutable and created once. Numbers that name things: a `worker` is 0..N-1, `seq` counts a worker's updates
+from 0, `commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's
+leases from 1 and is its fencing token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from lambdaml import keys, wire
+from lambdaml.errors import BadObject
+
+Fate = Literal["applied", "discarded", "rejected"]
+Body = dict[str, NDArray[Any]]
+"""The encoded arrays of an update, by name, as its codec wrote them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why and where a run ends. `version` is the version of the result; None for the last one."""
+
+    reason: Literal["steps", "target", "cancelled", "diverged", "failed"]
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """SHA-256 of the full training state at a version; replicas that differ are found by comparing them."""
+
+    version: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Update:
+    """What a worker publishes: where it was computed, how long that took, and the encoded gradient.
+
+    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
+    start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
+    along so that nobody has to ask for them. No part of the object are the reader's own findings: `size_bytes`,
+    `download_s`, and `fault`, its reason to reject the update.
+    """
+
+    worker: int
+    seq: int
+    base: int
+    generation: int
+    function: str
+    samples: int
+    loss: float
+    codec: str
+    ready_s: float = 0.0
+    compute_s: float = 0.0
+    encode_s: float = 0.0
+    upload_s: float | None = None
+    digest: Digest | None = None
+    stop: Stop | None = None
+    body: Body = field(default_factory=dict)
+    size_bytes: int = 0
+    download_s: float = 0.0
+    fault: str = ""
+
+    @property
+    def id(self) -> tuple[int, int]:
+        return self.worker, self.seq
+
+    def pack(self) -> bytes:
+        """The object's bytes."""
+        header: dict[str, Any] = {
+            "worker": self.worker,
+            "seq": self.seq,
+            "base": self.base,
+            "generation": self.generation,
+            "function": self.function,
+            "samples": self.samples,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "codec": self.codec,
+            "ready_s": round(self.ready_s, 6),
+            "compute_s": round(self.compute_s, 6),
+            "encode_s": round(self.encode_s, 6),
+            "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
+        }
+        if self.digest:
+            header["digest"] = [self.digest.version, self.digest.sha256]
+        if self.stop:
+            header["stop"] = asdict(self.stop)
+        return wire.pack(header, list(self.body.items()))
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, worker: int, seq: int) -> Update:
+        """Read an update back and check that it is the one its key names.
+
+        Raises:
+            BadObject, NewerSchema: as in `wire.unpack`.
+        """
+        key = keys.update(worker, seq)
+        header, body = wire.unpack(data, key)
+        try:
+            digest, stop, loss = header.pop("digest", None), header.pop("stop", None), header.pop("loss")
+            update = Update(
+                **header,
+                loss=math.nan if loss is None else float(loss),
+                digest=Digest(*digest) if digest else None,
+                stop=Stop(**stop) if stop else None,
+                body=body,
+                size_bytes=len(data),
+            )
+        except (KeyError, TypeError) as error:
+            raise BadObject(f"{key} has a header that is not an update's: {error}") from error
+        if update.id != (worker, seq):
+            raise BadObject(f"{key} holds update {update.id}")
+        return update
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One update's line in the log: its fate, and all that a staleness rule may look at.
+
+    `weight` multiplies the gradient (0 unless applied); `staleness` is the number of optimizer steps between the
+    version it was computed from and the step that applied it, or that it would have been part of.
+    """
+
+    worker: int
+    seq: int
+    base: int
+    generation: int
+    samples: int
+    loss: float
+    staleness: int
+    weight: float = 0.0
+    fate: Fate = "applied"
+    reason: str = ""
+
+    def dump(self) -> list[Any]:
+        loss = self.loss if math.isfinite(self.loss) else None
+        line = [self.worker, self.seq, self.base, self.generation, self.samples, loss, self.staleness]
+        return [*line, self.weight] if self.fate == "applied" else [*line, self.fate, self.reason]
+
+    @staticmethod
+    def load(line: list[Any]) -> Entry:
+        worker, seq, base, generation, samples, loss, staleness, *rest = line
+        loss = math.nan if loss is None else loss
+        if len(rest) == 1:
+            return Entry(worker, seq, base, generation, samples, loss, staleness, rest[0])
+        fate, reason = rest
+        return Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses."""
+
+    commit: int
+    version: int
+    steps: tuple[tuple[Entry, ...], ...]
+    refused: tuple[Entry, ...] = ()
+    stop: Stop | None = None
+    digest: Digest | None = None
+    function: str = ""
+    time_s: float = 0.0
+
+    @property
+    def last_version(self) -> int:
+        """The version after this commit."""
+        return self.version + len(self.steps)
+
+    @property
+    def applied(self) -> list[Entry]:
+        return [entry for step in self.steps for entry in step]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every update that gets its fate here."""
+        return [*self.applied, *self.refused]
+
+    def same(self, other: Commit) -> bool:
+        """Whether two functions came to the same commit; who wrote it, and when, aside."""
+        return self._content() == other._content()
+
+    def _content(self) -> tuple[Any, ...]:
+        steps = [[entry.dump() for entry in step] for step in self.steps]
+        return self.commit, self.version, steps, sorted(entry.dump()[:2] for entry in self.refused), self.stop
+
+    def pack(self) -> bytes:
+        """The object's bytes."""
+        return wire.dump_json(
+            {
+                "commit": self.commit,
+                "version": self.version,
+                "steps": [[entry.dump() for entry in step] for step in self.steps],
+                "refused": [entry.dump() for entry in self.refused],
+                "stop": asdict(self.stop) if self.stop else None,
+                "digest": [self.digest.version, self.digest.sha256] if self.digest else None,
+                "function": self.function,
+                "time_s": round(self.time_s, 6),
+            }
+        )
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, commit: int) -> Commit:
+        """Read a log entry back.
+
+        Raises:
+            BadObject, NewerSchema: as in `wire.load_json`.
+        """
+        key = keys.log(commit)
+        record = wire.load_json(data, key)
+        try:
+            found = Commit(
+                commit=record["commit"],
+                version=record["version"],
+                steps=tuple(tuple(Entry.load(line) for line in step) for step in record["steps"]),
+                refused=tuple(Entry.load(line) for line in record["refused"]),
+                stop=Stop(**record["stop"]) if record["stop"] else None,
+                digest=Digest(*record["digest"]) if record["digest"] else None,
+                function=record["function"],
+                time_s=record["time_s"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadObject(f"{key} is not a log entry: {error}") from error
+        if found.commit != commit:
+            raise BadObject(f"{key} holds commit {found.commit}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """`function` works as `worker` until `duration_s` after this object, or the worker's latest update, was written.
+
+    By the store's clock. A lease with `released` set is free at once.
+    """
+
+    worker: int
+    generation: int
+    function: str
+    duration_s: float
+    released: bool = False
+
+    def pack(self) -> bytes:
+        return wire.dump_json(asdict(self))
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, worker: int, generation: int) -> Lease:
+        key = keys.lease(worker, generation)
+        try:
+            lease = Lease(**wire.load_json(data, key))
+        except TypeError as error:
+            raise BadObject(f"{key} is not a lease: {error}") from error
+        if (lease.worker, lease.generation) != (worker, generation):
+            raise BadObject(f"{key} holds the lease of worker {lease.worker}, generation {lease.generation}")
+        return lease

@@ -1,0 +1,60 @@
+"""Things chosen by a name and parameters, such as `quorum:3,late=weight`: schedules, codecs, staleness rules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from lambdaml.errors import SettingsError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to factories, one line each. A factory's own signature says what it takes; annotations are `int`,
+    `float` or `str`, and the module is imported when the name is used.
+
+    Args:
+        kind: what is registered, for messages: "schedule".
+        factories: `{"quorum": "lambdaml.schedules.quorum:Quorum"}`.
+    """
+
+    def __init__(self, kind: str, factories: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.factories = dict(factories)
+
+    def make(self, spec: str) -> T:
+        """Build what `name`, `name:3` or `name:3,option=value` says.
+
+        Raises:
+            SettingsError: no such name (the nearest are shown), or parameters it does not take.
+        """
+        name, _, text = spec.partition(":")
+        if name not in self.factories:
+            raise SettingsError(f"there is no {self.kind} {name!r}{nearest(name, self.factories)}")
+        module, _, attribute = self.factories[name].partition(":")
+        factory: Callable[..., T] = getattr(import_module(module), attribute)
+        parameters = list(inspect.signature(factory, eval_str=True).parameters.values())
+        arguments: dict[str, Any] = {}
+        for position, piece in enumerate(text.split(",") if text else []):
+            key, equals, value = piece.rpartition("=")
+            if not equals:
+                key = parameters[position].name if position < len(parameters) else ""
+            known = {parameter.name: parameter for parameter in parameters}
+            if key not in known:
+                takes = ", ".join(known) or "no parameters"
+                raise SettingsError(f"{self.kind} {spec!r}: {name} takes {takes}, not {piece!r}")
+            try:
+                arguments[key] = known[key].annotation(value)
+            except ValueError:
+                kind = known[key].annotation.__name__
+                raise SettingsError(f"{self.kind} {spec!r}: {key} must be of type {kind}, not {value!r}") from None
+        missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
+        if missing:
+            raise SettingsError(f"{self.kind} {spec!r} needs {missing[0]}, as in '{name}:3'")
+        try:
+            return factory(**arguments)
+        except ValueError as error:
+            raise SettingsError(f"{self.kind} {spec!r}: {error}") from None

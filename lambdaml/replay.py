@@ -1,0 +1,81 @@
+"""Replay: rebuild any version of a run, bit for bit, from a snapshot, the log and the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from lambdaml import keys
+from lambdaml.errors import BadObject, SettingsError
+from lambdaml.records import Commit, Update
+from lambdaml.snapshot import State
+
+if TYPE_CHECKING:
+    from lambdaml.job import Job
+    from lambdaml.replica import Replica
+    from lambdaml.run import Run
+
+
+def replay(run: Run, version: int | None = None) -> State:
+    """The state at `version`; at the last one in the log for None. Computed with one thread, as functions do.
+
+    Raises:
+        SettingsError: the run has no such version, or what is needed to rebuild it was deleted.
+    """
+    from lambdaml.worlds.live import one_thread
+
+    with one_thread() as compute:
+        return compute.submit(_replay, run, version).result()
+
+
+def _replay(run: Run, version: int | None) -> State:
+    versions = [keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)]
+    usable = [v for v in versions if version is None or v <= version]
+    if not usable or (version is not None and version < 0):
+        first = f"the earliest kept is {versions[0]}" if versions else "it has no snapshot"
+        raise SettingsError(f"version {version} of this run cannot be rebuilt: {first}")
+    replica = replica_at(run, usable[-1])
+    for commit, updates in commits_from(run, replica.view.commit):
+        if replica.version == version:
+            break
+        replica.apply(commit, updates, until=version)
+    if version is not None and replica.version != version:
+        raise SettingsError(f"this run has no version {version} yet: the last is {replica.version}")
+    return replica.state()
+
+
+def replica_at(run: Run, version: int, job: Job | None = None) -> Replica:
+    """A replica that has just loaded the snapshot of this version."""
+    from lambdaml.entry import load_run_job
+    from lambdaml.replica import Replica
+
+    data = run.store.get(keys.snapshot(version))
+    if data is None:
+        raise BadObject(f"{keys.snapshot(version)} does not exist")
+    replica = Replica(job or load_run_job(run.settings), run.settings)
+    replica.load(State.load(data, keys.snapshot(version)))
+    return replica
+
+
+def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int, int], Update]]]:
+    """The log from entry `start` on, each with the updates it applies; the next ones are fetched meanwhile."""
+
+    def fetch(commit: Commit) -> dict[tuple[int, int], Update]:
+        ids = [(entry.worker, entry.seq) for entry in commit.applied]
+        found = [run.store.get(keys.update(*id)) for id in ids]
+        missing = [id for id, data in zip(ids, found, strict=True) if data is None]
+        if missing:
+            raise BadObject(f"{keys.update(*missing[0])} is in the log but not in the bucket")
+        return {id: Update.unpack(data, *id) for id, data in zip(ids, found, strict=True) if data is not None}
+
+    ahead = 16
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting = []
+        for commit in run.log(start):
+            waiting.append((commit, pool.submit(fetch, commit)))
+            if len(waiting) == ahead:
+                first, updates = waiting.pop(0)
+                yield first, updates.result()
+        for first, updates in waiting:
+            yield first, updates.result()

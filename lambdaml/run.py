@@ -1,0 +1,308 @@
+"""A run, as it stands in its bucket: what anybody can read, check and do with it, without the functions' help."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lambdaml import keys, wire
+from lambdaml.errors import BadObject, RunNotFound
+from lambdaml.records import Commit, Lease
+from lambdaml.settings import Settings
+from lambdaml.storage import MeterReading, Store, open_store
+from lambdaml.tracing import update_facts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lambdaml.snapshot import State
+    from lambdaml.verify import Report
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """Optimizer steps between the version an applied update was computed from and the step that applied it."""
+
+    mean: float
+    p50: float
+    p95: float
+    max: int
+
+    @staticmethod
+    def of(values: list[int]) -> Staleness:
+        """The distribution of these; all zero for none."""
+        if not values:
+            return Staleness(0.0, 0.0, 0.0, 0)
+        ordered = sorted(values)
+        p50, p95 = (float(ordered[min(len(ordered) - 1, int(q * len(ordered)))]) for q in (0.5, 0.95))
+        return Staleness(statistics.fmean(ordered), p50, p95, ordered[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the log of a run adds up to."""
+
+    commits: int
+    version: int
+    updates: int
+    samples: int
+    fates: dict[str, int]
+    staleness: Staleness
+    stop: str | None
+    stop_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run stands. `state` is `running`, `stopped` (it can be resumed), or how it ended."""
+
+    run: str
+    state: str
+    version: int
+    commits: int
+    progress: float
+    schedule: str
+    workers: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    metrics_version: int | None = None
+    functions: tuple[str, ...] = ()
+    age_s: float | None = None
+    model: bool = False
+
+
+class Run:
+    """A run by its URL, or by a store that is open already.
+
+    Raises:
+        RunNotFound: there is no run at this prefix.
+        NewerSchema, BadObject: run.json cannot be read.
+    """
+
+    def __init__(self, where: str | Store) -> None:
+        self.store = open_store(where) if isinstance(where, str) else where
+        data = self.store.get(keys.RUN)
+        if data is None:
+            raise RunNotFound(f"there is no run at {self.store.url}")
+        self.settings = Settings.load(data)
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    def log(self, start: int = 0) -> Iterator[Commit]:
+        """The log's entries from number `start` on, in order, as far as there is no gap.
+
+        Raises:
+            BadObject: an entry is damaged.
+        """
+        while True:
+            batch = self.store.get_many([keys.log(commit) for commit in range(start, start + _BATCH)])
+            for data in batch:
+                if data is None:
+                    return
+                yield Commit.unpack(data, start)
+                start += 1
+
+    def summary(self) -> Summary:
+        """Read the whole log and add it up."""
+        fates = {"applied": 0, "discarded": 0, "rejected": 0}
+        staleness: list[int] = []
+        commits = version = samples = 0
+        stop = None
+        for commit in self.log():
+            commits, version, stop = commits + 1, commit.last_version, commit.stop
+            for entry in commit.entries:
+                fates[entry.fate] += 1
+            staleness += [entry.staleness for entry in commit.applied]
+            samples += sum(entry.samples for entry in commit.applied)
+        return Summary(
+            commits,
+            version,
+            sum(fates.values()),
+            samples,
+            fates,
+            Staleness.of(staleness),
+            stop.reason if stop else None,
+            stop.version if stop and stop.version is not None else version if stop else None,
+        )
+
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """The evaluations so far, by version."""
+        infos = list(self.store.list(keys.METRICS))
+        found = self.store.get_many([info.key for info in infos])
+        records = [wire.load_json(data, info.key) for info, data in zip(infos, found, strict=True) if data is not None]
+        return {record["version"]: record["metrics"] for record in records}
+
+    def status(self) -> Status:
+        """Where the run stands; a handful of requests, however long the log."""
+        commits, last, age_s = self._tail()
+        metrics = self.metrics()
+        newest = max(metrics, default=None)
+        holders = self._holders()
+        stop = last.stop if last else None
+        version = last.last_version if last else 0
+        total = self.settings.steps * (1 if self._counts_commits() else self.settings.workers)
+        ended = {"steps": "finished", "target": "reached its target"}
+        return Status(
+            run=self.url,
+            state=ended.get(stop.reason, stop.reason) if stop else "running" if holders else "stopped",
+            version=version,
+            commits=commits,
+            progress=1.0 if stop else min(1.0, version / total),
+            schedule=self.settings.schedule,
+            workers=self.settings.workers,
+            metrics=metrics[newest] if newest is not None else {},
+            metrics_version=newest,
+            functions=holders,
+            age_s=age_s,
+            model=self.store.head(keys.MODEL) is not None,
+        )
+
+    def _counts_commits(self) -> bool:
+        """Whether `steps` counts optimizer steps of the run, rather than updates of each worker."""
+        from lambdaml.schedules import SCHEDULES
+
+        return SCHEDULES.make(self.settings.schedule).agreed or self.settings.schedule.startswith("quorum")
+
+    def _tail(self) -> tuple[int, Commit | None, float | None]:
+        """How many commits there are, the last one, and its age in seconds by this machine's clock.
+
+        The log has no gap, so its end is found by bisection rather than by listing it.
+        """
+        there, missing = -1, 0
+        while self.store.head(keys.log(missing)) is not None:
+            there, missing = missing, 2 * missing + 1
+        while missing - there > 1:
+            middle = (there + missing) // 2
+            if self.store.head(keys.log(middle)) is not None:
+                there = middle
+            else:
+                missing = middle
+        if there < 0:
+            return 0, None, None
+        info, data = self.store.head(keys.log(there)), self.store.get(keys.log(there))
+        if info is None or data is None:
+            raise BadObject(f"{keys.log(there)} vanished while it was read")
+        return there + 1, Commit.unpack(data, there), max(0.0, time.time() - info.modified)
+
+    def _holders(self) -> tuple[str, ...]:
+        """Functions that hold a lease which has not run out."""
+        latest = {info.key.rsplit("/", 1)[0]: info for info in self.store.list(keys.LEASES)}
+        found = []
+        for info in latest.values():
+            data = self.store.get(info.key)
+            worker, generation = (int(part) for part in info.key.split("/")[1:])
+            lease = Lease.unpack(data, worker, generation) if data is not None else None
+            if lease is None or lease.released:
+                continue
+            news = [update.modified for update in self.store.list(keys.updates(worker))][-1:]
+            if time.time() < max([info.modified, *news]) + lease.duration_s:
+                found.append(lease.function)
+        return tuple(dict.fromkeys(found))
+
+    def trace(self) -> list[dict[str, Any]]:
+        """One row per update that has a fate, in the order of the log.
+
+        Each row joins what the log says with what the function that published the update measured. A function that
+        was killed takes at most its last 15 seconds of measurements with it: there the phases are missing.
+        """
+        measured = {(row["worker"], row["seq"]): row for row in self._trace_rows("update")}
+        rows = []
+        for commit in self.log():
+            version = commit.version
+            for step in commit.steps:
+                version += 1
+                rows += [update_facts(commit, entry, version) for entry in step]
+            rows += [update_facts(commit, entry, None) for entry in commit.refused]
+        for row in rows:
+            row |= {k: v for k, v in measured.get((row["worker"], row["seq"]), {}).items() if k not in ("kind", *row)}
+        return rows
+
+    def requests(self) -> MeterReading:
+        """What the run's functions asked of the store, by their own meters.
+
+        Up to 15 seconds of a killed function's requests are not in it; what the caller asks for is not either.
+        """
+        last: dict[str, dict[str, Any]] = {}
+        for row in self._trace_rows("meter"):
+            last[row["of"]] = row
+        total = MeterReading()
+        for row in last.values():
+            reading = {key: value for key, value in row.items() if key not in ("kind", "of", "seconds")}
+            total = total + MeterReading.from_dict(reading)
+        return total
+
+    def _trace_rows(self, kind: str) -> Iterator[dict[str, Any]]:
+        infos = list(self.store.list(keys.TRACE))
+        for info, data in zip(infos, self.store.get_many([info.key for info in infos]), strict=True):
+            function = info.key.split("/")[1]
+            for line in bytes(data or b"").splitlines():
+                row = json.loads(line)
+                if row["kind"] == kind:
+                    yield {**row, "of": function} if kind == "meter" else row
+
+    def replay(self, version: int | None = None) -> State:
+        """Rebuild the state at a version from the nearest earlier snapshot and the log; by default the last one.
+
+        Raises:
+            SettingsError: the run has no such version.
+            JobError: the job cannot be imported, or its code has changed.
+        """
+        from lambdaml.replay import replay
+
+        return replay(self, version)
+
+    def model(self, version: int | None = None) -> nn.Module:
+        """The job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+
+        Raises:
+            RunNotFound: the run has no result yet, and no version was asked for.
+        """
+        from lambdaml.entry import load_run_job
+
+        module = load_run_job(self.settings).model()
+        if version is None:
+            from safetensors.torch import load
+
+            data = self.store.get(keys.MODEL)
+            if data is None:
+                raise RunNotFound(f"{self.url} has no result yet; ask for a version, or resume the run")
+            module.load_state_dict(load(bytes(data)))
+        else:
+            module.load_state_dict(self.replay(version).model())
+        return module.eval()
+
+    def verify(self) -> Report:
+        """Check every promise that can be checked from the bucket; see `lambdaml.verify`."""
+        from lambdaml.verify import verify
+
+        return verify(self)
+
+    def cancel(self) -> None:
+        """Ask the functions to end the run. They heed it within seconds; it cannot be resumed."""
+        from lambdaml.evaluation import request_stop
+
+        request_stop(self.store, "cancelled")
+
+    def gc(self) -> int:
+        """Delete what the run's newest snapshot has made unnecessary; returns how many objects.
+
+        Updates that have their fate before it, and all earlier snapshots but the result's, go. The log, the metrics
+        and the trace stay. Versions before that snapshot can no longer be replayed.
+        """
+        from lambdaml.verify import garbage
+
+        doomed = garbage(self)
+        self.store.delete(doomed)
+        return len(doomed)
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """A record of this module as plain values, for JSON."""
+    return asdict(record)

@@ -1,0 +1,64 @@
+"""Schedules: whom a commit waits for, what it contains, and when a worker may go on. One file each.
+
+A schedule is a pure function of the log and of the updates that have arrived, so the same code runs live and under a
+virtual clock. To add one: a file with a class that has the members of `Schedule`, and one line in `SCHEDULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lambdaml.records import Update
+from lambdaml.registry import Registry
+from lambdaml.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the next commit is made of.
+
+    `steps` are the optimizer steps in order, each a list of updates to be averaged in the order given; `discarded`
+    are updates that no step will use. Updates found faulty may appear in either: they are rejected.
+    """
+
+    steps: Sequence[Sequence[Update]]
+    discarded: Sequence[Update] = ()
+
+
+class Schedule(Protocol):
+    """The rule of a run.
+
+    Attributes:
+        agreed: True if `decide` depends on *which* updates are there but never on their order or timing. Then every
+            function comes to the same commit by itself, and the log is written but need not be read.
+    """
+
+    agreed: bool
+
+    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+        """Whether the worker may compute update `seq`, its previous one being computed from `last_base`."""
+
+    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+        """What to commit now, given the updates without a fate in order of arrival; None to wait for more.
+
+        `arrived` holds each worker's updates in the order of `seq`, without gaps, from `view.fated[worker]` on.
+        """
+
+    def finished(self, view: View) -> bool:
+        """Whether the run has taken all the steps it was asked for."""
+
+    def leaves(self, view: View, worker: int, seq: int) -> bool:
+        """Whether the worker has nothing left to compute once it has published `seq` updates."""
+
+
+SCHEDULES: Registry[Schedule] = Registry(
+    "schedule",
+    {
+        "bsp": "lambdaml.schedules.bsp:Bsp",
+        "ssp": "lambdaml.schedules.ssp:ssp",
+        "asp": "lambdaml.schedules.asp:Asp",
+        "quorum": "lambdaml.schedules.quorum:Quorum",
+    },
+)

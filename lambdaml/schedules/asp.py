@@ -1,0 +1,34 @@
+"""Asynchronous parallel: every update is an optimizer step of its own, taken in the order of arrival.
+
+A commit takes all updates that are pending (group commit), so that the log grows with the pace of the store rather
+than with the number of workers. A worker has one update in flight: it computes the next one from a version that
+holds its previous one. Then N equal workers see a mean staleness of N - 1 when updates arrive one at a time.
+
+Source: LambdaML (arXiv 2105.07806) section 3; staleness as in arXiv 1810.03264.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lambdaml.records import Update
+from lambdaml.schedules import Decision
+from lambdaml.view import View
+
+
+class Asp:
+    """Nobody waits for anybody. With one worker this is `bsp`, bit for bit."""
+
+    agreed = False
+
+    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+        return view.fated[worker] == seq
+
+    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+        return Decision([[update] for update in arrived]) if arrived else None
+
+    def finished(self, view: View) -> bool:
+        return min(view.fated) >= view.steps
+
+    def leaves(self, view: View, worker: int, seq: int) -> bool:
+        return seq >= view.steps

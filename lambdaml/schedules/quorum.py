@@ -1,0 +1,65 @@
+"""Quorum: a commit is one optimizer step on the mean of the first K updates; nobody waits for the slowest.
+
+`late=discard` uses only updates computed from the current version; the others are discarded. That is synchronous
+SGD with backup workers (arXiv 1604.00981), and Rennala SGD (Tyurin and Richtarik 2023) with one update a worker:
+optimal by theory when workers differ in speed and share one distribution of data.
+
+`late=weight` takes late updates into a later commit, weighted by the run's staleness rule: FedBuff (arXiv
+2106.06639) with a buffer of K.
+
+A run is finished after `steps` commits that took a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lambdaml.records import Update
+from lambdaml.schedules import Decision
+from lambdaml.view import View
+
+
+class Quorum:
+    """The first `k` updates make a commit. With k = N this is `bsp`, bit for bit."""
+
+    agreed = False
+
+    def __init__(self, k: int, late: str = "discard") -> None:
+        if k < 1:
+            raise ValueError(f"a quorum of {k} makes no sense: k must be 1 or more")
+        if late not in ("discard", "weight"):
+            raise ValueError(f"late must be 'discard' or 'weight', not {late!r}")
+        self.k = k
+        self.late = late
+
+    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+        return view.fated[worker] == seq or (view.version > last_base and seq - view.fated[worker] <= 1)
+
+    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+        if self.late == "weight":
+            return self._weighing(view, arrived)
+        faulty = [update for update in arrived if update.fault]
+        timely = [update for update in arrived if not update.fault and update.base == view.version]
+        late = [update for update in arrived if not update.fault and update.base < view.version]
+        if len(timely) < self.k and len(timely) + len(faulty) < view.workers:
+            return None
+        return Decision(_step(timely[: self.k]), [*faulty, *late, *timely[self.k :]])
+
+    def _weighing(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+        chosen: list[Update] = []
+        faulty: list[Update] = []
+        for update in arrived:
+            (faulty if update.fault else chosen).append(update)
+            if len(chosen) == self.k or len(chosen) + len(faulty) == view.workers:
+                return Decision(_step(chosen), faulty)
+        return None
+
+    def finished(self, view: View) -> bool:
+        return view.version >= view.steps
+
+    def leaves(self, view: View, worker: int, seq: int) -> bool:
+        return False
+
+
+def _step(updates: Sequence[Update]) -> list[list[Update]]:
+    return [sorted(updates, key=lambda update: update.id)] if updates else []

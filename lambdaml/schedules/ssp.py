@@ -1,0 +1,30 @@
+"""Stale synchronous parallel: as asp, but a worker may lead the slowest one by at most `s` updates.
+
+Source: Ho et al., "More effective distributed ML via a stale synchronous parallel parameter server" (NIPS 2013). A
+worker that has made c updates may make the next only when every other has made at least c - s; what it then reads
+holds all updates that everyone made before clock c - s, since the log is totally ordered.
+"""
+
+from __future__ import annotations
+
+from lambdaml.schedules import Schedule
+from lambdaml.schedules.asp import Asp
+from lambdaml.schedules.bsp import Bsp
+from lambdaml.view import View
+
+
+class Ssp(Asp):
+    """As they come, within a lead of `s`."""
+
+    def __init__(self, s: int) -> None:
+        self.s = s
+
+    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+        return view.fated[worker] == seq and seq - min(view.fated) <= self.s
+
+
+def ssp(s: int) -> Schedule:
+    """`ssp:S`. With s = 0 nobody may lead, every commit is a whole round on one version: that is `bsp`."""
+    if s < 0:
+        raise ValueError(f"a lead of {s} makes no sense: s must be 0 or more")
+    return Bsp() if s == 0 else Ssp(s)

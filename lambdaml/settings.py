@@ -1,0 +1,132 @@
+"""run.json: what was asked for, resolved to the last number, written once and never changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lambdaml import keys, wire
+from lambdaml.errors import BadObject, SettingsError
+
+_TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
+
+
+class JobSettings(BaseModel):
+    """Which job: where its code is, what its constructor was given, and what the code's hash was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str = ""
+
+
+class Settings(BaseModel):
+    """Everything a function must know to work on a run.
+
+    Attributes:
+        steps: updates each worker makes; with `quorum`, commits.
+        samples, steps_per_epoch, parameters: found out from the job when the run was created.
+        snapshot_every: a snapshot, and its evaluation, after this many updates of each worker.
+        target: stop at the first evaluated snapshot where this holds, e.g. `accuracy>=0.95`.
+        lease_s: how long a function that fell silent keeps its workers.
+        max_rejected: the run stops as diverged after this many rejected updates.
+        max_update_norm: updates with a greater 2-norm are rejected.
+        patience_s: a function gives up when nothing at all happened for this long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: JobSettings
+    workers: int = Field(ge=1, le=99_999)
+    steps: int = Field(ge=1)
+    schedule: str = "bsp"
+    codec: str = "fp32"
+    staleness: str = "constant"
+    pattern: str = "gather"
+    seed: int = 0
+    target: str | None = None
+    batch_size: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    steps_per_epoch: int = Field(ge=1)
+    parameters: int = Field(ge=0)
+    snapshot_every: int = Field(ge=1)
+    lease_s: float = Field(default=30.0, gt=0)
+    max_rejected: int = Field(default=10, ge=1)
+    max_update_norm: float | None = Field(default=None, gt=0)
+    patience_s: float = Field(default=600.0, gt=0)
+    token: str
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, target: str | None) -> str | None:
+        if target is not None:
+            parse_target(target)
+        return target
+
+    def dump(self) -> bytes:
+        """The bytes of run.json."""
+        return wire.dump_json(self.model_dump())
+
+    @staticmethod
+    def load(data: bytes | memoryview) -> Settings:
+        """Read run.json.
+
+        Raises:
+            BadObject: it is damaged or does not describe a run.
+            NewerSchema: it was written by a newer lambdaml.
+        """
+        record = wire.load_json(data, keys.RUN)
+        try:
+            return Settings(**record)
+        except ValidationError as error:
+            raise BadObject(f"{keys.RUN} does not describe a run: {first_error(error)}") from error
+
+
+def make_settings(**fields: Any) -> Settings:
+    """Settings from what a person asked for.
+
+    Raises:
+        SettingsError: a value is out of range or of the wrong type; the message names the option.
+    """
+    try:
+        return Settings(**fields)
+    except ValidationError as error:
+        raise SettingsError(first_error(error)) from error
+
+
+def first_error(error: ValidationError) -> str:
+    """The first complaint of a validation error on one line."""
+    detail = error.errors()[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message} (it is {detail['input']!r})" if where else message
+
+
+def parse_target(target: str) -> tuple[str, str, float]:
+    """`accuracy>=0.95` as name, comparison and bound.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise ValueError("a target looks like 'accuracy>=0.95' or 'loss<0.1'")
+    return match[1], match[2], float(match[3])
+
+
+def reached(target: str, metrics: Mapping[str, float]) -> bool:
+    """Whether the metrics meet the target.
+
+    Raises:
+        SettingsError: the job reports no metric of that name.
+    """
+    name, comparison, bound = parse_target(target)
+    if name not in metrics:
+        raise SettingsError(f"target {target!r}: the job reports {', '.join(sorted(metrics)) or 'no metrics'}")
+    value = metrics[name]
+    return {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}[comparison]

@@ -1,0 +1,12 @@
+"""w(tau) = 1 / (tau + 1): DynSGD (Jiang et al., "Heterogeneity-aware distributed parameter servers", SIGMOD 2017)."""
+
+from __future__ import annotations
+
+from lambdaml.view import View
+
+
+class Inverse:
+    """An update that is tau steps old counts 1 / (tau + 1)."""
+
+    def weight(self, staleness: int, view: View) -> float:
+        return 1.0 / (staleness + 1)

@@ -1,0 +1,101 @@
+"""What a function measured: one row per update it published, written to the bucket in parts while it works.
+
+The first part is written at the start and tells who this function is; with its date by the store's clock. Every
+later one ends with the meter's reading, so the last part of each function holds its requests. What a killed function
+had measured since its last part is lost; fates and losses are not, they stand in the log.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.records import Commit, Entry, Update
+from lambdaml.worlds import World
+
+FLUSH_S = 15.0
+"""Seconds between parts."""
+
+
+class Tracer:
+    """The trace of one function."""
+
+    def __init__(self, world: World, function: str) -> None:
+        self._world = world
+        self._function = function
+        self._part = 0
+        self._rows: list[dict[str, Any]] = []
+        self._open: dict[tuple[int, int], dict[str, Any]] = {}
+        self._started = world.now()
+        self._flushed = world.now()
+
+    async def hello(self, **facts: Any) -> tuple[float, float, float]:
+        """Write the first part; returns the clock before and after, and the store's date of it."""
+        self._rows.append({"kind": "function", "function": self._function, **facts})
+        before = self._world.now()
+        await self.flush()
+        after = self._world.now()
+        info = await self._world.store.head(keys.trace(self._function, 0))
+        return before, after, info.modified if info else 0.0
+
+    def published(self, update: Update, started: float, upload_s: float) -> None:
+        """A worker's update stands in the bucket."""
+        self._open[update.id] = {
+            "kind": "update",
+            "worker": update.worker,
+            "seq": update.seq,
+            "function": self._function,
+            "started": started,
+            "published": self._world.now(),
+            "compute_s": update.compute_s,
+            "encode_s": update.encode_s,
+            "upload_s": upload_s,
+            "bytes_sent": update.size_bytes,
+        }
+
+    def applied(self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int) -> None:
+        """A commit was applied here. Its costs go to the first of this function's updates in it."""
+        now = self._world.now()
+        for entry in commit.entries:
+            row = self._open.pop((entry.worker, entry.seq), None)
+            if row is None:
+                continue
+            started, published = row.pop("started"), row.pop("published")
+            wait_s = max(0.0, now - published - download_s - apply_s)
+            row |= {"download_s": download_s, "wait_s": wait_s, "apply_s": apply_s, "age_s": now - started}
+            row |= {"gets": gets, "polls": polls, "puts": 1, "bytes_received": received}
+            gets = polls = received = 0
+            self._rows.append({key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()})
+
+    def due(self) -> bool:
+        """Whether it is time for another part."""
+        return bool(self._rows) and self._world.now() - self._flushed > FLUSH_S
+
+    async def flush(self) -> None:
+        """Write what has been measured since the last part, and the meter's reading."""
+        rows, self._rows = self._rows, []
+        seconds = self._world.now() - self._started
+        rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
+        data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+        self._flushed = self._world.now()
+        part, self._part = self._part, self._part + 1
+        await self._world.store.put(keys.trace(self._function, part), data)
+
+
+def update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
+    """What the log says of an update, for its row: `version` is the one its step made, None if refused."""
+    return {
+        "worker": entry.worker,
+        "seq": entry.seq,
+        "commit": commit.commit,
+        "base": entry.base,
+        "version": version,
+        "fate": entry.fate,
+        "reason": entry.reason,
+        "staleness": entry.staleness,
+        "weight": entry.weight,
+        "samples": entry.samples,
+        "loss": entry.loss,
+        "generation": entry.generation,
+    }

@@ -1,0 +1,367 @@
+"""Start a run, or go on with one, and wait for its end."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.codecs import CODECS
+from lambdaml.engines import ENGINES, Engine, Launch
+from lambdaml.entry import load_run_job, pick_device, read_settings
+from lambdaml.errors import JobError, RunExists, RunFailed, SettingsError
+from lambdaml.evaluation import Evaluator, evaluate, request_stop
+from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.run import Run, Staleness
+from lambdaml.schedules import SCHEDULES
+from lambdaml.settings import JobSettings, Settings, make_settings, reached
+from lambdaml.staleness import RULES
+from lambdaml.storage import Store, open_store
+from lambdaml.storage.probe import check
+
+Emit = Callable[[dict[str, Any]], None]
+
+DEFAULT_EPOCHS = 10
+MAX_EPOCHS = 1000
+"""Epochs after which a run with nothing but a target gives up."""
+
+MAX_SNAPSHOT_EVERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run went. `requests` counts everything, start-up, evaluation and this process included.
+
+    Attributes:
+        run: its URL.
+        stop: why it ended: `steps`, `target`, `cancelled`, `diverged`.
+        version: of the result, in optimizer steps.
+        metrics: of the result.
+        seconds: wall time of this call.
+        samples: that went into applied updates.
+        updates: with a fate.
+        bytes: sent and received.
+        model_sha256: of model.safetensors; None if the run has no result.
+    """
+
+    run: str
+    stop: str
+    version: int
+    metrics: dict[str, float]
+    seconds: float
+    samples: int
+    updates: int
+    requests: dict[str, int]
+    bytes: dict[str, int]
+    staleness: Staleness
+    fates: dict[str, int]
+    model_sha256: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def train(
+    job: str | type[Job] | Job,
+    store: str | Store | None = None,
+    *,
+    workers: int = 4,
+    schedule: str = "bsp",
+    steps: int | None = None,
+    epochs: float | None = None,
+    target: str | None = None,
+    codec: str = "fp32",
+    staleness: str = "constant",
+    functions: int | None = None,
+    engine: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    args: Mapping[str, Any] | None = None,
+    snapshot_every: int | None = None,
+    lifetime_s: float = float("inf"),
+    on_event: Emit = lambda event: None,
+    **settings: Any,
+) -> TrainResult:
+    """Train a job with stateless workers that share nothing but a store.
+
+    Args:
+        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (with `engine="inline"` only).
+        store: the run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
+        workers: N, the streams of updates the data is dealt out to.
+        schedule: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see `lambdaml.schedules.SCHEDULES`.
+        steps: updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
+        target: stop at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
+        codec: how gradients are written: `fp32`, `bf16`.
+        staleness: the weight of a stale update: `constant`, `inverse`.
+        functions: processes that share the workers; by default one per worker, but no more than there are cores.
+        engine: `local` (processes) or `inline` (this process); by default whichever the store allows.
+        device: `cpu`, `cuda`, or `auto`.
+        args: keyword arguments of the job's constructor.
+        snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
+        lifetime_s: limits the life of each function, as platforms do.
+        on_event: takes progress events, from any thread.
+        settings: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+
+    Raises:
+        UserError: what was asked for makes no sense; nothing was started.
+        JobFailed: the job's own code raised.
+        RunFailed: the run stopped before it finished; `resume` goes on from there.
+    """
+    began = time.monotonic()
+    for registry, spec in ((SCHEDULES, schedule), (CODECS, codec), (RULES, staleness)):
+        registry.make(spec)  # type: ignore[attr-defined]
+    job_settings, instance = _resolve(job, dict(args or {}))
+    opened = store if isinstance(store, Store) else open_store(store or free_place(job_settings.spec))
+    chosen = _engine(engine, opened, job_settings)
+    try:
+        check(opened)
+        if opened.head(keys.RUN) is not None:
+            raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
+        run_settings = _plan(
+            instance, job_settings, workers=workers, schedule=schedule, steps=steps, epochs=epochs, target=target,
+            codec=codec, staleness=staleness, seed=seed, snapshot_every=snapshot_every, **settings,
+        )
+        begin(opened, run_settings, instance, chosen)
+        return _supervise(opened, run_settings, instance, chosen, functions, device, lifetime_s, on_event, began)
+    finally:
+        chosen.close()
+
+
+def resume(
+    store: str | Store,
+    *,
+    functions: int | None = None,
+    engine: str | None = None,
+    device: str = "auto",
+    lifetime_s: float = float("inf"),
+    job: Job | None = None,
+    on_event: Emit = lambda event: None,
+) -> TrainResult:
+    """Go on with a run where its log ends. Arguments as in `train`; what the run is stands in its run.json.
+
+    Raises:
+        RunNotFound, JobError, NewerSchema: it cannot be gone on with.
+        RunFailed: it was cancelled or has diverged.
+    """
+    began = time.monotonic()
+    opened = store if isinstance(store, Store) else open_store(store)
+    settings = read_settings(opened)
+    chosen = _engine(engine, opened, settings.job)
+    try:
+        instance = job or load_run_job(settings)
+        begin(opened, settings, instance, chosen)
+        return _supervise(opened, settings, instance, chosen, functions, device, lifetime_s, on_event, began)
+    finally:
+        chosen.close()
+
+
+def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
+    """Write run.json and the first snapshot, unless they stand there. The model is built here, and only here.
+
+    Raises:
+        RunExists: another run stands at this prefix.
+        JobFailed, JobError: the job's model or optimizer cannot be built.
+    """
+    if store.get(keys.snapshot(0)) is not None:
+        return
+    from lambdaml.replica import Replica
+
+    replica = engine.compute.submit(Replica, job, settings).result()
+    state = engine.compute.submit(replica.state).result()
+    if settings.target is not None:
+        reached(settings.target, engine.compute.submit(evaluate, job, state).result())
+    standing = store.create(keys.RUN, settings.dump())
+    if standing is not None and Settings.load(standing).token != settings.token:
+        raise RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")
+    store.create(keys.snapshot(0), state.dump())
+
+
+def free_place(spec: str, folder: str = "runs") -> str:
+    """The next free `runs/<job>-<n>`, as a `file://` URL."""
+    name = spec.rpartition(":")[2].rpartition("/")[2].removesuffix(".py").lower()
+    number = 1
+    while os.path.exists(os.path.join(folder, f"{name}-{number}")):
+        number += 1
+    return f"file://{os.path.abspath(os.path.join(folder, f'{name}-{number}'))}"
+
+
+def _resolve(job: str | type[Job] | Job, args: dict[str, Any]) -> tuple[JobSettings, Job]:
+    if isinstance(job, str):
+        instance = load_job(job, args)
+        if ":" not in job:
+            job = f"{job}:{type(instance).__name__}"
+        return JobSettings(spec=_absolute(job), args=args, fingerprint=fingerprint(job)), instance
+    if isinstance(job, Job):
+        return JobSettings(spec=type(job).__name__, args=args), job
+    try:
+        spec = f"{inspect.getfile(job)}:{job.__qualname__}"
+        return JobSettings(spec=spec, args=args, fingerprint=fingerprint(spec)), job(**args)
+    except (OSError, TypeError) as error:
+        raise JobError(f"{job.__name__} cannot be imported by another process: {error}") from error
+
+
+def _absolute(spec: str) -> str:
+    path, colon, name = spec.partition(":")
+    return f"{os.path.abspath(path)}{colon}{name}" if path.endswith(".py") else spec
+
+
+def _engine(name: str | None, store: Store, job: JobSettings) -> Engine:
+    if name is None:
+        name = "local" if store.shared and job.fingerprint else "inline"
+    if name != "inline" and not store.shared:
+        raise SettingsError(f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://")
+    if name != "inline" and not job.fingerprint:
+        raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
+    engine = ENGINES.make(name)
+    start = getattr(engine, "start", None)
+    if start is not None:
+        start()
+    return engine
+
+
+def _plan(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
+    """Resolve what was asked for to the last number."""
+    from lambdaml.replica import call
+    from lambdaml.sampling import Sampler
+
+    dataset = call(job.dataset)
+    try:
+        samples = len(dataset)
+    except TypeError:
+        raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset with a length") from None
+    workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
+    if steps is not None and epochs is not None:
+        raise SettingsError("give either steps or epochs, not both")
+    if not isinstance(workers, int) or workers < 1:
+        raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
+    per_epoch = Sampler(samples, workers, job.batch_size, 0).steps_per_epoch
+    if steps is None:
+        steps = round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch)
+    snapshot_every = asked.pop("snapshot_every") or min(per_epoch, MAX_SNAPSHOT_EVERY)
+    model = call(job.model)
+    return make_settings(
+        job=job_settings,
+        workers=workers,
+        steps=steps,
+        target=target,
+        batch_size=job.batch_size,
+        samples=samples,
+        steps_per_epoch=per_epoch,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        snapshot_every=snapshot_every,
+        token=secrets.token_hex(8),
+        versions=_versions(),
+        **asked,
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), "lambdaml": version("lambdaml-runtime"), "torch": version("torch")}
+
+
+def _supervise(
+    store: Store,
+    settings: Settings,
+    job: Job,
+    engine: Engine,
+    functions: int | None,
+    device: str,
+    lifetime_s: float,
+    on_event: Emit,
+    began: float,
+) -> TrainResult:
+    """Run functions and evaluate what they write, until the run ends."""
+    run = Run(store)
+    if functions is None:
+        functions = min(settings.workers, os.cpu_count() or 1)
+    functions = max(1, min(functions, settings.workers))
+    device = pick_device(device)
+    on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": functions})
+    evaluator = Evaluator(store, settings, job, device, on_event)
+    watch = _Evaluations(engine, evaluator, store)
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "snapshot":
+            watch.go()
+        on_event(event)
+
+    if store.head(keys.MODEL) is None:
+        engine.run(Launch(store, settings, job, functions, device, lifetime_s), emit)
+    watch.go()
+    watch.join()
+    return result(run, time.monotonic() - began)
+
+
+class _Evaluations:
+    """Evaluates in the engine's compute thread, one request at a time, and stops the run when that fails."""
+
+    def __init__(self, engine: Engine, evaluator: Evaluator, store: Store) -> None:
+        self._engine = engine
+        self._evaluator = evaluator
+        self._store = store
+        self._futures: list[Future[None]] = []
+        self._lock = threading.Lock()
+
+    def go(self) -> None:
+        with self._lock:
+            self._futures.append(self._engine.compute.submit(self._evaluate))
+
+    def _evaluate(self) -> None:
+        try:
+            self._evaluator.catch_up()
+        except BaseException:
+            request_stop(self._store, "failed")
+            raise
+
+    def join(self) -> None:
+        for future in self._futures:
+            future.result()
+
+
+def result(run: Run, seconds: float) -> TrainResult:
+    """Gather what a run that has ended came to.
+
+    Raises:
+        RunFailed: it ended without a result, and why.
+    """
+    summary = run.summary()
+    model = run.store.get(keys.MODEL)
+    if summary.stop == "diverged":
+        reasons = {entry.reason for commit in run.log() for entry in commit.refused if entry.fate == "rejected"}
+        kept = max((keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)), default=0)
+        raise RunFailed(
+            f"the run diverged: {summary.fates['rejected']} updates were rejected ({'; '.join(sorted(reasons))}). "
+            f"The last good state is version {kept}; try a smaller learning rate or clip_norm"
+        )
+    reading = run.requests()
+    meter = getattr(run.store, "meter", None)
+    if meter is not None:
+        reading = reading + meter.snapshot()
+    metrics = run.metrics()
+    version = summary.version if summary.stop_version is None else summary.stop_version
+    return TrainResult(
+        run=run.url,
+        stop=summary.stop or "stopped",
+        version=version,
+        metrics=metrics.get(version, {}),
+        seconds=round(seconds, 3),
+        samples=summary.samples,
+        updates=summary.updates,
+        requests=dict(sorted(reading.requests.items())),
+        bytes={"sent": reading.bytes_sent, "received": reading.bytes_received},
+        staleness=summary.staleness,
+        fates=summary.fates,
+        model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,
+    )

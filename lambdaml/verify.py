@@ -1,0 +1,210 @@
+"""Verify: check a run's promises against nothing but its bucket.
+
+The log has no gap; every published update has exactly one fate; what the log says of each update is what the update
+says of itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result,
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lambdaml import keys
+from lambdaml.commits import draft
+from lambdaml.errors import BadObject, LambdaMLError
+from lambdaml.records import Commit, Update
+from lambdaml.schedules import SCHEDULES, Decision
+from lambdaml.snapshot import State
+from lambdaml.staleness import RULES
+from lambdaml.view import View
+
+if TYPE_CHECKING:
+    from lambdaml.replica import Replica
+    from lambdaml.run import Run
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked, and what was found. `faults` is empty for a run that keeps its promises."""
+
+    commits: int = 0
+    updates: int = 0
+    pending: int = 0
+    digests: int = 0
+    snapshots: int = 0
+    version: int = 0
+    model: bool = False
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+
+def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """Check everything, from the earliest snapshot that is kept.
+
+    Args:
+        progress: called with commits checked and commits there are.
+    """
+    from lambdaml.worlds.live import one_thread
+
+    with one_thread() as compute:
+        return compute.submit(_verify, run, progress).result()
+
+
+def _verify(run: Run, progress: Callable[[int, int], None]) -> Report:
+    report = Report()
+    try:
+        numbers = [keys.number(info.key) for info in run.store.list(keys.LOG)]
+        if numbers != list(range(len(numbers))):
+            gap = next(expected for expected, number in enumerate(numbers) if expected != number)
+            report.faults.append(f"the log has a gap: {keys.log(gap)} is missing")
+            return report
+        _check_replay(run, report, len(numbers), progress)
+        _check_fates(run, report)
+    except LambdaMLError as error:
+        report.faults.append(str(error))
+    return report
+
+
+def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int, int], None]) -> None:
+    from lambdaml.replay import commits_from, replica_at
+
+    snapshots = [keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)]
+    if not snapshots:
+        report.faults.append("the run has no snapshot")
+        return
+    replica = replica_at(run, snapshots[0])
+    # Commits that take no step leave the version as it is, so a version may have several states.
+    digests: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
+    unchecked = {}
+    for commit, updates in commits_from(run, replica.view.commit):
+        _check_commit(run, replica, commit, updates, report)
+        replica.apply(commit, updates)
+        report.commits = commit.commit + 1
+        wanted = replica.version in snapshots
+        if wanted:
+            digests.setdefault(replica.version, set()).add(replica.state().digest())
+        claims = [(update.digest, f"update {update.id}") for update in updates.values() if update.digest]
+        for digest, where in [*claims, (commit.digest, keys.log(commit.commit))]:
+            if digest:
+                unchecked[digest.version, digest.sha256] = where
+        progress(report.commits, total)
+    report.version = replica.version
+    for (version, sha256), where in unchecked.items():
+        if version in digests:
+            report.digests += 1
+            if sha256 not in digests[version]:
+                report.faults.append(f"{where} claims another state at version {version} than the replay")
+    _check_snapshots(run, replica, digests, snapshots, report)
+
+
+def _check_commit(
+    run: Run, replica: Replica, commit: Commit, updates: dict[tuple[int, int], Update], report: Report
+) -> None:
+    """The log's account of each applied update against the update itself, and against the rule."""
+    settings, where = run.settings, keys.log(commit.commit)
+    for update in updates.values():
+        fault = replica.check(update)
+        if fault:
+            report.faults.append(f"{where} applies {keys.update(*update.id)}, which must be rejected: {fault}")
+    steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
+    again = draft(
+        View.load(replica.view.dump(), settings.workers, settings.steps),
+        _Fixed(Decision(steps)),
+        RULES.make(settings.staleness),
+        (),
+        max_rejected=settings.max_rejected,
+    )
+    assert again is not None
+    if [[e.dump() for e in step] for step in again.steps] != [[e.dump() for e in step] for step in commit.steps]:
+        report.faults.append(f"{where} does not say of its updates what they say of themselves")
+    order = [[entry.worker for entry in step] for step in commit.steps]
+    if SCHEDULES.make(settings.schedule).agreed and any(step != sorted(step) for step in order):
+        report.faults.append(f"{where} sums its updates in another order than by worker")
+
+
+def _check_snapshots(run: Run, replica: Replica, digests: dict[int, set[str]], snapshots: list[int], report: Report) -> None:
+    for version in snapshots:
+        data = run.store.get(keys.snapshot(version))
+        if data is None or version not in digests:
+            report.faults.append(f"{keys.snapshot(version)} is of a version that the log does not make")
+            continue
+        report.snapshots += 1
+        state = State.load(data, keys.snapshot(version))
+        if state.digest() not in digests[version]:
+            report.faults.append(f"{keys.snapshot(version)} differs from the replay")
+    model = run.store.get(keys.MODEL)
+    if model is not None:
+        report.model = True
+        stop = replica.view.stop
+        version = replica.version if stop is None or stop.version is None else stop.version
+        data = run.store.get(keys.snapshot(version))
+        if data is None or State.load(data, keys.snapshot(version)).dump_model() != bytes(model):
+            report.faults.append(f"{keys.MODEL} is not the model of version {version}")
+
+
+def _check_fates(run: Run, report: Report) -> None:
+    """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
+    fated: set[tuple[int, int]] = set()
+    view = View(run.settings.workers, run.settings.steps)
+    for commit in run.log():
+        for entry in commit.entries:
+            if (entry.worker, entry.seq) in fated:
+                report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
+            fated.add((entry.worker, entry.seq))
+        view.advance(commit)
+    published = set()
+    for info in run.store.list(keys.UPDATES):
+        _, worker, seq = info.key.split("/")
+        published.add((int(worker), int(seq)))
+    report.updates = len(fated)
+    report.pending = len(published - fated)
+    if not any(info.key for info in run.store.list(keys.snapshot(0))):
+        return
+    for worker, seq in sorted(fated - published):
+        report.faults.append(f"{keys.update(worker, seq)} has a fate but does not exist")
+
+
+def garbage(run: Run) -> list[str]:
+    """Keys that the newest snapshot has made unnecessary; see `Run.gc`."""
+    snapshots = [info.key for info in run.store.list(keys.SNAPSHOTS)]
+    if not snapshots:
+        return []
+    newest = snapshots[-1]
+    data = run.store.get(newest)
+    if data is None:
+        raise BadObject(f"{newest} vanished while it was read")
+    fated = State.load(data, newest).meta["view"]["fated"]
+    stop = next((commit.stop for commit in run.log() if commit.stop), None)
+    keep = {newest} | ({keys.snapshot(stop.version)} if stop and stop.version is not None else set())
+    doomed = [key for key in snapshots if key not in keep]
+    for info in run.store.list(keys.UPDATES):
+        _, worker, seq = info.key.split("/")
+        if int(seq) < fated[int(worker)]:
+            doomed.append(info.key)
+    return doomed
+
+
+class _Fixed:
+    """A schedule that has decided already: what the log says it decided."""
+
+    agreed = False
+
+    def __init__(self, decision: Decision) -> None:
+        self._decision = decision
+
+    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+        return False
+
+    def decide(self, view: View, arrived: object) -> Decision:
+        return self._decision
+
+    def finished(self, view: View) -> bool:
+        return False
+
+    def leaves(self, view: View, worker: int, seq: int) -> bool:
+        return True

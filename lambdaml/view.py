@@ -1,0 +1,85 @@
+"""What the log says so far, in numbers: the part of a replica that needs no tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lambdaml.errors import BadObject
+from lambdaml.records import Commit, Stop
+
+
+class View:
+    """The run as told by commits 0 .. `commit` - 1. A pure function of them.
+
+    Attributes:
+        workers: N.
+        steps: updates each worker is to publish, or commits to make where a schedule counts those.
+        commit: number of the next log entry.
+        version: optimizer steps taken.
+        fated: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
+        generation: per worker, the highest fencing token seen.
+        rejected: updates with the fate "rejected".
+        stop: why the run ended, or None while it goes on.
+    """
+
+    __slots__ = ("commit", "fated", "generation", "rejected", "steps", "stop", "version", "workers")
+
+    def __init__(self, workers: int, steps: int) -> None:
+        self.workers = workers
+        self.steps = steps
+        self.commit = 0
+        self.version = 0
+        self.fated = [0] * workers
+        self.generation = [0] * workers
+        self.rejected = 0
+        self.stop: Stop | None = None
+
+    @property
+    def progress(self) -> int:
+        """Updates with a fate, over all workers."""
+        return sum(self.fated)
+
+    def advance(self, commit: Commit) -> None:
+        """Take in the next commit.
+
+        Raises:
+            BadObject: it is not the next one, or gives an update a fate out of turn or twice.
+        """
+        if (commit.commit, commit.version) != (self.commit, self.version) or self.stop:
+            raise BadObject(
+                f"log entry {commit.commit} from version {commit.version} does not follow "
+                f"commit {self.commit} at version {self.version}"
+            )
+        for entry in sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq)):
+            if entry.seq != self.fated[entry.worker]:
+                raise BadObject(
+                    f"log entry {commit.commit} decides update {entry.seq} of worker {entry.worker}, "
+                    f"but {self.fated[entry.worker]} is next"
+                )
+            self.fated[entry.worker] += 1
+            self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
+            self.rejected += entry.fate == "rejected"
+        self.commit += 1
+        self.version = commit.last_version
+        self.stop = commit.stop
+
+    def dump(self) -> dict[str, Any]:
+        """For a snapshot's metadata."""
+        return {
+            "commit": self.commit,
+            "version": self.version,
+            "fated": list(self.fated),
+            "generation": list(self.generation),
+            "rejected": self.rejected,
+        }
+
+    @staticmethod
+    def load(record: dict[str, Any], workers: int, steps: int) -> View:
+        """From a snapshot's metadata."""
+        view = View(workers, steps)
+        view.commit = record["commit"]
+        view.version = record["version"]
+        view.fated = list(record["fated"])
+        view.generation = list(record["generation"])
+        view.rejected = record["rejected"]
+        return view

@@ -1,0 +1,70 @@
+"""A worker: an endless stream of updates, computed wherever its lease is held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lambdaml import keys
+from lambdaml.errors import LeaseLost
+from lambdaml.records import Digest, Update
+
+if TYPE_CHECKING:
+    from lambdaml.function import Function
+
+LEAVE_MARGIN = 3.0
+"""A function leaves when fewer than this many steps fit into what is left of its lifetime."""
+
+
+async def work(function: Function, worker: int) -> None:
+    """Compute and publish the updates of `worker` until the run ends, the lease is lost, or the function leaves."""
+    world, schedule, replica = function.world, function.schedule, function.replica
+    seq = await function.channel.recover(worker)
+    base = -1
+    upload_s: float | None = None
+    while True:
+        await function.until(lambda: function.ending or schedule.may_start(replica.view, worker, seq, base))
+        if function.ending or schedule.leaves(replica.view, worker, seq):
+            return
+        started = world.now()
+        update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+        update.fault = await world.background(lambda: replica.check(update))
+        sent = world.now()
+        standing = await world.store.create(keys.update(worker, seq), data)
+        upload_s = world.now() - sent
+        if standing is not None:
+            update = Update.unpack(standing, worker, seq)
+            if update.generation > function.leases.held.get(worker, 0):
+                raise LeaseLost(f"worker {worker} was taken over by {update.function}")
+            update.fault = await world.background(lambda: replica.check(update))
+        function.published(update, started, upload_s)
+        base = update.base
+        seq += 1
+        if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
+            function.leave()
+
+
+def _compute(
+    function: Function, worker: int, seq: int, started: float, upload_s: float | None
+) -> tuple[Update, bytes]:
+    gradient = function.replica.gradient(worker, seq)
+    known = function.digests.get(gradient.base)
+    update = Update(
+        worker=worker,
+        seq=seq,
+        base=gradient.base,
+        generation=function.leases.held.get(worker, 0),
+        function=function.name,
+        samples=gradient.samples,
+        loss=gradient.loss,
+        codec=function.settings.codec,
+        ready_s=function.world.now() - started,
+        compute_s=gradient.compute_s,
+        encode_s=gradient.encode_s,
+        upload_s=upload_s,
+        digest=Digest(gradient.base, known) if known else None,
+        stop=function.committer.wish if worker == 0 else None,
+        body=gradient.body,
+    )
+    data = update.pack()
+    update.size_bytes = len(data)
+    return update, data

@@ -1,0 +1,84 @@
+"""The world: all that worker and schedule code may touch besides its own memory.
+
+The protocol is plain `async` code against this one small object, so that the very same code runs live (a real store,
+the real clock, torch) and under a virtual clock. Code on this side of it imports no `time`, `random`, `threading`,
+`socket` or `asyncio`; a test pins that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+
+T = TypeVar("T")
+
+
+class Signal(Protocol):
+    """Something that may have changed. Waiters re-check their condition when it is set; it stays set for nobody."""
+
+    def set(self) -> None: ...
+
+
+class Task(Protocol):
+    """A coroutine running beside the one that spawned it."""
+
+    def cancel(self) -> None: ...
+
+
+class WorldStore(Protocol):
+    """The store of `lambdaml.storage.protocol`, awaited. Requests in flight at once overlap."""
+
+    async def get(self, key: str) -> Bytes | None: ...
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]: ...
+    async def put(self, key: str, data: Data) -> None: ...
+    async def create(self, key: str, data: Data) -> Bytes | None: ...
+    async def head(self, key: str) -> ObjectInfo | None: ...
+    async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]: ...
+    def reading(self) -> dict[str, Any]:
+        """What this function's requests came to so far, as `MeterReading.to_dict`."""
+
+
+class World(Protocol):
+    """Store, clock, compute, randomness; and word from the engine.
+
+    Attributes:
+        store: the run's bucket.
+    """
+
+    @property
+    def store(self) -> WorldStore: ...
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back; comparable within one function only."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def signal(self) -> Signal: ...
+
+    async def wait(self, signal: Signal, timeout_s: float | None = None) -> None:
+        """Until the signal is set, or the time is over."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Task: ...
+
+    async def gather(self, *work: Awaitable[T]) -> list[T]:
+        """Run all at once; results in order. If one raises, so does this."""
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Run tensor work, one piece at a time in the order asked for, without stopping everything else."""
+
+    async def background(self, work: Callable[[], T]) -> T:
+        """Run work that touches no shared tensors, beside everything else."""
+
+    def uniform(self, low: float, high: float) -> float:
+        """A random number from this function's own seeded stream, for jitter."""
+
+    def remaining_s(self) -> float:
+        """Seconds until the engine ends this function; infinite where it does not."""
+
+    def leaving(self) -> bool:
+        """Whether the engine asked this function to leave (preemption notice, Ctrl-C)."""
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell whoever watches. Never blocks; nothing depends on it."""

@@ -1,0 +1,186 @@
+"""What a backend implements, and what a layer around one implements: single requests, each exactly one round trip.
+
+A `Store` promises more than one request can give: `create` has to settle lost answers, `list` has to walk pages. Both
+are written here once, on top of the single requests. So a layer that counts, delays or breaks requests sees every one
+of them, the read-back that settles a create included.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple, TypeVar
+
+from lambdaml.storage.errors import StoreUnavailable, Throttled
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+
+BATCH = 1000
+"""Keys in one page of a list from a cloud, and in one delete request (S3's limits)."""
+
+LOCAL_PAGE = 10_000
+"""Keys in one page of a list where a page costs no request over a network."""
+
+SMALL_BYTES = 64 * 1024
+"""Objects below this size are read as `bytes`, larger ones as a `memoryview` where that saves a copy."""
+
+Op = Literal["get", "get_range", "put", "create", "head", "list", "delete"]
+"""One kind of request."""
+
+WRITES: frozenset[Op] = frozenset({"put", "create", "delete"})
+
+T = TypeVar("T")
+
+_BAD_KEY = re.compile(r"^$|^/|/$|//|(?:^|/)\.\.?(?:/|$)|^\.tmp(?:/|$)|[\x00-\x1f\x7f]")
+
+
+def check_key(key: str) -> str:
+    """The key itself, if every backend can hold it.
+
+    Raises:
+        ValueError: the key is empty, absolute, has an empty, `.` or `..` segment, a control character, or begins with
+            the reserved segment `.tmp`.
+    """
+    if not is_key(key):
+        raise ValueError(
+            f"bad key {key!r}: keys are relative, without empty, '.' or '..' segments, and never under .tmp/"
+        )
+    return key
+
+
+def is_key(key: str) -> bool:
+    """Whether `check_key` accepts it."""
+    return not _BAD_KEY.search(key)
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix itself, if keys can begin with it: its folders are checked as keys are. Raises ValueError."""
+    folder = prefix[: prefix.rfind("/") + 1]
+    if folder:
+        check_key(folder[:-1])
+    return prefix
+
+
+def flat(data: Data) -> Data:
+    """`data` as something whose `len` is its size in bytes. Raises TypeError where it is not contiguous."""
+    return data.cast("B") if isinstance(data, memoryview) and (data.format != "B" or data.ndim != 1) else data
+
+
+class Page(NamedTuple):
+    """The answer to one list request: objects in key order, and the key to go on after (None at the end)."""
+
+    infos: Sequence[ObjectInfo]
+    resume: str | None
+
+
+class Backend(Store):
+    """A store in terms of single requests.
+
+    Beside the methods of `Store` that are one request anyway, a backend gives `try_create` and `page`.
+
+    Attributes:
+        overlap: whether reads gain from being in flight together. They do not where a read costs less than a thread.
+    """
+
+    overlap: bool = True
+
+    @abstractmethod
+    def try_create(self, key: str, data: Data) -> bool:
+        """One conditional put: True if it wrote, False if the store says that the key exists.
+
+        Raises `StoreUnavailable` where the answer was lost; the object may or may not have been written. False may be
+        untrue as well: it is also what a client says that lost an answer and tried again by itself, or met a 409.
+        """
+
+    @abstractmethod
+    def page(self, prefix: str, after: str) -> Page:
+        """The first objects of `list`: one request, which may find none and still not be the last."""
+
+    def create(self, key: str, data: Data) -> Bytes | None:
+        """See `Store.create`. This is the only place that settles who wrote an object.
+
+        Creating an object a second time with equal bytes counts as success, for a retry looks the same.
+
+        Raises:
+            StoreUnavailable: it could not be settled; `create` with the same bytes may be called again, and will
+                recognise its own object if the lost request did take effect after all.
+        """
+        doubt: StoreUnavailable | None = None
+        try:
+            if self.try_create(key, data):
+                return None
+        except Throttled:
+            raise
+        except StoreUnavailable as error:
+            doubt = error
+        found = self.get(key)
+        if found is None:
+            raise doubt or StoreUnavailable(f"create {key}: the store said that the key exists, but does not return it")
+        return None if _same(found, data) else found
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        resume: str | None = after
+        while resume is not None:
+            infos, resume = self.page(prefix, resume)
+            yield from infos
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        return super().get_many(keys) if self.overlap else [self.get(key) for key in keys]
+
+
+class Layer(Backend):
+    """A backend around a backend; a subclass says in `around` what happens to each request."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.shared = inner.shared
+        self.ephemeral = inner.ephemeral
+        self.blocking = inner.blocking
+        self.overlap = inner.overlap
+
+    @abstractmethod
+    def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
+        """Make one request: `call()` sends it. `key` is the prefix for a list and the first key for a delete."""
+
+    def get(self, key: str) -> Bytes | None:
+        return self.around("get", key, 0, lambda: self.inner.get(key))
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        return self.around("get_range", key, 0, lambda: self.inner.get_range(key, start, length))
+
+    def put(self, key: str, data: Data) -> None:
+        return self.around("put", key, size_bytes(data), lambda: self.inner.put(key, data))
+
+    def try_create(self, key: str, data: Data) -> bool:
+        return self.around("create", key, size_bytes(data), lambda: self.inner.try_create(key, data))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        return self.around("head", key, 0, lambda: self.inner.head(key))
+
+    def page(self, prefix: str, after: str) -> Page:
+        return self.around("list", prefix, 0, lambda: self.inner.page(prefix, after))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for batch in batches(keys):
+            self.around("delete", batch[0], 0, lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def size_bytes(data: Data) -> int:
+    """How many bytes there are to write."""
+    return data.nbytes if isinstance(data, memoryview) else len(data)
+
+
+def batches(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The keys in lists of at most `BATCH`."""
+    rest = iter(keys)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _same(found: Bytes, data: Data) -> bool:
+    return len(found) == size_bytes(data) and bytes(found) == bytes(data)

@@ -1,0 +1,312 @@
+"""S3, Google Cloud Storage and Azure Blob Storage through obstore (Rust), with its blocking calls.
+
+Why obstore: 2-7 times less CPU for a put than boto3, imported in 0.03 s, and conditional puts on three clouds behind
+one call. Its asynchronous calls are not used: they can abort the interpreter at exit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from lambdaml.storage.answers import store_error
+from lambdaml.storage.backend import BATCH, SMALL_BYTES, Backend, Page, batches, check_key, check_prefix, flat, is_key
+from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, boto_session, split_bucket
+from lambdaml.storage.url import StoreURL
+
+T = TypeVar("T")
+
+UPLOAD_STEP_BYTES = 64 * 2**20
+"""Uploads get one more timeout for each step of this size."""
+
+LONGEST_READ_S = 3600.0
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
+
+_runtime_pid: int | None = None
+
+
+def open_backend(url: StoreURL) -> CloudStore:
+    """`gs://bucket/prefix` and `az://container/prefix`; `s3://` is read by `lambdaml.storage.s3`.
+
+    Credentials as obstore finds them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, ...
+    """
+    bucket, prefix = split_bucket(url)
+
+    def connect(**options: Any) -> Any:
+        from obstore.store import from_url
+
+        return from_url(f"{url.scheme}://{bucket}", **options)
+
+    return CloudStore(f"{url.scheme}://{bucket}", prefix, str(url), connect)
+
+
+class CloudStore(Backend):
+    """A bucket through obstore. Nothing is imported or connected before the first call.
+
+    Objects are one PUT at every size (5 GB at most on S3), because a conditional multipart upload is another request
+    with other guarantees.
+
+    Warning:
+        obstore hangs for ever in a process that was forked after its parent used it. So a forked child gets a
+        StoreError instead: start workers with `spawn`, or use `?client=boto3`.
+
+    Args:
+        bucket: for messages, like `s3://bucket`.
+        prefix: of all keys, without slashes at its ends.
+        url: opens the same store in another process.
+        connect: makes the obstore store of the whole bucket, given `client_options` and `retry_config`.
+        timeout_s: the longest silence of the server, and the time for each 64 MB of upload.
+        sorts: whether the cloud lists in the order of keys and starts after a given key.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        url: str,
+        connect: Callable[..., Any],
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        sorts: bool = True,
+    ) -> None:
+        self.bucket = bucket
+        self.url = url
+        self._base = f"{prefix}/" if prefix else ""
+        self._connect = connect
+        self._timeout_s = timeout_s
+        self._sorts = sorts
+        self._lock = threading.Lock()
+        self._clients: dict[int, Any] = {}
+
+    @classmethod
+    def s3(cls, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> CloudStore:
+        """A bucket of S3, or of a server that speaks its protocol."""
+        sorts = place.sorted
+
+        def connect(**options: Any) -> Any:
+            return _connect_s3(place, **options)
+
+        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, sorts)
+
+    def get(self, key: str) -> Bytes | None:
+        import obstore
+
+        path = self._base + check_key(key)
+        return self._found("get", key, lambda: _buffer(obstore.get(self._client(), path).bytes()))
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        import obstore
+
+        path = self._base + check_key(key)
+        if length == 0:
+            return None if self.head(key) is None else b""
+        try:
+            return self._found(
+                "get_range",
+                key,
+                lambda: _buffer(obstore.get_range(self._client(), path, start=start, length=length)),
+            )
+        except _OutOfRange:
+            return b""
+
+    def put(self, key: str, data: Data) -> None:
+        self._write("put", key, data, "overwrite")
+
+    def try_create(self, key: str, data: Data) -> bool:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        try:
+            self._write("create", key, data, "create")
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    def head(self, key: str) -> ObjectInfo | None:
+        import obstore
+
+        path = self._base + check_key(key)
+        found = self._found("head", key, lambda: obstore.head(self._client(), path))
+        return None if found is None else ObjectInfo(key, found["size"], found["last_modified"].timestamp())
+
+    def page(self, prefix: str, after: str) -> Page:
+        """obstore's prefixes are whole folders, so the folder of the prefix is listed and filtered.
+
+        Where lists are sorted, reading begins just before the prefix and ends behind it. S3 Express lists in no order:
+        there, all pages are read, sorted and given as one.
+        """
+        import obstore
+
+        full, behind = self._base + check_prefix(prefix), self._base + after
+        folder = full[: full.rfind("/")] if "/" in full else None
+        start = max(behind if is_key(behind) else "", _just_before(full)) if self._sorts else ""
+
+        def read() -> list[ObjectInfo]:
+            chunks = obstore.list(self._client(), folder, offset=start or None, chunk_size=BATCH)
+            infos: list[ObjectInfo] = []
+            for rows in chunks:
+                page = [ObjectInfo(row["path"], row["size"], row["last_modified"].timestamp()) for row in rows]
+                infos = page if self._sorts else infos + page
+                if self._sorts and infos[-1].key > behind:  # else not even one of them is asked for
+                    break
+            return sorted(infos, key=lambda info: info.key)
+
+        read_infos = self._found("list", prefix, read) or []
+        skip = len(self._base)
+        wanted = [
+            ObjectInfo(info.key[skip:], info.size_bytes, info.modified)
+            for info in read_infos
+            if info.key.startswith(full) and info.key[skip:] > after
+        ]
+        more = self._sorts and len(read_infos) >= BATCH
+        last = read_infos[-1].key if more else ""
+        passed = last > full and not last.startswith(full)
+        return Page(wanted, last[skip:] if more and not passed else None)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        import obstore
+
+        for batch in batches(keys):
+            paths = [self._base + check_key(key) for key in batch]
+            try:
+                self._call("delete", batch[0], lambda paths=paths: obstore.delete(self._client(), paths))  # type: ignore[misc]
+            except FileNotFoundError:  # clouds without a bulk delete stop at the first key that is not there
+                for path in paths:
+                    self._found("delete", path, lambda path=path: obstore.delete(self._client(), path))  # type: ignore[misc]
+
+    def _write(self, verb: str, key: str, data: Data, mode: str) -> None:
+        import obstore
+
+        path = self._base + check_key(key)
+        data = flat(data)
+        client = self._client(1 + len(data) // UPLOAD_STEP_BYTES)
+        put: Any = obstore.put
+        try:
+            self._call(verb, key, lambda: put(client, path, data, mode=mode, use_multipart=False))
+        except FileNotFoundError:
+            raise store_error(f"{verb} {self._name(key)}", 404, "NoSuchBucket") from None
+
+    def _found(self, verb: str, key: str, call: Callable[[], T]) -> T | None:
+        """None where the store says 404 for a key."""
+        try:
+            return self._call(verb, key, call)
+        except FileNotFoundError as error:
+            if "<Code>NoSuchBucket</Code>" in str(error):
+                raise store_error(f"{verb} {self._name(key)}", 404, "NoSuchBucket") from None
+            return None
+
+    def _call(self, verb: str, key: str, call: Callable[[], T]) -> T:
+        """FileNotFoundError, AlreadyExistsError and PreconditionError pass through; all else becomes a StoreError."""
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+        try:
+            return call()
+        except (AlreadyExistsError, PreconditionError):
+            if verb == "create":
+                raise
+            raise store_error(f"{verb} {self._name(key)}", 409, None) from None
+        except BaseError as error:
+            raise self._error(f"{verb} {self._name(key)}", verb, str(error)) from None
+
+    def _error(self, what: str, verb: str, text: str) -> Exception:
+        status, code, kind = (match[1] if (match := part.search(text)) else None for part in (_STATUS, _CODE, _KIND))
+        if status == "416" and verb == "get_range":
+            return _OutOfRange(what)
+        if status is not None:
+            return store_error(what, int(status), code)
+        if "redirect" in text:
+            return store_error(what, 301, code)
+        if kind == "Timeout":
+            return StoreTimeout(f"{what}: no answer in time")
+        if kind is not None:
+            return StoreUnavailable(f"{what}: connection failed ({kind})")
+        head = text.partition("\n")[0].strip()
+        if re.search(r"credential|token request|metadata|Unauthenticated", text, re.IGNORECASE):
+            return AccessDenied(f"{what}: cannot get credentials for {self.bucket}")
+        return StoreError(f"{what}: {head[:200]}")
+
+    def _client(self, upload_steps: int = 0) -> Any:
+        """A client for reads (0), or for uploads of so many steps of 64 MB, which get that much more time."""
+        global _runtime_pid
+        if _runtime_pid != os.getpid():
+            if _runtime_pid is not None:
+                raise StoreError(
+                    f"{self.bucket}: obstore was used before this process was forked and would hang; start workers "
+                    "with 'spawn', or add ?client=boto3 to an s3:// URL"
+                )
+            _runtime_pid = os.getpid()
+        steps = 1 << (upload_steps - 1).bit_length() if upload_steps else 0
+        client = self._clients.get(steps)
+        if client is None:
+            with self._lock:
+                client = self._clients.get(steps) or self._new_client(steps)
+                self._clients[steps] = client
+        return client
+
+    def _new_client(self, steps: int) -> Any:
+        longest_s = self._timeout_s * steps if steps else LONGEST_READ_S
+        options: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "timeout": timedelta(seconds=longest_s),
+        }
+        if not steps:
+            options["read_timeout"] = timedelta(seconds=self._timeout_s)
+        return self._connect(client_options=options, retry_config={"max_retries": 0})
+
+    def close(self) -> None:
+        with self._lock:
+            self._clients.clear()
+
+    def _name(self, key: str) -> str:
+        return f"{self.bucket}/{self._base}{key}"
+
+
+def _connect_s3(place: S3Place, client_options: dict[str, Any], retry_config: Any) -> Any:
+    from obstore.store import S3Store
+
+    config: dict[str, Any] = {"region": place.region or "us-east-1"}
+    keys = place.keys()
+    provider = None
+    if keys is None:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        session, _ = boto_session()
+        provider = Boto3CredentialProvider(session)
+        config["region"] = place.region or session.region_name or "us-east-1"
+    else:
+        config |= {"access_key_id": keys.access, "secret_access_key": keys.secret}
+        if keys.token:
+            config["session_token"] = keys.token
+    if place.endpoint is not None:
+        config["endpoint"] = place.endpoint
+        client_options = {**client_options, "allow_http": place.endpoint.startswith("http://")}
+    store: Any = S3Store
+    return store(
+        place.bucket,
+        config=config,
+        client_options=client_options,
+        retry_config=retry_config,
+        credential_provider=provider,
+    )
+
+
+class _OutOfRange(Exception):
+    """416: the range begins behind the end."""
+
+
+def _buffer(data: Any) -> Bytes:
+    return bytes(data) if len(data) < SMALL_BYTES else memoryview(data)
+
+
+def _just_before(prefix: str) -> str:
+    """A key smaller than each that begins with `prefix`, and as large as easily said. Empty for a whole folder."""
+    if not prefix or prefix.endswith("/") or ord(prefix[-1]) <= 0x21:
+        return ""
+    return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "~"

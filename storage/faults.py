@@ -1,0 +1,87 @@
+"""A store that fails on purpose: `?faults=slowdown:0.01,timeout:0.01,lost:0.01,slow:0.01&faults_seed=1`.
+
+For this project's tests and for yours: wrap any store, or write it into the URL of a run, and see whether the result
+is the same. Faults follow the seed and the request, not the clock (see `lambdaml.storage.draws`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from lambdaml.storage.backend import WRITES, Backend, Layer, Op
+from lambdaml.storage.draws import Draws
+from lambdaml.storage.errors import BadStoreURL, StoreTimeout, StoreUnavailable, Throttled
+from lambdaml.storage.url import StoreURL, nearest, number
+
+T = TypeVar("T")
+
+FAULTS = ("slowdown", "timeout", "lost", "slow")
+"""What can happen to a request:
+
+- `slowdown`: refused with `Throttled`, without effect
+- `timeout`: a write takes effect and then raises `StoreTimeout`; a read just raises it. No time passes.
+- `lost`: the same with `StoreUnavailable`, as where a connection breaks
+- `slow`: it takes ten times as long, and at least 0.2 s longer
+"""
+
+
+def parse_rates(text: str) -> dict[str, float]:
+    """`slowdown:0.01,lost:0.02` as a dict. Raises BadStoreURL for unknown faults and rates outside 0..1."""
+    rates: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, rate = part.partition(":")
+        rates[name] = number(rate, f"the rate of fault {name!r}")
+    _check(rates)
+    return rates
+
+
+class Faulty(Layer):
+    """Strikes requests to the backend inside at the given rates: `Faulty(MemoryStore(), {"lost": 0.1}, seed=1)`.
+
+    Raises BadStoreURL for a fault it does not know, or rates that are not shares of one whole.
+    """
+
+    def __init__(self, inner: Backend, rates: Mapping[str, float], seed: int = 0) -> None:
+        super().__init__(inner)
+        _check(rates)
+        self.rates = dict(rates)
+        faults = ",".join(f"{name}:{rate:g}" for name, rate in rates.items())
+        self.url = str(StoreURL.parse(inner.url).adding(faults=faults, faults_seed=str(seed) if seed else None))
+        self.blocking = inner.blocking or "slow" in rates
+        self._draws = Draws(seed)
+
+    def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
+        fault = self._draw(op, key)
+        if fault == "slowdown":
+            raise Throttled(f"{op} {key}: slow down (a fault on purpose)")
+        if fault in ("timeout", "lost"):
+            if op in WRITES:
+                call()
+            if fault == "timeout":
+                raise StoreTimeout(f"{op} {key}: no answer in time (a fault on purpose)")
+            raise StoreUnavailable(f"{op} {key}: connection lost (a fault on purpose)")
+        begin = time.perf_counter()
+        result = call()
+        if fault == "slow":
+            time.sleep(max(0.2, 9 * (time.perf_counter() - begin)))
+        return result
+
+    def _draw(self, op: Op, key: str) -> str | None:
+        unit = self._draws.unit(op, key)
+        for name, rate in self.rates.items():
+            if unit < rate:
+                return name
+            unit -= rate
+        return None
+
+
+def _check(rates: Mapping[str, float]) -> None:
+    for name, rate in rates.items():
+        if name not in FAULTS:
+            raise BadStoreURL(f"unknown fault {name!r}{nearest(name, FAULTS)}")
+        if not 0 <= rate <= 1:
+            raise BadStoreURL(f"the rate of fault {name!r} must lie in 0..1, not {rate:g}")
+    if sum(rates.values()) > 1:
+        raise BadStoreURL(f"the rates of the faults add up to {sum(rates.values()):g}, more than every request")

@@ -1,0 +1,122 @@
+"""A store that is as slow as another: `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1`.
+
+A request takes a drawn latency plus its bytes over the bandwidth of one connection, and takes *effect* where it would:
+a write becomes visible after its transfer and half of its latency, a read sees the store at half of its latency. The
+time that the store inside takes by itself is part of the total, so a total below it cannot be had.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TypeVar
+
+from lambdaml.storage.backend import WRITES, Backend, Layer, Op
+from lambdaml.storage.draws import Draws
+from lambdaml.storage.errors import BadStoreURL
+from lambdaml.storage.url import StoreURL, nearest, number
+
+T = TypeVar("T")
+
+_NORMAL = NormalDist()
+_Z99 = _NORMAL.inv_cdf(0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """Lognormal latencies by their median and 99th percentile, in seconds; equal ones mean exactly that latency.
+
+    `read_s` holds for gets, heads and lists, `write_s` for puts, creates and deletes. `bandwidth_bytes_per_s` is that
+    of one connection, and infinite where bytes cost nothing.
+    """
+
+    read_s: tuple[float, float]
+    write_s: tuple[float, float]
+    bandwidth_bytes_per_s: float = math.inf
+
+    def latency_s(self, op: Op, unit: float) -> float:
+        """The latency at the quantile `unit`, in (0, 1)."""
+        median, p99 = self.write_s if op in WRITES else self.read_s
+        if p99 <= median:
+            return median
+        return median * math.exp(math.log(p99 / median) / _Z99 * _NORMAL.inv_cdf(unit))
+
+    def transfer_s(self, size_bytes: int) -> float:
+        """Seconds to move this many bytes over one connection."""
+        return size_bytes / self.bandwidth_bytes_per_s
+
+
+PRESETS: dict[str, LatencyModel] = {
+    "s3-standard": LatencyModel((0.027, 0.120), (0.040, 0.200), 85e6),
+    "s3-express": LatencyModel((0.005, 0.015), (0.008, 0.025), 85e6),
+    "redis": LatencyModel((0.0005, 0.002), (0.0005, 0.002), 600e6),
+    "disk": LatencyModel((0.00005, 0.0005), (0.00015, 0.0015), 2e9),
+}
+"""What stands in `?latency=`. Written down November 2026; none of it was measured by this project on AWS.
+
+| preset      | median                  | 99th percentile           | bandwidth of a connection        |
+|-------------|-------------------------|---------------------------|----------------------------------|
+| s3-standard | 27 ms read, 40 ms write | assumed, 4 to 5 medians   | 85 MB/s (AWS 85-90, quickwit 80) |
+| s3-express  | 5 ms read, 8 ms write   | assumed, 3 medians        | assumed as s3-standard           |
+| redis       | assumed, in one zone    | assumed, 4 medians        | assumed, 5 Gbit/s                |
+| disk        | 0.05 ms, 0.15 ms        | assumed, 10 medians       | 1 MB in 0.5 ms                   |
+
+Medians of S3 and Express: Skyrise, arXiv 2501.07771. The tail of S3 is assumed to lie between quickwit's "80 ms,
+common" (blog, November 2023) and Skyrise's "hundreds of ms" at p99.9. Disk: measured on ext4 and 2 vCPU, 64 KB.
+"""
+
+
+def parse_model(latency: str, bandwidth: str | None = None) -> LatencyModel:
+    """`s3-standard` or `40ms`, and `65MB/s` (MB = 1e6 bytes) to replace the preset's own bandwidth.
+
+    Raises:
+        BadStoreURL: neither a preset nor a time, or not a bandwidth.
+    """
+    model = PRESETS.get(latency)
+    if model is None:
+        match = re.fullmatch(r"([0-9.]+)(us|ms|s)", latency)
+        if match is None:
+            raise BadStoreURL(f"latency={latency}: write a time like 40ms, or a preset{nearest(latency, PRESETS)}")
+        seconds = number(match[1], "latency") * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
+        model = LatencyModel((seconds, seconds), (seconds, seconds))
+    if bandwidth is None:
+        return model
+    match = re.fullmatch(r"([0-9.]+)(k|M|G)B/s", bandwidth)
+    if match is None or not (rate := number(match[1], "bandwidth") * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]):
+        raise BadStoreURL(f"bandwidth={bandwidth}: write it like 65MB/s")
+    return LatencyModel(model.read_s, model.write_s, rate)
+
+
+class Slow(Layer):
+    """Makes each request to the backend inside as slow as a model says, in the calling thread.
+
+    Bandwidth is per request, so requests in flight together do not share it, as on S3.
+    """
+
+    def __init__(self, inner: Backend, latency: str, bandwidth: str | None = None, seed: int = 0) -> None:
+        super().__init__(inner)
+        self.model = parse_model(latency, bandwidth)
+        self.blocking = self.overlap = True
+        seed_text = str(seed) if seed else None
+        self.url = str(StoreURL.parse(inner.url).adding(latency=latency, bandwidth=bandwidth, latency_seed=seed_text))
+        self._draws = Draws(seed)
+
+    def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
+        begin = time.perf_counter()
+        latency = self.model.latency_s(op, self._draws.unit(op, key))
+        up = self.model.transfer_s(sent_bytes)
+        _sleep_until(begin + up + latency / 2)
+        result = call()
+        down = self.model.transfer_s(len(result)) if isinstance(result, bytes | memoryview) else 0.0
+        _sleep_until(begin + up + latency + down)
+        return result
+
+
+def _sleep_until(moment: float) -> None:
+    wait = moment - time.perf_counter()
+    if wait > 0:
+        time.sleep(wait)

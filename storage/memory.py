@@ -1,0 +1,70 @@
+"""The store in this process's memory: for tests, the virtual world, and trying things out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+
+from lambdaml.storage.backend import LOCAL_PAGE, Backend, Page, check_key, flat
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.storage.url import StoreURL
+
+_stores: dict[str, dict[str, tuple[bytes, float]]] = {}
+_stores_lock = threading.Lock()
+
+
+def open_backend(url: StoreURL) -> MemoryStore:
+    """`memory://name`: the same name is the same store, within one process."""
+    return MemoryStore(url.location)
+
+
+class MemoryStore(Backend):
+    """Objects in a dict. They live until the process ends or `drop` is called; `close` keeps them.
+
+    Writing copies the bytes, so a caller may reuse its buffer; reading does not.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.url = f"memory://{name}"
+        self.shared = False
+        self.ephemeral = True
+        self.blocking = False
+        self.overlap = False
+        with _stores_lock:
+            self._objects = _stores.setdefault(name, {})
+
+    def get(self, key: str) -> Bytes | None:
+        found = self._objects.get(key)
+        return None if found is None else found[0]
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        found = self.get(key)
+        return None if found is None else found[start : start + length]
+
+    def put(self, key: str, data: Data) -> None:
+        self._objects[check_key(key)] = (bytes(flat(data)), time.time())
+
+    def try_create(self, key: str, data: Data) -> bool:
+        mine = (bytes(flat(data)), time.time())
+        return self._objects.setdefault(check_key(key), mine) is mine
+
+    def head(self, key: str) -> ObjectInfo | None:
+        found = self._objects.get(key)
+        return None if found is None else ObjectInfo(key, len(found[0]), found[1])
+
+    def page(self, prefix: str, after: str) -> Page:
+        keys = sorted(key for key in tuple(self._objects) if key.startswith(prefix) and key > after)
+        infos = [info for key in keys[:LOCAL_PAGE] if (info := self.head(key)) is not None]
+        return Page(infos, keys[LOCAL_PAGE - 1] if len(keys) > LOCAL_PAGE else None)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._objects.pop(key, None)
+
+    def drop(self) -> None:
+        """Forget every object, and the name."""
+        with _stores_lock:
+            self._objects.clear()
+            _stores.pop(self.name, None)

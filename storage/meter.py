@@ -1,0 +1,163 @@
+"""Counting: every request by kind, its bytes and its time, as a bill and a plan need them.
+
+Times go into histograms with eight bins to the octave, so that readings of many processes can be added and a
+percentile is true to 4.5 %.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lambdaml.storage.backend import Backend, Layer, Op
+from lambdaml.storage.errors import StoreError
+
+T = TypeVar("T")
+
+BINS_PER_OCTAVE = 8
+_FINEST_S = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """What was counted up to a moment. Readings add up (`+`) and can be compared with earlier ones (`-`).
+
+    Attributes:
+        requests: answered requests by kind: `get` (found), `get_miss` (nothing there), `get_range`, `head`, `put`,
+            `create` (written), `create_lost` (the key existed), `list` (one per page), `delete` (one per 1,000 keys).
+            The read-back that settles a create is a `get`, as on the bill.
+        errors: requests that failed, by `kind/ErrorName`, for example `put/Throttled`; not part of `requests`. Whether
+            the store bills them is its affair (S3: not for 5xx; a lost answer, yes).
+        bytes_sent: in the bodies of puts and creates, lost and failed ones included.
+        bytes_received: in the objects that were read.
+        latency: kind -> histogram bin -> answered requests; read it with `percentile_s`.
+    """
+
+    requests: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    latency: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Requests sent, failed ones included."""
+        return sum(self.requests.values()) + sum(self.errors.values())
+
+    def percentile_s(self, kind: str, q: float) -> float:
+        """Seconds within which the share `q` (0..1) of the answered requests of this kind ended; nan without any."""
+        bins = self.latency.get(kind, {})
+        wanted = q * sum(bins.values())
+        seen = 0
+        for number in sorted(bins):
+            seen += bins[number]
+            if seen >= wanted:
+                return _FINEST_S * 2 ** ((number + 0.5) / BINS_PER_OCTAVE)
+        return math.nan
+
+    def __add__(self, other: MeterReading) -> MeterReading:
+        return self._combined(other, 1)
+
+    def __sub__(self, other: MeterReading) -> MeterReading:
+        return self._combined(other, -1)
+
+    def _combined(self, other: MeterReading, sign: int) -> MeterReading:
+        kinds = {*self.latency, *other.latency}
+        latency = {kind: _sum(self.latency.get(kind, {}), other.latency.get(kind, {}), sign) for kind in kinds}
+        return MeterReading(
+            _sum(self.requests, other.requests, sign),
+            _sum(self.errors, other.errors, sign),
+            self.bytes_sent + sign * other.bytes_sent,
+            self.bytes_received + sign * other.bytes_received,
+            {kind: bins for kind, bins in latency.items() if bins},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts with string keys, fit for JSON."""
+        return {
+            "requests": dict(self.requests),
+            "errors": dict(self.errors),
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
+            "latency": {kind: {str(b): n for b, n in bins.items()} for kind, bins in self.latency.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MeterReading:
+        """The inverse of `to_dict`. Raises KeyError or ValueError where `data` is not what that wrote."""
+        latency = {kind: {int(b): int(n) for b, n in bins.items()} for kind, bins in data["latency"].items()}
+        return cls(
+            {kind: int(n) for kind, n in data["requests"].items()},
+            {kind: int(n) for kind, n in data["errors"].items()},
+            int(data["bytes_sent"]),
+            int(data["bytes_received"]),
+            latency,
+        )
+
+
+class Meter:
+    """Counts, from any number of threads. Read it with `snapshot`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._sent = 0
+        self._received = 0
+        self._latency: defaultdict[str, Counter[int]] = defaultdict(Counter)
+
+    def answered(self, kind: str, seconds: float, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+        """Count one answered request."""
+        number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
+        with self._lock:
+            self._requests[kind] += 1
+            self._latency[kind][number] += 1
+            self._sent += sent_bytes
+            self._received += received_bytes
+
+    def failed(self, kind: str, error: str, sent_bytes: int = 0) -> None:
+        """Count one request that ended in an error."""
+        with self._lock:
+            self._errors[f"{kind}/{error}"] += 1
+            self._sent += sent_bytes
+
+    def snapshot(self) -> MeterReading:
+        """A reading that later requests leave alone."""
+        with self._lock:
+            latency = {kind: dict(bins) for kind, bins in self._latency.items()}
+            return MeterReading(dict(self._requests), dict(self._errors), self._sent, self._received, latency)
+
+
+class Metered(Layer):
+    """Counts each request to the backend inside, in `meter`."""
+
+    def __init__(self, inner: Backend, meter: Meter | None = None) -> None:
+        super().__init__(inner)
+        self.meter = meter or Meter()
+
+    def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
+        begin = time.perf_counter()
+        try:
+            result = call()
+        except StoreError as error:
+            self.meter.failed(op, type(error).__name__, sent_bytes)
+            raise
+        seconds = time.perf_counter() - begin
+        kind: str = op
+        if op == "get" and result is None:
+            kind = "get_miss"
+        elif op == "create" and result is False:
+            kind = "create_lost"
+        received = len(result) if isinstance(result, bytes | memoryview) else 0
+        self.meter.answered(kind, seconds, sent_bytes, received)
+        return result
+
+
+def _sum(left: Mapping[Any, int], right: Mapping[Any, int], sign: int) -> dict[Any, int]:
+    total = {name: left.get(name, 0) + sign * right.get(name, 0) for name in {**left, **right}}
+    return {name: n for name, n in total.items() if n}

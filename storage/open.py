@@ -1,0 +1,98 @@
+"""From a URL to a store, with counting and retrying around it. A backend is one file and one line in `BACKENDS`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from lambdaml.storage.backend import Backend
+from lambdaml.storage.errors import BadStoreURL
+from lambdaml.storage.meter import Metered
+from lambdaml.storage.protocol import MANY, Store
+from lambdaml.storage.retry import Retrying
+from lambdaml.storage.url import StoreURL, nearest, number
+
+BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "": ("lambdaml.storage.file", ()),
+    "file": ("lambdaml.storage.file", ()),
+    "memory": ("lambdaml.storage.memory", ()),
+    "s3": ("lambdaml.storage.s3", ("endpoint", "region", "client")),
+    "gs": ("lambdaml.storage.cloud", ()),
+    "az": ("lambdaml.storage.cloud", ()),
+    "moto": ("lambdaml.storage.moto", ("client",)),
+}
+"""Scheme -> the module whose `open_backend(StoreURL) -> Backend` opens it, and the parameters it takes."""
+
+AROUND = ("latency", "bandwidth", "latency_seed", "faults", "faults_seed")
+"""Parameters that every store takes; see `lambdaml.storage.latency` and `lambdaml.storage.faults`."""
+
+
+def open_store(url: str) -> Retrying:
+    """Open the store that `url` names.
+
+    - `file:///absolute/path`, `./path`, `/path`: a directory, the default on one machine
+    - `memory://name`: this process's memory
+    - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3`, `gs://bucket/prefix`, `az://container/prefix`
+    - `moto://bucket/prefix`: a server that speaks S3, started here and ended with this process
+    - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
+      `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
+
+    Requests are counted in `.meter`, and repeated when that may help. Credentials come from the environment and are
+    never part of a URL. Nothing is connected before the first call, so wrong credentials show there.
+
+    Raises:
+        BadStoreURL: it names no store we know, or a parameter the store does not take.
+    """
+    parsed = StoreURL.parse(url)
+    entry = BACKENDS.get(parsed.scheme)
+    if entry is None:
+        raise BadStoreURL(f"{parsed.scheme}:// is no store we know{nearest(parsed.scheme, [k for k in BACKENDS if k])}")
+    module, params = entry
+    parsed.taking((*params, *AROUND))
+    backend: Backend = import_module(module).open_backend(parsed.adding(**dict.fromkeys(AROUND)))
+    try:
+        return Retrying(Metered(_around(backend, parsed)))
+    except BaseException:
+        backend.close()
+        raise
+
+
+def copy(source: Store, target: Store, prefix: str = "") -> int:
+    """Copy the objects whose keys begin with `prefix`, in key order; how many of them the target now holds.
+
+    Copying is create-only: what already stands in the target stays, and is counted only if its bytes are equal. So a
+    copy that broke off can be started again.
+    """
+    held = 0
+    batch: list[str] = []
+    for info in source.list(prefix):
+        batch.append(info.key)
+        if len(batch) == MANY:
+            held += _copy_batch(source, target, batch)
+            batch = []
+    return held + _copy_batch(source, target, batch)
+
+
+def _copy_batch(source: Store, target: Store, keys: list[str]) -> int:
+    found = zip(keys, source.get_many(keys), strict=True)
+    return sum(target.create(key, data) is None for key, data in found if data is not None)
+
+
+def _around(backend: Backend, url: StoreURL) -> Backend:
+    params = url.params
+    if "latency" in params or "bandwidth" in params:
+        from lambdaml.storage.latency import Slow
+
+        backend = Slow(backend, params.get("latency", "0ms"), params.get("bandwidth"), _seed(url, "latency_seed"))
+    elif "latency_seed" in params:
+        raise BadStoreURL("latency_seed stands without latency")
+    if "faults" in params:
+        from lambdaml.storage.faults import Faulty, parse_rates
+
+        backend = Faulty(backend, parse_rates(params["faults"]), _seed(url, "faults_seed"))
+    elif "faults_seed" in params:
+        raise BadStoreURL("faults_seed stands without faults")
+    return backend
+
+
+def _seed(url: StoreURL, name: str) -> int:
+    return int(number(url.params.get(name, "0"), name))

@@ -1,0 +1,99 @@
+"""The one protocol every object store is reached through.
+
+A store is a flat map from keys to immutable byte strings under one prefix. Keys are relative, use `/` as separator
+and never begin with it. All methods block, may be called from many threads at once, and must not be called across a
+`fork`: open the store again in the child, from `store.url`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+Data = bytes | bytearray | memoryview
+"""What may be written: one contiguous run of bytes."""
+
+Bytes = bytes | memoryview
+"""What is read back: never writable. A `memoryview` may map a file; copy what must outlive it."""
+
+MANY = 16
+"""Requests in flight at once in `Store.get_many`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store says about an object without sending it.
+
+    `modified` is in seconds since the epoch **by the store's own clock** (S3 rounds it to a whole second).
+    """
+
+    key: str
+    size_bytes: int
+    modified: float
+
+
+class Store(ABC):
+    """An object store under one prefix.
+
+    Attributes:
+        url: opens the same store in another process, wrappers included.
+        shared: whether other processes of this machine can open it at all (`memory://` cannot).
+        ephemeral: whether its objects end with this process (`memory://`, `moto://`).
+        blocking: whether a call may wait on something slower than memory, so that an event loop needs a thread for it.
+    """
+
+    url: str
+    shared: bool = True
+    ephemeral: bool = False
+    blocking: bool = True
+
+    @abstractmethod
+    def get(self, key: str) -> Bytes | None:
+        """The object's bytes, or None where there is no such object."""
+
+    @abstractmethod
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        """At most `length` bytes from offset `start`, or None where there is no such object."""
+
+    @abstractmethod
+    def put(self, key: str, data: Data) -> None:
+        """Write the object, replacing whatever stands there. Runs use it for nothing that matters: see `create`."""
+
+    @abstractmethod
+    def create(self, key: str, data: Data) -> Bytes | None:
+        """Write the object if the key is free, else leave it alone.
+
+        Returns None if `data` now stands at `key` because of this call, else the bytes that stand there instead.
+        When several callers race, exactly one gets None.
+
+        A lost answer looks like a lost race: clients retry a put whose answer was lost and are then told that the
+        key exists. So every backend reads back after "already exists" and after an ambiguous failure, and compares.
+        That only settles it if no two callers write equal bytes: put a token of the writer into each object.
+        """
+
+    @abstractmethod
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's size and time, or None where there is no such object."""
+
+    @abstractmethod
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key begins with `prefix` and is greater than `after`, in the order of their keys.
+
+        `prefix` is a string prefix, not a folder. Pages are fetched as they are needed (S3: 1,000 keys a page).
+        """
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; a key that is not there is no error."""
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        """`get` for each key, `MANY` at a time; results in the order of `keys`."""
+        if len(keys) <= 1 or not self.blocking:
+            return [self.get(key) for key in keys]
+        with ThreadPoolExecutor(max_workers=min(MANY, len(keys))) as pool:
+            return list(pool.map(self.get, keys))
+
+    def close(self) -> None:
+        """Free what the store holds (threads, connections, a server it started)."""

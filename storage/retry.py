@@ -1,0 +1,111 @@
+"""Trying again, in one place: clients inside retry nothing, so that each request sent is counted.
+
+Waits grow from 50 ms by doubling to 5 s, each drawn uniformly from 0 up to that ("full jitter",
+https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from lambdaml.storage.backend import batches, check_key, check_prefix
+from lambdaml.storage.errors import StoreUnavailable
+from lambdaml.storage.meter import Meter, Metered
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+
+T = TypeVar("T")
+
+BASE_S = 0.05
+CAP_S = 5.0
+
+
+class Retrying(Store):
+    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all.
+
+    Every other error passes through at once. When the attempts run out the last error is raised, saying how many there
+    were and how long they took. `meter` counts every request, repeated ones included.
+
+    Warning:
+        A repeated `put` may land after somebody else's later put. `create` has no such trouble: see `Backend.create`.
+
+    Args:
+        inner: the counted backend.
+        attempts: requests at most for one call.
+        sleep, uniform: replaced in tests; `uniform(a, b)` draws the wait in seconds.
+    """
+
+    def __init__(
+        self,
+        inner: Metered,
+        attempts: int = 8,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.inner = inner
+        self.attempts = attempts
+        self.url = inner.url
+        self.shared = inner.shared
+        self.ephemeral = inner.ephemeral
+        self.blocking = inner.blocking
+        self._sleep = sleep
+        self._uniform = uniform
+
+    @property
+    def meter(self) -> Meter:
+        """Counts the requests made through this object."""
+        return self.inner.meter
+
+    def get(self, key: str) -> Bytes | None:
+        check_key(key)
+        return self._try(lambda: self.inner.get(key))
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        check_key(key)
+        if start < 0 or length < 0:
+            raise ValueError(f"no such range: {length} bytes from {start}")
+        return self._try(lambda: self.inner.get_range(key, start, length))
+
+    def put(self, key: str, data: Data) -> None:
+        check_key(key)
+        return self._try(lambda: self.inner.put(key, data))
+
+    def create(self, key: str, data: Data) -> Bytes | None:
+        check_key(key)
+        return self._try(lambda: self.inner.create(key, data))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        return self._try(lambda: self.inner.head(key))
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
+        resume: str | None = after
+        while resume is not None:
+            infos, resume = self._try(lambda at=resume: self.inner.page(prefix, at))  # type: ignore[misc]
+            yield from infos
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for batch in batches(check_key(key) for key in keys):
+            self._try(lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        return super().get_many(keys) if self.inner.overlap else [self.get(key) for key in keys]
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _try(self, call: Callable[[], T]) -> T:
+        begin = time.monotonic()
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return call()
+            except StoreUnavailable as error:
+                if attempt == self.attempts:
+                    elapsed = time.monotonic() - begin
+                    raise type(error)(f"{error}; gave up after {attempt} attempts in {elapsed:.1f} s") from error
+                self._sleep(self._uniform(0.0, min(CAP_S, BASE_S * 2 ** (attempt - 1))))
+        raise AssertionError("unreachable: attempts is at least 1")

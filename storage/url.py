@@ -1,0 +1,74 @@
+"""Store URLs: `scheme://location?name=value&...`, or a plain path."""
+
+from __future__ import annotations
+
+import difflib
+import urllib.parse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from lambdaml.storage.errors import BadStoreURL
+
+
+@dataclass(frozen=True, slots=True)
+class StoreURL:
+    """A store URL in its parts; `str()` puts it together again. A plain path has the scheme `""`."""
+
+    scheme: str
+    location: str
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> StoreURL:
+        """Raises BadStoreURL where a parameter has no value or stands there twice."""
+        head, _, query = text.partition("?")
+        scheme, sep, location = head.partition("://")
+        if not sep:
+            scheme, location = "", head
+        if not location and scheme != "memory":
+            raise BadStoreURL(
+                f"{text!r} names no place: write file:///path, ./path, s3://bucket/prefix or memory://name"
+            )
+        try:
+            pairs = urllib.parse.parse_qsl(query, strict_parsing=True) if query else []
+        except ValueError:
+            raise BadStoreURL(f"cannot read the parameters of {text!r}: write ?name=value&name=value") from None
+        params = dict(pairs)
+        if len(params) < len(pairs):
+            raise BadStoreURL(f"a parameter stands twice in {text!r}")
+        return cls(scheme, location, params)
+
+    def adding(self, **params: str | None) -> StoreURL:
+        """With these parameters as well, or without those that are None."""
+        merged = {**self.params, **params}
+        return StoreURL(
+            self.scheme, self.location, {name: value for name, value in merged.items() if value is not None}
+        )
+
+    def taking(self, known: Collection[str]) -> StoreURL:
+        """Itself, if it has no other parameters than these. Raises BadStoreURL naming the nearest known one."""
+        for name in self.params:
+            if name not in known:
+                raise BadStoreURL(f"{self.scheme or 'file'} stores take no parameter {name!r}{nearest(name, known)}")
+        return self
+
+    def __str__(self) -> str:
+        head = f"{self.scheme}://{self.location}" if self.scheme else self.location
+        return f"{head}?{urllib.parse.urlencode(self.params, safe=':/,')}" if self.params else head
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """The end of a sentence that refuses `word`: the nearest known words, or all of them."""
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
+
+
+def number(text: str, what: str) -> float:
+    """A number out of a URL. Raises BadStoreURL naming `what` it should have been."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise BadStoreURL(f"{what} must be a number that is not negative, not {text!r}")
+    return value

@@ -1,0 +1,206 @@
+"""The rules of the house: what is exported, who may import whom, and what shipped code never does."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lambdaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"lambdaml": "lambdaml", "storage": "lambdaml.storage", "cost": "lambdaml.cost", "cli": "lambdaml.cli"}
+SHIPPED = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+HEAVY = {"boto3", "moto", "obstore", "pandas", "pyarrow", "ray", "sklearn", "torch"}
+HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
+
+# Code that the virtual world runs unchanged: it asks its world for time, randomness and waiting (design, section 3).
+PROTOCOL = ("lambdaml/worker.py", "lambdaml/function.py", "lambdaml/schedules")
+OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
+
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 60
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_name(path: Path) -> str:
+    """The name that a file is imported under: `storage/memory.py` is `lambdaml.storage.memory`."""
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([FOLDERS[folder], *rest]).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Each (line, full module or name) that a file imports, at its top, in a function, or for type checkers alone."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules in a fresh interpreter after a statement."""
+    code = f"import json, sys; {statement}; print(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))"
+    return set(json.loads(in_fresh_python(code)))
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(lambdaml.__all__) == [
+        "Job",
+        "LambdaMLError",
+        "Run",
+        "TrainResult",
+        "UserError",
+        "__version__",
+        "resume",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize("name", lambdaml.__all__)
+def test_each_public_name_resolves_to_the_thing_and_not_to_a_module(name: str) -> None:
+    code = f"import lambdaml, types; assert not isinstance(lambdaml.{name}, types.ModuleType); assert lambdaml.{name}"
+    in_fresh_python(code)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = lambdaml.trian
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert set(lambdaml.__all__) <= set(dir(lambdaml))
+
+
+@pytest.mark.parametrize("statement", ["import lambdaml", "import lambdaml; lambdaml.UserError"])
+def test_importing_the_package_loads_nothing_heavy(statement: str) -> None:
+    assert not loaded_by(statement) & HEAVY_FOR_THE_PACKAGE
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    assert not loaded_by("import lambdaml.cli") & HEAVY
+
+
+def test_help_loads_nothing_heavy() -> None:
+    lines = [
+        "import contextlib, io, json, sys",
+        "import lambdaml.cli",
+        "sys.argv = ['lambdaml', '--help']",
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):",
+        "    lambdaml.cli.main()",
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))",
+    ]
+    assert not set(json.loads(in_fresh_python("\n".join(lines)))) & HEAVY
+
+
+def test_a_checkout_as_working_folder_finds_the_whole_package() -> None:
+    code = "import lambdaml.storage, lambdaml.cost, lambdaml.cli, lambdaml.errors; print('whole')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "whole\n", done.stderr
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=label)
+def test_imports_go_one_way(path: Path) -> None:
+    """cli -> cost -> lambdaml -> storage, and never back."""
+    folder = path.relative_to(ROOT).parts[0]
+    above = {"lambdaml": ["lambdaml.cost", "lambdaml.cli"], "cost": ["lambdaml.cli"], "cli": []}
+    wrong = [
+        f"{label(path)}:{line} imports {name}"
+        for line, name in imports(path)
+        if (
+            inside(name, "lambdaml") and not inside(name, "lambdaml.storage")
+            if folder == "storage"
+            else any(inside(name, package) for package in above[folder])
+        )
+        or name.partition(".")[0] in {"storage", "cost", "cli"}
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=label)
+def test_nothing_read_is_executed(path: Path) -> None:
+    """No pickle in any dress, no eval or exec; torch.load only with weights_only=True."""
+    pickles = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+    wrong = [
+        f"{label(path)}:{line} imports {name}" for line, name in imports(path) if name.partition(".")[0] in pickles
+    ]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        call = ast.unparse(node.func)
+        if (
+            call in {"eval", "exec", "builtins.eval", "builtins.exec"}
+            or (call == "torch.load" and keywords.get("weights_only") != "True")
+            or keywords.get("allow_pickle", "False") != "False"
+        ):
+            wrong.append(f"{label(path)}:{node.lineno} calls {ast.unparse(node)}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=label)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    long = [
+        f"{label(path)}:{node.lineno} {node.name} has {lines} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    assert not long
+
+
+@pytest.mark.parametrize("place", PROTOCOL)
+def test_protocol_code_asks_its_world_for_time_and_chance(place: str) -> None:
+    files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+    assert files and all(path.is_file() for path in files), f"{place} is gone: name its successor in PROTOCOL"
+    wrong = [
+        f"{label(path)}:{line} imports {name}"
+        for path in files
+        for line, name in imports(path)
+        if name.partition(".")[0] in OF_THE_LIVE_WORLD
+    ]
+    assert not wrong
+
+
+def test_every_folder_of_code_is_packaged_and_none_is_forgotten() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == {module_name(path) for path in SHIPPED if path.name == "__init__.py"}
+    assert {path.parent for path in SHIPPED} == {path.parent for path in SHIPPED if path.name == "__init__.py"}
+
+
+def test_every_dependency_is_pinned_to_one_version_for_installation() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [need for name, needs in project["optional-dependencies"].items() if name != "ray" for need in needs]
+    wanted = {re.split(r"[\[<>=!~; ]", need)[0].lower() for need in project["dependencies"] + extras}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
+    assert wanted <= {line.partition("==")[0].lower() for line in lines}
+    assert "torch==2.13.0" in lines
