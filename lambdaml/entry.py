@@ -49,8 +49,17 @@ def run_function(
         settings = read_settings(store)
         job = load_run_job(settings)
         work = function_coroutine(
-            store, settings, job, name, assigned, compute,
-            dead=dead, device=device, lifetime_s=lifetime_s, emit=emit, leaving=leaving,
+            store,
+            settings,
+            job,
+            name,
+            assigned,
+            compute,
+            dead=dead,
+            device=device,
+            lifetime_s=lifetime_s,
+            emit=emit,
+            leaving=leaving,
         )
         return asyncio.run(work)
     finally:

@@ -1,19 +1,19 @@
 """Every error raised on purpose, in one tree.
 
-    LambdaMLError                 the root: one line for a person, `exit_code` for the command line
-    ├── StoreError                a store could not do what was asked; its branches stand in `lambdaml.storage.errors`
-    ├── UserError                 a mistake in what was asked for; nothing was lost                       (exit 2)
-    │   ├── JobError              the job cannot be imported, built, or used as it is
-    │   ├── SettingsError         an option, schedule, codec or rule that does not exist or does not fit
-    │   ├── RunExists             there is a run at this prefix already
-    │   └── RunNotFound           there is no run at this prefix
-    ├── JobFailed                 the job's own code raised while training                                (exit 1)
-    ├── BadObject                 an object of the run is corrupt, truncated or not what it should be     (exit 1)
-    ├── NewerSchema               the run was written by a newer lambdaml                                 (exit 2)
-    ├── LeaseLost                 another function holds this worker now                                  (internal)
-    ├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
-    ├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
-    └── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
+LambdaMLError                 the root: one line for a person, `exit_code` for the command line
+├── StoreError                a store could not do what was asked; its branches stand in `lambdaml.storage.errors`
+├── UserError                 a mistake in what was asked for; nothing was lost                       (exit 2)
+│   ├── JobError              the job cannot be imported, built, or used as it is
+│   ├── SettingsError         an option, schedule, codec or rule that does not exist or does not fit
+│   ├── RunExists             there is a run at this prefix already
+│   └── RunNotFound           there is no run at this prefix
+├── JobFailed                 the job's own code raised while training                                (exit 1)
+├── BadObject                 an object of the run is corrupt, truncated or not what it should be     (exit 1)
+├── NewerSchema               the run was written by a newer lambdaml                                 (exit 2)
+├── LeaseLost                 another function holds this worker now                                  (internal)
+├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
+├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
+└── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
 """
 
 from __future__ import annotations

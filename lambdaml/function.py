@@ -189,7 +189,9 @@ class Function:
         state = State.load(data, newest)
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
-        entries = await self.world.store.list(keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else "")
+        entries = await self.world.store.list(
+            keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else ""
+        )
         self.tail = keys.number(entries[-1].key) + 1 if entries else self.head.commit
         return self.tail == 0
 
@@ -396,7 +398,9 @@ class Function:
     async def _take_over(self) -> None:
         for worker in range(self.settings.workers):
             silent_s = self.world.now() - self._heard[worker]
-            idle = worker not in self.leases.held and not self.schedule.leaves(self.head, worker, self.head.fated[worker])
+            idle = worker not in self.leases.held and not self.schedule.leaves(
+                self.head, worker, self.head.fated[worker]
+            )
             if idle and silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5)):
                 self.heard(worker)
                 if await self.leases.acquire(worker, self.head.fated[worker]):

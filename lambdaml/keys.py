@@ -1,14 +1,14 @@
 """Where each object of a run stands, relative to the run's prefix.
 
-    run.json                              create-only: what was asked for
-    log/{commit:010d}.json                create-only: one per commit, without gaps
-    updates/{worker:05d}/{seq:010d}       create-only: what a worker published
-    snapshots/{version:010d}.safetensors  full state at a version
-    metrics/{version:010d}.json           the evaluation of that snapshot
-    leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
-    trace/{function}/{part:05d}.jsonl     what a function measured
-    stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
-    model.safetensors                     the result
+run.json                              create-only: what was asked for
+log/{commit:010d}.json                create-only: one per commit, without gaps
+updates/{worker:05d}/{seq:010d}       create-only: what a worker published
+snapshots/{version:010d}.safetensors  full state at a version
+metrics/{version:010d}.json           the evaluation of that snapshot
+leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
+trace/{function}/{part:05d}.jsonl     what a function measured
+stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
+model.safetensors                     the result
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ def lease(worker: int, generation: int) -> str:
 
 def trace(function: str, part: int) -> str:
     return f"trace/{function}/{part:05d}.jsonl"
+
+
+def update_id(key: str) -> tuple[int, int]:
+    """Worker and sequence number that an update's key names."""
+    _, worker, seq = key.split("/")
+    return int(worker), int(seq)
 
 
 def number(key: str) -> int:

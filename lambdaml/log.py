@@ -38,7 +38,7 @@ class LogReader:
         return self._ready.pop(commit, None)
 
     async def _pause(self) -> None:
-        function, world = self._function, self._function.world
+        world = self._function.world
         delay_s = self._pace.delay_s()
         if delay_s is not None and self._burst == 1:
             await world.sleep(max(0.0, self._found_at + delay_s - world.now()))

@@ -299,7 +299,9 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         raise
     except Exception as error:
         trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None and "torch" not in trace.tb_next.tb_frame.f_code.co_filename:
+        while (
+            trace is not None and trace.tb_next is not None and "torch" not in trace.tb_next.tb_frame.f_code.co_filename
+        ):
             trace = trace.tb_next
         place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
         message = " ".join(str(error).split())

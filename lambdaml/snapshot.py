@@ -102,4 +102,4 @@ def _bytes(tensor: Tensor) -> memoryview | bytes:
 
     if tensor.numel() == 0:
         return b""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

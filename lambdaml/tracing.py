@@ -54,7 +54,9 @@ class Tracer:
             "bytes_sent": update.size_bytes,
         }
 
-    def applied(self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int) -> None:
+    def applied(
+        self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int
+    ) -> None:
         """A commit was applied here. Its costs go to the first of this function's updates in it."""
         now = self._world.now()
         for entry in commit.entries:

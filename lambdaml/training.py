@@ -118,8 +118,7 @@ def train(
         RunFailed: the run stopped before it finished; `resume` goes on from there.
     """
     began = time.monotonic()
-    for registry, spec in ((SCHEDULES, schedule), (CODECS, codec), (RULES, staleness)):
-        registry.make(spec)  # type: ignore[attr-defined]
+    SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
     job_settings, instance = _resolve(job, dict(args or {}))
     opened = store if isinstance(store, Store) else open_store(store or free_place(job_settings.spec))
     chosen = _engine(engine, opened, job_settings)
@@ -128,8 +127,18 @@ def train(
         if opened.head(keys.RUN) is not None:
             raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
         run_settings = _plan(
-            instance, job_settings, workers=workers, schedule=schedule, steps=steps, epochs=epochs, target=target,
-            codec=codec, staleness=staleness, seed=seed, snapshot_every=snapshot_every, **settings,
+            instance,
+            job_settings,
+            workers=workers,
+            schedule=schedule,
+            steps=steps,
+            epochs=epochs,
+            target=target,
+            codec=codec,
+            staleness=staleness,
+            seed=seed,
+            snapshot_every=snapshot_every,
+            **settings,
         )
         begin(opened, run_settings, instance, chosen)
         return _supervise(opened, run_settings, instance, chosen, functions, device, lifetime_s, on_event, began)
@@ -219,7 +228,9 @@ def _engine(name: str | None, store: Store, job: JobSettings) -> Engine:
     if name is None:
         name = "local" if store.shared and job.fingerprint else "inline"
     if name != "inline" and not store.shared:
-        raise SettingsError(f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://")
+        raise SettingsError(
+            f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
+        )
     if name != "inline" and not job.fingerprint:
         raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
     engine = ENGINES.make(name)

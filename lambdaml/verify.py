@@ -127,7 +127,9 @@ def _check_commit(
         report.faults.append(f"{where} sums its updates in another order than by worker")
 
 
-def _check_snapshots(run: Run, replica: Replica, digests: dict[int, set[str]], snapshots: list[int], report: Report) -> None:
+def _check_snapshots(
+    run: Run, replica: Replica, digests: dict[int, set[str]], snapshots: list[int], report: Report
+) -> None:
     for version in snapshots:
         data = run.store.get(keys.snapshot(version))
         if data is None or version not in digests:
@@ -157,10 +159,7 @@ def _check_fates(run: Run, report: Report) -> None:
                 report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
             fated.add((entry.worker, entry.seq))
         view.advance(commit)
-    published = set()
-    for info in run.store.list(keys.UPDATES):
-        _, worker, seq = info.key.split("/")
-        published.add((int(worker), int(seq)))
+    published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
     report.updates = len(fated)
     report.pending = len(published - fated)
     if not any(info.key for info in run.store.list(keys.snapshot(0))):
@@ -183,8 +182,8 @@ def garbage(run: Run) -> list[str]:
     keep = {newest} | ({keys.snapshot(stop.version)} if stop and stop.version is not None else set())
     doomed = [key for key in snapshots if key not in keep]
     for info in run.store.list(keys.UPDATES):
-        _, worker, seq = info.key.split("/")
-        if int(seq) < fated[int(worker)]:
+        worker, seq = keys.update_id(info.key)
+        if seq < fated[worker]:
             doomed.append(info.key)
     return doomed
 

@@ -82,7 +82,7 @@ def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> bytes:
     text = json.dumps({"schema": SCHEMA, **header, "parts": shapes}, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-(_PREAMBLE.size + len(text)) % _ALIGN)
     crc = zlib.crc32(text)
-    payload = [memoryview(array.reshape(-1)).cast("B") if array.size else b"" for _, array in parts]
+    payload = [array.reshape(-1).view(np.uint8).data if array.size else b"" for _, array in parts]
     for piece in payload:
         crc = zlib.crc32(piece, crc)
     return b"".join([_PREAMBLE.pack(_MAGIC, len(text), crc, 0), text, *payload])

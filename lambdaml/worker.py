@@ -43,9 +43,7 @@ async def work(function: Function, worker: int) -> None:
             function.leave()
 
 
-def _compute(
-    function: Function, worker: int, seq: int, started: float, upload_s: float | None
-) -> tuple[Update, bytes]:
+def _compute(function: Function, worker: int, seq: int, started: float, upload_s: float | None) -> tuple[Update, bytes]:
     gradient = function.replica.gradient(worker, seq)
     known = function.digests.get(gradient.base)
     update = Update(

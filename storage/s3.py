@@ -111,6 +111,8 @@ def split_bucket(url: StoreURL) -> tuple[str, str]:
     prefix = prefix.strip("/")
     if not bucket or "@" in bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
         raise BadStoreURL(f"cannot read {url.scheme}://{url.location.rpartition('@')[2]}: write bucket/prefix")
+    if not 3 <= len(bucket) <= 63:
+        raise BadStoreURL(f"{bucket!r} cannot be a bucket's name: those have 3 to 63 characters")
     return bucket, prefix
 
 

@@ -24,7 +24,7 @@ class Signal(Protocol):
 class Task(Protocol):
     """A coroutine running beside the one that spawned it."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> object: ...
 
 
 class WorldStore(Protocol):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lambdaml.storage import Store
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.worlds import Signal
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
@@ -110,7 +111,8 @@ class LiveWorld:
     def signal(self) -> LiveSignal:
         return LiveSignal()
 
-    async def wait(self, signal: LiveSignal, timeout_s: float | None = None) -> None:
+    async def wait(self, signal: Signal, timeout_s: float | None = None) -> None:
+        assert isinstance(signal, LiveSignal)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         signal.waiters.add(waiter)
