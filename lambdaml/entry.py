@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from typing import Any
@@ -17,6 +17,9 @@ from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
 from lambdaml.worlds.live import Emit, LiveWorld, one_thread
+
+SWITCH_S = 0.0005
+"""How long one thread may keep others from Python. Requests and tensor work share it, and neither should wait long."""
 
 
 def run_function(
@@ -42,7 +45,7 @@ def run_function(
         emit: takes progress events.
         leaving: becomes true when this function is wanted to leave.
     """
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    sys.setswitchinterval(SWITCH_S)
     store = open_store(url)
     compute = one_thread()
     try:

@@ -135,15 +135,10 @@ class Function:
         Raises:
             whatever a task of this function failed with.
         """
-        end = None if timeout_s is None else self.world.now() + timeout_s
-        while not condition():
-            if self._failure is not None:
-                raise self._failure
-            left_s = None if end is None else end - self.world.now()
-            if left_s is not None and left_s <= 0:
-                return False
-            await self.world.wait(self.changed, left_s)
-        return True
+        held = await self.world.until(self.changed, lambda: self._failure is not None or condition(), timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        return held
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> Task:
         """Run a coroutine beside the others; if it fails, the function fails."""
@@ -272,7 +267,8 @@ class Function:
                     wish=self.committer.wish,
                 )
                 if commit is None:
-                    await self.world.wait(self.changed)
+                    seen, wish = self.channel.news, self.committer.wish
+                    await self.until(lambda: (self.channel.news, self.committer.wish) != (seen, wish))
                     continue
                 if self.schedule.agreed:
                     self.committer.note(commit)

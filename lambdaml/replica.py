@@ -82,6 +82,8 @@ class Replica:
         if not self.size:
             raise JobError(f"{_name(self.job)}.model() has no parameters that require a gradient")
         self.flat = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        # On the CPU this is the flat buffer's own memory: sums land where the optimizer reads them.
+        self._host: NDArray[Any] = self.flat.cpu().numpy()
         self._views: list[Tensor] = []
         offset = 0
         for parameter in self.parameters:
@@ -125,7 +127,9 @@ class Replica:
             scale /= 2.0
             self._restore(kept)
         computed = self.clock()
-        body = self.codec.encode(self.flat.cpu().numpy())
+        if self.device.type != "cpu":
+            self._host[:] = self.flat.cpu().numpy()
+        body = self.codec.encode(self._host)
         body |= self._buffer_changes(kept)
         self._restore(kept)
         return Gradient(body, self.version, samples, loss, computed - start, self.clock() - computed)
@@ -220,12 +224,14 @@ class Replica:
     def _step(self, step: tuple[Entry, ...], updates: Mapping[tuple[int, int], Update]) -> None:
         bodies = [updates[entry.worker, entry.seq].body for entry in step]
         weights = [entry.weight for entry in step]
-        total = _weighted_sum([self.codec.decode(body, self.size) for body in bodies], weights)
-        self.flat.copy_(torch.from_numpy(total.astype(str(self.dtype)[6:], copy=False)))
+        _weighted_sum([self.codec.decode(body, self.size) for body in bodies], weights, self._host)
+        if self.device.type != "cpu":
+            self.flat.copy_(torch.from_numpy(self._host))
         for gradient, view in self._odd:
             gradient.copy_(view)
         if self.means:
-            self._add_to(self.means, _weighted_sum([body["means"] for body in bodies], weights))
+            means = np.empty_like(bodies[0]["means"])
+            self._add_to(self.means, _weighted_sum([body["means"] for body in bodies], weights, means))
         if self.counts:
             self._add_to(self.counts, np.max([body["counts"] for body in bodies], axis=0))
         if self.job.clip_norm is not None:
@@ -320,16 +326,19 @@ def _fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
 
 def _seed(*parts: int | str) -> None:
     seed = derive_seed(*parts)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
-def _weighted_sum(arrays: list[NDArray[Any]], weights: list[float]) -> NDArray[Any]:
-    total = arrays[0] * weights[0]
+def _weighted_sum(arrays: list[NDArray[Any]], weights: list[float], out: NDArray[Any]) -> NDArray[Any]:
+    """The sum of weight * array into `out`, in the order given."""
+    np.multiply(arrays[0], weights[0], out=out)
     for array, weight in zip(arrays[1:], weights[1:], strict=True):
-        total += array * weight
-    return total
+        out += array * weight
+    return out
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ async def work(function: Function, worker: int) -> None:
             return
         started = world.now()
         update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
-        update.fault = await world.background(lambda: replica.check(update))
         sent = world.now()
         standing = await world.store.create(keys.update(worker, seq), data)
         upload_s = world.now() - sent
@@ -65,4 +64,5 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
     )
     data = update.pack()
     update.size_bytes = len(data)
+    update.fault = function.replica.check(update)
     return update, data

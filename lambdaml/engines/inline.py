@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import warnings
+import sys
 from concurrent.futures import Executor
 
 from lambdaml.engines import Emit, Launch
-from lambdaml.entry import function_coroutine
+from lambdaml.entry import SWITCH_S, function_coroutine
 from lambdaml.storage import open_store
 from lambdaml.worlds.live import one_thread
 
@@ -28,12 +28,14 @@ class InlineEngine:
         return self._compute
 
     def run(self, launch: Launch, emit: Emit) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            try:
-                asyncio.run(self._run(launch, emit))
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            asyncio.run(self._run(launch, emit))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            sys.setswitchinterval(interval)
 
     async def _run(self, launch: Launch, emit: Emit) -> None:
         token = secrets.token_hex(3)

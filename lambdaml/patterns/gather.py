@@ -31,6 +31,7 @@ class Gather:
 
     def __init__(self, function: Function) -> None:
         self.arrived: dict[tuple[int, int], Update] = {}
+        self.news = 0
         self.latency_s = 0.01
         self.gets = 0
         self.polls = 0
@@ -51,6 +52,7 @@ class Gather:
         """An update became known: looked up, or published here."""
         if update.seq >= self._function.head.fated[update.worker] and update.id not in self.arrived:
             self.arrived[update.id] = update
+            self.news += 1
             self._function.heard(update.worker)
             self._function.changed.set()
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Signal(Protocol):
-    """Something that may have changed. Waiters re-check their condition when it is set; it stays set for nobody."""
+    """Something that conditions depend on. Setting it wakes those that wait for a condition which now holds."""
 
     def set(self) -> None: ...
 
@@ -57,8 +57,12 @@ class World(Protocol):
 
     def signal(self) -> Signal: ...
 
-    async def wait(self, signal: Signal, timeout_s: float | None = None) -> None:
-        """Until the signal is set, or the time is over."""
+    async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until the condition holds, or the time is over; returns whether it holds.
+
+        The condition is looked at now, and whenever the signal is set, by whoever sets it: it must be quick and
+        look at memory only.
+        """
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Task: ...
 

@@ -25,16 +25,15 @@ REQUESTS = 64
 
 
 class LiveSignal:
-    """Wakes every coroutine that waits at this moment."""
+    """Wakes the coroutines whose condition holds."""
 
     def __init__(self) -> None:
-        self.waiters: set[asyncio.Future[None]] = set()
+        self.waiters: dict[asyncio.Future[None], Callable[[], bool]] = {}
 
     def set(self) -> None:
-        for waiter in self.waiters:
-            if not waiter.done():
+        for waiter, condition in list(self.waiters.items()):
+            if not waiter.done() and condition():
                 waiter.set_result(None)
-        self.waiters.clear()
 
 
 class LiveStore:
@@ -111,18 +110,23 @@ class LiveWorld:
     def signal(self) -> LiveSignal:
         return LiveSignal()
 
-    async def wait(self, signal: Signal, timeout_s: float | None = None) -> None:
+    async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
         assert isinstance(signal, LiveSignal)
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        signal.waiters.add(waiter)
-        alarm = loop.call_later(timeout_s, _wake, waiter) if timeout_s is not None else None
-        try:
-            await waiter
-        finally:
-            signal.waiters.discard(waiter)
-            if alarm is not None:
-                alarm.cancel()
+        end = None if timeout_s is None else loop.time() + timeout_s
+        while not condition():
+            if end is not None and loop.time() >= end:
+                return False
+            waiter: asyncio.Future[None] = loop.create_future()
+            signal.waiters[waiter] = condition
+            alarm = loop.call_at(end, _wake, waiter) if end is not None else None
+            try:
+                await waiter
+            finally:
+                del signal.waiters[waiter]
+                if alarm is not None:
+                    alarm.cancel()
+        return True
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)

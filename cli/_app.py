@@ -1,0 +1,61 @@
+"""The verbs, put together. To add one: a file with a function that returns its exit status, and one line in `VERBS`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lambdaml.cli._errors import EXIT_CODES, guarded
+from lambdaml.cli.cancel import cancel
+from lambdaml.cli.doctor import doctor
+from lambdaml.cli.gc import gc
+from lambdaml.cli.replay import replay
+from lambdaml.cli.resume import resume
+from lambdaml.cli.status import status
+from lambdaml.cli.trace import trace
+from lambdaml.cli.train import train
+from lambdaml.cli.verify import verify
+
+VERBS = (train, resume, status, trace, verify, replay, cancel, gc, doctor)
+
+app = typer.Typer(
+    name="lambdaml",
+    help="Train PyTorch models with stateless workers that share nothing but a bucket.",
+    epilog="Exit status: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+for verb in VERBS:
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> int:
+    if version:
+        import lambdaml
+
+        print(lambdaml.__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help(), end="")
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    _quieten()
+    return guarded(lambda: int(app(args=list(arguments), prog_name="lambdaml", standalone_mode=False) or 0))
+
+
+def _quieten() -> None:
+    """Keep what libraries warn each other of from the user; `-W` and the variables named here bring it back."""
+    warnings.filterwarnings("ignore", module=r"(lambdaml|numpy|sklearn|torch)(\.|$)")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -1,0 +1,75 @@
+"""What a command's end means, in one place: every exception becomes one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from lambdaml.errors import LambdaMLError
+
+EXIT_CODES = {
+    0: "fine",
+    1: "the run or the check failed",
+    2: "a mistake in what was asked for",
+    3: "reserved: a wish that no plan can meet",
+    70: "a bug of ours",
+    130: "interrupted",
+}
+"""Exit status -> what it means."""
+
+INTERRUPTED = 130
+BUG = 70
+
+# typer raises it for every mistake in how a command is written, but exports only its subclass.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command to its exit status, whatever happens in it."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads on: not worth a word, not even from the interpreter when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except LambdaMLError as error:
+        return _complain(error, str(error), error.exit_code)
+    except typer.Abort:
+        print("error: nobody answered, so nothing was done", file=sys.stderr)
+        return 2
+    except _UsageError as error:
+        print(f"error: {_usage(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        hint = "" if _wants_traceback() else " (set LAMBDAML_TRACEBACK=1 for the traceback)"
+        return _complain(error, f"{type(error).__name__}: {error}{hint}", BUG)
+
+
+def _usage(error: Exception) -> str:
+    message: str = getattr(error, "format_message", error.__str__)()
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "lambdaml"
+    return f"{_line(message)}\ntry '{where} --help'"
+
+
+def _complain(error: Exception, message: str, code: int) -> int:
+    if _wants_traceback():
+        traceback.print_exception(error)
+    print(f"error: {_line(message)}", file=sys.stderr)
+    return code
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("LAMBDAML_TRACEBACK"))
+
+
+def _line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,118 @@
+"""Run `train` or `resume` before somebody's eyes, and say at the end what came of it and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cli import _format
+from lambdaml.cli._errors import INTERRUPTED
+from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._progress import Progress
+
+if TYPE_CHECKING:
+    from lambdaml.run import Run
+    from lambdaml.storage import Store
+    from lambdaml.training import TrainResult
+
+Work = Callable[["Store", Callable[[dict[str, Any]], None]], "TrainResult"]
+
+_ENDS = {
+    "steps": "all steps taken",
+    "target": "target reached",
+    "cancelled": "cancelled",
+    "failed": "stopped by a failure",
+}
+
+
+def follow(url: str, work: Work, *, as_json: bool) -> int:
+    """Do `work` on the store at `url`, show its progress, sum it up; returns the exit status.
+
+    A run in a store that ends with this process is copied to the next free `runs/<job>-<n>`, however it ended.
+
+    Raises:
+        RunFailed: the run did not do what was asked of it; and whatever `work` raises.
+    """
+    from rich.console import Console
+
+    from lambdaml.storage import open_store
+
+    store = open_store(url)
+    try:
+        with Progress(Console(stderr=as_json), url) as progress, interruptible(progress.stopping):
+            try:
+                result = work(store, progress.take)
+            except KeyboardInterrupt:
+                progress.close()
+                progress.say(_stopped(_kept(store)))
+                return INTERRUPTED
+            except Exception:
+                progress.close()
+                run = _kept(store) if store.ephemeral else None
+                if run is not None:
+                    progress.say(f"the run was kept: {_format.shown(run.url)}")
+                raise
+            run = _kept(store)
+            assert run is not None
+        if as_json:
+            _format.print_json({**result.to_dict(), "run": run.url, "store": url})
+        else:
+            _format.print_pairs(_summary(result, run.url))
+        _demand_success(result, run.settings.target)
+        return 0
+    finally:
+        store.close()
+
+
+def _kept(store: Store) -> Run | None:
+    """The run where it lies from now on; None if there is none."""
+    from lambdaml.errors import RunNotFound
+    from lambdaml.run import Run
+    from lambdaml.storage import copy, open_store
+
+    try:
+        run = Run(store)
+    except RunNotFound:
+        return None
+    if not store.ephemeral:
+        return run
+    from lambdaml.training import free_place
+
+    place = open_store(free_place(run.settings.job.spec))
+    copy(store, place)
+    return Run(place)
+
+
+def _stopped(run: Run | None) -> str:
+    if run is None:
+        return "stopped before the run had begun: there is nothing to resume"
+    return f"stopped at version {run.status().version}; go on with: lambdaml resume {_format.shown(run.url)}"
+
+
+def _demand_success(result: TrainResult, target: str | None) -> None:
+    """Have the command fail for a run that did not do what was asked of it.
+
+    Raises:
+        RunFailed: it was stopped, or ended without the target that it was given.
+    """
+    from lambdaml.errors import RunFailed
+    from lambdaml.settings import reached
+
+    if result.stop not in ("steps", "target"):
+        raise RunFailed(f"the run was {_ENDS.get(result.stop, result.stop)}")
+    if target is not None and not (result.metrics and reached(target, result.metrics)):
+        raise RunFailed(f"the run ended without reaching its target {target}")
+
+
+def _summary(result: TrainResult, url: str) -> Iterator[tuple[str, str]]:
+    run, end = _format.shown(url), _ENDS.get(result.stop, result.stop)
+    sent, received = (_format.size(result.bytes[way]) for way in ("sent", "received"))
+    yield "result", f"{_format.metrics(result.metrics)} at version {result.version} ({end})"
+    yield "updates", f"{result.updates:,} ({_format.counts(result.fates)}), {result.samples:,} samples"
+    yield "staleness", _format.staleness(result.staleness)
+    yield "requests", f"{sum(result.requests.values()):,} ({_format.counts(result.requests)})"
+    yield "bytes", f"{sent} sent, {received} received"
+    yield "time", _format.duration(result.seconds)
+    yield "run", run
+    yield "check it", f"lambdaml verify {run}"
+    yield "look at it", f"lambdaml trace {run}"

@@ -1,0 +1,215 @@
+"""What a run that goes on looks like: a picture made from its events, and two ways to show it.
+
+On a terminal the picture stands at the bottom and news scroll by above it; elsewhere it is a line now and then.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from lambdaml.cli import _format
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
+
+Event = dict[str, Any]
+
+LINE_EVERY_S = 2.0
+"""Seconds between lines when nobody watches a terminal."""
+
+REFRESH_PER_S = 8
+RECENT_UPDATES = 200
+RECENT_COMMITS = 20
+RATE_OVER_S = 10.0
+
+_LEFT_OR_SAID_WHY = (0, 1, 2)
+"""Exit statuses of functions that ended, left in time, or reported an error, which the command ends with."""
+
+
+@dataclass(slots=True)
+class Picture:
+    """The run as its events tell it; `place` is what its user calls it."""
+
+    place: str
+    settings: Event = field(default_factory=dict)
+    functions: int = 0
+    started: int = 0
+    version: int = 0
+    done: int = 0
+    metrics: str = ""
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_COMMITS))
+    staleness: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
+    pace: deque[tuple[float, int, int]] = field(default_factory=deque)
+    waiting: dict[int, float] = field(default_factory=dict)
+
+    def take(self, event: Event, now: float) -> str | None:
+        """Learn from an event at `now` seconds; returns news that deserve a line of their own."""
+        take = getattr(self, f"_take_{event['event']}", None)
+        news: str | None = take(event, now) if take else None
+        return news
+
+    def _take_run(self, event: Event, now: float) -> str:
+        self.settings = settings = event["settings"]
+        self.functions = event["functions"]
+        until = f"until {settings['target']}" if settings["target"] else f"{settings['steps']} steps"
+        return (
+            f"{_format.shown(self.place)}: {settings['schedule']}, {settings['workers']} workers "
+            f"on {self.functions} functions, {until}"
+        )
+
+    def _take_started(self, event: Event, now: float) -> str | None:
+        self.started += 1
+        return f"{event['function']} takes its place" if self.started > self.functions else None
+
+    def _take_ended(self, event: Event, now: float) -> str | None:
+        code = event["code"]
+        if code in _LEFT_OR_SAID_WHY:
+            return None
+        return f"{event['function']} died ({f'signal {-code}' if code < 0 else f'status {code}'})"
+
+    def _take_takeover(self, event: Event, now: float) -> str:
+        return f"{event['function']} takes over worker {event['worker']}, which fell silent"
+
+    def _take_waiting(self, event: Event, now: float) -> str:
+        self.waiting[event["worker"]] = now - event["seconds"]
+        return f"waiting for worker {event['worker']} since {_format.duration(event['seconds'])}"
+
+    def _take_metrics(self, event: Event, now: float) -> str:
+        values = _format.metrics(event["metrics"])
+        self.metrics = f"{values} at version {event['version']}"
+        return f"version {event['version']}: {values}"
+
+    def _take_commit(self, event: Event, now: float) -> str | None:
+        self.version, self.done = event["version"], event["progress"]
+        self.waiting.clear()
+        if event["loss"] is not None:
+            self.losses.append(event["loss"])
+        self.staleness.extend(event.get("staleness", ()))
+        self.pace.append((now, self.done, self.version))
+        while now - self.pace[0][0] > RATE_OVER_S and len(self.pace) > 2:
+            self.pace.popleft()
+        refused = [reason for reason in event.get("refused", ()) if reason.startswith("rejected")]
+        return f"version {self.version}: {'; '.join(refused)}" if refused else None
+
+    @property
+    def target(self) -> str | None:
+        target: str | None = self.settings.get("target")
+        return target
+
+    def left_s(self) -> float | None:
+        """Seconds that are left at the recent pace; None where only the target knows."""
+        if len(self.pace) < 2 or self.target:
+            return None
+        (first_at, *first), (last_at, *last) = self.pace[0], self.pace[-1]
+        # quorum counts optimizer steps, the others the updates of all workers
+        counted = 1 if self.settings["schedule"].startswith("quorum") else 0
+        total = self.settings["steps"] * (1 if counted else self.settings["workers"])
+        moved = last[counted] - first[counted]
+        return max(0, total - last[counted]) * (last_at - first_at) / moved if moved else None
+
+    def updates_per_s(self) -> float | None:
+        """Recent updates per second."""
+        if len(self.pace) < 2 or self.pace[-1][0] == self.pace[0][0]:
+            return None
+        return (self.pace[-1][1] - self.pace[0][1]) / (self.pace[-1][0] - self.pace[0][0])
+
+    def facts(self) -> list[str]:
+        """All that is known by now, in a few words each."""
+        facts = [f"version {self.version}"]
+        if self.losses:
+            facts.append(f"loss {statistics.fmean(self.losses):.4g}")
+        if self.metrics:
+            facts.append(self.metrics)
+        rate = self.updates_per_s()
+        if rate is not None:
+            facts.append(f"{rate:.3g} updates/s")
+        if self.staleness:
+            from lambdaml.run import Staleness
+
+            recent = Staleness.of(list(self.staleness))
+            facts.append(f"staleness p50 {recent.p50:.0f} p95 {recent.p95:.0f}")
+        left_s = self.left_s()
+        if left_s is not None:
+            facts.append(f"{_format.duration(left_s)} left")
+        if self.target:
+            facts.append(f"until {self.target}")
+        return facts
+
+    def waits(self, now: float) -> str:
+        """Who is waited for at `now`, and how long; empty if nobody is."""
+        return ", ".join(
+            f"worker {w} since {_format.duration(now - since)}" for w, since in sorted(self.waiting.items())
+        )
+
+
+class Progress:
+    """Shows a run's events on a console; `take` may be called from any thread.
+
+    Args:
+        console: stdout, or stderr where stdout is for JSON.
+        place: the run's URL, as its user wrote it.
+    """
+
+    def __init__(self, console: Console, place: str) -> None:
+        self._console = console
+        self._picture = Picture(place)
+        self._lock = threading.RLock()
+        self._line_at = float("-inf")
+        self._stopping = False
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show no more."""
+        if self._live is not None:
+            self._live.stop()
+
+    def take(self, event: Event) -> None:
+        """Show an event."""
+        with self._lock:
+            now = time.monotonic()
+            news = self._picture.take(event, now)
+            if news:
+                self.say(news)
+            elif self._live is None and event["event"] == "commit" and now - self._line_at >= LINE_EVERY_S:
+                self._line_at = now
+                self.say(", ".join(self._picture.facts()))
+
+    def say(self, line: str) -> None:
+        """Print a line, above what stands at the bottom."""
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    def stopping(self) -> None:
+        """Somebody pressed Ctrl-C."""
+        self._stopping = True
+        self.say("stopping: functions publish what they have; Ctrl-C again quits at once")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        with self._lock:
+            now = time.monotonic()
+            facts = self._picture.facts() if self._picture.version else ["starting"]
+            waits = self._picture.waits(now)
+        yield Text(" · ".join(["stopping"] if self._stopping else facts), style="bold")
+        if waits:
+            yield Text(f"waiting for {waits}", style="yellow")

@@ -1,0 +1,74 @@
+"""The reference of the command line, made from the commands themselves: `python -m lambdaml.cli.reference`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from lambdaml.cli._app import app
+from lambdaml.cli._errors import EXIT_CODES
+
+_OPENING = """\
+# Command line
+
+Made by `python -m lambdaml.cli.reference > docs/cli.md`; a test checks that it is up to date.
+
+Results go to stdout, errors to stderr as one line. With `--json`, stdout holds JSON and nothing else, and progress
+goes to stderr. `NO_COLOR` switches colours off; `LAMBDAML_TRACEBACK=1` adds the traceback to an error.
+
+A run is named by its URL or path. `moto://` and `memory://` stores end with the command, so `train` copies their runs
+to the next free `./runs/<job>-<n>`, also when it fails or is interrupted; with `--json` that place is `run`, and
+`store` is what was asked for.
+
+Ctrl-C stops `train` and `resume` in good order: functions publish what they have, and the run can be resumed. A second
+Ctrl-C quits at once; nothing that was committed is lost then, either.
+"""
+
+_EXIT_NOTE = """
+`train` and `resume` end with 1, too, when the run was cancelled or ended without reaching its target."""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    group: Any = typer.main.get_command(app)
+    yield _OPENING
+    yield "## Exit status"
+    yield ""
+    yield from _table(("status", "meaning"), ((str(code), meaning) for code, meaning in EXIT_CODES.items()))
+    yield _EXIT_NOTE
+    for name, command in group.commands.items():
+        yield ""
+        yield f"## lambdaml {name}"
+        yield ""
+        yield inspect.cleandoc(command.help)
+        yield ""
+        arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+        yield f"    lambdaml {name} {' '.join(argument.metavar for argument in arguments)} [options]"
+        yield ""
+        yield from _table(("argument", "meaning", "default"), (_row(parameter) for parameter in command.params))
+
+
+def _row(parameter: Any) -> tuple[str, str, str]:
+    if parameter.param_type_name == "argument":
+        return f"`{parameter.metavar}`", parameter.help, ""
+    value = "" if parameter.is_flag else f" {parameter.metavar}"
+    default = "" if parameter.is_flag or parameter.default is None else f"`{parameter.default}`"
+    return f"`{', '.join(parameter.opts)}{value}`", parameter.help, default
+
+
+def _table(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(headings)} |"
+    yield "|" + "---|" * len(headings)
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,40 @@
+"""`lambdaml status`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lambdaml.cli import _format, _options
+
+if TYPE_CHECKING:
+    from lambdaml.run import Status
+
+
+def status(run: _options.Run, as_json: _options.Json = False) -> int:
+    """Say where a run stands: running, stopped, or how it ended."""
+    from lambdaml.run import Run, to_dict
+
+    found = Run(run).status()
+    if as_json:
+        _format.print_json(to_dict(found))
+    else:
+        _format.print_pairs(_facts(found))
+    return 0
+
+
+def _facts(found: Status) -> Iterator[tuple[str, str]]:
+    yield "run", _format.shown(found.run)
+    yield "state", found.state
+    yield "version", f"{found.version} after {found.commits} commits ({found.progress:.0%})"
+    yield "schedule", f"{found.schedule}, {found.workers} workers"
+    if found.metrics_version is not None:
+        yield "metrics", f"{_format.metrics(found.metrics)} at version {found.metrics_version}"
+    if found.functions and found.state == "running":
+        yield "functions", ", ".join(found.functions)
+    if found.age_s is not None:
+        yield "last commit", f"{_format.duration(found.age_s)} ago"
+    if found.model:
+        yield "result", "model.safetensors"
+    if found.state == "stopped":
+        yield "go on with", f"lambdaml resume {_format.shown(found.run)}"

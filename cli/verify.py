@@ -1,0 +1,56 @@
+"""`lambdaml verify`"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from lambdaml.cli import _format, _options
+
+if TYPE_CHECKING:
+    from lambdaml.verify import Report
+
+_QUIET_S = 2.0
+
+
+def verify(run: _options.Run, as_json: _options.Json = False) -> int:
+    """Check the whole log, the fate of every update, all checksums, and that a replay gives the same bits."""
+    from lambdaml.run import Run
+    from lambdaml.verify import verify as check
+
+    report = check(Run(run), _progress())
+    if as_json:
+        _format.print_json({"run": run, "ok": report.ok, **asdict(report)})
+    else:
+        _print(report)
+    return 0 if report.ok else 1
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Says on stderr how far the check has come, every other second."""
+    said: float | None = None
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if said is None:
+            said = now
+        elif now - said > _QUIET_S:
+            said = now
+            print(f"checked {done:,} of {total:,} commits", file=sys.stderr)
+
+    return say
+
+
+def _print(report: Report) -> None:
+    result = ", the result" if report.model else ""
+    print(
+        f"checked {report.commits:,} commits up to version {report.version:,}, {report.updates:,} updates with a fate "
+        f"and {report.pending:,} without, {report.digests:,} digests, {report.snapshots:,} snapshots{result}"
+    )
+    for fault in report.faults:
+        print(f"fault: {fault}")
+    print(f"{len(report.faults)} faults" if report.faults else "OK")

@@ -1,0 +1,144 @@
+"""The picture that events make of a run, and Ctrl-C."""
+
+import io
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lambdaml.cli._format import duration, shown, size
+from lambdaml.cli._progress import Picture, Progress
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {"schedule": "asp", "workers": 4, "steps": 100, "target": None} | changes
+
+
+def commit(version: int, progress: int, **more: Any) -> dict[str, Any]:
+    return {"event": "commit", "version": version, "progress": progress, "loss": 0.5, "staleness": [1], **more}
+
+
+def picture(**changes: Any) -> Picture:
+    made = Picture("runs/x-1")
+    made.take({"event": "run", "run": "file:///x", "settings": settings(**changes), "functions": 2}, 0.0)
+    return made
+
+
+def test_rate_and_time_left_come_from_the_recent_pace() -> None:
+    made = picture()
+    for second in range(31):
+        made.take(commit(10 * second, 10 * second), float(second))
+    assert made.updates_per_s() == pytest.approx(10)
+    assert made.left_s() == pytest.approx(10)
+    assert made.facts() == ["version 300", "loss 0.5", "10 updates/s", "staleness p50 1 p95 1", "10 s left"]
+
+
+def test_time_left_counts_steps_with_quorum_and_is_unknown_with_a_target() -> None:
+    quorum, target = picture(schedule="quorum:2"), picture(target="accuracy>=0.95")
+    for made in (quorum, target):
+        made.take(commit(1, 4), 0.0)
+        made.take(commit(51, 204), 10.0)
+    assert quorum.left_s() == pytest.approx(49 / 5)
+    assert target.left_s() is None
+    assert target.facts()[-1] == "until accuracy>=0.95"
+
+
+def test_a_wait_is_shown_until_the_next_commit() -> None:
+    made = picture()
+    assert made.take({"event": "waiting", "worker": 3, "seconds": 12.0}, 20.0) == "waiting for worker 3 since 12 s"
+    assert made.waits(21.0) == "worker 3 since 13 s"
+    made.take(commit(1, 1), 22.0)
+    assert made.waits(23.0) == ""
+
+
+def test_deaths_and_replacements_are_news_and_good_ends_are_not() -> None:
+    made = picture()
+    assert made.take({"event": "started", "function": "f.1"}, 0) is None
+    assert made.take({"event": "started", "function": "f.2"}, 0) is None
+    assert made.take({"event": "ended", "function": "f.1", "code": -9}, 1) == "f.1 died (signal 9)"
+    assert made.take({"event": "started", "function": "f.3"}, 1) == "f.3 takes its place"
+    assert made.take({"event": "ended", "function": "f.3", "code": 0}, 2) is None
+    assert made.take({"event": "something new"}, 2) is None
+
+
+def test_rejections_are_news() -> None:
+    refused = ["rejected: loss is not finite", "discarded: too late"]
+    assert picture().take(commit(7, 8, refused=refused), 1.0) == "version 7: rejected: loss is not finite"
+
+
+def test_off_a_terminal_lines_are_few_and_plain() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out), "runs/x-1") as progress:
+        progress.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+        for version in range(1, 100):
+            progress.take(commit(version, version))
+        progress.take({"event": "metrics", "version": 50, "metrics": {"accuracy": 0.75}})
+    first, second, third = out.getvalue().splitlines()
+    assert first == "runs/x-1: asp, 4 workers on 2 functions, 100 steps"
+    assert second == "version 1, loss 0.5, staleness p50 1 p95 1"
+    assert third == "version 50: accuracy 0.75"
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_terminal_shows_the_picture_without_colour_if_so_wished(
+    no_color: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    else:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=True, width=100), "x") as progress:
+        progress.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+        progress.take(commit(5, 5))
+        progress.take({"event": "waiting", "worker": 1, "seconds": 11.0})
+    assert "version 5 · loss 0.5" in out.getvalue()
+    yellow = "\x1b[33m"
+    assert (yellow in out.getvalue()) is not no_color
+
+
+def test_the_second_ctrl_c_quits_at_once() -> None:
+    code = """
+import time
+from lambdaml.cli._interrupt import interruptible
+with interruptible(lambda: print("first", flush=True)):
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+        time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "first\n"
+    assert process.stdout.readline() == "stopping\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3725, "1 h 2 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes() -> None:
+    assert [size(999), size(38_760), size(4.9e6), size(2e13)] == ["999 B", "38.8 kB", "4.9 MB", "20.0 TB"]
+
+
+def test_runs_are_named_as_one_would_type_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(f"file://{tmp_path}/runs/x-1") == "runs/x-1"
+    assert shown("file:///elsewhere/x 1") == "'/elsewhere/x 1'"
+    assert shown("s3://bucket/x") == "s3://bucket/x"
+    assert shown("s3://bucket/x?region=a") == "'s3://bucket/x?region=a'"

@@ -1,0 +1,176 @@
+"""Small jobs and shorthands that the tests of the runtime share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import lambdaml
+from lambdaml.job import Job
+from lambdaml.records import Body, Commit, Entry, Update
+from lambdaml.replica import Gradient, Replica
+from lambdaml.settings import JobSettings, Settings
+from lambdaml.storage import MemoryStore
+
+
+def table(samples: int, features: int = 6, classes: int = 3) -> TensorDataset:
+    """Points of `classes` clouds, the same on every call."""
+    generator = torch.Generator().manual_seed(7)
+    y = torch.arange(samples) % classes
+    centres = torch.randn(classes, features, generator=generator)
+    return TensorDataset(centres[y] + 0.5 * torch.randn(samples, features, generator=generator), y)
+
+
+class Tiny(Job):
+    """A linear model on 64 points."""
+
+    batch_size = 8
+
+    def __init__(self, samples: int = 64, lr: float = 0.1) -> None:
+        self.samples = samples
+        self.lr = lr
+
+    def model(self) -> nn.Module:
+        return nn.Linear(6, 3)
+
+    def dataset(self) -> TensorDataset:
+        return table(self.samples)
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(model(x), y)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        x, y = self.dataset().tensors
+        return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
+
+
+class Made(Job):
+    """A job put together from functions, for tests that need one of its own."""
+
+    def __init__(
+        self,
+        model: Callable[[], nn.Module] = lambda: nn.Linear(6, 3),
+        optimizer: Callable[[Any], torch.optim.Optimizer] = lambda ps: torch.optim.SGD(ps, lr=0.1),
+        scheduler: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: None,
+        loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        dataset: Callable[[], Any] = lambda: table(64),
+        evaluate: Callable[[nn.Module], Any] = lambda model: {},
+        **attributes: Any,
+    ) -> None:
+        self.parts = (model, optimizer, scheduler, loss, dataset, evaluate)
+        self.batch_size = 8
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def model(self) -> nn.Module:
+        return self.parts[0]()
+
+    def dataset(self) -> Any:
+        return self.parts[4]()
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        if self.parts[3] is not None:
+            return self.parts[3](model, batch)
+        x, y = batch
+        return nn.functional.cross_entropy(model(x).float(), y)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return self.parts[1](model.parameters())
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        return self.parts[2](optimizer)
+
+    def evaluate(self, model: nn.Module) -> Any:
+        return self.parts[5](model)
+
+
+def memory() -> MemoryStore:
+    """A store of its own."""
+    return MemoryStore(secrets.token_hex(6))
+
+
+def train(job: Any = Tiny, **options: Any) -> lambdaml.Run:
+    """Train on a fresh `memory://` store, and hand back the run."""
+    url = options.pop("url", f"memory://{secrets.token_hex(6)}")
+    return lambdaml.Run(lambdaml.train(job, url, **options).run)
+
+
+def model_bytes(run: lambdaml.Run) -> bytes:
+    data = run.store.get("model.safetensors")
+    assert data is not None
+    return bytes(data)
+
+
+def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any) -> Settings:
+    """Settings as `train` would resolve them."""
+    from lambdaml.sampling import Sampler
+
+    samples = len(job.dataset())
+    return Settings(
+        job=JobSettings(spec="test"),
+        workers=workers,
+        steps=steps,
+        batch_size=job.batch_size,
+        samples=samples,
+        steps_per_epoch=Sampler(samples, workers, job.batch_size, 0).steps_per_epoch,
+        parameters=1,
+        snapshot_every=10,
+        token="t",
+        **options,
+    )
+
+
+def update_of(replica: Replica, worker: int, seq: int, gradient: Gradient | None = None, **changes: Any) -> Update:
+    """What `worker` would publish."""
+    gradient = gradient or replica.gradient(worker, seq)
+    fields: dict[str, Any] = {
+        "worker": worker,
+        "seq": seq,
+        "base": gradient.base,
+        "generation": 1,
+        "function": "f",
+        "samples": gradient.samples,
+        "loss": gradient.loss,
+        "codec": replica.settings.codec,
+        "body": gradient.body,
+    }
+    return Update(**(fields | changes))
+
+
+def light(worker: int, seq: int, base: int = 0, *, generation: int = 1, samples: int = 8, fault: str = "") -> Update:
+    """An update without a gradient, for code that looks at headers alone."""
+    body: Body = {"gradient": np.zeros(1, np.float32)}
+    return Update(worker, seq, base, generation, "f", samples, 0.5, "fp32", body=body, fault=fault)
+
+
+def round_of(replica: Replica) -> Commit:
+    """Advance a replica by one synchronous round of all its workers; returns the commit."""
+    view = replica.view
+    workers = replica.settings.workers
+    updates = {(w, view.fated[w]): update_of(replica, w, view.fated[w]) for w in range(workers)}
+    total = sum(update.samples for update in updates.values())
+    entries = tuple(
+        Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, u.samples / total) for u in updates.values()
+    )
+    commit = Commit(view.commit, view.version, (entries,))
+    replica.apply(commit, updates)
+    return commit
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    """Bitwise equality of two state dicts."""
+    return left.keys() == right.keys() and all(
+        left[name].dtype == right[name].dtype
+        and torch.equal(left[name].reshape(-1).view(torch.uint8), right[name].reshape(-1).view(torch.uint8))
+        for name in left
+    )

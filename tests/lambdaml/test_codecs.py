@@ -1,0 +1,139 @@
+"""Dense codecs against torch's own casts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lambdaml.codecs import CODECS
+from lambdaml.errors import SettingsError
+
+CODEC_NAMES = ["fp32", "bf16"]
+
+floats32 = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+patterns = hnp.arrays(np.uint32, st.integers(1, 64)).map(lambda bits: bits.view(np.float32))
+
+EDGES = np.array(
+    [
+        *[0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x00007FFF, 0x00008000, 0x00018000],
+        *[0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F808001, 0xBF808000, 0xBF818000],  # ties go to even
+        *[0x7F7FFFFF, 0xFF7FFFFF, 0x7F7F7FFF, 0x7F7F8000, 0x7F800000, 0xFF800000],  # the greatest, and infinity
+        *[0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0xFF800001, 0x7F80FFFF],  # NaN of every kind
+    ],
+    np.uint32,
+).view(np.float32)
+
+
+def as_torch_casts(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values.copy()).to(torch.bfloat16).to(torch.float32).numpy()
+
+
+def through(name: str, values: np.ndarray) -> np.ndarray:
+    codec = CODECS.make(name)
+    body = codec.encode(values)
+    assert codec.check(body, len(values)) == ""
+    return codec.decode(body, len(values))
+
+
+def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
+    """Equal bit for bit, where any NaN equals any NaN."""
+    nan = np.isnan(left)
+    return bool(
+        left.dtype == right.dtype
+        and (nan == np.isnan(right)).all()
+        and (left[~nan].view(np.uint32) == right[~nan].view(np.uint32)).all()
+    )
+
+
+@given(floats32)
+def test_fp32_is_exact(values: np.ndarray) -> None:
+    assert through("fp32", values).tobytes() == values.tobytes()
+
+
+def test_fp32_keeps_the_bits_of_a_nan_and_of_double_precision() -> None:
+    assert through("fp32", EDGES).tobytes() == EDGES.tobytes()
+    double = np.array([1 / 3, 1e300, -0.0])
+    assert through("fp32", double).tobytes() == double.tobytes()
+
+
+@given(patterns)
+def test_bf16_is_torchs_cast_bit_for_bit(values: np.ndarray) -> None:
+    assert same_bits(through("bf16", values), as_torch_casts(values))
+
+
+def test_bf16_is_torchs_cast_at_every_edge_and_every_kind_of_tie() -> None:
+    assert same_bits(through("bf16", EDGES), as_torch_casts(EDGES))
+    exponents = np.arange(0, 0x10000, 7, dtype=np.uint32) << 16
+    for low in (0x7FFF, 0x8000, 0x8001, 0xFFFF):
+        values = (exponents | np.uint32(low)).view(np.float32)
+        assert same_bits(through("bf16", values), as_torch_casts(values))
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(-(2.0**120), 2.0**120, width=32)))
+def test_bf16_errs_by_at_most_one_part_in_256(values: np.ndarray) -> None:
+    normal = np.abs(values) >= np.finfo(np.float32).tiny
+    error = np.abs(through("bf16", values).astype(np.float64) - values)[normal]
+    assert (error <= np.abs(values[normal].astype(np.float64)) * 2.0**-8).all()
+
+
+@given(patterns)
+def test_bf16_of_what_it_decoded_is_exact(values: np.ndarray) -> None:
+    once = through("bf16", values)
+    assert same_bits(through("bf16", once), once)
+
+
+def test_bf16_halves_the_bytes_of_single_precision() -> None:
+    values = np.ones(1000, np.float32)
+    sizes = [sum(part.nbytes for part in CODECS.make(name).encode(values).values()) for name in CODEC_NAMES]
+    assert sizes == [4000, 2000]
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_what_is_encoded_does_not_alias_the_gradient(name: str) -> None:
+    gradient = np.array([1.0, 2.0, 3.0], np.float32)
+    body = CODECS.make(name).encode(gradient)
+    gradient[:] = 7.0
+    assert CODECS.make(name).decode(body, 3).tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_encoding_leaves_the_gradient_alone(name: str) -> None:
+    gradient = EDGES.copy()
+    CODECS.make(name).encode(gradient)
+    assert gradient.tobytes() == EDGES.tobytes()
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_a_body_of_another_shape_or_type_is_refused(name: str) -> None:
+    codec = CODECS.make(name)
+    good = codec.encode(np.ones(6, np.float32))["gradient"]
+    assert codec.check({"gradient": good}, 6) == ""
+    bad = {
+        "nothing": {},
+        "another name": {"grad": good},
+        "too short": {"gradient": good[:5]},
+        "too long": {"gradient": np.concatenate([good, good])},
+        "empty": {"gradient": good[:0]},
+        "two sides": {"gradient": good.reshape(2, 3)},
+        "no side": {"gradient": good[0].reshape(())},
+        "integers": {"gradient": good.astype(np.int32)},
+        "half precision": {"gradient": good.astype(np.float16)},
+        "bytes": {"gradient": good.view(np.uint8)},
+        "truth values": {"gradient": good.astype(bool)},
+    }
+    assert [why for why, body in bad.items() if codec.check(body, 6) == ""] == []
+
+
+def test_a_codec_refuses_the_other_codecs_body() -> None:
+    values = np.ones(4, np.float32)
+    assert CODECS.make("fp32").check(CODECS.make("bf16").encode(values), 4) != ""
+    assert CODECS.make("bf16").check(CODECS.make("fp32").encode(values), 4) != ""
+
+
+def test_an_unknown_codec_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(SettingsError, match=r"no codec 'fp23'.*'fp32'"):
+        CODECS.make("fp23")

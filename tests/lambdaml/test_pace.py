@@ -1,0 +1,82 @@
+"""When to look: few looks that miss, and never long pauses."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambdaml.pace import Backoff, Pace
+
+LATENCY = 0.04
+
+
+def test_nothing_is_expected_before_anything_was_said() -> None:
+    pace = Pace()
+    assert pace.delay_s() is None
+    pace.looked(False, LATENCY)
+    assert pace.delay_s() is None
+
+
+def test_one_slow_object_does_not_delay_the_next_looks() -> None:
+    pace = Pace()
+    for duration in (0.1, 0.1, 9.0, 0.1, 0.1):
+        pace.said(duration)
+    assert pace.delay_s() == 0.1
+
+
+def test_a_writer_that_became_slower_is_believed_within_three_objects() -> None:
+    pace = Pace()
+    for duration in (0.1,) * 5 + (0.4,) * 3:
+        pace.said(duration)
+    assert pace.delay_s() == 0.4
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=60))
+def test_a_look_is_never_in_the_past_nor_more_than_four_latencies_late(seen: list[tuple[bool, float]]) -> None:
+    pace = Pace()
+    for found, duration in seen:
+        pace.said(duration)
+        pace.looked(found, LATENCY)
+        delay = pace.delay_s()
+        assert delay is not None
+        assert 0 <= delay <= max(d for _, d in seen) + 4 * LATENCY
+
+
+def test_misses_make_looks_later_and_hits_make_them_earlier() -> None:
+    late, early = Pace(), Pace()
+    for pace, found in ((late, False), (early, True)):
+        pace.said(1.0)
+        pace.looked(found, LATENCY)
+    assert (late.delay_s() or 0) > 1.0 > (early.delay_s() or 0)
+
+
+def test_among_writers_of_an_even_pace_about_one_first_look_in_nine_misses() -> None:
+    pace, source = Pace(), random.Random(3)
+    pace.said(1.0)
+    misses = 0
+    for _ in range(4000):
+        duration = 1.0 + source.gauss(0, 0.1 * LATENCY)
+        found = (pace.delay_s() or 0) >= duration
+        misses += not found
+        pace.looked(found, LATENCY)
+        pace.said(duration)
+    assert 0.05 < misses / 4000 < 0.2
+
+
+@given(st.floats(0, 100), st.lists(st.floats(0, 1, exclude_max=True), min_size=30, max_size=60))
+def test_pauses_grow_and_are_capped(latency: float, draws: list[float]) -> None:
+    backoff = Backoff(latency, cap_s=5.0)
+    pauses = [backoff.next_s(draw) for draw in draws]
+    assert all(0 < pause <= 5.0 * 1.25 for pause in pauses[1:])
+    assert pauses[0] <= max(0.001, latency / 4) * 1.25
+    assert pauses[-1] >= 5.0 * 0.75
+
+
+def test_the_first_pause_is_capped_too() -> None:
+    assert Backoff(1000.0, cap_s=5.0).next_s(0.0) <= 5.0 * 1.25
+
+
+def test_pauses_are_jittered() -> None:
+    assert len({Backoff(0.04).next_s(draw / 10) for draw in range(10)}) == 10

@@ -1,0 +1,85 @@
+"""Names with parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lambdaml.errors import SettingsError
+from lambdaml.registry import Registry
+from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules.quorum import Quorum
+from lambdaml.staleness import RULES
+
+
+def thing(k: int, rate: float = 0.5, mode: str = "fast") -> tuple[int, float, str]:
+    if k > 100:
+        raise ValueError("k is beyond all reason")
+    return k, rate, mode
+
+
+def plain() -> str:
+    return "plain"
+
+
+THINGS: Registry[Any] = Registry("thing", {"thing": f"{__name__}:thing", "plain": f"{__name__}:plain"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("plain", "plain"),
+        ("thing:3", (3, 0.5, "fast")),
+        ("thing:3,0.25", (3, 0.25, "fast")),
+        ("thing:3,mode=slow", (3, 0.5, "slow")),
+        ("thing:k=3,rate=1e-3", (3, 0.001, "fast")),
+        ("thing:-3", (-3, 0.5, "fast")),
+    ],
+)
+def test_a_name_and_its_parameters_make_the_thing(spec: str, expected: Any) -> None:
+    assert THINGS.make(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("think:3", r"no thing 'think'.*'thing'"),
+        ("", r"no thing ''.*plain, thing"),
+        ("zebra", r"there is: plain, thing"),
+        ("thing", r"'thing' needs k"),
+        ("thing:", r"needs k"),
+        ("thing:mode=slow", r"needs k"),
+        ("thing:three", r"k must be of type int, not 'three'"),
+        ("thing:2.5", r"k must be of type int"),
+        ("thing:3,0.5,slow,more", r"takes k, rate, mode, not 'more'"),
+        ("thing:3,speed=4", r"takes k, rate, mode, not 'speed=4'"),
+        ("thing:3,k=4", r"'thing:3,k=4'.*k"),
+        ("plain:1", r"takes no parameters, not '1'"),
+        ("thing:101", r"beyond all reason"),
+        ("thing:3,", r"thing:3,"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line_that_names_it(spec: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        THINGS.make(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_real_registries_make_what_they_list() -> None:
+    parameters = {"ssp": ":2", "quorum": ":2"}
+    for name in SCHEDULES.factories:
+        assert SCHEDULES.make(name + parameters.get(name, "")).agreed in (True, False)
+    for name in RULES.factories:
+        assert RULES.make(name).weight(0, None) == 1.0  # type: ignore[arg-type]
+
+
+def test_a_quorum_with_an_option() -> None:
+    made = SCHEDULES.make("quorum:3,late=weight")
+    assert isinstance(made, Quorum)
+    assert (made.k, made.late) == (3, "weight")
+
+
+def test_an_unknown_schedule_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(SettingsError, match=r"no schedule 'bps'.*'bsp'"):
+        SCHEDULES.make("bps")
