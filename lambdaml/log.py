@@ -46,21 +46,21 @@ class LogReader:
     async def _read(self, wanted: range) -> None:
         function, world = self._function, self._function.world
         latency_s = function.channel.latency_s
-        backoff = Backoff(latency_s)
-        since, first = world.now(), True
+        backoff = Backoff(self._pace.scale_s(latency_s))
+        first, missed = world.now(), False
         while True:
+            looked = world.now()
             found = await world.store.get_many([keys.log(commit) for commit in wanted])
-            here = [data is not None for data in found]
-            if first and self._burst == 1:
-                self._pace.looked(here[0], latency_s)
             for commit, data in zip(wanted, found, strict=True):
                 if data is not None:
                     self._take(Commit.unpack(data, commit))
-            self._burst = min(_BURST, self._burst * 2) if first and all(here) else 1
-            if here[0] or function.committer.active or function.head.stop is not None:
+            if found[0] is not None and self._burst == 1:
+                self._pace.looked(looked - first if missed else None, latency_s)
+            self._burst = 1 if missed or None in found else min(_BURST, self._burst * 2)
+            if found[0] is not None or function.committer.active or function.head.stop is not None:
                 return
-            wanted, first = wanted[:1], False
-            function.waits_for(0, since)
+            wanted, missed = wanted[:1], True
+            function.waits_for(0, first)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
 
     def _take(self, commit: Commit) -> None:

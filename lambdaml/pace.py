@@ -10,21 +10,23 @@ from statistics import median
 
 _WINDOW = 5
 _MISS_STEP = 0.25
-_HIT_STEP = 0.03
+_HIT_STEP = 0.04
+_MARGIN_LIMIT = 4
 
 
 class Pace:
     """The expected time from when a writer may start until its object can be read.
 
-    The guess is the median of what the writer said of its last few objects, plus a margin that grows by a quarter of
-    the store's latency with every first look that misses and shrinks a little with every one that hits: in the long
-    run about one first look in nine misses. The margin may become negative, because a read takes effect only when it
+    The guess is the median of what the writer said of its last few objects, plus a margin. The margin grows by a
+    quarter of `scale_s` with every first look that misses and shrinks by a little with every one that hits, so in the
+    long run about one first look in seven misses. It may become negative, because a read takes effect only when it
     reaches the store.
     """
 
     def __init__(self) -> None:
         self._said: list[float] = []
         self._margin_s = 0.0
+        self._jitter_s = 0.0
 
     def delay_s(self) -> float | None:
         """Seconds from the writer's start to the first look; None while nothing is known."""
@@ -34,23 +36,28 @@ class Pace:
         """The writer took this long from its start until its object stood."""
         self._said = [*self._said[-(_WINDOW - 1) :], duration_s]
 
-    def looked(self, found: bool, latency_s: float) -> None:
-        """The first look found the object, or did not; a look takes about `latency_s`."""
-        limit = 4 * latency_s
-        step = -_HIT_STEP if found else _MISS_STEP
-        self._margin_s = min(limit, max(-latency_s, self._margin_s + step * latency_s))
+    def scale_s(self, latency_s: float) -> float:
+        """What a guess may be wrong by: what a look takes, or how late the writer usually is, whichever is more."""
+        return max(latency_s, self._jitter_s)
+
+    def looked(self, late_s: float | None, latency_s: float) -> None:
+        """The first look found the object (None), or it was found this much later; a look takes `latency_s`."""
+        self._jitter_s += 0.1 * ((late_s or 0.0) - self._jitter_s)
+        scale_s = self.scale_s(latency_s)
+        step = -_HIT_STEP if late_s is None else _MISS_STEP
+        self._margin_s = min(_MARGIN_LIMIT * scale_s, max(-latency_s, self._margin_s + step * scale_s))
 
 
 class Backoff:
-    """Pauses between further looks: from a fraction of the store's latency, growing by half, with jitter, capped.
+    """Pauses between further looks: from a fraction of what a guess is wrong by, growing by half, with jitter, capped.
 
     Args:
-        latency_s: what a look takes.
+        scale_s: as `Pace.scale_s`.
         cap_s: the longest pause.
     """
 
-    def __init__(self, latency_s: float, cap_s: float = 5.0) -> None:
-        self._pause_s = max(0.001, latency_s / 4)
+    def __init__(self, scale_s: float, cap_s: float = 5.0) -> None:
+        self._pause_s = max(0.001, scale_s / 4)
         self._cap_s = cap_s
 
     def next_s(self, uniform: float) -> float:

@@ -120,19 +120,21 @@ class Gather:
                 await function.until(lambda: function.warm, timeout_s=function.settings.lease_s)
             elif delay_s > 0:
                 await world.sleep(delay_s)
-        backoff = Backoff(self.latency_s)
-        first = True
+        backoff = Backoff(pace.scale_s(self.latency_s))
+        first = world.now()
+        missed = False
         while seq >= function.head.fated[worker]:
+            looked = world.now()
             data = await self._get(worker, seq)
-            if first and not behind:
-                pace.looked(data is not None, self.latency_s)
-            first = False
             if data is not None:
+                if not behind:
+                    pace.looked(looked - first if missed else None, self.latency_s)
                 update = await self._unpack(data, worker, seq)
                 update.download_s = self._get_s
                 if update.upload_s is not None:
                     pace.said(update.ready_s + update.upload_s)
                 return update
+            missed = True
             function.waits_for(worker, since)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
         return None

@@ -1,0 +1,634 @@
+"""The replica: gradients, commits and state, against a plain PyTorch loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, SequentialLR, StepLR
+from torch.utils.data import default_collate
+
+from lambdaml.errors import BadObject, JobError, JobFailed
+from lambdaml.records import Commit, Entry, Update
+from lambdaml.replica import Replica
+from lambdaml.sampling import Sampler, derive_seed
+from lambdaml.snapshot import State
+from tests.lambdaml.lab import Made, Tiny, equal, round_of, settings_of, train, update_of
+
+STEPS = 12
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 6)
+        self.two = nn.Linear(6, 6)
+        self.two.weight = self.one.weight
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.two(self.one(x).tanh()))
+
+
+def frozen() -> nn.Module:
+    model = mlp()
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def trainable(parameters: Any) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def double_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0].double()), batch[1])
+
+
+def brain_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0].bfloat16()).float(), batch[1])
+
+
+def one_cycle(optimizer: torch.optim.Optimizer) -> OneCycleLR:
+    return OneCycleLR(optimizer, max_lr=0.2, total_steps=40)
+
+
+def sequential(optimizer: torch.optim.Optimizer) -> SequentialLR:
+    parts = [LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, T_max=20)]
+    return SequentialLR(optimizer, parts, milestones=[4])
+
+
+def momentum(parameters: Any) -> SGD:
+    return SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
+
+
+JOBS: dict[str, Callable[[], Made]] = {
+    "sgd with momentum": lambda: Made(mlp, momentum),
+    "adam": lambda: Made(mlp, lambda ps: Adam(ps, lr=0.01)),
+    "adamw, clipped, cosine, dropout": lambda: Made(
+        mlp, lambda ps: AdamW(ps, lr=0.02), lambda o: CosineAnnealingLR(o, T_max=STEPS), clip_norm=0.5
+    ),
+    "one cycle": lambda: Made(mlp, momentum, one_cycle),
+    "a sequence of schedules": lambda: Made(mlp, momentum, sequential),
+    "a schedule by epochs": lambda: Made(
+        mlp, momentum, lambda o: StepLR(o, 1, gamma=0.5), scheduler_interval="epoch", batch_size=16
+    ),
+    "batch norm": lambda: Made(normed, momentum),
+    "bfloat16 autocast": lambda: Made(mlp, momentum, autocast="bfloat16"),
+    "double precision": lambda: Made(lambda: mlp().double(), momentum, loss=double_loss),
+    "bfloat16 parameters": lambda: Made(lambda: mlp().bfloat16(), momentum, loss=brain_loss),
+    "frozen parameters": lambda: Made(frozen, lambda ps: Adam(trainable(ps), lr=0.01)),
+    "frozen parameters in the optimizer": lambda: Made(frozen, lambda ps: Adam(ps, lr=0.01)),
+    "tied weights": lambda: Made(Tied, lambda ps: Adam(ps, lr=0.01)),
+}
+
+
+def seed(*parts: int | str) -> None:
+    torch.manual_seed(derive_seed(*parts))
+
+
+def batches(job: Made, workers: int, seq: int) -> list[list[int]]:
+    sampler = Sampler(len(job.dataset()), workers, job.batch_size, 0)
+    return [sampler.indices(worker, seq).tolist() for worker in range(workers)]
+
+
+def plain_loop(job: Made, steps: int) -> nn.Module:
+    """What a user would write: one process, the same batches, the same seeds."""
+    dataset = job.dataset()
+    seed(0, "model")
+    model = job.model().train()
+    optimizer = job.optimizer(model)
+    scheduler = job.scheduler(optimizer)
+    per_epoch = Sampler(len(dataset), 1, job.batch_size, 0).steps_per_epoch
+    for seq in range(steps):
+        (indices,) = batches(job, 1, seq)
+        batch = default_collate([dataset[i] for i in indices])
+        seed(derive_seed("step", 0, 0, seq), "step")
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job.autocast == "bfloat16"):
+            loss = job.loss(model, batch)
+        loss.backward()
+        if job.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
+        optimizer.step()
+        if scheduler is not None and (job.scheduler_interval == "step" or (seq + 1) % per_epoch == 0):
+            scheduler.step()
+    return model
+
+
+def exactly(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], names: Any = None) -> list[str]:
+    """Names whose bits differ."""
+    return [name for name in names or left if not equal({name: left[name]}, {name: right[name]})]
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "batch norm"])
+def test_one_worker_gives_the_bits_of_a_plain_loop(name: str) -> None:
+    job = JOBS[name]()
+    run = train(job, workers=1, steps=STEPS)
+    from safetensors.torch import load
+
+    found = load(bytes(run.store.get("model.safetensors") or b""))
+    assert exactly(plain_loop(job, STEPS).state_dict(), found) == []
+
+
+def test_one_worker_with_batch_norm_gives_the_bits_of_a_plain_loop_and_its_averages_but_for_rounding() -> None:
+    """Running averages travel as differences, so that each round may lose a last bit of theirs, and of theirs alone:
+    in training nothing is computed from them."""
+    job = JOBS["batch norm"]()
+    from safetensors.torch import load
+
+    found = load(bytes(train(job, workers=1, steps=STEPS).store.get("model.safetensors") or b""))
+    expected = plain_loop(job, STEPS).state_dict()
+    averages = ["1.running_mean", "1.running_var"]
+    assert exactly(expected, found, [name for name in expected if name not in averages]) == []
+    for name in averages:
+        ulp = float(np.spacing(expected[name].abs().max().numpy()))
+        assert (found[name] - expected[name]).abs().max() <= STEPS * ulp
+
+
+def reference(job: Made, workers: int, steps: int) -> nn.Module:
+    """The mean of the workers' gradients, weighted by their samples, summed in order by NumPy."""
+    dataset = job.dataset()
+    seed(0, "model")
+    model = job.model().train()
+    optimizer = job.optimizer(model)
+    for seq in range(steps):
+        shares = batches(job, workers, seq)
+        total = sum(map(len, shares))
+        means: list[Any] = []
+        for worker, indices in enumerate(shares):
+            seed(derive_seed("step", 0, worker, seq), "step")
+            optimizer.zero_grad()
+            job.loss(model, default_collate([dataset[i] for i in indices])).backward()
+            weight = len(indices) / total
+            grads = [(p.grad.numpy() if p.grad is not None else np.zeros(p.shape)) * weight for p in model.parameters()]
+            means = [mean + grad for mean, grad in zip(means, grads, strict=True)] if means else grads
+        for parameter, mean in zip(model.parameters(), means, strict=True):
+            parameter.grad = torch.from_numpy(mean.astype(np.float32))
+        if job.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("functions", [1, 2])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_four_workers_give_the_bits_of_a_loop_on_the_mean_of_their_gradients(
+    clip_norm: float | None, functions: int
+) -> None:
+    from safetensors.torch import load
+
+    from tests.lambdaml.lab import table
+
+    job = Made(mlp, lambda ps: Adam(ps, lr=0.01), dataset=lambda: table(61), clip_norm=clip_norm)
+    assert len({len(share) for share in batches(job, 4, 0)}) == 2
+    run = train(job, workers=4, steps=STEPS, functions=functions)
+    found = load(bytes(run.store.get("model.safetensors") or b""))
+    assert exactly(reference(job, 4, STEPS).state_dict(), found) == []
+
+
+def replica_of(job: Any, **options: Any) -> Replica:
+    return Replica(job, settings_of(job, **options))
+
+
+def test_equal_workers_on_equal_shares_compute_the_gradient_of_the_whole_batch() -> None:
+    job = Made(lambda: nn.Linear(6, 3).double(), lambda ps: SGD(ps, lr=0.1), loss=double_loss)
+    replica = replica_of(job, workers=4)
+    round_of(replica)
+    seed(0, "model")
+    model = job.model()
+    whole = default_collate([job.dataset()[i] for share in batches(job, 4, 0) for i in share])
+    optimizer = job.optimizer(model)
+    job.loss(model, whole).backward()
+    optimizer.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(replica.model.state_dict()[name], tensor, rtol=1e-13, atol=1e-15)
+
+
+def test_batch_norm_averages_are_the_mean_of_the_workers_and_count_rounds() -> None:
+    job = JOBS["batch norm"]()
+    replica = replica_of(job, workers=4)
+    for _ in range(3):
+        before = copy.deepcopy(replica.model)
+        after = []
+        for worker, share in enumerate(batches(job, 4, replica.view.commit)):
+            model = copy.deepcopy(before)
+            seed(derive_seed("step", 0, worker, replica.view.commit), "step")
+            job.loss(model, default_collate([job.dataset()[i] for i in share]))
+            after.append(model.state_dict())
+        round_of(replica)
+        now = replica.model.state_dict()
+        for name in ("1.running_mean", "1.running_var"):
+            mean = torch.stack([state[name].double() for state in after]).mean(0)
+            torch.testing.assert_close(now[name].double(), mean, rtol=1e-6, atol=1e-7)
+        assert now["1.num_batches_tracked"] == before.state_dict()["1.num_batches_tracked"] + 1
+    assert replica.model.state_dict()["1.num_batches_tracked"] == 3
+
+
+class Drifting(nn.Module):
+    """Buffers of every kind that change in every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+        self.norm = nn.BatchNorm1d(6)
+        self.spectral = nn.utils.spectral_norm(nn.Linear(3, 3))
+        self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("flag", torch.tensor(False))
+        self.register_buffer("narrow", torch.zeros(3, dtype=torch.float16))
+        self.register_buffer("wide", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.flag.fill_(True)
+        y = self.spectral(self.linear(self.norm(x))) + self.scratch
+        with torch.no_grad():
+            for buffer in (self.narrow, self.wide, self.scratch):
+                buffer += y.mean(0).to(buffer.dtype)
+        return y
+
+
+def everything(replica: Replica) -> dict[str, torch.Tensor]:
+    held = {f"parameter/{name}": p.detach().clone() for name, p in replica.model.named_parameters()}
+    return held | {f"buffer/{name}": b.clone() for name, b in replica.model.named_buffers()}
+
+
+@pytest.mark.parametrize("name", [*JOBS, "drifting"])
+def test_computing_a_gradient_leaves_the_state_as_it_was(name: str) -> None:
+    job = Made(Drifting, momentum) if name == "drifting" else JOBS[name]()
+    replica = replica_of(job, workers=2)
+    round_of(replica)
+    state, held = replica.state().digest(), everything(replica)
+    first = replica.gradient(0, 1)
+    assert replica.state().digest() == state
+    assert exactly(held, everything(replica)) == []
+    replica.gradient(1, 1)
+    again = replica.gradient(0, 1)
+    assert {key: part.tobytes() for key, part in first.body.items()} == {
+        key: part.tobytes() for key, part in again.body.items()
+    }
+    assert (first.loss, first.base, first.samples) == (again.loss, again.base, again.samples)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_replica_that_loads_a_snapshot_goes_on_like_the_one_it_was_taken_from(name: str) -> None:
+    whole = replica_of(JOBS[name](), workers=2)
+    for _ in range(5):
+        round_of(whole)
+    resumed = replica_of(JOBS[name](), workers=2)
+    resumed.gradient(1, 3)
+    resumed.load(State.load(whole.state().dump(), "snapshots/0000000005.safetensors"))
+    assert resumed.state().digest() == whole.state().digest()
+    for _ in range(6):
+        round_of(whole)
+        round_of(resumed)
+        assert resumed.state().digest() == whole.state().digest()
+    assert resumed.version == 11
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda ps: SGD(ps, lr=0.1),
+    "amsgrad": lambda ps: Adam(ps, lr=0.01, amsgrad=True),
+    "rmsprop": lambda ps: torch.optim.RMSprop(ps, lr=0.01, momentum=0.5, centered=True),
+    "adagrad": lambda ps: torch.optim.Adagrad(ps, lr=0.01),
+    "adadelta": lambda ps: torch.optim.Adadelta(ps),
+    "nadam": lambda ps: torch.optim.NAdam(ps, lr=0.01),
+    "radam": lambda ps: torch.optim.RAdam(ps, lr=0.01),
+    "rprop": lambda ps: torch.optim.Rprop(ps, lr=0.01),
+    "asgd": lambda ps: torch.optim.ASGD(ps, lr=0.01),
+    "foreach": lambda ps: Adam(ps, lr=0.01, foreach=True),
+    "fused": lambda ps: Adam(ps, lr=0.01, fused=True),
+    "two groups": lambda ps: SGD([{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(ps)], lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_after_a_snapshot_bit_for_bit(name: str) -> None:
+    whole, resumed = (replica_of(Made(mlp, OPTIMIZERS[name])) for _ in range(2))
+    for _ in range(3):
+        round_of(whole)
+    resumed.load(State.load(whole.state().dump(), "k"))
+    for _ in range(3):
+        round_of(whole)
+        round_of(resumed)
+    assert resumed.state().digest() == whole.state().digest()
+
+
+def test_a_snapshot_does_not_share_memory_with_the_replica() -> None:
+    replica = replica_of(JOBS["adam"]())
+    round_of(replica)
+    state = replica.state()
+    digest = state.digest()
+    round_of(replica)
+    assert state.digest() == digest
+
+
+def test_the_snapshot_of_another_model_is_refused() -> None:
+    state = replica_of(JOBS["adam"]()).state()
+    with pytest.raises(JobError, match="not the one the snapshot is of"):
+        replica_of(Tiny()).load(state)
+
+
+def test_a_model_without_anything_to_train_is_refused() -> None:
+    with pytest.raises(JobError, match="no parameters"):
+        replica_of(Made(lambda: nn.Linear(6, 3).requires_grad_(False), lambda ps: SGD([torch.zeros(1)], lr=0.1)))
+
+
+@dataclass
+class Case:
+    replica: Replica
+    update: Update
+
+    def fault(self, **changes: Any) -> str:
+        for name, value in changes.items():
+            setattr(self.update, name, value)
+        return self.replica.check(self.update)
+
+    def with_gradient(self, change: Callable[[np.ndarray], Any]) -> str:
+        gradient = self.update.body["gradient"].copy()
+        changed = change(gradient)
+        return self.fault(body={**self.update.body, "gradient": gradient if changed is None else changed})
+
+
+@pytest.fixture
+def case() -> Case:
+    replica = replica_of(JOBS["batch norm"]())
+    return Case(replica, update_of(replica, 0, 0))
+
+
+def test_a_sound_update_is_accepted(case: Case) -> None:
+    assert case.fault() == ""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 7, -1])
+def test_a_gradient_that_is_not_finite_is_rejected(case: Case, value: float, at: int) -> None:
+    def spoil(gradient: np.ndarray) -> None:
+        gradient[at] = value
+
+    assert case.with_gradient(spoil) == "gradient is not finite"
+
+
+def test_infinities_that_cancel_are_rejected(case: Case) -> None:
+    def spoil(gradient: np.ndarray) -> None:
+        gradient[:2] = [np.inf, -np.inf]
+
+    assert case.with_gradient(spoil) == "gradient is not finite"
+
+
+def test_a_finite_gradient_whose_sum_overflows_is_accepted(case: Case) -> None:
+    assert case.with_gradient(lambda gradient: np.full_like(gradient, 3e38)) == ""
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_rejected(case: Case, loss: float) -> None:
+    assert case.fault(loss=loss) == "loss is not finite"
+
+
+def test_another_codec_is_rejected_by_name(case: Case) -> None:
+    assert case.fault(codec="bf16") == "codec bf16, not fp32"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: g[:-1],
+        lambda g: g[:0],
+        lambda g: g.reshape(1, -1),
+        lambda g: g.astype(np.float16),
+        lambda g: g.astype(np.int32),
+    ],
+)
+def test_a_gradient_of_another_shape_or_type_is_rejected(case: Case, change: Any) -> None:
+    assert case.with_gradient(change) != ""
+
+
+@pytest.mark.parametrize("name", ["means", "counts"])
+def test_wrong_buffers_are_rejected(case: Case, name: str) -> None:
+    good = dict(case.update.body)
+    array = good[name]
+    wrong: list[dict[str, Any]] = [
+        {key: part for key, part in good.items() if key != name},
+        good | {name: np.concatenate([array, array])},
+        good | {name: array[:0]},
+        good | {name: array.astype(np.float16)},
+        good | {name: array.reshape(1, -1)},
+    ]
+    for body in wrong:
+        assert name in case.fault(body=body)
+    assert case.fault(body=good) == ""
+
+
+def test_averages_that_are_not_finite_are_rejected(case: Case) -> None:
+    means = case.update.body["means"].copy()
+    means[0] = np.nan
+    assert case.fault(body={**case.update.body, "means": means}) != ""
+
+
+def test_buffers_where_the_model_has_none_are_rejected() -> None:
+    replica = replica_of(Tiny())
+    update = update_of(replica, 0, 0)
+    for name in ("means", "counts", "surprise"):
+        assert replica.check(update_of(replica, 0, 0, body={**update.body, name: np.zeros(1, np.float32)})) != ""
+
+
+def test_a_gradient_of_too_large_a_norm_is_rejected() -> None:
+    replica = replica_of(Tiny(), max_update_norm=2.0)
+    size = replica.size
+    for norm, accepted in ((1.99, True), (2.01, False)):
+        body = {"gradient": np.full(size, norm / math.sqrt(size), np.float32)}
+        fault = replica.check(update_of(replica, 0, 0, body=body))
+        assert fault == "" if accepted else "more than 2" in fault
+    huge = {"gradient": np.full(size, 3e38, np.float32)}
+    assert "norm" in replica.check(update_of(replica, 0, 0, body=huge))
+
+
+def test_an_update_that_claims_other_samples_than_it_was_dealt_is_rejected() -> None:
+    """Its samples are its weight in the mean."""
+    replica = replica_of(Tiny(), workers=2)
+    update = update_of(replica, 1, 3)
+    assert replica.check(update) == ""
+    for samples in (update.samples * 1000, 0, -1):
+        update.samples = samples
+        assert replica.check(update) != ""
+
+
+def test_bf16_rejects_what_overflows_when_it_is_rounded() -> None:
+    replica = replica_of(Tiny(), codec="bf16")
+    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32))
+    assert replica.check(update_of(replica, 0, 0, body=body)) == "gradient is not finite"
+
+
+class Masked(nn.Module):
+    """As transformers do: a causal mask of minus infinity among the buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+        self.register_buffer("mask", torch.full((6, 6), -math.inf).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x @ self.mask.softmax(-1))
+
+
+def test_a_buffer_that_holds_infinity_and_never_changes_does_no_harm() -> None:
+    replica = replica_of(Made(Masked), workers=2)
+    assert replica.check(update_of(replica, 0, 0)) == ""
+    round_of(replica)
+    assert torch.equal(replica.model.state_dict()["mask"], torch.full((6, 6), -math.inf).triu(1))
+
+
+def test_a_flag_that_the_forward_pass_sets_is_set_and_one_it_clears_is_cleared() -> None:
+    class Flags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+            self.register_buffer("ready", torch.tensor(False))
+            self.register_buffer("fresh", torch.tensor(True))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.ready.fill_(True)
+            self.fresh.fill_(False)
+            return self.linear(x)
+
+    replica = replica_of(Made(Flags), workers=2)
+    round_of(replica)
+    flags = replica.model.state_dict()
+    assert (bool(flags["ready"]), bool(flags["fresh"])) == (True, False)
+
+
+def test_a_commit_that_does_not_follow_the_replica_is_refused() -> None:
+    replica = replica_of(Tiny())
+    with pytest.raises(BadObject, match="from version 3"):
+        replica.apply(Commit(3, 3, ()), {})
+
+
+def test_applying_up_to_a_version_inside_a_group_commit_stops_there() -> None:
+    replica, stepped = replica_of(Tiny(), workers=3), replica_of(Tiny(), workers=3)
+    updates = {(w, 0): update_of(replica, w, 0) for w in range(3)}
+    entries = [Entry(u.worker, u.seq, 0, 1, u.samples, u.loss, n, 1.0) for n, u in enumerate(updates.values())]
+    commit = Commit(0, 0, tuple((entry,) for entry in entries))
+    replica.apply(commit, updates, until=2)
+    assert replica.version == 2
+    for number, entry in enumerate(entries[:2]):
+        stepped.apply(Commit(number, number, ((entry,),)), updates)
+    assert equal(replica.model.state_dict(), stepped.model.state_dict())
+
+
+def test_weights_multiply_gradients_and_averages_in_the_order_of_the_commit() -> None:
+    replica = replica_of(JOBS["batch norm"](), workers=3)
+    updates = {(w, 0): update_of(replica, w, 0) for w in range(3)}
+    before = replica.model.state_dict()["1.running_mean"].clone()
+    weights = [0.5, 0.25, 0.125]
+    step = tuple(Entry(w, 0, 0, 1, 8, 0.5, 0, weight) for w, weight in zip((2, 0, 1), weights, strict=True))
+    replica.apply(Commit(0, 0, (step,)), updates)
+    expected = np.zeros(replica.size, np.float32)
+    for entry in step:
+        expected += updates[entry.worker, 0].body["gradient"] * np.float32(entry.weight)
+    flat = torch.cat([p.grad.reshape(-1) for p in replica.model.parameters() if p.grad is not None])
+    assert flat.numpy().tobytes() == expected.tobytes()
+    moved = (replica.model.state_dict()["1.running_mean"] - before).numpy()
+    mean = sum(updates[e.worker, 0].body["means"][:8] * np.float32(e.weight) for e in step)
+    np.testing.assert_allclose(moved, mean, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_gradients_are_those_of_single_precision_whatever_the_scale() -> None:
+    """float16 has no number below 6e-8: only the scaling of the loss lets small gradients through."""
+
+    def small(model: nn.Module, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]).float(), batch[1]) * 1e-5
+
+    half, single = (replica_of(Made(mlp, momentum, loss=small, autocast=cast)) for cast in ("float16", None))
+    found, expected = half.gradient(0, 0), single.gradient(0, 0)
+    scale = np.abs(expected.body["gradient"]).max()
+    assert scale < 1e-4
+    np.testing.assert_allclose(found.body["gradient"] / scale, expected.body["gradient"] / scale, atol=2e-2)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "batch norm"])
+def test_a_loss_scale_that_overflows_is_halved_until_it_fits(name: str) -> None:
+    """With the first scales the gradient is infinite; the one that is published is finite and right."""
+    scales: list[float] = []
+
+    class Half(Replica):
+        def _backward(self, batch: Any, scale: float) -> float:
+            scales.append(scale)
+            loss = super()._backward(batch, scale)
+            if scale > 2.0**12:
+                self.flat[3] = math.inf
+            return loss
+
+    model = mlp if name == "mlp" else normed
+    job = Made(model, momentum, autocast="float16")
+    replica = Half(job, settings_of(job))
+    state = replica.state().digest()
+    found = replica.gradient(0, 0)
+    assert scales == [2.0**16, 2.0**15, 2.0**14, 2.0**13, 2.0**12]
+    assert replica.check(update_of(replica, 0, 0, found)) == ""
+    assert replica.state().digest() == state
+    plain = replica_of(Made(model, momentum)).gradient(0, 0)
+    scale = np.abs(plain.body["gradient"]).max()
+    np.testing.assert_allclose(found.body["gradient"] / scale, plain.body["gradient"] / scale, atol=5e-2)
+    if "counts" in found.body:
+        assert found.body["counts"].tolist() == [1]
+
+
+def test_a_half_precision_gradient_that_no_scale_makes_finite_is_rejected_and_does_not_hang() -> None:
+    def broken(model: nn.Module, batch: Any) -> torch.Tensor:
+        return model(batch[0]).float().sum() * math.nan
+
+    replica = replica_of(Made(mlp, momentum, loss=broken, autocast="float16"))
+    assert replica.check(update_of(replica, 0, 0)) != ""
+
+
+def test_an_error_in_the_jobs_loss_names_its_line() -> None:
+    def broken(model: nn.Module, batch: Any) -> torch.Tensor:
+        return model(batch[0][:, :2])
+
+    with pytest.raises(JobFailed, match=r"RuntimeError: .*test_replica.py:\d+\)") as caught:
+        replica_of(Made(loss=broken)).gradient(0, 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [lambda m, b: 1.5, lambda m, b: m(b[0]), lambda m, b: None])
+def test_a_loss_that_is_no_scalar_tensor_is_refused(value: Any) -> None:
+    with pytest.raises(JobFailed, match="must return a scalar tensor, not"):
+        replica_of(Made(loss=value)).gradient(0, 0)
+
+
+def test_a_loss_that_does_not_depend_on_the_model_is_refused() -> None:
+    with pytest.raises(JobFailed):
+        replica_of(Made(loss=lambda model, batch: torch.tensor(1.0))).gradient(0, 0)
+
+
+def test_what_the_job_draws_from_global_random_streams_is_the_same_for_every_replica() -> None:
+    import random
+
+    def noisy(model: nn.Module, batch: Any) -> torch.Tensor:
+        noise = random.random() + np.random.random() + torch.rand(()).item()
+        return nn.functional.cross_entropy(model(batch[0]), batch[1]) * noise
+
+    one, two = (replica_of(Made(loss=noisy), workers=2) for _ in range(2))
+    first = one.gradient(0, 0)
+    two.gradient(1, 5)
+    random.seed(), np.random.seed(), torch.manual_seed(99)
+    assert two.gradient(0, 0).body["gradient"].tobytes() == first.body["gradient"].tobytes()
+    assert one.gradient(0, 1).loss != one.gradient(1, 0).loss
