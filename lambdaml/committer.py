@@ -59,7 +59,14 @@ class Committer:
     async def append(self, commit: Commit) -> Commit:
         """Write the log entry, or find out that somebody else did: returns the one that stands."""
         function = self._function
-        entry = replace(commit, digest=self.digest, function=function.name, time_s=function.world.now())
+        forecast_s = 0.0 if function.schedule.agreed else function.channel.forecast_s(commit)
+        entry = replace(
+            commit,
+            digest=self.digest,
+            function=function.name,
+            time_s=function.world.now(),
+            next_s=forecast_s,
+        )
         standing = await function.world.store.create(keys.log(commit.commit), entry.pack())
         if standing is None:
             self.digest = None

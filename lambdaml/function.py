@@ -88,6 +88,7 @@ class Function:
         self._assigned = list(assigned)
         self._pending: deque[_Pending] = deque()
         self.digests: dict[int, str] = {}
+        self.fated_at = [world.now()] * settings.workers
         self._heard: dict[int, float] = {}
         self._reported: dict[int, float] = {}
         self._workers: dict[int, Task] = {}
@@ -286,6 +287,7 @@ class Function:
         self._progress_at = self.world.now()
         for entry in commit.entries:
             self.heard(entry.worker)
+            self.fated_at[entry.worker] = self._progress_at
         known = self.channel.take(commit)
         pending = _Pending(commit, None, max((update.download_s for update in known.values()), default=0.0))
         if len(known) >= len(commit.applied) and all((e.worker, e.seq) in known for e in commit.applied):

@@ -23,7 +23,6 @@ class LogReader:
         self._ready: dict[int, Commit] = {}
         self._pace = Pace()
         self._found_at = 0.0
-        self._written_at = 0.0
         self._burst = 1
 
     async def next(self) -> Commit | None:
@@ -66,7 +65,5 @@ class LogReader:
     def _take(self, commit: Commit) -> None:
         world = self._function.world
         self._ready[commit.commit] = commit
-        if self._written_at and commit.time_s > self._written_at:
-            self._pace.said(commit.time_s - self._written_at)
-        self._written_at = commit.time_s
+        self._pace.expect(commit.next_s)
         self._found_at = world.now()

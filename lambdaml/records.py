@@ -154,7 +154,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses."""
+    """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses.
+
+    `next_s` is the writer's guess of how long after this entry the next one will be there, for those who wait for it.
+    """
 
     commit: int
     version: int
@@ -164,6 +167,7 @@ class Commit:
     digest: Digest | None = None
     function: str = ""
     time_s: float = 0.0
+    next_s: float = 0.0
 
     @property
     def last_version(self) -> int:
@@ -199,6 +203,7 @@ class Commit:
                 "digest": [self.digest.version, self.digest.sha256] if self.digest else None,
                 "function": self.function,
                 "time_s": round(self.time_s, 6),
+                "next_s": round(self.next_s, 6),
             }
         )
 
@@ -221,6 +226,7 @@ class Commit:
                 digest=Digest(*record["digest"]) if record["digest"] else None,
                 function=record["function"],
                 time_s=record["time_s"],
+                next_s=record["next_s"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is not a log entry: {error}") from error

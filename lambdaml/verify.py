@@ -196,6 +196,9 @@ class _Fixed:
     def __init__(self, decision: Decision) -> None:
         self._decision = decision
 
+    def needs(self, workers: int) -> int:
+        return 0
+
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         return False
 

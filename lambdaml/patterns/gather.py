@@ -52,6 +52,8 @@ class Gather:
         """An update became known: looked up, or published here."""
         if update.seq >= self._function.head.fated[update.worker] and update.id not in self.arrived:
             self.arrived[update.id] = update
+            if update.upload_s is not None:
+                self._pace(update.worker).said(update.ready_s + update.upload_s)
             self.news += 1
             self._function.heard(update.worker)
             self._function.changed.set()
@@ -67,6 +69,19 @@ class Gather:
         for update in await self._function.world.gather(*[self._read(e.worker, e.seq) for e in missing]):
             known[update.id] = update
         return known
+
+    def forecast_s(self, commit: Commit) -> float:
+        """Seconds from now until enough updates for another commit after this one will have been read."""
+        function, now = self._function, self._function.world.now()
+        fated = {entry.worker for entry in commit.entries}
+        ready = []
+        for worker in range(function.settings.workers):
+            start = now if worker in fated else function.fated_at[worker]
+            ready.append(max(0.0, start + (self._pace(worker).delay_s() or 0.0) - now))
+        return sorted(ready)[function.schedule.needs(len(ready)) - 1] + self.latency_s
+
+    def _pace(self, worker: int) -> Pace:
+        return self._paces.setdefault(worker, Pace())
 
     async def recover(self, worker: int) -> int:
         """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
@@ -87,7 +102,7 @@ class Gather:
                 seq += 1
 
     async def _watch(self, worker: int) -> None:
-        function, pace = self._function, self._paces.setdefault(worker, Pace())
+        function, pace = self._function, self._pace(worker)
         seq, base = function.head.fated[worker], -1
         while True:
             seq = max(seq, function.head.fated[worker])
@@ -131,8 +146,6 @@ class Gather:
                     pace.looked(looked - first if missed else None, self.latency_s)
                 update = await self._unpack(data, worker, seq)
                 update.download_s = self._get_s
-                if update.upload_s is not None:
-                    pace.said(update.ready_s + update.upload_s)
                 return update
             missed = True
             function.waits_for(worker, since)

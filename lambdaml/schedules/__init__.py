@@ -35,7 +35,11 @@ class Schedule(Protocol):
             function comes to the same commit by itself, and the log is written but need not be read.
     """
 
-    agreed: bool
+    @property
+    def agreed(self) -> bool: ...
+
+    def needs(self, workers: int) -> int:
+        """How many updates a commit waits for, with so many workers. For forecasts."""
 
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         """Whether the worker may compute update `seq`, its previous one being computed from `last_base`."""

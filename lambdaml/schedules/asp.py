@@ -21,6 +21,9 @@ class Asp:
 
     agreed = False
 
+    def needs(self, workers: int) -> int:
+        return 1
+
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         return view.fated[worker] == seq
 

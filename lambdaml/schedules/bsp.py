@@ -17,6 +17,9 @@ class Bsp:
 
     agreed = True
 
+    def needs(self, workers: int) -> int:
+        return workers
+
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         return view.fated[worker] == seq
 

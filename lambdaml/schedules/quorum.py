@@ -32,6 +32,9 @@ class Quorum:
         self.k = k
         self.late = late
 
+    def needs(self, workers: int) -> int:
+        return min(self.k, workers)
+
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         return view.fated[worker] == seq or (view.version > last_base and seq - view.fated[worker] <= 1)
 

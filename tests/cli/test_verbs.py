@@ -53,7 +53,7 @@ def test_trace_as_csv_has_a_row_for_each_update(trained: Trained, cli: Cli) -> N
     assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
     assert {(row["worker"], row["seq"]) for row in rows} == {(str(w), str(s)) for w in range(4) for s in range(12)}
     assert cli("trace", trained.place, "--csv", "rows.csv").out == ""
-    assert list(csv.DictReader(Path("rows.csv").open())) == rows
+    assert list(csv.DictReader(Path("rows.csv").read_text().splitlines())) == rows
 
 
 def test_trace_as_json_has_the_same_columns(trained: Trained, cli: Cli) -> None:

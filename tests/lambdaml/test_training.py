@@ -1,0 +1,463 @@
+"""Training from end to end, in this process: what finishes, what is refused, and what fails with which words."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+
+import lambdaml
+from lambdaml import keys
+from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
+from lambdaml.records import Lease, Update
+from lambdaml.snapshot import State
+from tests.lambdaml.lab import Made, Tiny, equal, memory, model_bytes, table, train
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def plain() -> lambdaml.Run:
+    return train(workers=4, steps=STEPS)
+
+
+@pytest.mark.parametrize("functions", [1, 2, 3, 4, 9])
+def test_the_number_of_functions_does_not_change_a_bit(plain: lambdaml.Run, functions: int) -> None:
+    assert model_bytes(train(workers=4, steps=STEPS, functions=functions)) == model_bytes(plain)
+
+
+@pytest.mark.parametrize(("functions", "lifetime_s"), [(1, 0.0), (2, 0.0), (3, 0.05)])
+def test_functions_that_must_leave_early_and_others_that_go_on_give_the_same_bits(
+    plain: lambdaml.Run, functions: int, lifetime_s: float
+) -> None:
+    run = train(workers=4, steps=STEPS, functions=functions, lifetime_s=lifetime_s)
+    assert model_bytes(run) == model_bytes(plain)
+    assert run.verify().faults == []
+    assert len({info.key.split("/")[1] for info in run.store.list(keys.TRACE)}) > functions
+
+
+@pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2"])
+def test_functions_may_leave_early_under_any_schedule(schedule: str) -> None:
+    run = train(workers=4, steps=STEPS, functions=2, lifetime_s=0.0, schedule=schedule)
+    assert run.verify().faults == []
+    assert run.summary().stop == "steps"
+
+
+def test_a_directory_gives_the_bits_of_memory(plain: lambdaml.Run, tmp_path: Path) -> None:
+    run = train(workers=4, steps=STEPS, url=f"file://{tmp_path}/run", engine="inline")
+    assert model_bytes(run) == model_bytes(plain)
+
+
+def test_a_store_that_fails_on_purpose_gives_the_same_bits(plain: lambdaml.Run) -> None:
+    url = f"memory://faulty-{id(plain)}?faults=slowdown:0.05,timeout:0.03,lost:0.03&faults_seed=5"
+    run = train(workers=4, steps=STEPS, url=url, functions=2)
+    assert model_bytes(run) == model_bytes(plain)
+    assert run.verify().faults == []
+
+
+def test_the_seed_and_the_number_of_workers_change_the_result(plain: lambdaml.Run) -> None:
+    others = [train(workers=4, steps=STEPS, seed=1), train(workers=2, steps=STEPS)]
+    assert len({model_bytes(run) for run in [plain, *others]}) == 3
+
+
+def test_the_result_says_what_the_run_came_to() -> None:
+    store = memory()
+    result = lambdaml.train(Tiny, store.url, workers=4, epochs=3, snapshot_every=2)
+    data = bytes(store.get(keys.MODEL) or b"")
+    assert (result.run, result.stop, result.version) == (store.url, "steps", 6)
+    assert (result.samples, result.updates) == (3 * 64, 24)
+    assert result.fates == {"applied": 24, "discarded": 0, "rejected": 0}
+    assert result.staleness.max == 0
+    assert result.model_sha256 == hashlib.sha256(data).hexdigest()
+    assert result.metrics["accuracy"] > 0.5
+    assert result.requests["create"] >= 24
+    assert result.bytes["sent"] > 24 * 21 * 4
+    assert result.to_dict()["staleness"] == {"mean": 0.0, "p50": 0.0, "p95": 0.0, "max": 0}
+
+
+def test_training_learns() -> None:
+    store = memory()
+    result = lambdaml.train(Tiny, store.url, workers=4, epochs=20)
+    assert result.metrics["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (2.5, 5), (0.5, 1)])
+def test_epochs_are_counted_in_updates_of_each_worker(epochs: float, steps: int) -> None:
+    run = train(workers=4, epochs=epochs)
+    assert run.settings.steps == steps
+    dealt = [run.store.get(keys.update(w, s)) for w in range(4) for s in range(steps)]
+    assert all(dealt)
+
+
+@pytest.mark.parametrize("given", ["class", "path", "instance"])
+def test_a_job_may_be_given_as_a_class_a_path_or_an_instance(plain: lambdaml.Run, given: str) -> None:
+    file = Path(__file__).with_name("lab.py")
+    job: Any = {"class": Tiny, "path": f"{file}:Tiny", "instance": Tiny()}[given]
+    run = train(job, workers=4, steps=STEPS)
+    assert model_bytes(run) == model_bytes(plain)
+    if given != "instance":
+        assert run.settings.job.spec == f"{file}:Tiny"
+        assert run.verify().faults == []
+
+
+def test_arguments_reach_the_job_and_stand_in_run_json() -> None:
+    run = train(Tiny, workers=2, steps=3, args={"samples": 30, "lr": 0.5})
+    assert run.settings.samples == 30
+    assert run.settings.job.args == {"samples": 30, "lr": 0.5}
+    assert run.verify().faults == []
+
+
+# ---- what is refused, before anything is written
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "bps"}, "no schedule 'bps'.*'bsp'"),
+        ({"schedule": "ssp"}, "needs s"),
+        ({"codec": "fp8"}, "no codec 'fp8'"),
+        ({"staleness": "inverted"}, "no staleness rule 'inverted'.*'inverse'"),
+        ({"engine": "cloud"}, "no engine 'cloud'"),
+        ({"engine": "local"}, "lives in this process"),
+        ({"steps": 3, "epochs": 1}, "either steps or epochs"),
+        ({"steps": 0}, "steps"),
+        ({"steps": -3}, "steps"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": math.nan}, "epochs"),
+        ({"epochs": math.inf}, "epochs"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 65}, "64 samples.*65 workers"),
+        ({"snapshot_every": -1}, "snapshot_every"),
+        ({"snapshot_every": 0}, "snapshot_every"),
+        ({"target": "acuracy>=0.5"}, "accuracy"),
+        ({"target": "very good"}, "accuracy>=0.95"),
+        ({"lease_seconds": 3}, "lease_seconds"),
+        ({"max_rejected": 0}, "max_rejected"),
+        ({"functions": 0}, "functions"),
+        ({"schedule": "quorum:5", "workers": 4}, "quorum:5"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_refused_in_one_line_and_no_run_is_begun(options: dict[str, Any], message: str) -> None:
+    store = memory()
+    with pytest.raises(SettingsError, match=message) as caught:
+        lambdaml.train(Tiny, store.url, **({"steps": 2} if "epochs" not in options else {}) | options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert store.get(keys.RUN) is None
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield from table(64)
+
+
+class Measured(Stream):
+    def __len__(self) -> int:
+        return 64
+
+
+@pytest.mark.parametrize("dataset", [Stream, Measured, lambda: (x for x in ()), lambda: None])
+def test_a_dataset_that_cannot_be_indexed_is_refused_before_the_run_begins(dataset: Any) -> None:
+    store = memory()
+    with pytest.raises(JobError, match="map-style"):
+        lambdaml.train(Made(dataset=dataset), store.url, steps=2, workers=2)
+    assert store.get(keys.RUN) is None
+
+
+@pytest.mark.parametrize("size", [0, -8])
+def test_a_batch_size_that_makes_no_sense_is_refused(size: int) -> None:
+    with pytest.raises(LambdaMLError, match="batch_size") as caught:
+        train(Made(batch_size=size), workers=2, steps=2)
+    assert caught.value.exit_code == 2
+
+
+def test_arguments_that_the_job_does_not_take_are_refused() -> None:
+    with pytest.raises(JobError, match="speed"):
+        train(Tiny, workers=2, steps=2, args={"speed": 9})
+
+
+def test_a_run_that_stands_there_is_left_alone(plain: lambdaml.Run) -> None:
+    before = {info.key: plain.store.get(info.key) for info in plain.store.list()}
+    with pytest.raises(RunExists, match="resume"):
+        lambdaml.train(Tiny, plain.url, workers=4, steps=3)
+    assert {info.key: plain.store.get(info.key) for info in plain.store.list()} == before
+
+
+# ---- what fails while it runs
+
+
+class Diverging(Tiny):
+    """Its loss is NaN from the fifth update of each worker on."""
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        loss = super().loss(model, batch)
+        return loss * math.nan if float(model.weight.detach().abs().sum()) != self.initial and self.late else loss
+
+    initial = -1.0
+    calls = 0
+
+    @property
+    def late(self) -> bool:
+        type(self).calls += 1
+        return type(self).calls > 16
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "asp", "quorum:2"])
+@pytest.mark.parametrize("max_rejected", [1, 4])
+def test_a_loss_that_becomes_nan_ends_the_run_and_the_last_good_state_is_kept(schedule: str, max_rejected: int) -> None:
+    Diverging.calls = 0
+    store = memory()
+    with pytest.raises(RunFailed, match=r"diverged.*not finite.*learning rate") as caught:
+        lambdaml.train(
+            Diverging(), store.url, workers=4, steps=100, functions=1, schedule=schedule,
+            max_rejected=max_rejected, snapshot_every=2,
+        )  # fmt: skip
+    run = lambdaml.Run(store)
+    summary = run.summary()
+    assert summary.stop == "diverged"
+    assert max_rejected <= summary.fates["rejected"] < max_rejected + 4
+    assert store.get(keys.MODEL) is None
+    kept = int(re.findall(r"version (\d+)", str(caught.value))[0])
+    state = State.load(store.get(keys.snapshot(kept)) or b"", keys.snapshot(kept))
+    assert kept == summary.version > 0
+    assert all(torch.isfinite(tensor).all() for tensor in state.model().values())
+    reasons = {entry.reason for commit in run.log() for entry in commit.refused if entry.fate == "rejected"}
+    assert reasons <= {"loss is not finite", "gradient is not finite"}
+
+
+def test_a_run_that_diverged_is_not_resumed() -> None:
+    Diverging.calls = 0
+    store, job = memory(), Diverging()
+    with pytest.raises(RunFailed):
+        lambdaml.train(job, store.url, workers=4, steps=100, functions=1, max_rejected=1)
+    log = [info.key for info in store.list(keys.LOG)]
+    with pytest.raises(RunFailed, match="diverged"):
+        lambdaml.resume(store.url, job=job)
+    assert [info.key for info in store.list(keys.LOG)] == log
+
+
+def raising(*_: Any) -> Any:
+    raise KeyError("no such\nthing")
+
+
+PLACE = rf"KeyError.*no such.*thing.*{re.escape(str(Path(__file__)))}:\d+"
+
+
+@pytest.mark.parametrize("part", ["model", "dataset", "loss", "optimizer", "scheduler", "evaluate"])
+def test_job_code_that_raises_is_named_with_file_and_line(part: str) -> None:
+    with pytest.raises(JobFailed, match=PLACE) as caught:
+        train(Made(**{part: raising}), workers=2, steps=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_raises_on_a_sample_is_named_with_file_and_line() -> None:
+    class Hole:
+        def __len__(self) -> int:
+            return 64
+
+        def __getitem__(self, index: int) -> Any:
+            return raising()
+
+    with pytest.raises(JobFailed, match=PLACE):
+        train(Made(dataset=Hole), workers=2, steps=4)
+
+
+def test_an_evaluation_that_raises_late_ends_the_run_with_its_error() -> None:
+    calls: list[int] = []
+
+    def evaluate(model: Any) -> dict[str, float]:
+        calls.append(1)
+        return {} if len(calls) < 3 else raising()
+
+    store = memory()
+    with pytest.raises(JobFailed, match=PLACE):
+        lambdaml.train(Made(evaluate=evaluate), store.url, workers=2, steps=20, snapshot_every=1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_not_finite_is_reported_like_any_other(value: float) -> None:
+    run = train(Made(evaluate=lambda model: {"loss": value, "accuracy": 0.5}), workers=2, steps=4, snapshot_every=2)
+    assert run.summary().stop == "steps"
+    metrics = run.metrics()[4]
+    assert metrics["accuracy"] == 0.5
+    assert not math.isfinite(metrics["loss"])
+
+
+# ---- ends before the end
+
+
+def test_a_target_ends_the_run_at_the_snapshot_that_met_it() -> None:
+    store = memory()
+    result = lambdaml.train(Tiny, store.url, workers=2, target="accuracy>=0.8", snapshot_every=2)
+    run = lambdaml.Run(store)
+    assert result.stop == "target"
+    assert result.metrics["accuracy"] >= 0.8
+    earlier = [m["accuracy"] for version, m in run.metrics().items() if 0 < version < result.version]
+    assert all(value < 0.8 for value in earlier)
+    assert model_bytes(run) == run.replay(result.version).dump_model()
+    assert run.verify().faults == []
+
+
+def test_a_run_is_cancelled_while_it_works() -> None:
+    store = memory()
+
+    def cancel(event: dict[str, Any]) -> None:
+        if event["event"] == "commit" and event["commit"] == 3:
+            lambdaml.Run(store.url).cancel()
+
+    result = lambdaml.train(Tiny, store.url, workers=2, steps=10**6, on_event=cancel, snapshot_every=10**5)
+    assert result.stop == "cancelled"
+    assert lambdaml.Run(store).verify().faults == []
+
+
+def test_a_run_that_was_cancelled_is_not_resumed() -> None:
+    store = memory()
+    lambdaml.train(
+        Tiny, store.url, workers=2, steps=10**6, snapshot_every=10**5,
+        on_event=lambda event: lambdaml.Run(store.url).cancel() if event["event"] == "run" else None,
+    )  # fmt: skip
+    store.delete([keys.MODEL])
+    log = [info.key for info in store.list(keys.LOG)]
+    lambdaml.resume(store.url)
+    assert [info.key for info in store.list(keys.LOG)] == log
+
+
+# ---- resume
+
+
+class Halt(BaseException):
+    """Ends a call as Ctrl-C would."""
+
+
+def broken_off(at: int, **options: Any) -> lambdaml.Run:
+    """A run whose functions all vanished after some commits."""
+    store = memory()
+
+    def halt(event: dict[str, Any]) -> None:
+        if event["event"] == "commit" and event["commit"] >= at:
+            raise Halt
+
+    with pytest.raises(Halt):
+        lambdaml.train(Tiny, store.url, workers=4, steps=STEPS, lease_s=1.0, on_event=halt, **options)
+    run = lambdaml.Run(store)
+    assert run.store.get(keys.MODEL) is None
+    return run
+
+
+@pytest.mark.parametrize("at", [0, 4, 8])
+@pytest.mark.parametrize("functions", [1, 2])
+def test_a_run_that_broke_off_ends_with_the_same_bits(plain: lambdaml.Run, at: int, functions: int) -> None:
+    run = broken_off(at, functions=functions)
+    result = lambdaml.resume(run.store, functions=functions)
+    assert result.stop == "steps"
+    assert model_bytes(run) == model_bytes(plain)
+    assert run.verify().faults == []
+
+
+@pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2", "quorum:2,late=weight"])
+def test_a_run_that_broke_off_ends_and_verifies_under_any_schedule(schedule: str) -> None:
+    run = broken_off(3, functions=2, schedule=schedule, snapshot_every=1)
+    assert lambdaml.resume(run.store).stop == "steps"
+    assert run.verify().faults == []
+
+
+@pytest.mark.parametrize("missing", ["model", "model and last snapshot"])
+def test_a_run_whose_log_ended_but_whose_result_was_not_written_is_finished(missing: str) -> None:
+    """Killed between the last log entry and model.safetensors."""
+    run = train(workers=2, steps=5, patience_s=5.0, lease_s=1.0)
+    expected, log = model_bytes(run), [info.key for info in run.store.list(keys.LOG)]
+    run.store.delete([keys.MODEL])
+    if missing != "model":
+        run.store.delete([keys.snapshot(5)])
+    result = lambdaml.resume(run.store)
+    assert (result.stop, result.version) == ("steps", 5)
+    assert model_bytes(run) == expected
+    assert [info.key for info in run.store.list(keys.LOG)] == log
+
+
+def test_a_run_that_met_its_target_but_whose_result_was_not_written_is_finished() -> None:
+    store = memory()
+    first = lambdaml.train(Tiny, store.url, workers=2, target="accuracy>=0.8", snapshot_every=2, patience_s=5.0)
+    run = lambdaml.Run(store)
+    expected, log = model_bytes(run), [info.key for info in store.list(keys.LOG)]
+    store.delete([keys.MODEL])
+    again = lambdaml.resume(store.url)
+    assert (again.stop, again.version) == ("target", first.version)
+    assert model_bytes(run) == expected
+    assert [info.key for info in store.list(keys.LOG)] == log
+
+
+def test_a_run_that_has_ended_is_not_run_again(plain: lambdaml.Run) -> None:
+    before = [info.key for info in plain.store.list()]
+    result = lambdaml.resume(plain.store)
+    assert (result.stop, result.version) == ("steps", STEPS)
+    assert [info.key for info in plain.store.list()] == before
+
+
+def test_a_run_that_broke_off_before_its_first_snapshot_is_begun(plain: lambdaml.Run) -> None:
+    store = memory()
+    store.create(keys.RUN, plain.settings.dump())
+    lambdaml.resume(store.url)
+    assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
+
+
+def test_resuming_where_there_is_no_run_says_so() -> None:
+    with pytest.raises(RunNotFound, match="no run at memory://"):
+        lambdaml.resume(memory().url)
+
+
+def test_a_job_whose_code_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    file = tmp_path / "job.py"
+    file.write_text("from tests.lambdaml.lab import Tiny\n\nclass Mine(Tiny):\n    pass\n")
+    run = train(f"{file}:Mine", workers=2, steps=3)
+    run.store.delete([keys.MODEL])
+    file.write_text(file.read_text() + "# changed\n")
+    with pytest.raises(JobError, match="has changed since the run was started"):
+        lambdaml.resume(run.store)
+
+
+def test_a_damaged_object_under_an_updates_key_is_rejected_and_the_run_goes_on() -> None:
+    store = memory()
+    store.put(keys.update(1, 2), b"LML1" + b"\0" * 60)
+    run = lambdaml.Run(lambdaml.train(Tiny, store.url, workers=2, steps=5, functions=2).run)
+    refused = [(e.worker, e.seq, e.fate, e.reason) for commit in run.log() for e in commit.refused]
+    assert refused == [(1, 2, "rejected", "damaged")]
+    assert run.verify().faults == []
+
+
+def test_an_update_of_another_model_under_an_updates_key_is_rejected_and_the_run_goes_on() -> None:
+    store, donor = memory(), train(Made(lambda: torch.nn.Linear(6, 3, bias=False)), workers=2, steps=3)
+    store.put(keys.update(1, 2), donor.store.get(keys.update(1, 2)) or b"")
+    run = lambdaml.Run(lambdaml.train(Tiny, store.url, workers=2, steps=5, functions=2).run)
+    ((fate, reason),) = [(e.fate, e.reason) for commit in run.log() for e in commit.refused]
+    assert fate == "rejected"
+    assert "shape" in reason
+
+
+def test_lease_generations_reach_the_updates() -> None:
+    run = train(workers=2, steps=4, functions=1, lifetime_s=0.0)
+    for worker in range(2):
+        seen = []
+        for seq in range(4):
+            update = Update.unpack(run.store.get(keys.update(worker, seq)) or b"", worker, seq)
+            data = run.store.get(keys.lease(worker, update.generation))
+            assert Lease.unpack(data or b"", worker, update.generation).function == update.function
+            seen.append(update.generation)
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 1
+
+
+def test_equal_state_dicts_are_equal() -> None:
+    """Of `lab.equal`, on which other tests stand."""
+    one = {"a": torch.tensor([0.0])}
+    assert equal(one, {"a": torch.tensor([0.0])})
+    assert not equal(one, {"a": torch.tensor([-0.0])})
+    assert not equal(one, {"a": torch.tensor([0.0], dtype=torch.float64)})
