@@ -36,10 +36,6 @@ class Pace:
         """The writer took this long from its start until its object stood."""
         self._said = [*self._said[-(_WINDOW - 1) :], duration_s]
 
-    def expect(self, duration_s: float) -> None:
-        """The writer expects its next object to stand after so long."""
-        self._said = [duration_s]
-
     def scale_s(self, latency_s: float) -> float:
         """What a guess may be wrong by: what a look takes, or how late the writer usually is, whichever is more."""
         return max(latency_s, self._jitter_s)
