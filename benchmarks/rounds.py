@@ -59,11 +59,17 @@ def main() -> None:
     rounds = len(half) / n
     print(f"{n} workers, {4 * options.floats / 1e6:.2f} MB, {options.latency} a request, {options.bandwidth}")
     print(f"round: median {median(times) * 1e3:.1f} ms, floor {floor * 1e3:.1f} ms, ratio {median(times) / floor:.3f}")
-    phases = Counter({key: sum(row.get(key, 0.0) for row in half) / len(half) * 1e3
-                      for key in ("compute_s", "encode_s", "upload_s", "wait_s", "download_s", "apply_s")})
+    phases = Counter(
+        {
+            key: sum(row.get(key, 0.0) for row in half) / len(half) * 1e3
+            for key in ("compute_s", "encode_s", "upload_s", "wait_s", "download_s", "apply_s")
+        }
+    )
     print("phases, mean ms: " + ", ".join(f"{name[:-2]} {ms:.1f}" for name, ms in phases.items()))
-    print(f"per round: {n} update puts, {gets / rounds:.2f} gets ({n * (n - 1)} needed), {polls / rounds:.2f} polls "
-          f"({polls / max(1, gets):.3f} per awaited update, 0.5 allowed)")
+    print(
+        f"per round: {n} update puts, {gets / rounds:.2f} gets ({n * (n - 1)} needed), {polls / rounds:.2f} polls "
+        f"({polls / max(1, gets):.3f} per awaited update, 0.5 allowed)"
+    )
     print("whole run:", json.dumps(result.requests), f"staleness {result.staleness.mean:.2f}, {result.seconds:.1f} s")
 
 

@@ -32,7 +32,8 @@ def draft(
     """
     decision = schedule.decide(view, arrived)
     if decision is None:
-        return Commit(view.commit, view.version, (), stop=wish) if wish and not schedule.agreed else None
+        ends = wish is not None and not schedule.agreed
+        return Commit(view.commit, view.version, (), stop=wish, progress=schedule.progress(view)) if ends else None
     steps: list[tuple[Entry, ...]] = []
     refused: list[Entry] = []
     version = view.version
@@ -49,10 +50,13 @@ def draft(
     if schedule.agreed:
         decided = [update for step in decision.steps for update in step] + list(decision.discarded)
         wish = next((update.stop for update in decided if update.stop), None)
-    commit = Commit(view.commit, view.version, tuple(steps), tuple(refused), stop=wish)
-    if commit.stop is None:
-        commit = replace(commit, stop=_end(view, schedule, commit, max_rejected))
-    return commit
+    commit = Commit(view.commit, view.version, tuple(steps), tuple(refused))
+    after = View.load(view.dump(), view.workers, view.steps)
+    after.advance(commit)
+    progress = schedule.progress(after)
+    if wish is None:
+        wish = Stop("diverged") if after.rejected >= max_rejected else Stop("steps") if progress >= 1 else None
+    return replace(commit, stop=wish, progress=progress)
 
 
 def _apply(update: Update, version: int, samples: int, rule: Rule, view: View) -> Entry:
@@ -80,11 +84,3 @@ def _fault(update: Update, view: View) -> str:
     if update.base > view.version:
         return f"computed from version {update.base}, which does not exist yet"
     return ""
-
-
-def _end(view: View, schedule: Schedule, commit: Commit, max_rejected: int) -> Stop | None:
-    after = View.load(view.dump(), view.workers, view.steps)
-    after.advance(commit)
-    if after.rejected >= max_rejected:
-        return Stop("diverged")
-    return Stop("steps") if schedule.finished(after) else None

@@ -9,10 +9,9 @@ from concurrent.futures import Executor
 from typing import Any
 
 from lambdaml import keys
-from lambdaml.errors import JobError, RunNotFound
+from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.function import Function, Outcome
 from lambdaml.job import Job, fingerprint, load_job
-from lambdaml.replica import Replica
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
@@ -83,6 +82,8 @@ async def function_coroutine(
     **world_options: Any,
 ) -> Outcome:
     """The same for a caller that has an event loop, a job and a compute thread already."""
+    from lambdaml.replica import Replica
+
     world = LiveWorld(store, compute, seed=derive_seed(settings.seed, name), **world_options)
     try:
         replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
@@ -118,9 +119,17 @@ def load_run_job(settings: Settings) -> Job:
 
 
 def pick_device(device: str) -> str:
-    """`auto` resolved to `cuda` where torch sees a GPU, else `cpu`."""
-    if device != "auto":
-        return device
+    """`auto` resolved to `cuda` where torch sees a GPU, else `cpu`; any other device checked.
+
+    Raises:
+        SettingsError: torch knows no such device, or it is not there.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    return device

@@ -21,9 +21,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from lambdaml.storage.errors import LambdaMLError, StoreError
+from lambdaml.storage.errors import (
+    AccessDenied,
+    LambdaMLError,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+    StoreUnfit,
+    Throttled,
+)
 
 __all__ = [
+    "AccessDenied",
     "BadObject",
     "JobError",
     "JobFailed",
@@ -36,6 +45,10 @@ __all__ = [
     "RunNotFound",
     "SettingsError",
     "StoreError",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "StoreUnfit",
+    "Throttled",
     "UserError",
     "VerifyFailed",
     "nearest",

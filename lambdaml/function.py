@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lambdaml import keys
 from lambdaml.commits import draft
@@ -21,7 +21,6 @@ from lambdaml.leases import Leases
 from lambdaml.log import LogReader
 from lambdaml.patterns.gather import Gather
 from lambdaml.records import Commit, Digest, Update
-from lambdaml.replica import Replica
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.snapshot import State
@@ -30,6 +29,9 @@ from lambdaml.tracing import Tracer
 from lambdaml.view import View
 from lambdaml.worker import work
 from lambdaml.worlds import Task, World
+
+if TYPE_CHECKING:
+    from lambdaml.replica import Replica
 
 Outcome = Literal["done", "left"]
 
@@ -339,6 +341,7 @@ class Function:
                 commit=commit.commit,
                 version=commit.last_version,
                 progress=self.replica.view.progress,
+                fraction=commit.progress,
                 updates=len(commit.entries),
                 refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
                 loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,

@@ -156,7 +156,7 @@ class Entry:
 class Commit:
     """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses.
 
-    `next_s` is the writer's guess of how long after this entry the next one will be there, for those who wait for it.
+    `progress` is the share of the run that is done after it, in [0, 1]. `next_s` is the writer's guess of how long after this entry the next one will be there, for those who wait for it.
     """
 
     commit: int
@@ -168,6 +168,7 @@ class Commit:
     function: str = ""
     time_s: float = 0.0
     next_s: float = 0.0
+    progress: float = 0.0
 
     @property
     def last_version(self) -> int:
@@ -204,6 +205,7 @@ class Commit:
                 "function": self.function,
                 "time_s": round(self.time_s, 6),
                 "next_s": round(self.next_s, 6),
+                "progress": self.progress,
             }
         )
 
@@ -227,6 +229,7 @@ class Commit:
                 function=record["function"],
                 time_s=record["time_s"],
                 next_s=record["next_s"],
+                progress=record["progress"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is not a log entry: {error}") from error

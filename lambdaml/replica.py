@@ -327,7 +327,7 @@ def _fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
 def _seed(*parts: int | str) -> None:
     seed = derive_seed(*parts)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
-from lambdaml.errors import BadObject, RunNotFound
+from lambdaml.errors import BadObject, RunNotFound, SettingsError
 from lambdaml.records import Commit, Lease
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, Store, open_store
@@ -147,14 +147,13 @@ class Run:
         holders = self._holders()
         stop = last.stop if last else None
         version = last.last_version if last else 0
-        total = self.settings.steps * (1 if self._counts_commits() else self.settings.workers)
         ended = {"steps": "finished", "target": "reached its target"}
         return Status(
             run=self.url,
             state=ended.get(stop.reason, stop.reason) if stop else "running" if holders else "stopped",
             version=version,
             commits=commits,
-            progress=1.0 if stop else min(1.0, version / total),
+            progress=last.progress if last else 0.0,
             schedule=self.settings.schedule,
             workers=self.settings.workers,
             metrics=metrics[newest] if newest is not None else {},
@@ -163,12 +162,6 @@ class Run:
             age_s=age_s,
             model=self.store.head(keys.MODEL) is not None,
         )
-
-    def _counts_commits(self) -> bool:
-        """Whether `steps` counts optimizer steps of the run, rather than updates of each worker."""
-        from lambdaml.schedules import SCHEDULES
-
-        return SCHEDULES.make(self.settings.schedule).agreed or self.settings.schedule.startswith("quorum")
 
     def _tail(self) -> tuple[int, Commit | None, float | None]:
         """How many commits there are, the last one, and its age in seconds by this machine's clock.
@@ -295,7 +288,13 @@ class Run:
 
         Updates that have their fate before it, and all earlier snapshots but the result's, go. The log, the metrics
         and the trace stay. Versions before that snapshot can no longer be replayed.
+
+        Raises:
+            SettingsError: functions work on the run; they may still need what would be deleted.
         """
+        holders = self._holders()
+        if holders and not any(commit.stop for commit in self.log(max(0, self._tail()[0] - 1))):
+            raise SettingsError(f"{self.url} is being trained by {', '.join(holders)}: wait for its end, or cancel it")
         from lambdaml.verify import garbage
 
         doomed = garbage(self)

@@ -119,11 +119,12 @@ def train(
     """
     began = time.monotonic()
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
-    job_settings, instance = _resolve(job, dict(args or {}))
-    opened = store if isinstance(store, Store) else open_store(store or free_place(job_settings.spec))
-    chosen = _engine(engine, opened, job_settings)
+    name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
+    opened = store if isinstance(store, Store) else open_store(store or free_place(name))
+    chosen = _engine(engine, opened, sendable=not isinstance(job, Job))
     try:
-        check(opened)
+        job_settings, instance = _resolve(job, dict(args or {}))
+        device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
         run_settings = _plan(
@@ -140,6 +141,7 @@ def train(
             snapshot_every=snapshot_every,
             **settings,
         )
+        check(opened)
         begin(opened, run_settings, instance, chosen)
         return _supervise(opened, run_settings, instance, chosen, functions, device, lifetime_s, on_event, began)
     finally:
@@ -165,8 +167,9 @@ def resume(
     began = time.monotonic()
     opened = store if isinstance(store, Store) else open_store(store)
     settings = read_settings(opened)
-    chosen = _engine(engine, opened, settings.job)
+    chosen = _engine(engine, opened, sendable=job is None)
     try:
+        device = pick_device(device)
         instance = job or load_run_job(settings)
         begin(opened, settings, instance, chosen)
         return _supervise(opened, settings, instance, chosen, functions, device, lifetime_s, on_event, began)
@@ -224,19 +227,18 @@ def _absolute(spec: str) -> str:
     return f"{os.path.abspath(path)}{colon}{name}" if path.endswith(".py") else spec
 
 
-def _engine(name: str | None, store: Store, job: JobSettings) -> Engine:
+def _engine(name: str | None, store: Store, sendable: bool) -> Engine:
+    """The engine asked for, or whichever fits; already starting, since that takes seconds."""
     if name is None:
-        name = "local" if store.shared and job.fingerprint else "inline"
+        name = "local" if store.shared and sendable else "inline"
     if name != "inline" and not store.shared:
         raise SettingsError(
             f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
         )
-    if name != "inline" and not job.fingerprint:
+    if name != "inline" and not sendable:
         raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
     engine = ENGINES.make(name)
-    start = getattr(engine, "start", None)
-    if start is not None:
-        start()
+    engine.start()
     return engine
 
 
@@ -248,7 +250,7 @@ def _plan(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     dataset = call(job.dataset)
     try:
         samples = len(dataset)
-    except TypeError:
+    except (TypeError, NotImplementedError):
         raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset with a length") from None
     workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
     if steps is not None and epochs is not None:
@@ -298,7 +300,6 @@ def _supervise(
     if functions is None:
         functions = min(settings.workers, os.cpu_count() or 1)
     functions = max(1, min(functions, settings.workers))
-    device = pick_device(device)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": functions})
     evaluator = Evaluator(store, settings, job, device, on_event)
     watch = _Evaluations(engine, evaluator, store)

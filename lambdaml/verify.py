@@ -205,8 +205,8 @@ class _Fixed:
     def decide(self, view: View, arrived: object) -> Decision:
         return self._decision
 
-    def finished(self, view: View) -> bool:
-        return False
+    def progress(self, view: View) -> float:
+        return 0.0
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         return True

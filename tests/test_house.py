@@ -21,7 +21,11 @@ HEAVY = {"boto3", "moto", "obstore", "pandas", "pyarrow", "ray", "sklearn", "tor
 HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 
 # Code that the virtual world runs unchanged: it asks its world for time, randomness and waiting (design, section 3).
-PROTOCOL = ("lambdaml/worker.py", "lambdaml/function.py", "lambdaml/schedules")
+PROTOCOL = (
+    *(f"lambdaml/{name}.py" for name in ("commits", "committer", "function", "leases", "log", "pace", "records")),
+    *(f"lambdaml/{name}.py" for name in ("tracing", "view", "worker", "worlds/__init__")),
+    *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
+)
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 
 MAX_FILE_LINES = 600
@@ -164,6 +168,12 @@ def test_nothing_read_is_executed(path: Path) -> None:
     assert not wrong
 
 
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """A public docstring says what a caller must know, which is no reason to split its function."""
+    first = node.body[0]
+    return (first.end_lineno or first.lineno) - first.lineno + 1 if ast.get_docstring(node) else 0
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=label)
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
@@ -172,7 +182,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
         f"{label(path)}:{node.lineno} {node.name} has {lines} lines"
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)) > MAX_FUNCTION_LINES
     ]
     assert not long
 

@@ -44,6 +44,9 @@ class Engine(Protocol):
     def compute(self) -> Executor:
         """Where the caller may run tensor work of its own (evaluation) while functions run."""
 
+    def start(self) -> None:
+        """Begin whatever takes long, in the background. The caller may find out that it is not needed."""
+
     def run(self, launch: Launch, emit: Emit) -> None:
         """Run functions until the run has ended.
 

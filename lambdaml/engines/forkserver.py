@@ -32,7 +32,6 @@ def main() -> None:
 
     events = os.dup(1)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -109,7 +108,7 @@ def _function(command: dict[str, Any], events: int) -> int:
         known = isinstance(error, LambdaMLError)
         message = str(error) if known else f"{type(error).__name__}: {error}"
         _say(events, {"event": "error", "function": name, "type": type(error).__name__, "message": message[:2000]})
-        if not known or os.environ.get("LAMBDAML_TRACEBACK"):
+        if os.environ.get("LAMBDAML_TRACEBACK"):
             traceback.print_exc()
         return 2
     return 0 if outcome == "done" else 1

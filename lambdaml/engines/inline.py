@@ -27,6 +27,9 @@ class InlineEngine:
     def compute(self) -> Executor:
         return self._compute
 
+    def start(self) -> None:
+        """There is nothing to start."""
+
     def run(self, launch: Launch, emit: Emit) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)

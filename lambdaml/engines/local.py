@@ -20,7 +20,7 @@ from lambdaml import errors, keys
 from lambdaml.engines import Emit, Launch
 from lambdaml.errors import LambdaMLError, RunFailed
 from lambdaml.records import Lease
-from lambdaml.storage import Store
+from lambdaml.storage import Store, StoreUnavailable
 from lambdaml.worlds.live import one_thread
 
 MAX_BARREN = 5
@@ -40,7 +40,7 @@ class LocalEngine:
         return self._compute
 
     def start(self) -> None:
-        """Start importing torch in the background; `run` does it where nobody has."""
+        """Start the server, which imports torch."""
         if self._server is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             self._server = subprocess.Popen(
@@ -48,6 +48,7 @@ class LocalEngine:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
+                start_new_session=True,  # Ctrl-C is the engine's to handle
             )
 
     def run(self, launch: Launch, emit: Emit) -> None:
@@ -65,8 +66,9 @@ class LocalEngine:
                 if kind == "commit":
                     barren = 0
                 elif kind == "error":
-                    error = error or _revive(event)
-                    if error.__class__ is not errors.StoreError:
+                    revived = _revive(event)
+                    if error is None and not isinstance(revived, StoreUnavailable):
+                        error = revived
                         self._tell({"command": "leave"})
                 elif kind == "ended":
                     index = running.pop(name)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOOKAHEAD = 8
 """Rounds that a replica which is behind reads ahead of those it has applied."""
 
+_FIRST_LOOK_S = 2.0
+"""How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
+
 _REREADS = 2
 """Times a damaged object is read again before its writer is blamed."""
 
@@ -87,7 +90,7 @@ class Gather:
         """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
         function = self._function
         if not function.schedule.agreed:
-            await function.until(lambda: function.head.commit >= function.tail)
+            await function.until(lambda: function.replica.view.commit >= function.tail)
         seq = function.head.fated[worker]
         if function.leases.held[worker] == 1:
             return seq
@@ -99,6 +102,7 @@ class Gather:
                 return seq
             if data is not None:
                 self.add(await self._unpack(data, worker, seq))
+                function.warm = True
                 seq += 1
 
     async def _watch(self, worker: int) -> None:
@@ -132,7 +136,7 @@ class Gather:
         if not behind:
             delay_s = pace.delay_s()
             if delay_s is None:
-                await function.until(lambda: function.warm, timeout_s=function.settings.lease_s)
+                await function.until(lambda: function.warm, timeout_s=_FIRST_LOOK_S)
             elif delay_s > 0:
                 await world.sleep(delay_s)
         backoff = Backoff(pace.scale_s(self.latency_s))

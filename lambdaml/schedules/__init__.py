@@ -50,8 +50,8 @@ class Schedule(Protocol):
         `arrived` holds each worker's updates in the order of `seq`, without gaps, from `view.fated[worker]` on.
         """
 
-    def finished(self, view: View) -> bool:
-        """Whether the run has taken all the steps it was asked for."""
+    def progress(self, view: View) -> float:
+        """The share of the run that is done, by what its `steps` count. It is finished at 1."""
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         """Whether the worker has nothing left to compute once it has published `seq` updates."""

@@ -30,8 +30,8 @@ class Asp:
     def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
         return Decision([[update] for update in arrived]) if arrived else None
 
-    def finished(self, view: View) -> bool:
-        return min(view.fated) >= view.steps
+    def progress(self, view: View) -> float:
+        return sum(view.fated) / (view.workers * view.steps)
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         return seq >= view.steps

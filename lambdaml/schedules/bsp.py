@@ -29,8 +29,8 @@ class Bsp:
             return None
         return Decision([[round_[worker] for worker in range(view.workers)]])
 
-    def finished(self, view: View) -> bool:
-        return view.commit >= view.steps
+    def progress(self, view: View) -> float:
+        return view.commit / view.steps
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         return seq >= view.steps

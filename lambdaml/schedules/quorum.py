@@ -57,8 +57,8 @@ class Quorum:
                 return Decision(_step(chosen), faulty)
         return None
 
-    def finished(self, view: View) -> bool:
-        return view.version >= view.steps
+    def progress(self, view: View) -> float:
+        return view.version / view.steps
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         return False

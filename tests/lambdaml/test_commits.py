@@ -24,9 +24,7 @@ def make(
     max_rejected: int = 1000,
     wish: Stop | None = None,
 ) -> Commit | None:
-    return draft(
-        view, SCHEDULES.make(schedule), RULES.make(rule), arrived, max_rejected=max_rejected, wish=wish
-    )
+    return draft(view, SCHEDULES.make(schedule), RULES.make(rule), arrived, max_rejected=max_rejected, wish=wish)
 
 
 def made(*arguments: object, **options: object) -> Commit:

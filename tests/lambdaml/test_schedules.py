@@ -99,16 +99,24 @@ class Play:
 
 def content(commits: list[Commit]) -> list[Any]:
     """What must not depend on the order of arrival."""
-    return [
-        (c.commit, c.version, c.steps, sorted(c.refused, key=lambda e: (e.worker, e.seq)), c.stop) for c in commits
-    ]
+    return [(c.commit, c.version, c.steps, sorted(c.refused, key=lambda e: (e.worker, e.seq)), c.stop) for c in commits]
 
 
 few = settings(max_examples=30)
 choices = st.lists(st.integers(0, 1000), max_size=120)
 workers = st.integers(1, 5)
 faults = st.frozensets(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=8)
-SPECS = ["bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:1", "quorum:2", "quorum:1,late=weight", "quorum:3,late=weight"]
+SPECS = [
+    "bsp",
+    "asp",
+    "ssp:0",
+    "ssp:1",
+    "ssp:3",
+    "quorum:1",
+    "quorum:2",
+    "quorum:1,late=weight",
+    "quorum:3,late=weight",
+]
 
 
 @pytest.mark.parametrize("schedule", SPECS)

@@ -58,7 +58,7 @@ def test_any_flipped_byte_of_a_snapshot_is_a_bad_object() -> None:
 
 def test_any_truncation_of_a_snapshot_is_a_bad_object() -> None:
     data = state().dump()
-    for keep in range(0, len(data)):
+    for keep in range(len(data)):
         with pytest.raises(BadObject):
             State.load(data[:keep], KEY)
 
@@ -71,7 +71,9 @@ def test_a_newer_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPa
         State.load(data, KEY)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"state": "5"}, {"state": "[]"}, {"state": "{}"}, {"state": "{"}], ids=str)
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"state": "5"}, {"state": "[]"}, {"state": "{}"}, {"state": "{"}], ids=str
+)
 def test_a_safetensors_file_that_is_no_snapshot_is_a_bad_object(metadata: dict[str, str] | None) -> None:
     with pytest.raises(BadObject):
         State.load(save({"model/w": torch.ones(2)}, metadata=metadata), KEY)

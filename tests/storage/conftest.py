@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lambdaml.storage import Store, open_store
 
 sys.path.insert(0, str(Path(__file__).parent))

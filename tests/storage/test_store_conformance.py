@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 
 import pytest
+
 from lambdaml.storage import Store, check, copy, examine, open_store
 
 ODD_KEYS = [

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from lambdaml.storage import BadStoreURL, DirectoryStore, MemoryStore, Store, StoreError, open_store
 
 PROCESSES = 8

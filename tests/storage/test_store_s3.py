@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from s3server import Fault, S3Server
+
 from lambdaml.storage import (
     AccessDenied,
     Metered,
@@ -29,7 +31,6 @@ from lambdaml.storage.boto import BotoStore
 from lambdaml.storage.cloud import CloudStore
 from lambdaml.storage.s3 import S3Place
 from lambdaml.storage.url import StoreURL
-from s3server import Fault, S3Server
 
 CLIENTS = ("obstore", "boto3")
 
