@@ -22,7 +22,7 @@ from lambdaml.sampling import Sampler
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import Dense
 
-STEPS, WARM, ROUNDS = 200, 40, 5
+STEPS, WARM, ROUNDS = 150, 30, 7
 SPEC = f"{Path(__file__).parent / 'jobs.py'}:Dense"
 
 

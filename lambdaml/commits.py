@@ -51,7 +51,7 @@ def draft(
         decided = [update for step in decision.steps for update in step] + list(decision.discarded)
         wish = next((update.stop for update in decided if update.stop), None)
     commit = Commit(view.commit, view.version, tuple(steps), tuple(refused))
-    after = View.load(view.dump(), view.workers, view.steps)
+    after = view.copy()
     after.advance(commit)
     progress = schedule.progress(after)
     if wish is None:

@@ -78,6 +78,7 @@ class Committer:
         function = self._function
         while True:
             await function.until(lambda: bool(self.unwritten) and self.active)
+            await function.world.sleep(0)  # what workers wait for goes first
             commit = self.unwritten[0]
             standing = commit if commit.commit < function.tail else await self.append(commit)
             if not standing.same(commit):

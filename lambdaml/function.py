@@ -79,6 +79,7 @@ class Function:
         self.schedule = SCHEDULES.make(settings.schedule)
         self.rule = RULES.make(settings.staleness)
         self.head = View(settings.workers, settings.steps)
+        self.queued = self.head.copy()
         self.tail = 0
         self.changed = world.signal()
         self.leases = Leases(world, name, settings.lease_s, dead)
@@ -95,6 +96,7 @@ class Function:
         self._reported: dict[int, float] = {}
         self._workers: dict[int, Task] = {}
         self._tasks: list[Task] = []
+        self._hold = False
         self._leaving = False
         self._closed = False
         self._failure: BaseException | None = None
@@ -126,6 +128,14 @@ class Function:
     def ending(self) -> bool:
         """Whether workers should compute no more."""
         return self._leaving or self.head.stop is not None
+
+    def may_start(self, worker: int, seq: int, base: int) -> bool:
+        """Whether the worker may hand its next update to the compute queue.
+
+        The queue runs in order, so a commit counts as soon as it is queued to be applied. At a checkpoint workers wait
+        for the state's digest, which their updates carry.
+        """
+        return not self._hold and self.schedule.may_start(self.queued, worker, seq, base)
 
     def leave(self) -> None:
         """Publish what is being computed, then return."""
@@ -187,6 +197,7 @@ class Function:
         state = State.load(data, newest)
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
+        self.queued = self.head.copy()
         entries = await self.world.store.list(
             keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else ""
         )
@@ -312,14 +323,19 @@ class Function:
             pending = self._pending[0]
             commit, updates = pending.commit, pending.updates
             assert updates is not None
-            before = self.replica.view.progress
+            before = self.queued.progress
+            self.queued.advance(commit)
+            checkpoint = self._crosses(before, self.queued.progress)
+            self._hold = checkpoint
+            self.changed.set()
             start = self.world.now()
             await self.world.compute(lambda: self.replica.apply(commit, updates))
             apply_s = self.world.now() - start
-            self._account(pending, apply_s)
-            await self._compare(commit, updates)
-            if self._crosses(before, self.replica.view.progress):
+            if checkpoint:
                 await self._checkpoint()
+            self._hold = False
+            self._account(pending, apply_s)
+            self._compare(commit, updates)
             self._pending.popleft()
             self.changed.set()
 
@@ -361,7 +377,7 @@ class Function:
             self.committer.digest = Digest(state.version, sha256)
             self.committer.snapshots.append(state)
 
-    async def _compare(self, commit: Commit, updates: dict[tuple[int, int], Update]) -> None:
+    def _compare(self, commit: Commit, updates: dict[tuple[int, int], Update]) -> None:
         """Check the digests that came along against ours.
 
         Raises:

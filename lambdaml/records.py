@@ -71,7 +71,7 @@ class Update:
         return self.worker, self.seq
 
     def pack(self) -> bytes:
-        """The object's bytes."""
+        """The object's bytes; from now on `body` and `size_bytes` are those of the object."""
         header: dict[str, Any] = {
             "worker": self.worker,
             "seq": self.seq,
@@ -90,7 +90,9 @@ class Update:
             header["digest"] = [self.digest.version, self.digest.sha256]
         if self.stop:
             header["stop"] = asdict(self.stop)
-        return wire.pack(header, list(self.body.items()))
+        data, self.body = wire.pack(header, list(self.body.items()))
+        self.size_bytes = len(data)
+        return data
 
     @staticmethod
     def unpack(data: bytes | memoryview, worker: int, seq: int) -> Update:

@@ -31,7 +31,10 @@ _MAX_LOSS_SCALE = 2.0**16
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What one computation yields: the encoded gradient, the version it is of, and how long it took."""
+    """What one computation yields: the encoded gradient, the version it is of, and how long it took.
+
+    `body` may alias the replica's buffers: write it out before the replica is used again.
+    """
 
     body: Body
     base: int
@@ -111,13 +114,11 @@ class Replica:
             JobFailed: the job's own code raised.
         """
         start = self.clock()
-        seed = derive_seed("step", self.settings.seed, worker, seq)
         kept = {name: buffer.clone() for name, buffer in (self.means | self.counts).items()}
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
-            _seed(seed, "data")
+            _seed("update", self.settings.seed, worker, seq)
             batch, samples = self._batch(worker, seq)
-            _seed(seed, "step")
             loss = self._backward(batch, scale)
             if scale == 1.0:
                 break

@@ -113,7 +113,7 @@ def _check_commit(
             report.faults.append(f"{where} applies {keys.update(*update.id)}, which must be rejected: {fault}")
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     again = draft(
-        View.load(replica.view.dump(), settings.workers, settings.steps),
+        replica.view.copy(),
         _Fixed(Decision(steps)),
         RULES.make(settings.staleness),
         (),

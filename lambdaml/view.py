@@ -63,6 +63,10 @@ class View:
         self.version = commit.last_version
         self.stop = commit.stop
 
+    def copy(self) -> View:
+        """One that advances by itself."""
+        return View.load(self.dump(), self.workers, self.steps)
+
     def dump(self) -> dict[str, Any]:
         """For a snapshot's metadata."""
         return {

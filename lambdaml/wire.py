@@ -76,8 +76,11 @@ def check_schema(record: Mapping[str, Any], key: str) -> None:
         raise NewerSchema(f"{key} has schema {schema}, this lambdaml reads up to {SCHEMA}: install a newer version")
 
 
-def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> bytes:
-    """An envelope with this header and these arrays. Arrays must be contiguous and little-endian."""
+def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """An envelope with this header and these arrays, and the arrays as they stand in it.
+
+    Arrays must be contiguous and little-endian. Those returned are read-only views of the envelope.
+    """
     shapes = [[name, array.dtype.name, list(array.shape)] for name, array in parts]
     text = json.dumps({"schema": SCHEMA, **header, "parts": shapes}, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-(_PREAMBLE.size + len(text)) % _ALIGN)
@@ -85,7 +88,8 @@ def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> bytes:
     payload = [array.reshape(-1).view(np.uint8).data if array.size else b"" for _, array in parts]
     for piece in payload:
         crc = zlib.crc32(piece, crc)
-    return b"".join([_PREAMBLE.pack(_MAGIC, len(text), crc, 0), text, *payload])
+    data = b"".join([_PREAMBLE.pack(_MAGIC, len(text), crc, 0), text, *payload])
+    return data, _arrays(memoryview(data)[_PREAMBLE.size + len(text) :], shapes)
 
 
 def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

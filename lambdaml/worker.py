@@ -22,8 +22,8 @@ async def work(function: Function, worker: int) -> None:
     base = -1
     upload_s: float | None = None
     while True:
-        await function.until(lambda: function.ending or schedule.may_start(replica.view, worker, seq, base))
-        if function.ending or schedule.leaves(replica.view, worker, seq):
+        await function.until(lambda: function.ending or function.may_start(worker, seq, base))
+        if function.ending or schedule.leaves(function.queued, worker, seq):
             return
         started = world.now()
         update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
@@ -63,6 +63,5 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
         body=gradient.body,
     )
     data = update.pack()
-    update.size_bytes = len(data)
     update.fault = function.replica.check(update)
     return update, data

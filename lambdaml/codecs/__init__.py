@@ -17,7 +17,7 @@ class Codec(Protocol):
     """Arrays are flat, in the dtype of the run's gradients (float32, or float64 for a model in double precision)."""
 
     def encode(self, gradient: NDArray[Any]) -> Body:
-        """Named arrays that hold the gradient. They must not alias it: its buffer is used again."""
+        """Named arrays that hold the gradient. They may alias it, and are written out before its buffer changes."""
 
     def check(self, body: Body, size: int) -> str:
         """What is wrong with a body that claims to encode `size` numbers; "" for nothing. Bodies come from outside."""

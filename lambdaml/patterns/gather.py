@@ -90,7 +90,7 @@ class Gather:
         """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
         function = self._function
         if not function.schedule.agreed:
-            await function.until(lambda: function.replica.view.commit >= function.tail)
+            await function.until(lambda: function.queued.commit >= function.tail)
         seq = function.head.fated[worker]
         if function.leases.held[worker] == 1:
             return seq

@@ -16,7 +16,7 @@ from lambdaml.job import Job
 from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.replica import Gradient, Replica
 from lambdaml.settings import JobSettings, Settings
-from lambdaml.storage import MemoryStore
+from lambdaml.storage import MemoryStore, copy
 
 
 def table(samples: int, features: int = 6, classes: int = 3) -> TensorDataset:
@@ -103,6 +103,22 @@ def train(job: Any = Tiny, **options: Any) -> lambdaml.Run:
     """Train on a fresh `memory://` store, and hand back the run."""
     url = options.pop("url", f"memory://{secrets.token_hex(6)}")
     return lambdaml.Run(lambdaml.train(job, url, **options).run)
+
+
+def broken_off(job: Any = Tiny, at: int = 3, **options: Any) -> lambdaml.Run:
+    """A run whose functions all vanished an hour ago, right after they had made commit number `at`."""
+    url, left = f"memory://{secrets.token_hex(6)}", memory()
+
+    def vanish(event: dict[str, Any]) -> None:
+        if event["event"] == "commit" and event["commit"] == at:
+            copy(MemoryStore(url.removeprefix("memory://")), left)
+
+    lambdaml.train(job, url, on_event=vanish, **options)
+    for key, (data, modified) in left._objects.items():
+        left._objects[key] = (data, modified - 3600)
+    run = lambdaml.Run(left)
+    assert left.get("model.safetensors") is None
+    return run
 
 
 def model_bytes(run: lambdaml.Run) -> bytes:

@@ -17,7 +17,7 @@ from lambdaml import keys
 from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
 from lambdaml.records import Lease, Update
 from lambdaml.snapshot import State
-from tests.lambdaml.lab import Made, Tiny, equal, memory, model_bytes, table, train
+from tests.lambdaml.lab import Made, Tiny, broken_off, equal, memory, model_bytes, table, train
 
 STEPS = 10
 
@@ -44,7 +44,7 @@ def test_functions_that_must_leave_early_and_others_that_go_on_give_the_same_bit
 
 @pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2"])
 def test_functions_may_leave_early_under_any_schedule(schedule: str) -> None:
-    run = train(workers=4, steps=STEPS, functions=2, lifetime_s=0.0, schedule=schedule)
+    run = train(workers=4, steps=4, functions=2, lifetime_s=0.0, schedule=schedule)
     assert run.verify().faults == []
     assert run.summary().stop == "steps"
 
@@ -333,29 +333,10 @@ def test_a_run_that_was_cancelled_is_not_resumed() -> None:
 # ---- resume
 
 
-class Halt(BaseException):
-    """Ends a call as Ctrl-C would."""
-
-
-def broken_off(at: int, **options: Any) -> lambdaml.Run:
-    """A run whose functions all vanished after some commits."""
-    store = memory()
-
-    def halt(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] >= at:
-            raise Halt
-
-    with pytest.raises(Halt):
-        lambdaml.train(Tiny, store.url, workers=4, steps=STEPS, lease_s=1.0, on_event=halt, **options)
-    run = lambdaml.Run(store)
-    assert run.store.get(keys.MODEL) is None
-    return run
-
-
 @pytest.mark.parametrize("at", [0, 4, 8])
 @pytest.mark.parametrize("functions", [1, 2])
 def test_a_run_that_broke_off_ends_with_the_same_bits(plain: lambdaml.Run, at: int, functions: int) -> None:
-    run = broken_off(at, functions=functions)
+    run = broken_off(at=at, workers=4, steps=STEPS, functions=functions)
     result = lambdaml.resume(run.store, functions=functions)
     assert result.stop == "steps"
     assert model_bytes(run) == model_bytes(plain)
@@ -364,7 +345,7 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(plain: lambdaml.Run, at: i
 
 @pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2", "quorum:2,late=weight"])
 def test_a_run_that_broke_off_ends_and_verifies_under_any_schedule(schedule: str) -> None:
-    run = broken_off(3, functions=2, schedule=schedule, snapshot_every=1)
+    run = broken_off(workers=4, steps=STEPS, functions=2, schedule=schedule, snapshot_every=1)
     assert lambdaml.resume(run.store).stop == "steps"
     assert run.verify().faults == []
 
