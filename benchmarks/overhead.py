@@ -20,16 +20,16 @@ import lambdaml
 from lambdaml.sampling import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import Dense
+import jobs
 
 STEPS, WARM, ROUNDS = 150, 30, 7
-SPEC = f"{Path(__file__).parent / 'jobs.py'}:Dense"
+JOBS = ("Convolutions", "Dense")
 
 
-def plain_loop() -> float:
+def plain_loop(name: str) -> float:
     """Seconds a step."""
     torch.set_num_threads(1)
-    job = Dense()
+    job = getattr(jobs, name)()
     model, dataset = job.model(), job.dataset()
     optimizer, sampler = job.optimizer(model), Sampler(job.samples, 1, job.batch_size, 0)
     stamps = []
@@ -42,7 +42,7 @@ def plain_loop() -> float:
     return (stamps[-1] - stamps[WARM]) / (STEPS - 1 - WARM)
 
 
-def run(url: str) -> float:
+def run(name: str, url: str) -> float:
     """Seconds a step."""
     stamps: list[float] = []
 
@@ -50,23 +50,32 @@ def run(url: str) -> float:
         if event["event"] == "commit":
             stamps.append(time.perf_counter())
 
-    lambdaml.train(SPEC, url, workers=1, steps=STEPS, snapshot_every=10**6, on_event=on_event)
+    spec = f"{Path(__file__).parent / 'jobs.py'}:{name}"
+    lambdaml.train(spec, url, workers=1, steps=STEPS, snapshot_every=10**6, on_event=on_event)
     return (stamps[-1] - stamps[WARM]) / (len(stamps) - 1 - WARM)
 
 
 def main() -> None:
+    for name in JOBS:
+        measure(name)
+
+
+def measure(name: str) -> None:
+    job = getattr(jobs, name)()
+    size = sum(parameter.numel() for parameter in job.model().parameters())
     times: dict[str, list[float]] = {"plain loop": [], "memory://": [], "file://": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):
-            times["plain loop"].append(plain_loop())
-            times["memory://"].append(run(f"memory://overhead-{number}"))
-            times["file://"].append(run(f"file://{folder}/{number}"))
+            times["plain loop"].append(plain_loop(name))
+            times["memory://"].append(run(name, f"memory://{name}-{number}"))
+            times["file://"].append(run(name, f"file://{folder}/{number}"))
     base = times["plain loop"]
+    print(f"{name}: {size} parameters, batch {job.batch_size}, one thread, median of {ROUNDS} x {STEPS - WARM} steps")
     print(f"{'':12} {'ms a step':>10} {'samples/s':>10} {'of the loop':>12}")
-    for name, seconds in times.items():
+    for place, seconds in times.items():
         ratio = median(b / s for b, s in zip(base, seconds, strict=True))
         step = median(seconds)
-        print(f"{name:12} {step * 1e3:10.2f} {Dense().batch_size / step:10.0f} {ratio:12.3f}")
+        print(f"{place:12} {step * 1e3:10.2f} {job.batch_size / step:10.0f} {ratio:12.3f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
 from lambdaml.worlds.live import Emit, LiveWorld, one_thread
 
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 """How long one thread may keep others from Python. Requests and tensor work share it, and neither should wait long."""
 
 

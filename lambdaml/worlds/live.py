@@ -135,7 +135,19 @@ class LiveWorld:
         return list(await asyncio.gather(*work))
 
     async def compute(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._compute, work)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                loop.call_soon_threadsafe(_settle, outcome, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, outcome, result, None)
+
+        self._compute.submit(run)
+        return await outcome
 
     async def background(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -166,6 +178,15 @@ def one_thread() -> Executor:
         torch.set_num_threads(1)
 
     return ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=initialise)
+
+
+def _settle(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if outcome.done():
+        return
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(result)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -1,0 +1,125 @@
+"""Evaluation of snapshots, outside the workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lambdaml
+from lambdaml import keys, wire
+from lambdaml.errors import JobFailed, SettingsError
+from lambdaml.evaluation import Evaluator, evaluate, request_stop
+from lambdaml.snapshot import State
+from lambdaml.storage import copy
+from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, train
+
+
+@pytest.fixture(scope="module")
+def trained() -> lambdaml.Run:
+    return train(workers=2, steps=8, snapshot_every=2)
+
+
+@pytest.fixture
+def run(trained: lambdaml.Run) -> lambdaml.Run:
+    """Its snapshots, but no metrics."""
+    target = memory()
+    copy(trained.store, target)
+    target.delete([info.key for info in target.list(keys.METRICS)])
+    return lambdaml.Run(target)
+
+
+def state_of(run: lambdaml.Run, version: int) -> State:
+    return State.load(run.store.get(keys.snapshot(version)) or b"", keys.snapshot(version))
+
+
+def test_every_snapshot_but_the_first_is_evaluated_once_and_in_order(run: lambdaml.Run) -> None:
+    events: list[dict[str, Any]] = []
+    evaluator = Evaluator(run.store, run.settings, Tiny(), emit=events.append)
+    evaluator.catch_up()
+    evaluator.catch_up()
+    assert [event["version"] for event in events] == [2, 4, 6, 8]
+    assert run.metrics() == {event["version"]: event["metrics"] for event in events}
+    again: list[dict[str, Any]] = []
+    Evaluator(run.store, run.settings, Tiny(), emit=again.append).catch_up()
+    assert again == []
+
+
+def test_an_evaluation_that_was_lost_is_made_up_for(run: lambdaml.Run) -> None:
+    Evaluator(run.store, run.settings, Tiny()).catch_up()
+    before = run.metrics()
+    run.store.delete([keys.metrics(4)])
+    Evaluator(run.store, run.settings, Tiny()).catch_up()
+    assert run.metrics() == before
+
+
+def test_the_model_is_in_eval_mode_with_gradients_off(run: lambdaml.Run) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def watch(model: nn.Module) -> dict[str, float]:
+        seen.append((model.training, torch.is_grad_enabled()))
+        return {}
+
+    evaluate(Made(evaluate=watch), state_of(run, 4))
+    assert seen == [(False, False)]
+    assert torch.is_grad_enabled()
+
+
+def test_the_weights_are_those_of_the_snapshot(run: lambdaml.Run) -> None:
+    expected = Tiny()
+    model = expected.model()
+    model.load_state_dict(state_of(run, 6).model())
+    assert evaluate(Tiny(), state_of(run, 6)) == expected.evaluate(model)
+
+
+def test_evaluating_does_not_change_the_training() -> None:
+    """However much the job draws from random streams, and whatever it does to the model it is given."""
+
+    def wild(model: nn.Module) -> dict[str, float]:
+        torch.manual_seed(1)
+        torch.rand(100)
+        model.train()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        return {"x": 1.0}
+
+    quiet = train(Made(), workers=2, steps=8)
+    assert model_bytes(train(Made(evaluate=wild), workers=2, steps=8, snapshot_every=1)) == model_bytes(quiet)
+
+
+def test_the_first_snapshot_that_meets_the_target_stops_the_run_and_no_later_one(run: lambdaml.Run) -> None:
+    settings = run.settings.model_copy(update={"target": "step>=3"})
+    calls = iter(range(1, 9))
+    job = Made(evaluate=lambda model: {"step": next(calls)})
+    Evaluator(run.store, settings, job).catch_up()
+    assert wire.load_json(run.store.get(keys.STOP) or b"", keys.STOP) == {"reason": "target", "version": 6}
+
+
+def test_the_first_wish_to_stop_stands() -> None:
+    store = memory()
+    request_stop(store, "cancelled")
+    request_stop(store, "target", 3)
+    assert wire.load_json(store.get(keys.STOP) or b"", keys.STOP) == {"reason": "cancelled", "version": None}
+
+
+@pytest.mark.parametrize("value", [None, 3.0, [1], {"accuracy": "high"}, {"accuracy": None}, {"a": torch.ones(2)}])
+def test_metrics_that_are_no_numbers_by_name_are_refused(run: lambdaml.Run, value: Any) -> None:
+    with pytest.raises(JobFailed, match="must return numbers by name") as caught:
+        evaluate(Made(evaluate=lambda model: value), state_of(run, 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_may_be_anything_that_is_a_number(run: lambdaml.Run) -> None:
+    values = {"tensor": torch.tensor(0.5), "integer": 3, "truth": True}
+    found = evaluate(Made(evaluate=lambda model: values), state_of(run, 2))
+    assert found == {"tensor": 0.5, "integer": 3.0, "truth": 1.0}
+    assert all(type(value) is float for value in found.values())
+
+
+def test_a_target_whose_metric_vanished_is_named(run: lambdaml.Run) -> None:
+    settings = run.settings.model_copy(update={"target": "accuracy>=1"})
+    with pytest.raises(SettingsError, match="the job reports loss"):
+        Evaluator(run.store, settings, Made(evaluate=lambda model: {"loss": 1.0})).catch_up()

@@ -1,0 +1,164 @@
+"""Replay: any version, bit for bit, and what a run keeps after garbage collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lambdaml
+from lambdaml import keys
+from lambdaml.errors import BadObject, RunNotFound, SettingsError
+from lambdaml.records import Update
+from lambdaml.sampling import derive_seed
+from lambdaml.storage import copy
+from tests.lambdaml.lab import Tiny, broken_off, equal, memory, model_bytes, train
+
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def asp() -> lambdaml.Run:
+    return train(workers=3, steps=STEPS, schedule="asp", staleness="inverse", snapshot_every=4, functions=2)
+
+
+@pytest.fixture(scope="module")
+def bsp() -> lambdaml.Run:
+    return train(workers=3, steps=STEPS, snapshot_every=4)
+
+
+@pytest.fixture
+def own(bsp: lambdaml.Run) -> lambdaml.Run:
+    target = memory()
+    copy(bsp.store, target)
+    return lambdaml.Run(target)
+
+
+def from_scratch(run: lambdaml.Run) -> list[dict[str, torch.Tensor]]:
+    """Every version's weights, from nothing but the log, the updates, and torch's own optimizer."""
+    job = Tiny()
+    torch.manual_seed(derive_seed(run.settings.seed, "model"))
+    model = job.model()
+    optimizer = job.optimizer(model)
+    versions = [{name: tensor.clone() for name, tensor in model.state_dict().items()}]
+    for commit in run.log():
+        for step in commit.steps:
+            total = np.zeros(21, np.float32)
+            for entry in step:
+                data = run.store.get(keys.update(entry.worker, entry.seq)) or b""
+                gradient = Update.unpack(data, entry.worker, entry.seq).body["gradient"]
+                total = total + gradient * np.float32(entry.weight)
+            flat, offset = torch.from_numpy(total), 0
+            for parameter in model.parameters():
+                parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter).clone()
+                offset += parameter.numel()
+            optimizer.step()
+            versions.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return versions
+
+
+@pytest.mark.parametrize("name", ["asp", "bsp"])
+def test_every_version_is_what_a_computation_from_scratch_gives(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    expected = from_scratch(run)
+    assert len(expected) == (3 * STEPS if name == "asp" else STEPS) + 1
+    for version, weights in enumerate(expected):
+        state = run.replay(version)
+        assert state.version == version
+        assert equal(state.model(), weights)
+
+
+def test_a_version_inside_a_group_commit_can_be_replayed() -> None:
+    run = broken_off(at=2, workers=3, steps=STEPS, schedule="asp", functions=1)
+    lambdaml.resume(run.store)
+    grouped = next(commit for commit in run.log() if len(commit.steps) > 1)
+    assert run.replay(grouped.version + 1).version == grouped.version + 1
+
+
+def test_the_last_version_is_the_result(asp: lambdaml.Run) -> None:
+    assert asp.replay().dump_model() == model_bytes(asp)
+    assert asp.replay().digest() == asp.replay(3 * STEPS).digest()
+
+
+def test_a_model_of_any_version_can_be_had(bsp: lambdaml.Run) -> None:
+    x = torch.ones(2, 6)
+    assert not bsp.model().training
+    assert torch.equal(bsp.model()(x), bsp.model(STEPS)(x))
+    assert not torch.equal(bsp.model(3)(x), bsp.model(STEPS)(x))
+
+
+@pytest.mark.parametrize("version", [-1, 10**6])
+def test_a_version_that_does_not_exist_is_refused(bsp: lambdaml.Run, version: int) -> None:
+    with pytest.raises(SettingsError, match=f"version {version}"):
+        bsp.replay(version)
+
+
+def test_a_run_without_a_result_says_so() -> None:
+    run = broken_off(workers=2, steps=STEPS)
+    with pytest.raises(RunNotFound, match="no result yet"):
+        run.model()
+    assert run.model(1) is not None
+
+
+def test_an_update_that_was_deleted_is_named(own: lambdaml.Run) -> None:
+    own.store.delete([keys.update(1, 2)])
+    with pytest.raises((BadObject, SettingsError), match=keys.update(1, 2)):
+        own.replay(3)
+
+
+def test_collecting_garbage_keeps_the_result_and_what_follows_the_newest_snapshot(own: lambdaml.Run) -> None:
+    before, model = len(list(own.store.list())), model_bytes(own)
+    doomed = own.gc()
+    assert len(list(own.store.list())) == before - doomed
+    assert doomed >= 3 * STEPS
+    assert model_bytes(own) == model
+    assert own.replay().dump_model() == model
+    assert len(list(own.log())) == STEPS
+    assert own.metrics()[STEPS] != {}
+    assert own.verify().faults == []
+    assert own.gc() == 0
+
+
+@pytest.mark.parametrize("version", [0, 3, STEPS - 1])
+def test_versions_before_the_newest_snapshot_cannot_be_replayed_after_that(own: lambdaml.Run, version: int) -> None:
+    own.gc()
+    with pytest.raises(SettingsError, match=f"version {version}.*earliest kept is {STEPS}"):
+        own.replay(version)
+
+
+def target_run() -> lambdaml.Run:
+    """A run whose result is of an earlier version than its end."""
+    store = memory()
+
+    def accuracy(event: dict[str, Any]) -> None:
+        if event["event"] == "snapshot" and event["version"] == 4:
+            from lambdaml.evaluation import request_stop
+
+            request_stop(store, "target", 4)
+
+    lambdaml.train(Tiny, store.url, workers=2, steps=100_000, snapshot_every=4, on_event=accuracy)
+    run = lambdaml.Run(store)
+    assert run.summary().stop_version == 4 < run.summary().version
+    return run
+
+
+def test_collecting_garbage_keeps_a_result_that_is_older_than_the_end() -> None:
+    run = target_run()
+    model = model_bytes(run)
+    assert run.verify().faults == []
+    run.gc()
+    assert model_bytes(run) == model == run.replay(4).dump_model()
+    assert run.verify().faults == []
+    with pytest.raises(SettingsError):
+        run.replay(5)
+    assert run.replay().version == run.summary().version
+
+
+def test_a_run_that_broke_off_goes_on_after_garbage_collection(bsp: lambdaml.Run) -> None:
+    run = broken_off(at=6, workers=3, steps=STEPS, snapshot_every=4)
+    assert run.gc() > 0
+    lambdaml.resume(run.store)
+    assert model_bytes(run) == model_bytes(bsp)
+    assert run.verify().faults == []
