@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lambdaml.records import Commit, Entry, Stop, Update
-from lambdaml.schedules import Schedule
+from lambdaml.records import Commit, Entry, Fate, Stop, Update
+from lambdaml.schedules import Decision, Schedule
 from lambdaml.staleness import Rule
 from lambdaml.view import View
 
@@ -37,16 +37,17 @@ def draft(
     steps: list[tuple[Entry, ...]] = []
     refused: list[Entry] = []
     version = view.version
+    faults = _faults(decision, view)
     for step in decision.steps:
-        good = [update for update in step if not _fault(update, view)]
-        refused += [_refuse(update, version, "rejected", _fault(update, view)) for update in step if update not in good]
+        good = [update for update in step if not faults[update.id]]
+        refused += [_refuse(update, view, "rejected", faults[update.id]) for update in step if faults[update.id]]
         samples = sum(update.samples for update in good)
         if good:
             steps.append(tuple(_apply(update, version, samples, rule, view) for update in good))
             version += 1
     for update in decision.discarded:
-        fault = _fault(update, view)
-        refused.append(_refuse(update, version, "rejected" if fault else "discarded", fault or "late"))
+        fault = faults[update.id]
+        refused.append(_refuse(update, view, "rejected" if fault else "discarded", fault or "late"))
     if schedule.agreed:
         decided = [update for step in decision.steps for update in step] + list(decision.discarded)
         wish = next((update.stop for update in decided if update.stop), None)
@@ -65,9 +66,9 @@ def _apply(update: Update, version: int, samples: int, rule: Rule, view: View) -
     return _entry(update, staleness, weight=weight)
 
 
-def _refuse(update: Update, version: int, fate: str, reason: str) -> Entry:
-    staleness = version - update.base if update.base >= 0 else 0
-    return replace(_entry(update, staleness), fate=fate, reason=reason)  # type: ignore[arg-type]
+def _refuse(update: Update, view: View, fate: Fate, reason: str) -> Entry:
+    staleness = view.version - update.base if update.base >= 0 else 0
+    return replace(_entry(update, staleness), fate=fate, reason=reason)
 
 
 def _entry(update: Update, staleness: int, weight: float = 0.0) -> Entry:
@@ -76,11 +77,18 @@ def _entry(update: Update, staleness: int, weight: float = 0.0) -> Entry:
     )
 
 
-def _fault(update: Update, view: View) -> str:
-    if update.fault:
-        return update.fault
-    if update.generation < view.generation[update.worker]:
-        return f"fenced: generation {update.generation} after {view.generation[update.worker]}"
-    if update.base > view.version:
-        return f"computed from version {update.base}, which does not exist yet"
-    return ""
+def _faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
+    """Why each update must be rejected, or "". A worker's generations must not go back, within a commit either."""
+    updates = [update for step in decision.steps for update in step] + list(decision.discarded)
+    highest = list(view.generation)
+    faults: dict[tuple[int, int], str] = {}
+    for update in sorted(updates, key=lambda update: update.id):
+        fault = update.fault
+        if not fault and update.generation < highest[update.worker]:
+            fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
+        if not fault and update.base > view.version:
+            fault = f"computed from version {update.base}, which does not exist yet"
+        if not fault:
+            highest[update.worker] = update.generation
+        faults[update.id] = fault
+    return faults

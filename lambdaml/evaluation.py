@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,8 @@ class Evaluator:
         if data is None:
             return
         metrics = evaluate(self._job, State.load(data, key), self._device, self._fresh_model())
-        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": metrics}))
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
         self._emit({"event": "metrics", "version": version, "metrics": metrics})
         target = self._settings.target
         if target and not self._reached and reached(target, metrics):

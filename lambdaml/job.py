@@ -122,6 +122,8 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
         job = found(**dict(args or {}))
     except TypeError as error:
         raise JobError(f"{spec} does not take these arguments: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise JobError(f"{spec} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(job, Job):
         raise JobError(f"{spec} is {type(job).__name__}, not a lambdaml.Job")
     return job
@@ -133,10 +135,12 @@ def fingerprint(spec: str) -> str:
     if module_spec.endswith(".py"):
         path = Path(module_spec)
     else:
-        found = importlib.util.find_spec(module_spec)
+        found = _guarded(lambda: importlib.util.find_spec(module_spec), spec)
         if found is None or found.origin is None:
             raise JobError(f"cannot find module {module_spec!r}")
         path = Path(found.origin)
+    if not path.is_file():
+        raise JobError(f"there is no file {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -169,7 +173,7 @@ def _import(module_spec: str, spec: str) -> Any:
 def _guarded(load: Any, spec: str) -> Any:
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JobError(f"cannot import {spec}: {type(error).__name__}: {error}") from error
 
 

@@ -57,7 +57,7 @@ class Backoff:
     """
 
     def __init__(self, scale_s: float, cap_s: float = 5.0) -> None:
-        self._pause_s = max(0.001, scale_s / 4)
+        self._pause_s = min(cap_s, max(0.001, scale_s / 4))
         self._cap_s = cap_s
 
     def next_s(self, uniform: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from lambdaml import keys, wire
 from lambdaml.errors import BadObject
 
 Fate = Literal["applied", "discarded", "rejected"]
+Reason = Literal["steps", "target", "cancelled", "diverged", "failed"]
 Body = dict[str, NDArray[Any]]
 """The encoded arrays of an update, by name, as its codec wrote them."""
 
@@ -25,7 +26,7 @@ Body = dict[str, NDArray[Any]]
 class Stop:
     """Why and where a run ends. `version` is the version of the result; None for the last one."""
 
-    reason: Literal["steps", "target", "cancelled", "diverged", "failed"]
+    reason: Reason
     version: int | None = None
 
 
@@ -105,19 +106,39 @@ class Update:
         header, body = wire.unpack(data, key)
         try:
             digest, stop, loss = header.pop("digest", None), header.pop("stop", None), header.pop("loss")
+            if not set(header) <= _HEADER:
+                raise ValueError(f"unknown {sorted(set(header) - _HEADER)}")
             update = Update(
                 **header,
-                loss=math.nan if loss is None else float(loss),
-                digest=Digest(*digest) if digest else None,
-                stop=Stop(**stop) if stop else None,
+                loss=math.nan if loss is None else loss,
+                digest=_digest(digest),
+                stop=_stop(stop),
                 body=body,
                 size_bytes=len(data),
             )
-        except (KeyError, TypeError) as error:
+            _demand(update, int, "worker", "seq", "base", "generation", "samples")
+            _demand(
+                update,
+                float,
+                "loss",
+                "ready_s",
+                "compute_s",
+                "encode_s",
+                *(["upload_s"] if header["upload_s"] is not None else []),
+            )
+            _demand(update, str, "function", "codec")
+            if update.base < 0 or update.samples < 1:
+                raise ValueError("base or samples out of range")
+        except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} has a header that is not an update's: {error}") from error
         if update.id != (worker, seq):
             raise BadObject(f"{key} holds update {update.id}")
         return update
+
+
+def damaged(worker: int, seq: int, size_bytes: int) -> Update:
+    """Stands for an update whose object cannot be read; every replica makes the same of it."""
+    return Update(worker, seq, -1, 0, "", 0, math.nan, "", size_bytes=size_bytes, fault="damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +170,15 @@ class Entry:
         worker, seq, base, generation, samples, loss, staleness, *rest = line
         loss = math.nan if loss is None else loss
         if len(rest) == 1:
-            return Entry(worker, seq, base, generation, samples, loss, staleness, rest[0])
-        fate, reason = rest
-        return Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, rest[0])
+        else:
+            fate, reason = rest
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
+        _demand(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
+        _demand(entry, float, "loss", "weight")
+        if entry.fate not in get_args(Fate):
+            raise ValueError(f"fate {entry.fate!r}")
+        return entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +253,18 @@ class Commit:
                 version=record["version"],
                 steps=tuple(tuple(Entry.load(line) for line in step) for step in record["steps"]),
                 refused=tuple(Entry.load(line) for line in record["refused"]),
-                stop=Stop(**record["stop"]) if record["stop"] else None,
-                digest=Digest(*record["digest"]) if record["digest"] else None,
+                stop=_stop(record["stop"]),
+                digest=_digest(record["digest"]),
                 function=record["function"],
                 time_s=record["time_s"],
                 next_s=record["next_s"],
                 progress=record["progress"],
             )
+            _demand(found, int, "commit", "version")
+            _demand(found, float, "time_s", "next_s", "progress")
+            _demand(found, str, "function")
+            if not all(found.steps):
+                raise ValueError("an empty step")
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is not a log entry: {error}") from error
         if found.commit != commit:
@@ -261,8 +293,51 @@ class Lease:
         key = keys.lease(worker, generation)
         try:
             lease = Lease(**wire.load_json(data, key))
+            _demand(lease, int, "worker", "generation")
+            _demand(lease, float, "duration_s")
+            _demand(lease, str, "function")
         except TypeError as error:
             raise BadObject(f"{key} is not a lease: {error}") from error
         if (lease.worker, lease.generation) != (worker, generation):
             raise BadObject(f"{key} holds the lease of worker {lease.worker}, generation {lease.generation}")
         return lease
+
+
+_HEADER = frozenset(Update.__dataclass_fields__) - {
+    "digest",
+    "stop",
+    "loss",
+    "body",
+    "size_bytes",
+    "download_s",
+    "fault",
+}
+
+
+def _demand(record: object, kind: type, *names: str) -> None:
+    """Raise TypeError unless these attributes are of this kind; an int may stand for a float, a bool for nothing."""
+    kinds = (int, float) if kind is float else (kind,)
+    for name in names:
+        value = getattr(record, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _stop(record: Any) -> Stop | None:
+    if record is None:
+        return None
+    stop = Stop(**record)
+    if stop.reason not in get_args(Reason):
+        raise ValueError(f"stop {stop.reason!r}")
+    if stop.version is not None:
+        _demand(stop, int, "version")
+    return stop
+
+
+def _digest(record: Any) -> Digest | None:
+    if record is None:
+        return None
+    digest = Digest(*record)
+    _demand(digest, int, "version")
+    _demand(digest, str, "sha256")
+    return digest

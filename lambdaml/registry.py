@@ -43,9 +43,11 @@ class Registry(Generic[T]):
             if not equals:
                 key = parameters[position].name if position < len(parameters) else ""
             known = {parameter.name: parameter for parameter in parameters}
-            if key not in known:
+            if key not in known or not value:
                 takes = ", ".join(known) or "no parameters"
                 raise SettingsError(f"{self.kind} {spec!r}: {name} takes {takes}, not {piece!r}")
+            if key in arguments:
+                raise SettingsError(f"{self.kind} {spec!r}: {key} is given twice")
             try:
                 arguments[key] = known[key].annotation(value)
             except ValueError:

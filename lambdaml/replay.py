@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.errors import BadObject, SettingsError
-from lambdaml.records import Commit, Update
+from lambdaml.records import Commit, Update, damaged
 from lambdaml.snapshot import State
 
 if TYPE_CHECKING:
@@ -59,15 +59,22 @@ def replica_at(run: Run, version: int, job: Job | None = None) -> Replica:
 
 
 def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int, int], Update]]]:
-    """The log from entry `start` on, each with the updates it applies; the next ones are fetched meanwhile."""
+    """The log from entry `start` on, each with its updates, refused ones included; the next are fetched meanwhile."""
 
     def fetch(commit: Commit) -> dict[tuple[int, int], Update]:
-        ids = [(entry.worker, entry.seq) for entry in commit.applied]
-        found = [run.store.get(keys.update(*id)) for id in ids]
-        missing = [id for id, data in zip(ids, found, strict=True) if data is None]
-        if missing:
-            raise BadObject(f"{keys.update(*missing[0])} is in the log but not in the bucket")
-        return {id: Update.unpack(data, *id) for id, data in zip(ids, found, strict=True) if data is not None}
+        found = {}
+        for entry in commit.entries:
+            data = run.store.get(keys.update(entry.worker, entry.seq))
+            if data is None:
+                raise BadObject(f"{keys.update(entry.worker, entry.seq)} is in the log but not in the bucket")
+            try:
+                update = Update.unpack(data, entry.worker, entry.seq)
+            except BadObject:
+                if entry.fate == "applied":
+                    raise
+                update = damaged(entry.worker, entry.seq, len(data))
+            found[update.id] = update
+        return found
 
     ahead = 16
     with ThreadPoolExecutor(ahead) as pool:

@@ -93,7 +93,8 @@ class Replica:
             self._views.append(self.flat[offset : offset + parameter.numel()].view_as(parameter))
             offset += parameter.numel()
         persistent = self.model.state_dict(keep_vars=True)
-        buffers = {name: b for name, b in self.model.named_buffers() if name in persistent}
+        self._buffers = dict(self.model.named_buffers())
+        buffers = {name: b for name, b in self._buffers.items() if name in persistent}
         self.means = {name: b for name, b in buffers.items() if b.is_floating_point()}
         self.counts = {name: b for name, b in buffers.items() if not b.is_floating_point()}
         self._attach()
@@ -114,7 +115,7 @@ class Replica:
             JobFailed: the job's own code raised.
         """
         start = self.clock()
-        kept = {name: buffer.clone() for name, buffer in (self.means | self.counts).items()}
+        kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
             _seed("update", self.settings.seed, worker, seq)
@@ -163,7 +164,7 @@ class Replica:
     def _buffer_changes(self, kept: Mapping[str, Tensor]) -> Body:
         changes: Body = {}
         if self.means:
-            deltas = [(buffer - kept[name]).reshape(-1).to(self.dtype) for name, buffer in self.means.items()]
+            deltas = [_difference(buffer, kept[name]).reshape(-1).to(self.dtype) for name, buffer in self.means.items()]
             changes["means"] = torch.cat(deltas).cpu().numpy()
         if self.counts:
             counts = [buffer.long() - kept[name].long() for name, buffer in self.counts.items()]
@@ -171,7 +172,7 @@ class Replica:
         return changes
 
     def _restore(self, kept: Mapping[str, Tensor]) -> None:
-        for name, buffer in (self.means | self.counts).items():
+        for name, buffer in self._buffers.items():
             buffer.copy_(kept[name])
 
     def check(self, update: Update) -> str:
@@ -179,9 +180,13 @@ class Replica:
         body = update.body
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
-        fault = self.codec.check(body, self.size) or self._check_buffers(body)
+        encoded = {name: array for name, array in body.items() if name not in ("means", "counts")}
+        fault = self.codec.check(encoded, self.size) or self._check_buffers(body)
         if fault:
             return fault
+        dealt = len(self.sampler.indices(update.worker, update.seq))
+        if update.samples != dealt:
+            return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):
             return "loss is not finite"
         vector = self.codec.decode(body, self.size)
@@ -213,6 +218,7 @@ class Replica:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         for step in commit.steps:
             if self.version == until:
+                self.view.version = self.version
                 return
             self._step(step, updates)
         epochs = self.view.progress // (self.settings.workers * self.settings.steps_per_epoch)
@@ -245,8 +251,8 @@ class Replica:
     def _add_to(self, buffers: Mapping[str, Tensor], change: NDArray[Any]) -> None:
         offset = 0
         for buffer in buffers.values():
-            part = torch.from_numpy(change[offset : offset + buffer.numel()]).view(buffer.shape)
-            buffer += part.to(device=buffer.device, dtype=buffer.dtype)
+            part = torch.from_numpy(change[offset : offset + buffer.numel()]).view(buffer.shape).to(buffer.device)
+            buffer.copy_(buffer + part if buffer.is_floating_point() else buffer.long() + part)
             offset += buffer.numel()
 
     def state(self) -> State:
@@ -340,6 +346,11 @@ def _weighted_sum(arrays: list[NDArray[Any]], weights: list[float], out: NDArray
     for array, weight in zip(arrays[1:], weights[1:], strict=True):
         out += array * weight
     return out
+
+
+def _difference(now: Tensor, before: Tensor) -> Tensor:
+    """Zero where nothing changed, be it infinite."""
+    return torch.where(now == before, torch.zeros_like(now), now - before)
 
 
 def _copy(tensor: Tensor) -> Tensor:

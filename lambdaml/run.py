@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -137,7 +138,10 @@ class Run:
         infos = list(self.store.list(keys.METRICS))
         found = self.store.get_many([info.key for info in infos])
         records = [wire.load_json(data, info.key) for info, data in zip(infos, found, strict=True) if data is not None]
-        return {record["version"]: record["metrics"] for record in records}
+        return {
+            record["version"]: {name: math.nan if value is None else value for name, value in record["metrics"].items()}
+            for record in records
+        }
 
     def status(self) -> Status:
         """Where the run stands; a handful of requests, however long the log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -46,7 +46,7 @@ class Settings(BaseModel):
     schedule: str = "bsp"
     codec: str = "fp32"
     staleness: str = "constant"
-    pattern: str = "gather"
+    pattern: Literal["gather"] = "gather"
     seed: int = 0
     target: str | None = None
     batch_size: int = Field(ge=1)
@@ -114,9 +114,11 @@ def parse_target(target: str) -> tuple[str, str, float]:
         ValueError: it is not of that form.
     """
     match = _TARGET.fullmatch(target)
-    if match is None:
-        raise ValueError("a target looks like 'accuracy>=0.95' or 'loss<0.1'")
-    return match[1], match[2], float(match[3])
+    try:
+        assert match is not None
+        return match[1], match[2], float(match[3])
+    except (AssertionError, ValueError):
+        raise ValueError("a target looks like 'accuracy>=0.95' or 'loss<0.1'") from None
 
 
 def reached(target: str, metrics: Mapping[str, float]) -> bool:

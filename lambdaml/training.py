@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
 import platform
 import secrets
@@ -119,6 +120,8 @@ def train(
     """
     began = time.monotonic()
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
+    if functions is not None and functions < 1:
+        raise SettingsError(f"functions: must be 1 or more (it is {functions})")
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     chosen = _engine(engine, opened, sendable=not isinstance(job, Job))
@@ -184,7 +187,7 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
         RunExists: another run stands at this prefix.
         JobFailed, JobError: the job's model or optimizer cannot be built.
     """
-    if store.get(keys.snapshot(0)) is not None:
+    if next(iter(store.list(keys.SNAPSHOTS)), None) is not None:
         return
     from lambdaml.replica import Replica
 
@@ -231,13 +234,13 @@ def _engine(name: str | None, store: Store, sendable: bool) -> Engine:
     """The engine asked for, or whichever fits; already starting, since that takes seconds."""
     if name is None:
         name = "local" if store.shared and sendable else "inline"
+    engine = ENGINES.make(name)
     if name != "inline" and not store.shared:
         raise SettingsError(
             f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
         )
     if name != "inline" and not sendable:
         raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
-    engine = ENGINES.make(name)
     engine.start()
     return engine
 
@@ -250,17 +253,26 @@ def _plan(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     dataset = call(job.dataset)
     try:
         samples = len(dataset)
-    except (TypeError, NotImplementedError):
-        raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset with a length") from None
+        dataset[0]
+    except (TypeError, NotImplementedError, IndexError):
+        raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with a length and items") from None
+    if not isinstance(job.batch_size, int) or job.batch_size < 1:
+        raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
     workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
     if steps is not None and epochs is not None:
         raise SettingsError("give either steps or epochs, not both")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise SettingsError(f"epochs: must be more than 0 (it is {epochs!r})")
     if not isinstance(workers, int) or workers < 1:
         raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
+    if SCHEDULES.make(asked["schedule"]).needs(workers) > workers:
+        raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
     per_epoch = Sampler(samples, workers, job.batch_size, 0).steps_per_epoch
     if steps is None:
         steps = round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch)
-    snapshot_every = asked.pop("snapshot_every") or min(per_epoch, MAX_SNAPSHOT_EVERY)
+    snapshot_every = asked.pop("snapshot_every")
+    if snapshot_every is None:
+        snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)
     model = call(job.model)
     return make_settings(
         job=job_settings,
@@ -297,9 +309,7 @@ def _supervise(
 ) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends."""
     run = Run(store)
-    if functions is None:
-        functions = min(settings.workers, os.cpu_count() or 1)
-    functions = max(1, min(functions, settings.workers))
+    functions = min(settings.workers, functions if functions is not None else os.cpu_count() or 1)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": functions})
     evaluator = Evaluator(store, settings, job, device, on_event)
     watch = _Evaluations(engine, evaluator, store)

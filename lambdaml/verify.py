@@ -108,19 +108,18 @@ def _check_commit(
     """The log's account of each applied update against the update itself, and against the rule."""
     settings, where = run.settings, keys.log(commit.commit)
     for update in updates.values():
-        fault = replica.check(update)
-        if fault:
-            report.faults.append(f"{where} applies {keys.update(*update.id)}, which must be rejected: {fault}")
+        update.fault = update.fault or replica.check(update)
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
+    refused = [updates[entry.worker, entry.seq] for entry in commit.refused]
     again = draft(
         replica.view.copy(),
-        _Fixed(Decision(steps)),
+        _Fixed(Decision(steps, refused)),
         RULES.make(settings.staleness),
         (),
         max_rejected=settings.max_rejected,
     )
     assert again is not None
-    if [[e.dump() for e in step] for step in again.steps] != [[e.dump() for e in step] for step in commit.steps]:
+    if _account(again) != _account(commit):
         report.faults.append(f"{where} does not say of its updates what they say of themselves")
     order = [[entry.worker for entry in step] for step in commit.steps]
     if SCHEDULES.make(settings.schedule).agreed and any(step != sorted(step) for step in order):
@@ -174,18 +173,24 @@ def garbage(run: Run) -> list[str]:
     if not snapshots:
         return []
     newest = snapshots[-1]
-    data = run.store.get(newest)
-    if data is None:
-        raise BadObject(f"{newest} vanished while it was read")
-    fated = State.load(data, newest).meta["view"]["fated"]
     stop = next((commit.stop for commit in run.log() if commit.stop), None)
     keep = {newest} | ({keys.snapshot(stop.version)} if stop and stop.version is not None else set())
+    oldest = min(keep)
+    data = run.store.get(oldest)
+    if data is None:
+        raise BadObject(f"{oldest} vanished while it was read")
+    fated = State.load(data, oldest).meta["view"]["fated"]
     doomed = [key for key in snapshots if key not in keep]
     for info in run.store.list(keys.UPDATES):
         worker, seq = keys.update_id(info.key)
         if seq < fated[worker]:
             doomed.append(info.key)
     return doomed
+
+
+def _account(commit: Commit) -> tuple[object, ...]:
+    steps = [[entry.dump() for entry in step] for step in commit.steps]
+    return steps, sorted(entry.dump() for entry in commit.refused)
 
 
 class _Fixed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from lambdaml.errors import BadObject
@@ -50,13 +51,18 @@ class View:
                 f"log entry {commit.commit} from version {commit.version} does not follow "
                 f"commit {self.commit} at version {self.version}"
             )
+        fated = list(self.fated)
         for entry in sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq)):
-            if entry.seq != self.fated[entry.worker]:
+            if not 0 <= entry.worker < self.workers:
+                raise BadObject(f"log entry {commit.commit} names worker {entry.worker} of {self.workers}")
+            if entry.seq != fated[entry.worker]:
                 raise BadObject(
                     f"log entry {commit.commit} decides update {entry.seq} of worker {entry.worker}, "
-                    f"but {self.fated[entry.worker]} is next"
+                    f"but {fated[entry.worker]} is next"
                 )
-            self.fated[entry.worker] += 1
+            fated[entry.worker] += 1
+        self.fated = fated
+        for entry in commit.entries:
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             self.rejected += entry.fate == "rejected"
         self.commit += 1
@@ -75,6 +81,7 @@ class View:
             "fated": list(self.fated),
             "generation": list(self.generation),
             "rejected": self.rejected,
+            "stop": asdict(self.stop) if self.stop else None,
         }
 
     @staticmethod
@@ -86,4 +93,5 @@ class View:
         view.fated = list(record["fated"])
         view.generation = list(record["generation"])
         view.rejected = record["rejected"]
+        view.stop = Stop(**record["stop"]) if record["stop"] else None
         return view

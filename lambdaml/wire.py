@@ -16,6 +16,7 @@ Nothing that is read is executed, and sizes are checked before anything is alloc
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -56,13 +57,13 @@ def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
     at = raw.rfind(_CRC_MEMBER)
     try:
         record = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadObject(f"{key} is not valid JSON: it is damaged or truncated ({len(raw)} bytes)") from error
     if not isinstance(record, dict):
         raise BadObject(f"{key} is not a record")
-    check_schema(record, key)
     if at < 0 or record.pop("crc32", None) != f"{zlib.crc32(raw[:at]):08x}":
         raise BadObject(f"{key} does not match its checksum")
+    check_schema(record, key)
     del record["schema"]
     return record
 
@@ -102,17 +103,19 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
     view = memoryview(data)
     if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
         raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
-    _, length, crc, _ = _PREAMBLE.unpack(view[: _PREAMBLE.size])
+    _, length, crc, zero = _PREAMBLE.unpack(view[: _PREAMBLE.size])
     start = _PREAMBLE.size + length
-    if start > len(view) or zlib.crc32(view[_PREAMBLE.size :]) != crc:
+    if zero or start > len(view) or zlib.crc32(view[_PREAMBLE.size :]) != crc:
         raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(view)} bytes)")
     try:
         header = json.loads(bytes(view[_PREAMBLE.size : start]))
+        if not isinstance(header, dict):
+            raise ValueError("no header")
         check_schema(header, key)
         shapes = header.pop("parts")
         del header["schema"]
         return header, _arrays(view[start:], shapes)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadObject(f"{key} has a header that does not fit its payload: {error}") from error
 
 
@@ -120,9 +123,9 @@ def _arrays(payload: memoryview, shapes: list[Any]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     offset = 0
     for name, dtype, shape in shapes:
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype {dtype!r}")
-        count = int(np.prod(shape, dtype=np.int64))
+        if dtype not in _DTYPES or name in arrays or min(shape, default=0) < 0:
+            raise ValueError(f"part {name!r} of dtype {dtype!r} and shape {shape!r}")
+        count = math.prod(shape)
         array = np.frombuffer(payload, dtype=dtype, count=count, offset=offset) if count else np.empty(0, dtype)
         arrays[name] = array.reshape(shape)
         offset += array.nbytes

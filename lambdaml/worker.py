@@ -31,10 +31,9 @@ async def work(function: Function, worker: int) -> None:
         standing = await world.store.create(keys.update(worker, seq), data)
         upload_s = world.now() - sent
         if standing is not None:
-            update = Update.unpack(standing, worker, seq)
+            update = await function.channel.unpack(standing, worker, seq)
             if update.generation > function.leases.held.get(worker, 0):
                 raise LeaseLost(f"worker {worker} was taken over by {update.function}")
-            update.fault = await world.background(lambda: replica.check(update))
         function.published(update, started, upload_s)
         base = update.base
         seq += 1

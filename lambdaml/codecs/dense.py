@@ -46,9 +46,9 @@ class Bf16:
 
 
 def _shape(body: Body, size: int, dtypes: tuple[str, ...]) -> str:
-    array = body.get("gradient")
-    if array is None:
-        return "holds no gradient"
+    if set(body) != {"gradient"}:
+        return f"holds {', '.join(sorted(body)) or 'nothing'} where a gradient is due"
+    array = body["gradient"]
     if array.shape != (size,) or array.dtype.name not in dtypes:
         return f"has a gradient of shape {array.shape} {array.dtype.name}, not ({size},) {dtypes[0]}"
     return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lambdaml import keys
 from lambdaml.errors import BadObject, RunFailed
 from lambdaml.pace import Backoff, Pace
-from lambdaml.records import Commit, Update
+from lambdaml.records import Commit, Update, damaged
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worlds import Task
 
@@ -101,7 +101,7 @@ class Gather:
             if data is None and seq >= function.head.fated[worker]:
                 return seq
             if data is not None:
-                self.add(await self._unpack(data, worker, seq))
+                self.add(await self.unpack(data, worker, seq))
                 function.warm = True
                 seq += 1
 
@@ -148,7 +148,7 @@ class Gather:
             if data is not None:
                 if not behind:
                     pace.looked(looked - first if missed else None, self.latency_s)
-                update = await self._unpack(data, worker, seq)
+                update = await self.unpack(data, worker, seq)
                 update.download_s = self._get_s
                 return update
             missed = True
@@ -161,7 +161,7 @@ class Gather:
         data = await self._get(worker, seq)
         if data is None:
             raise RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")
-        return await self._unpack(data, worker, seq)
+        return await self.unpack(data, worker, seq)
 
     async def _get(self, worker: int, seq: int) -> Bytes | None:
         world = self._function.world
@@ -177,7 +177,7 @@ class Gather:
             self.bytes_received += len(data)
         return data
 
-    async def _unpack(self, data: Bytes, worker: int, seq: int) -> Update:
+    async def unpack(self, data: Bytes, worker: int, seq: int) -> Update:
         """Read and check an update. One that stays damaged is returned with its fault, so that it is rejected."""
         for _ in range(_REREADS + 1):
             try:
@@ -188,4 +188,4 @@ class Gather:
             replica = self._function.replica
             update.fault = await self._function.world.background(lambda: replica.check(update))
             return update
-        return Update(worker, seq, -1, 0, "", 0, float("nan"), "", size_bytes=len(data), fault="damaged")
+        return damaged(worker, seq, len(data))

@@ -33,7 +33,7 @@ class Quorum:
         self.late = late
 
     def needs(self, workers: int) -> int:
-        return min(self.k, workers)
+        return self.k
 
     def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
         return view.fated[worker] == seq or (view.version > last_base and seq - view.fated[worker] <= 1)
@@ -42,7 +42,7 @@ class Quorum:
         if self.late == "weight":
             return self._weighing(view, arrived)
         faulty = [update for update in arrived if update.fault]
-        timely = [update for update in arrived if not update.fault and update.base == view.version]
+        timely = [update for update in arrived if not update.fault and update.base >= view.version]
         late = [update for update in arrived if not update.fault and update.base < view.version]
         if len(timely) < self.k and len(timely) + len(faulty) < view.workers:
             return None

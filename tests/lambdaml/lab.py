@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 import lambdaml
 from lambdaml.job import Job
 from lambdaml.records import Body, Commit, Entry, Update
-from lambdaml.replica import Gradient, Replica
+from lambdaml.replica import Replica
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import MemoryStore, copy
 
@@ -146,9 +146,9 @@ def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any)
     )
 
 
-def update_of(replica: Replica, worker: int, seq: int, gradient: Gradient | None = None, **changes: Any) -> Update:
-    """What `worker` would publish."""
-    gradient = gradient or replica.gradient(worker, seq)
+def update_of(replica: Replica, worker: int, seq: int, **changes: Any) -> Update:
+    """What `worker` would publish. Its body is its own: it does not change with the replica."""
+    gradient = replica.gradient(worker, seq)
     fields: dict[str, Any] = {
         "worker": worker,
         "seq": seq,
@@ -160,7 +160,10 @@ def update_of(replica: Replica, worker: int, seq: int, gradient: Gradient | None
         "codec": replica.settings.codec,
         "body": gradient.body,
     }
-    return Update(**(fields | changes))
+    update = Update(**(fields | changes))
+    update.pack()
+    update.size_bytes = 0
+    return update
 
 
 def light(worker: int, seq: int, base: int = 0, *, generation: int = 1, samples: int = 8, fault: str = "") -> Update:

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
+from lambdaml.records import Update
 
 CODEC_NAMES = ["fp32", "bf16"]
 
@@ -93,11 +94,12 @@ def test_bf16_halves_the_bytes_of_single_precision() -> None:
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)
-def test_what_is_encoded_does_not_alias_the_gradient(name: str) -> None:
+def test_a_packed_update_does_not_alias_the_gradient_it_was_encoded_from(name: str) -> None:
     gradient = np.array([1.0, 2.0, 3.0], np.float32)
-    body = CODECS.make(name).encode(gradient)
+    update = Update(0, 0, 0, 1, "f", 8, 0.5, name, body=CODECS.make(name).encode(gradient))
+    update.pack()
     gradient[:] = 7.0
-    assert CODECS.make(name).decode(body, 3).tolist() == [1.0, 2.0, 3.0]
+    assert CODECS.make(name).decode(update.body, 3).tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)

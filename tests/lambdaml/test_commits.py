@@ -215,8 +215,8 @@ def test_a_decision_to_discard_a_faulty_update_rejects_it() -> None:
         def decide(self, view: View, arrived: Sequence[Update]) -> Decision:
             return Decision([], arrived)
 
-        def finished(self, view: View) -> bool:
-            return False
+        def progress(self, view: View) -> float:
+            return 0.0
 
     arrived = [light(0, 0, fault="bad"), light(1, 0)]
     commit = draft(View(2, 5), Fixed(), RULES.make("constant"), arrived, max_rejected=9)  # type: ignore[arg-type]

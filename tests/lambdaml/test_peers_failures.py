@@ -15,7 +15,7 @@ import lambdaml
 from lambdaml import keys
 from lambdaml.entry import function_coroutine, read_settings
 from lambdaml.errors import RunFailed
-from lambdaml.records import Update
+from lambdaml.records import Commit, Lease, Stop, Update
 from lambdaml.replica import Replica
 from lambdaml.snapshot import State
 from lambdaml.storage import MemoryStore, open_store
@@ -150,9 +150,45 @@ def test_3_a_worker_whose_function_fell_silent_is_taken_over(plain: lambdaml.Run
     assert model_bytes(run) == model_bytes(plain)
 
 
-def _held_by_another(worker: int) -> bytes:
-    from lambdaml.records import Lease
+def test_3_a_function_that_loses_worker_0_while_it_waits_follows_who_has_it(plain: lambdaml.Run) -> None:
+    """It has committed all of its own updates and waits for worker 2; then somebody else takes over and ends the run."""
+    store = empty_run(plain, schedule="asp", lease_s=0.4)
+    store.create(keys.lease(2, 1), _held_by_another(2))
 
+    async def take_over() -> None:
+        while (found := store.get(keys.log(len(list(store.list(keys.LOG))) - 1))) is None or not _all_done(found):
+            await asyncio.sleep(0.01)
+        held = keys.number([info.key for info in store.list(keys.leases(0))][-1])
+        taken = Lease(0, held + 1, "usurper", 3600.0).pack()
+        while store.create(keys.lease(0, held + 1), taken) is not None:
+            held += 1
+            taken = Lease(0, held + 1, "usurper", 3600.0).pack()
+        while not any(info.key > keys.lease(1, 1) for info in store.list(keys.leases(1))):
+            await asyncio.sleep(0.01)
+        run = lambdaml.Run(store)
+        last = list(run.log())[-1]
+        store.create(keys.log(last.commit + 1), Commit(last.commit + 1, last.last_version, (), stop=END).pack())
+
+    def _all_done(data: bytes) -> bool:
+        run = lambdaml.Run(store)
+        return sum(len(commit.entries) for commit in run.log()) == 2 * STEPS
+
+    async def both() -> str:
+        settings, compute = read_settings(open_store(store.url)), one_thread()
+        try:
+            function = function_coroutine(open_store(store.url), settings, Tiny(), "a", [0, 1], compute)
+            outcome, _ = await asyncio.wait_for(asyncio.gather(function, take_over()), timeout=10)
+            return outcome
+        finally:
+            compute.shutdown(wait=True)
+
+    assert asyncio.run(both()) == "done"
+
+
+END = Stop("cancelled")
+
+
+def _held_by_another(worker: int) -> bytes:
     return Lease(worker, 1, "somebody", 3600.0).pack()
 
 

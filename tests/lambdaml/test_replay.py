@@ -10,11 +10,15 @@ import torch
 
 import lambdaml
 from lambdaml import keys
+from lambdaml.commits import draft
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
 from lambdaml.records import Update
+from lambdaml.replica import Replica
 from lambdaml.sampling import derive_seed
+from lambdaml.schedules import SCHEDULES
+from lambdaml.staleness import RULES
 from lambdaml.storage import copy
-from tests.lambdaml.lab import Tiny, broken_off, equal, memory, model_bytes, train
+from tests.lambdaml.lab import Tiny, broken_off, equal, memory, model_bytes, train, update_of
 
 STEPS = 9
 
@@ -70,11 +74,28 @@ def test_every_version_is_what_a_computation_from_scratch_gives(name: str, reque
         assert equal(state.model(), weights)
 
 
-def test_a_version_inside_a_group_commit_can_be_replayed() -> None:
-    run = broken_off(at=2, workers=3, steps=STEPS, schedule="asp", functions=1)
-    lambdaml.resume(run.store)
-    grouped = next(commit for commit in run.log() if len(commit.steps) > 1)
-    assert run.replay(grouped.version + 1).version == grouped.version + 1
+def test_a_version_inside_a_group_commit_can_be_replayed(asp: lambdaml.Run) -> None:
+    """Three updates of version 0 in one commit, and three of version 3 in the next."""
+    target, settings = memory(), asp.settings
+    replica = Replica(Tiny(), settings)
+    target.put(keys.RUN, settings.dump())
+    target.put(keys.snapshot(0), replica.state().dump())
+    for number in range(2):
+        updates = [update_of(replica, worker, number) for worker in range(3)]
+        for update in updates:
+            target.put(keys.update(*update.id), update.pack())
+        rule = RULES.make(settings.staleness)
+        commit = draft(replica.view, SCHEDULES.make("asp"), rule, updates, max_rejected=9)
+        assert commit is not None
+        assert len(commit.steps) == 3
+        target.put(keys.log(number), commit.pack())
+        replica.apply(commit, {update.id: update for update in updates})
+    run = lambdaml.Run(target)
+    for version, weights in enumerate(from_scratch(run)):
+        state = run.replay(version)
+        assert equal(state.model(), weights)
+        assert state.version == version
+    assert run.replay(6).digest() == replica.state().digest()
 
 
 def test_the_last_version_is_the_result(asp: lambdaml.Run) -> None:

@@ -119,7 +119,7 @@ def plain_loop(job: Made, steps: int) -> nn.Module:
     for seq in range(steps):
         (indices,) = batches(job, 1, seq)
         batch = default_collate([dataset[i] for i in indices])
-        seed(derive_seed("step", 0, 0, seq), "step")
+        seed("update", 0, 0, seq)
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job.autocast == "bfloat16"):
             loss = job.loss(model, batch)
@@ -173,7 +173,7 @@ def reference(job: Made, workers: int, steps: int) -> nn.Module:
         total = sum(map(len, shares))
         means: list[Any] = []
         for worker, indices in enumerate(shares):
-            seed(derive_seed("step", 0, worker, seq), "step")
+            seed("update", 0, worker, seq)
             optimizer.zero_grad()
             job.loss(model, default_collate([dataset[i] for i in indices])).backward()
             weight = len(indices) / total
@@ -229,7 +229,7 @@ def test_batch_norm_averages_are_the_mean_of_the_workers_and_count_rounds() -> N
         after = []
         for worker, share in enumerate(batches(job, 4, replica.view.commit)):
             model = copy.deepcopy(before)
-            seed(derive_seed("step", 0, worker, replica.view.commit), "step")
+            seed("update", 0, worker, replica.view.commit)
             job.loss(model, default_collate([job.dataset()[i] for i in share]))
             after.append(model.state_dict())
         round_of(replica)
@@ -276,11 +276,11 @@ def test_computing_a_gradient_leaves_the_state_as_it_was(name: str) -> None:
     replica = replica_of(job, workers=2)
     round_of(replica)
     state, held = replica.state().digest(), everything(replica)
-    first = replica.gradient(0, 1)
+    first = update_of(replica, 0, 1)
     assert replica.state().digest() == state
     assert exactly(held, everything(replica)) == []
     replica.gradient(1, 1)
-    again = replica.gradient(0, 1)
+    again = update_of(replica, 0, 1)
     assert {key: part.tobytes() for key, part in first.body.items()} == {
         key: part.tobytes() for key, part in again.body.items()
     }
@@ -556,7 +556,7 @@ def test_half_precision_gradients_are_those_of_single_precision_whatever_the_sca
         return nn.functional.cross_entropy(model(batch[0]).float(), batch[1]) * 1e-5
 
     half, single = (replica_of(Made(mlp, momentum, loss=small, autocast=cast)) for cast in ("float16", None))
-    found, expected = half.gradient(0, 0), single.gradient(0, 0)
+    found, expected = update_of(half, 0, 0), update_of(single, 0, 0)
     scale = np.abs(expected.body["gradient"]).max()
     assert scale < 1e-4
     np.testing.assert_allclose(found.body["gradient"] / scale, expected.body["gradient"] / scale, atol=2e-2)
@@ -580,11 +580,11 @@ def test_a_loss_scale_that_overflows_is_halved_until_it_fits(name: str) -> None:
     job = Made(model, momentum, autocast="float16")
     replica = Half(job, settings_of(job))
     state = replica.state().digest()
-    found = replica.gradient(0, 0)
+    found = update_of(replica, 0, 0)
     assert scales == [2.0**16, 2.0**15, 2.0**14, 2.0**13, 2.0**12]
-    assert replica.check(update_of(replica, 0, 0, found)) == ""
+    assert replica.check(found) == ""
     assert replica.state().digest() == state
-    plain = replica_of(Made(model, momentum)).gradient(0, 0)
+    plain = update_of(replica_of(Made(model, momentum)), 0, 0)
     scale = np.abs(plain.body["gradient"]).max()
     np.testing.assert_allclose(found.body["gradient"] / scale, plain.body["gradient"] / scale, atol=5e-2)
     if "counts" in found.body:
@@ -627,8 +627,8 @@ def test_what_the_job_draws_from_global_random_streams_is_the_same_for_every_rep
         return nn.functional.cross_entropy(model(batch[0]), batch[1]) * noise
 
     one, two = (replica_of(Made(loss=noisy), workers=2) for _ in range(2))
-    first = one.gradient(0, 0)
+    first = update_of(one, 0, 0)
     two.gradient(1, 5)
     random.seed(), np.random.seed(), torch.manual_seed(99)
-    assert two.gradient(0, 0).body["gradient"].tobytes() == first.body["gradient"].tobytes()
+    assert update_of(two, 0, 0).body["gradient"].tobytes() == first.body["gradient"].tobytes()
     assert one.gradient(0, 1).loss != one.gradient(1, 0).loss

@@ -321,7 +321,7 @@ def test_a_run_is_cancelled_while_it_works() -> None:
 def test_a_run_that_was_cancelled_is_not_resumed() -> None:
     store = memory()
     lambdaml.train(
-        Tiny, store.url, workers=2, steps=10**6, snapshot_every=10**5,
+        Tiny, store.url, workers=2, steps=10**6, snapshot_every=10**5, patience_s=5.0,
         on_event=lambda event: lambdaml.Run(store.url).cancel() if event["event"] == "run" else None,
     )  # fmt: skip
     store.delete([keys.MODEL])

@@ -36,6 +36,10 @@ def envelope(header: Any, payload: bytes = b"") -> bytes:
     return struct.pack("<4sIII", b"LML1", len(raw), zlib.crc32(raw + payload), 0) + raw + payload
 
 
+def pack(header: dict[str, Any], parts: list[wire.Part]) -> bytes:
+    return wire.pack(header, parts)[0]
+
+
 def record(body: bytes) -> bytes:
     """A JSON record whose checksum is right; `body` is an object without its closing brace."""
     return b'%b,"crc32":"%08x"}' % (body, zlib.crc32(body))
@@ -66,7 +70,7 @@ def test_a_number_that_json_does_not_know_is_refused_when_writing() -> None:
 
 @given(records, st.lists(st.tuples(text, arrays), max_size=3, unique_by=lambda part: part[0]))
 def test_an_envelope_is_read_back_as_it_was(header: dict[str, Any], parts: list[wire.Part]) -> None:
-    found, bodies = wire.unpack(wire.pack(header, parts), "k")
+    found, bodies = wire.unpack(pack(header, parts), "k")
     assert found == header
     assert list(bodies) == [name for name, _ in parts]
     for name, array in parts:
@@ -74,9 +78,20 @@ def test_an_envelope_is_read_back_as_it_was(header: dict[str, Any], parts: list[
         assert bodies[name].tobytes() == array.tobytes()
 
 
+@given(st.lists(st.tuples(text, arrays), max_size=3, unique_by=lambda part: part[0]))
+def test_packing_hands_back_the_arrays_as_they_stand_in_the_envelope(parts: list[wire.Part]) -> None:
+    data, views = wire.pack({}, parts)
+    _, found = wire.unpack(data, "k")
+    assert list(views) == list(found) == [name for name, _ in parts]
+    for name, array in parts:
+        assert (views[name].dtype, views[name].shape) == (array.dtype, array.shape)
+        assert views[name].tobytes() == array.tobytes()
+        assert not array.size or np.shares_memory(views[name], np.frombuffer(data, np.uint8))
+
+
 def test_the_arrays_of_an_envelope_are_aligned_views_that_nobody_can_write() -> None:
     array = np.arange(8, dtype=np.float64)
-    data = wire.pack({"a": "x" * 17}, [("g", array)])
+    data = pack({"a": "x" * 17}, [("g", array)])
     _, bodies = wire.unpack(data, "k")
     assert not bodies["g"].flags.writeable
     assert np.shares_memory(bodies["g"], np.frombuffer(data, np.uint8))
@@ -95,7 +110,7 @@ def test_any_flipped_byte_of_a_json_record_is_a_bad_object(mask: int) -> None:
 
 @pytest.mark.parametrize("mask", [0x01, 0x02, 0x08, 0x20, 0x80, 0xFF])
 def test_any_flipped_byte_of_an_envelope_is_a_bad_object(mask: int) -> None:
-    data = wire.pack({"worker": 3, "loss": 0.5}, [("g", np.arange(5, dtype=np.float32))])
+    data = pack({"worker": 3, "loss": 0.5}, [("g", np.arange(5, dtype=np.float32))])
     for at in [at for at in range(len(data)) if not 12 <= at < 16]:
         damaged = bytearray(data)
         damaged[at] ^= mask
@@ -104,7 +119,7 @@ def test_any_flipped_byte_of_an_envelope_is_a_bad_object(mask: int) -> None:
 
 
 def test_a_flipped_byte_of_the_reserved_word_is_a_bad_object() -> None:
-    data = wire.pack({"worker": 3}, [("g", np.arange(5, dtype=np.float32))])
+    data = pack({"worker": 3}, [("g", np.arange(5, dtype=np.float32))])
     for at in range(12, 16):
         damaged = bytearray(data)
         damaged[at] ^= 1
@@ -114,7 +129,7 @@ def test_a_flipped_byte_of_the_reserved_word_is_a_bad_object() -> None:
 
 def test_every_truncation_is_a_bad_object_and_so_is_what_has_grown() -> None:
     plain = wire.dump_json({"commit": 3})
-    packed = wire.pack({"worker": 3}, [("g", np.arange(5, dtype=np.float32))])
+    packed = pack({"worker": 3}, [("g", np.arange(5, dtype=np.float32))])
     for keep in range(len(plain)):
         with pytest.raises(BadObject):
             wire.load_json(plain[:keep], "k")
