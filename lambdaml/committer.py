@@ -112,11 +112,20 @@ class Committer:
                 function.changed.set()
 
     async def finish(self) -> None:
-        """Write what is still to be written of a run whose log is complete, and the result."""
+        """Write what is still to be written of a run that has ended, and the result; whoever is first.
+
+        Functions that never held worker 0 do this too if they found the run at its end: its writer may have died.
+        """
         function = self._function
         stop = function.head.stop
         assert stop is not None
-        await function.until(lambda: not self.unwritten and not self.snapshots)
+        if self.active:
+            await function.until(lambda: not self.unwritten and not self.snapshots)
+        elif await function.world.store.head(keys.MODEL) is not None:
+            return
+        for commit in self.unwritten:
+            if commit.commit >= function.tail:
+                await self.append(commit)
         state = await function.world.compute(function.replica.state)
         await self.write_snapshot(state)
         if stop.reason == "diverged":

@@ -17,6 +17,9 @@ from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
 from lambdaml.worlds.live import Emit, LiveWorld, one_thread
 
+FUNCTION = "LAMBDAML_FUNCTION"
+"""Environment variable that holds a function's name in its own process."""
+
 SWITCH_S = 0.0001
 """How long one thread may keep others from Python. Requests and tensor work share it, and neither should wait long."""
 

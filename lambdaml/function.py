@@ -96,7 +96,9 @@ class Function:
         self._reported: dict[int, float] = {}
         self._workers: dict[int, Task] = {}
         self._tasks: list[Task] = []
+        self._coroutines: list[Coroutine[Any, Any, None]] = []
         self._hold = False
+        self._published = False
         self._leaving = False
         self._closed = False
         self._failure: BaseException | None = None
@@ -114,7 +116,7 @@ class Function:
         try:
             await self._start()
             await self.until(lambda: self._over or (self._leaving and not self._workers))
-            if self._over and self.committer.active:
+            if self._over and (self.committer.active or not self._published):
                 await self.committer.finish()
         finally:
             await self._end()
@@ -163,6 +165,7 @@ class Function:
                 self._failure = self._failure or error
                 self.changed.set()
 
+        self._coroutines.append(task)
         spawned = self.world.spawn(guarded())
         self._tasks.append(spawned)
         return spawned
@@ -172,6 +175,7 @@ class Function:
         self.channel.latency_s = self.world.now() - after
         self.leases.set_clock(before, after, stored)
         fresh = await self._restore()
+        self.warm = not fresh
         await self.world.gather(*[self.leases.acquire(w, self.head.fated[w], fresh) for w in self._assigned])
         for worker in range(self.settings.workers):
             self.heard(worker)
@@ -208,6 +212,9 @@ class Function:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        await self.world.sleep(0)  # let them see it
+        for coroutine in self._coroutines:
+            coroutine.close()
         try:
             await self.tracer.flush()
             if not self._over:
@@ -262,7 +269,7 @@ class Function:
 
     def published(self, update: Update, started: float, upload_s: float) -> None:
         """One of our workers' updates stands in the bucket."""
-        self.warm = True
+        self.warm = self._published = True
         self.leases.alive(update.worker)
         self.tracer.published(update, started, upload_s)
         self.channel.add(update)
@@ -282,7 +289,12 @@ class Function:
                 )
                 if commit is None:
                     seen, wish = self.channel.news, self.committer.wish
-                    await self.until(lambda: (self.channel.news, self.committer.wish) != (seen, wish))
+                    await self.until(
+                        lambda: (
+                            (self.channel.news, self.committer.wish) != (seen, wish)
+                            or not (self.schedule.agreed or self.committer.active)
+                        )
+                    )
                     continue
                 if self.schedule.agreed:
                     self.committer.note(commit)

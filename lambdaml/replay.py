@@ -12,7 +12,6 @@ from lambdaml.records import Commit, Update, damaged
 from lambdaml.snapshot import State
 
 if TYPE_CHECKING:
-    from lambdaml.job import Job
     from lambdaml.replica import Replica
     from lambdaml.run import Run
 
@@ -45,15 +44,14 @@ def _replay(run: Run, version: int | None) -> State:
     return replica.state()
 
 
-def replica_at(run: Run, version: int, job: Job | None = None) -> Replica:
+def replica_at(run: Run, version: int) -> Replica:
     """A replica that has just loaded the snapshot of this version."""
-    from lambdaml.entry import load_run_job
     from lambdaml.replica import Replica
 
     data = run.store.get(keys.snapshot(version))
     if data is None:
         raise BadObject(f"{keys.snapshot(version)} does not exist")
-    replica = Replica(job or load_run_job(run.settings), run.settings)
+    replica = Replica(run.job(), run.settings)
     replica.load(State.load(data, keys.snapshot(version)))
     return replica
 

@@ -20,6 +20,7 @@ from lambdaml.tracing import update_facts
 if TYPE_CHECKING:
     from torch import nn
 
+    from lambdaml.job import Job
     from lambdaml.snapshot import State
     from lambdaml.verify import Report
 
@@ -80,17 +81,31 @@ class Status:
 class Run:
     """A run by its URL, or by a store that is open already.
 
+    Args:
+        job: the run's job, where it was given as an instance and cannot be imported.
+
     Raises:
         RunNotFound: there is no run at this prefix.
         NewerSchema, BadObject: run.json cannot be read.
     """
 
-    def __init__(self, where: str | Store) -> None:
+    def __init__(self, where: str | Store, job: Job | None = None) -> None:
+        self._job = job
         self.store = open_store(where) if isinstance(where, str) else where
         data = self.store.get(keys.RUN)
         if data is None:
             raise RunNotFound(f"there is no run at {self.store.url}")
         self.settings = Settings.load(data)
+
+    def job(self) -> Job:
+        """The run's job.
+
+        Raises:
+            JobError: it cannot be imported, or its code has changed.
+        """
+        from lambdaml.entry import load_run_job
+
+        return self._job or load_run_job(self.settings)
 
     @property
     def url(self) -> str:
@@ -261,9 +276,7 @@ class Run:
         Raises:
             RunNotFound: the run has no result yet, and no version was asked for.
         """
-        from lambdaml.entry import load_run_job
-
-        module = load_run_job(self.settings).model()
+        module = self.job().model()
         if version is None:
             from safetensors.torch import load
 
@@ -290,8 +303,8 @@ class Run:
     def gc(self) -> int:
         """Delete what the run's newest snapshot has made unnecessary; returns how many objects.
 
-        Updates that have their fate before it, and all earlier snapshots but the result's, go. The log, the metrics
-        and the trace stay. Versions before that snapshot can no longer be replayed.
+        All earlier snapshots but the result's go, and the updates that have their fate before the earliest one kept.
+        The log, the metrics and the trace stay. Versions before that snapshot can no longer be replayed.
 
         Raises:
             SettingsError: functions work on the run; they may still need what would be deleted.

@@ -75,7 +75,7 @@ class State:
             length = int.from_bytes(raw[:8], "little")
             meta = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["state"])
             if not isinstance(meta, dict):
-                raise ValueError("no state")
+                raise TypeError("no state")
             wire.check_schema(meta, key)
             sha256 = meta.pop("sha256")
             del meta["schema"]

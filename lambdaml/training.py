@@ -18,8 +18,8 @@ from typing import Any
 from lambdaml import keys
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch
-from lambdaml.entry import load_run_job, pick_device, read_settings
-from lambdaml.errors import JobError, RunExists, RunFailed, SettingsError
+from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
+from lambdaml.errors import JobError, JobFailed, RunExists, RunFailed, SettingsError
 from lambdaml.evaluation import Evaluator, evaluate, request_stop
 from lambdaml.job import Job, fingerprint, load_job
 from lambdaml.run import Run, Staleness
@@ -119,6 +119,8 @@ def train(
         RunFailed: the run stopped before it finished; `resume` goes on from there.
     """
     began = time.monotonic()
+    if FUNCTION in os.environ:
+        raise JobError("a function imported a script that trains: put the call under if __name__ == '__main__':")
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
     if functions is not None and functions < 1:
         raise SettingsError(f"functions: must be 1 or more (it is {functions})")
@@ -253,9 +255,15 @@ def _plan(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     dataset = call(job.dataset)
     try:
         samples = len(dataset)
-        dataset[0]
-    except (TypeError, NotImplementedError, IndexError):
+        getitem = dataset.__getitem__
+    except (TypeError, AttributeError, NotImplementedError):
         raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with a length and items") from None
+    try:
+        call(getitem, 0)
+    except JobFailed as error:
+        if isinstance(error.__cause__, NotImplementedError):
+            raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with items") from None
+        raise
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
         raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
     workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))

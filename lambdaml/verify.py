@@ -109,6 +109,12 @@ def _check_commit(
     settings, where = run.settings, keys.log(commit.commit)
     for update in updates.values():
         update.fault = update.fault or replica.check(update)
+    for entry in commit.applied:
+        fault = updates[entry.worker, entry.seq].fault
+        if fault:
+            report.faults.append(
+                f"{where} applies {keys.update(entry.worker, entry.seq)}, which must be rejected: {fault}"
+            )
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     refused = [updates[entry.worker, entry.seq] for entry in commit.refused]
     again = draft(

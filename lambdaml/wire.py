@@ -110,12 +110,12 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
     try:
         header = json.loads(bytes(view[_PREAMBLE.size : start]))
         if not isinstance(header, dict):
-            raise ValueError("no header")
+            raise TypeError("no header")
         check_schema(header, key)
         shapes = header.pop("parts")
         del header["schema"]
         return header, _arrays(view[start:], shapes)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadObject(f"{key} has a header that does not fit its payload: {error}") from error
 
 

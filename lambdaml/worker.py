@@ -17,7 +17,7 @@ LEAVE_MARGIN = 3.0
 
 async def work(function: Function, worker: int) -> None:
     """Compute and publish the updates of `worker` until the run ends, the lease is lost, or the function leaves."""
-    world, schedule, replica = function.world, function.schedule, function.replica
+    world, schedule = function.world, function.schedule
     seq = await function.channel.recover(worker)
     base = -1
     upload_s: float | None = None

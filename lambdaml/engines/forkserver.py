@@ -81,7 +81,7 @@ def _obey(command: dict[str, Any], children: dict[int, str], events: int, pipes:
 
 def _function(command: dict[str, Any], events: int) -> int:
     """Be a function; the exit status says "done" (0), "left" (1), or that an error was reported (2)."""
-    from lambdaml.entry import run_function
+    from lambdaml.entry import FUNCTION, run_function
     from lambdaml.errors import LambdaMLError
 
     told = False
@@ -91,7 +91,7 @@ def _function(command: dict[str, Any], events: int) -> int:
         told = True
 
     signal.signal(signal.SIGTERM, leave)
-    name = command["name"]
+    name = os.environ[FUNCTION] = command["name"]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         outcome = run_function(

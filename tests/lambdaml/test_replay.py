@@ -173,7 +173,8 @@ def test_collecting_garbage_keeps_a_result_that_is_older_than_the_end() -> None:
     assert model_bytes(run) == model == run.replay(4).dump_model()
     assert run.verify().faults == []
     with pytest.raises(SettingsError):
-        run.replay(5)
+        run.replay(3)
+    assert run.replay(5).version == 5
     assert run.replay().version == run.summary().version
 
 
