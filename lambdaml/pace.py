@@ -41,8 +41,12 @@ class Pace:
         return max(latency_s, self._jitter_s)
 
     def looked(self, late_s: float | None, latency_s: float) -> None:
-        """The first look found the object (None), or it was found this much later; a look takes `latency_s`."""
-        self._jitter_s += 0.1 * ((late_s or 0.0) - self._jitter_s)
+        """The first look found the object (None), or it was found this much later; a look takes `latency_s`.
+
+        A writer that was restarted is later than any pace can tell, so that lateness counts only up to a limit.
+        """
+        limit_s = _MARGIN_LIMIT * latency_s + (median(self._said) if self._said else 0.0)
+        self._jitter_s += 0.1 * (min(late_s or 0.0, limit_s) - self._jitter_s)
         scale_s = self.scale_s(latency_s)
         step = -_HIT_STEP if late_s is None else _MISS_STEP
         self._margin_s = min(_MARGIN_LIMIT * scale_s, max(-latency_s, self._margin_s + step * scale_s))
@@ -56,7 +60,7 @@ class Backoff:
         cap_s: the longest pause.
     """
 
-    def __init__(self, scale_s: float, cap_s: float = 5.0) -> None:
+    def __init__(self, scale_s: float, cap_s: float = 1.0) -> None:
         self._pause_s = min(cap_s, max(0.001, scale_s / 4))
         self._cap_s = cap_s
 
