@@ -52,4 +52,4 @@ class DigitsCNN(Job):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         x, y = self.data[1]
         logits = model(x)
-        return {"accuracy": (logits.argmax(1) == y).float().mean().item(), "loss": F.cross_entropy(logits, y).item()}
+        return {"accuracy": (logits.argmax(1) == y).double().mean().item(), "loss": F.cross_entropy(logits, y).item()}

@@ -57,7 +57,7 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
         compute_s=gradient.compute_s,
         encode_s=gradient.encode_s,
         upload_s=upload_s,
-        digest=Digest(gradient.base, known) if known else None,
+        digest=Digest(gradient.base, known[-1]) if known else None,
         stop=function.committer.wish if worker == 0 else None,
         body=gradient.body,
     )

@@ -73,11 +73,19 @@ def test_among_writers_of_an_even_pace_about_one_first_look_in_seven_misses(jitt
 def test_what_a_guess_is_wrong_by_is_at_least_a_look_and_forgets_a_single_delay() -> None:
     pace = Pace()
     assert pace.scale_s(LATENCY) == LATENCY
-    pace.looked(10.0, LATENCY)
+    pace.said(1.0)
+    pace.looked(1.0, LATENCY)
     assert pace.scale_s(LATENCY) > LATENCY
     for _ in range(60):
         pace.looked(None, LATENCY)
     assert pace.scale_s(LATENCY) == LATENCY
+
+
+def test_a_writer_that_was_restarted_does_not_count_as_late() -> None:
+    pace = Pace()
+    pace.said(0.1)
+    pace.looked(1000.0, LATENCY)
+    assert pace.scale_s(LATENCY) < 0.1
 
 
 @given(st.floats(0, 100), st.lists(st.floats(0, 1, exclude_max=True), min_size=30, max_size=60))
