@@ -27,8 +27,7 @@ _LINE_LIMIT = 4000
 
 def main() -> None:
     """Serve until standard input ends."""
-    import lambdaml.entry
-    import lambdaml.replica  # noqa: F401  (imports torch before any fork)
+    _warm_up()
 
     events = os.dup(1)
     os.dup2(2, 1)
@@ -52,6 +51,18 @@ def main() -> None:
             for line in lines:
                 _obey(json.loads(line), children, events, (wake_read, wake_write))
     _end(children)
+
+
+def _warm_up() -> None:
+    """Import before any fork what every function would import after it; torch loads much of itself when first used."""
+    import safetensors.torch  # noqa: F401
+    import torch
+
+    import lambdaml.entry
+    import lambdaml.replica  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 
 
 def _obey(command: dict[str, Any], children: dict[int, str], events: int, pipes: tuple[int, int]) -> None:

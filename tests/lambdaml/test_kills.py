@@ -1,0 +1,74 @@
+"""Real processes, killed with SIGKILL: nothing committed is lost, nothing is applied twice, the bits are the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lambdaml
+
+JOB = f"{Path(__file__).parent / 'lab.py'}:Tiny"
+WORKERS, STEPS, KILLS = 4, 60, 20
+
+
+class Killer:
+    """Kills a random function whenever the run has come a stretch further; the last stretch is left in peace."""
+
+    def __init__(self, kills: int, seed: int) -> None:
+        self.kills, self.done, self._random = kills, 0, random.Random(seed)
+        self._alive: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            if event["event"] == "started":
+                self._alive[event["function"]] = event["pid"]
+            elif event["event"] == "ended":
+                self._alive.pop(event["function"], None)
+            elif event["event"] == "commit" and event["fraction"] * (self.kills + 1) > self.done + 1 and self._alive:
+                os.kill(self._alive.pop(self._random.choice(sorted(self._alive))), signal.SIGKILL)
+                self.done += 1
+
+
+def train(url: str, killer: Killer | None = None, **options: Any) -> lambdaml.TrainResult:
+    options = {"workers": WORKERS, "steps": STEPS, "functions": 4, **options}
+    return lambdaml.train(JOB, url, on_event=killer or (lambda event: None), **options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str | None:
+    return train("memory://undisturbed", functions=1).model_sha256
+
+
+@pytest.mark.parametrize("functions", [1, 2, 4])
+def test_a_bsp_run_that_is_killed_twenty_times_ends_with_the_same_bits(
+    undisturbed: str, functions: int, tmp_path: Path
+) -> None:
+    killer = Killer(KILLS, seed=functions)
+    result = train(f"file://{tmp_path}/run", killer, functions=functions)
+    assert killer.done == KILLS
+    assert result.model_sha256 == undisturbed
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
+def test_s3_gives_the_bits_of_memory(undisturbed: str) -> None:
+    killer = Killer(2, seed=0)
+    assert train("moto://bucket/run", killer, functions=2).model_sha256 == undisturbed
+    assert killer.done == 2
+
+
+@pytest.mark.parametrize("schedule", ["asp", "ssp:2"])
+def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(schedule: str, tmp_path: Path) -> None:
+    killer = Killer(KILLS, seed=7)
+    result = train(f"file://{tmp_path}/run", killer, schedule=schedule)
+    assert killer.done == KILLS
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    report = lambdaml.Run(f"file://{tmp_path}/run").verify()
+    assert report.faults == [] and report.pending == 0
