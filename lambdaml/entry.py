@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Collection
-from concurrent.futures import Executor
 from typing import Any
 
 from lambdaml import keys
@@ -15,7 +14,7 @@ from lambdaml.job import Job, fingerprint, load_job
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
-from lambdaml.worlds.live import Emit, LiveWorld, one_thread
+from lambdaml.worlds.live import Emit, LiveWorld, OneThread, one_core
 
 FUNCTION = "LAMBDAML_FUNCTION"
 """Environment variable that holds a function's name in its own process."""
@@ -49,7 +48,7 @@ def run_function(
     """
     sys.setswitchinterval(SWITCH_S)
     store = open_store(url)
-    compute = one_thread()
+    compute = OneThread()
     try:
         settings = read_settings(store)
         job = load_run_job(settings)
@@ -66,7 +65,8 @@ def run_function(
             emit=emit,
             leaving=leaving,
         )
-        return asyncio.run(work)
+        with one_core():
+            return asyncio.run(work)
     finally:
         compute.shutdown(wait=True)
         store.close()
@@ -78,7 +78,7 @@ async def function_coroutine(
     job: Job,
     name: str,
     assigned: Collection[int],
-    compute: Executor,
+    compute: OneThread,
     *,
     dead: Collection[str] = (),
     device: str = "cpu",

@@ -22,9 +22,9 @@ def replay(run: Run, version: int | None = None) -> State:
     Raises:
         SettingsError: the run has no such version, or what is needed to rebuild it was deleted.
     """
-    from lambdaml.worlds.live import one_thread
+    from lambdaml.worlds.live import OneThread
 
-    with one_thread() as compute:
+    with OneThread() as compute:
         return compute.submit(_replay, run, version).result()
 
 

@@ -184,7 +184,7 @@ class Replica:
         fault = self.codec.check(encoded, self.size) or self._check_buffers(body)
         if fault:
             return fault
-        dealt = len(self.sampler.indices(update.worker, update.seq))
+        dealt = self.sampler.count(update.worker, update.seq)
         if update.samples != dealt:
             return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):

@@ -42,10 +42,17 @@ class Sampler:
 
     def indices(self, worker: int, seq: int) -> NDArray[np.int64]:
         """The sample numbers of update `seq` of `worker`, int64, never empty."""
-        epoch, batch = divmod(seq, self.steps_per_epoch)
-        share = self._order(epoch)[worker :: self.workers]
-        bounds = np.arange(batch, batch + 2) * len(share) // self.steps_per_epoch
-        return share[bounds[0] : bounds[1]]
+        share = self._order(seq // self.steps_per_epoch)[worker :: self.workers]
+        return share[slice(*self._bounds(worker, seq))]
+
+    def count(self, worker: int, seq: int) -> int:
+        """How many `indices` there are."""
+        start, end = self._bounds(worker, seq)
+        return end - start
+
+    def _bounds(self, worker: int, seq: int) -> tuple[int, int]:
+        batch, share = seq % self.steps_per_epoch, -(-(self.samples - worker) // self.workers)
+        return batch * share // self.steps_per_epoch, (batch + 1) * share // self.steps_per_epoch
 
     def _permute(self, epoch: int) -> NDArray[np.int64]:
         # RandomState's streams are frozen by NumPy's policy; Generator's may change between releases.

@@ -49,9 +49,9 @@ def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: 
     Args:
         progress: called with commits checked and commits there are.
     """
-    from lambdaml.worlds.live import one_thread
+    from lambdaml.worlds.live import OneThread
 
-    with one_thread() as compute:
+    with OneThread() as compute:
         return compute.submit(_verify, run, progress).result()
 
 

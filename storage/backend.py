@@ -78,12 +78,7 @@ class Backend(Store):
     """A store in terms of single requests.
 
     Beside the methods of `Store` that are one request anyway, a backend gives `try_create` and `page`.
-
-    Attributes:
-        overlap: whether reads gain from being in flight together. They do not where a read costs less than a thread.
     """
-
-    overlap: bool = True
 
     @abstractmethod
     def try_create(self, key: str, data: Data) -> bool:
@@ -125,9 +120,6 @@ class Backend(Store):
             infos, resume = self.page(prefix, resume)
             yield from infos
 
-    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
-        return super().get_many(keys) if self.overlap else [self.get(key) for key in keys]
-
 
 class Layer(Backend):
     """A backend around a backend; a subclass says in `around` what happens to each request."""
@@ -137,8 +129,7 @@ class Layer(Backend):
         self.url = inner.url
         self.shared = inner.shared
         self.ephemeral = inner.ephemeral
-        self.blocking = inner.blocking
-        self.overlap = inner.overlap
+        self.near = inner.near
 
     @abstractmethod
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:

@@ -49,7 +49,7 @@ class Faulty(Layer):
         self.rates = dict(rates)
         faults = ",".join(f"{name}:{rate:g}" for name, rate in rates.items())
         self.url = str(StoreURL.parse(inner.url).adding(faults=faults, faults_seed=str(seed) if seed else None))
-        self.blocking = inner.blocking or "slow" in rates
+        self.near = False
         self._draws = Draws(seed)
 
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:

@@ -42,7 +42,7 @@ class DirectoryStore(Backend):
     garbage. Temporary files live in `root/.tmp`, never listed; a killed process may leave one there.
     """
 
-    overlap = False
+    near = True
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(Path(root).expanduser())

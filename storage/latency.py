@@ -100,7 +100,7 @@ class Slow(Layer):
     def __init__(self, inner: Backend, latency: str, bandwidth: str | None = None, seed: int = 0) -> None:
         super().__init__(inner)
         self.model = parse_model(latency, bandwidth)
-        self.blocking = self.overlap = True
+        self.near = False
         seed_text = str(seed) if seed else None
         self.url = str(StoreURL.parse(inner.url).adding(latency=latency, bandwidth=bandwidth, latency_seed=seed_text))
         self._draws = Draws(seed)

@@ -30,8 +30,7 @@ class MemoryStore(Backend):
         self.url = f"memory://{name}"
         self.shared = False
         self.ephemeral = True
-        self.blocking = False
-        self.overlap = False
+        self.near = True
         with _stores_lock:
             self._objects = _stores.setdefault(name, {})
 

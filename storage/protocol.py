@@ -41,13 +41,13 @@ class Store(ABC):
         url: opens the same store in another process, wrappers included.
         shared: whether other processes of this machine can open it at all (`memory://` cannot).
         ephemeral: whether its objects end with this process (`memory://`, `moto://`).
-        blocking: whether a call may wait on something slower than memory, so that an event loop needs a thread for it.
+        near: whether a request for a small object costs less than handing it to another thread would.
     """
 
     url: str
     shared: bool = True
     ephemeral: bool = False
-    blocking: bool = True
+    near: bool = False
 
     @abstractmethod
     def get(self, key: str) -> Bytes | None:
@@ -90,7 +90,7 @@ class Store(ABC):
 
     def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
         """`get` for each key, `MANY` at a time; results in the order of `keys`."""
-        if len(keys) <= 1 or not self.blocking:
+        if len(keys) <= 1 or self.near:
             return [self.get(key) for key in keys]
         with ThreadPoolExecutor(max_workers=min(MANY, len(keys))) as pool:
             return list(pool.map(self.get, keys))

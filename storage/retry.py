@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from lambdaml.storage.backend import batches, check_key, check_prefix
@@ -50,7 +50,7 @@ class Retrying(Store):
         self.url = inner.url
         self.shared = inner.shared
         self.ephemeral = inner.ephemeral
-        self.blocking = inner.blocking
+        self.near = inner.near
         self._sleep = sleep
         self._uniform = uniform
 
@@ -91,9 +91,6 @@ class Retrying(Store):
     def delete(self, keys: Iterable[str]) -> None:
         for batch in batches(check_key(key) for key in keys):
             self._try(lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
-
-    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
-        return super().get_many(keys) if self.inner.overlap else [self.get(key) for key in keys]
 
     def close(self) -> None:
         self.inner.close()

@@ -8,14 +8,16 @@ own business. To add one: a file with a class that has the members of `Engine`, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lambdaml.job import Job
 from lambdaml.registry import Registry
 from lambdaml.settings import Settings
 from lambdaml.storage import Store
+
+if TYPE_CHECKING:
+    from lambdaml.worlds.live import OneThread
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -41,7 +43,7 @@ class Launch:
 
 class Engine(Protocol):
     @property
-    def compute(self) -> Executor:
+    def compute(self) -> OneThread:
         """Where the caller may run tensor work of its own (evaluation) while functions run."""
 
     def start(self) -> None:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from concurrent.futures import Executor
 
 from lambdaml.engines import Emit, Launch
 from lambdaml.entry import SWITCH_S, function_coroutine
 from lambdaml.storage import open_store
-from lambdaml.worlds.live import one_thread
+from lambdaml.worlds.live import OneThread, one_core
 
 
 class InlineEngine:
     """Runs functions in the caller's process."""
 
     def __init__(self) -> None:
-        self._compute = one_thread()
+        self._compute = OneThread()
 
     @property
-    def compute(self) -> Executor:
+    def compute(self) -> OneThread:
         return self._compute
 
     def start(self) -> None:
@@ -34,7 +33,8 @@ class InlineEngine:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         try:
-            asyncio.run(self._run(launch, emit))
+            with one_core():
+                asyncio.run(self._run(launch, emit))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lambdaml.engines import Emit, Launch
 from lambdaml.errors import LambdaMLError, RunFailed
 from lambdaml.records import Lease
 from lambdaml.storage import Store, StoreUnavailable
-from lambdaml.worlds.live import one_thread
+from lambdaml.worlds.live import OneThread
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """Settings of glibc's allocator that keep freed memory for the next step, instead of faulting in fresh pages."""
@@ -34,12 +33,12 @@ class LocalEngine:
     """Runs each function in a process of its own."""
 
     def __init__(self) -> None:
-        self._compute = one_thread()
+        self._compute = OneThread()
         self._server: subprocess.Popen[bytes] | None = None
         self._count = 0
 
     @property
-    def compute(self) -> Executor:
+    def compute(self) -> OneThread:
         return self._compute
 
     def start(self) -> None:

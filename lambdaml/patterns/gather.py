@@ -25,6 +25,9 @@ LOOKAHEAD = 8
 _FIRST_LOOK_S = 2.0
 """How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
 
+SMALL_BYTES = 2**20
+"""An update of more than this is checked in a thread of its own."""
+
 _REREADS = 2
 """Times a damaged object is read again before its writer is blamed."""
 
@@ -112,7 +115,7 @@ class Gather:
             seq = max(seq, function.head.fated[worker])
             if (worker, seq) not in self.arrived:
                 await function.until(self._may_exist(worker, seq, base))
-                update = await self._look(worker, seq, pace)
+                update = await self._look(worker, seq, pace) if seq >= function.head.fated[worker] else None
                 if update is None:
                     continue
                 self.add(update)
@@ -120,9 +123,13 @@ class Gather:
             seq += 1
 
     def _may_exist(self, worker: int, seq: int, base: int) -> Callable[[], bool]:
+        """Whether the update may stand in the bucket. It certainly did if it has its fate: a function that reads the
+        log takes in many commits at once, so what holds after one of them need not hold when we look."""
         function = self._function
 
         def check() -> bool:
+            if seq < function.head.fated[worker]:
+                return True
             ahead = function.schedule.agreed and seq < min(function.tail, function.head.fated[worker] + LOOKAHEAD)
             return ahead or function.schedule.may_start(function.head, worker, seq, base)
 
@@ -185,7 +192,8 @@ class Gather:
             except BadObject:
                 data = await self._get(worker, seq) or data
                 continue
-            replica = self._function.replica
-            update.fault = await self._function.world.background(lambda: replica.check(update))
+            check = self._function.replica.check
+            small = update.size_bytes <= SMALL_BYTES
+            update.fault = check(update) if small else await self._function.world.background(lambda: check(update))
             return update
         return damaged(worker, seq, len(data))

@@ -64,9 +64,10 @@ def test_s3_gives_the_bits_of_memory(undisturbed: str) -> None:
     assert killer.done == 2
 
 
-def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", ["asp", "ssp:2"])
+def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(schedule: str, tmp_path: Path) -> None:
     killer = Killer(KILLS, seed=7)
-    result = train(f"file://{tmp_path}/run", killer, schedule="asp")
+    result = train(f"file://{tmp_path}/run", killer, schedule=schedule)
     assert killer.done == KILLS
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     report = lambdaml.Run(f"file://{tmp_path}/run").verify()

@@ -19,7 +19,7 @@ from lambdaml.records import Commit, Lease, Stop, Update
 from lambdaml.replica import Replica
 from lambdaml.snapshot import State
 from lambdaml.storage import MemoryStore, open_store
-from lambdaml.worlds.live import one_thread
+from lambdaml.worlds.live import OneThread
 from tests.lambdaml.lab import Made, Tiny, broken_off, memory, model_bytes, settings_of, table, train, update_of
 
 STEPS = 8
@@ -43,7 +43,7 @@ def work(store: MemoryStore, *functions: tuple[str, list[int]], on_event: Any = 
     """Run functions of these names and workers, all at once; returns how each ended."""
 
     async def all_of_them() -> list[str]:
-        settings, compute = read_settings(open_store(store.url)), one_thread()
+        settings, compute = read_settings(open_store(store.url)), OneThread()
         try:
             return list(
                 await asyncio.gather(
@@ -174,7 +174,7 @@ def test_3_a_function_that_loses_worker_0_while_it_waits_follows_who_has_it(plai
         return sum(len(commit.entries) for commit in run.log()) == 2 * STEPS
 
     async def both() -> str:
-        settings, compute = read_settings(open_store(store.url)), one_thread()
+        settings, compute = read_settings(open_store(store.url)), OneThread()
         try:
             function = function_coroutine(open_store(store.url), settings, Tiny(), "a", [0, 1], compute)
             outcome, _ = await asyncio.wait_for(asyncio.gather(function, take_over()), timeout=10)
@@ -250,7 +250,7 @@ def test_6_a_function_that_is_told_to_leave_publishes_gives_back_its_leases_and_
     told = threading.Event()
 
     async def one(name: str, leaving: Any) -> str:
-        settings, compute = read_settings(open_store(store.url)), one_thread()
+        settings, compute = read_settings(open_store(store.url)), OneThread()
         try:
             return await function_coroutine(
                 open_store(store.url), settings, Tiny(), name, [0, 1, 2], compute,

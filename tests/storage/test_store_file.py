@@ -184,7 +184,7 @@ def test_a_memory_store_is_one_store_by_name() -> None:
     assert two.get("k") == b"x" and other.get("k") is None
     two.drop()
     assert MemoryStore("one").get("k") is None
-    assert (one.shared, one.ephemeral, one.blocking) == (False, True, False)
+    assert (one.shared, one.ephemeral, one.near) == (False, True, True)
 
 
 @pytest.mark.parametrize(

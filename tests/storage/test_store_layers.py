@@ -282,4 +282,4 @@ def test_all_parameters_stand_in_the_url() -> None:
     url = "memory://p?latency=s3-express&bandwidth=65MB/s&latency_seed=3&faults=lost:0.01,slow:0.002&faults_seed=7"
     store = open_store(url)
     assert store.url == url
-    assert (store.shared, store.ephemeral, store.blocking) == (False, True, True)
+    assert (store.shared, store.ephemeral, store.near) == (False, True, False)
