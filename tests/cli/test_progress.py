@@ -106,8 +106,8 @@ def test_the_second_ctrl_c_quits_at_once() -> None:
 import time
 from lambdaml.cli._interrupt import interruptible
 with interruptible(lambda: print("first", flush=True)):
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("stopping", flush=True)
