@@ -14,7 +14,7 @@ from lambdaml.job import Job, fingerprint, load_job
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.storage import Store, open_store
-from lambdaml.worlds.live import Emit, LiveWorld, OneThread, one_core
+from lambdaml.worlds.live import Emit, LiveWorld, OneThread
 
 FUNCTION = "LAMBDAML_FUNCTION"
 """Environment variable that holds a function's name in its own process."""
@@ -65,8 +65,7 @@ def run_function(
             emit=emit,
             leaving=leaving,
         )
-        with one_core():
-            return asyncio.run(work)
+        return asyncio.run(work)
     finally:
         compute.shutdown(wait=True)
         store.close()

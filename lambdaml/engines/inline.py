@@ -13,7 +13,7 @@ import sys
 from lambdaml.engines import Emit, Launch
 from lambdaml.entry import SWITCH_S, function_coroutine
 from lambdaml.storage import open_store
-from lambdaml.worlds.live import OneThread, one_core
+from lambdaml.worlds.live import OneThread
 
 
 class InlineEngine:
@@ -33,8 +33,7 @@ class InlineEngine:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         try:
-            with one_core():
-                asyncio.run(self._run(launch, emit))
+            asyncio.run(self._run(launch, emit))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:

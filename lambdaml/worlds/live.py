@@ -151,7 +151,8 @@ class LiveWorld:
     async def compute(self, work: Callable[[], T]) -> T:
         if self._near and not self._queued and self._work_s < SHORT_S and self._compute.lock.acquire(blocking=False):
             try:
-                return self._timed(work)
+                with _one_core():
+                    return self._timed(work)
             finally:
                 self._compute.lock.release()
         loop = asyncio.get_running_loop()
@@ -218,8 +219,7 @@ class OneThread(ThreadPoolExecutor):
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Have torch use exactly one thread for what the calling thread computes."""
+def _one_core() -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
