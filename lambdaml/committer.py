@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lambdaml import keys, wire
 from lambdaml.errors import ReplicaDiverged
 from lambdaml.records import Commit, Digest, Stop
-from lambdaml.snapshot import State
+from lambdaml.machine import State
 
 if TYPE_CHECKING:
     from lambdaml.function import Function
@@ -134,5 +134,5 @@ class Committer:
             data = await function.world.store.get(keys.snapshot(stop.version))
             if data is None:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
-            state = State.load(data, keys.snapshot(stop.version))
+            state = function.replica.read(data, keys.snapshot(stop.version))
         await function.world.store.create(keys.MODEL, state.dump_model())

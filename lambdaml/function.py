@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lambdaml import keys
 from lambdaml.commits import draft
@@ -19,19 +19,16 @@ from lambdaml.committer import Committer
 from lambdaml.errors import LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
 from lambdaml.leases import Leases
 from lambdaml.log import LogReader
+from lambdaml.machine import Machine
 from lambdaml.patterns.gather import Gather
 from lambdaml.records import Commit, Digest, Update
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
-from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
 from lambdaml.tracing import Tracer
 from lambdaml.view import View
 from lambdaml.worker import work
 from lambdaml.worlds import Task, World
-
-if TYPE_CHECKING:
-    from lambdaml.replica import Replica
 
 Outcome = Literal["done", "left"]
 
@@ -67,7 +64,7 @@ class Function:
         self,
         world: World,
         settings: Settings,
-        replica: Replica,
+        replica: Machine,
         name: str,
         assigned: Collection[int],
         dead: Collection[str] = (),
@@ -198,7 +195,7 @@ class Function:
         data = await self.world.store.get(newest)
         if data is None:
             raise RunFailed(f"{newest} was deleted while a function started")
-        state = State.load(data, newest)
+        state = self.replica.read(data, newest)
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
         self.queued = self.head.copy()

@@ -273,6 +273,11 @@ class Replica:
         }
         return State(tensors, meta)
 
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> State:
+        """See `State.load`."""
+        return State.load(data, key)
+
     def load(self, state: State) -> None:
         """Become the replica that `state` was taken from, bit for bit.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from lambdaml.storage.errors import StoreUnavailable, Throttled
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
@@ -93,7 +93,7 @@ class Backend(Store):
         """The first objects of `list`: one request, which may find none and still not be the last."""
 
     def create(self, key: str, data: Data) -> Bytes | None:
-        """See `Store.create`. This is the only place that settles who wrote an object.
+        """See `Store.create`, and `settle`.
 
         Creating an object a second time with equal bytes counts as success, for a retry looks the same.
 
@@ -101,18 +101,19 @@ class Backend(Store):
             StoreUnavailable: it could not be settled; `create` with the same bytes may be called again, and will
                 recognise its own object if the lost request did take effect after all.
         """
-        doubt: StoreUnavailable | None = None
-        try:
-            if self.try_create(key, data):
-                return None
-        except Throttled:
-            raise
-        except StoreUnavailable as error:
-            doubt = error
-        found = self.get(key)
-        if found is None:
-            raise doubt or StoreUnavailable(f"create {key}: the store said that the key exists, but does not return it")
-        return None if _same(found, data) else found
+        steps = settle(key, data)
+        request = next(steps)
+        while True:
+            try:
+                answer = self.try_create(key, data) if request == "create" else self.get(key)
+            except StoreUnavailable as error:
+                request = steps.throw(error)
+                continue
+            try:
+                request = steps.send(answer)
+            except StopIteration as settled:
+                found: Bytes | None = settled.value
+                return found
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         resume: str | None = after
@@ -159,6 +160,26 @@ class Layer(Backend):
 
     def close(self) -> None:
         self.inner.close()
+
+
+def settle(key: str, data: Data) -> Generator[Literal["create", "get"], Any, Bytes | None]:
+    """The requests that settle who wrote an object: yields each, is sent its answer or thrown its error.
+
+    This is the only place that knows how. It does no I/O, so that it serves blocking and awaited stores alike.
+    """
+    doubt: StoreUnavailable | None = None
+    try:
+        written = yield "create"
+        if written:
+            return None
+    except Throttled:
+        raise
+    except StoreUnavailable as error:
+        doubt = error
+    found = yield "get"
+    if found is None:
+        raise doubt or StoreUnavailable(f"create {key}: the store said that the key exists, but does not return it")
+    return None if _same(found, data) else found
 
 
 def size_bytes(data: Data) -> int:

@@ -24,6 +24,17 @@ T = TypeVar("T")
 
 _NORMAL = NormalDist()
 _Z99 = _NORMAL.inv_cdf(0.99)
+_LEAST_UNIT = 2.0**-53
+
+
+def normal(unit: float) -> float:
+    """The standard normal quantile at `unit`, in [0, 1]; finite at both ends, for a generator may well give 0."""
+    return _NORMAL.inv_cdf(min(max(unit, _LEAST_UNIT), 1 - _LEAST_UNIT))
+
+
+def lognormal(median: float, p99: float, unit: float) -> float:
+    """The quantile at `unit` of the lognormal with this median and 99th percentile; equal ones mean exactly that."""
+    return median if p99 <= median else median * math.exp(math.log(p99 / median) / _Z99 * normal(unit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +50,8 @@ class LatencyModel:
     bandwidth_bytes_per_s: float = math.inf
 
     def latency_s(self, op: Op, unit: float) -> float:
-        """The latency at the quantile `unit`, in (0, 1)."""
-        median, p99 = self.write_s if op in WRITES else self.read_s
-        if p99 <= median:
-            return median
-        return median * math.exp(math.log(p99 / median) / _Z99 * _NORMAL.inv_cdf(unit))
+        """The latency at the quantile `unit`, in [0, 1]."""
+        return lognormal(*(self.write_s if op in WRITES else self.read_s), unit)
 
     def transfer_s(self, size_bytes: int) -> float:
         """Seconds to move this many bytes over one connection."""
@@ -55,18 +63,28 @@ PRESETS: dict[str, LatencyModel] = {
     "s3-express": LatencyModel((0.005, 0.015), (0.008, 0.025), 85e6),
     "redis": LatencyModel((0.0005, 0.002), (0.0005, 0.002), 600e6),
     "disk": LatencyModel((0.00005, 0.0005), (0.00015, 0.0015), 2e9),
+    "lambdaml-s3": LatencyModel((0.080, 0.080), (0.080, 0.080), 65e6),
+    "lambdaml-elasticache": LatencyModel((0.010, 0.010), (0.010, 0.010), 630e6),
+    "fmi-s3": LatencyModel((0.0404, 0.0404), (0.0404, 0.0404), 50e6),
+    "fmi-redis": LatencyModel((0.0052, 0.0052), (0.0052, 0.0052), 100e6),
 }
 """What stands in `?latency=`. Written down November 2026; none of it was measured by this project on AWS.
 
-| preset      | median                  | 99th percentile           | bandwidth of a connection        |
-|-------------|-------------------------|---------------------------|----------------------------------|
-| s3-standard | 27 ms read, 40 ms write | assumed, 4 to 5 medians   | 85 MB/s (AWS 85-90, quickwit 80) |
-| s3-express  | 5 ms read, 8 ms write   | assumed, 3 medians        | assumed as s3-standard           |
-| redis       | assumed, in one zone    | assumed, 4 medians        | assumed, 5 Gbit/s                |
-| disk        | 0.05 ms, 0.15 ms        | assumed, 10 medians       | 1 MB in 0.5 ms                   |
+| preset               | median                  | 99th percentile         | bandwidth of a connection        |
+|----------------------|-------------------------|-------------------------|----------------------------------|
+| s3-standard          | 27 ms read, 40 ms write | assumed, 4 to 5 medians | 85 MB/s (AWS 85-90, quickwit 80) |
+| s3-express           | 5 ms read, 8 ms write   | assumed, 3 medians      | assumed as s3-standard           |
+| redis                | assumed, in one zone    | assumed, 4 medians      | assumed, 5 Gbit/s                |
+| disk                 | 0.05 ms, 0.15 ms        | assumed, 10 medians     | 1 MB in 0.5 ms                   |
+| lambdaml-s3          | 80 ms                   | the model has no tail   | 65 MB/s                          |
+| lambdaml-elasticache | 10 ms                   | the model has no tail   | 630 MB/s (cache.t3.medium)       |
+| fmi-s3               | 40.4 ms                 | the model has no tail   | 50 MB/s                          |
+| fmi-redis            | 5.2 ms                  | the model has no tail   | 100 MB/s (400 MB/s for all)      |
 
-Medians of S3 and Express: Skyrise, arXiv 2501.07771. The tail of S3 is assumed to lie between quickwit's "80 ms,
-common" (blog, November 2023) and Skyrise's "hundreds of ms" at p99.9. Disk: measured on ext4 and 2 vCPU, 64 KB.
+Medians of S3 and Express: Skyrise, arXiv 2501.07771, from memory. The tail of S3 is assumed to lie between quickwit's
+"80 ms, common" (blog, November 2023) and Skyrise's "hundreds of ms" at p99.9. Disk: measured on ext4 and 2 vCPU, 64 KB.
+lambdaml-*: constants of LambdaML's analytic model (SIGMOD 2021, arXiv 2105.07806, table 6), from memory. fmi-*: those of
+FMI's channel model (spcl/fmi, config/fmi.json at cd63588, 2023; arXiv 2305.08763; measured in eu-central-1).
 """
 
 

@@ -23,6 +23,11 @@ BINS_PER_OCTAVE = 8
 _FINEST_S = 1e-7
 
 
+def bin_s(number: float) -> float:
+    """Seconds at which bin `number` of a latency histogram begins; 0.5 more is its middle."""
+    return _FINEST_S * 2 ** (number / BINS_PER_OCTAVE)
+
+
 @dataclass(frozen=True, slots=True)
 class MeterReading:
     """What was counted up to a moment. Readings add up (`+`) and can be compared with earlier ones (`-`).
@@ -57,7 +62,7 @@ class MeterReading:
         for number in sorted(bins):
             seen += bins[number]
             if seen >= wanted:
-                return _FINEST_S * 2 ** ((number + 0.5) / BINS_PER_OCTAVE)
+                return bin_s(number + 0.5)
         return math.nan
 
     def __add__(self, other: MeterReading) -> MeterReading:

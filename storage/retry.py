@@ -20,6 +20,12 @@ T = TypeVar("T")
 
 BASE_S = 0.05
 CAP_S = 5.0
+ATTEMPTS = 8
+
+
+def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
+    """Seconds to wait after the failed attempt of this number, from 1."""
+    return uniform(0.0, min(CAP_S, BASE_S * 2 ** (attempt - 1)))
 
 
 class Retrying(Store):
@@ -40,7 +46,7 @@ class Retrying(Store):
     def __init__(
         self,
         inner: Metered,
-        attempts: int = 8,
+        attempts: int = ATTEMPTS,
         *,
         sleep: Callable[[float], None] = time.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -104,5 +110,5 @@ class Retrying(Store):
                 if attempt == self.attempts:
                     elapsed = time.monotonic() - begin
                     raise type(error)(f"{error}; gave up after {attempt} attempts in {elapsed:.1f} s") from error
-                self._sleep(self._uniform(0.0, min(CAP_S, BASE_S * 2 ** (attempt - 1))))
+                self._sleep(pause_s(attempt, self._uniform))
         raise AssertionError("unreachable: attempts is at least 1")

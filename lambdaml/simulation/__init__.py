@@ -1,0 +1,1 @@
+"""The real protocol, simulated: the virtual world put to use."""

@@ -1,0 +1,181 @@
+"""Runs the real protocol in the virtual world: functions start, die, leave and start again, as an engine has them do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.errors import LambdaMLError, StoreUnavailable
+from lambdaml.function import Function
+from lambdaml.records import Commit
+from lambdaml.settings import Settings
+from lambdaml.simulation.shadow import Costs, Shadow
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.kernel import Kernel
+from lambdaml.worlds.platform import Platform
+from lambdaml.worlds.virtual import Bucket, VirtualWorld, Weather
+
+Event = dict[str, Any]
+
+DETECT_S = 0.5
+"""Seconds until an engine notices that a function died."""
+
+
+@dataclass(slots=True)
+class Life:
+    """One function from its start to its end.
+
+    Attributes:
+        name: unique.
+        index: which of the functions it is; one that takes its place has the same.
+        outcome: `done`, `left`, `killed`, or the error's text.
+    """
+
+    name: str
+    index: int
+    world: VirtualWorld
+    machine: Shadow
+    started_s: float
+    ended_s: float | None = None
+    outcome: str = ""
+
+
+@dataclass(slots=True)
+class Fate:
+    """What a fault schedule has in store for one life; times are seconds from its start.
+
+    Attributes:
+        last_turn: it is killed after this many turns of its tasks.
+        freeze_s: when it stands still, and for how long.
+        skew_s, drift: of its clock.
+        lifetime_s: shortens the platform's.
+        dead: functions that it is told are dead, rightly or not.
+        restart_s: until the engine replaces it.
+    """
+
+    last_turn: int | None = None
+    freeze_s: tuple[float, float] | None = None
+    skew_s: float = 0.0
+    drift: float = 0.0
+    lifetime_s: float = float("inf")
+    dead: tuple[str, ...] = ()
+    restart_s: float = DETECT_S
+
+
+@dataclass(slots=True)
+class Virtual:
+    """A run in the virtual world.
+
+    Attributes:
+        fate: decides what befalls the life of this name and index.
+        bad: updates that every replica must reject.
+        trace: takes every event, with the moment it happened at.
+        failure: an error that no user should ever see.
+    """
+
+    settings: Settings
+    functions: int
+    costs: Costs
+    channel: Channel
+    platform: Platform
+    seed: int = 0
+    weather: Weather | None = None
+    fate: Callable[[Virtual, str, int], Fate] = lambda virtual, name, index: Fate()
+    bad: Callable[[int, int], bool] = lambda worker, seq: False
+    trace: Callable[[float, Event], None] = lambda now, event: None
+    kernel: Kernel = field(init=False)
+    bucket: Bucket = field(init=False)
+    lives: list[Life] = field(default_factory=list)
+    error: LambdaMLError | None = None
+    failure: BaseException | None = None
+    _open: int = 0
+
+    def __post_init__(self) -> None:
+        self.kernel = Kernel(self.seed)
+        payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
+        self.bucket = Bucket(self.kernel, self.channel, payloads, self.weather)
+        self.bucket.put(keys.RUN, self.settings.dump())
+        self.bucket.put(keys.snapshot(0), Shadow(self.settings, self.costs).state().dump())
+
+    def run(self, until_s: float = float("inf")) -> bool:
+        """Run until all functions have ended, or the clock stands at `until_s`; whether the run has ended.
+
+        Raises:
+            LambdaMLError: what a function failed with.
+        """
+        self._open = self.functions
+        stream = self.kernel.group("engine").random
+        for index in range(self.functions):
+            start = self.platform.start_delay_s(index) + self.platform.cold_start_s(stream)
+            self.kernel.at(start, lambda index=index: self.launch(index))  # type: ignore[misc]
+        self.kernel.run(until_s, lambda: self._open == 0)
+        if self.failure is not None:
+            raise self.failure
+        if self.error is not None:
+            raise self.error
+        return self._open == 0
+
+    def launch(self, index: int, spare: bool = False) -> None:
+        """Start a function; a spare one works beside that of the same index, and is not replaced."""
+        name = f"f{index}.{sum(life.index == index for life in self.lives)}{'s' if spare else ''}"
+        fate = self.fate(self, name, index)
+        group = self.kernel.group(name)
+        group.last_turn = fate.last_turn
+        world = VirtualWorld(
+            group,
+            self.bucket,
+            bytes_per_s=self.platform.bytes_per_s,
+            slowness=lambda: self.platform.slowness(index, group.random),
+            lifetime_s=min(fate.lifetime_s, self.platform.lifetime_s),
+            skew_s=fate.skew_s,
+            drift=fate.drift,
+            emit=lambda event: self.trace(self.kernel.now, event),
+        )
+        machine = Shadow(self.settings, self.costs, world.charge, world.now, self.bad)
+        life = Life(name, index, world, machine, self.kernel.now)
+        self.lives.append(life)
+        if fate.freeze_s is not None:
+            at_s, for_s = fate.freeze_s
+            self.kernel.at(self.kernel.now + at_s, group.freeze)
+            self.kernel.at(self.kernel.now + at_s + for_s, group.thaw)
+        self.trace(self.kernel.now, {"event": "started", "function": name})
+        group.ended = lambda: self._ended(life, "killed", fate.restart_s, spare)
+        group.spawn(self._live(life, fate, spare))
+
+    async def _live(self, life: Life, fate: Fate, spare: bool) -> None:
+        assigned = range(life.index, self.settings.workers, self.functions)
+        try:
+            await life.world.store.get(keys.RUN)
+            function = Function(life.world, self.settings, life.machine, life.name, assigned, fate.dead)
+            outcome: str = await function.run()
+        except StoreUnavailable as error:
+            outcome = str(error)
+        except LambdaMLError as error:
+            outcome, self.error = str(error), self.error or error
+        except Exception as error:
+            outcome, self.failure = repr(error), self.failure or error
+        self._ended(life, outcome, fate.restart_s, spare)
+
+    def _ended(self, life: Life, outcome: str, restart_s: float, spare: bool) -> None:
+        life.ended_s, life.outcome = self.kernel.now, outcome
+        life.world.group.dead = True
+        self.trace(self.kernel.now, {"event": "ended", "function": life.name, "outcome": outcome})
+        if self.failure is not None:
+            self._open = 0
+        elif self.error is not None:
+            for other in self.lives:
+                other.world.told_to_leave = True
+            self._open -= not spare
+        elif not spare and outcome == "done":
+            self._open -= 1
+        elif not spare:
+            self.kernel.at(self.kernel.now + restart_s, lambda: self.launch(life.index))
+
+    def log(self) -> list[Commit]:
+        """The log as it stands, as far as it has no gap."""
+        commits: list[Commit] = []
+        while (data := self.bucket.get(keys.log(len(commits)))) is not None:
+            commits.append(Commit.unpack(data, len(commits)))
+        return commits

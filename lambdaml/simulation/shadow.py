@@ -1,0 +1,139 @@
+"""A replica without tensors: durations are charged, states are fingerprints.
+
+Its state at a version is a hash over everything that went into it, in order; an update's loss is a hash of the state
+that it was computed from. So whatever would change one bit of a real model changes the shadow's, and a sum in another
+order, a lost or a doubled update show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lambdaml import wire
+from lambdaml.errors import BadObject
+from lambdaml.records import Body, Commit, Update
+from lambdaml.sampling import Sampler
+from lambdaml.settings import Settings
+from lambdaml.snapshot import canonical
+from lambdaml.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of compute at nominal speed, and bytes.
+
+    Attributes:
+        step_s: of a gradient.
+        encode_s: of encoding and packing it.
+        apply_s: of an optimizer step, and for each update that goes into it.
+        update_bytes: of an update's payload.
+        snapshot_bytes: of a snapshot's.
+    """
+
+    step_s: float = 0.1
+    encode_s: float = 0.0
+    apply_s: float = 0.0
+    apply_update_s: float = 0.0
+    update_bytes: int = 0
+    snapshot_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowGradient:
+    base: int
+    samples: int
+    loss: float
+    compute_s: float
+    encode_s: float
+
+    @property
+    def body(self) -> Body:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowState:
+    meta: dict[str, Any]
+
+    @property
+    def version(self) -> int:
+        version: int = self.meta["view"]["version"]
+        return version
+
+    def digest(self) -> str:
+        return hashlib.sha256(canonical(self.meta)).hexdigest()
+
+    def dump(self) -> bytes:
+        return wire.dump_json(self.meta)
+
+    def dump_model(self) -> bytes:
+        return wire.dump_json({"chain": self.meta["chain"]})
+
+
+class Shadow:
+    """A `lambdaml.machine.Machine`.
+
+    Args:
+        charge: takes the seconds that each piece of work lasts; see `VirtualWorld.charge`.
+        clock: the world's.
+        bad: whether the update of this worker and number is one that every replica must reject.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        costs: Costs,
+        charge: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[], float] = lambda: 0.0,
+        bad: Callable[[int, int], bool] = lambda worker, seq: False,
+    ) -> None:
+        self.settings = settings
+        self.costs = costs
+        self.view = View(settings.workers, settings.steps)
+        self.version = 0
+        self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
+        self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self._charge, self._clock, self._bad = charge, clock, bad
+
+    def gradient(self, worker: int, seq: int) -> ShadowGradient:
+        start = self._clock()
+        self._charge(self.costs.step_s)
+        computed = self._clock()
+        self._charge(self.costs.encode_s)
+        samples, loss = self._sampler.count(worker, seq), fingerprint(self.chain, worker, seq)
+        return ShadowGradient(self.version, samples, loss, computed - start, self._clock() - computed)
+
+    def check(self, update: Update) -> str:
+        return "gradient is not finite" if self._bad(update.worker, update.seq) else ""
+
+    def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:
+        if commit.version != self.version:
+            raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
+        for step in commit.steps:
+            terms = [(updates[e.worker, e.seq].id, updates[e.worker, e.seq].loss, e.weight) for e in step]
+            self.chain = hashlib.blake2b(self.chain + repr(terms).encode(), digest_size=16).digest()
+            self.version += 1
+            self._charge(self.costs.apply_s + self.costs.apply_update_s * len(step))
+        self.view.advance(commit)
+
+    def state(self) -> ShadowState:
+        return ShadowState({"view": self.view.dump(), "chain": self.chain.hex()})
+
+    def load(self, state: ShadowState) -> None:
+        self.view = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
+        self.version = self.view.version
+        self.chain = bytes.fromhex(state.meta["chain"])
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> ShadowState:
+        record = wire.load_json(data, key)
+        return ShadowState({"view": record["view"], "chain": record["chain"]})
+
+
+def fingerprint(chain: bytes, worker: int, seq: int) -> float:
+    """A number in [0, 1) that stands for the gradient of this update at this state."""
+    digest = hashlib.blake2b(chain + b"%d/%d" % (worker, seq), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

@@ -1,0 +1,246 @@
+"""A discrete-event kernel: runs `async` code on a clock that jumps from event to event. No real time passes.
+
+A coroutine hands the kernel what it waits for: a number of seconds, or a `Future`. The kernel keeps those that wait
+for a moment in a heap, those that may go on now in a queue, and resumes one after the other. Ties are broken by the
+order in which they came up, so one program with one seed has one history.
+
+Compare simpy's core, whose processes are generators of events; here they are coroutines, so that code which also runs
+under asyncio can run unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from types import coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Cancelled(BaseException):
+    """Raised inside a task that was cancelled, where it waits."""
+
+
+class Killed(BaseException):
+    """Raised inside every task of a group that was killed, where it waits, and by whatever it awaits from then on."""
+
+
+class Deadlock(RuntimeError):
+    """Tasks wait, and nothing will ever wake them."""
+
+
+@coroutine
+def sleep(seconds: float) -> Generator[float, None, None]:
+    """Wait for so many seconds of the kernel's clock; with 0, until all that may go on now has gone on."""
+    yield seconds
+
+
+class Future(Generic[T]):
+    """A value that will be there later. Any number of tasks may await it."""
+
+    __slots__ = ("_error", "_kernel", "_value", "_waiters", "done")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._waiters: list[tuple[Task, int]] = []
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self.done = False
+
+    def set(self, value: T | None = None, error: BaseException | None = None) -> None:
+        """Settle it, once; later calls change nothing."""
+        if self.done:
+            return
+        self.done, self._value, self._error = True, value, error
+        for task, stamp in self._waiters:
+            if stamp == task.stamp:
+                self._kernel.resume(task)
+        self._waiters.clear()
+
+    @coroutine
+    def wait(self) -> Generator[Future[T], None, T]:
+        """The value, once it is there; raises the error it was settled with."""
+        if not self.done:
+            yield self
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def add(self, task: Task) -> None:
+        """Resume this task when settled, if it still waits for that."""
+        self._waiters.append((task, task.stamp))
+
+
+class Task:
+    """A coroutine that the kernel runs, beside others, as part of a group.
+
+    Attributes:
+        result: settled with what the coroutine returned or raised.
+    """
+
+    __slots__ = ("group", "result", "stamp", "steps")
+
+    def __init__(self, kernel: Kernel, steps: Coroutine[Any, Any, Any], group: Group) -> None:
+        self.steps = steps
+        self.group = group
+        self.result: Future[Any] = Future(kernel)
+        self.stamp = 0  # of the wait it is in; an event of an earlier one is stale
+
+    def cancel(self) -> None:
+        """Raise `Cancelled` where it waits, in its next turn."""
+        self.group.kernel.resume(self, Cancelled())
+
+
+class Group:
+    """The tasks of one function, with a random stream of their own. A group can be killed, frozen and thawed.
+
+    Attributes:
+        last_turn: the group is killed right after this many turns of its tasks, wherever they wait then.
+        ended: called when it is killed.
+    """
+
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self.kernel = kernel
+        self.name = name
+        self.random = random.Random(int.from_bytes(hashlib.blake2b(f"{kernel.seed}/{name}".encode()).digest()[:8]))
+        self.tasks: dict[Task, None] = {}
+        self.dead = False
+        self.turns = 0
+        self.last_turn: int | None = None
+        self.ended: Callable[[], None] = lambda: None
+        self._frozen: list[tuple[Task, int, BaseException | None]] | None = None
+
+    def spawn(self, steps: Coroutine[Any, Any, Any]) -> Task:
+        """Run a coroutine as part of this group."""
+        task = Task(self.kernel, steps, self)
+        self.tasks[task] = None
+        self.kernel.resume(task)
+        return task
+
+    def kill(self) -> None:
+        """End all tasks where they wait, as SIGKILL does: they may run no more than their `finally` clauses, and
+        those reach nothing outside, since every operation of a dead group must raise `Killed`."""
+        self.dead = True
+        for task in list(self.tasks):
+            self.kernel.end(task)
+        self.tasks.clear()
+        self.ended()
+
+    def freeze(self) -> None:
+        """Stop running tasks; what happens to them meanwhile is remembered."""
+        self._frozen = self._frozen if self._frozen is not None else []
+
+    def thaw(self) -> None:
+        """Go on."""
+        missed, self._frozen = self._frozen or [], None
+        for task, stamp, error in missed:
+            self.kernel.requeue(task, stamp, error)
+
+    def held(self, task: Task, stamp: int, error: BaseException | None) -> bool:
+        """Whether this turn of a task must wait for `thaw`."""
+        if self._frozen is None:
+            return False
+        self._frozen.append((task, stamp, error))
+        return True
+
+
+class Kernel:
+    """The clock, and the tasks that wait for it.
+
+    Args:
+        seed: of every group's random stream.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self.turns = 0
+        self._serial = 0
+        self._ready: deque[tuple[Task, int, BaseException | None]] = deque()
+        self._heap: list[tuple[float, int, Task | None, int, Callable[[], None] | None]] = []
+
+    def group(self, name: str) -> Group:
+        """A new group; its random stream depends on its name and the kernel's seed."""
+        return Group(self, name)
+
+    def resume(self, task: Task, error: BaseException | None = None) -> None:
+        """Let a task go on in its next turn, with an error raised where it waits."""
+        task.stamp += 1
+        self._ready.append((task, task.stamp, error))
+
+    def requeue(self, task: Task, stamp: int, error: BaseException | None) -> None:
+        """Give a task the turn that it missed, unless it is out of date."""
+        self._ready.append((task, stamp, error))
+
+    def at(self, moment: float, action: Callable[[], None]) -> None:
+        """Call something at a moment, on nobody's behalf."""
+        self._serial += 1
+        heapq.heappush(self._heap, (max(moment, self.now), self._serial, None, 0, action))
+
+    def run(self, until: float = float("inf"), done: Callable[[], bool] = lambda: False) -> None:
+        """Run until nothing is left to do, the clock would pass `until`, or `done()` holds."""
+        ready, heap, pop = self._ready, self._heap, heapq.heappop
+        while not done():
+            if ready:
+                self._turn(*ready.popleft())
+                continue
+            if not heap:
+                return
+            if heap[0][0] > until:
+                self.now = until
+                return
+            self.now, _, task, stamp, action = pop(heap)
+            if action is not None:
+                action()
+            elif task is not None and stamp == task.stamp:
+                self._turn(task, stamp, None)
+
+    def _turn(self, task: Task, stamp: int, error: BaseException | None) -> None:
+        if stamp != task.stamp or task.group.dead or task.group.held(task, stamp, error):
+            return
+        group = task.group
+        self.turns += 1
+        group.turns += 1
+        try:
+            wish = task.steps.send(None) if error is None else task.steps.throw(error)
+        except StopIteration as stop:
+            self._ended(task, stop.value, None)
+        except (Cancelled, Killed) as ended:
+            self._ended(task, None, ended)
+        except Exception as failure:
+            self._ended(task, None, failure)
+        else:
+            task.stamp += 1
+            if type(wish) is Future:
+                wish.add(task)
+            elif wish <= 0:
+                self._ready.append((task, task.stamp, None))
+            else:
+                self._serial += 1
+                heapq.heappush(self._heap, (self.now + wish, self._serial, task, task.stamp, None))
+        if group.turns == group.last_turn:
+            group.kill()
+
+    def end(self, task: Task) -> None:
+        """Raise `Killed` in a task now; its group must be dead, so that it cannot wait again."""
+        task.stamp += 1
+        try:
+            task.steps.throw(Killed())
+        except BaseException:  # whatever a dying task raises dies with it
+            pass
+        else:
+            raise RuntimeError(f"{task.steps} went on although it was killed")
+
+    def _ended(self, task: Task, value: Any, error: BaseException | None) -> None:
+        task.stamp += 1
+        task.group.tasks.pop(task, None)
+        task.result.set(value, error)
+
+    async def gather(self, group: Group, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Run all at once; results in order. If one raises, so does this, at the first in order."""
+        tasks = [group.spawn(steps) for steps in work]
+        return [await task.result.wait() for task in tasks]
