@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
     from lambdaml.run import Run
+    from lambdaml.traces.replay import replay_trace
     from lambdaml.training import TrainResult, resume, train
 
-__all__ = ["Job", "LambdaMLError", "Run", "TrainResult", "UserError", "__version__", "resume", "train"]
+__all__ = ["Job", "LambdaMLError", "Run", "TrainResult", "UserError", "__version__", "replay_trace", "resume", "train"]
 
 # With a checkout's root on sys.path (`python -m`, `python -c`), this folder is found before the installed package and
 # holds neither storage nor cost nor cli: look for those in the installed one, too.
@@ -32,6 +33,7 @@ _HOMES = {
     "Run": "lambdaml.run",
     "TrainResult": "lambdaml.training",
     "UserError": "lambdaml.errors",
+    "replay_trace": "lambdaml.traces.replay",
     "resume": "lambdaml.training",
     "train": "lambdaml.training",
 }

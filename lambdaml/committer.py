@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys, wire
 from lambdaml.errors import ReplicaDiverged
-from lambdaml.records import Commit, Digest, Stop
 from lambdaml.machine import State
+from lambdaml.records import Commit, Digest, Stop
 
 if TYPE_CHECKING:
     from lambdaml.function import Function

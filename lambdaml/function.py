@@ -209,9 +209,11 @@ class Function:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        await self.world.sleep(0)  # let them see it
-        for coroutine in self._coroutines:
-            coroutine.close()
+        try:
+            await self.world.sleep(0)  # let them see it
+        finally:
+            for coroutine in self._coroutines:
+                coroutine.close()
         try:
             await self.tracer.flush()
             if not self._over:
@@ -255,7 +257,7 @@ class Function:
             RunFailed: nothing at all happened for the run's `patience_s`.
         """
         now = self.world.now()
-        if now - since > REPORT_WAIT_S and now - self._reported.get(worker, 0.0) > REPORT_WAIT_S:
+        if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
             self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
         if now - self._progress_at > self.settings.patience_s:
@@ -424,9 +426,8 @@ class Function:
     async def _take_over(self) -> None:
         for worker in range(self.settings.workers):
             silent_s = self.world.now() - self._heard[worker]
-            idle = worker not in self.leases.held and not self.schedule.leaves(
-                self.head, worker, self.head.fated[worker]
-            )
+            finished = worker != 0 and self.schedule.leaves(self.head, worker, self.head.fated[worker])
+            idle = worker not in self.leases.held and not finished  # somebody must hold worker 0: he writes the log
             if idle and silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5)):
                 self.heard(worker)
                 if await self.leases.acquire(worker, self.head.fated[worker]):

@@ -92,7 +92,7 @@ class Leases:
         for worker, generation in list(self.held.items()):
             quiet_s = self._world.now() - self._renewed[worker]
             if quiet_s > self._duration_s / 2 and not await self._create(worker, generation + 1):
-                del self.held[worker]
+                self.held.pop(worker, None)
                 lost.append(worker)
         if lost:
             raise LeaseLost(f"workers {lost} were taken over by another function")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lambdaml import keys
@@ -25,7 +26,7 @@ class LogReader:
     def __init__(self, function: Function) -> None:
         self._function = function
         self._ready: dict[int, Commit] = {}
-        self._found_at = 0.0
+        self._found_at = -math.inf
         self._next_s = 0.0
         self._burst = 1
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
-from lambdaml.records import Commit, Lease
+from lambdaml.records import Commit, Entry, Lease
 from lambdaml.settings import Settings
-from lambdaml.storage import MeterReading, Store, open_store
+from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 from lambdaml.tracing import update_facts
 
 if TYPE_CHECKING:
@@ -219,21 +219,31 @@ class Run:
         return tuple(dict.fromkeys(found))
 
     def trace(self) -> list[dict[str, Any]]:
-        """One row per update that has a fate, in the order of the log.
+        """One row per update that has a fate, in the order of the log; columns as in `lambdaml.traces`.
 
         Each row joins what the log says with what the function that published the update measured. A function that
         was killed takes at most its last 15 seconds of measurements with it: there the phases are missing.
         """
-        measured = {(row["worker"], row["seq"]): row for row in self._trace_rows("update")}
-        rows = []
+        measured: dict[tuple[int, int], dict[str, Any]] = {}
+        clocks: dict[str, tuple[float, float]] = {}  # of each function: the store's and its own, at one moment
+        for info, row in self._trace_rows("update", "function"):
+            if row["kind"] == "update":
+                measured[row["worker"], row["seq"]] = row
+            elif "now_s" in row:
+                clocks[row["function"]] = (info.modified, row["now_s"])
+        rows: list[dict[str, Any]] = []
+        began: tuple[float, float] | None = None
         for commit in self.log():
-            version = commit.version
-            for step in commit.steps:
-                version += 1
-                rows += [update_facts(commit, entry, version) for entry in step]
-            rows += [update_facts(commit, entry, None) for entry in commit.refused]
-        for row in rows:
-            row |= {k: v for k, v in measured.get((row["worker"], row["seq"]), {}).items() if k not in ("kind", *row)}
+            clock = clocks.get(commit.function)
+            began = clock if commit.commit == 0 else began
+            committed_s = round(clock[0] - began[0] + commit.time_s - clock[1], 6) if clock and began else None
+            numbered = enumerate(commit.steps, commit.version + 1)
+            decided: list[tuple[Entry, int | None]] = [(entry, version) for version, step in numbered for entry in step]
+            decided += [(entry, None) for entry in commit.refused]
+            for entry, version in decided:
+                row = update_facts(commit, entry, version) | {"committed_s": committed_s}
+                phases = measured.get((entry.worker, entry.seq), {})
+                rows.append(row | {k: v for k, v in phases.items() if k not in ("kind", *row)})
         return rows
 
     def requests(self) -> MeterReading:
@@ -242,22 +252,21 @@ class Run:
         Up to 15 seconds of a killed function's requests are not in it; what the caller asks for is not either.
         """
         last: dict[str, dict[str, Any]] = {}
-        for row in self._trace_rows("meter"):
-            last[row["of"]] = row
+        for info, row in self._trace_rows("meter"):
+            last[info.key.split("/")[1]] = row
         total = MeterReading()
         for row in last.values():
-            reading = {key: value for key, value in row.items() if key not in ("kind", "of", "seconds")}
+            reading = {key: value for key, value in row.items() if key not in ("kind", "seconds")}
             total = total + MeterReading.from_dict(reading)
         return total
 
-    def _trace_rows(self, kind: str) -> Iterator[dict[str, Any]]:
+    def _trace_rows(self, *kinds: str) -> Iterator[tuple[ObjectInfo, dict[str, Any]]]:
         infos = list(self.store.list(keys.TRACE))
         for info, data in zip(infos, self.store.get_many([info.key for info in infos]), strict=True):
-            function = info.key.split("/")[1]
             for line in bytes(data or b"").splitlines():
                 row = json.loads(line)
-                if row["kind"] == kind:
-                    yield {**row, "of": function} if kind == "meter" else row
+                if row["kind"] in kinds:
+                    yield info, row
 
     def replay(self, version: int | None = None) -> State:
         """Rebuild the state at a version from the nearest earlier snapshot and the log; by default the last one.

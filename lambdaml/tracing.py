@@ -1,8 +1,9 @@
 """What a function measured: one row per update it published, written to the bucket in parts while it works.
 
-The first part is written at the start and tells who this function is; with its date by the store's clock. Every
-later one ends with the meter's reading, so the last part of each function holds its requests. What a killed function
-had measured since its last part is lost; fates and losses are not, they stand in the log.
+The first part is written at the start and tells who this function is. It holds the function's clock, and its date is
+the store's: so the times in the log, by whatever writer, can be put on one scale. Every later part ends with the
+meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
+last part is lost; fates and losses are not, they stand in the log.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Tracer:
 
     async def hello(self, **facts: Any) -> tuple[float, float, float]:
         """Write the first part; returns the clock before and after, and the store's date of it."""
-        self._rows.append({"kind": "function", "function": self._function, **facts})
         before = self._world.now()
+        self._rows.append({"kind": "function", "function": self._function, "now_s": round(before, 6), **facts})
         await self.flush()
         after = self._world.now()
         info = await self._world.store.head(keys.trace(self._function, 0))

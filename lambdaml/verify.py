@@ -16,6 +16,7 @@ from lambdaml.commits import draft
 from lambdaml.errors import BadObject, LambdaMLError
 from lambdaml.records import Commit, Update
 from lambdaml.schedules import SCHEDULES, Decision
+from lambdaml.schedules.fixed import Fixed
 from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
 from lambdaml.view import View
@@ -119,7 +120,7 @@ def _check_commit(
     refused = [updates[entry.worker, entry.seq] for entry in commit.refused]
     again = draft(
         replica.view.copy(),
-        _Fixed(Decision(steps, refused)),
+        Fixed(Decision(steps, refused)),
         RULES.make(settings.staleness),
         (),
         max_rejected=settings.max_rejected,
@@ -197,27 +198,3 @@ def garbage(run: Run) -> list[str]:
 def _account(commit: Commit) -> tuple[object, ...]:
     steps = [[entry.dump() for entry in step] for step in commit.steps]
     return steps, sorted(entry.dump() for entry in commit.refused)
-
-
-class _Fixed:
-    """A schedule that has decided already: what the log says it decided."""
-
-    agreed = False
-
-    def __init__(self, decision: Decision) -> None:
-        self._decision = decision
-
-    def needs(self, workers: int) -> int:
-        return 0
-
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
-        return False
-
-    def decide(self, view: View, arrived: object) -> Decision:
-        return self._decision
-
-    def progress(self, view: View) -> float:
-        return 0.0
-
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
-        return True

@@ -37,6 +37,11 @@ def lognormal(median: float, p99: float, unit: float) -> float:
     return median if p99 <= median else median * math.exp(math.log(p99 / median) / _Z99 * normal(unit))
 
 
+def is_write(kind: str) -> bool:
+    """Whether a request that a meter counts under this name is a write: `create_lost` is one, `get_miss` is not."""
+    return kind.partition("_")[0] in WRITES
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
     """Lognormal latencies by their median and 99th percentile, in seconds; equal ones mean exactly that latency.
@@ -49,9 +54,9 @@ class LatencyModel:
     write_s: tuple[float, float]
     bandwidth_bytes_per_s: float = math.inf
 
-    def latency_s(self, op: Op, unit: float) -> float:
-        """The latency at the quantile `unit`, in [0, 1]."""
-        return lognormal(*(self.write_s if op in WRITES else self.read_s), unit)
+    def latency_s(self, kind: str, unit: float) -> float:
+        """The latency of a kind of request, as a meter names it, at the quantile `unit` in [0, 1]."""
+        return lognormal(*(self.write_s if is_write(kind) else self.read_s), unit)
 
     def transfer_s(self, size_bytes: int) -> float:
         """Seconds to move this many bytes over one connection."""

@@ -24,6 +24,7 @@ HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 PROTOCOL = (
     *(f"lambdaml/{name}.py" for name in ("commits", "committer", "function", "leases", "log", "pace", "records")),
     *(f"lambdaml/{name}.py" for name in ("tracing", "view", "worker", "worlds/__init__")),
+    *(f"lambdaml/worlds/{name}.py" for name in ("channel", "platform")),
     *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
@@ -80,6 +81,7 @@ def test_the_public_names_are_these() -> None:
         "TrainResult",
         "UserError",
         "__version__",
+        "replay_trace",
         "resume",
         "train",
     ]

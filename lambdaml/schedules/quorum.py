@@ -1,6 +1,7 @@
 """Quorum: a commit is one optimizer step on the mean of the first K updates; nobody waits for the slowest.
 
-`late=discard` uses only updates computed from the current version; the others are discarded. That is synchronous
+`late=discard` uses only updates computed from the current version; the others are discarded, with the next commit, or
+with one of their own where their worker can do no more until it knows. That is synchronous
 SGD with backup workers (arXiv 1604.00981), and Rennala SGD (Tyurin and Richtarik 2023) with one update a worker:
 optimal by theory when workers differ in speed and share one distribution of data.
 
@@ -45,7 +46,9 @@ class Quorum:
         timely = [update for update in arrived if not update.fault and update.base >= view.version]
         late = [update for update in arrived if not update.fault and update.base < view.version]
         if len(timely) < self.k and len(timely) + len(faulty) < view.workers:
-            return None
+            # A worker may be one update ahead. One that has two here waits for a fate, and others may wait for it.
+            held_up = len(arrived) > len({update.worker for update in arrived})
+            return Decision([], [*faulty, *late]) if held_up else None
         return Decision(_step(timely[: self.k]), [*faulty, *late, *timely[self.k :]])
 
     def _weighing(self, view: View, arrived: Sequence[Update]) -> Decision | None:

@@ -15,6 +15,7 @@ from lambdaml.simulation.shadow import Costs, Shadow
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.kernel import Kernel
 from lambdaml.worlds.platform import Platform
+from lambdaml.worlds.stragglers import Even, Stragglers
 from lambdaml.worlds.virtual import Bucket, VirtualWorld, Weather
 
 Event = dict[str, Any]
@@ -80,6 +81,7 @@ class Virtual:
     costs: Costs
     channel: Channel
     platform: Platform
+    stragglers: Stragglers = field(default_factory=Even)
     seed: int = 0
     weather: Weather | None = None
     fate: Callable[[Virtual, str, int], Fate] = lambda virtual, name, index: Fate()
@@ -106,10 +108,9 @@ class Virtual:
             LambdaMLError: what a function failed with.
         """
         self._open = self.functions
-        stream = self.kernel.group("engine").random
         for index in range(self.functions):
-            start = self.platform.start_delay_s(index) + self.platform.cold_start_s(stream)
-            self.kernel.at(start, lambda index=index: self.launch(index))  # type: ignore[misc]
+            delay_s = self.platform.start_delay_s(index)
+            self.kernel.at(delay_s, lambda index=index: self.launch(index))  # type: ignore[misc]
         self.kernel.run(until_s, lambda: self._open == 0)
         if self.failure is not None:
             raise self.failure
@@ -123,11 +124,12 @@ class Virtual:
         fate = self.fate(self, name, index)
         group = self.kernel.group(name)
         group.last_turn = fate.last_turn
+        uniform, speed = group.random.random, self.platform.speed()
         world = VirtualWorld(
             group,
             self.bucket,
-            bytes_per_s=self.platform.bytes_per_s,
-            slowness=lambda: self.platform.slowness(index, group.random),
+            bytes_per_s=self.platform.bandwidth_bytes_per_s,
+            slowness=lambda: self.stragglers.factor(index, uniform) / speed,
             lifetime_s=min(fate.lifetime_s, self.platform.lifetime_s),
             skew_s=fate.skew_s,
             drift=fate.drift,
@@ -147,6 +149,7 @@ class Virtual:
     async def _live(self, life: Life, fate: Fate, spare: bool) -> None:
         assigned = range(life.index, self.settings.workers, self.functions)
         try:
+            await life.world.sleep(self.platform.start_s(life.world.group.random.random, warm=life is not self.lives[0]))
             await life.world.store.get(keys.RUN)
             function = Function(life.world, self.settings, life.machine, life.name, assigned, fate.dead)
             outcome: str = await function.run()

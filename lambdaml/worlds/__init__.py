@@ -7,7 +7,7 @@ the real clock, torch) and under a virtual clock. Code on this side of it import
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -66,7 +66,7 @@ class World(Protocol):
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Task: ...
 
-    async def gather(self, *work: Awaitable[T]) -> list[T]:
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
         """Run all at once; results in order. If one raises, so does this."""
 
     async def compute(self, work: Callable[[], T]) -> T:

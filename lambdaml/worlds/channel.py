@@ -1,54 +1,46 @@
 """What a store is like in the virtual world: latency, bandwidth, request limits and prices. No I/O and no clock.
 
-    channel = Channel.parse("s3-standard")                      # or s3-express:bandwidth=40MB/s, or 40ms
+    channel = Channel.parse("s3-standard")                  # or s3-express:bandwidth=40MB/s, or 40ms
     channel.latency_s("get", random()), channel.transfer_s(1_000_000), channel.request_usd("get")
 
-Moments and durations are rounded to 1e-9 s, so that the last bit of a math library does not change a simulation.
+Kinds of requests are those of a meter (`lambdaml.storage.meter`): `get`, `get_miss`, `create`, `create_lost`, ...
+Seconds are rounded to 1e-9, so that the last bit of a mathematics library does not change a simulation.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, Protocol
 
-from lambdaml.errors import SettingsError, nearest
-from lambdaml.storage.backend import WRITES, Op
+from lambdaml.errors import SettingsError
 from lambdaml.storage.errors import BadStoreURL
-from lambdaml.storage.latency import PRESETS, LatencyModel, parse_model
+from lambdaml.storage.latency import PRESETS, LatencyModel, is_write, parse_model
 from lambdaml.storage.meter import MeterReading, bin_s
 from lambdaml.storage.url import number
-
-Kind = Op | Literal["get_miss", "create_lost"]
-"""A request as a meter counts it: a get that found nothing and a create that lost are kinds of their own."""
-
-OPTIONS = ("bandwidth", "reads_per_s", "writes_per_s")
-"""What may follow the name of a channel: `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
 
 GB_BYTES = 2**30
 """Bytes of a GB on a bill of AWS."""
 
-_HOUR_S = 3600.0
-_MONTH_S = 730 * _HOUR_S
-_OP: dict[Kind, Op] = {"get_miss": "get", "create_lost": "create"}
+OPTIONS = ("bandwidth", "reads_per_s", "writes_per_s")
+"""What may follow a channel's name: `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
 
-
-class Latency(Protocol):
-    """A latency distribution per request kind, with the bandwidth of one connection."""
-
-    @property
-    def bandwidth_bytes_per_s(self) -> float: ...
-    def latency_s(self, op: Op, unit: float) -> float: ...
+_FREE = ("delete",)
+_PUTS = ("put", "create", "create_lost", "list")
+_ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Empirical:
-    """The latencies that a meter saw, by its histogram; within a bin they are spread evenly on the log scale.
+    """The latencies that a meter saw; within a bin of its histogram they lie evenly on the logarithmic scale.
 
-    Kinds that it did not see are as slow as those of their direction that it saw, and those as all together.
+    A kind that it did not see is as slow as what it saw of the same direction, and failing that, as everything.
+
+    Attributes:
+        bins: kind (or `read`, `write`, `all`) -> (bin of the meter, requests up to its end), in order.
     """
 
     bins: Mapping[str, tuple[tuple[int, int], ...]]
@@ -56,51 +48,60 @@ class Empirical:
 
     @classmethod
     def of(cls, reading: MeterReading, bandwidth_bytes_per_s: float = math.inf) -> Empirical:
-        """Raises ValueError where the reading has no latency."""
-        pools: dict[str, dict[int, int]] = {}
+        """Raises ValueError where the reading has no answered request."""
+        pools: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for kind, counts in reading.latency.items():
-            for pool in (kind, _direction(kind), ""):
-                into = pools.setdefault(pool, {})
-                for bin_number, count in counts.items():
-                    into[bin_number] = into.get(bin_number, 0) + count
-        if not any(pools.get("", {}).values()):
+            for pool in (kind, _direction(kind), _ALL):
+                pools[pool].update(counts)
+        if not pools:
             raise ValueError("the reading has no answered request, and so no latency")
-        return cls({pool: _cumulative(counts) for pool, counts in pools.items()}, bandwidth_bytes_per_s)
+        bins = {
+            pool: tuple(zip(sorted(counts), accumulate(counts[n] for n in sorted(counts)), strict=True))
+            for pool, counts in pools.items()
+        }
+        return cls(bins, bandwidth_bytes_per_s)
 
     def latency_s(self, kind: str, unit: float) -> float:
         """The latency at the quantile `unit`, in [0, 1]."""
-        bins = self.bins.get(kind) or self.bins.get(_direction(kind)) or self.bins[""]
+        bins = self.bins.get(kind) or self.bins.get(_direction(kind)) or self.bins[_ALL]
         wanted = unit * bins[-1][1]
         at = bisect_left(bins, wanted, key=lambda item: item[1])
         bin_number, end = bins[at]
         begin = bins[at - 1][1] if at else 0
         return bin_s(bin_number + (wanted - begin) / (end - begin))
 
+    def transfer_s(self, size_bytes: int) -> float:
+        """Seconds to move this many bytes over one connection."""
+        return size_bytes / self.bandwidth_bytes_per_s
+
 
 @dataclass(frozen=True, slots=True)
 class StorePrices:
-    """US dollars. Deletes are free. A GB is 2^30 bytes, a month 730 hours."""
+    """US dollars, without tax. A GB is 2^30 bytes, a month 730 hours; deletes are free.
+
+    Attributes:
+        put_usd: a put, create (lost ones, too) or list.
+        get_usd: a get (misses, too), ranged get or head.
+        gb_in_usd, gb_out_usd: on top of that, a GB that is written or read.
+        gb_month_usd: keeping a GB for a month.
+        hour_usd: having the store for an hour, used or not.
+    """
 
     put_usd: float = 0.0
-    """One put, create or list, lost ones included."""
     get_usd: float = 0.0
-    """One get, ranged get or head, misses included."""
     gb_in_usd: float = 0.0
     gb_out_usd: float = 0.0
     gb_month_usd: float = 0.0
     hour_usd: float = 0.0
-    """Having the store at all, used or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A store as the virtual world sees it.
+    """A store as functions meet it.
 
     Attributes:
-        model: latency per request kind, and the bandwidth of one connection.
-        reads_per_s, writes_per_s: requests that a prefix takes before it says 503 SlowDown; None for no limit.
-        prices: what the bill counts.
-        source: where the numbers are from, and when.
+        model: latency by kind of request, and the bandwidth of one connection.
+        reads_per_s, writes_per_s: requests that one prefix takes before it answers 503 SlowDown; None: no limit.
     """
 
     name: str
@@ -108,19 +109,151 @@ class Channel:
     reads_per_s: float | None = None
     writes_per_s: float | None = None
     prices: StorePrices = StorePrices()
-    source: str = "given"
+
+    @classmethod
+    def parse(cls, text: str) -> Channel:
+        """A preset (see `CHANNELS`) or a time such as `40ms`, and options: `s3-express:bandwidth=40MB/s`.
+
+        Raises:
+            SettingsError: no such preset (the nearest are shown), no such option, or not a value for it.
+        """
+        name, _, rest = text.partition(":")
+        options = dict(piece.partition("=")[::2] for piece in rest.split(",") if rest)
+        for option in options:
+            if option not in OPTIONS:
+                raise SettingsError(f"channel {text!r} has no option {option!r} (there is: {', '.join(OPTIONS)})")
+        try:
+            model = parse_model(name, options.pop("bandwidth", None))
+            limits = {option: number(value, option) for option, value in options.items()}
+        except BadStoreURL as error:
+            raise SettingsError(f"channel {text!r}: {error}") from None
+        if not all(limits.values()):
+            raise SettingsError(f"channel {text!r}: a limit of no request at all would stop every run")
+        preset = CHANNELS.get(name) or cls(name, model)
+        reads_per_s = limits.get("reads_per_s", preset.reads_per_s)
+        writes_per_s = limits.get("writes_per_s", preset.writes_per_s)
+        return replace(preset, name=text, model=model, reads_per_s=reads_per_s, writes_per_s=writes_per_s)
+
+    @classmethod
+    def measured(
+        cls, reading: MeterReading, bandwidth_bytes_per_s: float = math.inf, like: Channel | None = None
+    ) -> Channel:
+        """The latencies of a real meter; limits and prices of the channel that it is `like`, or none.
+
+        A meter's latencies include the transfers of what it saw. So give a bandwidth with a reading of small objects
+        only; without one, every object takes as long as those that the meter saw.
+
+        Raises:
+            ValueError: the reading has no answered request.
+        """
+        return replace(like or CHANNELS["disk"], name="measured", model=Empirical.of(reading, bandwidth_bytes_per_s))
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
-        """Of one connection; infinite where bytes cost no time."""
+        """Of one connection; infinite where bytes take no time."""
         return self.model.bandwidth_bytes_per_s
 
-    def latency_s(self, kind: Kind, unit: float) -> float:
-        """Seconds of a request without its bytes, at the quantile `unit` in [0, 1]."""
-        model = self.model
-        seconds = (
-            model.latency_s(kind, unit)
-            if isinstance(model, Empirical)
-            else model.latency_s(_OP.get(kind) or kind, unit)
-        )
-        return round(seconds, 9)
+    def latency_s(self, kind: str, unit: float) -> float:
+        """Seconds that a request takes besides its bytes, at the quantile `unit` in [0, 1]."""
+        return round(self.model.latency_s(kind, unit), 9)
+
+    def transfer_s(self, size_bytes: int) -> float:
+        """Seconds that these bytes take over one connection that has the function's network to itself."""
+        return round(self.model.transfer_s(size_bytes), 9)
+
+    def limit_per_s(self, kind: str) -> float | None:
+        """Requests of this direction that one prefix takes; None for no limit."""
+        return self.writes_per_s if is_write(kind) else self.reads_per_s
+
+    def request_usd(self, kind: str, size_bytes: int = 0) -> float:
+        """What one request costs, its bytes included."""
+        if kind in _FREE:
+            return 0.0
+        prices = self.prices
+        gb_usd = prices.gb_in_usd if is_write(kind) else prices.gb_out_usd
+        return (prices.put_usd if kind in _PUTS else prices.get_usd) + gb_usd * size_bytes / GB_BYTES
+
+    def keeping_usd(self, seconds: float, size_bytes: float = 0) -> float:
+        """What having the store for so long costs, with so many bytes in it on average."""
+        hours = seconds / 3600
+        return hours * (self.prices.hour_usd + self.prices.gb_month_usd / 730 * size_bytes / GB_BYTES)
+
+
+_S3_PRICES = StorePrices(5e-6, 0.4e-6, gb_month_usd=0.023)
+_EXPRESS_PRICES = StorePrices(1.13e-6, 0.03e-6, gb_in_usd=0.0032, gb_out_usd=0.0006, gb_month_usd=0.11)
+_ECPU_USD = 0.0023e-6
+_VALKEY_PRICES = StorePrices(_ECPU_USD, _ECPU_USD, _ECPU_USD * 2**20, _ECPU_USD * 2**20, 0.084 * 730, 0.084 / 10)
+
+CHANNELS: dict[str, Channel] = {
+    name: Channel(name, PRESETS[name], *facts)
+    for name, facts in {
+        "s3-standard": (5500, 3500, _S3_PRICES),
+        "s3-express": (200_000, 100_000, _EXPRESS_PRICES),
+        "redis": (None, None, _VALKEY_PRICES),
+        "disk": (None, None, StorePrices()),
+        "lambdaml-s3": (5500, 3500, _S3_PRICES),
+        "lambdaml-elasticache": (None, None, StorePrices(hour_usd=0.068)),
+        "fmi-s3": (5500, 3500, StorePrices(5.4e-6, 0.43e-6)),
+        "fmi-redis": (None, None, StorePrices()),
+    }.items()
+}
+"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`. Written down November 2026; us-east-1.
+
+| preset               | limits                     | prices                                                           |
+|----------------------|----------------------------|------------------------------------------------------------------|
+| s3-standard          | a prefix (AWS)             | devnotes.tech, quickwit; lists as puts: from memory              |
+| s3-express           | a bucket, by default (AWS) | AWS S3 FAQ after the cut of April 2025; lists as puts: assumed   |
+| redis                | assumed: none              | ElastiCache Serverless for Valkey, usage.ai, June 2026           |
+| disk                 | assumed: none              | none: the machine is paid for anyhow                             |
+| lambdaml-s3          | as s3-standard             | as s3-standard                                                   |
+| lambdaml-elasticache | assumed: none              | cache.t3.medium $0.068 an hour: AWS's list price, from memory    |
+| fmi-s3               | as s3-standard             | FMI: get $0.43e-6, put $5.4e-6 (eu-central-1, 2023)              |
+| fmi-redis            | assumed: none              | left out: FMI gives 0.0038 for the instance, but no unit         |
+
+Limits: AWS's performance guide for S3, where 3,500 and 5,500 are what a prefix takes at least, more after it was busy
+for a while, which is not modelled; s3-express-performance.html (200,000 reads, 100,000 writes). Valkey bills one ECPU
+($0.0023 per million) for each KB and at least one a request; here it is one a request and one each KB, too much by one
+ECPU at most. It bills $0.084 for a GB and an hour, for 100 MB at least, which is the hourly price here; so the first
+100 MB of what is kept count twice. Bytes between S3 and machines of its region are free; to elsewhere they are not.
+"""
+
+
+class TokenBucket:
+    """Lets `rate_per_s` requests a second pass, and `burst` of them at once, by default as many as in a second.
+
+    S3 does not say how large its bursts may be; a second's worth is assumed.
+    """
+
+    def __init__(self, rate_per_s: float, burst: float | None = None) -> None:
+        self._gap_s = 1 / rate_per_s
+        self._slack_s = (max(rate_per_s if burst is None else burst, 1.0) - 1) * self._gap_s + 1e-9
+        self._due = -math.inf
+
+    def take(self, now: float) -> bool:
+        """Whether one request may pass at this moment; if not, nothing is taken. Moments must not go back."""
+        due = max(self._due, now)
+        if due - now > self._slack_s:
+            return False
+        self._due = due + self._gap_s
+        return True
+
+
+class Pipe:
+    """A function's network, which all its connections share, first come, first served.
+
+    Work-conserving: it is never idle while bytes wait, and moves no more than `bytes_per_s`. A small transfer that
+    begins during a large one ends after it, where fair sharing would let it pass; the last of a group ends alike.
+    """
+
+    def __init__(self, bytes_per_s: float = math.inf) -> None:
+        self.bytes_per_s = bytes_per_s
+        self.free_at = 0.0
+
+    def finish(self, now: float, size_bytes: int, connection_bytes_per_s: float = math.inf) -> float:
+        """The moment at which a transfer that begins now, over a connection of this bandwidth, ends."""
+        self.free_at = max(now, self.free_at) + size_bytes / self.bytes_per_s
+        return round(max(now + size_bytes / connection_bytes_per_s, self.free_at), 9)
+
+
+def _direction(kind: str) -> str:
+    return "write" if is_write(kind) else "read"

@@ -13,7 +13,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -145,7 +145,7 @@ class LiveWorld:
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
 
-    async def gather(self, *work: Awaitable[T]) -> list[T]:
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
         return list(await asyncio.gather(*work))
 
     async def compute(self, work: Callable[[], T]) -> T:

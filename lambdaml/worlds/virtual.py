@@ -8,7 +8,7 @@ transfer and half of its latency, a read half-way. Compute takes the time that i
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lambdaml.storage.backend import WRITES, Op, flat, settle
@@ -60,7 +60,7 @@ class Bucket:
         self._payloads = payloads or {}
         self._sorted: list[str] = []
         limits = (channel.reads_per_s, channel.writes_per_s)
-        self._reads, self._writes = (TokenBucket(rate, rate) if rate else None for rate in limits)
+        self._reads, self._writes = (TokenBucket(rate) if rate else None for rate in limits)
 
     def size_bytes(self, key: str, data: Bytes | Data) -> int:
         """What the object counts as on the network."""
@@ -176,7 +176,7 @@ class VirtualStore:
         latency_s = channel.latency_s(op, uniform())
         if fault == "slow":
             latency_s = max(10 * latency_s, latency_s + 0.2)
-        up_s = self._up.finish(began, sent, channel.bytes_per_s) - began if sent else 0.0
+        up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
         await world.sleep(up_s + latency_s / 2)
         try:
             if fault == "slowdown" or bucket.busy(op):
@@ -198,7 +198,7 @@ class VirtualStore:
         received = bucket.size_bytes(key, result) if isinstance(result, bytes) else 0
         arrives = world.kernel.now + latency_s / 2
         if received:
-            arrives = self._down.finish(arrives, received, channel.bytes_per_s)
+            arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)
         await world.sleep(arrives - world.kernel.now)
         kind = "get_miss" if op == "get" and result is None else "create_lost" if result is False else op
         self.meter.answered(kind, world.kernel.now - began, sent, received)
@@ -293,12 +293,14 @@ class VirtualWorld:
             raise Killed
         return self.group.spawn(work)
 
-    async def gather(self, *work: Awaitable[T]) -> list[T]:
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
         if self.group.dead:
+            for one in work:
+                one.close()
             raise Killed
         if len(work) == 1:
             return [await work[0]]
-        return await self.kernel.gather(self.group, [_steps(one) for one in work])
+        return await self.kernel.gather(self.group, work)
 
     async def compute(self, work: Callable[[], T]) -> T:
         before, mine = self._core, Future[None](self.kernel)
@@ -342,10 +344,6 @@ class VirtualWorld:
     def emit(self, event: str, **fields: Any) -> None:
         if not self.group.dead:
             self._emit({"event": event, "function": self.group.name, **fields})
-
-
-async def _steps(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _ignore(_: object) -> None:

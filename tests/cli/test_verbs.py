@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cli.trace import COLUMNS
 from lambdaml.storage import Finding
+from lambdaml.traces import COLUMNS, Trace
 from tests.cli.conftest import DIGITS, Cli, Trained, lambdaml_process
 
 
@@ -50,7 +50,7 @@ def test_trace_prints_the_last_updates_and_a_summary(trained: Trained, cli: Cli)
 
 def test_trace_as_csv_has_a_row_for_each_update(trained: Trained, cli: Cli) -> None:
     rows = list(csv.DictReader(io.StringIO(cli("trace", trained.place, "--csv", "-").out)))
-    assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
+    assert list(rows[0]) == [column.name for column in COLUMNS]
     assert {(row["worker"], row["seq"]) for row in rows} == {(str(w), str(s)) for w in range(4) for s in range(12)}
     assert cli("trace", trained.place, "--csv", "rows.csv").out == ""
     assert list(csv.DictReader(Path("rows.csv").read_text().splitlines())) == rows
@@ -59,16 +59,15 @@ def test_trace_as_csv_has_a_row_for_each_update(trained: Trained, cli: Cli) -> N
 def test_trace_as_json_has_the_same_columns(trained: Trained, cli: Cli) -> None:
     rows = cli("trace", trained.place, "--json").json
     assert len(rows) == 48
-    assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
+    assert list(rows[0]) == [column.name for column in COLUMNS]
 
 
 def test_trace_as_parquet(trained: Trained, cli: Cli) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     ended = cli("trace", trained.place, "--parquet", "rows.parquet")
     assert (ended.code, ended.out) == (0, "")
-    table = parquet.read_table("rows.parquet")
-    assert table.num_rows == 48
-    assert tuple(table.column_names)[: len(COLUMNS)] == COLUMNS
+    trace = Trace.load("rows.parquet")
+    assert trace.rows == Trace.of(lambdaml.Run(trained.place)).rows
+    assert trace.settings == lambdaml.Run(trained.place).settings
 
 
 def test_trace_without_pyarrow_says_what_to_install(
@@ -77,7 +76,7 @@ def test_trace_without_pyarrow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     ended = cli("trace", trained.place, "--parquet", "rows.parquet")
     assert ended.code == 2
-    assert ended.err == "error: --parquet needs pyarrow: pip install 'lambdaml-runtime[report]'\n"
+    assert ended.err == "error: traces are kept as Parquet by pyarrow: pip install 'lambdaml-runtime[report]'\n"
 
 
 def test_trace_of_a_file_that_cannot_be_written(trained: Trained, cli: Cli) -> None:

@@ -1,0 +1,219 @@
+"""Fault schedules: everything that can go wrong, drawn from one seed, and what must hold nevertheless.
+
+`Scenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
+start twice, are told that the living are dead, have clocks that are off; requests that are refused, lost, slow, take
+effect late or twice; storms of 503. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
+in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
+
+    lambdaml simulate --faults 17              # plays the history of seed 17, with its events
+    python -m pytest tests/simulation          # thousands of them
+
+To try a schedule of your own: put its line into `SCHEDULES`, and call `try_seeds(range(1000), "mine:3")`.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambdaml.errors import LambdaMLError
+from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.judge import judge
+from lambdaml.simulation.shadow import Costs
+from lambdaml.storage.backend import Op
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+
+SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
+LIMIT_S = 3600.0
+"""A run that has not ended by then never will."""
+
+_KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
+
+
+@dataclass(slots=True)
+class Scenario:
+    """A small run and its misfortunes.
+
+    Attributes:
+        rates: the share of requests that meet each fault.
+        storm: from when to when the store refuses most requests, in seconds.
+        crash, freeze, spare, lie: how likely a life of a function is to be killed, to stand still, to get a double,
+            and to be told that the living are dead.
+        turns: a killed function makes fewer turns than this.
+        bad: the share of updates that must be rejected.
+        calm_s: when misfortunes end.
+    """
+
+    seed: int
+    schedule: str
+    workers: int
+    functions: int
+    steps: int
+    snapshot_every: int
+    lease_s: float
+    rates: dict[str, float] = field(default_factory=dict)
+    storm: tuple[float, float] = (0.0, 0.0)
+    crash: float = 0.0
+    freeze: float = 0.0
+    spare: float = 0.0
+    lie: float = 0.0
+    short: float = 0.0
+    skew_s: float = 0.0
+    turns: int = 400
+    bad: float = 0.0
+    calm_s: float = 60.0
+
+    @staticmethod
+    def draw(seed: int, schedule: str | None = None) -> Scenario:
+        """The scenario of a seed, with a schedule of its own or the one given. About a third of the kinds of
+        misfortune strike in each, so that most pairs of them meet somewhere."""
+        stream = random.Random(seed)
+
+        def chance(value: float) -> float:
+            return value * stream.random() if stream.random() < 0.35 else 0.0
+
+        schedule = schedule or stream.choice(SCHEDULES_TRIED)
+        start_s = 8 * stream.random()
+        return Scenario(
+            seed=seed,
+            schedule=schedule,
+            workers=stream.randint(2, 4),
+            functions=stream.randint(1, 3),
+            steps=stream.randint(2, 5),
+            snapshot_every=stream.randint(1, 4),
+            lease_s=stream.choice((2.0, 4.0, 10.0)),
+            rates={kind: chance(0.1) for kind in _KINDS},
+            storm=(start_s, start_s + (chance(20.0))),
+            crash=chance(1.0),
+            freeze=chance(0.6),
+            spare=chance(0.6),
+            lie=chance(1.0),
+            short=chance(0.8),
+            skew_s=chance(1000.0),
+            turns=stream.choice((60, 200, 600)),
+            bad=chance(0.2),
+        )
+
+    def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
+        """See `lambdaml.worlds.virtual.Weather`."""
+        if now > self.calm_s:
+            return ""
+        if self.storm[0] <= now < self.storm[1] and uniform() < 0.7:
+            return "slowdown"
+        unit = uniform()
+        for kind, rate in self.rates.items():
+            if unit < rate:
+                return kind
+            unit -= rate
+        return ""
+
+    def fate(self, virtual: Virtual, name: str, index: int) -> Fate:
+        """What befalls one life. Names of those that have died are told or not; sometimes a living one is named."""
+        stream = random.Random(f"{self.seed}/{name}")
+        dead = [life.name for life in virtual.lives if life.outcome == "killed" and stream.random() < 0.7]
+        fate = Fate(skew_s=self.skew_s * stream.uniform(-1, 1), drift=1e-5 * stream.uniform(-1, 1))
+        if virtual.kernel.now < self.calm_s:
+            living = [life.name for life in virtual.lives if life.ended_s is None]
+            if living and stream.random() < self.lie:
+                dead.append(stream.choice(living))
+            if stream.random() < self.crash:
+                fate.last_turn = stream.randint(1, self.turns)
+            if stream.random() < self.freeze:
+                fate.freeze_s = (3 * stream.random(), 60 * stream.random())
+            if stream.random() < self.short:
+                fate.lifetime_s = 5 * stream.random()
+            if not name.endswith("s") and stream.random() < self.spare:
+                virtual.kernel.at(virtual.kernel.now + 3 * stream.random(), lambda: virtual.launch(index, spare=True))
+        fate.dead = tuple(dead)
+        fate.restart_s = stream.choice((0.1, 1.0, 5.0))
+        return fate
+
+    def is_bad(self, worker: int, seq: int) -> bool:
+        """Whether this update is one that every replica rejects."""
+        return self.bad > 0 and random.Random(f"{self.seed}/{worker}/{seq}").random() < self.bad
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of a seed. `broken` is empty where every promise held."""
+
+    seed: int
+    scenario: Scenario
+    broken: list[str]
+
+    @property
+    def command(self) -> str:
+        """Replays this history, with its events."""
+        return f"lambdaml simulate --faults {self.seed} --schedule {self.scenario.schedule}"
+
+
+def play(
+    scenario: Scenario, trace: Callable[[float, dict[str, Any]], None] = lambda now, event: None
+) -> tuple[Virtual, str]:
+    """Run a scenario. Returns what is left, and how it ended: "" for well, else in words."""
+    settings = Settings(
+        job=JobSettings(spec="shadow"),
+        workers=scenario.workers,
+        steps=scenario.steps,
+        schedule=scenario.schedule,
+        batch_size=8,
+        samples=8 * scenario.workers * scenario.steps,
+        steps_per_epoch=scenario.steps,
+        parameters=1,
+        snapshot_every=scenario.snapshot_every,
+        lease_s=scenario.lease_s,
+        max_rejected=10_000,
+        token="shadow",
+    )
+    virtual = Virtual(
+        settings,
+        scenario.functions,
+        Costs(step_s=0.1, apply_s=0.001),
+        Channel.parse("s3-express"),
+        Platform.parse("local"),
+        seed=scenario.seed,
+        weather=scenario,
+        fate=scenario.fate,
+        bad=scenario.is_bad,
+        trace=trace,
+    )
+    try:
+        ended = virtual.run(LIMIT_S)
+    except LambdaMLError as error:
+        return virtual, f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return virtual, f"unexpected {error!r}"
+    return virtual, "" if ended else "it never ended"
+
+
+def try_seeds(
+    seeds: Iterable[int],
+    schedule: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Verdict]:
+    """Play these seeds and return the verdicts on those that broke a promise.
+
+    Args:
+        schedule: by default each seed draws one of `SCHEDULES_TRIED`.
+        progress: called with the number of seeds done.
+    """
+    found = []
+    gc.disable()
+    try:
+        for done, seed in enumerate(seeds, 1):
+            scenario = Scenario.draw(seed, schedule)
+            virtual, end = play(scenario)
+            broken = judge(virtual, end)
+            if broken:
+                found.append(Verdict(seed, scenario, broken))
+            if done % 200 == 0:
+                gc.collect()
+            progress(done)
+    finally:
+        gc.enable()
+    return found

@@ -1,0 +1,201 @@
+"""The promises, checked on what a virtual run has left behind, by means that the runtime does not use itself.
+
+Every rule here is written anew from the promise, rather than by calling the code that is to keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+from lambdaml import keys, wire
+from lambdaml.errors import LambdaMLError
+from lambdaml.records import Commit, Update, damaged
+from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.shadow import fingerprint
+
+CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "model.safetensors")
+
+REQUESTS_PER_S = 200
+"""No function asks more of the store than this, on average, however badly things go."""
+
+
+def judge(virtual: Virtual, end: str) -> list[str]:
+    """The promises that a run broke, in words.
+
+    Args:
+        end: what `lambdaml.simulation.faults.play` said of its end.
+    """
+    broken = [end] if end else []
+    try:
+        commits = virtual.log()
+        updates = _updates(virtual)
+    except LambdaMLError as error:
+        return [*broken, f"the bucket cannot be read: {error}"]
+    broken += _log(virtual, commits)
+    broken += _fates(virtual, commits, updates, finished=not end)
+    broken += _entries(virtual, commits, updates)
+    broken += _states(virtual, commits, updates)
+    broken += _bounds(virtual, commits)
+    if not end and virtual.settings.schedule in ("bsp", "ssp:0") and all(not c.refused for c in commits):
+        broken += _bits(virtual)
+    return broken
+
+
+def _updates(virtual: Virtual) -> dict[tuple[int, int], Update]:
+    found = {}
+    for info in virtual.bucket.list(keys.UPDATES):
+        worker, seq = keys.update_id(info.key)
+        data = virtual.bucket.get(info.key)
+        assert data is not None
+        try:
+            found[worker, seq] = Update.unpack(data, worker, seq)
+        except LambdaMLError:
+            found[worker, seq] = damaged(worker, seq, len(data))
+    return found
+
+
+def _log(virtual: Virtual, commits: list[Commit]) -> list[str]:
+    """1: the log has no gap, and what is written once is never written again."""
+    broken = [f"{key} was written twice" for key in virtual.bucket.overwritten if key.startswith(CREATE_ONLY)]
+    numbers = [keys.number(info.key) for info in virtual.bucket.list(keys.LOG)]
+    if numbers != list(range(len(numbers))):
+        broken.append(f"the log has a gap: {numbers}")
+    version = 0
+    for commit in commits:
+        if commit.version != version:
+            broken.append(f"commit {commit.commit} starts from version {commit.version}, not {version}")
+        version += len(commit.steps)
+    if any(commit.stop for commit in commits[:-1]):
+        broken.append("the log goes on after its end")
+    return broken
+
+
+def _fates(
+    virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update], finished: bool
+) -> list[str]:
+    """2: every update has exactly one fate, in the order of its worker's numbers."""
+    settings = virtual.settings
+    counts = Counter((entry.worker, entry.seq) for commit in commits for entry in commit.entries)
+    broken = [f"update {name} has {count} fates" for name, count in counts.items() if count != 1]
+    broken += [f"update {name} has a fate but does not exist" for name in counts if name not in updates]
+    due = [0] * settings.workers
+    for commit in commits:
+        for entry in sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq)):
+            if entry.seq != due[entry.worker]:
+                broken.append(f"update {(entry.worker, entry.seq)} has its fate out of turn")
+            due[entry.worker] = entry.seq + 1
+    if finished and not settings.schedule.startswith("quorum"):
+        expected = {(worker, seq) for worker in range(settings.workers) for seq in range(settings.steps)}
+        broken += [f"update {name} never got a fate" for name in sorted((expected | set(updates)) - set(counts))]
+    if finished and virtual.bucket.get(keys.MODEL) is None:
+        broken.append("the run has ended without a result")
+    return broken
+
+
+def _entries(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
+    """2 and leases: what the log says of an update is true, and nothing fenced or faulty is applied."""
+    broken = []
+    highest: Counter[int] = Counter()
+    for commit in commits:
+        version = commit.version
+        for step in commit.steps:
+            samples = sum(entry.samples for entry in step)
+            for entry in step:
+                name, update = (entry.worker, entry.seq), updates.get((entry.worker, entry.seq))
+                if update is None:
+                    continue
+                told = (entry.base, entry.generation, entry.samples, entry.loss)
+                if told != (update.base, update.generation, update.samples, update.loss):
+                    broken.append(f"the log says {told} of update {name}, which is not what it says itself")
+                if entry.staleness != version - entry.base or entry.staleness < 0:
+                    broken.append(f"update {name} from version {entry.base} applied at {version} is said to be fresh")
+                if entry.weight != entry.samples / samples:
+                    broken.append(f"update {name} has weight {entry.weight}")
+                if virtual.bad(*name):
+                    broken.append(f"update {name} is applied although it must be rejected")
+            version += 1
+        applied = {(entry.worker, entry.seq) for entry in commit.applied}
+        for entry in sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq)):
+            fenced = entry.generation < highest[entry.worker]
+            if fenced and (entry.worker, entry.seq) in applied:
+                broken.append(f"update {(entry.worker, entry.seq)} is applied although its lease was lost")
+            if not fenced and not entry.reason.startswith("damaged"):
+                highest[entry.worker] = entry.generation
+    return broken
+
+
+def _states(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
+    """3 and 4: every replica and every snapshot is what the log makes, sums taken in the order it lists."""
+    chain = _start(virtual)
+    after = [(0, chain.hex())]
+    for commit in commits:
+        for step in commit.steps:
+            if any((entry.worker, entry.seq) not in updates for entry in step):
+                return []  # said already
+            chain = _advance(chain, [((e.worker, e.seq), updates[e.worker, e.seq].loss, e.weight) for e in step])
+        after.append((commit.last_version, chain.hex()))
+    broken = []
+    for life in virtual.lives:
+        machine = life.machine
+        if machine.view.commit > len(commits):
+            if life.outcome == "done":
+                broken.append(f"{life.name} has applied commits that the log does not hold")
+        elif (machine.version, machine.chain.hex()) != after[machine.view.commit]:
+            broken.append(f"{life.name} has another state at version {machine.version} than the log makes")
+    for info in virtual.bucket.list(keys.SNAPSHOTS):
+        record = wire.load_json(virtual.bucket.get(info.key) or b"", info.key)
+        if record["view"]["commit"] > len(commits):
+            broken.append(f"{info.key} is of a commit that the log does not hold")
+        elif (keys.number(info.key), record["chain"]) != after[record["view"]["commit"]]:
+            broken.append(f"{info.key} differs from what the log makes")
+    return broken
+
+
+def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
+    """5 and 8, and what the schedule itself promises."""
+    broken = []
+    settings = virtual.settings
+    name, _, text = settings.schedule.partition(":")
+    fated = [0] * settings.workers
+    for commit in commits:
+        if name == "bsp" and any(entry.staleness for entry in commit.applied):
+            broken.append(f"commit {commit.commit} of bsp applies stale updates")
+        if name in ("bsp", "quorum") and len(commit.steps) > 1:
+            broken.append(f"commit {commit.commit} takes {len(commit.steps)} steps")
+        if name == "bsp" and any([e.worker for e in s] != sorted(e.worker for e in s) for s in commit.steps):
+            broken.append(f"commit {commit.commit} sums in another order than by worker")
+        if name == "ssp":
+            for entry in commit.entries:
+                if entry.seq - min(fated) > int(text):
+                    broken.append(f"worker {entry.worker} leads by {entry.seq - min(fated)} at commit {commit.commit}")
+        for entry in commit.entries:
+            fated[entry.worker] = entry.seq + 1
+    for life in virtual.lives:
+        reading = life.world.store.meter.snapshot()
+        asked = sum(reading.requests.values()) + sum(reading.errors.values())
+        lasted = (life.ended_s if life.ended_s is not None else virtual.kernel.now) - life.started_s
+        if asked > 100 + REQUESTS_PER_S * lasted:
+            broken.append(f"{life.name} made {asked} requests in {lasted:.1f} s")
+    return broken
+
+
+def _bits(virtual: Virtual) -> list[str]:
+    """4: a synchronous run ends with the bits of the undisturbed one, which needs no run to be known."""
+    settings = virtual.settings
+    chain = _start(virtual)
+    for seq in range(settings.steps):
+        terms = []
+        for worker in range(settings.workers):
+            terms.append(((worker, seq), fingerprint(chain, worker, seq), 1 / settings.workers))
+        chain = _advance(chain, terms)
+    record = wire.load_json(virtual.bucket.get(keys.MODEL) or b"", keys.MODEL)
+    return [] if record["chain"] == chain.hex() else ["the result is not that of the undisturbed run"]
+
+
+def _start(virtual: Virtual) -> bytes:
+    return hashlib.blake2b(f"{virtual.settings.seed}".encode(), digest_size=16).digest()
+
+
+def _advance(chain: bytes, terms: list[tuple[tuple[int, int], float, float]]) -> bytes:
+    return hashlib.blake2b(chain + repr(terms).encode(), digest_size=16).digest()

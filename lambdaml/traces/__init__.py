@@ -1,0 +1,228 @@
+"""Traces: who computed which update from which version, and what became of it. One table for all sources.
+
+A trace comes from a run (live or simulated), or from a delay model (`lambdaml.traces.delays`). Timing and mathematics
+are separable: `lambdaml.replay_trace` runs real gradients along any trace, under another staleness rule, optimizer or
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.errors import NewerSchema, UserError
+from lambdaml.run import Run, Staleness
+from lambdaml.settings import Settings, make_settings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SCHEMA = 1
+"""Version of the table and its metadata."""
+
+SOURCES = ("live", "simulated", "synthetic")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table. Missing values are None, but not where it is `required`."""
+
+    name: str
+    type: type[int | float | str]
+    unit: str
+    meaning: str
+    required: bool = False
+
+
+COLUMNS = (
+    Column("worker", int, "", "whose update, from 0", required=True),
+    Column("seq", int, "", "its number among that worker's, from 0", required=True),
+    Column("commit", int, "", "the log entry that decided it, from 0", required=True),
+    Column("base", int, "steps", "the version it was computed from", required=True),
+    Column("version", int, "steps", "the version that its step made; none if it was refused"),
+    Column("fate", str, "", "applied, discarded or rejected", required=True),
+    Column("reason", str, "", "why it was refused"),
+    Column("staleness", int, "steps", "between base and the step that took it", required=True),
+    Column("weight", float, "", "what its gradient was multiplied with"),
+    Column("samples", int, "", "it was computed from"),
+    Column("loss", float, "as the job's", "mean over its batch, before the step"),
+    Column("generation", int, "", "of the lease it was published under"),
+    Column("committed_s", float, "s", "from the run's beginning until its log entry, by the writer's clock"),
+    Column("function", str, "", "who published it"),
+    Column("compute_s", float, "s", "fetching the batch, forward, backward"),
+    Column("encode_s", float, "s", "codec and buffers"),
+    Column("upload_s", float, "s", "its put"),
+    Column("download_s", float, "s", "the slowest read among the updates of its commit"),
+    Column("wait_s", float, "s", "from its upload until its commit was applied, less download and apply"),
+    Column("apply_s", float, "s", "sum and optimizer steps of its commit"),
+    Column("age_s", float, "s", "from when its worker could start until its commit was applied"),
+    Column("bytes_sent", int, "bytes", "size of the object"),
+    Column("bytes_received", int, "bytes", "of updates read for its commit"),
+    Column("gets", int, "", "reads of updates for its commit that found one"),
+    Column("polls", int, "", "reads that found nothing yet"),
+    Column("puts", int, "", "writes of updates"),
+)
+"""The table's columns, in their order."""
+
+_NAMES = tuple(column.name for column in COLUMNS)
+_REQUIRED = tuple(column.name for column in COLUMNS if column.required)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One quantity of two traces; None where a trace does not know it."""
+
+    what: str
+    mine: float | None
+    theirs: float | None
+
+
+class Trace:
+    """A table of updates, in the order of the log.
+
+    Attributes:
+        rows: a dict per update, with every name of `COLUMNS`.
+        meta: plain values. `source` is one of `SOURCES`; `settings` are those of the run, as `Settings` dumps them,
+            or None; `stop` says why the run ended, or is None; `commits` counts log entries; others are notes.
+
+    Raises:
+        UserError: a row has a column that `COLUMNS` does not, or lacks a required one; or the source is unknown.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
+        self.rows: list[Row] = []
+        for row in rows:
+            if unknown := row.keys() - set(_NAMES):
+                raise UserError(f"a trace has no column {', '.join(sorted(unknown))}")
+            if missing := [name for name in _REQUIRED if row.get(name) is None]:
+                raise UserError(f"row {len(self.rows)} of the trace has no {', '.join(missing)}")
+            self.rows.append({name: row.get(name) for name in _NAMES})
+        self.meta: dict[str, Any] = {"settings": None, "stop": None, **meta, "schema": SCHEMA}
+        if self.source not in SOURCES:
+            raise UserError(f"a trace's source is {', '.join(SOURCES)}, not {self.source!r}")
+
+    @staticmethod
+    def of(run: Run, source: str = "live") -> Trace:
+        """The trace of a run, as far as its log goes. A few requests for each log entry and part of the trace."""
+        rows = run.trace()
+        last = None
+        for last in run.log(rows[-1]["commit"] if rows else 0):
+            pass
+        stop = asdict(last.stop) if last and last.stop else None
+        commits = last.commit + 1 if last else 0
+        return Trace(
+            rows, {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits}
+        )
+
+    @property
+    def source(self) -> Any:
+        return self.meta.get("source")
+
+    @property
+    def settings(self) -> Settings | None:
+        """Of the run; None for a trace that comes from none.
+
+        Raises:
+            SettingsError: they are not those of a run.
+        """
+        settings = self.meta["settings"]
+        return make_settings(**settings) if settings is not None else None
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
+        settings = self.settings
+        return settings.workers if settings else 1 + max((row["worker"] for row in self.rows), default=0)
+
+    @property
+    def staleness(self) -> Staleness:
+        """Of the applied updates."""
+        return Staleness.of([row["staleness"] for row in self.rows if row["fate"] == "applied"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Parquet file; `load` gives back every bit. Any Parquet reader can read the table.
+
+        Raises:
+            UserError: the file cannot be written, or pyarrow is not installed.
+        """
+        schema = _schema(self.meta)
+        columns = [[row[name] for row in self.rows] for name in _NAMES]
+        from pyarrow import Table, array, parquet
+
+        arrays = [array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        try:
+            parquet.write_table(Table.from_arrays(arrays, schema=schema), os.fspath(path))
+        except OSError as error:
+            raise UserError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Trace:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file cannot be read or holds no trace, or pyarrow is not installed.
+            NewerSchema: it was written by a newer lambdaml.
+        """
+        name = os.fspath(path)
+        schema = _schema({})
+        from pyarrow import ArrowException, parquet
+
+        try:
+            with parquet.ParquetFile(name) as file:
+                table = file.read()
+            meta = json.loads((table.schema.metadata or {})[b"lambdaml"])
+            number = int(meta["schema"])
+        except OSError as error:
+            raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+        except (ArrowException, KeyError, TypeError, ValueError):
+            raise UserError(f"{name} is not a trace") from None
+        if number > SCHEMA:
+            raise NewerSchema(f"{name} has schema {number}, this lambdaml reads up to {SCHEMA}: install a newer version")
+        if not table.schema.equals(schema):
+            raise UserError(f"{name} is not a trace: its columns are {', '.join(table.schema.names)}")
+        return Trace(table.to_pylist(), meta)
+
+    def compare(self, other: Trace) -> list[Compared]:
+        """This trace beside another, quantity by quantity: a simulated one beside what really happened."""
+        mine, theirs = _quantities(self), _quantities(other)
+        return [Compared(what, mine[what], theirs[what]) for what in mine]
+
+
+def _schema(meta: Mapping[str, Any]) -> pyarrow.Schema:
+    """The table's schema, with the trace's metadata in it."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError("traces are kept as Parquet by pyarrow: pip install 'lambdaml-runtime[report]'") from None
+    types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    fields = [pyarrow.field(column.name, types[column.type]) for column in COLUMNS]
+    return pyarrow.schema(fields, metadata={"lambdaml": json.dumps(meta)})
+
+
+def _quantities(trace: Trace) -> dict[str, float | None]:
+    rows, staleness = trace.rows, trace.staleness
+    fates = [row["fate"] for row in rows]
+    return {
+        "updates": len(rows),
+        "commits": trace.meta.get("commits", len({row["commit"] for row in rows})),
+        **{fate: fates.count(fate) for fate in ("applied", "discarded", "rejected")},
+        "staleness mean": staleness.mean,
+        "staleness p50": staleness.p50,
+        "staleness p95": staleness.p95,
+        "staleness max": staleness.max,
+        "seconds": max((row["committed_s"] for row in rows if row["committed_s"] is not None), default=None),
+        "requests for updates": _total(rows, "puts", "gets", "polls"),
+        "bytes sent": _total(rows, "bytes_sent"),
+        "bytes received": _total(rows, "bytes_received"),
+    }
+
+
+def _total(rows: list[Row], *names: str) -> int | None:
+    """The sum of what is known; None if nothing is."""
+    known = [row[name] for row in rows for name in names if row[name] is not None]
+    return sum(known) if known else None

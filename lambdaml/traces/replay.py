@@ -1,0 +1,280 @@
+"""Replay of a trace: real gradients along it, under the same or another staleness rule, optimizer or model.
+
+No old state is kept. Versions are made in order; at each, the gradients of all updates that were computed from it are
+computed, and wait for the step that applies them. Along the trace of a run, with its own job, rule and settings, that
+gives the bits of the run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lambdaml.commits import draft
+from lambdaml.entry import pick_device
+from lambdaml.errors import SettingsError, UserError
+from lambdaml.evaluation import evaluate
+from lambdaml.job import Job
+from lambdaml.records import Stop, Update
+from lambdaml.schedules import Decision
+from lambdaml.schedules.fixed import Fixed
+from lambdaml.settings import JobSettings, Settings
+from lambdaml.snapshot import State
+from lambdaml.staleness import RULES
+from lambdaml.traces import Row, Trace
+from lambdaml.training import _plan, _resolve
+from lambdaml.worlds.live import OneThread
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from lambdaml.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReplay:
+    """What became of the model along a trace.
+
+    Attributes:
+        state: at the last version.
+        metrics: the job's, by version; of the last version always.
+        trace: the trace as replayed: its settings, and the weight, samples and loss of each applied update, are
+            those of the replay; all else is as it was.
+        fault: why the replay ended before the trace did: the first update that a run would have rejected where the
+            trace applies it, for instance for a gradient that is not finite. "" if it did not.
+    """
+
+    state: State
+    metrics: dict[int, dict[str, float]]
+    trace: Trace
+    fault: str = ""
+
+    @property
+    def version(self) -> int:
+        """Optimizer steps taken."""
+        return self.state.version
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """By version: the mean loss over the samples that its step was computed from."""
+        sums: dict[int, tuple[float, int]] = {}
+        for row in self.trace.rows:
+            if row["fate"] == "applied":
+                total, samples = sums.get(row["version"], (0.0, 0))
+                sums[row["version"]] = total + row["loss"] * row["samples"], samples + row["samples"]
+        return {version: total / samples for version, (total, samples) in sums.items()}
+
+
+def replay_trace(
+    trace: Trace,
+    job: str | type[Job] | Job,
+    *,
+    staleness: str | None = None,
+    optimizer: Callable[[nn.Module], Optimizer] | None = None,
+    seed: int | None = None,
+    evaluate_every: int | None = None,
+    device: str = "cpu",
+) -> TraceReplay:
+    """Train along a trace: each update is computed from the version, and applied in the step, that the trace says.
+
+    Commits hold what they held; weights, samples and losses are computed anew. Computed with one thread, as functions
+    do.
+
+    Args:
+        trace: from `Trace.of(run)`, `Trace.load(path)` or `synthetic_trace`.
+        job: as in `train`. It need not be the one the trace was made with.
+        staleness: the weight of a stale update: `constant`, `inverse`; by default the trace's, else `constant`.
+        optimizer: makes the optimizer of a model, in place of `job.optimizer`.
+        seed: of the initial model and the order of the data; by default the trace's, else 0.
+        evaluate_every: evaluate after at least so many versions, at the end of a commit.
+        device: `cpu`, `cuda`, or `auto`.
+
+    Raises:
+        UserError: the trace has gaps, or an update of it was computed from a version that did not exist at the time.
+        SettingsError, JobError: the job or an option does not fit.
+        JobFailed: the job's own code raised.
+    """
+    if evaluate_every is not None and evaluate_every < 1:
+        raise SettingsError(f"evaluate_every: must be 1 or more (it is {evaluate_every})")
+    job_settings, instance = _resolve(job, {})
+    if optimizer is not None:
+        instance = copy.copy(instance)
+        vars(instance)["optimizer"] = optimizer
+    settings = _settings(trace, instance, job_settings, staleness, seed)
+    commits = _commits(trace, settings.workers)
+    with OneThread() as compute:
+        return compute.submit(_replay, trace, commits, instance, settings, evaluate_every, pick_device(device)).result()
+
+
+def _settings(
+    trace: Trace, job: Job, job_settings: JobSettings, staleness: str | None, seed: int | None
+) -> Settings:
+    """Those of the trace as far as they do not depend on the job; for a trace without, those that `train` would take."""
+    recorded = trace.settings
+    if staleness is None:
+        staleness = recorded.staleness if recorded else "constant"
+    if seed is None:
+        seed = recorded.seed if recorded else 0
+    RULES.make(staleness)
+    planned = _plan(
+        job,
+        job_settings,
+        workers=trace.workers,
+        steps=1 + max((row["seq"] for row in trace.rows), default=0),
+        epochs=None,
+        target=None,
+        schedule="bsp",
+        codec="fp32",
+        staleness=staleness,
+        seed=seed,
+        snapshot_every=None,
+    )
+    if recorded is None:
+        return planned
+    of_the_job = ("job", "batch_size", "samples", "steps_per_epoch", "parameters", "staleness", "seed", "versions")
+    return recorded.model_copy(update={name: getattr(planned, name) for name in of_the_job})
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    steps: list[list[Row]]
+    refused: list[Row]
+
+
+def _commits(trace: Trace, workers: int) -> list[_Commit]:
+    """The trace cut into commits, each of which can follow those before it.
+
+    Raises:
+        UserError: one cannot.
+    """
+    commits: list[_Commit] = []
+    fated, starts, version = [0] * workers, set(), 0
+    for number, group in groupby(trace.rows, itemgetter("commit")):
+        rows = list(group)
+        if number != len(commits):
+            raise UserError(f"the trace has a gap: commit {number} stands where {len(commits)} is due")
+        starts.add(version)
+        for row in sorted(rows, key=_id):
+            worker, seq = _id(row)
+            if not 0 <= worker < workers:
+                raise UserError(f"the trace has an update of worker {worker}, but {workers} workers")
+            if seq != fated[worker]:
+                raise UserError(
+                    f"the trace has a gap: commit {number} decides update {seq} of worker {worker}, "
+                    f"but {fated[worker]} is due"
+                )
+            fated[worker] += 1
+            if row["fate"] == "applied" and row["base"] not in starts:
+                raise UserError(
+                    f"update {seq} of worker {worker} was computed from version {row['base']}, "
+                    f"but no commit before number {number} ends with it"
+                )
+        steps: dict[int, list[Row]] = {}
+        for row in rows:
+            if row["fate"] == "applied":
+                steps.setdefault(row["version"], []).append(row)
+        if list(steps) != list(range(version + 1, version + 1 + len(steps))):
+            raise UserError(f"the trace has a gap: commit {number} makes versions {list(steps)} after {version}")
+        commits.append(_Commit(list(steps.values()), [row for row in rows if row["fate"] != "applied"]))
+        version += len(steps)
+    if trace.meta.get("commits", len(commits)) == len(commits) + 1:
+        commits.append(_Commit([], []))  # it does nothing but stop the run
+    return commits
+
+
+def _replay(
+    trace: Trace,
+    commits: list[_Commit],
+    job: Job,
+    settings: Settings,
+    evaluate_every: int | None,
+    device: str,
+) -> TraceReplay:
+    from lambdaml.replica import Replica
+
+    replica = Replica(job, settings, device=device)
+    rule = RULES.make(settings.staleness)
+    stop = Stop(**trace.meta["stop"]) if trace.meta["stop"] else None
+    due: dict[int, list[Row]] = {}
+    for row in sorted(trace.rows, key=_id):
+        if row["fate"] == "applied":
+            due.setdefault(row["base"], []).append(row)
+    waiting: dict[tuple[int, int], Update] = {}
+    metrics: dict[int, dict[str, float]] = {}
+    done: list[Row] = []
+    fault = ""
+    for planned in commits:
+        before = replica.version
+        for row in due.pop(before, ()):
+            waiting[_id(row)] = _computed(replica, row)
+        updates = [[waiting.pop(_id(row)) for row in step] for step in planned.steps]
+        commit = draft(
+            replica.view,
+            Fixed(Decision(updates, [_refused(row) for row in planned.refused])),
+            rule,
+            (),
+            max_rejected=sys.maxsize,
+            wish=stop if planned is commits[-1] else None,
+        )
+        assert commit is not None
+        rows = [row for step in planned.steps for row in step]
+        if len(commit.applied) < len(rows):
+            first = commit.refused[0]
+            fault = f"update {first.seq} of worker {first.worker} at version {before}: {first.reason}"
+            stop = Stop("diverged")
+            break
+        replica.apply(commit, {update.id: update for step in updates for update in step})
+        for row, entry in zip(rows, commit.applied, strict=True):
+            done.append({**row, "weight": entry.weight, "samples": entry.samples, "loss": entry.loss})
+        done += planned.refused
+        if evaluate_every and replica.version // evaluate_every > before // evaluate_every:
+            metrics[replica.version] = evaluate(job, replica.state(), device)
+    state = replica.state()
+    if replica.version not in metrics:
+        metrics[replica.version] = evaluate(job, state, device)
+    meta = {"settings": settings.model_dump(), "stop": asdict(stop) if stop else None, "commits": replica.view.commit}
+    return TraceReplay(state, metrics, Trace(done, trace.meta | meta), fault)
+
+
+def _computed(replica: Replica, row: Row) -> Update:
+    """An update, computed at the replica's version. Its body is its own."""
+    gradient = replica.gradient(row["worker"], row["seq"])
+    update = Update(
+        row["worker"],
+        row["seq"],
+        gradient.base,
+        _generation(row),
+        row["function"] or "",
+        gradient.samples,
+        gradient.loss,
+        replica.settings.codec,
+        body={name: np.array(array) for name, array in gradient.body.items()},
+    )
+    update.fault = replica.check(update)
+    return update
+
+
+def _refused(row: Row) -> Update:
+    """Stands for an update that no step uses, so that nobody need compute it."""
+    fault = (row["reason"] or "rejected") if row["fate"] == "rejected" else ""
+    samples, loss = row["samples"] or 0, math.nan if row["loss"] is None else row["loss"]
+    return Update(
+        row["worker"], row["seq"], row["base"], _generation(row), row["function"] or "", samples, loss, "", fault=fault
+    )
+
+
+def _generation(row: Row) -> int:
+    return 1 if row["generation"] is None else int(row["generation"])
+
+
+def _id(row: Row) -> tuple[int, int]:
+    return row["worker"], row["seq"]

@@ -1,0 +1,300 @@
+"""What functions are like in the virtual world: starts, speed, lifetime, preemption, prices, stragglers.
+
+    platform = Platform.parse("lambda-arm:1769")            # memory in MB; or local, spot:3600, lambdaml-2021, ...
+    platform.start_delay_s(150) + platform.start_s(random)  # when the 151st function begins to work
+    STRAGGLERS.make("lognormal:0.3").factor(150, random)    # how much longer its next step takes
+
+No I/O and no clock; chance comes from the caller, as a function that gives uniform numbers in [0, 1), such as
+`random.Random(seed).random`. Seconds are rounded to 1e-9.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+from lambdaml.registry import Registry
+from lambdaml.storage.latency import lognormal, normal
+
+Uniform = Callable[[], float]
+
+LAMBDA_MB_PER_VCPU = 1769
+LAMBDA_MB = (128, 10_240)
+LAMBDA_LIFETIME_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What runs functions.
+
+    Attributes:
+        cold_start_s, warm_start_s: median and 99th percentile (lognormal) from asking for a function to its first
+            line; warm where its predecessor left an environment.
+        ramp: points (functions, seconds), rising: how long it takes until so many may start; see `start_delay_s`.
+        memory_mb: what is paid for; 0 where memory is not.
+        max_vcpus: of a function; where `mb_per_vcpu` is given, memory decides below that.
+        lifetime_s: after which a function is ended.
+        preemption_mean_s: mean life until a preemption, exponentially distributed; infinite: there are none.
+        notice_s: how long before a preemption the function hears of it.
+        bandwidth_bytes_per_s: of a function's whole network.
+        gb_s_usd, invocation_usd, hour_usd: prices; a GB of memory is 1,024 MB.
+    """
+
+    name: str
+    cold_start_s: tuple[float, float] = (0.0, 0.0)
+    warm_start_s: tuple[float, float] = (0.0, 0.0)
+    ramp: tuple[tuple[int, float], ...] = ()
+    memory_mb: int = 0
+    max_vcpus: float = math.inf
+    mb_per_vcpu: float = 0.0
+    lifetime_s: float = math.inf
+    preemption_mean_s: float = math.inf
+    notice_s: float = 0.0
+    bandwidth_bytes_per_s: float = math.inf
+    gb_s_usd: float = 0.0
+    invocation_usd: float = 0.0
+    hour_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a function that could never do a step."""
+        for name in ("lifetime_s", "preemption_mean_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
+        if not self.notice_s >= 0:
+            raise ValueError(f"notice_s must not be negative, but is {self.notice_s:g}")
+
+    @staticmethod
+    def parse(text: str) -> Platform:
+        """A preset by name and parameters: `local`, `lambda-arm:3008`, `spot:preemption_mean_s=3600`.
+
+        Raises:
+            SettingsError: no such preset (the nearest are shown), or parameters that it does not take.
+        """
+        return PLATFORMS.make(text)
+
+    def start_s(self, uniform: Uniform, warm: bool = False) -> float:
+        """Seconds that one start takes, drawn."""
+        return round(lognormal(*(self.warm_start_s if warm else self.cold_start_s), uniform()), 9)
+
+    def start_delay_s(self, index: int) -> float:
+        """Seconds until function `index` (0, 1, ...) of those asked for at once may start.
+
+        Between the points of the ramp on a straight line; before the first as at it; after the last with the slope
+        of the last two.
+        """
+        if not self.ramp:
+            return 0.0
+        count, (_, delay) = index + 1, self.ramp[0]
+        for last, ((n0, s0), (n1, s1)) in enumerate(pairwise(self.ramp), start=2):
+            if n0 < count and (count <= n1 or last == len(self.ramp)):
+                delay = s0 + (count - n0) * (s1 - s0) / (n1 - n0)
+        return round(delay, 9)
+
+    def speed(self, threads: int = 1) -> float:
+        """Speed of compute relative to one thread on a whole vCPU.
+
+        More threads are as many times faster, up to the vCPUs there are; true for large tensors at best. A function
+        with less than a vCPU is as much slower.
+        """
+        vcpus = min(self.max_vcpus, self.memory_mb / self.mb_per_vcpu) if self.mb_per_vcpu else self.max_vcpus
+        return min(float(threads), vcpus)
+
+    def preemption_s(self, uniform: Uniform) -> float:
+        """Seconds from a function's start to its preemption, drawn; infinite where there is none."""
+        unit = uniform()
+        return math.inf if math.isinf(self.preemption_mean_s) else round(-self.preemption_mean_s * math.log1p(-unit), 9)
+
+    def function_usd(self, seconds: float) -> float:
+        """What one function that lasted so long costs, its cold start included (AWS bills initialisation)."""
+        per_s = self.memory_mb / 1024 * self.gb_s_usd + self.hour_usd / 3600
+        return self.invocation_usd + seconds * per_s
+
+
+def local(lifetime_s: float = math.inf, preemption_mean_s: float = math.inf, notice_s: float = 0.0) -> Platform:
+    """Processes of one machine."""
+    limits = {"lifetime_s": lifetime_s, "preemption_mean_s": preemption_mean_s, "notice_s": notice_s}
+    return Platform("local", cold_start_s=(2.3, 2.3), warm_start_s=(0.01, 0.01), **limits)
+
+
+def lambda_x86(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
+    """AWS Lambda on x86-64, a container image with torch. Raises ValueError for what AWS does not offer."""
+    return _aws_lambda("lambda-x86", memory_mb, lifetime_s, 0.0000166667)
+
+
+def lambda_arm(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
+    """AWS Lambda on Graviton, likewise."""
+    return _aws_lambda("lambda-arm", memory_mb, lifetime_s, 0.0000133334)
+
+
+def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) -> Platform:
+    """One function per EC2 spot instance, m7g.large."""
+    return Platform(
+        "spot",
+        cold_start_s=(60.0, 120.0),
+        warm_start_s=(2.3, 5.0),
+        memory_mb=8192,
+        max_vcpus=2.0,
+        preemption_mean_s=preemption_mean_s,
+        notice_s=notice_s,
+        bandwidth_bytes_per_s=117e6,
+        hour_usd=0.0408,
+    )
+
+
+def lambdaml_2021(memory_mb: int = 3008) -> Platform:
+    """AWS Lambda as LambdaML's analytic model has it."""
+    return replace(
+        _aws_lambda("lambdaml-2021", memory_mb, LAMBDA_LIFETIME_S, 0.0000166667),
+        cold_start_s=(0.0, 0.0),
+        warm_start_s=(0.0, 0.0),
+        ramp=((10, 1.2), (50, 11.0), (100, 18.0), (200, 35.0)),
+        bandwidth_bytes_per_s=84e6,
+    )
+
+
+def _aws_lambda(name: str, memory_mb: int, lifetime_s: float, gb_s_usd: float) -> Platform:
+    least, most = LAMBDA_MB
+    if not least <= memory_mb <= most:
+        raise ValueError(f"Lambda offers {least} to {most} MB, not {memory_mb}")
+    if lifetime_s > LAMBDA_LIFETIME_S:
+        raise ValueError(f"Lambda ends functions after {LAMBDA_LIFETIME_S:g} s, not {lifetime_s:g}")
+    return Platform(
+        name,
+        cold_start_s=(7.0, 15.0),
+        warm_start_s=(0.05, 0.2),
+        ramp=((1000, 0.0), (2000, 10.0)),
+        memory_mb=memory_mb,
+        max_vcpus=6.0,
+        mb_per_vcpu=LAMBDA_MB_PER_VCPU,
+        lifetime_s=lifetime_s,
+        bandwidth_bytes_per_s=78.6e6,
+        gb_s_usd=gb_s_usd,
+        invocation_usd=0.2e-6,
+    )
+
+
+PLATFORMS: Registry[Platform] = Registry(
+    "platform",
+    {
+        name: f"{__name__}:{name.replace('-', '_')}"
+        for name in ("local", "lambda-x86", "lambda-arm", "spot", "lambdaml-2021")
+    },
+)
+"""Presets. Written down November 2026; us-east-1; none of it was measured by this project on AWS.
+
+| number                     | value                  | source                                                         |
+|----------------------------|------------------------|----------------------------------------------------------------|
+| local, cold start          | 2.3 s                  | measured: import of torch, 2 vCPU, November 2026               |
+| local, warm start          | 10 ms                  | assumed: a fork of the server that has imported it             |
+| Lambda, cold start         | median 7 s, p99 15 s   | quoted 5-10 s for images with torch (ewumesh); p99 assumed     |
+| Lambda, warm start         | 50 ms, p99 200 ms      | assumed                                                        |
+| Lambda, ramp               | 1,000, then 100 a s    | AWS Lambda guide, scaling-behavior.html, 2025                  |
+| Lambda, speed              | 1,769 MB = 1, up to 6  | AWS Lambda guide, 2025; Graviton assumed as fast as x86        |
+| Lambda, lifetime           | 900 s                  | AWS Lambda guide, 2025                                         |
+| Lambda, bandwidth          | 78.6 MB/s              | 75 MiB/s sustained: Skyrise, arXiv 2501.07771, from memory     |
+| Lambda, price              | x86 $16.6667e-6, arm   | a GB-second: api-evangelist, May 2026; $0.20 per million       |
+|                            | $13.3334e-6            | invocations; initialisation is billed: AWS blog, April 2025    |
+| spot, preemption           | a tenth a month        | 5-10 % a month on average, finopsforge.com; notice 120 s: AWS  |
+| spot, starts               | 60 s, p99 120 s        | assumed; warm: import of torch                                 |
+| spot, bandwidth            | 117 MB/s               | 0.937 Gbit/s, AWS's baseline of m7g.large, from memory         |
+| spot, price                | $0.0408 an hour        | half of $0.0816 (factualminds, June 2026), half being assumed  |
+| lambdaml-2021, ramp        | 1.2, 11, 18, 35 s      | t_F at 10, 50, 100, 200: LambdaML, arXiv 2105.07806, table 6,  |
+|                            |                        | from memory; it includes the start itself                      |
+| lambdaml-2021, bandwidth   | 84 MB/s                | lambdaDNN, us-east-1, 2020                                     |
+| lambdaml-2021, memory      | 3,008 MB               | Lambda's largest then, from memory; prices as lambda-x86       |
+
+Not modelled: Lambda's bursts (some 300 MiB at 1.2 GiB/s), the account's limit of 1,000 concurrent functions, EC2's
+minimum of a minute a start. Accelerators are preempted far more often than the average: give `spot` a mean of yours.
+"""
+
+
+class Stragglers(Protocol):
+    """How much longer steps take than they should."""
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        """By how much the next step of this function takes longer; below 1 if it is faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Even:
+    """No stragglers."""
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lognormal:
+    """Each step by itself: exp(N(-sigma^2/2, sigma^2)), 1 on average."""
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        _check_sigma(self.sigma)
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        return _lognormal_factor(self.sigma, uniform())
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto:
+    """Each step by itself, with a heavy tail: P(factor > x) falls as x^-alpha; 1 on average. Up to 2: no variance."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 1 < self.alpha < math.inf:
+            raise ValueError("a Pareto distribution has a mean for alpha > 1 only")
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        return round((self.alpha - 1) / self.alpha * math.pow(1 - uniform(), -1 / self.alpha), 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """One function is slower (or faster) by a fixed factor, the others are not."""
+
+    function: int
+    times: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.times < math.inf:
+            raise ValueError("the factor must be positive")
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        return self.times if function_index == self.function else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Each function has a speed of its own for good: lognormal, 1 on average over many functions and seeds."""
+
+    sigma: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sigma(self.sigma)
+
+    def factor(self, function_index: int, uniform: Uniform) -> float:
+        digest = hashlib.blake2b(f"{self.seed}\0{function_index}".encode(), digest_size=6).digest()
+        return _lognormal_factor(self.sigma, int.from_bytes(digest, "big") / 2**48)
+
+
+_STRAGGLERS = {"none": Even, "lognormal": Lognormal, "pareto": Pareto, "slow": Slow, "spread": Spread}
+STRAGGLERS: Registry[Stragglers] = Registry(
+    "straggler model", {name: f"{__name__}:{kind.__name__}" for name, kind in _STRAGGLERS.items()}
+)
+"""`none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR` or `spread:SIGMA[,SEED]`."""
+
+
+def _lognormal_factor(sigma: float, unit: float) -> float:
+    return round(math.exp(sigma * normal(unit) - sigma * sigma / 2), 9)
+
+
+def _check_sigma(sigma: float) -> None:
+    if not 0 <= sigma < math.inf:
+        raise ValueError("sigma must be a number that is not negative")
