@@ -87,10 +87,17 @@ class Committer:
             function.changed.set()
 
     async def keep_snapshots(self) -> None:
-        """Write snapshots, in order, while the workers go on."""
+        """Write snapshots, in order, while the workers go on; each after the log that it rests on, for whoever starts
+        from it will write none of that."""
         function = self._function
+
+        def ready() -> bool:
+            if not self.snapshots or not self.active:
+                return False
+            return not self.unwritten or self.unwritten[0].commit >= self.snapshots[0].meta["view"]["commit"]
+
         while True:
-            await function.until(lambda: bool(self.snapshots) and self.active)
+            await function.until(ready)
             await self.write_snapshot(self.snapshots[0])
             self.snapshots.popleft()
             function.changed.set()

@@ -24,7 +24,7 @@ HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 PROTOCOL = (
     *(f"lambdaml/{name}.py" for name in ("commits", "committer", "function", "leases", "log", "pace", "records")),
     *(f"lambdaml/{name}.py" for name in ("tracing", "view", "worker", "worlds/__init__")),
-    *(f"lambdaml/worlds/{name}.py" for name in ("channel", "platform")),
+    *(f"lambdaml/worlds/{name}.py" for name in ("channel", "platform", "stragglers")),
     *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}

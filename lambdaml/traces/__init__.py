@@ -115,9 +115,7 @@ class Trace:
             pass
         stop = asdict(last.stop) if last and last.stop else None
         commits = last.commit + 1 if last else 0
-        return Trace(
-            rows, {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits}
-        )
+        return Trace(rows, {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits})
 
     @property
     def source(self) -> Any:
@@ -182,7 +180,9 @@ class Trace:
         except (ArrowException, KeyError, TypeError, ValueError):
             raise UserError(f"{name} is not a trace") from None
         if number > SCHEMA:
-            raise NewerSchema(f"{name} has schema {number}, this lambdaml reads up to {SCHEMA}: install a newer version")
+            raise NewerSchema(
+                f"{name} has schema {number}, this lambdaml reads up to {SCHEMA}: install a newer version"
+            )
         if not table.schema.equals(schema):
             raise UserError(f"{name} is not a trace: its columns are {', '.join(table.schema.names)}")
         return Trace(table.to_pylist(), meta)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lambdaml.commits import draft
-from lambdaml.entry import pick_device
+from lambdaml.entry import load_run_job, pick_device
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
@@ -76,8 +76,9 @@ class TraceReplay:
 
 def replay_trace(
     trace: Trace,
-    job: str | type[Job] | Job,
+    job: str | type[Job] | Job | None = None,
     *,
+    args: Mapping[str, Any] | None = None,
     staleness: str | None = None,
     optimizer: Callable[[nn.Module], Optimizer] | None = None,
     seed: int | None = None,
@@ -91,7 +92,8 @@ def replay_trace(
 
     Args:
         trace: from `Trace.of(run)`, `Trace.load(path)` or `synthetic_trace`.
-        job: as in `train`. It need not be the one the trace was made with.
+        job: as in `train`; by default the run's own, with the run's arguments. It may be another one.
+        args: keyword arguments of that job's constructor.
         staleness: the weight of a stale update: `constant`, `inverse`; by default the trace's, else `constant`.
         optimizer: makes the optimizer of a model, in place of `job.optimizer`.
         seed: of the initial model and the order of the data; by default the trace's, else 0.
@@ -105,7 +107,13 @@ def replay_trace(
     """
     if evaluate_every is not None and evaluate_every < 1:
         raise SettingsError(f"evaluate_every: must be 1 or more (it is {evaluate_every})")
-    job_settings, instance = _resolve(job, {})
+    recorded = trace.settings
+    if job is not None:
+        job_settings, instance = _resolve(job, dict(args or {}))
+    elif recorded is not None:
+        job_settings, instance = recorded.job, load_run_job(recorded)
+    else:
+        raise SettingsError("this trace comes from no run: say which job to replay along it")
     if optimizer is not None:
         instance = copy.copy(instance)
         vars(instance)["optimizer"] = optimizer
@@ -115,9 +123,7 @@ def replay_trace(
         return compute.submit(_replay, trace, commits, instance, settings, evaluate_every, pick_device(device)).result()
 
 
-def _settings(
-    trace: Trace, job: Job, job_settings: JobSettings, staleness: str | None, seed: int | None
-) -> Settings:
+def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str | None, seed: int | None) -> Settings:
     """Those of the trace as far as they do not depend on the job; for a trace without, those that `train` would take."""
     recorded = trace.settings
     if staleness is None:

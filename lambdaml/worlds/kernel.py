@@ -231,9 +231,8 @@ class Kernel:
         try:
             task.steps.throw(Killed())
         except BaseException:  # whatever a dying task raises dies with it
-            pass
-        else:
-            raise RuntimeError(f"{task.steps} went on although it was killed")
+            return
+        raise RuntimeError(f"{task.steps} went on although it was killed")
 
     def _ended(self, task: Task, value: Any, error: BaseException | None) -> None:
         task.stamp += 1

@@ -95,7 +95,9 @@ def test_recorded_delays_are_given_back() -> None:
         Recorded([np.array([[-1]])]).matrix(0, 1, 1)
 
 
-@pytest.mark.parametrize("spec", ["categorical:-1", "geometric:-1", "geometric:nan", "gaussian:0", "poisson:3", "geometric"])
+@pytest.mark.parametrize(
+    "spec", ["categorical:-1", "geometric:-1", "geometric:nan", "gaussian:0", "poisson:3", "geometric"]
+)
 def test_a_model_that_makes_no_sense_is_refused(spec: str) -> None:
     with pytest.raises(SettingsError, match=spec.partition(":")[0]):
         DELAYS.make(spec)
@@ -104,7 +106,12 @@ def test_a_model_that_makes_no_sense_is_refused(spec: str) -> None:
 @given(specs, st.integers(1, 5), st.integers(1, 30), st.integers(0, 3))
 def test_a_synthetic_trace_is_as_stale_as_its_model_says(spec: str, workers: int, steps: int, seed: int) -> None:
     trace = synthetic_trace(spec, workers, steps, seed)
-    assert (trace.source, trace.workers, len(trace.rows), trace.settings) == ("synthetic", workers, workers * steps, None)
+    assert (trace.source, trace.workers, len(trace.rows), trace.settings) == (
+        "synthetic",
+        workers,
+        workers * steps,
+        None,
+    )
     for step in range(steps):
         delays = DELAYS.make(spec).matrix(step, workers, 1, seed)[:, 0].tolist()
         rows = trace.rows[step * workers : (step + 1) * workers]

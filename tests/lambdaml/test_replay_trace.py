@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import lambdaml
+from lambdaml import keys
 from lambdaml.errors import SettingsError, UserError
-from lambdaml.evaluation import request_stop
+from lambdaml.job import Job
+from lambdaml.records import Commit, Stop
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Recorded, synthetic_trace
-from tests.lambdaml.lab import Made, Tiny, broken_off, equal, memory, model_bytes, train
+from tests.lambdaml.lab import Made, Tiny, broken_off, equal, model_bytes, train
 
 STEPS = 8
 
@@ -27,6 +29,11 @@ def asp() -> lambdaml.Run:
 @pytest.fixture(scope="module")
 def bsp() -> lambdaml.Run:
     return train(workers=3, steps=STEPS, snapshot_every=4)
+
+
+def train_instance(job: Job, **options: Any) -> lambdaml.Run:
+    """Train a job that cannot be imported."""
+    return lambdaml.Run(train(job, **options).url, job)
 
 
 def norm() -> nn.Module:
@@ -57,7 +64,7 @@ ODD = Made(
 def test_the_trace_of_a_run_gives_the_bits_of_the_run(
     job: Any, schedule: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = train(job, workers=3, steps=STEPS, schedule=schedule, functions=2, snapshot_every=4, **options)
+    run = train_instance(job, workers=3, steps=STEPS, schedule=schedule, functions=2, snapshot_every=4, **options)
     trace = Trace.of(run)
     assert schedule != "quorum:2" or "discarded" in {row["fate"] for row in trace.rows}
     trace.save(tmp_path / "trace.parquet")
@@ -85,19 +92,19 @@ def test_losses_are_by_version(asp: lambdaml.Run, bsp: lambdaml.Run) -> None:
     assert lambdaml.replay_trace(Trace.of(bsp), Tiny).losses[1] == pytest.approx(mean)
 
 
-def test_a_run_that_was_broken_off_or_stopped_replays_to_its_end() -> None:
+def test_a_run_that_was_broken_off_replays_to_its_last_commit() -> None:
     run = broken_off(workers=2, steps=STEPS)
     assert lambdaml.replay_trace(Trace.of(run), Tiny).state.digest() == run.replay().digest()
-    store = memory()
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 5:
-            request_stop(store, "cancelled")
 
-    with pytest.raises(lambdaml.LambdaMLError):
-        lambdaml.train(Tiny, store.url, workers=2, schedule="quorum:2", steps=100_000, on_event=stop)
-    run = lambdaml.Run(store)
-    assert lambdaml.replay_trace(Trace.of(run), Tiny).state.digest() == run.replay().digest()
+def test_a_last_commit_that_does_nothing_but_stop_the_run_is_replayed_too() -> None:
+    run = broken_off(workers=2, steps=STEPS, schedule="asp")
+    last = list(run.log())[-1]
+    end = Commit(last.commit + 1, last.last_version, (), stop=Stop("cancelled"))
+    run.store.put(keys.log(end.commit), end.pack())
+    replay = lambdaml.replay_trace(Trace.of(run), Tiny)
+    assert replay.state.digest() == run.replay().digest()
+    assert replay.state.meta["view"]["stop"]["reason"] == "cancelled"
 
 
 def test_an_update_that_was_rejected_has_no_part_in_the_replay() -> None:
@@ -109,7 +116,7 @@ def test_an_update_that_was_rejected_has_no_part_in_the_replay() -> None:
         x, y = batch
         return nn.functional.cross_entropy(model(x), y) * (float("nan") if calls == 4 else 1.0)
 
-    run = train(Made(loss=sometimes), workers=2, steps=STEPS, schedule="asp")
+    run = train_instance(Made(loss=sometimes), workers=2, steps=STEPS, schedule="asp")
     trace = Trace.of(run)
     assert [row["fate"] for row in trace.rows].count("rejected") == 1
     calls = 100
@@ -187,21 +194,21 @@ def test_another_optimizer_takes_the_place_of_the_jobs(bsp: lambdaml.Run) -> Non
 
     job = Tiny()
     replay = lambdaml.replay_trace(Trace.of(bsp), job, optimizer=adam)
-    live = train(Made(model=job.model, optimizer=lambda ps: torch.optim.Adam(ps, lr=0.01)), workers=3, steps=STEPS)
+    live = train_instance(Made(optimizer=lambda ps: torch.optim.Adam(ps, lr=0.01)), workers=3, steps=STEPS)
     assert equal(replay.state.model(), live.replay().model())
     assert isinstance(job.optimizer(job.model()), torch.optim.SGD)
 
 
 def test_another_job_and_seed_give_what_a_run_of_them_would_have_given(bsp: lambdaml.Run) -> None:
     other = Tiny(samples=100, lr=0.3)
-    live = train(other, workers=3, steps=STEPS, seed=5)
+    live = train_instance(other, workers=3, steps=STEPS, seed=5)
     replay = lambdaml.replay_trace(Trace.of(bsp), other, seed=5)
     assert equal(replay.state.model(), live.replay().model())
     assert replay.state.digest() == live.replay().digest()
 
 
 def test_a_replay_that_diverges_ends_there_and_says_so(bsp: lambdaml.Run) -> None:
-    replay = lambdaml.replay_trace(Trace.of(bsp), Made(optimizer=lambda ps: torch.optim.SGD(ps, lr=1e38)))
+    replay = lambdaml.replay_trace(Trace.of(bsp), Made(optimizer=lambda ps: torch.optim.SGD(ps, lr=float("inf"))))
     assert "not finite" in replay.fault
     assert 0 < replay.version < STEPS
     assert set(replay.losses) == set(range(1, replay.version + 1))

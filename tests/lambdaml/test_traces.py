@@ -64,10 +64,9 @@ def test_commits_are_timed_from_the_runs_beginning(trace: Trace) -> None:
 
 
 def test_commits_of_several_writers_are_on_one_scale() -> None:
+    """The first functions began an hour before the others, by the store's clock; their own clocks do not say."""
     store = broken_off(workers=2, steps=6, at=2).store
     before = len(Trace.of(lambdaml.Run(store)).rows)
-    for info in list(store.list("trace/")):  # the functions before began an hour earlier, by the store's clock
-        assert info.modified < pytest.approx(info.modified + 3600)
     lambdaml.resume(store)
     times = [row["committed_s"] for row in Trace.of(lambdaml.Run(store)).rows]
     assert 0 < times[before - 1] < 60
@@ -76,7 +75,9 @@ def test_commits_of_several_writers_are_on_one_scale() -> None:
 
 def test_a_trace_comes_back_from_parquet_bit_for_bit(trace: Trace, tmp_path: Path) -> None:
     odd = [row(loss=math.nan, weight=-0.0), row(seq=1, loss=5e-324, age_s=0.1 + 0.2, function="ä"), row(seq=2)]
-    for number, saved in enumerate((trace, Trace(odd, {"source": "simulated", "note": [1, None]}), Trace([], trace.meta))):
+    for number, saved in enumerate(
+        (trace, Trace(odd, {"source": "simulated", "note": [1, None]}), Trace([], trace.meta))
+    ):
         saved.save(tmp_path / f"{number}.parquet")
         loaded = Trace.load(str(tmp_path / f"{number}.parquet"))
         assert loaded.meta == saved.meta
