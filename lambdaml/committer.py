@@ -127,10 +127,10 @@ class Committer:
         stop = function.head.stop
         assert stop is not None
         if self.active:
-            await function.until(lambda: not self.unwritten and not self.snapshots)
+            await function.until(lambda: not self.active or not (self.unwritten or self.snapshots))
         elif await function.world.store.head(keys.MODEL) is not None:
             return
-        for commit in self.unwritten:
+        for commit in list(self.unwritten):
             if commit.commit >= function.tail:
                 await self.append(commit)
         state = await function.world.compute(function.replica.state)

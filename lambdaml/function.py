@@ -87,7 +87,8 @@ class Function:
         self.warm = False
         self._assigned = list(assigned)
         self._pending: deque[_Pending] = deque()
-        self.digests: dict[int, list[str]] = {}  # several where commits took no step
+        self.digests: dict[int, str] = {}  # by commits taken
+        self.newest: tuple[int, Digest] | None = None  # with its version
         self.fated_at = [world.now()] * settings.workers
         self._heard: dict[int, float] = {}
         self._reported: dict[int, float] = {}
@@ -241,7 +242,7 @@ class Function:
         """Look for what the others publish, if this function must know it before the log says so."""
         if self._closed:
             return
-        decides = self.schedule.agreed or self.committer.active
+        decides = (self.schedule.agreed or self.committer.active) and self.head.stop is None
         others = set(range(self.settings.workers)) - set(self.leases.held) if decides else set()
         self.channel.look_for(others)
         self.changed.set()
@@ -319,6 +320,8 @@ class Function:
         else:
             self.spawn(self._load(pending, known))
         self._pending.append(pending)
+        if commit.stop:
+            self._roles_changed()
         self.changed.set()
 
     async def _load(self, pending: _Pending, known: dict[tuple[int, int], Update]) -> None:
@@ -383,9 +386,11 @@ class Function:
         """Note the state's digest; whoever holds worker 0 also writes a snapshot."""
         state = await self.world.compute(self.replica.state)
         sha256 = await self.world.background(state.digest)
-        self.digests.setdefault(state.version, []).append(sha256)
+        digest = Digest(state.meta["view"]["commit"], sha256)
+        self.digests[digest.commits] = sha256
+        self.newest = state.version, digest
         if self.committer.active:
-            self.committer.digest = Digest(state.version, sha256)
+            self.committer.digest = digest
             self.committer.snapshots.append(state)
 
     def _compare(self, commit: Commit, updates: dict[tuple[int, int], Update]) -> None:
@@ -398,10 +403,9 @@ class Function:
         if commit.digest:
             claims.append((commit.digest, commit.function))
         for digest, function in claims:
-            ours = self.digests.get(digest.version)
-            if ours is not None and digest.sha256 not in ours:
+            if self.digests.get(digest.commits, digest.sha256) != digest.sha256:
                 raise ReplicaDiverged(
-                    f"{self.name} and {function} disagree about the state at version {digest.version}: "
+                    f"{self.name} and {function} disagree about the state after {digest.commits} commits: "
                     "do all functions run on the same kind of processor, with one thread?"
                 )
 

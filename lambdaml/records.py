@@ -32,9 +32,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """SHA-256 of the full training state at a version; replicas that differ are found by comparing them."""
+    """SHA-256 of the full training state after so many commits; replicas that differ are found by comparing them.
 
-    version: int
+    A version would not do: commits that take no step change the state's account of fates and leave the version.
+    """
+
+    commits: int
     sha256: str
 
 
@@ -88,7 +91,7 @@ class Update:
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
         }
         if self.digest:
-            header["digest"] = [self.digest.version, self.digest.sha256]
+            header["digest"] = [self.digest.commits, self.digest.sha256]
         if self.stop:
             header["stop"] = asdict(self.stop)
         data, self.body = wire.pack(header, list(self.body.items()))
@@ -230,7 +233,7 @@ class Commit:
                 "steps": [[entry.dump() for entry in step] for step in self.steps],
                 "refused": [entry.dump() for entry in self.refused],
                 "stop": asdict(self.stop) if self.stop else None,
-                "digest": [self.digest.version, self.digest.sha256] if self.digest else None,
+                "digest": [self.digest.commits, self.digest.sha256] if self.digest else None,
                 "function": self.function,
                 "time_s": round(self.time_s, 6),
                 "next_s": round(self.next_s, 6),
@@ -338,6 +341,6 @@ def _digest(record: Any) -> Digest | None:
     if record is None:
         return None
     digest = Digest(*record)
-    _demand(digest, int, "version")
+    _demand(digest, int, "commits")
     _demand(digest, str, "sha256")
     return digest

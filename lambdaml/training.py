@@ -327,8 +327,9 @@ def _supervise(
             watch.go()
         on_event(event)
 
-    if store.head(keys.MODEL) is None:
-        engine.run(Launch(store, settings, job, functions, device, lifetime_s), emit)
+    for count in (functions, 1):  # the second time if the result's writer, perhaps not one of ours, was lost
+        if store.head(keys.MODEL) is None:
+            engine.run(Launch(store, settings, job, count, device, lifetime_s), emit)
     watch.go()
     watch.join()
     return result(run, time.monotonic() - began)

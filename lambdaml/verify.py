@@ -80,7 +80,8 @@ def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int,
         return
     replica = replica_at(run, snapshots[0])
     # Commits that take no step leave the version as it is, so a version may have several states.
-    digests: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
+    states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
+    digests: dict[int, str] = {}
     unchecked = {}
     for commit, updates in commits_from(run, replica.view.commit):
         _check_commit(run, replica, commit, updates, report)
@@ -88,19 +89,20 @@ def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int,
         report.commits = commit.commit + 1
         wanted = replica.version in snapshots
         if wanted:
-            digests.setdefault(replica.version, set()).add(replica.state().digest())
+            sha256 = digests[replica.view.commit] = replica.state().digest()
+            states.setdefault(replica.version, set()).add(sha256)
         claims = [(update.digest, f"update {update.id}") for update in updates.values() if update.digest]
         for digest, where in [*claims, (commit.digest, keys.log(commit.commit))]:
             if digest:
-                unchecked[digest.version, digest.sha256] = where
+                unchecked[digest.commits, digest.sha256] = where
         progress(report.commits, total)
     report.version = replica.version
-    for (version, sha256), where in unchecked.items():
-        if version in digests:
+    for (commits, sha256), where in unchecked.items():
+        if commits in digests:
             report.digests += 1
-            if sha256 not in digests[version]:
-                report.faults.append(f"{where} claims another state at version {version} than the replay")
-    _check_snapshots(run, replica, digests, snapshots, report)
+            if sha256 != digests[commits]:
+                report.faults.append(f"{where} claims another state after {commits} commits than the replay")
+    _check_snapshots(run, replica, states, snapshots, report)
 
 
 def _check_commit(
@@ -134,16 +136,16 @@ def _check_commit(
 
 
 def _check_snapshots(
-    run: Run, replica: Replica, digests: dict[int, set[str]], snapshots: list[int], report: Report
+    run: Run, replica: Replica, states: dict[int, set[str]], snapshots: list[int], report: Report
 ) -> None:
     for version in snapshots:
         data = run.store.get(keys.snapshot(version))
-        if data is None or version not in digests:
+        if data is None or version not in states:
             report.faults.append(f"{keys.snapshot(version)} is of a version that the log does not make")
             continue
         report.snapshots += 1
         state = State.load(data, keys.snapshot(version))
-        if state.digest() not in digests[version]:
+        if state.digest() not in states[version]:
             report.faults.append(f"{keys.snapshot(version)} differs from the replay")
     model = run.store.get(keys.MODEL)
     if model is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.errors import LeaseLost
-from lambdaml.records import Digest, Update
+from lambdaml.records import Update
 
 if TYPE_CHECKING:
     from lambdaml.function import Function
@@ -22,9 +22,14 @@ async def work(function: Function, worker: int) -> None:
     base = -1
     upload_s: float | None = None
     while True:
-        await function.until(lambda: function.ending or function.may_start(worker, seq, base))
+        await function.until(
+            lambda: function.ending or function.head.fated[worker] > seq or function.may_start(worker, seq, base)
+        )
         if function.ending or schedule.leaves(function.queued, worker, seq):
             return
+        if function.head.fated[worker] > seq:  # a function that held the lease before us has published it after all
+            seq, base = await function.channel.recover(worker), -1
+            continue
         started = world.now()
         update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
         sent = world.now()
@@ -43,7 +48,7 @@ async def work(function: Function, worker: int) -> None:
 
 def _compute(function: Function, worker: int, seq: int, started: float, upload_s: float | None) -> tuple[Update, bytes]:
     gradient = function.replica.gradient(worker, seq)
-    known = function.digests.get(gradient.base)
+    version, digest = function.newest or (-1, None)
     update = Update(
         worker=worker,
         seq=seq,
@@ -57,7 +62,7 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
         compute_s=gradient.compute_s,
         encode_s=gradient.encode_s,
         upload_s=upload_s,
-        digest=Digest(gradient.base, known[-1]) if known else None,
+        digest=digest if version == gradient.base else None,
         stop=function.committer.wish if worker == 0 else None,
         body=gradient.body,
     )

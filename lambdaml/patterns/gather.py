@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from lambdaml import keys
-from lambdaml.errors import BadObject, RunFailed
+from lambdaml.errors import BadObject, LeaseLost, RunFailed
 from lambdaml.pace import Backoff, Pace
 from lambdaml.records import Commit, Update, damaged
 from lambdaml.storage.protocol import Bytes
@@ -95,7 +95,10 @@ class Gather:
         if not function.schedule.agreed:
             await function.until(lambda: function.queued.commit >= function.tail)
         seq = function.head.fated[worker]
-        if function.leases.held[worker] == 1:
+        generation = function.leases.held.get(worker)
+        if generation is None:
+            raise LeaseLost(f"worker {worker} was taken over before it could begin")
+        if generation == 1:
             return seq
         while True:
             await function.until(lambda: seq < function.head.fated[worker] + LOOKAHEAD)

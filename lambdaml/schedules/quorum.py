@@ -46,10 +46,15 @@ class Quorum:
         timely = [update for update in arrived if not update.fault and update.base >= view.version]
         late = [update for update in arrived if not update.fault and update.base < view.version]
         if len(timely) < self.k and len(timely) + len(faulty) < view.workers:
-            # A worker may be one update ahead. One that has two here waits for a fate, and others may wait for it.
-            held_up = len(arrived) > len({update.worker for update in arrived})
-            return Decision([], [*faulty, *late]) if held_up else None
+            return self._freeing([*faulty, *late], {update.worker for update in timely})
         return Decision(_step(timely[: self.k]), [*faulty, *late, *timely[self.k :]])
+
+    def _freeing(self, useless: Sequence[Update], useful: set[int]) -> Decision | None:
+        """Without a quorum: a worker may be one update ahead, so one that has two here, and none of use, can do no
+        more until they have their fates; and the others may be waiting for it."""
+        blocking = [update for update in useless if update.worker not in useful]
+        held_up = len(blocking) > len({update.worker for update in blocking})
+        return Decision([], blocking) if held_up else None
 
     def _weighing(self, view: View, arrived: Sequence[Update]) -> Decision | None:
         chosen: list[Update] = []

@@ -171,8 +171,8 @@ class Virtual:
             for other in self.lives:
                 other.world.told_to_leave = True
             self._open -= not spare
-        elif not spare and outcome == "done":
-            self._open -= 1
+        elif not spare and outcome == "done" and (self._open > 1 or self.bucket.get(keys.MODEL) is not None):
+            self._open -= 1  # the last one out makes sure that there is a result, as `train` does
         elif not spare:
             self.kernel.at(self.kernel.now + restart_s, lambda: self.launch(life.index))
 

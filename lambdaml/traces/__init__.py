@@ -118,8 +118,8 @@ class Trace:
         return Trace(rows, {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits})
 
     @property
-    def source(self) -> Any:
-        return self.meta.get("source")
+    def source(self) -> str:
+        return str(self.meta.get("source"))
 
     @property
     def settings(self) -> Settings | None:

@@ -66,8 +66,9 @@ def test_trace_as_parquet(trained: Trained, cli: Cli) -> None:
     ended = cli("trace", trained.place, "--parquet", "rows.parquet")
     assert (ended.code, ended.out) == (0, "")
     trace = Trace.load("rows.parquet")
-    assert trace.rows == Trace.of(lambdaml.Run(trained.place)).rows
-    assert trace.settings == lambdaml.Run(trained.place).settings
+    run = lambdaml.Run(str(trained.place))
+    assert trace.rows == Trace.of(run).rows
+    assert trace.settings == run.settings
 
 
 def test_trace_without_pyarrow_says_what_to_install(
