@@ -242,7 +242,11 @@ class Run:
             decided += [(entry, None) for entry in commit.refused]
             for entry, version in decided:
                 row = update_facts(commit, entry, version) | {"committed_s": committed_s}
-                phases = measured.get((entry.worker, entry.seq), {})
+                phases = dict(measured.get((entry.worker, entry.seq), {}))
+                own = clocks.get(phases.get("function", ""))
+                for name in ("started_s", "published_s"):
+                    if (moment := phases.pop(name, None)) is not None and own and began:
+                        row[name] = round(own[0] - began[0] + moment - own[1], 6)
                 rows.append(row | {k: v for k, v in phases.items() if k not in ("kind", *row)})
         return rows
 

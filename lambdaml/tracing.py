@@ -66,6 +66,7 @@ class Tracer:
                 continue
             started, published = row.pop("started"), row.pop("published")
             wait_s = max(0.0, now - published - download_s - apply_s)
+            row |= {"started_s": started, "published_s": published}
             row |= {"download_s": download_s, "wait_s": wait_s, "apply_s": apply_s, "age_s": now - started}
             row |= {"gets": gets, "polls": polls, "puts": 1, "bytes_received": received}
             gets = polls = received = 0

@@ -128,11 +128,11 @@ def train(
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     chosen = _engine(engine, opened, sendable=not isinstance(job, Job))
     try:
-        job_settings, instance = _resolve(job, dict(args or {}))
+        job_settings, instance = resolve_job(job, dict(args or {}))
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
-        run_settings = _plan(
+        run_settings = settings_for(
             instance,
             job_settings,
             workers=workers,
@@ -212,7 +212,7 @@ def free_place(spec: str, folder: str = "runs") -> str:
     return f"file://{os.path.abspath(os.path.join(folder, f'{name}-{number}'))}"
 
 
-def _resolve(job: str | type[Job] | Job, args: dict[str, Any]) -> tuple[JobSettings, Job]:
+def resolve_job(job: str | type[Job] | Job, args: dict[str, Any]) -> tuple[JobSettings, Job]:
     if isinstance(job, str):
         instance = load_job(job, args)
         if ":" not in job:
@@ -247,7 +247,7 @@ def _engine(name: str | None, store: Store, sendable: bool) -> Engine:
     return engine
 
 
-def _plan(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
+def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     """Resolve what was asked for to the last number."""
     from lambdaml.replica import call
     from lambdaml.sampling import Sampler

@@ -34,6 +34,13 @@ class MemoryStore(Backend):
         with _stores_lock:
             self._objects = _stores.setdefault(name, {})
 
+    @classmethod
+    def holding(cls, objects: dict[str, tuple[bytes, float]], name: str = "") -> MemoryStore:
+        """A store of these objects: bytes and time of writing by key. It is no store by name."""
+        store = cls(name)
+        store._objects = objects
+        return store
+
     def get(self, key: str) -> Bytes | None:
         found = self._objects.get(key)
         return None if found is None else found[0]

@@ -1,1 +1,300 @@
-"""The real protocol, simulated: the virtual world put to use."""
+"""Simulations: what a run would take, cost and look like, by running its protocol in the virtual world.
+
+Up to `EXACT_FUNCTIONS` functions, each request and each turn of the real protocol is simulated; beyond that, the same
+schedules with requests in closed form (`lambdaml.simulation.flow`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.codecs import CODECS
+from lambdaml.errors import SettingsError
+from lambdaml.job import Job
+from lambdaml.schedules import SCHEDULES
+from lambdaml.settings import JobSettings, Settings, make_settings
+from lambdaml.simulation.costs import assumed, measure
+from lambdaml.simulation.shadow import Costs
+from lambdaml.staleness import RULES
+from lambdaml.training import TrainResult, resolve_job, result, settings_for
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+from lambdaml.worlds.stragglers import STRAGGLERS
+
+if TYPE_CHECKING:
+    from lambdaml.simulation.engine import Virtual
+    from lambdaml.simulation.flow import FlowResult
+    from lambdaml.traces import Trace
+
+EXACT_FUNCTIONS = 32
+"""Functions up to which a simulation is exact, unless asked otherwise."""
+
+DEFAULT_UPDATES = 10_000
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Mean staleness by the phase of the update's life in which the intervening steps were committed; adds up."""
+
+    storage: float
+    compute: float
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """How a simulated run went.
+
+    Attributes:
+        run: as of a real one; `seconds` is modelled time, `metrics` and `model_sha256` are there with `real` only.
+        usd: modelled cost by kind: `functions`, `requests`, `storage`, and `total`.
+        function_seconds: of all functions, starts included.
+        invocations: functions started.
+        utilisation: the share of those seconds in which a gradient or an optimizer step was computed.
+        split: of the mean staleness; None where it was not traced.
+        commits: log entries.
+        exact: whether every request was simulated.
+        costs: that the simulation assumed or measured.
+        wall_s: what the simulation itself took.
+    """
+
+    run: TrainResult
+    usd: dict[str, float]
+    function_seconds: float
+    invocations: int
+    utilisation: float
+    split: Split | None
+    commits: int
+    exact: bool
+    costs: Costs
+    wall_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the fields of `TrainResult`, and under `modelled` all others."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "run"}
+        modelled = {name: asdict(v) if name in ("split", "costs") and v else v for name, v in fields.items()}
+        return {**self.run.to_dict(), "modelled": modelled}
+
+
+def simulate(
+    job: str | type[Job] | Job | None = None,
+    *,
+    workers: int = 8,
+    schedule: str = "bsp",
+    updates: int | None = None,
+    steps: int | None = None,
+    functions: int | None = None,
+    channel: str | Channel = "s3-standard",
+    platform: str | Platform = "lambda-arm",
+    stragglers: str = "none",
+    codec: str = "fp32",
+    staleness: str = "constant",
+    costs: Costs | None = None,
+    real: bool = False,
+    exact: bool | None = None,
+    seed: int = 0,
+    snapshot_every: int | None = None,
+    args: dict[str, Any] | None = None,
+    trace: Callable[[Trace], None] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+    **limits: Any,
+) -> SimulationResult:
+    """Simulate a run.
+
+    Args:
+        job: as in `train`; its step time and sizes are measured here for some seconds. Without one, see `assumed`.
+        updates: in all, or `steps` of each worker; by default `DEFAULT_UPDATES` in all.
+        functions: by default one per worker.
+        channel: a preset of `lambdaml.worlds.channel`, or a time such as `40ms`.
+        platform: a preset of `lambdaml.worlds.platform`.
+        stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR`, `spread:S`.
+        costs: instead of measured or assumed ones.
+        real: compute the job's real gradients, at modelled times.
+        exact: simulate every request; by default up to `EXACT_FUNCTIONS` functions.
+        trace: takes the run's trace at the end; of exact simulations only.
+        progress: takes the share that is done, now and then.
+        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+
+    Raises:
+        UserError: what was asked for makes no sense.
+        RunFailed: the simulated run stopped before it finished, and why.
+    """
+    from lambdaml.worlds.live import OneThread
+
+    began = time.monotonic()
+    CODECS.make(codec), RULES.make(staleness)
+    if functions is not None and not 1 <= functions <= workers:
+        raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
+    if real and job is None:
+        raise SettingsError("real gradients need a job")
+    steps = _steps(schedule, workers, updates, steps)
+    asked = {"schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed, **limits}
+    channel = Channel.parse(channel) if isinstance(channel, str) else channel
+    platform = Platform.parse(platform) if isinstance(platform, str) else platform
+    with OneThread() as compute:
+
+        def work() -> SimulationResult:
+            settings, instance = _settings(job, args or {}, workers, steps, snapshot_every, asked)
+            measured = measure(instance, settings) if instance is not None and costs is None else None
+            chosen = costs or measured or assumed(codec)
+            count = functions or workers
+            place = (settings, count, chosen, channel, platform, STRAGGLERS.make(stragglers), seed)
+            if exact or (exact is None and count <= EXACT_FUNCTIONS) or real:
+                virtual = _virtual(place, instance if real else None, progress)
+                virtual.run()
+                return _exact_result(virtual, instance if real else None, began, trace)
+            if trace is not None:
+                raise SettingsError(
+                    f"only exact simulations have a trace: at most {EXACT_FUNCTIONS} functions, or exact"
+                )
+            from lambdaml.simulation.flow import Flow
+
+            return _flow_result(place, Flow(*place).run(), began)
+
+        return compute.submit(work).result()
+
+
+def _steps(schedule: str, workers: int, updates: int | None, steps: int | None) -> int:
+    """Of `run.json`: updates of each worker, or commits where the schedule counts those."""
+    if steps is not None and updates is not None:
+        raise SettingsError("give either steps or updates, not both")
+    if workers < 1:
+        raise SettingsError(f"workers: must be 1 or more (it is {workers})")
+    needs = SCHEDULES.make(schedule).needs(workers)
+    if needs > workers:
+        raise SettingsError(f"schedule {schedule!r} waits for more updates than {workers} workers make")
+    counted = needs if schedule.startswith("quorum") else workers
+    return steps if steps is not None else max(1, math.ceil((updates or DEFAULT_UPDATES) / counted))
+
+
+def _settings(
+    job: str | type[Job] | Job | None,
+    args: dict[str, Any],
+    workers: int,
+    steps: int,
+    snapshot_every: int | None,
+    asked: dict[str, Any],
+) -> tuple[Settings, Job | None]:
+    if job is not None:
+        job_settings, instance = resolve_job(job, args)
+        options = {"epochs": None, "target": None, "snapshot_every": snapshot_every, **asked}
+        settings = settings_for(instance, job_settings, workers=workers, steps=steps, **options)
+        return replace_token(settings), instance
+    per_epoch = min(steps, 100)
+    return make_settings(
+        job=JobSettings(spec="none"),
+        workers=workers,
+        steps=steps,
+        batch_size=BATCH_SIZE,
+        samples=BATCH_SIZE * workers * per_epoch,
+        steps_per_epoch=per_epoch,
+        parameters=0,
+        snapshot_every=snapshot_every or per_epoch,
+        token="simulated",
+        **asked,
+    ), None
+
+
+def replace_token(settings: Settings) -> Settings:
+    """The same without what differs from call to call, so that equal simulations are equal."""
+    return settings.model_copy(update={"token": "simulated"})
+
+
+def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float], None]) -> Virtual:
+    from lambdaml.simulation.engine import Virtual
+
+    settings, functions, costs, channel, platform, stragglers, seed = place
+
+    def watch(now: float, event: dict[str, Any]) -> None:
+        if event["event"] == "commit":
+            progress(event["fraction"])
+
+    virtual = Virtual(settings, functions, costs, channel, platform, stragglers, seed, trace=watch)
+    if job is not None:
+        from lambdaml.simulation.real import Timed, first_snapshot
+
+        virtual = replace(
+            virtual,
+            costs=replace(costs, update_bytes=0, snapshot_bytes=0),
+            machine=lambda virtual, world: Timed(job, virtual.settings, costs, world.charge, world.now),
+            start=first_snapshot(job, settings),
+        )
+    return virtual
+
+
+def _exact_result(
+    virtual: Virtual, job: Job | None, began: float, trace: Callable[[Trace], None] | None
+) -> SimulationResult:
+    from lambdaml.traces import Trace
+
+    run = virtual.run_of()
+    if job is not None:
+        from lambdaml.evaluation import Evaluator
+
+        Evaluator(run.store, virtual.settings, job).catch_up()
+    rows = run.trace()
+    if trace is not None:
+        trace(Trace.of(run, "simulated"))
+    seconds = max(life.ended_s or 0.0 for life in virtual.lives)
+    lasted = [(life.ended_s or seconds) - life.started_s for life in virtual.lives]
+    commits = {row["commit"] for row in rows}
+    train = replace(result(run, seconds), model_sha256=None if job is None else result(run, seconds).model_sha256)
+    stored = sum(virtual.bucket.size_bytes(key, data) for key, (data, _) in virtual.bucket.objects.items())
+    return SimulationResult(
+        run=train,
+        usd=_usd(virtual.channel, virtual.platform, train, lasted, stored),
+        function_seconds=round(sum(lasted), 3),
+        invocations=len(lasted),
+        utilisation=round(sum(life.world.busy_s for life in virtual.lives) / max(sum(lasted), 1e-9), 4),
+        split=split(rows),
+        commits=len(commits),
+        exact=True,
+        costs=virtual.costs,
+        wall_s=round(time.monotonic() - began, 3),
+    )
+
+
+def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> SimulationResult:
+    raise NotImplementedError
+
+
+def _usd(
+    channel: Channel, platform: Platform, train: TrainResult, lasted: list[float], stored_bytes: float
+) -> dict[str, float]:
+    functions = sum(platform.function_usd(seconds) for seconds in lasted)
+    requests = sum(count * channel.request_usd(kind) for kind, count in train.requests.items())
+    requests += channel.request_usd("put", train.bytes["sent"]) - channel.request_usd("put")
+    requests += channel.request_usd("get", train.bytes["received"]) - channel.request_usd("get")
+    storage = channel.keeping_usd(train.seconds, stored_bytes / 2)
+    parts = {"functions": functions, "requests": requests, "storage": storage}
+    return {name: round(usd, 9) for name, usd in {**parts, "total": sum(parts.values())}.items()}
+
+
+def split(rows: list[dict[str, Any]]) -> Split | None:
+    """Mean staleness of a trace by phase; None where no row has the times it takes.
+
+    A step counts as storage if it was committed before the update's worker could start (but not known to it) or
+    during the upload, as compute while the gradient was queued and computed, as wait after that.
+    """
+    committed: dict[int, float] = {}
+    for row in rows:
+        if row["version"] is not None and row["committed_s"] is not None:
+            committed[row["version"]] = row["committed_s"]
+    totals = {"storage": 0, "compute": 0, "wait": 0}
+    counted = 0
+    for row in rows:
+        started, published = row.get("started_s"), row.get("published_s")
+        if row["fate"] != "applied" or started is None or published is None:
+            continue
+        counted += 1
+        for version in range(row["base"] + 1, row["version"]):
+            moment = committed.get(version, math.inf)
+            during_upload = published - row["upload_s"] < moment <= published
+            phase = "wait" if moment > published else "storage" if during_upload or moment <= started else "compute"
+            totals[phase] += 1
+    return Split(**{name: total / counted for name, total in totals.items()}) if counted else None

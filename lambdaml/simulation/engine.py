@@ -9,9 +9,12 @@ from typing import Any
 from lambdaml import keys
 from lambdaml.errors import LambdaMLError, StoreUnavailable
 from lambdaml.function import Function
+from lambdaml.machine import Machine
 from lambdaml.records import Commit
+from lambdaml.run import Run
 from lambdaml.settings import Settings
 from lambdaml.simulation.shadow import Costs, Shadow
+from lambdaml.storage import MemoryStore
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.kernel import Kernel
 from lambdaml.worlds.platform import Platform
@@ -37,7 +40,7 @@ class Life:
     name: str
     index: int
     world: VirtualWorld
-    machine: Shadow
+    machine: Machine
     started_s: float
     ended_s: float | None = None
     outcome: str = ""
@@ -72,6 +75,8 @@ class Virtual:
     Attributes:
         fate: decides what befalls the life of this name and index.
         bad: updates that every replica must reject.
+        machine: makes a function's replica; by default one without tensors.
+        start: the first snapshot; by default a shadow's.
         trace: takes every event, with the moment it happened at.
         failure: an error that no user should ever see.
     """
@@ -86,6 +91,10 @@ class Virtual:
     weather: Weather | None = None
     fate: Callable[[Virtual, str, int], Fate] = lambda virtual, name, index: Fate()
     bad: Callable[[int, int], bool] = lambda worker, seq: False
+    machine: Callable[[Virtual, VirtualWorld], Machine] = lambda virtual, world: Shadow(
+        virtual.settings, virtual.costs, world.charge, world.now, virtual.bad
+    )
+    start: bytes | None = None
     trace: Callable[[float, Event], None] = lambda now, event: None
     kernel: Kernel = field(init=False)
     bucket: Bucket = field(init=False)
@@ -99,7 +108,8 @@ class Virtual:
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
         self.bucket = Bucket(self.kernel, self.channel, payloads, self.weather)
         self.bucket.put(keys.RUN, self.settings.dump())
-        self.bucket.put(keys.snapshot(0), Shadow(self.settings, self.costs).state().dump())
+        start = self.start or Shadow(self.settings, self.costs).state().dump()
+        self.bucket.put(keys.snapshot(0), start)
 
     def run(self, until_s: float = float("inf")) -> bool:
         """Run until all functions have ended, or the clock stands at `until_s`; whether the run has ended.
@@ -135,21 +145,28 @@ class Virtual:
             drift=fate.drift,
             emit=lambda event: self.trace(self.kernel.now, event),
         )
-        machine = Shadow(self.settings, self.costs, world.charge, world.now, self.bad)
-        life = Life(name, index, world, machine, self.kernel.now)
+        life = Life(name, index, world, self.machine(self, world), self.kernel.now)
         self.lives.append(life)
         if fate.freeze_s is not None:
             at_s, for_s = fate.freeze_s
             self.kernel.at(self.kernel.now + at_s, group.freeze)
             self.kernel.at(self.kernel.now + at_s + for_s, group.thaw)
+        doom_s = self.platform.preemption_s(uniform)
+        if doom_s < float("inf"):
+            self.kernel.at(
+                self.kernel.now + doom_s - self.platform.notice_s, lambda: setattr(world, "told_to_leave", True)
+            )
+            self.kernel.at(self.kernel.now + doom_s, group.kill)
         self.trace(self.kernel.now, {"event": "started", "function": name})
-        group.ended = lambda: self._ended(life, "killed", fate.restart_s, spare)
+        group.on_kill = lambda: self._ended(life, "killed", fate.restart_s, spare)
         group.spawn(self._live(life, fate, spare))
 
     async def _live(self, life: Life, fate: Fate, spare: bool) -> None:
         assigned = range(life.index, self.settings.workers, self.functions)
         try:
-            await life.world.sleep(self.platform.start_s(life.world.group.random.random, warm=life is not self.lives[0]))
+            await life.world.sleep(
+                self.platform.start_s(life.world.group.random.random, warm=life is not self.lives[0])
+            )
             await life.world.store.get(keys.RUN)
             function = Function(life.world, self.settings, life.machine, life.name, assigned, fate.dead)
             outcome: str = await function.run()
@@ -182,3 +199,7 @@ class Virtual:
         while (data := self.bucket.get(keys.log(len(commits)))) is not None:
             commits.append(Commit.unpack(data, len(commits)))
         return commits
+
+    def run_of(self) -> Run:
+        """What stands in the bucket, as a run that can be asked, traced and verified."""
+        return Run(MemoryStore.holding(self.bucket.objects, "virtual"))

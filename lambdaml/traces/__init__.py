@@ -53,6 +53,8 @@ COLUMNS = (
     Column("loss", float, "as the job's", "mean over its batch, before the step"),
     Column("generation", int, "", "of the lease it was published under"),
     Column("committed_s", float, "s", "from the run's beginning until its log entry, by the writer's clock"),
+    Column("started_s", float, "s", "from the run's beginning until its worker could start, by its function's clock"),
+    Column("published_s", float, "s", "until its put had returned, by the same clock"),
     Column("function", str, "", "who published it"),
     Column("compute_s", float, "s", "fetching the batch, forward, backward"),
     Column("encode_s", float, "s", "codec and buffers"),

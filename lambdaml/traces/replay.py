@@ -30,7 +30,7 @@ from lambdaml.settings import JobSettings, Settings
 from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
 from lambdaml.traces import Row, Trace
-from lambdaml.training import _plan, _resolve
+from lambdaml.training import resolve_job, settings_for
 from lambdaml.worlds.live import OneThread
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def replay_trace(
         raise SettingsError(f"evaluate_every: must be 1 or more (it is {evaluate_every})")
     recorded = trace.settings
     if job is not None:
-        job_settings, instance = _resolve(job, dict(args or {}))
+        job_settings, instance = resolve_job(job, dict(args or {}))
     elif recorded is not None:
         job_settings, instance = recorded.job, load_run_job(recorded)
     else:
@@ -131,7 +131,7 @@ def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str 
     if seed is None:
         seed = recorded.seed if recorded else 0
     RULES.make(staleness)
-    planned = _plan(
+    planned = settings_for(
         job,
         job_settings,
         workers=trace.workers,

@@ -100,7 +100,7 @@ class Group:
 
     Attributes:
         last_turn: the group is killed right after this many turns of its tasks, wherever they wait then.
-        ended: called when it is killed.
+        on_kill: called when it was killed.
     """
 
     def __init__(self, kernel: Kernel, name: str) -> None:
@@ -111,7 +111,7 @@ class Group:
         self.dead = False
         self.turns = 0
         self.last_turn: int | None = None
-        self.ended: Callable[[], None] = lambda: None
+        self.on_kill: Callable[[], None] = lambda: None
         self._frozen: list[tuple[Task, int, BaseException | None]] | None = None
 
     def spawn(self, steps: Coroutine[Any, Any, Any]) -> Task:
@@ -124,11 +124,13 @@ class Group:
     def kill(self) -> None:
         """End all tasks where they wait, as SIGKILL does: they may run no more than their `finally` clauses, and
         those reach nothing outside, since every operation of a dead group must raise `Killed`."""
+        if self.dead:
+            return
         self.dead = True
         for task in list(self.tasks):
             self.kernel.end(task)
         self.tasks.clear()
-        self.ended()
+        self.on_kill()
 
     def freeze(self) -> None:
         """Stop running tasks; what happens to them meanwhile is remembered."""

@@ -301,7 +301,7 @@ def test_7_a_replica_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> N
             self.parameters[0].data[0, 0] += 1e-3
 
     monkeypatch.setattr(Replica, "apply", spoiled)
-    with pytest.raises(ReplicaDiverged, match="disagree about the state at version"):
+    with pytest.raises(ReplicaDiverged, match="disagree about the state after"):
         train(workers=3, steps=30, functions=3, snapshot_every=2)
 
 

@@ -1,0 +1,60 @@
+"""What a job's computations take and weigh: measured on this machine, or assumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+from lambdaml.job import Job
+from lambdaml.records import Commit, Entry, Update
+from lambdaml.settings import Settings
+from lambdaml.simulation.shadow import Costs
+
+ASSUMED_STEP_S = 0.1
+ASSUMED_PARAMETERS = 1_000_000
+"""Of a simulation without a job: a gradient takes 0.1 s at nominal speed, and the model has a million parameters."""
+
+_BYTES = {"fp32": 4, "bf16": 2}
+_MEASURE_S = 2.0
+
+
+def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int = ASSUMED_PARAMETERS) -> Costs:
+    """Costs of no job in particular: an optimizer step takes 1 ns a parameter, reading an update as much again."""
+    size = _BYTES.get(codec.partition(":")[0], 4) * parameters
+    apply_s = 1e-9 * parameters
+    return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters)
+
+
+def measure(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
+    """Time a job's gradients and optimizer steps for about two seconds, and weigh what it writes.
+
+    To be called where tensor work is done; see `lambdaml.worlds.live.OneThread`.
+
+    Raises:
+        JobFailed: the job's own code raised.
+    """
+    from lambdaml.replica import Replica
+
+    replica = Replica(job, settings, clock)
+    state_bytes = len(replica.state().dump())
+    computes: list[float] = []
+    encodes: list[float] = []
+    applies: list[float] = []
+    size, begin, seq = 0, clock(), 0
+    while seq < 4 or (clock() - begin < _MEASURE_S and seq < 200):
+        gradient = replica.gradient(0, seq)
+        packed = clock()
+        update = Update(0, seq, gradient.base, 1, "measure", gradient.samples, gradient.loss, settings.codec)
+        update.body = gradient.body
+        size = len(update.pack())
+        replica.check(update)
+        encodes.append(gradient.encode_s + clock() - packed)
+        computes.append(gradient.compute_s)
+        entry = Entry(0, seq, gradient.base, 1, gradient.samples, gradient.loss, 0, 1.0)
+        started = clock()
+        replica.apply(Commit(seq, seq, ((entry,),)), {update.id: update})
+        applies.append(clock() - started)
+        seq += 1
+    apply_s = median(applies[1:])
+    return Costs(median(computes[1:]), median(encodes[1:]), 0.8 * apply_s, 0.2 * apply_s, size, state_bytes)

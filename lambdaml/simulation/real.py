@@ -1,0 +1,46 @@
+"""Real gradients at modelled times: a replica whose work takes what its costs say, not what this machine needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from lambdaml.job import Job
+from lambdaml.records import Commit, Update
+from lambdaml.replica import Gradient, Replica
+from lambdaml.settings import Settings
+from lambdaml.simulation.shadow import Costs
+
+
+class Timed(Replica):
+    """A replica that charges modelled time. To be used in one compute thread, like any replica."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Settings,
+        costs: Costs,
+        charge: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(job, settings, clock)
+        self._costs, self._charge = costs, charge
+
+    def gradient(self, worker: int, seq: int) -> Gradient:
+        gradient = super().gradient(worker, seq)
+        body = {name: array.copy() for name, array in gradient.body.items()}
+        start = self.clock()
+        self._charge(self._costs.step_s)
+        computed = self.clock()
+        self._charge(self._costs.encode_s)
+        return replace(gradient, body=body, compute_s=computed - start, encode_s=self.clock() - computed)
+
+    def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:
+        super().apply(commit, updates, until)
+        steps, applied = len(commit.steps), len(commit.applied)
+        self._charge(self._costs.apply_s * steps + self._costs.apply_update_s * applied)
+
+
+def first_snapshot(job: Job, settings: Settings) -> bytes:
+    """The bytes of snapshot 0."""
+    return Replica(job, settings).state().dump()
