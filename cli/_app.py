@@ -15,12 +15,13 @@ from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
+from lambdaml.cli.simulate import simulate
 from lambdaml.cli.status import status
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, resume, status, trace, verify, replay, cancel, gc, doctor)
+VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

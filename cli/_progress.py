@@ -18,6 +18,7 @@ from lambdaml.cli import _format
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
+    from rich.status import Status
 
 Event = dict[str, Any]
 
@@ -213,3 +214,57 @@ class Progress:
         yield Text(" · ".join(["stopping"] if self._stopping else facts), style="bold")
         if waits:
             yield Text(f"waiting for {waits}", style="yellow")
+
+
+class Share:
+    """Says on stderr how much of a piece of work is done, once that has taken two seconds; to be called with the share,
+    from any thread.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._begun: tuple[float, float] | None = None
+        self._said_at = time.monotonic()
+        self._status: Status | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, share: float) -> None:
+        """Raises KeyboardInterrupt after `stop`, so that the work ends."""
+        if self._stopped:
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now, share
+        if now - self._said_at < (LINE_EVERY_S if self._status is None else 1 / REFRESH_PER_S):
+            return
+        self._said_at = now
+        (began, first), line = self._begun, f"{self._what}: {share:.0%} done"
+        if share > first:
+            line += f", {_format.duration((now - began) * (1 - share) / (share - first))} left"
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """Show a line: on a terminal in the place of the one before."""
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False, markup=False)
+        if not console.is_terminal:
+            console.print(line, soft_wrap=True)
+        elif self._status is None:
+            self._status = console.status(line)
+            self._status.start()
+        else:
+            self._status.update(line)
+
+    def stop(self) -> None:
+        """Somebody pressed Ctrl-C."""
+        self._stopped = True

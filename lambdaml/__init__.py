@@ -18,10 +18,25 @@ if TYPE_CHECKING:
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
     from lambdaml.run import Run
+    from lambdaml.simulation import SimulationResult, simulate
+    from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
     from lambdaml.training import TrainResult, resume, train
 
-__all__ = ["Job", "LambdaMLError", "Run", "TrainResult", "UserError", "__version__", "replay_trace", "resume", "train"]
+__all__ = [
+    "Job",
+    "LambdaMLError",
+    "Run",
+    "SimulationResult",
+    "Trace",
+    "TrainResult",
+    "UserError",
+    "__version__",
+    "replay_trace",
+    "resume",
+    "simulate",
+    "train",
+]
 
 # With a checkout's root on sys.path (`python -m`, `python -c`), this folder is found before the installed package and
 # holds neither storage nor cost nor cli: look for those in the installed one, too.
@@ -31,10 +46,13 @@ _HOMES = {
     "Job": "lambdaml.job",
     "LambdaMLError": "lambdaml.errors",
     "Run": "lambdaml.run",
+    "SimulationResult": "lambdaml.simulation",
+    "Trace": "lambdaml.traces",
     "TrainResult": "lambdaml.training",
     "UserError": "lambdaml.errors",
     "replay_trace": "lambdaml.traces.replay",
     "resume": "lambdaml.training",
+    "simulate": "lambdaml.simulation",
     "train": "lambdaml.training",
 }
 

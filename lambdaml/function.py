@@ -414,7 +414,7 @@ class Function:
         tick_s = min(1.0, self.settings.lease_s / 8)
         while True:
             await self.world.sleep(tick_s)
-            if self.world.leaving():
+            if self.world.leaving() or self.world.remaining_s() < 2 * tick_s:
                 self.leave()
             try:
                 await self.leases.renew()

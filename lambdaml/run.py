@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
@@ -39,11 +41,19 @@ class Staleness:
     @staticmethod
     def of(values: list[int]) -> Staleness:
         """The distribution of these; all zero for none."""
-        if not values:
+        return Staleness.of_counts(Counter(values))
+
+    @staticmethod
+    def of_counts(counts: Mapping[int, int]) -> Staleness:
+        """The distribution in which each value occurs so often; all zero for none."""
+        if not counts:
             return Staleness(0.0, 0.0, 0.0, 0)
-        ordered = sorted(values)
-        p50, p95 = (float(ordered[min(len(ordered) - 1, int(q * len(ordered)))]) for q in (0.5, 0.95))
-        return Staleness(statistics.fmean(ordered), p50, p95, ordered[-1])
+        ordered = sorted(counts)
+        ends = list(accumulate(counts[value] for value in ordered))
+        total = ends[-1]
+        p50, p95 = (float(ordered[bisect_right(ends, min(total - 1, int(q * total)))]) for q in (0.5, 0.95))
+        mean = sum(value * count for value, count in counts.items()) / total
+        return Staleness(mean, p50, p95, ordered[-1])
 
 
 @dataclass(frozen=True, slots=True)

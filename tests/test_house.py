@@ -78,11 +78,14 @@ def test_the_public_names_are_these() -> None:
         "Job",
         "LambdaMLError",
         "Run",
+        "SimulationResult",
+        "Trace",
         "TrainResult",
         "UserError",
         "__version__",
         "replay_trace",
         "resume",
+        "simulate",
         "train",
     ]
 

@@ -147,7 +147,7 @@ def simulate(
             if exact or (exact is None and count <= EXACT_FUNCTIONS) or real:
                 virtual = _virtual(place, instance if real else None, progress)
                 virtual.run()
-                return _exact_result(virtual, instance if real else None, began, trace)
+                return replace(_exact_result(virtual, instance if real else None, began, trace), costs=chosen)
             if trace is not None:
                 raise SettingsError(
                     f"only exact simulations have a trace: at most {EXACT_FUNCTIONS} functions, or exact"

@@ -134,13 +134,14 @@ class Virtual:
         fate = self.fate(self, name, index)
         group = self.kernel.group(name)
         group.last_turn = fate.last_turn
+        lifetime_s = min(fate.lifetime_s, self.platform.lifetime_s)
         uniform, speed = group.random.random, self.platform.speed()
         world = VirtualWorld(
             group,
             self.bucket,
             bytes_per_s=self.platform.bandwidth_bytes_per_s,
             slowness=lambda: self.stragglers.factor(index, uniform) / speed,
-            lifetime_s=min(fate.lifetime_s, self.platform.lifetime_s),
+            lifetime_s=lifetime_s,
             skew_s=fate.skew_s,
             drift=fate.drift,
             emit=lambda event: self.trace(self.kernel.now, event),
@@ -153,11 +154,10 @@ class Virtual:
             self.kernel.at(self.kernel.now + at_s + for_s, group.thaw)
         doom_s = self.platform.preemption_s(uniform)
         if doom_s < float("inf"):
-            self.kernel.at(
-                self.kernel.now + doom_s - self.platform.notice_s, lambda: setattr(world, "told_to_leave", True)
-            )
-            self.kernel.at(self.kernel.now + doom_s, group.kill)
-        self.trace(self.kernel.now, {"event": "started", "function": name})
+            self.kernel.at(self.kernel.now + doom_s - self.platform.notice_s, world.ask_to_leave)
+        if (end_s := min(doom_s, lifetime_s)) < float("inf"):
+            self.kernel.at(self.kernel.now + end_s, group.kill)
+        self.trace(self.kernel.now, {"event": "started", "function": name, "fate": fate})
         group.on_kill = lambda: self._ended(life, "killed", fate.restart_s, spare)
         group.spawn(self._live(life, fate, spare))
 
@@ -186,7 +186,7 @@ class Virtual:
             self._open = 0
         elif self.error is not None:
             for other in self.lives:
-                other.world.told_to_leave = True
+                other.world.ask_to_leave()
             self._open -= not spare
         elif not spare and outcome == "done" and (self._open > 1 or self.bucket.get(keys.MODEL) is not None):
             self._open -= 1  # the last one out makes sure that there is a result, as `train` does

@@ -77,11 +77,11 @@ class Scenario:
         def chance(value: float) -> float:
             return value * stream.random() if stream.random() < 0.35 else 0.0
 
-        schedule = schedule or stream.choice(SCHEDULES_TRIED)
+        drawn = stream.choice(SCHEDULES_TRIED)
         start_s = 8 * stream.random()
         return Scenario(
             seed=seed,
-            schedule=schedule,
+            schedule=schedule or drawn,
             workers=stream.randint(2, 4),
             functions=stream.randint(1, 3),
             steps=stream.randint(2, 5),

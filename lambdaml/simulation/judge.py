@@ -137,12 +137,13 @@ def _states(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, in
         after.append((commit.last_version, chain.hex()))
     broken = []
     for life in virtual.lives:
-        machine = life.machine
-        if machine.view.commit > len(commits):
+        state = life.machine.state().meta
+        view = state["view"]
+        if view["commit"] > len(commits):
             if life.outcome == "done":
                 broken.append(f"{life.name} has applied commits that the log does not hold")
-        elif (machine.version, machine.chain.hex()) != after[machine.view.commit]:
-            broken.append(f"{life.name} has another state at version {machine.version} than the log makes")
+        elif (view["version"], state["chain"]) != after[view["commit"]]:
+            broken.append(f"{life.name} has another state at version {view['version']} than the log makes")
     for info in virtual.bucket.list(keys.SNAPSHOTS):
         record = wire.load_json(virtual.bucket.get(info.key) or b"", info.key)
         if record["view"]["commit"] > len(commits):

@@ -174,6 +174,8 @@ class VirtualStore:
         channel, uniform = bucket.channel, world.group.random.random
         fault = bucket.weather.strike(op, key, began, uniform)
         latency_s = channel.latency_s(op, uniform())
+        if fault:
+            world.emit("fault", fault=fault, op=op, key=key)
         if fault == "slow":
             latency_s = max(10 * latency_s, latency_s + 0.2)
         up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
@@ -248,8 +250,8 @@ class VirtualWorld:
         self.group = group
         self.kernel = group.kernel
         self.store = VirtualStore(bucket, self, bytes_per_s)
-        self.told_to_leave = False
         self.busy_s = 0.0
+        self._told_to_leave = False
         self._end = self.kernel.now + lifetime_s
         self._slowness = slowness
         self._skew_s, self._rate = skew_s, 1.0 + drift
@@ -339,7 +341,11 @@ class VirtualWorld:
         return self._end - self.kernel.now
 
     def leaving(self) -> bool:
-        return self.told_to_leave
+        return self._told_to_leave
+
+    def ask_to_leave(self) -> None:
+        """What an engine does before it ends a function."""
+        self._told_to_leave = True
 
     def emit(self, event: str, **fields: Any) -> None:
         if not self.group.dead:

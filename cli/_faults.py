@@ -1,0 +1,118 @@
+"""The history of a fault seed, line by line, and what it did to the promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cli import _format
+
+if TYPE_CHECKING:
+    from lambdaml.simulation.engine import Fate
+    from lambdaml.simulation.faults import Scenario
+
+Event = Mapping[str, Any]
+
+
+def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
+    """Play a seed's scenario, print it, and judge what is left; returns the exit status."""
+    from lambdaml.schedules import SCHEDULES
+    from lambdaml.simulation.faults import Scenario, Verdict, play
+    from lambdaml.simulation.judge import judge
+
+    if schedule is not None:
+        SCHEDULES.make(schedule)
+    scenario = Scenario.draw(seed, schedule)
+    events: list[tuple[float, Event]] = []
+    virtual, end = play(scenario, lambda now, event: events.append((now, event)))
+    verdict = Verdict(seed, scenario, judge(virtual, end))
+    if as_json:
+        lines = [{"s": now, **{name: _plain(value) for name, value in event.items()}} for now, event in events]
+        facts = {"seed": seed, "scenario": asdict(scenario), "events": lines}
+        _format.print_json({**facts, "end": end, "broken": verdict.broken, "command": verdict.command})
+    else:
+        _format.print_pairs(_misfortunes(scenario))
+        print()
+        for now, event in events:
+            print(f"{now:10.3f} s  {event['function']:5}  {_words(event)}")
+        print()
+        for broken in verdict.broken:
+            print(f"broken: {broken}")
+        print(f"{len(verdict.broken)} broken" if verdict.broken else "every promise held")
+    return 1 if verdict.broken else 0
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _misfortunes(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    yield f"seed {scenario.seed}", f"{scenario.schedule}, {scenario.workers} workers on {scenario.functions} functions"
+    yield (
+        "length",
+        f"{scenario.steps} steps, a snapshot every {scenario.snapshot_every}, leases of {scenario.lease_s:g} s",
+    )
+    requests = [f"{kind} {_percent(rate)}" for kind, rate in scenario.rates.items() if rate]
+    began, ended = scenario.storm
+    if ended > began:
+        requests.append(f"a storm of 503 from {began:.1f} to {ended:.1f} s")
+    yield "requests", ", ".join(requests) or "all are answered"
+    lives = {
+        "killed": scenario.crash,
+        "frozen": scenario.freeze,
+        "doubled": scenario.spare,
+        "told that the living are dead": scenario.lie,
+        "short": scenario.short,
+    }
+    functions = [f"{what} {_percent(share)}" for what, share in lives.items() if share]
+    if scenario.skew_s:
+        functions.append(f"clocks off by up to {scenario.skew_s:.0f} s")
+    yield "functions", ", ".join(functions) or "nothing befalls them"
+    yield "updates", f"{_percent(scenario.bad)} must be rejected" if scenario.bad else "all are sound"
+    yield "calm", f"after {scenario.calm_s:.0f} s"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _words(event: Event) -> str:
+    """An event, for people; one that is not known here shows its fields."""
+    kind = event["event"]
+    if kind == "started":
+        return "; ".join(["starts", *(_doom(event["fate"]) if "fate" in event else ())])
+    if kind == "ended":
+        outcomes = {"done": "is done", "left": "leaves", "killed": "is killed"}
+        return outcomes.get(event["outcome"], f"ends: {event['outcome']}")
+    if kind == "takeover":
+        return f"takes over worker {event['worker']}, which fell silent"
+    if kind == "waiting":
+        return f"waits for worker {event['worker']} since {_format.duration(event['seconds'])}"
+    if kind == "commit":
+        reasons: Counter[str] = Counter(event["refused"])
+        refused = [f"{reason} ({count})" for reason, count in reasons.items()]
+        stale = ", ".join(str(steps) for steps in event["staleness"])
+        took = [f"applied {len(event['staleness'])} (staleness {stale})"] if stale else []
+        return f"commit {event['commit']} makes version {event['version']}: {', '.join([*took, *refused])}"
+    if kind == "snapshot":
+        return f"wrote the snapshot of version {event['version']}"
+    if kind == "fault":
+        return f"{event['op']} {event['key']}: {event['fault']}"
+    return ", ".join([kind, *(f"{name} {value}" for name, value in event.items() if name not in ("event", "function"))])
+
+
+def _doom(fate: Fate) -> Iterator[str]:
+    """What a life has before it."""
+    if fate.last_turn is not None:
+        yield f"will be killed in turn {fate.last_turn}"
+    if fate.freeze_s is not None:
+        after_s, for_s = fate.freeze_s
+        yield f"will stand still after {after_s:.1f} s for {for_s:.1f} s"
+    if fate.lifetime_s < float("inf"):
+        yield f"may live {fate.lifetime_s:.1f} s"
+    if abs(fate.skew_s) >= 0.1:
+        yield f"its clock is off by {fate.skew_s:.1f} s"
+    if fate.dead:
+        yield f"is told that {', '.join(fate.dead)} died"

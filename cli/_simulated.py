@@ -1,0 +1,101 @@
+"""What a simulation found, on one screen; and several of them as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cli import _format
+
+if TYPE_CHECKING:
+    from lambdaml.simulation import SimulationResult
+    from lambdaml.simulation.shadow import Costs
+
+
+def print_result(schedule: str, result: SimulationResult, asked: Mapping[str, Any], origin: str) -> None:
+    """One simulation.
+
+    Args:
+        asked: the options it was given.
+        origin: of what its computations take and weigh: `assumed`, `measured` or `given`.
+    """
+    print(f"{schedule}, {_setting(asked)}")
+    _format.print_pairs(_summary(result, origin))
+
+
+def print_sweep(results: Sequence[tuple[str, SimulationResult]], asked: Mapping[str, Any], origin: str) -> None:
+    """Several, one line each."""
+    print(_setting(asked))
+    print(f"{origin}: {costs(results[0][1].costs)}")
+    print()
+    headings = ["schedule", "time", "USD", "stale mean", "p95", "applied", "commits", "requests", "busy"]
+    _format.print_table(headings, [_row(name, result) for name, result in results], left=["schedule"])
+
+
+def costs(values: Costs) -> str:
+    """`gradient 100 ms, encoding 0.5 ms, ...; update 4.0 MB, snapshot 8.0 MB`"""
+    return (
+        f"gradient {seconds(values.step_s)}, encoding {seconds(values.encode_s)}, "
+        f"optimizer step {seconds(values.apply_s)} + {seconds(values.apply_update_s)} an update; "
+        f"update {_format.size(values.update_bytes)}, snapshot {_format.size(values.snapshot_bytes)}"
+    )
+
+
+def seconds(value: float) -> str:
+    """`0.5 ms`, `100 ms`, `2.5 s`"""
+    return f"{value:.3g} s" if value >= 1 or value == 0 else f"{value * 1e3:.3g} ms"
+
+
+def usd(value: float) -> str:
+    """`$12.30`, `$0.0258`, `less than $0.0001`"""
+    if 0 < value < 0.0001:
+        return "less than $0.0001"
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+
+
+def _setting(asked: Mapping[str, Any]) -> str:
+    workers = asked["workers"]
+    stragglers = "" if asked["stragglers"] == "none" else f", stragglers {asked['stragglers']}"
+    return (
+        f"{workers:,} workers on {asked['functions'] or workers:,} functions of {asked['platform']}, "
+        f"store {asked['channel']}{stragglers}"
+    )
+
+
+def _summary(result: SimulationResult, origin: str) -> Iterator[tuple[str, str]]:
+    run, split = result.run, result.split
+    sent, received = (_format.size(run.bytes[way]) for way in ("sent", "received"))
+    yield origin, costs(result.costs)
+    yield "time", f"{_format.duration(run.seconds)}, modelled"
+    kinds = ", ".join(f"{name} {usd(value)}" for name, value in result.usd.items() if name != "total")
+    yield "cost", f"{usd(result.usd['total'])}, modelled ({kinds})"
+    if run.metrics:
+        yield "result", f"{_format.metrics(run.metrics)} at version {run.version:,}"
+    yield (
+        "updates",
+        f"{run.updates:,} ({_format.counts(run.fates)}), {run.samples:,} samples; log entries {result.commits:,}",
+    )
+    yield "staleness", _format.staleness(run.staleness)
+    if split is not None:
+        yield "made of", f"storage {split.storage:.3g}, compute {split.compute:.3g}, wait {split.wait:.3g}"
+    yield "requests", f"{sum(run.requests.values()):,} ({_format.counts(run.requests)})"
+    yield "bytes", f"{sent} sent, {received} received"
+    lasted, busy = _format.duration(result.function_seconds), f"{100 * result.utilisation:.1f} %"
+    yield "utilisation", f"{busy} of the {lasted} that functions lasted, with {result.invocations:,} starts"
+    how = "every request simulated" if result.exact else "requests in closed form"
+    yield "simulated", f"in {_format.duration(result.wall_s)}, {how}"
+
+
+def _row(name: str, result: SimulationResult) -> list[str]:
+    run = result.run
+    return [
+        name,
+        _format.duration(run.seconds),
+        f"{result.usd['total']:.4f}",
+        f"{run.staleness.mean:.3g}",
+        f"{run.staleness.p95:.0f}",
+        f"{run.fates['applied']:,} of {run.updates:,}",
+        f"{result.commits:,}",
+        f"{sum(run.requests.values()):,}",
+        f"{100 * result.utilisation:.1f} %",
+    ]

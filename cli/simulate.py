@@ -1,0 +1,280 @@
+"""`lambdaml simulate`"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lambdaml.cli import _format, _options
+from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._progress import Share
+from lambdaml.cli._simulated import print_result, print_sweep
+from lambdaml.cli.train import Args, Codec, Seed, StalenessRule, parse_args
+from lambdaml.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from lambdaml.simulation import SimulationResult
+    from lambdaml.simulation.shadow import Costs
+    from lambdaml.traces import Trace
+
+_PLACE, _LENGTH, _INSTEAD = "Where", "How long", "Instead of one run"
+
+Job = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[JOB]",
+        help="As in `train`: its step time and sizes are measured here for some seconds. Without one they are assumed: "
+        "0.1 s a gradient, a million parameters.",
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Take them from this JSON file rather than measure or assume them: what `simulate --json` printed, or an "
+        "object with `step_s` and `update_bytes`, and perhaps `encode_s`, `apply_s`, `apply_update_s`, "
+        "`snapshot_bytes`.",
+    ),
+]
+Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates.")]
+Functions = Annotated[
+    int | None, typer.Option(metavar="F", help="Functions that share the workers; by default one for each worker.")
+]
+Schedule = Annotated[
+    str | None, typer.Option(metavar="NAME", help="As in `train`; by default `bsp`, with --faults what the seed draws.")
+]
+Updates = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="U", help="Updates in all; by default 10,000. Or --steps.", rich_help_panel=_LENGTH),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Updates of each worker; with `quorum`, commits.", rich_help_panel=_LENGTH),
+]
+Channel = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The store: `s3-standard`, `s3-express`, `redis`, `disk`, `lambdaml-s3`, `lambdaml-elasticache`, "
+        "`fmi-s3`, `fmi-redis`, or a time such as `40ms`; `:bandwidth=40MB/s,reads_per_s=...,writes_per_s=...` may "
+        "follow.",
+        rich_help_panel=_PLACE,
+    ),
+]
+Platform = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What runs functions: `lambda-arm`, `lambda-x86`, `lambdaml-2021` (`:MEMORY_MB` may follow), `spot`, "
+        "`local`.",
+        rich_help_panel=_PLACE,
+    ),
+]
+Stragglers = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help="`none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR`, `spread:SIGMA`.",
+        rich_help_panel=_PLACE,
+    ),
+]
+Real = Annotated[bool, typer.Option("--real", help="Compute the job's real gradients, at modelled times.")]
+Exact = Annotated[
+    bool,
+    typer.Option("--exact", help="Simulate every request; by default up to 32 functions, and in closed form beyond."),
+]
+ToTrace = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Write the trace as Parquet; of exact simulations only."),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Several schedules, one line each: 'bsp asp ssp:3 quorum:6,late=weight', separated by spaces or commas.",
+        rich_help_panel=_INSTEAD,
+    ),
+]
+Faults = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="SEED",
+        help="Play the fault schedule of this seed, a small run of its own, with its events; say whether every promise "
+        "held. Goes with --schedule, --import and --json.",
+        rich_help_panel=_INSTEAD,
+    ),
+]
+Import = Annotated[
+    str | None,
+    typer.Option(
+        "--import", metavar="MODULE", help="A module or path/file.py to import first, which registers your schedule."
+    ),
+]
+
+
+def simulate(
+    context: typer.Context,
+    job: Job = None,
+    profile: Profile = None,
+    args: Args = None,
+    workers: Workers = 8,
+    functions: Functions = None,
+    schedule: Schedule = None,
+    codec: Codec = "fp32",
+    staleness: StalenessRule = "constant",
+    updates: Updates = None,
+    steps: Steps = None,
+    channel: Channel = "s3-standard",
+    platform: Platform = "lambda-arm",
+    stragglers: Stragglers = "none",
+    real: Real = False,
+    exact: Exact = False,
+    seed: Seed = 0,
+    to_trace: ToTrace = None,
+    sweep: Sweep = None,
+    faults: Faults = None,
+    module: Import = None,
+    as_json: _options.Json = False,
+) -> int:
+    """Say what a run would take, cost and look like, by running its protocol under a virtual clock.
+
+    Nothing is trained, started or paid for. Times and dollars are modelled.
+    """
+    if module is not None:
+        _import(module)
+    if faults is not None:
+        _refuse(context, "--faults", lambda name: name not in ("faults", "schedule", "module", "as_json"))
+        from lambdaml.cli._faults import play_seed
+
+        return play_seed(faults, schedule, as_json=as_json)
+    if sweep is not None:
+        _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
+    costs, write = None if profile is None else _read_profile(profile), _writer(to_trace)
+    asked: dict[str, Any] = {
+        "workers": workers,
+        "functions": functions,
+        "updates": updates,
+        "steps": steps,
+        "channel": channel,
+    }
+    asked |= {"platform": platform, "stragglers": stragglers, "codec": codec, "staleness": staleness, "seed": seed}
+    asked |= {"real": real, "exact": exact or None, "args": parse_args(args or ()), "trace": write}
+    origin = "given" if profile else "measured" if job else "assumed"
+    results = _results(_schedules(sweep) if sweep is not None else [schedule or "bsp"], job, costs, asked)
+    if sweep is not None:
+        found = list(results)
+        if as_json:
+            _format.print_json([{"schedule": name, **one.to_dict(), "store": channel} for name, one in found])
+        else:
+            print_sweep(found, asked, origin)
+        return 0
+    ((name, result),) = results
+    if as_json:
+        _format.print_json({**result.to_dict(), "store": channel})
+    else:
+        print_result(name, result, asked, origin)
+    return 0
+
+
+def _results(
+    schedules: list[str], job: str | None, costs: Costs | None, asked: dict[str, Any]
+) -> Iterator[tuple[str, SimulationResult]]:
+    """Simulate one after the other, all with what was measured for the first."""
+    import lambdaml
+
+    for schedule in schedules:
+        with Share(schedule) as share, interruptible(share.stop):
+            if job is not None and costs is None:
+                share.say(f"measuring {job} for some seconds")
+            result = lambdaml.simulate(job, schedule=schedule, costs=costs, progress=share, **asked)
+        costs = result.costs
+        yield schedule, result
+
+
+def _schedules(text: str) -> list[str]:
+    """`bsp, asp quorum:6,late=weight` as three, each one that exists."""
+    from lambdaml.schedules import SCHEDULES
+
+    names = [name for name in re.split(r",?\s+|,(?=[A-Za-z][\w-]*(?:[:,\s]|$))", text.strip(", ")) if name]
+    if not names:
+        raise UserError("--sweep: name schedules, for example --sweep 'bsp asp ssp:3'")
+    for name in names:
+        SCHEDULES.make(name)
+    return names
+
+
+def _refuse(context: typer.Context, option: str, wrong: Callable[[str], bool]) -> None:
+    """Refuse parameters that were given, but mean nothing beside this one.
+
+    Raises:
+        UserError: there is one.
+    """
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name != "DEFAULT"
+        if given and wrong(name):
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else "a job"
+            raise UserError(f"{option} does not go with {shown}: see 'lambdaml simulate --help'")
+
+
+def _writer(path: Path | None) -> Callable[[Trace], None] | None:
+    if path is None:
+        return None
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    return lambda trace: trace.save(path)
+
+
+def _read_profile(path: Path) -> Costs:
+    """The costs in a file; see the help of `--profile`.
+
+    Raises:
+        UserError: it cannot be read, or one of its fields is unknown, missing or not a number from 0 on.
+    """
+    from lambdaml.simulation.shadow import Costs
+
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if isinstance(record, list) and record:
+        record = record[0]  # a sweep's simulations have the same costs
+    if isinstance(record, dict) and isinstance(record.get("modelled"), dict):
+        record = record["modelled"].get("costs")
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is no profile: it must be a JSON object with step_s, update_bytes ...")
+    types = {field.name: int if field.type == "int" else float for field in fields(Costs)}
+    for name in ("step_s", "update_bytes", *record):
+        if name not in types:
+            raise UserError(f"{path}: a profile has no field {name!r}{nearest(name, types)}")
+        if name not in record:
+            raise UserError(f"{path}: a profile needs {name}")
+        value = record[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"{path}: {name} must be a number that is not negative (it is {value!r})")
+    return Costs(**{name: types[name](value) for name, value in record.items()})  # type: ignore[arg-type]
+
+
+def _import(module: str) -> None:
+    path = Path(module)
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise UserError(f"there is no file {module}")
+    sys.path.insert(0, str(path.resolve().parent if is_file else Path.cwd()))
+    try:
+        import_module(path.stem if is_file else module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"cannot import {module}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,270 @@
+"""Runs whose commits are decided by the holder of worker 0 and read from the log by the others: asp, ssp, quorum.
+
+One event an update: its arrival at the writer. All before that follows from the moment its worker may start, which
+follows from the commit that lets it; so when a commit is made, the next updates of its workers are computed, sent and
+found in closed form (`_begin`), with every draw, look and pause that the real code would make.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+import numpy as np
+
+from lambdaml.commits import draft
+from lambdaml.function import MAX_UNAPPLIED
+from lambdaml.pace import Backoff, Pace
+from lambdaml.records import Commit, Update
+from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.reading import Readers
+from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
+from lambdaml.staleness import RULES
+from lambdaml.view import View
+from lambdaml.worlds.channel import Pipe
+
+Event = tuple[float, int, int, Update | None, bool]
+"""When, a serial number, the worker, its update (None: it may start), and whether the update's bytes still have to
+come through the writer's network."""
+
+_QUICK_S = 1e-5
+"""Transfers shorter than this need no event."""
+
+
+class Stream:
+    """One run."""
+
+    def __init__(self, scene: Scene, on_commit: OnCommit | None) -> None:
+        settings = scene.settings
+        self._scene, self._tally, self._on_commit = scene, scene.tally, on_commit
+        self._workers, self._functions = settings.workers, scene.functions
+        self.schedule = SCHEDULES.make(settings.schedule)
+        self.rule = RULES.make(settings.staleness)
+        self.head = View(settings.workers, settings.steps)
+        self._launched, begun, latency_s = scene.launched()
+        self._readers = Readers(scene, begun, latency_s)
+        self._latency_s = float(latency_s[0])  # what the writer takes a look to last
+        self._heap: list[Event] = []
+        self._serial = 0
+        self._arrived: dict[tuple[int, int], Update] = {}
+        self._since: dict[tuple[int, int], float] = {}  # when an update's worker started, until it has its fate
+        self._uploads = [Pipe(scene.bytes_per_s) for _ in range(self._functions)]
+        self._download = Pipe(scene.bytes_per_s)
+        self._paces = [Pace() for _ in range(self._workers)]
+        self._delays_s = np.zeros(self._workers)  # the paces', for the forecast
+        self._fated_s = np.full(self._workers, begun[0])
+        self._seq = [0] * self._workers
+        self._base = [-1] * self._workers
+        self._started = [0.0] * self._workers
+        self._sent = [0.0] * self._workers  # when the put of the newest update ended
+        self._arrival = [0.0] * self._workers  # of the newest update, at the writer
+        self._look_from = [float(begun[0])] * self._workers
+        self._upload_s: list[float | None] = [None] * self._workers
+        self._warm_s = float("inf")
+        self._held_up: dict[int, None] = {}  # workers whose last update has its fate, and that may not start yet
+        # Whether a worker may start before its last update has its fate.
+        ahead = View(settings.workers, settings.steps)
+        ahead.version = 1
+        self._ahead = self.schedule.may_start(ahead, 0, 1, 0)
+        self._in_flight: dict[int, None] = {}
+        self._unapplied: deque[float] = deque(maxlen=MAX_UNAPPLIED)
+        self._free_s = float(begun[0])
+        self._decided = 0
+        for worker in range(self._workers):
+            if worker % self._functions:
+                self._push(float(begun[worker % self._functions]), worker)
+            else:
+                self._begin(worker, float(begun[0]), 0)
+
+    def run(self, updates: int | None = None) -> tuple[float, str]:
+        """Run to the end, or until so many updates have a fate; returns when the last function ended, and why."""
+        settings, heap, tally = self._scene.settings, self._heap, self._tally
+        now = 0.0
+        if updates is not None:
+            self.head.steps = updates  # nobody comes to an end before
+        while self.head.stop is None and (updates is None or self._decided < updates):
+            now = max(now, self._free_s)
+            while heap and heap[0][0] <= now:
+                self._handle(heapq.heappop(heap))
+            commit = draft(
+                self.head, self.schedule, self.rule, list(self._arrived.values()), max_rejected=settings.max_rejected
+            )
+            if commit is not None:
+                self._commit(commit, now)
+            elif heap:
+                arrived = False
+                while heap and not arrived:
+                    now = heap[0][0]
+                    arrived = self._handle(heapq.heappop(heap))
+            else:
+                raise RuntimeError("all workers wait for each other")
+        tally.commits, tally.version = self.head.commit, self.head.version
+        ended = self._scene.finish(self._launched, self._readers.applied_s, self._decided)
+        return ended, self.head.stop.reason if self.head.stop else "updates"
+
+    def _push(self, moment: float, worker: int, update: Update | None = None, transfer: bool = False) -> None:
+        self._serial += 1
+        heapq.heappush(self._heap, (moment, self._serial, worker, update, transfer))
+
+    def _handle(self, event: Event) -> bool:
+        """Whether an update arrived."""
+        now, _, worker, update, transfer = event
+        scene = self._scene
+        if update is None:
+            self._begin(worker, now, self._readers.version_at(worker % self._functions, now))
+            return False
+        if transfer:
+            moment = self._download.finish(now, scene.update_bytes, scene.connection_bytes_per_s)
+            self._arrival[worker] = moment
+            self._push(moment, worker, update)
+            return False
+        self._arrived[update.id] = update
+        self._tally.put("create", 1, scene.update_bytes)
+        return True
+
+    def _begin(self, worker: int, start: float, base: int) -> None:
+        """A worker starts its next update; its arrival at the writer follows."""
+        scene, tally, function, seq = self._scene, self._tally, worker % self._functions, self._seq[worker]
+        costs, readers = scene.costs, self._readers
+        factor = scene.stragglers.factor
+        core = float(readers.core_s[function])
+        compute_s = costs.step_s * factor(function, scene.uniform) / scene.speed
+        encode_s = costs.encode_s * factor(function, scene.uniform) / scene.speed if costs.encode_s else 0.0
+        computing = core if core > start else start
+        ready = computing + compute_s + encode_s
+        readers.core_s[function] = ready
+        latency_s = scene.writes.next()
+        up = self._uploads[function].finish(ready, scene.update_bytes, scene.connection_bytes_per_s)
+        sent = up + latency_s
+        upload_s, self._upload_s[worker] = self._upload_s[worker], sent - ready
+        samples = scene.sampler.count(worker, seq)
+        update = Update(
+            worker, seq, base, 1, "", samples, 0.0, "", ready - start, compute_s, encode_s, upload_s
+        )  # fmt: skip
+        self._since[update.id] = self._started[worker] = start
+        self._seq[worker], self._base[worker], self._sent[worker] = seq + 1, base, sent
+        if function:
+            self._look(worker, update, up + latency_s / 2)
+        else:
+            self._warm_s = min(self._warm_s, sent)
+            self._arrival[worker] = sent
+            self._push(sent, worker, update)
+        if upload_s is not None:
+            self._paces[worker].said(update.ready_s + upload_s)
+        if self._ahead:
+            self._in_flight[worker] = None
+        phases = tally.phases_s
+        phases["queue"] += computing - start
+        phases["compute"] += compute_s
+        phases["encode"] += encode_s
+        phases["upload"] += sent - ready
+        tally.busy_s += compute_s + encode_s
+
+    def _look(self, worker: int, update: Update, stands_s: float) -> None:
+        """The writer looks for an update until it is there; see `lambdaml.patterns.gather`."""
+        scene, pace, look = self._scene, self._paces[worker], self._look_from[worker]
+        delay_s = pace.delay_s()
+        if delay_s is None:
+            look = max(look, min(look + FIRST_LOOK_S, self._warm_s))
+        else:
+            look += delay_s
+        first, misses, backoff = look, 0, None
+        latency_s = scene.reads.next()
+        while look + latency_s / 2 < stands_s:
+            if backoff is None:
+                backoff = Backoff(pace.scale_s(self._latency_s))
+            misses += 1
+            self._latency_s += 0.2 * (latency_s - self._latency_s)
+            look += latency_s + backoff.next_s(scene.uniform())
+            latency_s = scene.reads.next()
+        pace.looked(look - first if misses else None, self._latency_s)
+        self._tally.get(1, scene.update_bytes, misses)
+        if scene.upload_s(scene.update_bytes) < _QUICK_S:
+            self._arrival[worker] = look + latency_s
+            self._push(look + latency_s, worker, update)
+        else:
+            self._push(look + latency_s, worker, update, transfer=True)
+
+    def _commit(self, commit: Commit, now: float) -> None:
+        """The writer creates a log entry, and everyone follows."""
+        scene, tally = self._scene, self._tally
+        entries, applied = commit.entries, commit.applied
+        workers = [entry.worker for entry in entries]
+        size = scene.commit_bytes + scene.entry_bytes * len(entries)
+        latency_s = scene.writes.next()
+        up = self._uploads[0].finish(now, size, scene.connection_bytes_per_s)
+        visible, done = up + latency_s / 2, up + latency_s
+        tally.put("create", 1, size)
+        next_s = self._forecast_s(workers, now)
+        before = self.head.progress
+        self.head.advance(commit)
+        readers = self._readers
+        if self._functions > 1:
+            readers.read(commit.commit, visible, next_s, size)
+        missing = np.full(self._functions, float(len(applied)))
+        for entry in applied:
+            missing[entry.worker % self._functions] -= 1
+        missing[0] = 0.0
+        known = readers.apply(commit.last_version, missing, len(applied), len(commit.steps), done, now)
+        if self._unapplied.maxlen == len(self._unapplied):
+            done = max(done, self._unapplied[0])
+        self._unapplied.append(readers.writer_applied_s)
+        self._free_s = done
+        self._snapshot(before, done)
+        self._account(commit, done)
+        self._fated_s[workers] = done
+        self._release(workers, known.queued_s, visible, done)
+        if self._on_commit:
+            self._on_commit(visible, commit)
+
+    def _forecast_s(self, workers: list[int], now: float) -> float:
+        """As `Gather.forecast_s`."""
+        delays = self._delays_s
+        delays[workers] = [self._paces[worker].delay_s() or 0.0 for worker in workers]
+        ready = np.maximum(0.0, self._fated_s + delays - now)
+        ready[workers] = delays[workers]
+        needs = self.schedule.needs(len(ready))
+        return float(ready.min() if needs == 1 else np.partition(ready, needs - 1)[needs - 1]) + self._latency_s
+
+    def _account(self, commit: Commit, done: float) -> None:
+        tally, arrived, since = self._tally, self._arrived, self._since
+        self._decided += len(commit.entries)
+        for entry in commit.entries:
+            del arrived[entry.worker, entry.seq]
+            tally.flight_s += done - since.pop((entry.worker, entry.seq))
+            tally.fates[entry.fate] += 1
+        tally.staleness.update([entry.staleness for entry in commit.applied])
+
+    def _release(self, workers: list[int], queued: np.ndarray, visible: float, done: float) -> None:
+        """Let those start that now may: of the commit's workers, of those held up, and where updates may overlap, of
+        all others."""
+        head, schedule, tally = self.head, self.schedule, self._tally
+        candidates = dict.fromkeys([*self._held_up, *workers, *self._in_flight])
+        for worker in candidates:
+            seq = self._seq[worker]
+            if not schedule.may_start(head, worker, seq, self._base[worker]):
+                if not self._ahead:
+                    self._held_up[worker] = None
+                continue
+            self._held_up.pop(worker, None)
+            self._in_flight.pop(worker, None)
+            if schedule.leaves(head, worker, seq):
+                continue
+            arrival, sent = self._arrival[worker], self._sent[worker]
+            self._look_from[worker] = max(arrival, done)
+            function = worker % self._functions
+            start = float(queued[function])
+            tally.cycles += 1
+            tally.phases_s["commit"] += max(0.0, visible - sent)
+            tally.phases_s["read"] += max(sent, start) - max(sent, visible)
+            if sent > start:
+                self._push(sent, worker)
+            else:
+                self._begin(worker, start, head.version)
+
+    def _snapshot(self, before: int, now: float) -> None:
+        every = self._scene.settings.snapshot_every * self._workers
+        if self.head.progress // every > before // every:
+            size = self._scene.snapshot_bytes
+            self._uploads[0].finish(now, size, self._scene.connection_bytes_per_s)
+            self._tally.put("create", 1, size)
