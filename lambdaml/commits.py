@@ -31,7 +31,7 @@ def draft(
             travels in worker 0's update instead, so that everyone knows it at the same commit.
     """
     decision = schedule.decide(view, arrived)
-    if decision is None:
+    if decision is None or not (any(decision.steps) or decision.discarded):
         ends = wish is not None and not schedule.agreed
         return Commit(view.commit, view.version, (), stop=wish, progress=schedule.progress(view)) if ends else None
     steps: list[tuple[Entry, ...]] = []

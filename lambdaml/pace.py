@@ -25,16 +25,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._said: list[float] = []
+        self._usual_s = 0.0
         self._margin_s = 0.0
         self._jitter_s = 0.0
 
     def delay_s(self) -> float | None:
         """Seconds from the writer's start to the first look; None while nothing is known."""
-        return max(0.0, median(self._said) + self._margin_s) if self._said else None
+        return max(0.0, self._usual_s + self._margin_s) if self._said else None
 
     def said(self, duration_s: float) -> None:
         """The writer took this long from its start until its object stood."""
         self._said = [*self._said[-(_WINDOW - 1) :], duration_s]
+        self._usual_s = median(self._said)
 
     def scale_s(self, latency_s: float) -> float:
         """What a guess may be wrong by: what a look takes, or how late the writer usually is, whichever is more."""
@@ -45,7 +47,7 @@ class Pace:
 
         A writer that was restarted is later than any pace can tell, so that lateness counts only up to a limit.
         """
-        limit_s = _MARGIN_LIMIT * latency_s + (median(self._said) if self._said else 0.0)
+        limit_s = _MARGIN_LIMIT * latency_s + self._usual_s
         self._jitter_s += 0.1 * (min(late_s or 0.0, limit_s) - self._jitter_s)
         scale_s = self.scale_s(latency_s)
         step = -_HIT_STEP if late_s is None else _MISS_STEP

@@ -51,19 +51,19 @@ class View:
                 f"log entry {commit.commit} from version {commit.version} does not follow "
                 f"commit {self.commit} at version {self.version}"
             )
-        fated = list(self.fated)
-        for entry in sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq)):
-            if not 0 <= entry.worker < self.workers:
-                raise BadObject(f"log entry {commit.commit} names worker {entry.worker} of {self.workers}")
-            if entry.seq != fated[entry.worker]:
+        fated, entries = list(self.fated), commit.entries
+        for worker, seq in sorted([(entry.worker, entry.seq) for entry in entries]):
+            if not 0 <= worker < self.workers:
+                raise BadObject(f"log entry {commit.commit} names worker {worker} of {self.workers}")
+            if seq != fated[worker]:
                 raise BadObject(
-                    f"log entry {commit.commit} decides update {entry.seq} of worker {entry.worker}, "
-                    f"but {fated[entry.worker]} is next"
+                    f"log entry {commit.commit} decides update {seq} of worker {worker}, but {fated[worker]} is next"
                 )
-            fated[entry.worker] += 1
+            fated[worker] += 1
         self.fated = fated
-        for entry in commit.entries:
-            self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
+        for entry in entries:
+            if entry.generation > self.generation[entry.worker]:
+                self.generation[entry.worker] = entry.generation
             self.rejected += entry.fate == "rejected"
         self.commit += 1
         self.version = commit.last_version
@@ -71,7 +71,10 @@ class View:
 
     def copy(self) -> View:
         """One that advances by itself."""
-        return View.load(self.dump(), self.workers, self.steps)
+        view = View(self.workers, self.steps)
+        view.commit, view.version, view.rejected, view.stop = self.commit, self.version, self.rejected, self.stop
+        view.fated, view.generation = list(self.fated), list(self.generation)
+        return view
 
     def dump(self) -> dict[str, Any]:
         """For a snapshot's metadata."""

@@ -29,7 +29,7 @@ from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 
 SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
-LIMIT_S = 3600.0
+LIMIT_S = 600.0
 """A run that has not ended by then never will."""
 
 _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
@@ -168,6 +168,7 @@ def play(
         snapshot_every=scenario.snapshot_every,
         lease_s=scenario.lease_s,
         max_rejected=10_000,
+        patience_s=300.0,
         token="shadow",
     )
     virtual = Virtual(

@@ -118,7 +118,7 @@ class Rounds:
         scene, sizes, functions, workers = self._scene, self._sizes, self._functions, self._workers
         usual: Floats | None = np.median(self._said, axis=0) if self._said else None
         if len(sizes) < workers:
-            order, firsts = np.argsort(-stands), np.cumsum(sizes) - sizes
+            order, firsts = np.argsort(-stands), (np.cumsum(sizes) - sizes).astype(np.int64)
             stands = np.add.reduceat(stands[order], firsts) / sizes
             usual = None if usual is None else np.add.reduceat(usual[order], firsts) / sizes
             shift = int(scene.rng.integers(len(sizes)))

@@ -28,7 +28,7 @@ Event = tuple[float, int, int, Update | None, bool]
 come through the writer's network."""
 
 _QUICK_S = 1e-5
-"""Transfers shorter than this need no event."""
+"""Updates whose transfer is shorter than this take no turns on the network."""
 
 
 class Stream:
@@ -60,6 +60,7 @@ class Stream:
         self._arrival = [0.0] * self._workers  # of the newest update, at the writer
         self._look_from = [float(begun[0])] * self._workers
         self._upload_s: list[float | None] = [None] * self._workers
+        self._sending_s = (0.0, 0.0)  # when the writer's network is busy with the last large object it was given
         self._warm_s = float("inf")
         self._held_up: dict[int, None] = {}  # workers whose last update has its fate, and that may not start yet
         # Whether a worker may start before its last update has its fate.
@@ -69,6 +70,11 @@ class Stream:
         self._in_flight: dict[int, None] = {}
         self._unapplied: deque[float] = deque(maxlen=MAX_UNAPPLIED)
         self._free_s = float(begun[0])
+        self._read_s, self._write_s = scene.reads.next, scene.writes.next
+        self._transfer_s = scene.upload_s(scene.update_bytes)
+        self._quick = self._transfer_s < _QUICK_S
+        self._misses = self._remote = 0  # looks of the writer that found nothing; updates that it had to look for
+        self._sums = [0.0] * 4
         self._decided = 0
         for worker in range(self._workers):
             if worker % self._functions:
@@ -98,9 +104,18 @@ class Stream:
                     arrived = self._handle(heapq.heappop(heap))
             else:
                 raise RuntimeError("all workers wait for each other")
+        self._settle()
         tally.commits, tally.version = self.head.commit, self.head.version
         ended = self._scene.finish(self._launched, self._readers.applied_s, self._decided)
         return ended, self.head.stop.reason if self.head.stop else "updates"
+
+    def _settle(self) -> None:
+        """Hand in what was counted on the way."""
+        tally, size = self._tally, self._scene.update_bytes
+        tally.put("create", self._decided + len(self._arrived), size)
+        tally.get(self._remote, size, self._misses)
+        tally.phases_s.update(dict(zip(("queue", "compute", "encode", "upload"), self._sums, strict=True)))
+        tally.busy_s += self._sums[1] + self._sums[2]
 
     def _push(self, moment: float, worker: int, update: Update | None = None, transfer: bool = False) -> None:
         self._serial += 1
@@ -119,69 +134,65 @@ class Stream:
             self._push(moment, worker, update)
             return False
         self._arrived[update.id] = update
-        self._tally.put("create", 1, scene.update_bytes)
         return True
 
     def _begin(self, worker: int, start: float, base: int) -> None:
         """A worker starts its next update; its arrival at the writer follows."""
-        scene, tally, function, seq = self._scene, self._tally, worker % self._functions, self._seq[worker]
-        costs, readers = scene.costs, self._readers
-        factor = scene.stragglers.factor
-        core = float(readers.core_s[function])
-        compute_s = costs.step_s * factor(function, scene.uniform) / scene.speed
-        encode_s = costs.encode_s * factor(function, scene.uniform) / scene.speed if costs.encode_s else 0.0
+        scene, function, seq, sums = self._scene, worker % self._functions, self._seq[worker], self._sums
+        core_s = self._readers.core_s
+        core, factor = float(core_s[function]), scene.stragglers.factor
         computing = core if core > start else start
-        ready = computing + compute_s + encode_s
-        readers.core_s[function] = ready
-        latency_s = scene.writes.next()
-        up = self._uploads[function].finish(ready, scene.update_bytes, scene.connection_bytes_per_s)
+        compute_s = scene.costs.step_s * factor(function, scene.uniform) / scene.speed
+        encode_s = scene.costs.encode_s and scene.costs.encode_s * factor(function, scene.uniform) / scene.speed
+        core_s[function] = ready = computing + compute_s + encode_s
+        up = ready + self._transfer_s
+        if not self._quick:
+            up = self._uploads[function].finish(ready, scene.update_bytes, scene.connection_bytes_per_s)
+        latency_s = self._write_s()
         sent = up + latency_s
         upload_s, self._upload_s[worker] = self._upload_s[worker], sent - ready
         samples = scene.sampler.count(worker, seq)
-        update = Update(
-            worker, seq, base, 1, "", samples, 0.0, "", ready - start, compute_s, encode_s, upload_s
-        )  # fmt: skip
-        self._since[update.id] = self._started[worker] = start
+        update = Update(worker, seq, base, 1, "", samples, 0.0, "", ready - start, compute_s, encode_s, upload_s)
+        self._since[worker, seq] = start
         self._seq[worker], self._base[worker], self._sent[worker] = seq + 1, base, sent
         if function:
             self._look(worker, update, up + latency_s / 2)
         else:
+            self._sending_s = (ready, up)
             self._warm_s = min(self._warm_s, sent)
             self._arrival[worker] = sent
             self._push(sent, worker, update)
         if upload_s is not None:
-            self._paces[worker].said(update.ready_s + upload_s)
+            self._paces[worker].said(ready - start + upload_s)
         if self._ahead:
             self._in_flight[worker] = None
-        phases = tally.phases_s
-        phases["queue"] += computing - start
-        phases["compute"] += compute_s
-        phases["encode"] += encode_s
-        phases["upload"] += sent - ready
-        tally.busy_s += compute_s + encode_s
+        sums[0] += computing - start
+        sums[1] += compute_s
+        sums[2] += encode_s
+        sums[3] += sent - ready
 
     def _look(self, worker: int, update: Update, stands_s: float) -> None:
         """The writer looks for an update until it is there; see `lambdaml.patterns.gather`."""
-        scene, pace, look = self._scene, self._paces[worker], self._look_from[worker]
+        pace, look, read_s = self._paces[worker], self._look_from[worker], self._read_s
         delay_s = pace.delay_s()
         if delay_s is None:
             look = max(look, min(look + FIRST_LOOK_S, self._warm_s))
         else:
             look += delay_s
         first, misses, backoff = look, 0, None
-        latency_s = scene.reads.next()
+        latency_s = read_s()
         while look + latency_s / 2 < stands_s:
             if backoff is None:
                 backoff = Backoff(pace.scale_s(self._latency_s))
             misses += 1
             self._latency_s += 0.2 * (latency_s - self._latency_s)
-            look += latency_s + backoff.next_s(scene.uniform())
-            latency_s = scene.reads.next()
+            look += latency_s + backoff.next_s(self._scene.uniform())
+            latency_s = read_s()
         pace.looked(look - first if misses else None, self._latency_s)
-        self._tally.get(1, scene.update_bytes, misses)
-        if scene.upload_s(scene.update_bytes) < _QUICK_S:
-            self._arrival[worker] = look + latency_s
-            self._push(look + latency_s, worker, update)
+        self._misses += misses
+        if self._quick:
+            self._arrival[worker] = look = look + latency_s + self._transfer_s
+            self._push(look, worker, update)
         else:
             self._push(look + latency_s, worker, update, transfer=True)
 
@@ -192,7 +203,8 @@ class Stream:
         workers = [entry.worker for entry in entries]
         size = scene.commit_bytes + scene.entry_bytes * len(entries)
         latency_s = scene.writes.next()
-        up = self._uploads[0].finish(now, size, scene.connection_bytes_per_s)
+        begin, end = self._sending_s  # what the log entry finds on the network; updates are booked ahead of time
+        up = (end if begin <= now < end else now) + scene.upload_s(size)
         visible, done = up + latency_s / 2, up + latency_s
         tally.put("create", 1, size)
         next_s = self._forecast_s(workers, now)
@@ -201,9 +213,8 @@ class Stream:
         readers = self._readers
         if self._functions > 1:
             readers.read(commit.commit, visible, next_s, size)
-        missing = np.full(self._functions, float(len(applied)))
-        for entry in applied:
-            missing[entry.worker % self._functions] -= 1
+        hosts = np.array([entry.worker for entry in applied], np.int64) % self._functions
+        missing = float(len(applied)) - np.bincount(hosts, minlength=self._functions)
         missing[0] = 0.0
         known = readers.apply(commit.last_version, missing, len(applied), len(commit.steps), done, now)
         if self._unapplied.maxlen == len(self._unapplied):
@@ -213,7 +224,7 @@ class Stream:
         self._snapshot(before, done)
         self._account(commit, done)
         self._fated_s[workers] = done
-        self._release(workers, known.queued_s, visible, done)
+        self._release(workers, known.queued_s.tolist(), visible, done)
         if self._on_commit:
             self._on_commit(visible, commit)
 
@@ -228,14 +239,19 @@ class Stream:
 
     def _account(self, commit: Commit, done: float) -> None:
         tally, arrived, since = self._tally, self._arrived, self._since
-        self._decided += len(commit.entries)
+        applied, refused = commit.applied, commit.refused
         for entry in commit.entries:
-            del arrived[entry.worker, entry.seq]
-            tally.flight_s += done - since.pop((entry.worker, entry.seq))
+            key = entry.worker, entry.seq
+            del arrived[key]
+            tally.flight_s += done - since.pop(key)
+            self._remote += entry.worker % self._functions > 0
+        for entry in refused:
             tally.fates[entry.fate] += 1
-        tally.staleness.update([entry.staleness for entry in commit.applied])
+        tally.fates["applied"] += len(applied)
+        tally.staleness.update([entry.staleness for entry in applied])
+        self._decided += len(applied) + len(refused)
 
-    def _release(self, workers: list[int], queued: np.ndarray, visible: float, done: float) -> None:
+    def _release(self, workers: list[int], queued: list[float], visible: float, done: float) -> None:
         """Let those start that now may: of the commit's workers, of those held up, and where updates may overlap, of
         all others."""
         head, schedule, tally = self.head, self.schedule, self._tally
@@ -253,7 +269,7 @@ class Stream:
             arrival, sent = self._arrival[worker], self._sent[worker]
             self._look_from[worker] = max(arrival, done)
             function = worker % self._functions
-            start = float(queued[function])
+            start = queued[function]
             tally.cycles += 1
             tally.phases_s["commit"] += max(0.0, visible - sent)
             tally.phases_s["read"] += max(sent, start) - max(sent, visible)
@@ -267,4 +283,5 @@ class Stream:
         if self.head.progress // every > before // every:
             size = self._scene.snapshot_bytes
             self._uploads[0].finish(now, size, self._scene.connection_bytes_per_s)
+            self._sending_s = (now, self._uploads[0].free_at)
             self._tally.put("create", 1, size)

@@ -29,8 +29,12 @@ class Killed(BaseException):
     """Raised inside every task of a group that was killed, where it waits, and by whatever it awaits from then on."""
 
 
-class Deadlock(RuntimeError):
-    """Tasks wait, and nothing will ever wake them."""
+class Livelock(RuntimeError):
+    """Tasks take turn after turn, and the clock stands still."""
+
+
+MAX_TURNS = 1_000_000
+"""Turns that tasks may take at one moment."""
 
 
 @coroutine
@@ -150,6 +154,11 @@ class Group:
         return True
 
 
+def task_names(ready: Iterable[tuple[Task, int, BaseException | None]]) -> str:
+    """The groups of tasks that may go on, for messages."""
+    return ", ".join(sorted({task.group.name for task, _, _ in ready})) or "nobody"
+
+
 class Kernel:
     """The clock, and the tasks that wait for it.
 
@@ -186,12 +195,16 @@ class Kernel:
     def run(self, until: float = float("inf"), done: Callable[[], bool] = lambda: False) -> None:
         """Run until nothing is left to do, the clock would pass `until`, or `done()` holds."""
         ready, heap, pop = self._ready, self._heap, heapq.heappop
+        limit = self.turns + MAX_TURNS
         while not done():
             if ready:
                 self._turn(*ready.popleft())
+                if self.turns > limit:
+                    raise Livelock(f"{MAX_TURNS} turns at {self.now:.6f} s: a task of {task_names(ready)} never waits")
                 continue
             if not heap:
                 return
+            limit = self.turns + MAX_TURNS
             if heap[0][0] > until:
                 self.now = until
                 return
