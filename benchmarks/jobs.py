@@ -1,5 +1,7 @@
 """Jobs of known cost for the benchmarks: data and weights are generated, a step takes what its size says."""
 
+import time
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,3 +69,15 @@ class Payload(Job):
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.01)
+
+
+class Asleep(Payload):
+    """A gradient takes `seconds` without using a core, and is `floats` numbers long."""
+
+    def __init__(self, seconds: float = 0.03, floats: int = 25_000, samples: int = 4096) -> None:
+        super().__init__(floats, samples)
+        self.seconds = seconds
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        time.sleep(self.seconds)
+        return super().loss(model, batch)

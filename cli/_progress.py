@@ -243,7 +243,7 @@ class Share:
             raise KeyboardInterrupt
         now = time.monotonic()
         if self._begun is None:
-            self._begun = now, share
+            self._begun, self._said_at = (now, share), now
         if now - self._said_at < (LINE_EVERY_S if self._status is None else 1 / REFRESH_PER_S):
             return
         self._said_at = now

@@ -164,9 +164,8 @@ class Virtual:
     async def _live(self, life: Life, fate: Fate, spare: bool) -> None:
         assigned = range(life.index, self.settings.workers, self.functions)
         try:
-            await life.world.sleep(
-                self.platform.start_s(life.world.group.random.random, warm=life is not self.lives[0])
-            )
+            again = not life.name.endswith(".0")  # it finds what the one before it left
+            await life.world.sleep(self.platform.start_s(life.world.group.random.random, warm=again))
             await life.world.store.get(keys.RUN)
             function = Function(life.world, self.settings, life.machine, life.name, assigned, fate.dead)
             outcome: str = await function.run()

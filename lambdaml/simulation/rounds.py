@@ -1,9 +1,8 @@
 """Runs in which every function decides every commit by itself, when it has all workers' updates: bsp.
 
-A round is a few dozen operations on arrays (functions x columns). Up to `EXACT` workers, a column is a worker, whose
-updates each function looks for when its own pace says so (`lambdaml.pace`). Of more workers, the latest few of a round
-have a column each; the others are taken together by rank, in groups that grow, for which the largest of so many
-latencies is drawn; paces then belong to (function, column), and columns are shifted each round.
+A round is a few dozen operations on arrays (readers x workers). Up to `READERS` functions, each looks for each update
+when its own pace says so (`lambdaml.pace`). Of more functions, so many do; the others come to a round's end when one of
+these does, drawn anew each round, for they are alike in all but their own updates.
 
 Left out: that a function may be no more than `MAX_UNWRITTEN` commits ahead of the log.
 """
@@ -21,11 +20,8 @@ from lambdaml.simulation.scene import FIRST_LOOK_S, Bools, Ints, OnCommit, Scene
 from lambdaml.staleness import RULES
 from lambdaml.view import View
 
-EXACT = 32
-"""Workers up to which each has a column of its own."""
-
-_SINGLE = 12
-"""Of more workers, how many of the latest have one."""
+READERS = 32
+"""Functions whose looks are simulated."""
 
 
 class Rounds:
@@ -42,11 +38,10 @@ class Rounds:
         hosted = -(-workers // functions)
         self._mine: Bools = np.arange(functions)[:, None] + functions * np.arange(hosted) < workers
         self._hosts = self._mine.sum(axis=1)
-        self._sizes = _sizes(workers)
-        self._others = np.ones((functions, len(self._sizes)), bool)
-        if len(self._sizes) == workers:
-            self._others[np.arange(workers) % functions, np.arange(workers)] = False
-        self._launched, self._decided, self._latency_s = scene.launched()
+        self._readers = min(functions, READERS)
+        self._others: Bools = np.arange(workers) % functions != np.arange(self._readers)[:, None]
+        self._launched, self._decided, latency_s = scene.launched()
+        self._latency_s = latency_s[: self._readers]
         self._margin_s, self._jitter_s = np.zeros(self._others.shape), np.zeros(self._others.shape)
         self._said: list[Floats] = []  # of the last few updates of each worker: from its start until it stood
         self._uploads_s: Floats | None = None
@@ -115,50 +110,45 @@ class Rounds:
 
     def _find(self, begin: Floats, own: Floats, stands: Floats) -> Floats:
         """Each function looks for all others' updates; when it has them, its own too."""
-        scene, sizes, functions, workers = self._scene, self._sizes, self._functions, self._workers
+        scene, readers, functions, workers = self._scene, self._readers, self._functions, self._workers
         usual: Floats | None = np.median(self._said, axis=0) if self._said else None
-        if len(sizes) < workers:
-            order, firsts = np.argsort(-stands), (np.cumsum(sizes) - sizes).astype(np.int64)
-            stands = np.add.reduceat(stands[order], firsts) / sizes
-            usual = None if usual is None else np.add.reduceat(usual[order], firsts) / sizes
-            shift = int(scene.rng.integers(len(sizes)))
-            self._margin_s, self._jitter_s = (np.roll(a, shift, axis=1) for a in (self._margin_s, self._jitter_s))
         if usual is not None:
-            first = begin[:, None] + np.maximum(0.0, usual + self._margin_s)
+            first = begin[:readers, None] + np.maximum(0.0, usual + self._margin_s)
         else:  # nobody's pace is known yet
             warm = own if self._uploads_s is None else begin
-            first = np.repeat(np.maximum(begin, np.minimum(begin + FIRST_LOOK_S, warm))[:, None], len(sizes), axis=1)
+            first = np.repeat(np.minimum(begin + FIRST_LOOK_S, warm)[:readers, None], workers, axis=1)
         arrives, late, misses = self._look(first, np.broadcast_to(stands, first.shape))
-        self._learn(late, usual if usual is not None else np.zeros(len(sizes)))
+        self._learn(late, usual if usual is not None else np.zeros(workers))
+        found = self._downloaded(arrives)
+        if functions > readers:
+            found = np.append(found, scene.rng.choice(found, functions - readers))
+            misses = misses * functions // readers
         gets = workers * (functions - 1)
         scene.tally.get(gets, scene.update_bytes, misses)
         limited_s = scene.limit.delay_s(float(begin.mean()), gets + misses)
-        found: Floats = np.maximum(own, self._downloaded(arrives)) + limited_s
-        return found
+        decided: Floats = np.maximum(own, found) + limited_s
+        return decided
 
     def _look(self, first: Floats, stands: Floats) -> tuple[Floats, Floats, int]:
         """Looks from `first` on until the update stands: when it arrives, how late the look was that found it (0 for
         the first), and how many found nothing. Functions learn from those how long a look takes."""
-        scene, columns = self._scene, len(self._sizes)
+        scene, readers, workers = self._scene, self._readers, self._workers
         arrives, late = np.full(first.size, -np.inf), np.zeros(first.size)
         todo: Ints = np.flatnonzero(self._others)
         look, at, first = first.ravel()[todo], stands.ravel()[todo], first.ravel()
-        scale_s = np.maximum(self._latency_s[:, None], self._jitter_s).ravel()[todo]
-        pause = np.clip(scale_s / 4, 0.001, 1.0)
-        counts, elapsed_s = np.zeros(self._functions), np.zeros(self._functions)
+        pause = np.clip(np.maximum(self._latency_s[:, None], self._jitter_s).ravel()[todo] / 4, 0.001, 1.0)
+        counts, elapsed_s = np.zeros(readers), np.zeros(readers)
         while True:
             latency_s = scene.reads.many(todo.size)
             hit = look + latency_s / 2 >= at
-            done, sizes = todo[hit], self._sizes[todo[hit] % columns]
-            takes_s = latency_s[hit] if columns == self._workers else scene.reads.largest(sizes)
-            arrives[done], late[done] = look[hit] + takes_s, look[hit] - first[done]
+            done = todo[hit]
+            arrives[done], late[done] = (look + latency_s)[hit], look[hit] - first[done]
             if done.size == todo.size:
                 break
-            left = ~hit
+            left = np.flatnonzero(~hit)
             todo, latency_s, pause = todo[left], latency_s[left], pause[left]
-            weights = self._sizes[todo % columns]
-            counts += np.bincount(todo // columns, weights, self._functions)
-            elapsed_s += np.bincount(todo // columns, weights * latency_s, self._functions)
+            counts += np.bincount(todo // workers, minlength=readers)
+            elapsed_s += np.bincount(todo // workers, latency_s, readers)
             look, at = look[left] + latency_s + pause * (0.75 + 0.5 * scene.rng.random(todo.size)), at[left]
             pause = np.minimum(1.0, pause * 1.5)
         kept = 0.8**counts
@@ -181,7 +171,7 @@ class Rounds:
         if each_s * self._workers < 1e-4:
             return last
         order = np.argsort(-arrives, axis=1)
-        behind = np.cumsum(self._sizes[order] * np.take_along_axis(self._others, order, axis=1), axis=1)
+        behind = np.arange(1, self._workers + 1)  # how many arrive no earlier
         queued: Floats = (np.take_along_axis(arrives, order, axis=1) + behind * each_s).max(axis=1)
         return np.maximum(last, queued)
 
@@ -198,16 +188,6 @@ class Rounds:
         if self._on_commit:
             view.advance(commit)
             self._on_commit(float(self._decided[0]) + scene.writes.mean_s, commit)
-
-
-def _sizes(workers: int) -> Floats:
-    """How many workers each column stands for, the latest first."""
-    if workers <= EXACT:
-        return np.ones(workers)
-    sizes = [1] * _SINGLE
-    while (left := workers - sum(sizes)) > 0:
-        sizes.append(min(left, max(2, sum(sizes) // 4)))
-    return np.array(sizes, np.float64)
 
 
 def _by_worker(values: Floats, workers: int) -> Floats:

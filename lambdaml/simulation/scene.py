@@ -36,8 +36,11 @@ DETECT_S = 0.5
 FIRST_LOOK_S = 2.0
 """As in `lambdaml.patterns.gather`."""
 
-_ROW_BYTES = 335
+_ROW_BYTES = 285
 """Of an update's row in the trace, about."""
+
+_HELLO_BYTES = 200
+"""Of the part that a function writes first, about."""
 
 _METER_BYTES = 1100
 """Of the meter's reading that ends each part of the trace, about; it grows with the variety of latencies."""
@@ -149,7 +152,7 @@ class Scene:
         tally.get(count, self.snapshot_bytes)
         tally.requests["head"] += count
         tally.requests["list"] += lists * count
-        tally.put("put", count, _METER_BYTES / 2)
+        tally.put("put", count, _HELLO_BYTES)
         tally.put("create", leases, self.lease_bytes)
         done = now + quick + writes.many(count) + self.upload_s(self.snapshot_bytes) + writes.largest(hosted)
         return done, looked

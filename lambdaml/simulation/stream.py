@@ -254,29 +254,32 @@ class Stream:
     def _release(self, workers: list[int], queued: list[float], visible: float, done: float) -> None:
         """Let those start that now may: of the commit's workers, of those held up, and where updates may overlap, of
         all others."""
-        head, schedule, tally = self.head, self.schedule, self._tally
-        candidates = dict.fromkeys([*self._held_up, *workers, *self._in_flight])
-        for worker in candidates:
+        head, may_start, leaves = self.head, self.schedule.may_start, self.schedule.leaves
+        wait_s = read_s = 0.0
+        cycles = 0
+        for worker in dict.fromkeys([*self._held_up, *workers, *self._in_flight]):
             seq = self._seq[worker]
-            if not schedule.may_start(head, worker, seq, self._base[worker]):
+            if not may_start(head, worker, seq, self._base[worker]):
                 if not self._ahead:
                     self._held_up[worker] = None
                 continue
             self._held_up.pop(worker, None)
             self._in_flight.pop(worker, None)
-            if schedule.leaves(head, worker, seq):
+            if leaves(head, worker, seq):
                 continue
-            arrival, sent = self._arrival[worker], self._sent[worker]
-            self._look_from[worker] = max(arrival, done)
-            function = worker % self._functions
-            start = queued[function]
-            tally.cycles += 1
-            tally.phases_s["commit"] += max(0.0, visible - sent)
-            tally.phases_s["read"] += max(sent, start) - max(sent, visible)
+            arrival, sent, start = self._arrival[worker], self._sent[worker], queued[worker % self._functions]
+            self._look_from[worker] = arrival if arrival > done else done
+            cycles += 1
             if sent > start:
                 self._push(sent, worker)
-            else:
-                self._begin(worker, start, head.version)
+                continue
+            stood = sent if sent > visible else visible
+            wait_s += stood - sent
+            read_s += start - stood
+            self._begin(worker, start, head.version)
+        self._tally.cycles += cycles
+        self._tally.phases_s["commit"] += wait_s
+        self._tally.phases_s["read"] += read_s
 
     def _snapshot(self, before: int, now: float) -> None:
         every = self._scene.settings.snapshot_every * self._workers

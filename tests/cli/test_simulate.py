@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import lambdaml
+from lambdaml.cli._progress import Share
 from lambdaml.cli.simulate import simulate
 from lambdaml.simulation.faults import Scenario, Verdict, play
 from lambdaml.simulation.judge import judge
@@ -221,3 +222,20 @@ def test_a_seed_that_breaks_a_promise_fails_and_says_which(registry: None, cli: 
         line for line in ended.out.splitlines() if line.startswith("broken: ")
     ]
     assert json.dumps(told.json["scenario"])
+
+
+def test_progress_is_plain_lines_on_stderr_after_a_while(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lambdaml.cli._progress.LINE_EVERY_S", 0.0)
+    ended = cli("simulate", *FEW, "--schedule", "asp", "--json")
+    lines = ended.err.splitlines()
+    assert ended.json["updates"] == 12
+    assert lines[-1].startswith("asp: 100% done, 0.0 s left")
+    assert all(line.startswith("asp: ") for line in lines)
+
+
+def test_ctrl_c_ends_the_work_in_the_other_thread() -> None:
+    with Share("asp") as share:
+        share(0.1)
+        share.stop()
+        with pytest.raises(KeyboardInterrupt):
+            share(0.2)

@@ -1,0 +1,92 @@
+"""One run, simulated exactly (`Virtual`) or fast (`Flow`), and what both must agree on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from lambdaml.run import Staleness
+from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.flow import Flow
+from lambdaml.simulation.shadow import Costs
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+
+
+@dataclass(frozen=True)
+class Outcome:
+    seconds: float
+    updates: int
+    staleness: float
+    most_stale: int
+    requests: dict[str, int]
+    received: int
+    busy_s: float
+
+
+def settings_for(schedule: str, workers: int, steps: int, **options: Any) -> Settings:
+    return Settings(
+        job=JobSettings(spec="test"),
+        workers=workers,
+        steps=steps,
+        schedule=schedule,
+        batch_size=8,
+        samples=32 * workers,
+        steps_per_epoch=4,
+        parameters=1,
+        snapshot_every=20,
+        token="t",
+        **options,
+    )
+
+
+def scene(
+    schedule: str,
+    workers: int,
+    steps: int,
+    *,
+    functions: int | None = None,
+    channel: str = "s3-express",
+    platform: str = "local",
+    step_s: float = 0.1,
+    costs: dict[str, Any] | None = None,
+    kind: Any = Flow,
+    **options: Any,
+) -> Any:
+    """A `Flow` or a `Virtual`, ready to run."""
+    return kind(
+        settings_for(schedule, workers, steps),
+        functions or workers,
+        Costs(step_s, **(costs or {})),
+        Channel.parse(channel),
+        Platform.parse(platform),
+        **options,
+    )
+
+
+def fast(**options: Any) -> Outcome:
+    run = scene(**options).run()
+    stale = run.staleness
+    return Outcome(run.seconds, run.updates, stale.mean, stale.max, run.requests, run.bytes_received, run.busy_s)
+
+
+def exact(**options: Any) -> Outcome:
+    virtual = scene(**options, kind=Virtual)
+    assert virtual.run()
+    entries = [entry for commit in virtual.log() for entry in commit.entries]
+    stale = Staleness.of([entry.staleness for entry in entries if entry.fate == "applied"])
+    readings = [life.world.store.meter.snapshot() for life in virtual.lives]
+    requests: Counter[str] = Counter()
+    for reading in readings:
+        requests.update(reading.requests)
+    return Outcome(
+        seconds=virtual.kernel.now,
+        updates=len(entries),
+        staleness=stale.mean,
+        most_stale=stale.max,
+        requests=dict(requests),
+        received=sum(reading.bytes_received for reading in readings),
+        busy_s=sum(life.world.busy_s for life in virtual.lives),
+    )
