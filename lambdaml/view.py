@@ -62,8 +62,7 @@ class View:
             fated[worker] += 1
         self.fated = fated
         for entry in entries:
-            if entry.generation > self.generation[entry.worker]:
-                self.generation[entry.worker] = entry.generation
+            self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             self.rejected += entry.fate == "rejected"
         self.commit += 1
         self.version = commit.last_version

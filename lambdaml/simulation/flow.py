@@ -8,8 +8,7 @@ take in an entry in a dozen operations on arrays.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lambdaml.run import Staleness
 from lambdaml.schedules import SCHEDULES

@@ -53,6 +53,7 @@ class Rounds:
         """Run to the end, or for at least so many updates; returns when the last function ended, and why."""
         scene, tally, settings = self._scene, self._tally, self._scene.settings
         rounds = settings.steps if updates is None else -(-updates // self._workers)
+        self.view.steps = settings.steps if updates is None else rounds + 1
         for number in range(rounds):
             self._round(number)
             if (number + 1) % settings.snapshot_every == 0:
@@ -184,7 +185,9 @@ class Rounds:
         ]
         commit = draft(view, self._schedule, self._rule, arrived, max_rejected=scene.settings.max_rejected)
         if commit is None or [len(step) for step in commit.steps] != [self._workers]:
-            raise NotImplementedError(f"{scene.settings.schedule} is agreed, but a commit is not a round of all workers")
+            raise NotImplementedError(
+                f"{scene.settings.schedule} is agreed, but a commit is not a round of all workers"
+            )
         if self._on_commit:
             view.advance(commit)
             self._on_commit(float(self._decided[0]) + scene.writes.mean_s, commit)

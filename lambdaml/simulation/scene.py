@@ -176,4 +176,3 @@ class Scene:
         tally.requests["get_miss"] += int((over[0] - launched[0]) / (STOP_POLL_S + self.reads.mean_s))
         self.function_seconds += float((ended - launched).sum())
         return float(ended.max())
-

@@ -141,7 +141,7 @@ class Stream:
         scene, function, seq, sums = self._scene, worker % self._functions, self._seq[worker], self._sums
         core_s = self._readers.core_s
         core, factor = float(core_s[function]), scene.stragglers.factor
-        computing = core if core > start else start
+        computing = max(start, core)
         compute_s = scene.costs.step_s * factor(function, scene.uniform) / scene.speed
         encode_s = scene.costs.encode_s and scene.costs.encode_s * factor(function, scene.uniform) / scene.speed
         core_s[function] = ready = computing + compute_s + encode_s
@@ -268,12 +268,12 @@ class Stream:
             if leaves(head, worker, seq):
                 continue
             arrival, sent, start = self._arrival[worker], self._sent[worker], queued[worker % self._functions]
-            self._look_from[worker] = arrival if arrival > done else done
+            self._look_from[worker] = max(done, arrival)
             cycles += 1
             if sent > start:
                 self._push(sent, worker)
                 continue
-            stood = sent if sent > visible else visible
+            stood = max(visible, sent)
             wait_s += stood - sent
             read_s += start - stood
             self._begin(worker, start, head.version)

@@ -10,7 +10,7 @@ import pytest
 
 from lambdaml.records import Commit
 from lambdaml.run import Staleness
-from lambdaml.simulation.flow import Flow, FlowResult
+from lambdaml.simulation.flow import FlowResult
 from tests.simulation.scenes import exact, fast, scene
 
 TOLERANCE = 0.10
@@ -109,5 +109,3 @@ def test_the_same_seed_gives_the_same_run() -> None:
         return scene("asp", 8, 20, seed=seed).run()
 
     assert run(1) == run(1) != run(2)
-
-

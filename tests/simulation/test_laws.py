@@ -15,17 +15,27 @@ Simulate = Callable[..., Outcome]
 
 
 @BOTH
-@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("workers", [1, 6])
 def test_equal_asynchronous_workers_are_one_less_than_their_number_stale(simulate: Simulate, workers: int) -> None:
-    """Between two updates of a worker lies one of each other. Less at the start, when all work from version 0."""
-    run = simulate(schedule="asp", workers=workers, steps=60, channel="disk", step_s=1.0, seed=1)
-    assert run.staleness == pytest.approx(workers - 1, rel=0.04)
+    """Between two updates of a worker lies one of each other, unless their steps keep one beat, from a common start
+    on: then all arrive at once, and take their steps in one commit. A little chance breaks that."""
+    options: dict[str, Any] = {"channel": "disk", "step_s": 1.0, "stragglers": STRAGGLERS.make("lognormal:0.1")}
+    run = simulate(schedule="asp", workers=workers, steps=80, seed=1, **options)
+    assert run.staleness == pytest.approx(workers - 1, rel=0.06)
 
 
-def test_a_thousand_equal_workers_are_999_stale() -> None:
-    run = scene("asp", 1000, 1, channel="redis", step_s=10.0).run(updates=20_000)
-    assert run.staleness.mean == pytest.approx(999, rel=0.04)
-    assert run.staleness.p50 == pytest.approx(999, rel=0.04)
+@pytest.mark.parametrize("workers, channel", [(8, "disk"), (100, "5ms"), (1000, "s3-express")])
+def test_steps_after_its_own_in_a_group_commit_are_not_counted(workers: int, channel: str) -> None:
+    """A worker goes on from the commit that takes its update. So N - 1 is, however late updates are noticed, the mean
+    of an update's staleness and the steps that follow its own in the same commit."""
+    later: list[int] = []
+
+    def look(moment: float, commit: Any) -> None:
+        later.extend(range(len(commit.steps)))
+
+    options: dict[str, Any] = {"stragglers": STRAGGLERS.make("lognormal:0.3"), "on_commit": look}
+    run = scene("asp", workers, 1, channel=channel, step_s=0.5, **options).run(updates=20 * workers)
+    assert run.staleness.mean + sum(later) / len(later) == pytest.approx(workers - 1, rel=0.04)
 
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp", "ssp:2", "quorum:6"])
@@ -33,8 +43,9 @@ def test_updates_in_flight_are_throughput_times_time_in_flight(schedule: str) ->
     """Little's law. What is in flight is counted where the run is looked at from outside: each worker's cycle is the
     flight of one update, and the pause until the next begins."""
     commits: list[tuple[float, int]] = []
-    flow = scene(schedule, 8, 1, channel="5ms", on_commit=lambda moment, c: commits.append((moment, len(c.entries))))
-    run = flow.run(updates=4000)
+    options: dict[str, Any] = {"channel": "5ms", "platform": "lambdaml-2021"}
+    options["on_commit"] = lambda moment, commit: commits.append((moment, len(commit.entries)))
+    run = scene(schedule, 8, 1, **options).run(updates=4000)
     (begin, _), (end, _) = commits[len(commits) // 10], commits[-1]
     per_s = sum(count for _, count in commits[len(commits) // 10 + 1 :]) / (end - begin)
     cycle_s = sum(run.cycle_s.values())
