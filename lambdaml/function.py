@@ -85,6 +85,7 @@ class Function:
         self.reader = LogReader(self)
         self.tracer = Tracer(world, name)
         self.warm = False
+        self.computing = 0
         self._assigned = list(assigned)
         self._pending: deque[_Pending] = deque()
         self.digests: dict[int, str] = {}  # by commits taken
@@ -252,18 +253,25 @@ class Function:
         self._heard[worker] = self.world.now()
 
     def waits_for(self, worker: int, since: float) -> None:
-        """Report a wait that is long, and give up one that is hopeless.
-
-        Raises:
-            RunFailed: nothing at all happened for the run's `patience_s`.
-        """
+        """Report a wait that is long."""
         now = self.world.now()
         if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
             self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
-        if now - self._progress_at > self.settings.patience_s:
+
+    def _check_patience(self) -> None:
+        """Give up a wait that is hopeless, whoever it is for.
+
+        Raises:
+            RunFailed: there was no commit for the run's `patience_s`, nor is anything being computed here.
+        """
+        now = self.world.now()
+        if self.computing or self.head.stop is not None:
+            self._progress_at = now
+        elif now - self._progress_at > self.settings.patience_s:
+            last = min(range(self.settings.workers), key=lambda worker: self.head.fated[worker])
             raise RunFailed(
-                f"nothing happened for {self.settings.patience_s:.0f} s, waiting for worker {worker}; "
+                f"nothing happened for {self.settings.patience_s:.0f} s, waiting for worker {last}; "
                 "resume the run when its cause is mended"
             )
 
@@ -414,6 +422,7 @@ class Function:
         tick_s = min(1.0, self.settings.lease_s / 8)
         while True:
             await self.world.sleep(tick_s)
+            self._check_patience()
             if self.world.leaving() or self.world.remaining_s() < 2 * tick_s:
                 self.leave()
             try:

@@ -31,7 +31,11 @@ async def work(function: Function, worker: int) -> None:
             seq, base = await function.channel.recover(worker), -1
             continue
         started = world.now()
-        update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+        function.computing += 1
+        try:
+            update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+        finally:
+            function.computing -= 1
         sent = world.now()
         standing = await world.store.create(keys.update(worker, seq), data)
         upload_s = world.now() - sent

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 EXACT_FUNCTIONS = 32
 """Functions up to which a simulation is exact, unless asked otherwise."""
 
-DEFAULT_UPDATES = 10_000
+DEFAULT_UPDATES = 2_000
+"""Or 50 of each worker, where that is more."""
+
 BATCH_SIZE = 32
 
 
@@ -108,7 +110,7 @@ def simulate(
 
     Args:
         job: as in `train`; its step time and sizes are measured here for some seconds. Without one, see `assumed`.
-        updates: in all, or `steps` of each worker; by default `DEFAULT_UPDATES` in all.
+        updates: in all, or `steps` of each worker; see `DEFAULT_UPDATES`.
         functions: by default one per worker.
         channel: a preset of `lambdaml.worlds.channel`, or a time such as `40ms`.
         platform: a preset of `lambdaml.worlds.platform`.
@@ -168,8 +170,10 @@ def _steps(schedule: str, workers: int, updates: int | None, steps: int | None) 
     needs = SCHEDULES.make(schedule).needs(workers)
     if needs > workers:
         raise SettingsError(f"schedule {schedule!r} waits for more updates than {workers} workers make")
+    if (updates if updates is not None else steps if steps is not None else 1) < 1:
+        raise SettingsError("a run has at least one update")
     counted = needs if schedule.startswith("quorum") else workers
-    return steps if steps is not None else max(1, math.ceil((updates or DEFAULT_UPDATES) / counted))
+    return steps if steps is not None else max(1, math.ceil((updates or max(DEFAULT_UPDATES, 50 * workers)) / counted))
 
 
 def _settings(
