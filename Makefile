@@ -13,7 +13,7 @@ ARGS ?=
 
 PACKAGES := lambdaml storage cost cli
 CHECKED := $(PACKAGES) examples benchmarks tests
-EXTRAS := local report examples dev
+EXTRAS := local report ray examples dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --constraint constraints.txt
 # Strict: a tree of links in which every folder stands under its own name, so that type checkers see it, too.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable

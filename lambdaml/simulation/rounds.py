@@ -46,6 +46,7 @@ class Rounds:
         self._said: list[Floats] = []  # of the last few updates of each worker: from its start until it stood
         self._uploads_s: Floats | None = None
         self._up_s = np.zeros(functions)
+        self._ends_s = self._launched + scene.platform.lifetime_s
         self.view = View(workers, scene.settings.steps)
         self._schedule, self._rule = SCHEDULES.make(scene.settings.schedule), RULES.make(scene.settings.staleness)
 
@@ -81,8 +82,16 @@ class Rounds:
         tally.phases_s["upload"] += float(uploads_s.sum())
         tally.phases_s["read"] += float((self._hosts * self._decided).sum() - _by_worker(sent, workers).sum())
         tally.flight_s += float((self._hosts * (self._decided - begin)).sum())
+        self._replace(own - begin, number % self._scene.settings.snapshot_every)
         if number == 0 or self._on_commit:
             self._commit(number)
+
+    def _replace(self, step_s: Floats, rounds: int) -> None:
+        """Replace the functions whose lifetime is nearly over; `rounds` since the last snapshot are to be caught up."""
+        leaving = np.flatnonzero(self._scene.leaves(self._ends_s - self._decided, step_s))
+        if leaving.size:
+            begun = self._scene.replace(self._decided[leaving], rounds, rounds * self._workers)
+            self._decided[leaving], self._ends_s[leaving] = begun, begun + self._scene.platform.lifetime_s
 
     def _apply_s(self) -> Floats:
         costs, workers = self._scene.costs, self._workers
@@ -93,7 +102,7 @@ class Rounds:
     def _publish(self, begin: Floats, core: Floats) -> tuple[Floats, Floats, Floats]:
         """When each function's workers are ready to send, when they have sent, and what latency the store took."""
         scene, costs, tally = self._scene, self._scene.costs, self._tally
-        size, hosts = scene.update_bytes, self._hosts
+        size = scene.update_bytes
         ready, sent = np.empty(self._mine.shape), np.empty(self._mine.shape)
         latency_s = scene.writes.many(ready.size).reshape(ready.shape)
         for place, mine in enumerate(self._mine.T):

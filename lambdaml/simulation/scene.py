@@ -6,7 +6,7 @@ Everything is accumulated; nothing is kept per update.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.committer import STOP_POLL_S
+from lambdaml.patterns.gather import LOOKAHEAD
 from lambdaml.records import Commit, Entry, Update
 from lambdaml.sampling import Sampler
 from lambdaml.settings import Settings
@@ -22,6 +23,7 @@ from lambdaml.simulation.shadow import Costs, ShadowState
 from lambdaml.snapshot import canonical
 from lambdaml.tracing import FLUSH_S
 from lambdaml.view import View
+from lambdaml.worker import LEAVE_MARGIN
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import Even, Stragglers
@@ -56,7 +58,7 @@ class Tally:
     busy_s: float = 0.0
     fates: Counter[str] = field(default_factory=Counter)
     staleness: Counter[int] = field(default_factory=Counter)
-    phases_s: Counter[str] = field(default_factory=Counter)
+    phases_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     cycles: int = 0
     flight_s: float = 0.0
     commits: int = 0
@@ -156,6 +158,33 @@ class Scene:
         tally.put("create", leases, self.lease_bytes)
         done = now + quick + writes.many(count) + self.upload_s(self.snapshot_bytes) + writes.largest(hosted)
         return done, looked
+
+    def leaves(self, remaining_s: Floats, step_s: Floats) -> Bools:
+        """Which functions leave before their lifetime is over; see `lambdaml.worker`."""
+        few: Bools = remaining_s < np.maximum(LEAVE_MARGIN * step_s, 2 * min(1.0, self.settings.lease_s / 8))
+        return few
+
+    def replace(self, now: Floats, commits: int, updates: int) -> Floats:
+        """Functions leave, and others take their place; returns when these have caught up.
+
+        Args:
+            commits, updates: since the last snapshot, to be read and applied.
+        """
+        count, platform, tally, costs = len(now), self.platform, self.tally, self.costs
+        hosted = max(1, self.settings.workers // self.functions)
+        released = now + self.writes.many(count) + self.writes.largest(np.full(count, float(hosted)))
+        starts = np.array([platform.start_s(self.uniform, warm=True) for _ in range(count)])
+        self.function_seconds -= count * DETECT_S
+        begun, _ = self.restore(released + DETECT_S + starts, hosted * count, lists=2 + hosted)
+        tally.put("put", count, _METER_BYTES)
+        tally.put("create", hosted * count, self.lease_bytes)
+        tally.get(hosted * count, self.lease_bytes, hosted * count)
+        tally.get(count * commits, self.commit_bytes)
+        tally.get(count * updates, self.update_bytes)
+        bursts = -(-commits // LOOKAHEAD)
+        read_s = 3 * self.reads.many(count) + 2 * bursts * self.reads.mean_s
+        work_s = (costs.apply_s + costs.apply_update_s) * updates / self.speed
+        return begun + read_s + updates * self.update_bytes / self.bytes_per_s + work_s
 
     def finish(self, launched: Floats, over: Floats, updates: int) -> float:
         """Count what functions do besides their updates, and what they do at the end; returns when all have ended.

@@ -8,6 +8,7 @@ found in closed form (`_begin`), with every draw, look and pause that the real c
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 
 import numpy as np
@@ -17,6 +18,7 @@ from lambdaml.function import MAX_UNAPPLIED
 from lambdaml.pace import Backoff, Pace
 from lambdaml.records import Commit, Update
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.reading import Readers
 from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
 from lambdaml.staleness import RULES
@@ -76,6 +78,8 @@ class Stream:
         self._misses = self._remote = 0  # looks of the writer that found nothing; updates that it had to look for
         self._sums = [0.0] * 4
         self._decided = 0
+        self._ends_s = (self._launched + scene.platform.lifetime_s).tolist()
+        self._back_s = begun.tolist()  # when the function's present incarnation could begin
         for worker in range(self._workers):
             if worker % self._functions:
                 self._push(float(begun[worker % self._functions]), worker)
@@ -139,6 +143,8 @@ class Stream:
     def _begin(self, worker: int, start: float, base: int) -> None:
         """A worker starts its next update; its arrival at the writer follows."""
         scene, function, seq, sums = self._scene, worker % self._functions, self._seq[worker], self._sums
+        if self._ends_s[function] < math.inf and self._replaced(function, worker, start):
+            return
         core_s = self._readers.core_s
         core, factor = float(core_s[function]), scene.stragglers.factor
         computing = max(start, core)
@@ -170,6 +176,22 @@ class Stream:
         sums[1] += compute_s
         sums[2] += encode_s
         sums[3] += sent - ready
+
+    def _replaced(self, function: int, worker: int, start: float) -> bool:
+        """Whether the worker must wait for a new function, because the lifetime of its own is nearly over."""
+        remaining_s, step_s = self._ends_s[function] - start, self._sent[worker] - self._started[worker]
+        if self._scene.leaves(np.array([remaining_s]), np.array([step_s]))[0]:
+            every = self._scene.settings.snapshot_every * self._workers
+            updates = self.head.progress % every
+            commits = self.head.commit * updates // max(1, self.head.progress)
+            back_s = float(self._scene.replace(np.array([start]), commits, updates)[0])
+            self._back_s[function], self._ends_s[function] = back_s, back_s + self._scene.platform.lifetime_s
+            if not function:
+                self._free_s = max(self._free_s, back_s)
+        if start < self._back_s[function]:
+            self._push(self._back_s[function], worker)
+            return True
+        return False
 
     def _look(self, worker: int, update: Update, stands_s: float) -> None:
         """The writer looks for an update until it is there; see `lambdaml.patterns.gather`."""
@@ -214,7 +236,7 @@ class Stream:
         if self._functions > 1:
             readers.read(commit.commit, visible, next_s, size)
         hosts = np.array([entry.worker for entry in applied], np.int64) % self._functions
-        missing = float(len(applied)) - np.bincount(hosts, minlength=self._functions)
+        missing: Floats = len(applied) - np.bincount(hosts, minlength=self._functions).astype(np.float64)
         missing[0] = 0.0
         known = readers.apply(commit.last_version, missing, len(applied), len(commit.steps), done, now)
         if self._unapplied.maxlen == len(self._unapplied):
