@@ -159,7 +159,7 @@ class Stream:
         upload_s, self._upload_s[worker] = self._upload_s[worker], sent - ready
         samples = scene.sampler.count(worker, seq)
         update = Update(worker, seq, base, 1, "", samples, 0.0, "", ready - start, compute_s, encode_s, upload_s)
-        self._since[worker, seq] = start
+        self._since[worker, seq] = self._started[worker] = start
         self._seq[worker], self._base[worker], self._sent[worker] = seq + 1, base, sent
         if function:
             self._look(worker, update, up + latency_s / 2)

@@ -135,7 +135,9 @@ def loses_an_update_in_a_group_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     original = View.advance
     monkeypatch.setattr(View, "advance", advance)
     monkeypatch.setattr(
-        Asp, "decide", lambda self, view, arrived: Decision([[u] for u in arrived if u.id != (0, 0)]) if arrived else None
+        Asp,
+        "decide",
+        lambda self, view, arrived: Decision([[u] for u in arrived if u.id != (0, 0)]) if arrived else None,
     )
 
 
