@@ -25,7 +25,7 @@ LOCAL_PAGE = 10_000
 SMALL_BYTES = 64 * 1024
 """Objects below this size are read as `bytes`, larger ones as a `memoryview` where that saves a copy."""
 
-Op = Literal["get", "get_range", "put", "create", "head", "list", "delete"]
+Op = Literal["get", "get_range", "put", "create", "head", "list", "delete", "wait"]
 """One kind of request."""
 
 WRITES: frozenset[Op] = frozenset({"put", "create", "delete"})
@@ -78,7 +78,13 @@ class Backend(Store):
     """A store in terms of single requests.
 
     Beside the methods of `Store` that are one request anyway, a backend gives `try_create` and `page`.
+
+    Attributes:
+        one_call: whether `get_many` and `wait` are one request here, rather than made of gets and heads. A layer that
+            slows or breaks requests does so to single ones, and hides this; one that counts or repeats them does not.
     """
+
+    one_call: bool = False
 
     @abstractmethod
     def try_create(self, key: str, data: Data) -> bool:

@@ -10,12 +10,13 @@ import math
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lambdaml.storage.backend import Backend, Layer, Op
 from lambdaml.storage.errors import StoreError
+from lambdaml.storage.protocol import Bytes
 
 T = TypeVar("T")
 
@@ -35,12 +36,13 @@ class MeterReading:
     Attributes:
         requests: answered requests by kind: `get` (found), `get_miss` (nothing there), `get_range`, `head`, `put`,
             `create` (written), `create_lost` (the key existed), `list` (one per page), `delete` (one per 1,000 keys).
-            The read-back that settles a create is a `get`, as on the bill.
+            The read-back that settles a create is a `get`, as on the bill. Where several objects are read in one
+            request, each counts, and took as long as all. `wait` counts where it is a request (`ray://`).
         errors: requests that failed, by `kind/ErrorName`, for example `put/Throttled`; not part of `requests`. Whether
             the store bills them is its affair (S3: not for 5xx; a lost answer, yes).
         bytes_sent: in the bodies of puts and creates, lost and failed ones included.
         bytes_received: in the objects that were read.
-        latency: kind -> histogram bin -> answered requests; read it with `percentile_s`.
+        latency: kind -> histogram bin -> answered requests; read it with `percentile_s`. Waits are not in it.
     """
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -116,12 +118,13 @@ class Meter:
         self._received = 0
         self._latency: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
-    def answered(self, kind: str, seconds: float, sent_bytes: int = 0, received_bytes: int = 0) -> None:
-        """Count one answered request."""
-        number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
+    def answered(self, kind: str, seconds: float | None, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+        """Count one answered request; `seconds` is None where its length says nothing about the store."""
         with self._lock:
             self._requests[kind] += 1
-            self._latency[kind][number] += 1
+            if seconds is not None:
+                number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
+                self._latency[kind][number] += 1
             self._sent += sent_bytes
             self._received += received_bytes
 
@@ -144,6 +147,26 @@ class Metered(Layer):
     def __init__(self, inner: Backend, meter: Meter | None = None) -> None:
         super().__init__(inner)
         self.meter = meter or Meter()
+        self.one_call = inner.one_call
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        if not self.one_call or not keys:
+            return super().get_many(keys)
+        begin = time.perf_counter()
+        try:
+            found = self.inner.get_many(keys)
+        except StoreError as error:
+            self.meter.failed("get", type(error).__name__)
+            raise
+        seconds = time.perf_counter() - begin
+        for data in found:
+            self.meter.answered("get_miss" if data is None else "get", seconds, 0, len(data or b""))
+        return found
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        if not self.one_call:
+            return super().wait(key, timeout_s)
+        return self.around("wait", key, 0, lambda: self.inner.wait(key, timeout_s))
 
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
         begin = time.perf_counter()
@@ -152,7 +175,7 @@ class Metered(Layer):
         except StoreError as error:
             self.meter.failed(op, type(error).__name__, sent_bytes)
             raise
-        seconds = time.perf_counter() - begin
+        seconds = None if op == "wait" else time.perf_counter() - begin
         kind: str = op
         if op == "get" and result is None:
             kind = "get_miss"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from itertools import islice
 
 from lambdaml.storage.backend import Backend
 from lambdaml.storage.errors import BadStoreURL
@@ -19,6 +21,7 @@ BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gs": ("lambdaml.storage.cloud", ()),
     "az": ("lambdaml.storage.cloud", ()),
     "moto": ("lambdaml.storage.moto", ("client",)),
+    "ray": ("lambdaml.storage.ray", ("address",)),
 }
 """Scheme -> the module whose `open_backend(StoreURL) -> Backend` opens it, and the parameters it takes."""
 
@@ -33,11 +36,13 @@ def open_store(url: str) -> Retrying:
     - `memory://name`: this process's memory
     - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3`, `gs://bucket/prefix`, `az://container/prefix`
     - `moto://bucket/prefix`: a server that speaks S3, started here and ended with this process
+    - `ray://name/prefix?address=`: Ray's object store, on the cluster there is or on one started for this process
     - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
       `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
 
     Requests are counted in `.meter`, and repeated when that may help. Credentials come from the environment and are
-    never part of a URL. Nothing is connected before the first call, so wrong credentials show there.
+    never part of a URL. But for `moto://` and `ray://` nothing is connected before the first call, so wrong credentials
+    show there.
 
     Raises:
         BadStoreURL: it names no store we know, or a parameter the store does not take.
@@ -56,25 +61,25 @@ def open_store(url: str) -> Retrying:
         raise
 
 
-def copy(source: Store, target: Store, prefix: str = "") -> int:
+def copy(source: Store, target: Store, prefix: str = "", tell: Callable[[int, int], None] | None = None) -> int:
     """Copy the objects whose keys begin with `prefix`, in key order; how many of them the target now holds.
 
     Copying is create-only: what already stands in the target stays, and is counted only if its bytes are equal. So a
     copy that broke off can be started again.
+
+    Args:
+        tell: called for each object that was read, with its size in bytes and 1 if the target holds it, else 0.
     """
     held = 0
-    batch: list[str] = []
-    for info in source.list(prefix):
-        batch.append(info.key)
-        if len(batch) == MANY:
-            held += _copy_batch(source, target, batch)
-            batch = []
-    return held + _copy_batch(source, target, batch)
-
-
-def _copy_batch(source: Store, target: Store, keys: list[str]) -> int:
-    found = zip(keys, source.get_many(keys), strict=True)
-    return sum(target.create(key, data) is None for key, data in found if data is not None)
+    infos = source.list(prefix)
+    while keys := [info.key for info in islice(infos, MANY)]:
+        for key, data in zip(keys, source.get_many(keys), strict=True):
+            if data is not None:
+                holds = int(target.create(key, data) is None)
+                held += holds
+                if tell is not None:
+                    tell(len(data), holds)
+    return held
 
 
 def _around(backend: Backend, url: StoreURL) -> Backend:

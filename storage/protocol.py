@@ -7,6 +7,8 @@ and never begin with it. All methods block, may be called from many threads at o
 
 from __future__ import annotations
 
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,10 @@ Bytes = bytes | memoryview
 
 MANY = 16
 """Requests in flight at once in `Store.get_many`."""
+
+FIRST_LOOK_S = 0.002
+LONGEST_PAUSE_S = 1.0
+"""`Store.wait` looks again after the one, then ever more rarely, and after the other at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,23 @@ class Store(ABC):
             return [self.get(key) for key in keys]
         with ThreadPoolExecutor(max_workers=min(MANY, len(keys))) as pool:
             return list(pool.map(self.get, keys))
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        """Wait until there is such an object, for `timeout_s` seconds at most; whether there is.
+
+        A store that is told of new keys (`ray://`) answers in the moment that one is there, for one request. The
+        others are asked by `head`, at once and then after pauses that double from 2 ms to 1 s, each shortened by up
+        to a half at random: some ten requests in the first three seconds, then about four in three.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = FIRST_LOOK_S
+        while self.head(key) is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return True
 
     def close(self) -> None:
         """Free what the store holds (threads, connections, a server it started)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from lambdaml.storage.backend import batches, check_key, check_prefix
@@ -97,6 +97,20 @@ class Retrying(Store):
     def delete(self, keys: Iterable[str]) -> None:
         for batch in batches(check_key(key) for key in keys):
             self._try(lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        if not self.inner.one_call:
+            return super().get_many(keys)
+        for key in keys:
+            check_key(key)
+        return self._try(lambda: self.inner.get_many(keys))
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        check_key(key)
+        if not self.inner.one_call:
+            return super().wait(key, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        return self._try(lambda: self.inner.wait(key, max(0.0, deadline - time.monotonic())))
 
     def close(self) -> None:
         self.inner.close()

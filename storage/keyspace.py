@@ -1,0 +1,143 @@
+"""The key space of one `ray://` store: what its actor does, in one event loop, so that each step is atomic.
+
+Knows Ray only as a function that makes an object of this process's own (`ray.put`), so it can be read, and tested,
+without a cluster. `lambdaml.storage.ray` is the other half.
+
+A large payload arrives as a read-only array over shared memory that its writer owns. Ray deletes a writer's objects
+when the writer dies, but shared memory only when nobody looks at it any more. So the actor looks at it until it holds
+a copy of its own, which it makes in a thread, after the writer has had its answer: from the answer on, no death but
+the actor's own takes the object away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+COPIERS = 2
+"""Threads that copy payloads."""
+
+Answer = bytes | list[Any] | None
+"""What stands at a key: the bytes, or a list of one reference (which Ray would resolve if it stood alone), or None."""
+
+
+class _Object:
+    """`small` holds the payload itself; else `view` does, until `ref` refers to this actor's own copy."""
+
+    __slots__ = ("copying", "modified", "ref", "size_bytes", "small", "view")
+
+    def __init__(self, data: Any) -> None:
+        self.modified = time.time()
+        self.size_bytes = len(data)
+        self.small: bytes | None = data if isinstance(data, bytes) else None
+        self.view: Any = None if isinstance(data, bytes) else data
+        self.ref: Any = None
+        self.copying: asyncio.Future[None] | None = None
+
+
+class KeySpace:
+    """One store's objects by key. Every method is a coroutine, and none waits while it changes something.
+
+    Args:
+        own: makes an object that this process owns out of an array, and returns the reference to it.
+    """
+
+    def __init__(self, own: Callable[[Any], Any]) -> None:
+        self._own = own
+        self._objects: dict[str, _Object] = {}
+        self._keys: list[str] = []
+        self._sorted = True
+        self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._copiers = ThreadPoolExecutor(COPIERS)
+
+    async def create(self, key: str, data: Any) -> bool:
+        """Whether the key was free; then `data` (bytes, or a flat uint8 array) stands there now."""
+        if key in self._objects:
+            return False
+        self._write(key, data)
+        return True
+
+    async def put(self, key: str, data: Any) -> None:
+        """Write `data`, whatever stands there."""
+        self._write(key, data)
+
+    async def get(self, keys: Sequence[str]) -> list[Answer]:
+        """What stands at each key."""
+        return [await self._answer(key) for key in keys]
+
+    async def get_range(self, key: str, start: int, length: int) -> Answer:
+        """These bytes of a small object, or the reference to all of a large one."""
+        found = await self._answer(key)
+        return found[start : start + length] if isinstance(found, bytes) else found
+
+    async def head(self, key: str) -> tuple[int, float] | None:
+        """Size in bytes and time of writing, in seconds since the epoch by this process's clock."""
+        found = self._objects.get(key)
+        return None if found is None else (found.size_bytes, found.modified)
+
+    async def page(self, prefix: str, after: str, limit: int) -> tuple[list[tuple[str, int, float]], bool]:
+        """The first `limit` objects of a list, as (key, size, time), and whether there may be more."""
+        if not self._sorted:
+            self._keys = sorted(self._objects)
+            self._sorted = True
+        begin = bisect_right(self._keys, after) if after >= prefix else bisect_right(self._keys, prefix)
+        if after < prefix and prefix in self._objects:
+            begin -= 1
+        rows = []
+        for key in self._keys[begin : begin + limit]:
+            if not key.startswith(prefix):
+                return rows, False
+            rows.append((key, self._objects[key].size_bytes, self._objects[key].modified))
+        return rows, begin + limit < len(self._keys)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Forget these objects; Ray frees what nobody refers to."""
+        for key in keys:
+            if self._objects.pop(key, None) is not None:
+                self._sorted = False
+
+    async def wait(self, key: str, timeout_s: float) -> bool:
+        """Whether the key is there within so many seconds. Answers in the moment that it is."""
+        if key in self._objects:
+            return True
+        arrival = asyncio.get_running_loop().create_future()
+        self._waiting[key].add(arrival)
+        try:
+            await asyncio.wait_for(arrival, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting[key].discard(arrival)
+            if not self._waiting[key]:
+                del self._waiting[key]
+        return True
+
+    def _write(self, key: str, data: Any) -> None:
+        self._sorted = self._sorted and key in self._objects
+        written = self._objects[key] = _Object(data)
+        if written.small is None:
+            written.copying = asyncio.ensure_future(self._copy(written))
+        for arrival in self._waiting.get(key, ()):
+            if not arrival.done():
+                arrival.set_result(None)
+
+    async def _answer(self, key: str) -> Answer:
+        found = self._objects.get(key)
+        if found is None:
+            return None
+        if found.small is not None:
+            return found.small
+        if found.ref is None:
+            if found.copying is None or found.copying.done():  # it failed, for want of memory
+                found.copying = asyncio.ensure_future(self._copy(found))
+            await asyncio.shield(found.copying)
+        return [found.ref]
+
+    async def _copy(self, found: _Object) -> None:
+        found.ref = await asyncio.get_running_loop().run_in_executor(self._copiers, self._own, found.view)
+        found.view = None
