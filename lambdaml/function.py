@@ -96,6 +96,7 @@ class Function:
         self._workers: dict[int, Task] = {}
         self._tasks: list[Task] = []
         self._coroutines: list[Coroutine[Any, Any, None]] = []
+        self._awaited = 0
         self._hold = False
         self._published = False
         self._leaving = False
@@ -254,7 +255,7 @@ class Function:
 
     def waits_for(self, worker: int, since: float) -> None:
         """Report a wait that is long."""
-        now = self.world.now()
+        now, self._awaited = self.world.now(), worker
         if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
             self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
@@ -269,9 +270,8 @@ class Function:
         if self.computing or self.head.stop is not None:
             self._progress_at = now
         elif now - self._progress_at > self.settings.patience_s:
-            last = min(range(self.settings.workers), key=lambda worker: self.head.fated[worker])
             raise RunFailed(
-                f"nothing happened for {self.settings.patience_s:.0f} s, waiting for worker {last}; "
+                f"nothing happened for {self.settings.patience_s:.0f} s, waiting for worker {self._awaited}; "
                 "resume the run when its cause is mended"
             )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,6 @@ class KeySpace:
         self._own = own
         self._objects: dict[str, _Object] = {}
         self._keys: list[str] = []
-        self._sorted = True
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
         self._copiers = ThreadPoolExecutor(COPIERS)
 
@@ -82,12 +81,7 @@ class KeySpace:
 
     async def page(self, prefix: str, after: str, limit: int) -> tuple[list[tuple[str, int, float]], bool]:
         """The first `limit` objects of a list, as (key, size, time), and whether there may be more."""
-        if not self._sorted:
-            self._keys = sorted(self._objects)
-            self._sorted = True
-        begin = bisect_right(self._keys, after) if after >= prefix else bisect_right(self._keys, prefix)
-        if after < prefix and prefix in self._objects:
-            begin -= 1
+        begin = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
         rows = []
         for key in self._keys[begin : begin + limit]:
             if not key.startswith(prefix):
@@ -99,7 +93,7 @@ class KeySpace:
         """Forget these objects; Ray frees what nobody refers to."""
         for key in keys:
             if self._objects.pop(key, None) is not None:
-                self._sorted = False
+                del self._keys[bisect_left(self._keys, key)]
 
     async def wait(self, key: str, timeout_s: float) -> bool:
         """Whether the key is there within so many seconds. Answers in the moment that it is."""
@@ -118,7 +112,8 @@ class KeySpace:
         return True
 
     def _write(self, key: str, data: Any) -> None:
-        self._sorted = self._sorted and key in self._objects
+        if key not in self._objects:
+            insort(self._keys, key)
         written = self._objects[key] = _Object(data)
         if written.small is None:
             written.copying = asyncio.ensure_future(self._copy(written))

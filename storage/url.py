@@ -27,7 +27,7 @@ class StoreURL:
             scheme, location = "", head
         if not location and scheme != "memory":
             raise BadStoreURL(
-                f"{text!r} names no place: write file:///path, ./path, s3://bucket/prefix or memory://name"
+                f"{text!r} names no place: write file:///path, ./path, s3://bucket/prefix, ray://name or memory://name"
             )
         try:
             pairs = urllib.parse.parse_qsl(query, strict_parsing=True) if query else []

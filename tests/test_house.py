@@ -25,6 +25,7 @@ PROTOCOL = (
     *(f"lambdaml/{name}.py" for name in ("commits", "committer", "function", "leases", "log", "pace", "records")),
     *(f"lambdaml/{name}.py" for name in ("tracing", "view", "worker", "worlds/__init__")),
     *(f"lambdaml/worlds/{name}.py" for name in ("channel", "platform", "stragglers")),
+    *(f"lambdaml/simulation/{name}.py" for name in ("draws", "flow", "reading", "rounds", "scene", "stream")),
     *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}

@@ -2,7 +2,8 @@
 
 An engine starts functions (`lambdaml.entry.run_function`), starts others in place of those that die or leave before
 the run has ended, and passes on what they say. Nothing else: leases, resume and the end of a run are the functions'
-own business. To add one: a file with a class that has the members of `Engine`, and one line in `ENGINES`.
+own business. To add one: a file with a class that has the members of `Engine`, and one line in `ENGINES`. Where
+functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 """
 
 from __future__ import annotations
@@ -68,5 +69,6 @@ ENGINES: Registry[Engine] = Registry(
     {
         "local": "lambdaml.engines.local:LocalEngine",
         "inline": "lambdaml.engines.inline:InlineEngine",
+        "ray": "lambdaml.engines.ray:RayEngine",
     },
 )

@@ -27,7 +27,7 @@ _LINE_LIMIT = 4000
 
 def main() -> None:
     """Serve until standard input ends."""
-    _warm_up()
+    warm_up()
 
     events = os.dup(1)
     os.dup2(2, 1)
@@ -53,7 +53,7 @@ def main() -> None:
     _end(children)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Import before any fork what every function would import after it; torch loads much of itself when first used."""
     import safetensors.torch  # noqa: F401
     import torch
@@ -91,9 +91,9 @@ def _obey(command: dict[str, Any], children: dict[int, str], events: int, pipes:
 
 
 def _function(command: dict[str, Any], events: int) -> int:
-    """Be a function; the exit status says "done" (0), "left" (1), or that an error was reported (2)."""
+    """Be a function; the exit status is the code of its end."""
+    from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
     from lambdaml.entry import FUNCTION, run_function
-    from lambdaml.errors import LambdaMLError
 
     told = False
 
@@ -116,13 +116,11 @@ def _function(command: dict[str, Any], events: int) -> int:
             leaving=lambda: told,
         )
     except Exception as error:
-        known = isinstance(error, LambdaMLError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        _say(events, {"event": "error", "function": name, "type": type(error).__name__, "message": message[:2000]})
+        _say(events, error_event(name, error))
         if os.environ.get("LAMBDAML_TRACEBACK"):
             traceback.print_exc()
-        return 2
-    return 0 if outcome == "done" else 1
+        return FAILED
+    return DONE if outcome == "done" else LEFT
 
 
 def _say(events: int, event: dict[str, Any]) -> None:

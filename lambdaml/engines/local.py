@@ -6,27 +6,23 @@ it had computed and not published is computed again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lambdaml import errors, keys
+from lambdaml import keys
 from lambdaml.engines import Emit, Launch
-from lambdaml.errors import LambdaMLError, RunFailed
+from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
+from lambdaml.errors import RunFailed
 from lambdaml.records import Lease
-from lambdaml.storage import Store, StoreUnavailable
+from lambdaml.storage import Store
 from lambdaml.worlds.live import OneThread
-
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""Settings of glibc's allocator that keep freed memory for the next step, instead of faulting in fresh pages."""
-
-MAX_BARREN = 5
-"""Functions that may die one after the other without any commit in between."""
 
 
 class LocalEngine:
@@ -35,7 +31,7 @@ class LocalEngine:
     def __init__(self) -> None:
         self._compute = OneThread()
         self._server: subprocess.Popen[bytes] | None = None
-        self._count = 0
+        self._count = itertools.count(1)
 
     @property
     def compute(self) -> OneThread:
@@ -44,7 +40,7 @@ class LocalEngine:
     def start(self) -> None:
         """Start the server, which imports torch."""
         if self._server is None:
-            environment = {**ALLOCATOR, **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            environment = {**ENVIRONMENT, **os.environ, **ONE_CORE}
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "lambdaml.engines.forkserver"],
                 stdin=subprocess.PIPE,
@@ -55,46 +51,29 @@ class LocalEngine:
 
     def run(self, launch: Launch, emit: Emit) -> None:
         self.start()
-        dead = list(gone_holders(launch.store, launch.settings.workers))
-        barren = 0
-        running: dict[str, int] = {}
-        for index in range(launch.functions):
-            self._fork(launch, index, dead, running)
-        error: LambdaMLError | None = None
-        try:
-            for event in self._events():
-                kind, name = event["event"], event.get("function", "")
-                emit(event)
-                if kind == "commit":
-                    barren = 0
-                elif kind == "error":
-                    revived = _revive(event)
-                    if error is None and not isinstance(revived, StoreUnavailable):
-                        error = revived
-                        self._tell({"command": "leave"})
-                elif kind == "ended":
-                    index = running.pop(name)
-                    if event["code"] not in (0, 1) and error is None:
-                        barren += 1
-                        dead.append(name)
-                        if barren > MAX_BARREN:
-                            error = RunFailed(_why(event["code"], barren))
-                            self._tell({"command": "leave"})
-                    if event["code"] != 0 and error is None:
-                        self._fork(launch, index, dead, running)
-                    if not running:
-                        break
-        except KeyboardInterrupt:
-            self._drain(running, emit)
-            raise
-        if error is not None:
-            raise error
-
-    def _fork(self, launch: Launch, index: int, dead: list[str], running: dict[str, int]) -> None:
         assert self._server is not None
-        self._count += 1
-        name = f"{function_prefix(self._server.pid)}.{self._count}"
-        running[name] = index
+        dead = gone_holders(launch.store, launch.settings.workers)
+        supervise(_Forks(self._server, launch, self._count), launch.functions, emit, dead)
+
+    def close(self) -> None:
+        if self._server is not None and self._server.stdin is not None:
+            self._server.stdin.close()
+            self._server.wait()
+            self._server = None
+        self._compute.shutdown(wait=True)
+
+
+class _Forks:
+    """Functions forked by one server."""
+
+    def __init__(self, server: subprocess.Popen[bytes], launch: Launch, count: Iterator[int]) -> None:
+        self._server = server
+        self._launch = launch
+        self._count = count
+
+    def start(self, index: int, dead: Sequence[str]) -> str:
+        launch = self._launch
+        name = f"{function_prefix(self._server.pid)}.{next(self._count)}"
         self._tell(
             {
                 "command": "fork",
@@ -106,17 +85,13 @@ class LocalEngine:
                 "lifetime_s": launch.lifetime_s if launch.lifetime_s < float("inf") else None,
             }
         )
+        return name
 
-    def _tell(self, command: dict[str, Any]) -> None:
-        assert self._server is not None and self._server.stdin is not None
-        try:
-            self._server.stdin.write(json.dumps(command).encode() + b"\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            raise RunFailed("the process that starts functions is gone; resume the run to go on") from None
+    def leave(self) -> None:
+        self._tell({"command": "leave"})
 
-    def _events(self) -> Iterator[dict[str, Any]]:
-        assert self._server is not None and self._server.stdout is not None
+    def events(self) -> Iterator[dict[str, Any]]:
+        assert self._server.stdout is not None
         for line in self._server.stdout:
             try:
                 yield json.loads(line)
@@ -124,22 +99,13 @@ class LocalEngine:
                 continue
         raise RunFailed("the process that starts functions is gone; resume the run to go on")
 
-    def _drain(self, running: dict[str, int], emit: Emit) -> None:
-        """Ask all functions to leave, and wait until they have."""
-        self._tell({"command": "leave"})
-        for event in self._events():
-            emit(event)
-            if event["event"] == "ended":
-                running.pop(event["function"], None)
-            if not running:
-                return
-
-    def close(self) -> None:
-        if self._server is not None and self._server.stdin is not None:
-            self._server.stdin.close()
-            self._server.wait()
-            self._server = None
-        self._compute.shutdown(wait=True)
+    def _tell(self, command: dict[str, Any]) -> None:
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps(command).encode() + b"\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            raise RunFailed("the process that starts functions is gone; resume the run to go on") from None
 
 
 def function_prefix(pid: int) -> str:
@@ -173,14 +139,3 @@ def _start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
-
-
-def _revive(event: dict[str, Any]) -> LambdaMLError:
-    kind = getattr(errors, event["type"], RunFailed)
-    return kind(event["message"]) if issubclass(kind, LambdaMLError) else RunFailed(event["message"])
-
-
-def _why(code: int, times: int) -> str:
-    if code == -9:
-        return f"functions were killed {times} times in a row without progress: is the machine out of memory?"
-    return f"functions ended with status {code} {times} times in a row without progress"

@@ -3,7 +3,19 @@
 `lambdaml.simulation.engine.Virtual` executes the functions' own code, request by request. Here the same decisions are
 made by the same code (`SCHEDULES`, `draft`, staleness rules, paces and pauses), but what lies between them follows
 from a few draws: many reads at once are one draw, a group commit is one event, and all functions that read the log
-take in an entry in a dozen operations on arrays.
+take in an entry in a dozen operations on arrays (`reading`). Two halves: `stream` for schedules whose commits one
+function decides, `rounds` for those that all agree on. Memory grows with the updates in flight, not with the run.
+
+Against `Virtual` (no transfers that matter, 4, 8 and 16 workers with a function each, three stores, steps of 0.05 and
+0.5 s): time, staleness and requests agree within 10 %, mostly 5 %; `tests/simulation/test_flow.py`. Not the same:
+
+* A limit on reads delays them, as a queue would. Really requests are refused and tried again, and a function whose
+  request is refused eight times fails; refusals are not counted, and writes have no limit.
+* Of more than 32 functions in bsp, 32 look for updates, and the others are drawn from these: times within 5 %.
+* A function whose lifetime ends is replaced once no step fits in any more, and what it must read again is estimated:
+  of a run in which that happens every few seconds, requests may be off by 15 %. There are no preemptions, no
+  takeovers (a cold start longer than `lease_s` has its worker taken over), and no faults.
+* Work between two commits takes one draw of the stragglers, however many optimizer steps it has.
 """
 
 from __future__ import annotations

@@ -1,0 +1,260 @@
+"""`ray://name/prefix?address=`: Ray's object store, for a cluster without a bucket.
+
+One named, detached actor on the head node, `KeySpace`, holds the keys of a store and every object below 64 KB. Larger
+ones lie in Ray's shared memory: the writer puts them there and passes a reference; the actor makes a copy of its own,
+so that the writer may die; a reader gets the reference from the actor and then maps the memory, without a copy where
+it is on the same node. Bytes of large objects are in no message to or from the actor.
+
+Ray deletes an object when the process that made it dies, and `ray.put(..., _owner=)`, which said otherwise, is gone
+since Ray 2.56. The copy is the price: one more copy in the memory of the head node for each large object written,
+after the writer has had its answer (a reader who is quicker waits for it: 2 ms for 1 MB). What it buys: the death of
+any process but the actor, and of any node but the head, loses nothing.
+
+Ray's own transport between its processes does use pickle. What is stored are bytes, and what is read are bytes:
+nothing that stands at a key is ever unpickled. Who can reach the cluster can run code on it anyhow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, check_prefix, flat
+from lambdaml.storage.errors import BadStoreURL, LambdaMLError, StoreError, StoreTimeout, StoreUnavailable
+from lambdaml.storage.keyspace import KeySpace
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.storage.url import StoreURL
+
+try:
+    import numpy as np
+    import ray
+    from ray import exceptions as failures
+except ImportError as error:
+    raise StoreError("ray:// needs Ray: pip install 'lambdaml-runtime[ray]'") from error
+
+T = TypeVar("T")
+
+NAMESPACE = "lambdaml"
+"""Ray's namespace of the actors that hold key spaces."""
+
+INLINE_BYTES = 64 * 1024
+"""Objects of at most this size travel in the messages to and from the actor, and live in its memory. Ray itself sends
+up to 100 KB that way, else by shared memory: a get of 64 KB takes 1.4 ms in the message, 1.8 ms by reference."""
+
+TIMEOUT_S = 60.0
+"""For one request; the first one waits for the actor to start."""
+
+WAIT_S = 30.0
+"""A longer wait is several requests, so that the actor does not remember for ever who has died waiting."""
+
+WAITERS = 10_000
+"""Requests that the actor has in hand at once, waits included. Each is a coroutine."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+_connecting = threading.Lock()
+_connected: list[int] = []  # the process that is connected: in its forks Ray hangs
+_started: list[str] = []  # addresses of clusters that this process started
+
+
+def open_backend(url: StoreURL) -> RayStore:
+    """Connects, and starts a cluster on this machine where there is none to connect to: see `connect`."""
+    return RayStore(url)
+
+
+def connect(address: str | None = None) -> str:
+    """Connect this process to Ray, unless it is; returns the address by which other processes can do the same.
+
+    Without an address it is `$RAY_ADDRESS`, and failing that a cluster of this machine's own is started, without
+    dashboard, which takes some 8 s. Ray ends it when this process ends, in whatever way.
+
+    Args:
+        address: `host:port` of the cluster, `auto` for the one that `ray start` started here, or `local` to start one.
+
+    Raises:
+        BadStoreURL: it is the address of a Ray Client server, which has no shared memory.
+        StoreError: there is no cluster, this process is connected to another, or it was forked from one that was
+            connected (Ray does not survive that).
+    """
+    if address and "://" in address:
+        raise BadStoreURL(f"address={address}: a Ray Client cannot be used; write host:port, as `ray start` shows it")
+    with _connecting:
+        if ray.is_initialized() and _connected[:1] not in ([], [os.getpid()]):
+            raise _forked()
+        if not ray.is_initialized():
+            wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+            try:
+                ray.init(
+                    address=wanted,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({"include_dashboard": False} if wanted == "local" else {}),
+                )
+            except (ConnectionError, RuntimeError, ValueError, failures.RayError) as error:
+                raise StoreError(f"no Ray at {wanted!r}: {_first_line(error)}") from error
+            if wanted == "local":
+                _started.append(ray.get_runtime_context().gcs_address)
+        _connected[:] = [os.getpid()]
+        found: str = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", "local", found):
+        raise StoreError(f"this process is connected to the Ray cluster at {found}, so it cannot use {address}")
+    return found
+
+
+class RayStore(Backend):
+    """Objects in Ray's shared memory, their keys in an actor.
+
+    Opening it makes the actor if there is none of this name; only `drop` and the end of the cluster end it.
+
+    Warning:
+        Everything ends with the head node, and with the cluster: `lambdaml copy` saves a run to another store. A
+        cluster that this process started ends with it (`ephemeral`). If the actor dies, its objects are lost: calls
+        raise StoreError, and opening the store again finds it empty.
+
+    Warning:
+        A process forked from one that is connected to Ray cannot use Ray at all, and gets a StoreError that says so.
+        Functions of the local engine are forked from a process that is not connected, so they can.
+
+    A `memoryview` maps shared memory, which is not freed before it is garbage. Ranges of a large object bring all of
+    it to this node, and from there cost nothing. Objects that do not fit into memory are spilled to disk by Ray, those
+    below 64 KB excepted.
+    """
+
+    one_call = True
+
+    def __init__(self, url: StoreURL) -> None:
+        name, _, prefix = url.location.partition("/")
+        if not _NAME.fullmatch(name):
+            raise BadStoreURL(f"bad name {name!r} of a ray:// store: write letters, digits, '.', '_' and '-'")
+        self.name = name
+        self._at = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        check_prefix(self._at)
+        address = connect(url.params.get("address"))
+        self.url = str(StoreURL("ray", f"{name}/{self._at}".rstrip("/"), {"address": address}))
+        self.ephemeral = address in _started
+        self._pid = os.getpid()
+        self._actor = self._ask("open", _actor, name)
+
+    def get(self, key: str) -> Bytes | None:
+        (answer,) = self._call("get", key, [self._at + check_key(key)])
+        return self._read("get", key, [answer])[0]
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        answer = self._call("get_range", key, self._at + check_key(key), start, length)
+        if not isinstance(answer, list):
+            return self._read("get_range", key, [answer])[0]
+        found = self._read("get_range", key, [answer])[0]
+        return None if found is None else found[start : start + length]
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        """One request to the actor, and one to Ray for all large objects together."""
+        if not keys:
+            return []
+        answers = self._call("get", keys[0], [self._at + check_key(key) for key in keys])
+        return self._read("get", keys[0], answers)
+
+    def put(self, key: str, data: Data) -> None:
+        self._call("put", key, self._at + check_key(key), _payload(data))
+
+    def try_create(self, key: str, data: Data) -> bool:
+        return bool(self._call("create", key, self._at + check_key(key), _payload(data)))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        found = self._call("head", key, self._at + check_key(key))
+        return None if found is None else ObjectInfo(key, *found)
+
+    def page(self, prefix: str, after: str) -> Page:
+        rows, more = self._call("page", prefix, self._at + check_prefix(prefix), self._at + after, BATCH)
+        infos = [ObjectInfo(key[len(self._at) :], size, modified) for key, size, modified in rows]
+        return Page(infos, infos[-1].key if more else None)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for batch in batches(keys):
+            self._call("delete", batch[0], [self._at + check_key(key) for key in batch])
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        """The actor answers in the moment that the key is there; nothing is asked again in between."""
+        where = self._at + check_key(key)
+        while timeout_s > WAIT_S:
+            if self._call("wait", key, where, WAIT_S):
+                return True
+            timeout_s -= WAIT_S
+        return bool(self._call("wait", key, where, max(0.0, timeout_s)))
+
+    def drop(self) -> None:
+        """End the actor: every object of the store is lost, under every prefix. The name is free again."""
+        self._ask("drop", lambda: ray.kill(self._actor))
+
+    def _call(self, method: str, key: str, *args: Any) -> Any:
+        what = f"{method} {key}"
+        return self._ask(what, lambda: ray.get(getattr(self._actor, method).remote(*args), timeout=TIMEOUT_S))
+
+    def _read(self, method: str, key: str, answers: Sequence[Any]) -> list[Bytes | None]:
+        refs = [answer[0] for answer in answers if isinstance(answer, list)]
+        arrays = iter(self._ask(f"{method} {key}", ray.get, refs, timeout=TIMEOUT_S) if refs else ())
+        return [memoryview(next(arrays)).toreadonly() if isinstance(a, list) else a for a in answers]
+
+    def _ask(self, what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        if os.getpid() != self._pid:
+            raise _forked()
+        try:
+            return call(*args, **options)
+        except failures.RayError as error:
+            raise self._error(what, error) from error
+
+    def _error(self, what: str, error: Exception) -> LambdaMLError:
+        """The error for one of Ray's; errors inside the actor arrive as subclasses of what was raised there."""
+        why = f"{what}: {type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, failures.ActorDiedError):
+            return StoreError(
+                f"{what}: the actor that held the keys of ray://{self.name} is gone, and its objects with it; "
+                f"start the run again ({_first_line(error)})"
+            )
+        if isinstance(error, (failures.ObjectStoreFullError, failures.OutOfDiskError)):
+            return StoreError(f"{why}; Ray's object store is full: give it more memory (`ray start --object-store-memory`)")
+        if isinstance(error, failures.GetTimeoutError):
+            return StoreTimeout(f"{what}: the actor of ray://{self.name} did not answer within {TIMEOUT_S:.0f} s")
+        if isinstance(error, failures.RaySystemError):
+            return StoreError(f"{why}; was Ray shut down in this process?")
+        return StoreUnavailable(why)
+
+
+def _actor(name: str) -> Any:
+    """The store's actor, made on the head node if there is none. It takes no CPU from functions."""
+    return (
+        ray.remote(KeySpace)
+        .options(
+            name=f"store:{name}",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            resources={"node:__internal_head__": 0.001},
+            max_concurrency=WAITERS,
+            max_restarts=0,  # a new one would be empty, and nobody would know
+            max_task_retries=0,  # repeating is `Retrying`'s affair
+        )
+        .remote(ray.put)
+    )
+
+
+def _payload(data: Data) -> Any:
+    """What goes to the actor. Ray has copied it when the call returns, so a caller may use its buffer again."""
+    whole = flat(data)
+    return bytes(whole) if len(whole) <= INLINE_BYTES else np.frombuffer(whole, np.uint8)
+
+
+def _forked() -> StoreError:
+    return StoreError(
+        "this process was forked from one that is connected to Ray, which Ray does not survive: start it by spawn, or "
+        "fork it from a process that is not connected, and open the store there by its url"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
