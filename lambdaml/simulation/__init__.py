@@ -264,7 +264,45 @@ def _exact_result(
 
 
 def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> SimulationResult:
-    raise NotImplementedError
+    settings, functions, costs, channel, platform, _, _ = place
+    train = TrainResult(
+        run="virtual",
+        stop=flow.stop,
+        version=flow.version,
+        metrics={},
+        seconds=round(flow.seconds, 3),
+        samples=flow.fates["applied"] * settings.batch_size,
+        updates=flow.updates,
+        requests=dict(sorted(flow.requests.items())),
+        bytes={"sent": flow.bytes_sent, "received": flow.bytes_received},
+        staleness=flow.staleness,
+        fates=flow.fates,
+        model_sha256=None,
+    )
+    return SimulationResult(
+        run=train,
+        usd=_usd(channel, platform, train, [flow.function_seconds / functions] * functions, flow.bytes_sent),
+        function_seconds=round(flow.function_seconds, 3),
+        invocations=functions,
+        utilisation=round(flow.busy_s / max(flow.function_seconds, 1e-9), 4),
+        split=_share(flow.staleness.mean, flow.cycle_s),
+        commits=flow.commits,
+        exact=False,
+        costs=costs,
+        wall_s=round(time.monotonic() - began, 3),
+    )
+
+
+def _share(staleness: float, cycle_s: dict[str, float]) -> Split | None:
+    """Staleness by phase, where only the phases' lengths are known: steps are committed at an even pace, so each
+    phase has its share of the time."""
+    phases = {
+        "storage": cycle_s.get("read", 0.0) + cycle_s.get("upload", 0.0),
+        "compute": cycle_s.get("queue", 0.0) + cycle_s.get("compute", 0.0) + cycle_s.get("encode", 0.0),
+        "wait": cycle_s.get("commit", 0.0),
+    }
+    whole = sum(phases.values())
+    return Split(**{name: staleness * seconds / whole for name, seconds in phases.items()}) if whole else None
 
 
 def _usd(
