@@ -11,6 +11,7 @@ import typer
 
 from lambdaml.cli._errors import EXIT_CODES, guarded
 from lambdaml.cli.cancel import cancel
+from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.replay import replay
@@ -21,7 +22,7 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, gc, doctor)
+VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

@@ -54,7 +54,12 @@ Schedule = Annotated[
 ]
 Updates = Annotated[
     int | None,
-    typer.Option(min=1, metavar="U", help="Updates in all; by default 2,000, or 50 of each worker where that is more. Or --steps.", rich_help_panel=_LENGTH),
+    typer.Option(
+        min=1,
+        metavar="U",
+        help="Updates in all; by default 2,000, or 50 of each worker where that is more. Or --steps.",
+        rich_help_panel=_LENGTH,
+    ),
 ]
 Steps = Annotated[
     int | None,

@@ -82,7 +82,7 @@ class KeySpace:
     async def page(self, prefix: str, after: str, limit: int) -> tuple[list[tuple[str, int, float]], bool]:
         """The first `limit` objects of a list, as (key, size, time), and whether there may be more."""
         begin = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
-        rows = []
+        rows: list[tuple[str, int, float]] = []
         for key in self._keys[begin : begin + limit]:
             if not key.startswith(prefix):
                 return rows, False

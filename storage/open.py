@@ -21,7 +21,7 @@ BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gs": ("lambdaml.storage.cloud", ()),
     "az": ("lambdaml.storage.cloud", ()),
     "moto": ("lambdaml.storage.moto", ("client",)),
-    "ray": ("lambdaml.storage.ray", ("address",)),
+    "ray": ("lambdaml.storage.ray", ("address", "auth")),
 }
 """Scheme -> the module whose `open_backend(StoreURL) -> Backend` opens it, and the parameters it takes."""
 
@@ -36,7 +36,7 @@ def open_store(url: str) -> Retrying:
     - `memory://name`: this process's memory
     - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3`, `gs://bucket/prefix`, `az://container/prefix`
     - `moto://bucket/prefix`: a server that speaks S3, started here and ended with this process
-    - `ray://name/prefix?address=`: Ray's object store, on the cluster there is or on one started for this process
+    - `ray://name/prefix?address=&auth=token`: Ray's object store, on the cluster there is or on one started for this process
     - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
       `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
 
@@ -61,21 +61,21 @@ def open_store(url: str) -> Retrying:
         raise
 
 
-def copy(source: Store, target: Store, prefix: str = "", tell: Callable[[int, int], None] | None = None) -> int:
+def copy(source: Store, target: Store, prefix: str = "", tell: Callable[[int, bool], None] | None = None) -> int:
     """Copy the objects whose keys begin with `prefix`, in key order; how many of them the target now holds.
 
     Copying is create-only: what already stands in the target stays, and is counted only if its bytes are equal. So a
     copy that broke off can be started again.
 
     Args:
-        tell: called for each object that was read, with its size in bytes and 1 if the target holds it, else 0.
+        tell: called for each object that was read, with its size in bytes and whether the target now holds it.
     """
     held = 0
     infos = source.list(prefix)
     while keys := [info.key for info in islice(infos, MANY)]:
         for key, data in zip(keys, source.get_many(keys), strict=True):
             if data is not None:
-                holds = int(target.create(key, data) is None)
+                holds = target.create(key, data) is None
                 held += holds
                 if tell is not None:
                     tell(len(data), holds)

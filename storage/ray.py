@@ -1,4 +1,4 @@
-"""`ray://name/prefix?address=`: Ray's object store, for a cluster without a bucket.
+"""`ray://name/prefix?address=&auth=`: Ray's object store, for a cluster without a bucket.
 
 One named, detached actor on the head node, `KeySpace`, holds the keys of a store and every object below 64 KB. Larger
 ones lie in Ray's shared memory: the writer puts them there and passes a reference; the actor makes a copy of its own,
@@ -16,9 +16,11 @@ nothing that stands at a key is ever unpickled. Who can reach the cluster can ru
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -48,11 +50,17 @@ up to 100 KB that way, else by shared memory: a get of 64 KB takes 1.4 ms in the
 TIMEOUT_S = 60.0
 """For one request; the first one waits for the actor to start."""
 
+KNOCK_S = 10.0
+"""For a connection to a cluster to be accepted."""
+
 WAIT_S = 30.0
 """A longer wait is several requests, so that the actor does not remember for ever who has died waiting."""
 
 WAITERS = 10_000
 """Requests that the actor has in hand at once, waits included. Each is a coroutine."""
+
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Environment variable by which Ray decides whether to show and demand tokens."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -66,7 +74,7 @@ def open_backend(url: StoreURL) -> RayStore:
     return RayStore(url)
 
 
-def connect(address: str | None = None) -> str:
+def connect(address: str | None = None, auth: str | None = None) -> str:
     """Connect this process to Ray, unless it is; returns the address by which other processes can do the same.
 
     Without an address it is `$RAY_ADDRESS`, and failing that a cluster of this machine's own is started, without
@@ -74,29 +82,38 @@ def connect(address: str | None = None) -> str:
 
     Args:
         address: `host:port` of the cluster, `auto` for the one that `ray start` started here, or `local` to start one.
+        auth: `token` to show the cluster this user's token (`~/.ray/auth_token`). Clusters that Ray starts by itself
+            demand it, and Ray shows it to an explicit address only where `RAY_AUTH_MODE=token`, or this, says so.
 
     Raises:
-        BadStoreURL: it is the address of a Ray Client server, which has no shared memory.
+        BadStoreURL: it is the address of a Ray Client server, which has no shared memory; or no such `auth`.
         StoreError: there is no cluster, this process is connected to another, or it was forked from one that was
             connected (Ray does not survive that).
     """
     if address and "://" in address:
         raise BadStoreURL(f"address={address}: a Ray Client cannot be used; write host:port, as `ray start` shows it")
+    if auth not in (None, "token"):
+        raise BadStoreURL(f"auth={auth}: only auth=token is known")
     with _connecting:
         if ray.is_initialized() and _connected[:1] not in ([], [os.getpid()]):
             raise _forked()
         if not ray.is_initialized():
             wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            if auth:
+                _show_token()
             try:
+                _knock(wanted)
                 ray.init(
                     address=wanted,
                     namespace=NAMESPACE,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    **({"include_dashboard": False} if wanted == "local" else {}),
+                    include_dashboard=False if wanted == "local" else None,
                 )
-            except (ConnectionError, RuntimeError, ValueError, failures.RayError) as error:
-                raise StoreError(f"no Ray at {wanted!r}: {_first_line(error)}") from error
+            except (OSError, RuntimeError, ValueError, failures.RayError) as error:
+                hint = "" if auth else " (a cluster that demands a token: RAY_AUTH_MODE=token, or &auth=token)"
+                raise StoreError(f"no Ray at {wanted}: {_first_line(error)}{hint}") from error
             if wanted == "local":
                 _started.append(ray.get_runtime_context().gcs_address)
         _connected[:] = [os.getpid()]
@@ -134,8 +151,10 @@ class RayStore(Backend):
         self.name = name
         self._at = prefix.strip("/") + "/" if prefix.strip("/") else ""
         check_prefix(self._at)
-        address = connect(url.params.get("address"))
-        self.url = str(StoreURL("ray", f"{name}/{self._at}".rstrip("/"), {"address": address}))
+        address = connect(url.params.get("address"), url.params.get("auth"))
+        auth = os.environ.get(AUTH_MODE)
+        whole = StoreURL("ray", f"{name}/{self._at}".rstrip("/"), {"address": address})
+        self.url = str(whole.adding(auth=auth if auth == "token" else None))
         self.ephemeral = address in _started
         self._pid = os.getpid()
         self._actor = self._ask("open", _actor, name)
@@ -216,12 +235,27 @@ class RayStore(Backend):
                 f"start the run again ({_first_line(error)})"
             )
         if isinstance(error, (failures.ObjectStoreFullError, failures.OutOfDiskError)):
-            return StoreError(f"{why}; Ray's object store is full: give it more memory (`ray start --object-store-memory`)")
+            return StoreError(f"{why}; give the head node more room (`ray start --object-store-memory`)")
         if isinstance(error, failures.GetTimeoutError):
             return StoreTimeout(f"{what}: the actor of ray://{self.name} did not answer within {TIMEOUT_S:.0f} s")
         if isinstance(error, failures.RaySystemError):
             return StoreError(f"{why}; was Ray shut down in this process?")
         return StoreUnavailable(why)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nothing listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+
+
+def _show_token() -> None:
+    """Have Ray show this user's token. What the variable says counts only until Ray is imported, so Ray is told."""
+    with contextlib.suppress(ImportError):  # before 2.5x there were no tokens
+        from ray._private.authentication import authentication_token_setup
+
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _actor(name: str) -> Any:

@@ -51,7 +51,7 @@ GRACE_S = 5.0
 DRAIN_S = 5.0
 """Seconds between a function's looks whether its node is being drained."""
 
-CLOSE_S = 30.0
+LOOK_S = 30.0
 """Seconds that a look at other nodes may take."""
 
 REPORT_WAIT_S = 10.0
@@ -155,7 +155,8 @@ class _Crew:
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )
         self._dealer = Dealer(launch.settings.workers, min(launch.functions, _room(needs)))
-        self._names = (f"ray-{secrets.token_hex(4)}.{number}" for number in itertools.count(1))
+        self._token = secrets.token_hex(4)
+        self._count = itertools.count(1)
         self._tasks: dict[Any, str] = {}
         self._met: set[str] = set()
         self._dead: Sequence[str] = ()
@@ -163,7 +164,7 @@ class _Crew:
         self._idle_since = self._reported = time.monotonic()
 
     def start(self, index: int, dead: Sequence[str]) -> str:
-        name = next(self._names)
+        name = f"ray-{self._token}.{next(self._count)}"
         self._dead = dead
         self._tasks[self._function.remote(name, self._launch.store.url, self._desk)] = name
         return name
@@ -198,7 +199,7 @@ class _Crew:
     def _end(self, task: Any) -> Event:
         name = self._tasks.pop(task)
         self._met.discard(name)
-        self._dealer.end(name)
+        self._dealer.end(name, time.monotonic())
         code, reason = _outcome(task)
         if code == DONE and not self._over:
             self._over = True
@@ -253,8 +254,9 @@ class Dealer:
     """Deals workers to functions that begin whenever there is room.
 
     Workers that nobody has are dealt among those who wait, once all have come that are expected, or after a while. When
-    there are none, functions that have more than their share are asked to leave; their workers come back, and so do they,
-    as functions that wait.
+    there are none, functions that have more than their share are asked to leave; their workers come back, and so do
+    they, as functions that wait. When workers stay free because nobody comes (a node died, and there is no other), the
+    function that has the fewest is asked to leave, so that its successor takes both.
 
     Args:
         expected: functions that will begin soon.
@@ -265,8 +267,8 @@ class Dealer:
         self._expected = expected
         self._held: dict[str, list[int]] = {}
         self._waiting: list[str] = []
-        self._since = math.inf
         self._asked: set[str] = set()
+        self._since = math.inf
 
     def arrive(self, name: str, now: float) -> None:
         """A function begins, and waits."""
@@ -281,7 +283,7 @@ class Dealer:
                 held.remove(worker)
         self._held.setdefault(name, []).append(worker)
 
-    def end(self, name: str) -> None:
+    def end(self, name: str, now: float) -> None:
         """A function ended; another is on its way."""
         self._held.pop(name, None)
         self._asked.discard(name)
@@ -289,25 +291,28 @@ class Dealer:
             self._waiting.remove(name)
         if not self._waiting:
             self._expected += 1
+            self._since = now
 
     def deal(self, now: float) -> tuple[dict[str, list[int]], list[str]]:
         """Who is to work as which workers from now on, and who is to leave."""
         held = {worker for mine in self._held.values() for worker in mine}
         free = [worker for worker in range(self._workers) if worker not in held]
-        complete = bool(free) and len(self._waiting) >= self._expected
-        if not self._waiting or (not complete and now < self._since + GRACE_S):
-            return {}, []
-        if free:
+        waited = now >= self._since + GRACE_S
+        if free and self._waiting and (waited or len(self._waiting) >= self._expected):
             count = min(len(free), len(self._waiting))
             orders = {name: free[number::count] for number, name in enumerate(self._waiting[:count])}
             self._held |= orders
             del self._waiting[:count]
             self._expected = 0
             return orders, []
-        share = math.ceil(self._workers / (len(self._held) + len(self._waiting)))
-        leave = [name for name, mine in self._held.items() if len(mine) > share and name not in self._asked]
-        self._asked.update(leave)
+        leave: list[str] = []
+        if self._waiting and waited and not free:
+            share = math.ceil(self._workers / (len(self._held) + len(self._waiting)))
+            leave = [name for name, mine in self._held.items() if len(mine) > share and name not in self._asked]
+        elif free and self._held and not self._waiting and not self._asked and now >= self._since + 2 * GRACE_S:
+            leave = [min(self._held, key=lambda name: len(self._held[name]))]
         if leave:
+            self._asked.update(leave)
             self._expected = len(self._waiting) + len(leave)
             self._since = now
         return {}, leave
@@ -511,7 +516,7 @@ def check_shared(url: str) -> None:
         .remote(url): node["NodeManagerAddress"]
         for node in nodes
     }
-    looked, _ = ray.wait(list(looks), num_returns=len(looks), timeout=CLOSE_S) if looks else ([], [])
+    looked, _ = ray.wait(list(looks), num_returns=len(looks), timeout=LOOK_S) if looks else ([], [])
     for look in looked:
         if not ray.get(look):
             raise UserError(
@@ -559,8 +564,6 @@ def _outcome(task: Any) -> tuple[int, str]:
     except exceptions.TaskCancelledError:
         return LEFT, ""
     except (exceptions.RayTaskError, exceptions.RuntimeEnvSetupError) as error:
-        if isinstance(error, exceptions.WorkerCrashedError | exceptions.NodeDiedError):
-            return -1, _first_line(error)
         raise _plain(error) from None
     except exceptions.OutOfMemoryError:
         return -9, "Ray ended it, since its node was out of memory"

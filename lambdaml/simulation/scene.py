@@ -140,7 +140,7 @@ class Scene:
         """When the functions were launched, when they begin to work, and the latency each measured then."""
         count, platform = self.functions, self.platform
         launched = np.array([platform.start_delay_s(index) for index in range(count)])
-        starts = np.array([platform.start_s(self.uniform, warm=index > 0) for index in range(count)])
+        starts = np.array([platform.start_s(self.uniform) for _ in range(count)])
         begun, measured = self.restore(launched + starts, self.settings.workers)
         return launched, begun, measured
 

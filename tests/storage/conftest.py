@@ -1,9 +1,10 @@
-"""Stores to test: one server for S3 in the whole session, and no AWS settings of the person who runs the tests."""
+"""Stores to test: one server for S3 and one Ray cluster in the whole session, and no AWS settings of the person who runs the tests."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,21 @@ STORES = {
     "file": "file://{folder}/{token} with space",
     "s3": "{moto}/{token}",
     "s3-boto3": "{moto}/{token}&client=boto3",
+    "ray": "{ray}/{token}",
     "memory-slow": "memory://{token}?latency=2ms&bandwidth=500MB/s",
     "file-faulty": "file://{folder}/{token}?" + FAULTS,
     "memory-slow-faulty": "memory://{token}?latency=disk&" + FAULTS,
     "s3-faulty": "{moto}/{token}&" + FAULTS,
+    "ray-faulty": "{ray}/{token}&" + FAULTS,
 }
+SERVERS = {"{moto}": "moto_url", "{ray}": "ray_url"}
+
+RAY = """
+import sys
+from lambdaml.storage.ray import connect
+print(connect("local"), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,13 +58,42 @@ def moto_url(no_aws_settings: None) -> Iterator[str]:
     store.close()
 
 
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster that belongs to a process of its own, as it takes seconds to start and must not be forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        owner = subprocess.Popen(
+            [sys.executable, "-c", RAY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    assert owner.stdin is not None and owner.stdout is not None
+    yield owner.stdout.readline().strip()
+    owner.stdin.close()
+    assert owner.wait(30) == 0
+    owner.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def ray_url(ray_address: str) -> Iterator[str]:
+    """A `ray://` URL without a prefix. This process is connected to Ray until the module's tests are done."""
+    import ray
+
+    yield f"ray://tests?address={ray_address}&auth=token"
+    ray.shutdown()
+
+
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:
     """A fresh, empty store of this kind."""
     pattern, token = STORES[kind], secrets.token_hex(4)
-    if "{moto}" in pattern:
-        head, _, query = request.getfixturevalue("moto_url").partition("?")
-        path, _, more = pattern.removeprefix("{moto}").format(token=token).partition("&")
-        return f"{head}{path}?{query}" + (f"&{more}" if more else "")
+    for server, fixture in SERVERS.items():
+        if server in pattern:
+            head, _, query = request.getfixturevalue(fixture).partition("?")
+            path, _, more = pattern.removeprefix(server).format(token=token).partition("&")
+            return f"{head}{path}?{query}" + (f"&{more}" if more else "")
     return pattern.format(token=token, folder=request.getfixturevalue("tmp_path"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from threading import Timer
 
 import pytest
 
@@ -157,6 +158,25 @@ def test_get_many_answers_in_the_order_asked(store: Store) -> None:
     found = store.get_many(keys)
     assert [None if data is None else int(bytes(data)) for data in found] == [None] * 5 + list(reversed(range(40)))
     assert list(store.get_many([])) == []
+
+
+def test_get_many_refuses_what_get_refuses(store: Store) -> None:
+    with pytest.raises(ValueError, match="bad key"):
+        store.get_many(["fine", "/bad"])
+
+
+def test_wait_answers_when_the_key_is_there_or_the_time_is_up(store: Store) -> None:
+    began = time.monotonic()
+    assert not store.wait("w/1", 0.05)
+    assert not store.wait("w/1", 0)
+    assert time.monotonic() - began >= 0.05
+    writer = Timer(0.02, store.create, ("w/1", b"x"))
+    writer.start()
+    assert store.wait("w/1", 30)
+    assert store.wait("w/1", 0)
+    writer.join()
+    with pytest.raises(ValueError, match="bad key"):
+        store.wait("/bad", 1)
 
 
 def test_the_time_of_an_object_is_about_now(store: Store) -> None:

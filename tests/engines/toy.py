@@ -1,0 +1,60 @@
+"""An engine in one file, as somebody would add it: functions are threads of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+
+from lambdaml.engines import Emit, Launch
+from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event, supervise
+from lambdaml.entry import function_coroutine
+from lambdaml.storage import open_store
+from lambdaml.worlds.live import OneThread
+
+
+class ToyEngine:
+    def __init__(self) -> None:
+        self.compute = OneThread()
+
+    def start(self) -> None:
+        pass
+
+    def run(self, launch: Launch, emit: Emit) -> None:
+        supervise(Threads(launch, self.compute), launch.functions, emit)
+
+    def close(self) -> None:
+        self.compute.shutdown()
+
+
+class Threads:
+    def __init__(self, launch: Launch, compute: OneThread) -> None:
+        self.launch, self.compute = launch, compute
+        self.heard: queue.Queue[Event] = queue.Queue()
+        self.leaving = False
+
+    def start(self, index: int, dead: Sequence[str]) -> str:
+        name = f"toy-{secrets.token_hex(6)}"
+        threading.Thread(target=self.work, args=(name, self.launch.assigned(index), list(dead))).start()
+        return name
+
+    def leave(self) -> None:
+        self.leaving = True
+
+    def events(self) -> Iterator[Event]:
+        while True:
+            yield self.heard.get()
+
+    def work(self, name: str, assigned: list[int], dead: list[str]) -> None:
+        launch, store = self.launch, open_store(self.launch.store.url)
+        run = (store, launch.settings, launch.job, name, assigned, self.compute)
+        world = {"emit": self.heard.put, "leaving": lambda: self.leaving, "lifetime_s": launch.lifetime_s}
+        try:
+            work = function_coroutine(*run, dead=dead, device=launch.device, **world)
+            code = DONE if asyncio.run(work) == "done" else LEFT
+        except Exception as error:
+            self.heard.put(error_event(name, error))
+            code = FAILED
+        self.heard.put({"event": "ended", "function": name, "code": code})
