@@ -69,6 +69,5 @@ ENGINES: Registry[Engine] = Registry(
     {
         "local": "lambdaml.engines.local:LocalEngine",
         "inline": "lambdaml.engines.inline:InlineEngine",
-        "ray": "lambdaml.engines.ray:RayEngine",
     },
 )

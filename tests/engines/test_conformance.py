@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,10 @@ def undisturbed() -> str | None:
     return train("memory://undisturbed", functions=1).model_sha256
 
 
-@pytest.fixture(scope="module")
-def room_for_four() -> Iterator[None]:
-    """A Ray that this process is connected to already."""
-    ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(params=["inline", "local", "toy", "ray"])
+@pytest.fixture(params=["inline", "local", "toy"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "toy":
         monkeypatch.setitem(ENGINES.factories, "toy", "tests.engines.toy:ToyEngine")
-    if request.param == "ray":
-        request.getfixturevalue("room_for_four")
     name: str = request.param
     return name
 
@@ -92,7 +80,7 @@ def test_after_ctrl_c_nobody_works_on_and_the_run_can_be_resumed_at_once(
     assert lambdaml.Run(url).verify().faults == []
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"], indirect=True)
+@pytest.mark.parametrize("engine", ["local"], indirect=True)
 def test_a_function_whose_process_is_killed_is_replaced(engine: str, undisturbed: str, tmp_path: Path) -> None:
     pids: list[int] = []
 
