@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections import Counter
 from statistics import fmean
@@ -92,7 +93,10 @@ def test_a_run_can_be_as_long_as_one_likes() -> None:
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp", "ssp:2", "quorum:12"])
 def test_memory_does_not_grow_with_the_length_of_the_run(schedule: str) -> None:
+    """An update that were kept would take some 300 bytes. Arrays that come and go make the peak vary by 100 KB."""
+
     def peak(updates: int) -> int:
+        gc.collect()
         tracemalloc.start()
         try:
             scene(schedule, 16, 1).run(updates)
@@ -101,7 +105,7 @@ def test_memory_does_not_grow_with_the_length_of_the_run(schedule: str) -> None:
             tracemalloc.stop()
 
     peak(200)
-    assert peak(3000) < peak(1000) + 50_000
+    assert peak(3000) < peak(1000) + 200_000
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
