@@ -221,10 +221,17 @@ class RayStore(Backend):
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
         if os.getpid() != self._pid:
             raise _forked()
+        if not ray.is_initialized():  # else Ray would start a cluster by itself
+            raise StoreError(f"{what}: this process is no longer connected to Ray; open the store again")
         try:
             return call(*args, **options)
         except failures.RayError as error:
             raise self._error(what, error) from error
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # A bare one is what Ray raises for an actor that an earlier connection of this process knew.
+            raise StoreError(f"{what}: {_first_line(error)}; open the store again") from error
 
     def _error(self, what: str, error: Exception) -> LambdaMLError:
         """The error for one of Ray's; errors inside the actor arrive as subclasses of what was raised there."""
@@ -238,8 +245,6 @@ class RayStore(Backend):
             return StoreError(f"{why}; give the head node more room (`ray start --object-store-memory`)")
         if isinstance(error, failures.GetTimeoutError):
             return StoreTimeout(f"{what}: the actor of ray://{self.name} did not answer within {TIMEOUT_S:.0f} s")
-        if isinstance(error, failures.RaySystemError):
-            return StoreError(f"{why}; was Ray shut down in this process?")
         return StoreUnavailable(why)
 
 

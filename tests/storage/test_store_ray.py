@@ -181,6 +181,16 @@ def test_when_the_actor_dies_its_objects_are_lost_and_that_is_said(ray_url: str)
     assert list(open_store(url).list()) == []
 
 
+def test_a_store_whose_connection_was_shut_down_is_to_be_opened_again(store: Store) -> None:
+    import ray
+
+    store.put("k", b"x")
+    ray.shutdown()
+    with pytest.raises(StoreError, match="no longer connected to Ray; open the store again"):
+        store.get("k")
+    assert open_store(store.url).get("k") == b"x"
+
+
 def test_a_store_that_was_dropped_is_empty(ray_url: str) -> None:
     from lambdaml.storage.ray import RayStore
     from lambdaml.storage.url import StoreURL
