@@ -118,6 +118,8 @@ def _check_commit(
             report.faults.append(
                 f"{where} applies {keys.update(entry.worker, entry.seq)}, which must be rejected: {fault}"
             )
+    if not commit.entries:
+        return
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     refused = [updates[entry.worker, entry.seq] for entry in commit.refused]
     again = draft(

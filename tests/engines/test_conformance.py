@@ -26,7 +26,7 @@ def train(url: str, **options: Any) -> lambdaml.TrainResult:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> str | None:
-    return train("memory://undisturbed", functions=1).model_sha256
+    return train("memory://conformance", functions=1).model_sha256
 
 
 @pytest.fixture(params=["inline", "local", "toy"])
