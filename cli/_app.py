@@ -14,6 +14,7 @@ from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
+from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
@@ -22,7 +23,7 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
+VERBS = (train, profile, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

@@ -69,6 +69,14 @@ SnapshotEvery = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+Coherence = Annotated[
+    bool,
+    typer.Option(
+        "--coherence",
+        help="Measure with each evaluation the cosine between its gradient and the one before, on 1,000 samples.",
+        rich_help_panel=_WAY,
+    ),
+]
 Lease = Annotated[
     float | None,
     typer.Option(
@@ -101,6 +109,7 @@ def train(
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
+    coherence: Coherence = False,
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
@@ -140,6 +149,7 @@ def train(
             seed=seed,
             args=arguments,
             snapshot_every=snapshot_every,
+            coherence=coherence,
             lifetime_s=float("inf") if lifetime is None else lifetime,
             on_event=on_event,
             **{name: value for name, value in limits.items() if value is not None},

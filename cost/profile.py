@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lambdaml.cost.pilot import PilotRun
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.meter import MeterReading
@@ -56,6 +57,7 @@ class MachineFacts:
         architecture: `x86_64` or `aarch64`.
         memory_mb: of the machine; MB are 2^20 bytes, as function platforms count.
         gflops: of one thread that multiplies float32 matrices of 512 x 512.
+        device: where tensor work was done: `cpu` or `cuda`.
         versions: of Python, torch and lambdaml.
     """
 
@@ -64,6 +66,7 @@ class MachineFacts:
     cores: int
     memory_mb: int
     gflops: float
+    device: str
     versions: dict[str, str]
 
 
@@ -135,7 +138,7 @@ class CodecFacts:
     """What one codec costs.
 
     Attributes:
-        update_bytes: of an update's object.
+        update_bytes: of an update's payload; its header comes on top, some 400 bytes.
         encode_s: of encoding a gradient and packing it.
         read_s: of an update that comes in: checksum, shapes, finite numbers.
         apply_s: of an update that goes into an optimizer step: decoding and adding it.
@@ -237,33 +240,6 @@ class CoherenceFacts:
     mu: dict[int, float]
     tolerance_steps: float
     tolerance_at_least: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PilotRun:
-    """A training to the target without a clock; see `lambdaml.cost.pilot`.
-
-    Attributes:
-        group: updates averaged by each optimizer step.
-        delay: steps taken between the version an update is computed from and the step that applies it.
-        batch: samples of an update, at most.
-        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
-        steps: optimizer steps to the target; None where it was not reached.
-        seconds: that it took here.
-    """
-
-    group: int
-    delay: int
-    batch: int
-    seed: int
-    curve: tuple[tuple[int, float], ...]
-    steps: int | None
-    seconds: float
-
-    @property
-    def workers(self) -> int:
-        """Equally fast workers that would do this."""
-        return max(self.group, self.delay + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,9 @@ class Registry(Generic[T]):
             loaded = import_module(module)
             if hasattr(loaded, "variants"):
                 specs += loaded.variants(*context)
-            elif all(p.default is not p.empty for p in inspect.signature(getattr(loaded, attribute)).parameters.values()):
+            elif all(
+                p.default is not p.empty for p in inspect.signature(getattr(loaded, attribute)).parameters.values()
+            ):
                 specs.append(name)
         return specs
 

@@ -140,7 +140,7 @@ class Replica:
         if self.dataset is None:
             self.dataset = call(self.job.dataset)
         indices = self.sampler.indices(worker, seq).tolist()
-        batch = call(_fetch, self.job, self.dataset, indices)
+        batch = call(fetch, self.job, self.dataset, indices)
         if self.device.type != "cpu":
             from torch.utils import _pytree
 
@@ -327,7 +327,8 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         raise JobFailed(f"{name} raised {type(error).__name__}: {message}{place}") from error
 
 
-def _fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
+def fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
+    """The samples of these numbers, as the batch that the job's loss takes."""
     from torch.utils.data import TensorDataset
 
     if isinstance(dataset, TensorDataset) and type(job).collate is Job.collate:

@@ -111,7 +111,7 @@ def train(
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
         lifetime_s: limits the life of each function, as platforms do.
         on_event: takes progress events, from any thread.
-        settings: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+        settings: `coherence`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
 
     Raises:
         UserError: what was asked for makes no sense; nothing was started.

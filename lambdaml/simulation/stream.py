@@ -49,7 +49,9 @@ class Stream:
         self._heap: list[Event] = []
         self._serial = 0
         self._arrived: dict[tuple[int, int], Update] = {}
-        self._early: dict[tuple[int, int], Update] = {}  # read before the one before it, for which everybody looks first
+        self._early: dict[
+            tuple[int, int], Update
+        ] = {}  # read before the one before it, for which everybody looks first
         self._since: dict[tuple[int, int], float] = {}  # when an update's worker started, until it has its fate
         self._uploads = [Pipe(scene.bytes_per_s) for _ in range(self._functions)]
         self._download = Pipe(scene.bytes_per_s)
