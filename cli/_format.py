@@ -32,6 +32,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def usd(value: float) -> str:
+    """`$12.30`, `$0.0258`, `less than $0.0001`"""
+    if 0 < value < 0.0001:
+        return "less than $0.0001"
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+
+
 def metrics(values: Mapping[str, float]) -> str:
     """`accuracy 0.9667, loss 0.127`"""
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "no metrics"

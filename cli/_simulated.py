@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.cli import _format
 
 if TYPE_CHECKING:
+    from lambdaml.cost.tariff import Bill
     from lambdaml.simulation import SimulationResult
     from lambdaml.simulation.shadow import Costs
 
 
-def print_result(schedule: str, result: SimulationResult, asked: Mapping[str, Any], origin: str) -> None:
+def print_result(schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str) -> None:
     """One simulation.
 
     Args:
@@ -20,16 +21,16 @@ def print_result(schedule: str, result: SimulationResult, asked: Mapping[str, An
         origin: of what its computations take and weigh: `assumed`, `measured` or `given`.
     """
     print(f"{schedule}, {_setting(asked)}")
-    _format.print_pairs(_summary(result, origin))
+    _format.print_pairs(_summary(result, bill, origin))
 
 
-def print_sweep(results: Sequence[tuple[str, SimulationResult]], asked: Mapping[str, Any], origin: str) -> None:
+def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Mapping[str, Any], origin: str) -> None:
     """Several, one line each."""
     print(_setting(asked))
     print(f"{origin}: {costs(results[0][1].costs)}")
     print()
     headings = ["schedule", "time", "USD", "stale mean", "p95", "applied", "commits", "requests", "busy"]
-    _format.print_table(headings, [_row(name, result) for name, result in results], left=["schedule"])
+    _format.print_table(headings, [_row(*one) for one in results], left=["schedule"])
 
 
 def costs(values: Costs) -> str:
@@ -41,16 +42,15 @@ def costs(values: Costs) -> str:
     )
 
 
+def dollars(bill: Bill) -> dict[str, float]:
+    """A simulation's bill by kind; its functions are in the region of the store, so that nothing is transferred."""
+    parts = {name: usd for name, usd in bill.parts().items() if name != "transfer"}
+    return {name: round(usd, 9) for name, usd in {**parts, "total": bill.usd}.items()}
+
+
 def seconds(value: float) -> str:
     """`0.5 ms`, `100 ms`, `2.5 s`"""
     return f"{value:.3g} s" if value >= 1 or value == 0 else f"{value * 1e3:.3g} ms"
-
-
-def usd(value: float) -> str:
-    """`$12.30`, `$0.0258`, `less than $0.0001`"""
-    if 0 < value < 0.0001:
-        return "less than $0.0001"
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
 
 
 def _setting(asked: Mapping[str, Any]) -> str:
@@ -62,13 +62,13 @@ def _setting(asked: Mapping[str, Any]) -> str:
     )
 
 
-def _summary(result: SimulationResult, origin: str) -> Iterator[tuple[str, str]]:
+def _summary(result: SimulationResult, bill: Bill, origin: str) -> Iterator[tuple[str, str]]:
     run, split = result.run, result.split
     sent, received = (_format.size(run.bytes[way]) for way in ("sent", "received"))
     yield origin, costs(result.costs)
     yield "time", f"{_format.duration(run.seconds)}, modelled"
-    kinds = ", ".join(f"{name} {usd(value)}" for name, value in result.usd.items() if name != "total")
-    yield "cost", f"{usd(result.usd['total'])}, modelled ({kinds})"
+    kinds = ", ".join(f"{name} {_format.usd(value)}" for name, value in dollars(bill).items() if name != "total")
+    yield "cost", f"{_format.usd(bill.usd)}, modelled ({kinds})"
     if run.metrics:
         yield "result", f"{_format.metrics(run.metrics)} at version {run.version:,}"
     yield (
@@ -86,12 +86,12 @@ def _summary(result: SimulationResult, origin: str) -> Iterator[tuple[str, str]]
     yield "simulated", f"in {_format.duration(result.wall_s)}, {how}"
 
 
-def _row(name: str, result: SimulationResult) -> list[str]:
+def _row(name: str, result: SimulationResult, bill: Bill) -> list[str]:
     run = result.run
     return [
         name,
         _format.duration(run.seconds),
-        f"{result.usd['total']:.4f}",
+        f"{bill.usd:.4f}",
         f"{run.staleness.mean:.3g}",
         f"{run.staleness.p95:.0f}",
         f"{run.fates['applied']:,} of {run.updates:,}",

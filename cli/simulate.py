@@ -17,11 +17,12 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
-from lambdaml.cli._simulated import print_result, print_sweep
+from lambdaml.cli._simulated import dollars, print_result, print_sweep
 from lambdaml.cli.train import Args, Codec, Seed, StalenessRule, parse_args
 from lambdaml.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from lambdaml.cost.tariff import Bill
     from lambdaml.simulation import SimulationResult
     from lambdaml.simulation.shadow import Costs
     from lambdaml.traces import Trace
@@ -179,31 +180,39 @@ def simulate(
     if sweep is not None:
         found = list(results)
         if as_json:
-            _format.print_json([{"schedule": name, **one.to_dict(), "store": channel} for name, one in found])
+            _format.print_json([{"schedule": name, **_record(one, bill, channel)} for name, one, bill in found])
         else:
             print_sweep(found, asked, origin)
         return 0
-    ((name, result),) = results
+    ((name, result, bill),) = results
     if as_json:
-        _format.print_json({**result.to_dict(), "store": channel})
+        _format.print_json(_record(result, bill, channel))
     else:
-        print_result(name, result, asked, origin)
+        print_result(name, result, bill, asked, origin)
     return 0
+
+
+def _record(result: SimulationResult, bill: Bill, channel: str) -> dict[str, Any]:
+    record = result.to_dict()
+    return {**record, "modelled": {"usd": dollars(bill), **record["modelled"]}, "store": channel}
 
 
 def _results(
     schedules: list[str], job: str | None, costs: Costs | None, asked: dict[str, Any]
-) -> Iterator[tuple[str, SimulationResult]]:
-    """Simulate one after the other, all with what was measured for the first."""
+) -> Iterator[tuple[str, SimulationResult, Bill]]:
+    """Simulate one after the other, all with what was measured for the first, and bill it."""
     import lambdaml
+    from lambdaml.cost.prices import user_book
+    from lambdaml.cost.tariff import Quantities, Tariff
 
+    tariff = Tariff(user_book(), asked["channel"], asked["platform"])
     for schedule in schedules:
         with Share(schedule) as share, interruptible(share.stop):
             if job is not None and costs is None:
                 share.say(f"measuring {job} for some seconds")
             result = lambdaml.simulate(job, schedule=schedule, costs=costs, progress=share, **asked)
         costs = result.costs
-        yield schedule, result
+        yield schedule, result, tariff.bill(Quantities.of(result))
 
 
 def _schedules(text: str) -> list[str]:

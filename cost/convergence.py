@@ -20,7 +20,7 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.profile import PilotRun
 
 LEAST_SIGMA = 0.03
 """Spread that is assumed at least, of the logarithm of the steps."""
@@ -73,7 +73,7 @@ class Convergence:
                 else:
                     factors.setdefault(delay, []).append(steps / fresh)
         self._delays = [delay for delay in sorted(factors) if delay < self.tolerance]
-        self._factors = [max(1.0, median(factors[delay])) for delay in self._delays]
+        self._factors = [median(factors[delay]) for delay in self._delays]
 
     def steps(self, samples: float, staleness: float = 0.0) -> Steps | None:
         """Steps of so many samples each, at this mean staleness; None where it is not known to get there.

@@ -18,7 +18,7 @@ from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import Stragglers
 
-UPDATES = 192
+UPDATES = 128
 """Of the longer run, about."""
 
 ROUNDS = (6, 36)
@@ -77,8 +77,6 @@ class Pace:
     Attributes:
         group: updates applied by a step, on average.
         staleness: of an applied update, on average.
-        sigma: of the logarithm of a run's seconds, from chance among the store's latencies and the stragglers; for a
-            run of the length simulated.
         steps: of the longer run.
     """
 

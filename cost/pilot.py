@@ -11,9 +11,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from lambdaml.cost.profile import PilotRun
 from lambdaml.errors import SettingsError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
@@ -24,38 +25,11 @@ from lambdaml.training import resolve_job, settings_for
 GROWTH = 1.03
 """Evaluations are so much further apart than the last two were, but never closer than every second step."""
 
-HOPELESS = 8.0
-"""A pilot gives up after this many times the samples that the first one needed."""
+HOPELESS = 6.0
+"""A pilot gives up after this many times the steps that the first one needed; larger batches after twice as many."""
 
-MAX_SAMPLES = 2_000_000
+MAX_STEPS = 20_000
 """So does the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class PilotRun:
-    """One pilot.
-
-    Attributes:
-        group: updates averaged by each optimizer step.
-        delay: steps taken between the version an update is computed from and the step that applies it.
-        batch: samples of an update, at most.
-        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
-        steps: optimizer steps to the target; None where it was not reached.
-        seconds: that it took here.
-    """
-
-    group: int
-    delay: int
-    batch: int
-    seed: int
-    curve: tuple[tuple[int, float], ...]
-    steps: int | None
-    seconds: float
-
-    @property
-    def workers(self) -> int:
-        """Equally fast workers that would do this."""
-        return max(self.group, self.delay + 1)
 
 
 def default_plan(workers: int) -> list[tuple[int, int]]:
@@ -98,7 +72,7 @@ def pilot(
     if batch is not None:
         vars(instance)["batch_size"] = batch
     todo = [(group, delay, seed) for seed in seeds for group, delay in (plan or default_plan(16))]
-    began, runs, most = time.monotonic(), [], MAX_SAMPLES
+    began, runs, first = time.monotonic(), [], MAX_STEPS
     with OneThread() as compute:
         for number, (group, delay, seed) in enumerate(todo):
             if runs and time.monotonic() - began > seconds:
@@ -116,16 +90,17 @@ def pilot(
                 seed=seed,
                 snapshot_every=1,
             )
-            run = compute.submit(_train, instance, settings, group, delay, most, began + 2 * seconds).result()
+            most = round(first * (HOPELESS if delay else 2.0)) if runs else first
+            run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
             if not runs and run.steps is not None:
-                most = math.ceil(HOPELESS * run.steps * settings.batch_size)
+                first = run.steps
             runs.append(run)
             progress((number + 1) / len(todo))
     return runs
 
 
-def _train(job: Job, settings: Settings, group: int, delay: int, most_samples: int, end: float) -> PilotRun:
-    """One pilot; stops at the target, after so many samples, or when the time is over."""
+def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
+    """One pilot; stops at the target, after so many steps, or when the time is over."""
     from lambdaml.replica import Replica
 
     assert settings.target is not None
@@ -134,8 +109,8 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most_samples: i
     replica = Replica(job, settings)
     flight: deque[list[Update]] = deque()
     curve: list[tuple[int, float]] = []
-    due, made, samples = 2, 0, 0
-    while samples < most_samples * max(1, group) and time.monotonic() < end:
+    due, made = 2, 0
+    while replica.version < most and time.monotonic() < end:
         updates = []
         for number in range(made, made + group):
             gradient = replica.gradient(number % settings.workers, number // settings.workers)
@@ -158,7 +133,6 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most_samples: i
         step = flight.popleft()
         if any(replica.check(update) for update in step):
             break
-        samples += sum(update.samples for update in step)
         replica.apply(_commit(replica.version, step), {update.id: update for update in step})
         if replica.version >= due:
             metrics = evaluate(job, replica.state())

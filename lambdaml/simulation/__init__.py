@@ -1,4 +1,4 @@
-"""Simulations: what a run would take, cost and look like, by running its protocol in the virtual world.
+"""Simulations: what a run would take, use and look like, by running its protocol in the virtual world.
 
 Up to `EXACT_FUNCTIONS` functions, each request and each turn of the real protocol is simulated; beyond that, the same
 schedules with requests in closed form (`lambdaml.simulation.flow`).
@@ -54,9 +54,9 @@ class SimulationResult:
 
     Attributes:
         run: as of a real one; `seconds` is modelled time, `metrics` and `model_sha256` are there with `real` only.
-        usd: modelled cost by kind: `functions`, `requests`, `storage`, and `total`.
-        function_seconds: of all functions, starts included.
-        invocations: functions started.
+        lifetimes_s: of each function, its start included; what that costs: `lambdaml.cost.tariff`. Where requests are
+            not simulated one by one, all functions are taken to last equally long.
+        stored_byte_s: bytes times the seconds that they were kept, taken to have come at an even pace.
         utilisation: the share of those seconds in which a gradient or an optimizer step was computed.
         split: of the mean staleness; None where it was not traced.
         commits: log entries.
@@ -66,9 +66,8 @@ class SimulationResult:
     """
 
     run: TrainResult
-    usd: dict[str, float]
-    function_seconds: float
-    invocations: int
+    lifetimes_s: tuple[float, ...]
+    stored_byte_s: float
     utilisation: float
     split: Split | None
     commits: int
@@ -76,9 +75,21 @@ class SimulationResult:
     costs: Costs
     wall_s: float
 
+    @property
+    def function_seconds(self) -> float:
+        """Of all functions."""
+        return round(math.fsum(self.lifetimes_s), 3)
+
+    @property
+    def invocations(self) -> int:
+        """Functions started."""
+        return len(self.lifetimes_s)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the fields of `TrainResult`, and under `modelled` all others."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "run"}
+        """Plain values: the fields of `TrainResult`, and under `modelled` all others, the lifetimes added up."""
+        added = {"function_seconds": self.function_seconds, "invocations": self.invocations}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("run", "lifetimes_s")}
+        fields = {**added, **fields}
         modelled = {name: asdict(v) if name in ("split", "costs") and v else v for name, v in fields.items()}
         return {**self.run.to_dict(), "modelled": modelled}
 
@@ -251,9 +262,8 @@ def _exact_result(
     stored = sum(virtual.bucket.size_bytes(key, data) for key, (data, _) in virtual.bucket.objects.items())
     return SimulationResult(
         run=train,
-        usd=_usd(virtual.channel, virtual.platform, train, lasted, stored),
-        function_seconds=round(sum(lasted), 3),
-        invocations=len(lasted),
+        lifetimes_s=tuple(lasted),
+        stored_byte_s=stored / 2 * train.seconds,
         utilisation=round(sum(life.world.busy_s for life in virtual.lives) / max(sum(lasted), 1e-9), 4),
         split=split(rows),
         commits=len(commits),
@@ -264,7 +274,7 @@ def _exact_result(
 
 
 def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> SimulationResult:
-    settings, functions, costs, channel, platform, _, _ = place
+    settings, functions, costs, *_ = place
     train = TrainResult(
         run="virtual",
         stop=flow.stop,
@@ -281,9 +291,8 @@ def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> Simu
     )
     return SimulationResult(
         run=train,
-        usd=_usd(channel, platform, train, [flow.function_seconds / functions] * functions, flow.bytes_sent),
-        function_seconds=round(flow.function_seconds, 3),
-        invocations=functions,
+        lifetimes_s=(flow.function_seconds / functions,) * functions,
+        stored_byte_s=flow.bytes_sent / 2 * train.seconds,
         utilisation=round(flow.busy_s / max(flow.function_seconds, 1e-9), 4),
         split=_share(flow.staleness.mean, flow.cycle_s),
         commits=flow.commits,
@@ -303,18 +312,6 @@ def _share(staleness: float, cycle_s: dict[str, float]) -> Split | None:
     }
     whole = sum(phases.values())
     return Split(**{name: staleness * seconds / whole for name, seconds in phases.items()}) if whole else None
-
-
-def _usd(
-    channel: Channel, platform: Platform, train: TrainResult, lasted: list[float], stored_bytes: float
-) -> dict[str, float]:
-    functions = sum(platform.function_usd(seconds) for seconds in lasted)
-    requests = sum(count * channel.request_usd(kind) for kind, count in train.requests.items())
-    requests += channel.request_usd("put", train.bytes["sent"]) - channel.request_usd("put")
-    requests += channel.request_usd("get", train.bytes["received"]) - channel.request_usd("get")
-    storage = channel.keeping_usd(train.seconds, stored_bytes / 2)
-    parts = {"functions": functions, "requests": requests, "storage": storage}
-    return {name: round(usd, 9) for name, usd in {**parts, "total": sum(parts.values())}.items()}
 
 
 def split(rows: list[dict[str, Any]]) -> Split | None:

@@ -1,7 +1,7 @@
-"""What a store is like in the virtual world: latency, bandwidth, request limits and prices. No I/O and no clock.
+"""What a store is like in the virtual world: latency, bandwidth and request limits. No I/O and no clock.
 
     channel = Channel.parse("s3-standard")                  # or s3-express:bandwidth=40MB/s, or 40ms
-    channel.latency_s("get", random()), channel.transfer_s(1_000_000), channel.request_usd("get")
+    channel.latency_s("get", random()), channel.transfer_s(1_000_000)
 
 Kinds of requests are those of a meter (`lambdaml.storage.meter`): `get`, `get_miss`, `create`, `create_lost`, ...
 Seconds are rounded to 1e-9, so that the last bit of a mathematics library does not change a simulation.
@@ -22,14 +22,9 @@ from lambdaml.storage.latency import PRESETS, LatencyModel, is_write, parse_mode
 from lambdaml.storage.meter import MeterReading, bin_s
 from lambdaml.storage.url import number
 
-GB_BYTES = 2**30
-"""Bytes of a GB on a bill of AWS."""
-
 OPTIONS = ("bandwidth", "reads_per_s", "writes_per_s")
 """What may follow a channel's name: `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
 
-_FREE = ("delete",)
-_PUTS = ("put", "create", "create_lost", "list")
 _ALL = "all"
 
 
@@ -76,26 +71,6 @@ class Empirical:
 
 
 @dataclass(frozen=True, slots=True)
-class StorePrices:
-    """US dollars, without tax. A GB is 2^30 bytes, a month 730 hours; deletes are free.
-
-    Attributes:
-        put_usd: a put, create (lost ones, too) or list.
-        get_usd: a get (misses, too), ranged get or head.
-        gb_in_usd, gb_out_usd: on top of that, a GB that is written or read.
-        gb_month_usd: keeping a GB for a month.
-        hour_usd: having the store for an hour, used or not.
-    """
-
-    put_usd: float = 0.0
-    get_usd: float = 0.0
-    gb_in_usd: float = 0.0
-    gb_out_usd: float = 0.0
-    gb_month_usd: float = 0.0
-    hour_usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Channel:
     """A store as functions meet it.
 
@@ -108,7 +83,6 @@ class Channel:
     model: LatencyModel | Empirical
     reads_per_s: float | None = None
     writes_per_s: float | None = None
-    prices: StorePrices = StorePrices()
 
     @classmethod
     def parse(cls, text: str) -> Channel:
@@ -138,7 +112,7 @@ class Channel:
     def measured(
         cls, reading: MeterReading, bandwidth_bytes_per_s: float = math.inf, like: Channel | None = None
     ) -> Channel:
-        """The latencies of a real meter; limits and prices of the channel that it is `like`, or none.
+        """The latencies of a real meter; the limits of the channel that it is `like`, or none.
 
         A meter's latencies include the transfers of what it saw. So give a bandwidth with a reading of small objects
         only; without one, every object takes as long as those that the meter saw.
@@ -165,56 +139,32 @@ class Channel:
         """Requests of this direction that one prefix takes; None for no limit."""
         return self.writes_per_s if is_write(kind) else self.reads_per_s
 
-    def request_usd(self, kind: str, size_bytes: int = 0) -> float:
-        """What one request costs, its bytes included."""
-        if kind in _FREE:
-            return 0.0
-        prices = self.prices
-        gb_usd = prices.gb_in_usd if is_write(kind) else prices.gb_out_usd
-        return (prices.put_usd if kind in _PUTS else prices.get_usd) + gb_usd * size_bytes / GB_BYTES
-
-    def keeping_usd(self, seconds: float, size_bytes: float = 0) -> float:
-        """What having the store for so long costs, with so many bytes in it on average."""
-        hours = seconds / 3600
-        return hours * (self.prices.hour_usd + self.prices.gb_month_usd / 730 * size_bytes / GB_BYTES)
-
-
-_S3_PRICES = StorePrices(5e-6, 0.4e-6, gb_month_usd=0.023)
-_EXPRESS_PRICES = StorePrices(1.13e-6, 0.03e-6, gb_in_usd=0.0032, gb_out_usd=0.0006, gb_month_usd=0.11)
-_ECPU_USD = 0.0023e-6
-_VALKEY_PRICES = StorePrices(_ECPU_USD, _ECPU_USD, _ECPU_USD * 2**20, _ECPU_USD * 2**20, 0.084 * 730, 0.084 / 10)
 
 CHANNELS: dict[str, Channel] = {
-    name: Channel(name, PRESETS[name], *facts)
-    for name, facts in {
-        "s3-standard": (5500, 3500, _S3_PRICES),
-        "s3-express": (200_000, 100_000, _EXPRESS_PRICES),
-        "redis": (None, None, _VALKEY_PRICES),
-        "disk": (None, None, StorePrices()),
-        "lambdaml-s3": (5500, 3500, _S3_PRICES),
-        "lambdaml-elasticache": (None, None, StorePrices(hour_usd=0.068)),
-        "fmi-s3": (5500, 3500, StorePrices(5.4e-6, 0.43e-6)),
-        "fmi-redis": (None, None, StorePrices()),
+    name: Channel(name, PRESETS[name], *limits)
+    for name, limits in {
+        "s3-standard": (5500, 3500),
+        "s3-express": (200_000, 100_000),
+        "redis": (),
+        "disk": (),
+        "lambdaml-s3": (5500, 3500),
+        "lambdaml-elasticache": (),
+        "fmi-s3": (5500, 3500),
+        "fmi-redis": (),
     }.items()
 }
-"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`. Written down November 2026; us-east-1.
+"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`; prices: `lambdaml.cost.prices`. Written down
+November 2026; us-east-1.
 
-| preset               | limits                     | prices                                                           |
-|----------------------|----------------------------|------------------------------------------------------------------|
-| s3-standard          | a prefix (AWS)             | devnotes.tech, quickwit; lists as puts: from memory              |
-| s3-express           | a bucket, by default (AWS) | AWS S3 FAQ after the cut of April 2025; lists as puts: assumed   |
-| redis                | assumed: none              | ElastiCache Serverless for Valkey, usage.ai, June 2026           |
-| disk                 | assumed: none              | none: the machine is paid for anyhow                             |
-| lambdaml-s3          | as s3-standard             | as s3-standard                                                   |
-| lambdaml-elasticache | assumed: none              | cache.t3.medium $0.068 an hour: AWS's list price, from memory    |
-| fmi-s3               | as s3-standard             | FMI: get $0.43e-6, put $5.4e-6 (eu-central-1, 2023)              |
-| fmi-redis            | assumed: none              | left out: FMI gives 0.0038 for the instance, but no unit         |
+| preset                   | limits                                       |
+|--------------------------|----------------------------------------------|
+| s3-standard              | a prefix (AWS)                               |
+| s3-express               | a bucket, by default (AWS)                   |
+| lambdaml-s3, fmi-s3      | as s3-standard                               |
+| all others               | assumed: none                                |
 
 Limits: AWS's performance guide for S3, where 3,500 and 5,500 are what a prefix takes at least, more after it was busy
-for a while, which is not modelled; s3-express-performance.html (200,000 reads, 100,000 writes). Valkey bills one ECPU
-($0.0023 per million) for each KB and at least one a request; here it is one a request and one each KB, too much by one
-ECPU at most. It bills $0.084 for a GB and an hour, for 100 MB at least, which is the hourly price here; so the first
-100 MB of what is kept count twice. Bytes between S3 and machines of its region are free; to elsewhere they are not.
+for a while, which is not modelled; s3-express-performance.html (200,000 reads, 100,000 writes).
 """
 
 

@@ -1,4 +1,4 @@
-"""What functions are like in the virtual world: starts, speed, lifetime, preemption, prices.
+"""What functions are like in the virtual world: starts, speed, lifetime, preemption.
 
     platform = Platform.parse("lambda-arm:1769")            # memory in MB; or local, spot:3600, lambdaml-2021, ...
     platform.start_delay_s(150) + platform.start_s(random)  # when the 151st function begins to work
@@ -32,13 +32,12 @@ class Platform:
         cold_start_s, warm_start_s: median and 99th percentile (lognormal) from asking for a function to its first
             line; warm where its predecessor left an environment.
         ramp: points (functions, seconds), rising: how long it takes until so many may start; see `start_delay_s`.
-        memory_mb: what is paid for; 0 where memory is not.
+        memory_mb: of a function; 0 where it is not limited.
         max_vcpus: of a function; where `mb_per_vcpu` is given, memory decides below that.
         lifetime_s: after which a function is ended.
         preemption_mean_s: mean life until a preemption, exponentially distributed; infinite: there are none.
         notice_s: how long before a preemption the function hears of it.
         bandwidth_bytes_per_s: of a function's whole network.
-        gb_s_usd, invocation_usd, hour_usd: prices; a GB of memory is 1,024 MB.
     """
 
     name: str
@@ -52,9 +51,6 @@ class Platform:
     preemption_mean_s: float = math.inf
     notice_s: float = 0.0
     bandwidth_bytes_per_s: float = math.inf
-    gb_s_usd: float = 0.0
-    invocation_usd: float = 0.0
-    hour_usd: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a function that could never do a step."""
@@ -105,11 +101,6 @@ class Platform:
         unit = uniform()
         return math.inf if math.isinf(self.preemption_mean_s) else round(-self.preemption_mean_s * math.log1p(-unit), 9)
 
-    def function_usd(self, seconds: float) -> float:
-        """What one function that lasted so long costs, its cold start included (AWS bills initialisation)."""
-        per_s = self.memory_mb / 1024 * self.gb_s_usd + self.hour_usd / 3600
-        return self.invocation_usd + seconds * per_s
-
 
 def local(lifetime_s: float = math.inf, preemption_mean_s: float = math.inf, notice_s: float = 0.0) -> Platform:
     """Processes of one machine."""
@@ -125,12 +116,12 @@ def local(lifetime_s: float = math.inf, preemption_mean_s: float = math.inf, not
 
 def lambda_x86(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
     """AWS Lambda on x86-64, a container image with torch. Raises ValueError for what AWS does not offer."""
-    return _aws_lambda("lambda-x86", memory_mb, lifetime_s, 0.0000166667)
+    return _aws_lambda("lambda-x86", memory_mb, lifetime_s)
 
 
 def lambda_arm(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
     """AWS Lambda on Graviton, likewise."""
-    return _aws_lambda("lambda-arm", memory_mb, lifetime_s, 0.0000133334)
+    return _aws_lambda("lambda-arm", memory_mb, lifetime_s)
 
 
 def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) -> Platform:
@@ -144,14 +135,13 @@ def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) 
         preemption_mean_s=preemption_mean_s,
         notice_s=notice_s,
         bandwidth_bytes_per_s=117e6,
-        hour_usd=0.0408,
     )
 
 
 def lambdaml_2021(memory_mb: int = 3008) -> Platform:
     """AWS Lambda as LambdaML's analytic model has it."""
     return replace(
-        _aws_lambda("lambdaml-2021", memory_mb, LAMBDA_LIFETIME_S, 0.0000166667),
+        _aws_lambda("lambdaml-2021", memory_mb, LAMBDA_LIFETIME_S),
         cold_start_s=(0.0, 0.0),
         warm_start_s=(0.0, 0.0),
         ramp=((10, 1.2), (50, 11.0), (100, 18.0), (200, 35.0)),
@@ -159,7 +149,7 @@ def lambdaml_2021(memory_mb: int = 3008) -> Platform:
     )
 
 
-def _aws_lambda(name: str, memory_mb: int, lifetime_s: float, gb_s_usd: float) -> Platform:
+def _aws_lambda(name: str, memory_mb: int, lifetime_s: float) -> Platform:
     least, most = LAMBDA_MB
     if not least <= memory_mb <= most:
         raise ValueError(f"Lambda offers {least} to {most} MB, not {memory_mb}")
@@ -175,8 +165,6 @@ def _aws_lambda(name: str, memory_mb: int, lifetime_s: float, gb_s_usd: float) -
         mb_per_vcpu=LAMBDA_MB_PER_VCPU,
         lifetime_s=lifetime_s,
         bandwidth_bytes_per_s=78.6e6,
-        gb_s_usd=gb_s_usd,
-        invocation_usd=0.2e-6,
     )
 
 
@@ -187,7 +175,8 @@ PLATFORMS: Registry[Platform] = Registry(
         for name in ("local", "lambda-x86", "lambda-arm", "spot", "lambdaml-2021")
     },
 )
-"""Presets. Written down November 2026; us-east-1; none of it was measured by this project on AWS.
+"""Presets; prices: `lambdaml.cost.prices`. Written down November 2026; us-east-1; none of it was measured by this
+project on AWS.
 
 | number                     | value                  | source                                                         |
 |----------------------------|------------------------|----------------------------------------------------------------|
@@ -199,17 +188,14 @@ PLATFORMS: Registry[Platform] = Registry(
 | Lambda, speed              | 1,769 MB = 1, up to 6  | AWS Lambda guide, 2025; Graviton assumed as fast as x86        |
 | Lambda, lifetime           | 900 s                  | AWS Lambda guide, 2025                                         |
 | Lambda, bandwidth          | 78.6 MB/s              | 75 MiB/s sustained: Skyrise, arXiv 2501.07771, from memory     |
-| Lambda, price              | x86 $16.6667e-6, arm   | a GB-second: api-evangelist, May 2026; $0.20 per million       |
-|                            | $13.3334e-6            | invocations; initialisation is billed: AWS blog, April 2025    |
 | spot, preemption           | a tenth a month        | 5-10 % a month on average, finopsforge.com; notice 120 s: AWS  |
 | spot, starts               | 60 s, p99 120 s        | assumed; warm: import of torch                                 |
 | spot, bandwidth            | 117 MB/s               | 0.937 Gbit/s, AWS's baseline of m7g.large, from memory         |
-| spot, price                | $0.0408 an hour        | half of $0.0816 (factualminds, June 2026), half being assumed  |
 | lambdaml-2021, ramp        | 1.2, 11, 18, 35 s      | t_F at 10, 50, 100, 200: LambdaML, arXiv 2105.07806, table 6,  |
 |                            |                        | from memory; it includes the start itself                      |
 | lambdaml-2021, bandwidth   | 84 MB/s                | lambdaDNN, us-east-1, 2020                                     |
-| lambdaml-2021, memory      | 3,008 MB               | Lambda's largest then, from memory; prices as lambda-x86       |
+| lambdaml-2021, memory      | 3,008 MB               | Lambda's largest then, from memory                             |
 
-Not modelled: Lambda's bursts (some 300 MiB at 1.2 GiB/s), the account's limit of 1,000 concurrent functions, EC2's
-minimum of a minute a start. Accelerators are preempted far more often than the average: give `spot` a mean of yours.
+Not modelled: Lambda's bursts (some 300 MiB at 1.2 GiB/s), the account's limit of 1,000 concurrent functions.
+Accelerators are preempted far more often than the average: give `spot` a mean of yours.
 """

@@ -49,6 +49,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """The command in this process, with a fresh working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LAMBDAML_TRACEBACK", raising=False)
+    monkeypatch.setenv("LAMBDAML_PRICES", str(tmp_path / "no-prices.toml"))
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

@@ -16,7 +16,6 @@ from lambdaml.storage.meter import BINS_PER_OCTAVE, MeterReading
 from lambdaml.worlds.channel import CHANNELS, Channel, Pipe, TokenBucket
 
 BIN = 2 ** (1 / BINS_PER_OCTAVE)
-MIB = 2**20
 
 
 def metered(seconds: dict[str, list[float]]) -> MeterReading:
@@ -58,25 +57,12 @@ def test_published_constants() -> None:
     assert [cache.latency_s("put", 0.9), cache.transfer_s(630_000_000)] == [0.01, 1.0]
     s3, redis = Channel.parse("fmi-s3"), Channel.parse("fmi-redis")
     assert [s3.latency_s("put", 0.5), s3.transfer_s(50_000_000)] == [0.0404, 1.0]
-    assert [s3.request_usd("get"), s3.request_usd("create")] == [0.43e-6, 5.4e-6]
     assert [redis.latency_s("get", 0.5), redis.transfer_s(100_000_000)] == [0.0052, 1.0]
 
 
-def test_s3_is_limited_and_priced_per_request() -> None:
+def test_s3_is_limited_by_the_direction_of_a_request() -> None:
     s3 = Channel.parse("s3-standard")
     assert [s3.limit_per_s(kind) for kind in ("get", "head", "list", "put", "create_lost")] == [5500] * 3 + [3500] * 2
-    usd = {kind: s3.request_usd(kind, 16 * MIB) for kind in ("get", "get_miss", "head", "put", "create_lost", "list")}
-    assert usd == {"get": 4e-7, "get_miss": 4e-7, "head": 4e-7, "put": 5e-6, "create_lost": 5e-6, "list": 5e-6}
-    assert s3.request_usd("delete") == 0
-    assert s3.keeping_usd(730 * 3600, 10 * 2**30) == pytest.approx(0.23)
-
-
-def test_express_and_valkey_bill_bytes_as_well() -> None:
-    express, valkey = Channel.parse("s3-express"), Channel.parse("redis")
-    assert express.request_usd("put", 16 * MIB) == pytest.approx(5.1e-5, rel=0.01)
-    assert express.request_usd("get", 16 * MIB) == pytest.approx(24 * 4e-7, rel=0.03)
-    assert valkey.request_usd("put", 16 * MIB) == pytest.approx(3.8e-5, rel=0.01)
-    assert valkey.keeping_usd(3600) == pytest.approx(0.0084)
 
 
 def test_a_measured_channel_has_the_percentiles_of_its_meter_within_a_bin() -> None:
@@ -112,19 +98,18 @@ def test_a_kind_that_the_meter_did_not_see_is_as_slow_as_its_direction() -> None
         Channel.measured(MeterReading())
 
 
-def test_a_measured_channel_takes_prices_and_limits_of_another() -> None:
+def test_a_measured_channel_takes_the_limits_of_another() -> None:
     reading = metered({"get": [0.01]})
-    assert Channel.measured(reading, like=Channel.parse("s3-standard")).request_usd("put") == 5e-6
+    assert Channel.measured(reading, like=Channel.parse("s3-standard")).limit_per_s("put") == 3500
     assert Channel.measured(reading).limit_per_s("get") is None
 
 
 def test_options_change_a_preset_and_a_time_is_a_channel() -> None:
     s3 = Channel.parse("s3-standard:bandwidth=40MB/s,writes_per_s=10")
     assert (s3.bandwidth_bytes_per_s, s3.writes_per_s, s3.reads_per_s) == (40e6, 10, 5500)
-    assert s3.request_usd("put") == 5e-6
     plain = Channel.parse("40ms")
     assert plain == Channel("40ms", LatencyModel((0.04, 0.04), (0.04, 0.04)))
-    assert (plain.transfer_s(10**9), plain.request_usd("put")) == (0, 0)
+    assert plain.transfer_s(10**9) == 0
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,6 @@ def test_other_platforms_run_one_thread_at_full_speed() -> None:
     assert Platform.parse("spot").speed(8) == 2
 
 
-def test_prices_an_hour() -> None:
-    hour = {name: Platform.parse(name).function_usd(3600) for name in ("lambda-x86", "lambda-arm", "spot", "local")}
-    assert hour == pytest.approx({"lambda-x86": 0.1037, "lambda-arm": 0.0829, "spot": 0.0408, "local": 0}, abs=1e-4)
-    assert Platform.parse("lambda-x86").function_usd(0) == 0.2e-6
-
-
 def test_preemptions_are_exponential_and_where_there_are_none_never_come() -> None:
     random = Random(2)
     lives = [Platform.parse("spot:3600").preemption_s(random.random) for _ in range(20_000)]

@@ -1,0 +1,261 @@
+"""Prices: what a unit of each billed thing costs, where that was learned, and when.
+
+    book = PriceBook.load("my-prices.toml")      # the packaged books (cost/data/*.toml), and a user's on top of them
+    book["s3-standard/get"].usd, book["s3-standard/get"].origin
+
+A price's id is `place/item`: a place is a store, what runs functions, or `transfer`; what its items are and what they
+are counted in stands in `ITEMS`. No price stands in code.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lambdaml.errors import SettingsError, nearest
+
+ITEMS: dict[str, tuple[str, ...]] = {
+    "invocation": ("request",),
+    "duration": ("GB-second",),
+    "ephemeral": ("GB-second",),
+    "instance": ("hour",),
+    "put": ("request",),
+    "list": ("request",),
+    "get": ("request",),
+    "delete": ("request",),
+    "ecpu": ("ECPU",),
+    "bytes-in": ("GB",),
+    "bytes-out": ("GB",),
+    "storage": ("GB-month", "GB-hour"),
+    "server": ("hour",),
+    "same-region": ("GB",),
+    "cross-region": ("GB",),
+    "internet": ("GB",),
+    "nat": ("GB",),
+}
+"""The second half of an id -> the units that it may have."""
+
+HOW = {
+    "read": "read in the source named",
+    "memory": "from memory",
+    "assumed": "assumed",
+    "listed": "asked of the AWS Price List API",
+    "given": "given by a user's file",
+}
+"""How a price was learned."""
+
+ENVIRONMENT = "LAMBDAML_PRICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of a unit of something.
+
+    Attributes:
+        id: `place/item`.
+        usd: of one unit, without tax.
+        unit: a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
+        source, date: where the price was found, and from when that is, as exactly as it is known.
+        how: one of `HOW`.
+        step_s: each function's time is billed in steps of so many seconds, rounded up; 0: as it is.
+        minimum_s: each function is billed for at least so many seconds.
+        minimum_gb: storage is billed for at least so many GB.
+    """
+
+    id: str
+    usd: float
+    unit: str
+    source: str
+    date: str
+    how: str = "given"
+    step_s: float = 0.0
+    minimum_s: float = 0.0
+    minimum_gb: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError, without the file's name, for what is no price."""
+        item = self.id.partition("/")[2]
+        if item not in ITEMS:
+            raise SettingsError(f"there is no price {self.id!r}: an id is place/item, item being one of those in ITEMS")
+        if self.unit not in ITEMS[item]:
+            raise SettingsError(f"{self.id}: unit must be {' or '.join(ITEMS[item])}, not {self.unit!r}")
+        if self.how not in HOW:
+            raise SettingsError(f"{self.id}: how must be one of {', '.join(HOW)}, not {self.how!r}")
+        for name in ("usd", "step_s", "minimum_s", "minimum_gb"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise SettingsError(f"{self.id}: {name} must be a number that is not negative, not {value!r}")
+        for name in ("source", "date"):
+            if not isinstance(getattr(self, name), str):
+                raise SettingsError(f"{self.id}: {name} must be text, not {getattr(self, name)!r}")
+
+    @property
+    def place(self) -> str:
+        """The store or platform it belongs to."""
+        return self.id.partition("/")[0]
+
+    @property
+    def item(self) -> str:
+        """What of it is billed."""
+        return self.id.partition("/")[2]
+
+    @property
+    def origin(self) -> str:
+        """`AWS Lambda pricing ... (2026-05, read in the source named)`"""
+        return f"{self.source} ({self.date}, {HOW[self.how]})"
+
+
+_FIELDS = {field.name for field in fields(Price)}
+_NEEDED = ("id", "usd", "unit")
+
+
+class PriceBook(Mapping[str, Price]):
+    """Prices by id."""
+
+    def __init__(self, prices: Mapping[str, Price]) -> None:
+        self._prices = dict(prices)
+        self._places: dict[str, dict[str, Price]] = {}
+        for price in self._prices.values():
+            self._places.setdefault(price.place, {})[price.item] = price
+
+    @classmethod
+    def load(cls, *files: str | os.PathLike[str]) -> PriceBook:
+        """The packaged prices, each replaced by that of a user's file where one has it; later files win.
+
+        A user's file is TOML: `[[price]]` tables with `id`, `usd` and `unit`, and perhaps `source`, `date`, `how`.
+        What it leaves out of rules of billing (`step_s` ...) stays as packaged.
+
+        Raises:
+            SettingsError: a file cannot be read, or has an id that does not exist, a unit that is missing or not the
+                price's, or a price that is negative. Names the file and the price.
+        """
+        book = cls(_packaged())
+        for file in files:
+            book = book.replaced(read(Path(file), book))
+        return book
+
+    def replaced(self, prices: Mapping[str, Price]) -> PriceBook:
+        """This book with these prices instead of its own."""
+        return PriceBook({**self._prices, **prices})
+
+    def place(self, name: str) -> Mapping[str, Price]:
+        """The prices of a store or platform by item; empty where there are none."""
+        return self._places.get(name, {})
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Stores and platforms that have a price."""
+        return tuple(self._places)
+
+    def __getitem__(self, id: str) -> Price:
+        """Raises SettingsError for an id that does not exist, with the nearest that do."""
+        if id not in self._prices:
+            raise SettingsError(f"there is no price {id!r}{nearest(id, self._prices)}")
+        return self._prices[id]
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._prices
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prices)
+
+    def __len__(self) -> int:
+        return len(self._prices)
+
+
+def user_file() -> Path:
+    """Where a user's own prices are kept: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the folder for settings."""
+    if place := os.environ.get(ENVIRONMENT):
+        return Path(place)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lambdaml" / "prices.toml"
+
+
+def user_book(*files: str | os.PathLike[str]) -> PriceBook:
+    """The book that the commands use: the packaged prices, the user's own where that file exists, and these files."""
+    own = user_file()
+    return PriceBook.load(*([own] if own.is_file() else []), *files)
+
+
+def read(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
+    """The prices of a user's file, each of which must be one of the book's. Raises SettingsError; see `load`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    found: dict[str, Price] = {}
+    for record in _records(text, str(file)):
+        id = record["id"]
+        if id not in book:
+            raise SettingsError(f"{file}: there is no price {id!r}{nearest(str(id), book)}")
+        rules = {name: getattr(book[id], name) for name in ("step_s", "minimum_s", "minimum_gb")}
+        found[id] = _price({"source": file.name, "date": "undated", **rules, **record}, str(file))
+        if found[id].unit != book[id].unit:
+            raise SettingsError(f"{file}: {id}: unit must be {book[id].unit}, not {found[id].unit!r}")
+    return found
+
+
+def write(prices: Mapping[str, Price], file: Path, comment: str) -> None:
+    """Write a user's file that `read` reads. Raises SettingsError if it cannot be written."""
+    lines = [f"# {comment}"]
+    for price in prices.values():
+        lines += ["", "[[price]]"]
+        lines += [f"{name} = {_toml(value)}" for name, value in asdict(price).items() if value != 0.0 or name == "usd"]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write {file}: {error.strerror}") from None
+
+
+@cache
+def _packaged() -> dict[str, Price]:
+    found: dict[str, Price] = {}
+    for file in sorted(resources.files("lambdaml.cost").joinpath("data").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            for record in _records(file.read_text(encoding="utf-8"), file.name):
+                found[record["id"]] = _price(record, file.name)
+    return found
+
+
+def _records(text: str, name: str) -> list[dict[str, Any]]:
+    try:
+        record = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name} is not TOML: {error}") from None
+    prices = record.get("price", [])
+    if (
+        record.keys() - {"price", "book"}
+        or not isinstance(prices, list)
+        or not all(isinstance(p, dict) for p in prices)
+    ):
+        raise SettingsError(f"{name} is no price book: it must hold [[price]] tables, and nothing else")
+    for price in prices:
+        for field in _NEEDED:
+            if field not in price:
+                raise SettingsError(f"{name}: the price {price.get('id', '?')!r} needs {field}")
+        for field in price:
+            if field not in _FIELDS:
+                raise SettingsError(f"{name}: {price['id']}: a price has no field {field!r}{nearest(field, _FIELDS)}")
+    return prices
+
+
+def _price(record: Mapping[str, Any], name: str) -> Price:
+    try:
+        return Price(**{**record, "date": str(record["date"])})
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from None
+
+
+def _toml(value: str | float) -> str:
+    """A value as TOML writes it, escaped as in JSON, which for what can stand here is the same."""
+    if not isinstance(value, str):
+        return repr(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

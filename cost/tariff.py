@@ -1,0 +1,275 @@
+"""What quantities cost on a platform and a store.
+
+    tariff = Tariff(PriceBook.load(), "s3-standard", "lambda-arm:1769")
+    bill = tariff.bill(Quantities(lifetimes_s=[63.2] * 8, requests={"get": 9_000, "create": 2_000}))
+    bill.usd, bill.parts(), [(line.what, line.usd, line.price.origin) for line in bill.lines]
+
+Rounding follows the price book: Lambda bills each invocation up to the next millisecond, EC2 each instance up to the
+next second and for a minute at least, ElastiCache Serverless 100 MB at least. Everything else is linear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cost.prices import Price, PriceBook
+from lambdaml.errors import SettingsError, nearest
+from lambdaml.worlds.channel import CHANNELS, Channel
+from lambdaml.worlds.platform import PLATFORMS, Platform
+
+if TYPE_CHECKING:
+    from lambdaml.simulation import SimulationResult
+
+GB_BYTES = 2**30
+"""Bytes of a GB on a bill of AWS."""
+
+KB_BYTES = 2**10
+MONTH_S = 730 * 3600
+
+_EPSILON = 1e-6
+"""Of a step, forgiven: 1.1 s are 1,100 steps of a millisecond and not 1,101."""
+
+PARTS = ("functions", "requests", "storage", "transfer")
+"""Of a bill; bytes that a store bills beside its requests are among those."""
+
+TRANSFERS = ("same-region", "cross-region", "internet", "nat")
+"""How functions reach the store; all but `same-region` bill the bytes that they read, `nat` those written, too."""
+
+REQUESTS = {
+    "put": ("put", "create", "create_lost"),
+    "list": ("list",),
+    "get": ("get", "get_miss", "get_range", "head", "wait"),
+    "delete": ("delete",),
+}
+"""Items of a store -> the kinds of requests, as a meter names them, that they bill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantities:
+    """What was used.
+
+    Attributes:
+        lifetimes_s: how long each function lasted, from asking for it until its end: one number an invocation.
+        requests: answered ones by kind, as a meter names them (`lambdaml.storage.meter`).
+        bytes_sent, bytes_received: by the functions.
+        stored_byte_s: bytes times the seconds that they were kept.
+        wall_s: how long the store was needed, for stores that are billed by the hour.
+    """
+
+    lifetimes_s: Sequence[float] = ()
+    requests: Mapping[str, int] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    stored_byte_s: float = 0.0
+    wall_s: float = 0.0
+
+    @classmethod
+    def of(cls, result: SimulationResult) -> Quantities:
+        """What a simulation used."""
+        run = result.run
+        sent, received = run.bytes["sent"], run.bytes["received"]
+        return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds)
+
+    def __add__(self, other: Quantities) -> Quantities:
+        """Both, one after the other."""
+        kinds = {**self.requests, **other.requests}
+        return Quantities(
+            [*self.lifetimes_s, *other.lifetimes_s],
+            {kind: self.requests.get(kind, 0) + other.requests.get(kind, 0) for kind in kinds},
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.stored_byte_s + other.stored_byte_s,
+            self.wall_s + other.wall_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a bill.
+
+    Attributes:
+        part: one of `PARTS`.
+        what: in words.
+        quantity: in units of the price, rounded as they are billed.
+    """
+
+    part: str
+    what: str
+    quantity: float
+    usd: float
+    price: Price
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "part": self.part,
+            "what": self.what,
+            "quantity": self.quantity,
+            "usd": self.usd,
+            "price": asdict(self.price),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What it costs, and what the price book did not know.
+
+    Attributes:
+        notes: sentences on what is not in the lines.
+    """
+
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usd(self) -> float:
+        """The total."""
+        return math.fsum(line.usd for line in self.lines)
+
+    def parts(self) -> dict[str, float]:
+        """US dollars by part, for each of `PARTS`."""
+        return {part: math.fsum(line.usd for line in self.lines if line.part == part) for part in PARTS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "usd": self.usd,
+            "parts": self.parts(),
+            "lines": [line.to_dict() for line in self.lines],
+            "notes": list(self.notes),
+        }
+
+
+class Tariff:
+    """The prices of a platform and a store, ready to bill with.
+
+    Args:
+        channel: a preset of `lambdaml.worlds.channel`, options included; a time such as `40ms`, which costs nothing;
+            or any store of the book.
+        platform: a preset of `lambdaml.worlds.platform`, its memory included, such as `lambda-arm:1769`; or any
+            platform of the book.
+        memory_mb: of a function, instead of the platform's.
+        transfer: one of `TRANSFERS`.
+
+    Raises:
+        SettingsError: there is no such channel, platform or transfer, or memory is billed, but not given.
+    """
+
+    def __init__(
+        self,
+        book: PriceBook,
+        channel: str,
+        platform: str,
+        memory_mb: int | None = None,
+        transfer: str = "same-region",
+    ) -> None:
+        if transfer not in TRANSFERS:
+            raise SettingsError(f"there is no transfer {transfer!r}{nearest(transfer, TRANSFERS)}")
+        self.channel, self.platform, self.transfer = channel, platform, transfer
+        self._store = _store_prices(book, channel)
+        self._functions, self.memory_mb = _function_prices(book, platform, memory_mb)
+        self._transfer = book[f"transfer/{transfer}"]
+
+    def bill(self, used: Quantities) -> Bill:
+        """Bill these quantities; linear but for the roundings."""
+        lines = [*self._function_lines(used), *self._store_lines(used), *self._transfer_lines(used)]
+        return Bill(tuple(line for line in lines if line.quantity), tuple(self._notes(used)))
+
+    def _function_lines(self, used: Quantities) -> list[Line]:
+        lines = []
+        for item, price in self._functions.items():
+            count = len(used.lifetimes_s)
+            if item == "invocation":
+                lines.append(_line("functions", f"{count:,} invocations", count, price))
+            elif item == "duration":
+                billed = billed_s(used.lifetimes_s, price) * self.memory_mb / 1024
+                lines.append(_line("functions", f"duration at {self.memory_mb:,} MB", billed, price))
+            elif item == "instance":
+                hours = billed_s(used.lifetimes_s, price) / 3600
+                lines.append(_line("functions", f"{count:,} starts of an instance", hours, price))
+        return lines
+
+    def _store_lines(self, used: Quantities) -> list[Line]:
+        store, lines = self._store, []
+        sent, received = used.bytes_sent, used.bytes_received
+        for item, kinds in REQUESTS.items():
+            if item in store:
+                count = sum(used.requests.get(kind, 0) for kind in kinds)
+                lines.append(_line("requests", f"{item} requests", count, store[item]))
+        if "ecpu" in store:
+            units = sum(used.requests.values()) + (sent + received) / KB_BYTES
+            lines.append(_line("requests", "requests and KB", units, store["ecpu"]))
+        if "bytes-in" in store:
+            lines.append(_line("requests", "bytes written", sent / GB_BYTES, store["bytes-in"]))
+        if "bytes-out" in store:
+            lines.append(_line("requests", "bytes read", received / GB_BYTES, store["bytes-out"]))
+        if "storage" in store:
+            price = store["storage"]
+            gb_s = max(used.stored_byte_s / GB_BYTES, price.minimum_gb * used.wall_s)
+            period_s = MONTH_S if price.unit == "GB-month" else 3600
+            lines.append(_line("storage", "storage", gb_s / period_s, price))
+        if "server" in store:
+            lines.append(_line("storage", "the server's time", used.wall_s / 3600, store["server"]))
+        return lines
+
+    def _transfer_lines(self, used: Quantities) -> list[Line]:
+        moved = used.bytes_received + (used.bytes_sent if self.transfer == "nat" else 0)
+        return [_line("transfer", self.transfer, moved / GB_BYTES, self._transfer)] if self._transfer.usd else []
+
+    def _notes(self, used: Quantities) -> list[str]:
+        notes = []
+        if used.lifetimes_s and not self._functions:
+            notes.append(f"functions cost nothing: the price book has no prices of {self.platform}")
+        if used.requests and not self._store:
+            notes.append(f"requests and storage cost nothing: the price book has no prices of {self.channel}")
+        elif "server" not in self._store and "ecpu" not in self._store:
+            known = {kind for item, kinds in REQUESTS.items() if item in self._store for kind in kinds}
+            left = {kind: count for kind, count in used.requests.items() if count and kind not in known}
+            if left:
+                notes.append(f"not billed, having no price: {', '.join(f'{kind} {n:,}' for kind, n in left.items())}")
+        return notes
+
+
+def billed_s(lifetimes_s: Sequence[float], price: Price) -> float:
+    """Seconds that are billed for functions that lasted so long: each rounded up to the price's step, and at least its
+    minimum."""
+    if not price.step_s:
+        return math.fsum(max(seconds, price.minimum_s) for seconds in lifetimes_s)
+    per_s, ceil = 1 / price.step_s, math.ceil
+    least = ceil(price.minimum_s * per_s - _EPSILON)
+    steps = [ceil(seconds * per_s - _EPSILON) for seconds in lifetimes_s]
+    return sum(steps if least == 0 else [max(count, least) for count in steps]) * price.step_s
+
+
+def _line(part: str, what: str, quantity: float, price: Price) -> Line:
+    return Line(part, what, quantity, quantity * price.usd, price)
+
+
+def _store_prices(book: PriceBook, channel: str) -> Mapping[str, Price]:
+    name = channel.partition(":")[0]
+    if name not in book.places and name not in CHANNELS and channel != "measured":
+        Channel.parse(channel)
+    prices = book.place(name)
+    if prices and not {"put", "ecpu", "server"} & prices.keys():
+        raise SettingsError(f"{channel!r} is no store")
+    return prices
+
+
+def _function_prices(book: PriceBook, platform: str, memory_mb: int | None) -> tuple[Mapping[str, Price], int]:
+    name, colon, parameters = platform.partition(":")
+    prices = book.place(name)
+    if name in PLATFORMS.factories:
+        memory_mb = memory_mb or Platform.parse(platform).memory_mb
+    elif not {"duration", "instance"} & prices.keys():
+        platforms = [place for place in book.places if {"duration", "instance"} & book.place(place).keys()]
+        raise SettingsError(f"there is no platform {name!r}{nearest(name, {*platforms, *PLATFORMS.factories})}")
+    elif colon and memory_mb is None:
+        if not parameters.isdecimal():
+            raise SettingsError(f"platform {platform!r}: write the memory in MB, as in '{name}:3008'")
+        memory_mb = int(parameters)
+    if "duration" in prices and not memory_mb:
+        raise SettingsError(f"platform {platform!r} bills memory: write how much, as in '{name}:3008'")
+    return prices, memory_mb or 0
