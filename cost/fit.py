@@ -57,6 +57,6 @@ def spread(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     sigma is that of a lognormal, half of what lies between the quantiles of one standard deviation below and above, so
     that one hiccup of the machine does not make it.
     """
-    ratios = [value / median(group) for group in groups for value in group]
+    ratios = [value / middle for group in groups for middle in [median(group)] for value in group]
     sigma = (math.log(quantile(ratios, 0.841)) - math.log(quantile(ratios, 0.159))) / 2
     return sigma, quantile(ratios, 0.95), quantile(ratios, 0.99)

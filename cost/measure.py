@@ -20,7 +20,7 @@ from lambdaml.cost.bench import Bench
 from lambdaml.cost.machine import this_machine
 from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
 from lambdaml.cost.pilot import default_plan, pilot
-from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent
+from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
 from lambdaml.cost.stores import measure_store
 from lambdaml.entry import pick_device
 from lambdaml.errors import SettingsError
@@ -42,7 +42,7 @@ LEAST_STEPS, MOST_STEPS = 40, 2_000
 LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
 """Samples of the reference set of the coherence."""
 
-_SHARES = {"steps": 0.35, "codecs": 0.15, "store": 0.1, "pilots": 1.0, "training": 0.4}
+_SHARES = {"store": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
 """Of the time to spend, by phase; pilots are on top of it."""
 
 
@@ -117,17 +117,20 @@ def measure(
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:
         bench = compute.submit(_bench, instance, settings, pick_device(device)).result()
+        found = _store(store, settings, clockwork) if store is not None else None
         profile = compute.submit(_times, bench, clockwork).result()
-        if store is not None:
-            profile = _with_store(profile, store, clockwork)
         if target is not None:
             with clockwork.phase("pilots") as tell:
                 plan, pilots_s = default_plan(workers), clockwork.seconds_of("pilots")
                 runs = pilot(instance, target, args=args, plan=plan, seconds=pilots_s, progress=tell)
             profile = replace(profile, target=target, pilot=tuple(runs))
         profile = compute.submit(_training, profile, instance, bench, clockwork).result()
-    seconds_spent = round(time.monotonic() - begun, 3)
-    return replace(profile, spent=replace(profile.spent, seconds=seconds_spent, phases_s=dict(clockwork.phases_s)))
+    spent = replace(profile.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
+    if found is not None:
+        facts, requests, sent, received = found
+        spent = replace(spent, requests=requests, sent_bytes=sent, received_bytes=received)
+        profile = replace(profile, store=facts)
+    return replace(profile, spent=spent)
 
 
 def _bench(job: Job, settings: Settings, device: str) -> Bench:
@@ -135,6 +138,11 @@ def _bench(job: Job, settings: Settings, device: str) -> Bench:
     if settings.target is not None:  # before minutes are spent
         reached(settings.target, evaluate(job, bench.replica.state(), device))
     return bench
+
+
+def _store(url: str, settings: Settings, clockwork: Clockwork) -> tuple[StoreFacts, dict[str, int], int, int]:
+    with clockwork.phase("store") as tell:
+        return measure_store(url, 4 * settings.parameters, clockwork.seconds_of("store"), tell)
 
 
 def _times(bench: Bench, clockwork: Clockwork) -> Profile:
@@ -168,14 +176,6 @@ def _times(bench: Bench, clockwork: Clockwork) -> Profile:
         noise=None,
         coherence=None,
     )
-
-
-def _with_store(profile: Profile, url: str, clockwork: Clockwork) -> Profile:
-    with clockwork.phase("store") as tell:
-        largest = max(facts.update_bytes for facts in profile.codecs.values())
-        found, requests, sent, received = measure_store(url, largest, clockwork.seconds_of("store"), tell)
-    spent = replace(profile.spent, requests=requests, sent_bytes=sent, received_bytes=received)
-    return replace(profile, store=found, spent=spent)
 
 
 def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) -> Profile:
