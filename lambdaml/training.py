@@ -104,7 +104,8 @@ def train(
         steps: updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
         target: stop at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
         codec: how gradients are written: `fp32`, `bf16`.
-        staleness: the weight of a stale update: `constant`, `inverse`.
+        staleness: what becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
+            `lambdaml.staleness.RULES`.
         functions: processes that share the workers; by default one per worker, but no more than there are cores.
         engine: `local` (processes) or `inline` (this process); by default whichever the store allows.
         device: `cpu`, `cuda`, or `auto`.
