@@ -41,11 +41,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Seconds, function-seconds, updates, requests by kind, and bytes; of a run, or of a step."""
+    """Seconds, function-seconds, log entries, requests by kind, and bytes; of a run, or of a step."""
 
     seconds: float
     function_seconds: float
-    updates: float
+    commits: float
     requests: Mapping[str, float]
     sent_bytes: float
     received_bytes: float
@@ -56,7 +56,7 @@ class Amounts:
         return Amounts(
             self.seconds + times * other.seconds,
             self.function_seconds + times * other.function_seconds,
-            self.updates + times * other.updates,
+            self.commits + times * other.commits,
             {kind: self.requests.get(kind, 0.0) + times * other.requests.get(kind, 0.0) for kind in kinds},
             self.sent_bytes + times * other.sent_bytes,
             self.received_bytes + times * other.received_bytes,
@@ -139,7 +139,7 @@ def _amounts(flow: FlowResult) -> Amounts:
     return Amounts(
         flow.seconds,
         flow.function_seconds,
-        flow.updates,
+        flow.commits,
         flow.requests,
         flow.bytes_sent,
         flow.bytes_received,

@@ -243,20 +243,21 @@ class _Desk:
         if isinstance(pace, str) or own == shape.costs.update_bytes:
             return pace
         ratio = own / shape.costs.update_bytes
-        step = replace(pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio)
+        step = replace(
+            pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio
+        )
         return replace(pace, step=step)
 
     def refined(self, found: Sequence[Outlook]) -> list[Outlook]:
         """The same candidates, each simulated as it is, with other chances."""
         again = []
-        for outlook in found:
-            shape = self.shape(outlook.candidate)
+        for one in found:
+            shape = self.shape(one.candidate)
             try:
-                paces = [pace(shape, seed) for seed in REFINING_SEEDS]
+                mean: Pace | str = _mean([pace(shape, seed) for seed in REFINING_SEEDS])
             except RunFailed as error:
-                again.append(self.outlook(outlook.candidate, str(error)))
-                continue
-            again.append(self.outlook(outlook.candidate, _mean(paces)))
+                mean = str(error)
+            again.append(self.outlook(one.candidate, mean))
         return again
 
 
@@ -266,9 +267,7 @@ def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     return (ordered[0],) if ordered[0].costs == ordered[-1].costs else (ordered[0], ordered[-1])
 
 
-def _simulate(
-    shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]
-) -> dict[Shape, Pace | str]:
+def _simulate(shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]) -> dict[Shape, Pace | str]:
     """The paces of all shapes, side by side; a sentence in place of one that gets nowhere."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
