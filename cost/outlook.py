@@ -98,9 +98,15 @@ class Goal:
 
 
 def outlook(
-    candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff
+    candidate: Candidate,
+    pace: Pace,
+    profile: Profile,
+    goal: Goal,
+    channel: Channel,
+    tariff: Tariff,
+    functions: int | None = None,
 ) -> Outlook:
-    """What the candidate would take at this pace."""
+    """What the candidate would take at this pace, with so many functions; by default one for each worker."""
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
     every_rounds = goal.snapshot_every or min(per_epoch, MAX_SNAPSHOT_EVERY)
     batch = profile.job.samples / (candidate.workers * per_epoch)
@@ -118,8 +124,8 @@ def outlook(
     launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
     platform = Platform.parse(candidate.platform)
     median_steps, unlikely_steps = needed.quantile(0.5, every), needed.quantile(UNLIKELY, every)
-    used = _course(pace, median_steps, launcher, platform, channel, candidate.workers)
-    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, candidate.workers)
+    used = _course(pace, median_steps, launcher, platform, channel, functions or candidate.workers)
+    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, functions or candidate.workers)
     bill, unlikely_bill = tariff.bill(used), tariff.bill(unlikely)
     return Outlook(
         candidate,

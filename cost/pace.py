@@ -27,7 +27,7 @@ ROUNDS = (6, 36)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that the course of a run in time depends on."""
+    """All that the course of a run in time depends on; without `functions`, each worker has one of its own."""
 
     schedule: str
     workers: int
@@ -37,6 +37,7 @@ class Shape:
     channel: Channel
     platform: Platform
     stragglers: Stragglers
+    functions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ def _flow(shape: Shape, rounds: int, seed: int) -> FlowResult:
         snapshot_every=10**9,
         token="planned",
     )
-    given = (settings, shape.workers, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
+    functions = min(shape.workers, shape.functions or shape.workers)
+    given = (settings, functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
     return Flow(*given).run()
 
 
