@@ -1,0 +1,89 @@
+"""Steps to a target from pilots: what was tried comes back, between is between, beyond is not promised."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from lambdaml.cost.convergence import Convergence, Steps
+from lambdaml.cost.pilot import PilotRun, default_plan, pilot
+from lambdaml.errors import SettingsError
+from tests.lambdaml import lab
+
+JOB = f"{Path(lab.__file__)}:Tiny"
+
+
+def run(group: int, delay: int, steps: int | None, seed: int = 1, batch: int = 32) -> PilotRun:
+    return PilotRun(group, delay, batch, seed, (), steps, 0.1)
+
+
+PILOTS = [run(1, 0, 100), run(4, 0, 60), run(16, 0, 50), run(1, 3, 130), run(1, 7, 200), run(1, 15, None)]
+
+
+@pytest.mark.parametrize("group, staleness, steps", [(1, 0, 100), (4, 0, 60), (16, 0, 50), (1, 3, 130), (1, 7, 200)])
+def test_what_was_tried_comes_back(group: int, staleness: float, steps: float) -> None:
+    found = Convergence(PILOTS).steps(group, 32 * group, staleness)
+    assert found is not None and found.median == pytest.approx(steps)
+
+
+def test_between_pilots_lies_between_them() -> None:
+    convergence = Convergence(PILOTS)
+    two, stale = convergence.steps(2, 64), convergence.steps(1, 32, 5)
+    assert two is not None and 60 < two.median < 100
+    assert stale is not None and 130 < stale.median < 200
+
+
+def test_beyond_what_pilots_stood_nothing_is_promised() -> None:
+    convergence = Convergence(PILOTS)
+    assert convergence.tolerance == 15
+    assert convergence.steps(1, 32, 15) is None and convergence.steps(1, 32, 12) is None
+    assert Convergence(PILOTS[:3]).steps(1, 32, 1.0) is None
+
+
+def test_larger_groups_take_the_factor_of_the_group_that_comes_nearest() -> None:
+    convergence = Convergence([*PILOTS, run(8, 0, 55), run(8, 3, 55)])
+    stale = convergence.steps(6, 192, 3)
+    fresh = convergence.steps(6, 192)
+    assert stale is not None and fresh is not None and stale.median == pytest.approx(fresh.median)
+
+
+def test_smaller_batches_follow_the_noise_scale() -> None:
+    found = Convergence(PILOTS, noise_scale_samples=32).steps(1, 16)
+    assert found is not None and found.median == pytest.approx(100 * (1 + 32 / 16) / (1 + 32 / 32))
+
+
+def test_the_spread_is_pooled_over_repeated_pilots() -> None:
+    pilots = [run(1, 0, 100, 1), run(1, 0, 121, 2), run(4, 0, 50, 1), run(4, 0, 50, 2)]
+    squares = 2 * (math.log(1.21) / 2) ** 2
+    assert Convergence(pilots).sigma == pytest.approx(math.sqrt(squares / 2))
+
+
+def test_a_run_stops_at_the_next_snapshot() -> None:
+    assert Steps(37.0, 0.0).quantile(0.5, 12) == 48
+    assert Steps(48.0, 0.0).quantile(0.5, 12) == 48
+    assert Steps(48.0, 0.1).quantile(0.9, 12) == 60
+
+
+def test_default_plans_begin_with_one_worker_and_reach_the_most() -> None:
+    assert default_plan(1) == [(1, 0)]
+    plan = default_plan(16)
+    assert plan[0] == (1, 0) and {(16, 0), (1, 1), (1, 15)} <= set(plan) and len(plan) == len(set(plan))
+
+
+def test_pilots_are_the_runs_they_stand_for() -> None:
+    """A pilot of two updates a step takes the very steps of bsp with two workers."""
+    import lambdaml
+
+    found = pilot(JOB, "accuracy>=0.9", plan=[(2, 0)], seeds=(5,))[0]
+    assert found.steps is not None
+    result = lambdaml.train(
+        JOB, "memory://pilot-as-run", workers=2, steps=found.steps, seed=5, snapshot_every=found.steps, engine="inline"
+    )
+    assert result.metrics["accuracy"] == found.curve[-1][1]
+
+
+def test_a_metric_that_the_job_does_not_report_is_a_mistake() -> None:
+    with pytest.raises(SettingsError, match="the job reports"):
+        pilot(JOB, "beauty>=1", plan=[(1, 0)])

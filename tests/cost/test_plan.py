@@ -1,0 +1,176 @@
+"""Plans: all candidates, the frontier, the choice, and wishes that cannot be met."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from lambdaml.cost.candidates import Candidate, Space
+from lambdaml.cost.outlook import Goal, outlook
+from lambdaml.cost.pace import Shape, pace
+from lambdaml.cost.page import page
+from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.plan import Plan, Wishes, make_plan
+from lambdaml.cost.prices import PriceBook
+from lambdaml.cost.profile import Profile
+from lambdaml.cost.tariff import Tariff
+from lambdaml.errors import SettingsError, UserError
+from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation import simulate
+from lambdaml.simulation.shadow import Costs
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+from lambdaml.worlds.stragglers import STRAGGLERS
+from tests.cost.profiles import digits
+
+TARGET = "accuracy>=0.95"
+PILOTS = tuple(
+    PilotRun(group, delay, 32, seed, (), steps, 0.1)
+    for group, delay, steps in ((1, 0, 100), (4, 0, 60), (8, 0, 50), (1, 1, 105), (1, 3, 130), (1, 7, None))
+    for seed in (1, 2)
+)
+SMALL = Space(workers=(1, 4), schedules=("bsp", "asp", "ssp:1"), batch_sizes=(32,), codecs=("fp32",))
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return replace(digits(), target=TARGET, pilot=PILOTS)
+
+
+@pytest.fixture(scope="module")
+def plan(profile: Profile) -> Plan:
+    return make_plan(profile, Wishes(target=TARGET, space=SMALL), processes=1)
+
+
+def shape(schedule: str = "bsp", workers: int = 4, **changes: object) -> Shape:
+    made = Shape(
+        schedule,
+        workers,
+        32,
+        10_000,
+        Costs(0.05),
+        Channel.parse("5ms"),
+        Platform.parse("local"),
+        STRAGGLERS.make("none"),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "asp", "quorum:3"])
+def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
+    """Twice as long as what it was taken from, simulated request by request."""
+    found = pace(shape(schedule))
+    steps = 2 * found.steps
+    options = (
+        {"updates": steps * 4} if schedule == "bsp" else {"updates": steps} if schedule == "asp" else {"steps": steps}
+    )
+    real = simulate(
+        workers=4,
+        schedule=schedule,
+        channel="5ms",
+        platform="local",
+        costs=Costs(0.05),
+        snapshot_every=10**6,
+        **options,
+    )
+    guess = found.of(real.run.version)
+    assert guess.seconds == pytest.approx(real.run.seconds, rel=0.08)
+    assert sum(guess.requests.values()) == pytest.approx(sum(real.run.requests.values()), rel=0.08)
+    assert found.staleness == pytest.approx(real.run.staleness.mean, rel=0.15, abs=0.1)
+
+
+def test_the_frontier_is_what_nobody_beats(plan: Plan) -> None:
+    found = [one for one in plan.candidates if not one.obstacle]
+    best = [
+        one
+        for one in found
+        if not any(
+            o.seconds <= one.seconds and o.usd <= one.usd and (o.seconds, o.usd) != (one.seconds, one.usd)
+            for o in found
+        )
+    ]
+    assert {str(plan.candidates[place].candidate) for place in plan.frontier} == {str(one.candidate) for one in best}
+
+
+def test_the_choice_keeps_the_wish(profile: Profile) -> None:
+    by = {aim: make_plan(profile, Wishes(TARGET, minimise=aim, space=SMALL), processes=1) for aim in ("time", "cost")}  # type: ignore[arg-type]
+    fastest, cheapest = by["time"].choice, by["cost"].choice
+    assert fastest is not None and cheapest is not None
+    usable = [one for one in by["time"].candidates if not one.obstacle]
+    assert fastest.seconds == min(one.seconds for one in usable)
+    assert cheapest.usd == min(one.usd for one in by["cost"].candidates)
+
+
+def test_staleness_that_pilots_did_not_stand_is_an_obstacle(profile: Profile) -> None:
+    space = replace(SMALL, workers=(8, 8), schedules=("asp", "bsp"))
+    found = make_plan(profile, Wishes(TARGET, space=space), processes=1)
+    asp = next(one for one in found.candidates if one.candidate.schedule == "asp")
+    assert "staleness" in asp.obstacle and found.choice is not None and found.choice.candidate.schedule == "bsp"
+
+
+@pytest.mark.parametrize("wish", [{"deadline_s": 1.0}, {"budget_usd": 1e-9}])
+def test_impossible_wishes_get_the_nearest_plan_and_the_reason(profile: Profile, wish: dict[str, float]) -> None:
+    found = make_plan(profile, Wishes(TARGET, space=SMALL, **wish), processes=1)  # type: ignore[arg-type]
+    assert found.chosen is None and found.nearest is not None and "nearest" in found.reason
+    with pytest.raises(UserError, match="no candidate"):
+        found.options()
+
+
+def test_every_schedule_is_a_candidate(profile: Profile) -> None:
+    names = {one.schedule.partition(":")[0] for one in Space(workers=(2, 4)).candidates(profile)}
+    assert names == set(SCHEDULES.factories)
+
+
+def test_memory_is_enough_for_what_was_measured(profile: Profile) -> None:
+    large = replace(profile, memory=replace(profile.memory, base_mb=2_500.0))
+    assert {one.platform for one in Space().candidates(large)} == {"lambda-arm:2880"}
+
+
+def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -> None:
+    goal, book = Goal(None, epochs=400.0), PriceBook.load()
+    found = {}
+    for name, platform in (
+        ("never", "local"),
+        ("often", "local:lifetime_s=120"),
+        ("spot", "local:preemption_mean_s=600"),
+    ):
+        candidate = Candidate("bsp", 4, 32, "fp32", "s3-standard", platform)
+        channel = Channel.parse("s3-standard")
+        tariff = Tariff(book, "s3-standard", "lambda-arm:1769")
+        pace_ = pace(shape(channel=channel, costs=profile.costs()))
+        found[name] = outlook(candidate, pace_, profile, goal, channel, tariff)
+    assert found["often"].invocations > found["never"].invocations == 4
+    assert found["often"].seconds > found["never"].seconds < found["spot"].seconds
+
+
+def test_a_plan_is_json_and_a_page(plan: Plan) -> None:
+    record = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
+    assert {"candidates", "frontier", "chosen", "assumptions"} <= set(record)
+    assert {row["mark"] for row in record["assumptions"]} <= {"measured", "given", "assumed"}
+    text = page(plan, "A <plan>")
+    assert "A &lt;plan&gt;" in text and text.count("<circle") == sum(not one.obstacle for one in plan.candidates)
+    assert "http" not in text.replace("https://", "http").split("<script")[0].split("<table")[0]
+
+
+def test_the_choice_becomes_a_run(plan: Plan) -> None:
+    options = plan.options()
+    assert options["planned"]["seconds"] > 0 and options["planned"]["reason"] == plan.reason
+    assert {"schedule", "workers", "batch_size", "codec", "target"} < set(options)
+
+
+def test_a_plan_needs_pilots_to_its_target(profile: Profile) -> None:
+    with pytest.raises(SettingsError, match="not to 'loss<=1'"):
+        make_plan(profile, Wishes("loss<=1"))
+    with pytest.raises(SettingsError, match="no pilots"):
+        make_plan(replace(profile, pilot=()), Wishes(TARGET))
+    with pytest.raises(SettingsError, match="target"):
+        make_plan(profile, Wishes())
+
+
+def test_epochs_need_no_pilots(profile: Profile) -> None:
+    found = make_plan(replace(profile, pilot=()), Wishes(epochs=3.0, space=SMALL), processes=1)
+    best = found.choice
+    assert best is not None and math.isclose(best.steps * best.group * 32, 3 * 1437, rel_tol=0.1)
