@@ -263,7 +263,7 @@ def _places(address: str) -> set[tuple[str, str]]:
     except OSError:
         found = {host}
     if found & {"127.0.0.1", "::1"}:
-        found.add(ray.util.get_node_ip_address())
+        found.add(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     return {(ip, port) for ip in found}
 
 
