@@ -90,15 +90,15 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
         StoreError: there is no cluster, this process is connected to another, or it was forked from one that was
             connected (Ray does not survive that).
     """
-    if address and "://" in address:
-        raise BadStoreURL(f"address={address}: a Ray Client cannot be used; write host:port, as `ray start` shows it")
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    if "://" in wanted and (address or not ray.is_initialized()):
+        raise BadStoreURL(f"address={wanted}: a Ray Client cannot be used; write host:port, as `ray start` shows it")
     if auth not in (None, "token"):
         raise BadStoreURL(f"auth={auth}: only auth=token is known")
     with _connecting:
         if ray.is_initialized() and _connected[:1] not in ([], [os.getpid()]):
             raise _forked()
         if not ray.is_initialized():
-            wanted = address or os.environ.get("RAY_ADDRESS") or "local"
             logging.getLogger("ray").setLevel(logging.ERROR)
             if auth:
                 _show_token()
@@ -118,7 +118,7 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
                 _started.append(ray.get_runtime_context().gcs_address)
         _connected[:] = [os.getpid()]
         found: str = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", "local", found):
+    if address not in (None, "auto", "local", found) and _places(address).isdisjoint(_places(found)):
         raise StoreError(f"this process is connected to the Ray cluster at {found}, so it cannot use {address}")
     return found
 
@@ -253,6 +253,18 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+
+
+def _places(address: str) -> set[tuple[str, str]]:
+    """The (ip, port) that `host:port` stands for: Ray calls a node by its ip, users by a name, or by 127.0.0.1."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        found = {host}
+    if found & {"127.0.0.1", "::1"}:
+        found.add(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return {(ip, port) for ip in found}
 
 
 def _show_token() -> None:

@@ -140,6 +140,7 @@ def test_the_autoscaler_needs_nothing_that_its_policy_does_not_grant(
 ) -> None:
     """Each request that the head node makes, to run workers and to end the cluster, is granted."""
     from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.utils import resource_cache
 
     monkeypatch.setenv("HOME", str(tmp_path))
     policy, calls = json.loads(filled_in("autoscaler-policy.json", **aws)), []
@@ -148,7 +149,8 @@ def test_the_autoscaler_needs_nothing_that_its_policy_does_not_grant(
     def note(model: Any, params: Any, **_: Any) -> None:
         calls.append((f"{model.service_model.service_name}:{model.name}", params["body"]))
 
-    clients = [each.meta.client for each in (node_provider.ec2, node_provider.ec2_fail_fast)]
+    used = [node_provider.ec2, node_provider.ec2_fail_fast, *(resource_cache(name, REGION) for name in ("ec2", "iam"))]
+    clients = {each.meta.client for each in used}
     for client in clients:
         client.meta.events.register("before-call.*", note)
     start(launched, "worker")
@@ -159,7 +161,10 @@ def test_the_autoscaler_needs_nothing_that_its_policy_does_not_grant(
     for client in clients:
         client.meta.events.unregister("before-call.*", note)
 
-    assert {name.partition(":")[2] for name, _ in calls} >= {"RunInstances", "CreateTags", "TerminateInstances"}
+    assert {name.partition(":")[2] for name, _ in calls} >= {
+        *("RunInstances", "CreateTags", "TerminateInstances"),
+        "DescribeSubnets",  # of `bootstrap_aws`
+    }
     own = {"ec2:ResourceTag/ray-cluster-name": "lambdaml"}
     for name, body in calls:
         if name.endswith("RunInstances"):

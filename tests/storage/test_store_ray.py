@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import secrets
 import subprocess
 import sys
@@ -221,6 +222,22 @@ def test_wrong_urls_are_refused(wrong: str, message: str) -> None:
 def test_one_process_uses_one_cluster(store: Store) -> None:
     with pytest.raises(StoreError, match="connected to the Ray cluster at .*, so it cannot use 127.0.0.1:1"):
         open_store("ray://x?address=127.0.0.1:1")
+
+
+def test_a_cluster_is_the_same_by_each_of_its_names(store: Store) -> None:
+    place, _, port = store.url.partition("address=")[2].partition("&")[0].rpartition(":")
+    store.put("k", b"x")
+    for name in ("127.0.0.1", "localhost"):
+        assert open_store(store.url.replace(f"{place}:{port}", f"{name}:{port}")).get("k") == b"x"
+
+
+def test_the_address_of_a_ray_client_in_the_environment_is_refused_too() -> None:
+    code = "from lambdaml.storage import open_store; open_store('ray://x')"
+    environment = {**os.environ, "RAY_ADDRESS": "ray://127.0.0.1:10001"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "BadStoreURL: address=ray://127.0.0.1:10001: a Ray Client cannot be used" in done.stderr
 
 
 def test_a_cluster_of_its_own_is_quiet_and_ends_with_the_process_even_by_sigkill(monkeypatch: Any) -> None:
