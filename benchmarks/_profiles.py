@@ -11,7 +11,7 @@ from lambdaml.training import resolve_job, settings_for
 
 
 def quick_profile(
-    job: str, target: str, args: dict[str, Any], plan: Sequence[tuple[int, int]], step_s: float, seconds: float = 60.0
+    job: str, target: str, args: dict[str, Any], plan: Sequence[tuple[int, int]], step_s: float, seconds: float = 3600.0
 ) -> Profile:
     """A profile of a job whose gradient takes `step_s`, and everything else nothing."""
     chosen, instance = resolve_job(job, args)
@@ -32,7 +32,7 @@ def quick_profile(
             size,
             size,
         ),
-        machine=MachineFacts("", "", 1, 0, 0.0, {}),
+        machine=MachineFacts("", "", 1, 0, 0.0, "cpu", {}),
         spent=Spent(0.0, {}, 0, {}, 0, 0),
         step_time=StepTime(step_s, 0.0, 0.0, 1.0, 1.0, 0.0, ()),
         memory=Memory(400.0, 0.0),
