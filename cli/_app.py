@@ -15,7 +15,9 @@ from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
+from lambdaml.cli.plan import plan
 from lambdaml.cli.prices import prices
+from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
@@ -24,7 +26,10 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, simulate, resume, status, trace, bill, verify, replay, cancel, copy, gc, prices, doctor)
+VERBS = (
+    *(train, profile, plan, simulate, resume, status, trace, bill),
+    *(verify, replay, cancel, copy, gc, prices, doctor),
+)
 
 app = typer.Typer(
     name="lambdaml",

@@ -41,8 +41,8 @@ Profile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Take them from this JSON file rather than measure or assume them: what `simulate --json` printed, or an "
-        "object with `step_s` and `update_bytes`, and perhaps `encode_s`, `apply_s`, `apply_update_s`, "
+        help="Take them from this JSON file rather than measure or assume them: what `profile` kept or "
+        "`simulate --json` printed, or an object with `step_s` and `update_bytes`, and perhaps `encode_s`, `apply_s`, `apply_update_s`, "
         "`snapshot_bytes`.",
     ),
 ]
@@ -165,7 +165,7 @@ def simulate(
         return play_seed(faults, schedule, as_json=as_json)
     if sweep is not None:
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
-    costs, write = None if profile is None else _read_profile(profile), _writer(to_trace)
+    costs, write = None if profile is None else _read_profile(profile, codec), _writer(to_trace)
     asked: dict[str, Any] = {
         "workers": workers,
         "functions": functions,
@@ -250,7 +250,7 @@ def _writer(path: Path | None) -> Callable[[Trace], None] | None:
     return lambda trace: trace.save(path)
 
 
-def _read_profile(path: Path) -> Costs:
+def _read_profile(path: Path, codec: str) -> Costs:
     """The costs in a file; see the help of `--profile`.
 
     Raises:
@@ -264,6 +264,10 @@ def _read_profile(path: Path) -> Costs:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    if isinstance(record, dict) and "schema_version" in record:
+        from lambdaml.cost.profile import Profile
+
+        return Profile.of(record, str(path)).costs(codec=codec)
     if isinstance(record, list) and record:
         record = record[0]  # a sweep's simulations have the same costs
     if isinstance(record, dict) and isinstance(record.get("modelled"), dict):

@@ -59,13 +59,25 @@ Codec = Annotated[
 ]
 StalenessRule = Annotated[
     str,
-    typer.Option(metavar="RULE", help="The weight of a stale update: `constant`, `inverse`.", rich_help_panel=_WAY),
+    typer.Option(
+        metavar="RULE",
+        help="What becomes of stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
+        rich_help_panel=_WAY,
+    ),
 ]
 SnapshotEvery = Annotated[
     int | None,
     typer.Option(
         metavar="N",
         help="Updates of each worker between snapshots, each of which is evaluated; by default an epoch.",
+        rich_help_panel=_WAY,
+    ),
+]
+Coherence = Annotated[
+    bool,
+    typer.Option(
+        "--coherence",
+        help="Measure with each evaluation the cosine between its gradient and the one before, on 1,000 samples.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -101,6 +113,7 @@ def train(
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
+    coherence: Coherence = False,
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
@@ -140,6 +153,7 @@ def train(
             seed=seed,
             args=arguments,
             snapshot_every=snapshot_every,
+            coherence=coherence,
             lifetime_s=float("inf") if lifetime is None else lifetime,
             on_event=on_event,
             **{name: value for name, value in limits.items() if value is not None},

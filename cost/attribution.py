@@ -16,7 +16,6 @@ from typing import Any
 
 from lambdaml import keys
 from lambdaml.run import Run
-from lambdaml.storage import MeterReading
 from lambdaml.usage import Usage
 
 PHASES = {
@@ -83,23 +82,6 @@ class _Reported:
     updates: list[dict[str, Any]] = field(default_factory=list)
 
 
-def usage_of(run: Run) -> list[Usage]:
-    """What each function of a run used, as far as the last part of its own trace tells."""
-    found = {}
-    infos = list(run.store.list(keys.TRACE))
-    for info, data in zip(infos, run.store.get_many([info.key for info in infos]), strict=True):
-        name = info.key.split("/")[1]
-        for row in map(json.loads, bytes(data or b"").splitlines()):
-            if row["kind"] == "meter":
-                found[name] = Usage(name, row["seconds"], 0, MeterReading.from_dict(row), complete=False)
-    return list(found.values())
-
-
-def is_launcher(usage: Usage) -> bool:
-    """Whether it is that of a process that started functions, and was none itself."""
-    return usage.function.startswith("launcher-")
-
-
 def attribute(run: Run, usage: list[Usage]) -> Attribution:
     """Attribute what the functions of a run used. Needs one listing, and reads the trace and the log."""
     decided = {(row["worker"], row["seq"]): row["commit"] for row in run.trace()}
@@ -110,7 +92,7 @@ def attribute(run: Run, usage: list[Usage]) -> Attribution:
         defaultdict(Share, {commit: Share() for commit in sorted(set(decided.values()))}),
     )
     for each in usage:
-        if not is_launcher(each):
+        if not each.launcher:
             _attribute(each, reported.get(each.function, _Reported()), decided, found)
     for shares in (found.workers, found.commits):
         _rest(shares, usage)
@@ -202,7 +184,7 @@ def _rest(shares: dict[int | str, Share], usage: list[Usage]) -> None:
             rest.requests[kind] += count
         rest.bytes_sent += each.reading.bytes_sent
         rest.bytes_received += each.reading.bytes_received
-        rest.seconds += 0.0 if is_launcher(each) else each.seconds
+        rest.seconds += 0.0 if each.launcher else each.seconds
     for share in known:
         if share is rest:
             continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdaml.cost.attribution import PHASES, SHARED, Share, attribute, is_launcher, usage_of
+from lambdaml.cost.attribution import PHASES, SHARED, Share, attribute
 from lambdaml.cost.prices import PriceBook, user_book
 from lambdaml.cost.tariff import Bill, Quantities, Tariff
 from lambdaml.run import Run
@@ -130,13 +130,13 @@ def bill_run(
         SettingsError: there is no such platform, channel or transfer.
         BadObject: an object of the run is damaged.
     """
-    usage = usage_of(run)
+    usage = run.usage()
     objects = list(run.store.list(""))
     there = channel_of(run.url)
     tariff = Tariff(book or user_book(), channel or there, platform or HERE, transfer=transfer)
     used = quantities(usage, objects)
     bill, found = tariff.bill(used), attribute(run, usage)
-    peak = max((each.memory_bytes for each in usage if not is_launcher(each)), default=0)
+    peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
     second_usd = bill.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 
     def items(shares: Mapping[int | str, Share]) -> tuple[Item, ...]:
@@ -169,9 +169,9 @@ def quantities(usage: list[Usage], objects: list[ObjectInfo]) -> Quantities:
             requests[kind] = requests.get(kind, 0) + count
     end = max((info.modified for info in objects), default=0.0)
     begin = min((info.modified for info in objects), default=0.0)
-    launched_s = sum(each.seconds for each in usage if is_launcher(each))
+    launched_s = sum(each.seconds for each in usage if each.launcher)
     return Quantities(
-        [each.seconds for each in usage if not is_launcher(each)],
+        [each.seconds for each in usage if not each.launcher],
         requests,
         sum(each.reading.bytes_sent for each in usage),
         sum(each.reading.bytes_received for each in usage),
@@ -195,7 +195,7 @@ def _usd(tariff: Tariff, share: Share, second_usd: float) -> float:
 
 
 def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Mapping[str, Share]) -> list[str]:
-    notes, functions = [], [each for each in usage if not is_launcher(each)]
+    notes, functions = [], [each for each in usage if not each.launcher]
     if tariff.platform != HERE:
         notes.append(f"function-seconds are those of the machine it ran on, not those of {tariff.platform}")
     if tariff.channel != there:
@@ -210,7 +210,7 @@ def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Ma
         notes.append(
             f"{failed:,} failed requests are not billed: S3 does not bill its own errors, lost answers it does"
         )
-    if launchers := [each for each in usage if is_launcher(each)]:
+    if launchers := [each for each in usage if each.launcher]:
         seconds = sum(each.seconds for each in launchers)
         notes.append(f"the {seconds:,.0f} s of the process that started the run and evaluated are not billed")
     notes.append("storage: of objects that still stand there, until the last one was written; keeping them costs on")

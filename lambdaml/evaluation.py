@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
 from lambdaml.errors import JobFailed
@@ -13,9 +13,15 @@ from lambdaml.settings import Settings, reached
 from lambdaml.snapshot import State
 from lambdaml.storage import Store
 
+if TYPE_CHECKING:
+    from lambdaml.coherence import Probe
+
 
 class Evaluator:
     """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target.
+
+    With `coherence` in the settings there is one more metric of that name: the cosine between the gradients of this
+    snapshot and the one before on the reference set of `lambdaml.coherence`.
 
     Args:
         store: the run's bucket.
@@ -37,6 +43,7 @@ class Evaluator:
         self._device = device
         self._emit = emit
         self._model: Any = None
+        self._probe: Probe | None = None
         self._last = ""
         self._reached = False
 
@@ -49,16 +56,20 @@ class Evaluator:
         """
         done = {keys.number(info.key) for info in self._store.list(keys.METRICS)} if not self._last else set()
         for info in list(self._store.list(keys.SNAPSHOTS, after=self._last or keys.snapshot(0))):
-            self._last = info.key
+            before, self._last = self._last or keys.snapshot(0), info.key
             version = keys.number(info.key)
             if version not in done:
-                self._evaluate(version, info.key)
+                self._evaluate(version, info.key, before)
 
-    def _evaluate(self, version: int, key: str) -> None:
+    def _evaluate(self, version: int, key: str, before: str) -> None:
         data = self._store.get(key)
         if data is None:
             return
+        probe = self._probe_from(before) if self._settings.coherence else None
         metrics = evaluate(self._job, State.load(data, key), self._device, self._fresh_model())
+        if probe is not None:
+            for cosine in probe.add(version, self._model).cosine.values():
+                metrics.setdefault("coherence", cosine)
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
         self._emit({"event": "metrics", "version": version, "metrics": metrics})
@@ -66,6 +77,19 @@ class Evaluator:
         if target and not self._reached and reached(target, metrics):
             self._reached = True
             request_stop(self._store, "target", version)
+
+    def _probe_from(self, key: str) -> Probe:
+        """What compares gradients with those of the snapshot before, which is `key`."""
+        from lambdaml.coherence import Probe
+
+        if self._probe is None:
+            self._probe = Probe(self._job, kept=1, seed=self._settings.seed, device=self._device)
+            data = self._store.get(key)
+            if data is not None:
+                model = self._fresh_model()
+                model.load_state_dict(State.load(data, key).model())
+                self._probe.add(keys.number(key), model)
+        return self._probe
 
     def _fresh_model(self) -> Any:
         if self._model is None:

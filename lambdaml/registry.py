@@ -25,6 +25,20 @@ class Registry(Generic[T]):
         self.kind = kind
         self.factories = dict(factories)
 
+    def variants(self, *context: Any) -> list[str]:
+        """Specs worth trying: what a part's module says in `variants(*context)`, or its name if that is enough."""
+        specs: list[str] = []
+        for name, where in self.factories.items():
+            module, _, attribute = where.partition(":")
+            loaded = import_module(module)
+            if hasattr(loaded, "variants"):
+                specs += loaded.variants(*context)
+            elif all(
+                p.default is not p.empty for p in inspect.signature(getattr(loaded, attribute)).parameters.values()
+            ):
+                specs.append(name)
+        return specs
+
     def make(self, spec: str) -> T:
         """Build what `name`, `name:3` or `name:3,option=value` says.
 

@@ -32,6 +32,7 @@ class Settings(BaseModel):
         samples, steps_per_epoch, parameters: found out from the job when the run was created.
         snapshot_every: a snapshot, and its evaluation, after this many updates of each worker.
         target: stop at the first evaluated snapshot where this holds, e.g. `accuracy>=0.95`.
+        coherence: whether evaluation measures gradient coherence.
         lease_s: how long a function that fell silent keeps its workers.
         max_rejected: the run stops as diverged after this many rejected updates.
         max_update_norm: updates with a greater 2-norm are rejected.
@@ -54,6 +55,7 @@ class Settings(BaseModel):
     steps_per_epoch: int = Field(ge=1)
     parameters: int = Field(ge=0)
     snapshot_every: int = Field(ge=1)
+    coherence: bool = False
     lease_s: float = Field(default=30.0, gt=0)
     max_rejected: int = Field(default=10, ge=1)
     max_update_norm: float | None = Field(default=None, gt=0)

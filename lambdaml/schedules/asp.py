@@ -35,3 +35,8 @@ class Asp:
 
     def leaves(self, view: View, worker: int, seq: int) -> bool:
         return seq >= view.steps
+
+
+def variants(workers: int) -> list[str]:
+    """With one worker it is bsp."""
+    return ["asp"] if workers > 1 else []

@@ -74,3 +74,9 @@ class Quorum:
 
 def _step(updates: Sequence[Update]) -> list[list[Update]]:
     return [sorted(updates, key=lambda update: update.id)] if updates else []
+
+
+def variants(workers: int) -> list[str]:
+    """Quorums worth trying: half of the workers, all but an eighth; the late discarded or weighted."""
+    sizes = sorted({workers // 2, workers - max(1, workers // 8)} - {0, workers})
+    return [f"quorum:{k}{late}" for k in sizes for late in ("", ",late=weight")]

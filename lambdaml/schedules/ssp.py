@@ -28,3 +28,8 @@ def ssp(s: int) -> Schedule:
     if s < 0:
         raise ValueError(f"a lead of {s} makes no sense: s must be 0 or more")
     return Bsp() if s == 0 else Ssp(s)
+
+
+def variants(workers: int) -> list[str]:
+    """Leads worth trying."""
+    return ["ssp:1", "ssp:3"] if workers > 1 else []

@@ -7,6 +7,7 @@ which an exponential variate is; the largest of k draws has the quantile unit**(
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,7 @@ class Latency:
     """Latencies of one kind of request, in seconds, as `Channel.latency_s` has them (within 0.1 %)."""
 
     def __init__(self, channel: Channel, kind: str, rng: np.random.Generator) -> None:
-        units = -np.expm1(-np.arange(_END * _PER_UNIT + 1) / _PER_UNIT)
-        self._values = np.array([channel.latency_s(kind, unit) for unit in units.tolist()])
+        self._values = _table(channel, kind)
         self._slopes = np.diff(self._values, append=self._values[-1])
         self._rng = rng
         self.constant = bool(self._values[0] == self._values[-1])
@@ -52,6 +52,12 @@ class Latency:
         low = place.astype(np.int64)
         values: Floats = self._values[low] + (place - low) * self._slopes[low]
         return values
+
+
+@lru_cache(maxsize=64)
+def _table(channel: Channel, kind: str) -> Floats:
+    units = -np.expm1(-np.arange(_END * _PER_UNIT + 1) / _PER_UNIT)
+    return np.array([channel.latency_s(kind, unit) for unit in units.tolist()])
 
 
 def uniforms(rng: np.random.Generator) -> Callable[[], float]:

@@ -49,6 +49,9 @@ class Stream:
         self._heap: list[Event] = []
         self._serial = 0
         self._arrived: dict[tuple[int, int], Update] = {}
+        self._early: dict[
+            tuple[int, int], Update
+        ] = {}  # read before the one before it, for which everybody looks first
         self._since: dict[tuple[int, int], float] = {}  # when an update's worker started, until it has its fate
         self._uploads = [Pipe(scene.bytes_per_s) for _ in range(self._functions)]
         self._download = Pipe(scene.bytes_per_s)
@@ -137,7 +140,13 @@ class Stream:
             self._arrival[worker] = moment
             self._push(moment, worker, update)
             return False
+        if update.seq > self.head.fated[worker] and (worker, update.seq - 1) not in self._arrived:
+            self._early[update.id] = update
+            return False
         self._arrived[update.id] = update
+        following = self._early.pop((worker, update.seq + 1), None)
+        if following is not None:
+            self._arrived[following.id] = following
         return True
 
     def _begin(self, worker: int, start: float, base: int) -> None:

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from lambdaml.errors import SettingsError
@@ -38,7 +38,7 @@ class Empirical:
         bins: kind (or `read`, `write`, `all`) -> (bin of the meter, requests up to its end), in order.
     """
 
-    bins: Mapping[str, tuple[tuple[int, int], ...]]
+    bins: Mapping[str, tuple[tuple[int, int], ...]] = field(hash=False)
     bandwidth_bytes_per_s: float = math.inf
 
     @classmethod

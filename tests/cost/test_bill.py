@@ -24,10 +24,15 @@ JOB = "tests/lambdaml/lab.py:Tiny"
 
 
 @pytest.fixture(scope="module", params=["bsp", "asp"])
-def run(request: pytest.FixtureRequest) -> lambdaml.Run:
+def trained(request: pytest.FixtureRequest) -> tuple[lambdaml.Run, lambdaml.TrainResult]:
     url = f"memory://{secrets.token_hex(6)}"
-    lambdaml.train(JOB, url, workers=3, functions=2, steps=8, schedule=request.param)
-    return lambdaml.Run(url)
+    result = lambdaml.train(JOB, url, workers=3, functions=2, steps=8, schedule=request.param)
+    return lambdaml.Run(url), result
+
+
+@pytest.fixture
+def run(trained: tuple[lambdaml.Run, lambdaml.TrainResult]) -> lambdaml.Run:
+    return trained[0]
 
 
 def bill(run: lambdaml.Run, platform: str = "lambda-arm:1769", channel: str = "s3-express") -> RunBill:
@@ -38,10 +43,11 @@ def summed(shares: list[Share], kind: str) -> int:
     return sum(share.requests.get(kind, 0) for share in shares)
 
 
-def test_the_totals_are_those_of_the_meters(run: lambdaml.Run) -> None:
-    metered, used = run.requests(), bill(run).used
-    assert dict(used.requests) == dict(metered.requests)
-    assert (used.bytes_sent, used.bytes_received) == (metered.bytes_sent, metered.bytes_received)
+def test_the_totals_are_those_of_the_meters(trained: tuple[lambdaml.Run, lambdaml.TrainResult]) -> None:
+    run, result = trained
+    used = bill(run).used
+    assert dict(used.requests) == result.requests
+    assert {"sent": used.bytes_sent, "received": used.bytes_received} == result.bytes
     assert len(used.lifetimes_s) == 2
 
 

@@ -1,0 +1,145 @@
+"""Sync or async: is the planner right? Worlds of worker speeds x storage latency x model depth, with real gradients.
+
+    python benchmarks/sync_or_async.py
+
+In each world eight workers train digits to a loss on the test set. The truth: every schedule is timed in the virtual
+world, request by request, and real gradients are computed along that trace (three seeds) until the target is met; its
+time is the median. The planner knows a profile (pilots on this machine, one for each depth) and the world's latency
+and stragglers, and chooses by `minimise="time"`. Its regret is the truth of its choice over the truth of the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+WORKERS = 8
+STEP_S = 0.05
+SPREADS = ("none", "lognormal:0.5", "slow:7,4")
+LATENCIES = ("5ms", "40ms", "200ms")
+DEPTHS = (0, 2, 4)
+SCHEDULES = ("bsp", "asp", "ssp:3", "quorum:4", "quorum:7", "quorum:4,late=weight")
+TARGET = "loss<=0.25"
+SEEDS = (11, 12, 13)
+LONGEST = 1000
+"""Optimizer steps after which a schedule is taken never to reach the target."""
+
+ALLOWED = 1.10
+
+
+@cache
+def profile(depth: int):  # type: ignore[no-untyped-def]
+    """What the planner knows of the job."""
+    from _profiles import quick_profile  # type: ignore[import-not-found]
+
+    plan = [(1, 0), (8, 0), (4, 0), (1, 3), (1, 7), (1, 15), (4, 1), (4, 3)]
+    return quick_profile(_job(), TARGET, {"depth": depth}, plan, step_s=STEP_S)
+
+
+def _job() -> str:
+    return f"{Path(__file__).parent / 'deep.py'}:Deep"
+
+
+def truth(spread: str, latency: str, schedule: str) -> dict[int, float]:
+    """Seconds to the target by depth; infinite where it was not met."""
+    import torch
+
+    from lambdaml.simulation import simulate
+    from lambdaml.simulation.costs import measure  # noqa: F401
+    from lambdaml.traces import Trace
+    from lambdaml.traces.replay import replay_trace
+
+    torch.set_num_threads(1)
+    found: dict[int, float] = {}
+    updates = {"bsp": WORKERS * 260}.get(schedule, LONGEST)
+    traces: list[Trace] = []
+    costs = profile(DEPTHS[0]).costs()
+    group = int(schedule.partition(":")[2].partition(",")[0]) if schedule.startswith("quorum") else 1
+    simulate(
+        workers=WORKERS,
+        schedule=schedule,
+        updates=max(updates, 260 * group) if group > 1 else updates,
+        channel=latency,
+        platform="local",
+        stragglers=spread,
+        costs=costs,
+        snapshot_every=10**6,
+        trace=traces.append,
+    )
+    trace = traces[0]
+    moments = {row["version"]: row["committed_s"] for row in trace.rows if row["fate"] == "applied"}
+    start = min(row["started_s"] for row in trace.rows if row["started_s"] is not None)
+    for depth in DEPTHS:
+        times = []
+        for seed in SEEDS:
+            replay = replay_trace(_bare(trace), _job(), args={"depth": depth}, seed=seed, evaluate_every=4)
+            bound = float(TARGET.partition("<=")[2])
+            met = [v for v, metrics in sorted(replay.metrics.items()) if metrics["loss"] <= bound]
+            times.append(moments[met[0]] - start if met else math.inf)
+        found[depth] = median(times)
+    return found
+
+
+def _bare(trace):  # type: ignore[no-untyped-def]
+    return replace(trace, meta={**trace.meta, "settings": None})
+
+
+def planned(spread: str, latency: str, depth: int) -> str:
+    """The planner's schedule."""
+    from lambdaml.cost.candidates import Space
+    from lambdaml.cost.plan import Wishes, make_plan
+
+    space = Space(
+        workers=(WORKERS, WORKERS),
+        schedules=SCHEDULES,
+        batch_sizes=(32,),
+        codecs=("fp32",),
+        channels=(latency,),
+        platforms=("local",),
+    )
+    plan = make_plan(profile(depth), Wishes(target=TARGET, minimise="time", space=space, stragglers=spread), processes=1)
+    best = plan.choice
+    return best.candidate.schedule if best else ""
+
+
+def worlds() -> Iterator[tuple[str, str]]:
+    yield from product(SPREADS, LATENCIES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    todo = [(spread, latency, schedule) for spread, latency in worlds() for schedule in SCHEDULES]
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+        found = list(pool.map(truth, *zip(*todo, strict=True)))
+    times = {(*world, depth): seconds for world, by_depth in zip(todo, found, strict=True) for depth, seconds in by_depth.items()}
+    print(f"{'world':32}{'best':>22}{'planned':>22}{'regret':>9}")
+    regrets = []
+    for (spread, latency), depth in product(worlds(), DEPTHS):
+        truths = {schedule: times[spread, latency, schedule, depth] for schedule in SCHEDULES}
+        best = min(truths, key=truths.__getitem__)
+        choice = planned(spread, latency, depth)
+        regret = truths[choice] / truths[best] if choice else math.inf
+        regrets.append(regret)
+        name = f"{spread}, {latency}, {depth} hidden"
+        print(f"{name:32}{f'{best} {truths[best]:.1f} s':>22}{choice:>22}{regret - 1:>9.1%}", "" if regret <= ALLOWED else "<-", flush=True)
+        if regret > ALLOWED:
+            print("    " + ", ".join(f"{schedule} {seconds:.1f}" for schedule, seconds in truths.items()))
+    good = sum(regret <= ALLOWED for regret in regrets)
+    print(f"within 10 %: {good} of {len(regrets)} worlds, {good / len(regrets):.0%} (needed: 90 %)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""`lambdaml profile`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lambdaml.cli import _format, _options
+from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._progress import Share
+from lambdaml.cli._simulated import seconds as shown_s
+from lambdaml.cli.train import Args, Job, Seed, parse_args
+from lambdaml.errors import UserError
+
+if TYPE_CHECKING:
+    from lambdaml.cost.profile import CoherenceFacts, NoiseScale, Profile, StepTime, StoreFacts
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Measure this store, too, as it is met from here: some hundred small objects under `probe/`, which are "
+        "removed.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC>=X",
+        help="Train to it here, with more and with staler updates, to learn how many steps that takes.",
+    ),
+]
+WorkersHint = Annotated[
+    int, typer.Option(min=1, metavar="N", help="How many workers a plan may want, so up to where that is tried.")
+]
+Seconds = Annotated[
+    float,
+    typer.Option(min=1.0, metavar="S", help="Time to spend, about; the trainings to a target take as long again."),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keep the profile here; by default ./<job>.profile.json.")
+]
+
+
+def profile(
+    job: Job,
+    store: Store = None,
+    args: Args = None,
+    target: Target = None,
+    workers_hint: WorkersHint = 16,
+    seconds: Seconds = 60.0,
+    out: Out = None,
+    device: _options.Device = "auto",
+    seed: Seed = 0,
+    as_json: _options.Json = False,
+) -> int:
+    """Measure what a plan must know of a job, and keep it as a file: a minute, or two with a target.
+
+    Times of gradients against batch size, memory, sizes and times of updates by codec, gradient noise scale and
+    coherence; requests of a store. It says what measuring itself took.
+    """
+    place = out or Path(f"{job.rpartition(':')[2].rpartition('/')[2].removesuffix('.py').lower()}.profile.json")
+    if not place.parent.is_dir():
+        raise UserError(f"cannot write {place}: there is no folder {place.parent}")
+    arguments = parse_args(args or ())
+
+    from lambdaml.cost.measure import measure
+
+    with Share(f"measuring {job}") as share, interruptible(share.stop):
+        found = measure(
+            job,
+            args=arguments,
+            store=store,
+            target=target,
+            workers=workers_hint,
+            seconds=seconds,
+            device=device,
+            seed=seed,
+            progress=lambda done, phase: share(done),
+        )
+    found.dump(place)
+    if as_json:
+        _format.print_json(json.loads(place.read_text()))
+    else:
+        _print(found, place)
+    return 0
+
+
+def _print(found: Profile, place: Path) -> None:
+    _format.print_pairs(_facts(found))
+    print()
+    headings = ["batch", "gradient", "p95", "p99", "fitted", "memory"]
+    rows = [
+        [
+            f"{point.batch_size:,}",
+            *(shown_s(value) for value in (point.median_s, point.p95_s, point.p99_s)),
+            shown_s(found.step_time.step_s(point.batch_size)),
+            f"{point.peak_memory_mb:,.0f} MB",
+        ]
+        for point in found.step_time.points
+    ]
+    _format.print_table(headings, rows)
+    print()
+    headings = ["codec", "update", "encode", "read", "apply"]
+    _format.print_table(
+        headings,
+        [
+            [name, _format.size(codec.update_bytes), *map(shown_s, (codec.encode_s, codec.read_s, codec.apply_s))]
+            for name, codec in found.codecs.items()
+        ],
+        left=["codec"],
+    )
+    if found.store is not None:
+        print()
+        _print_store(found.store)
+    if found.pilot:
+        print()
+        _print_pilots(found)
+    print()
+    print(f"kept in {_format.shown(str(place))}")
+
+
+def _facts(found: Profile) -> Iterator[tuple[str, str]]:
+    job, machine, spent = found.job, found.machine, found.spent
+    yield "job", f"{job.samples:,} samples, batch {job.batch_size:,}, {job.parameters:,} parameters"
+    yield (
+        "machine",
+        f"{machine.processor}, one of {machine.cores} cores, {machine.gflops:.0f} Gflop/s, {machine.device}",
+    )
+    yield "gradient", _line(found.step_time)
+    yield "step", f"{shown_s(found.optimizer_s)} for the optimizer; see codecs for its updates"
+    yield "sizes", f"model {_format.size(job.model_bytes)}, snapshot {_format.size(job.snapshot_bytes)}"
+    yield "noise scale", _noise(found.noise)
+    if found.coherence is not None:
+        yield "coherence", _coherence(found.coherence)
+    requests = sum(spent.requests.values())
+    traffic = (
+        f"{requests:,} requests, {_format.size(spent.sent_bytes)} sent, {_format.size(spent.received_bytes)} received"
+    )
+    took = _format.duration(spent.seconds)
+    yield "this took", f"{took}, {spent.gradients:,} gradients, {traffic if requests else 'no requests'}"
+
+
+def _line(found: StepTime) -> str:
+    return (
+        f"{shown_s(found.overhead_s)} + {shown_s(found.slope_s_per_sample)} a sample, fits within "
+        f"{100 * found.worst_fit_error:.0f} %; p95 {found.p95_over_p50:.2f} and p99 {found.p99_over_p50:.2f} medians"
+    )
+
+
+def _noise(found: NoiseScale | None) -> str:
+    if found is None or found.samples is None:
+        return "not measurable: gradients drown in the noise"
+    course = ", ".join(
+        "none" if point.noise_scale_samples is None else f"{point.noise_scale_samples:,.3g}" for point in found.points
+    )
+    return f"{found.samples:,.3g} samples (in the course of the training {course})"
+
+
+def _coherence(found: CoherenceFacts) -> str:
+    cosines = ", ".join(f"{value:.2f} after {lag}" for lag, value in found.cosine.items())
+    bound = "at least " if found.tolerance_at_least else ""
+    return f"cosine {cosines} steps; staleness that is worth its step: {bound}{found.tolerance_steps:.3g}"
+
+
+def _print_store(store: StoreFacts) -> None:
+    print(f"store {_format.shown(store.url)}, {_bandwidth(store)}")
+    rows = [
+        [kind, f"{times.count:,}", *map(shown_s, (times.p50_s, times.p95_s, times.p99_s))]
+        for kind, times in store.request_times.items()
+    ]
+    _format.print_table(["request", "count", "p50", "p95", "p99"], rows, left=["request"])
+
+
+def _bandwidth(store: StoreFacts) -> str:
+    ways = (("reads", store.read_bytes_per_s), ("writes", store.write_bytes_per_s))
+    return ", ".join(f"{way} {_format.size(rate)}/s" if rate else f"{way} in no time" for way, rate in ways)
+
+
+def _print_pilots(found: Profile) -> None:
+    print(f"steps to {found.target}")
+    rows = [
+        [
+            f"{run.group}",
+            f"{run.delay}",
+            f"{run.seed}",
+            f"{run.steps:,}" if run.steps is not None else "not reached",
+            _format.duration(run.seconds),
+        ]
+        for run in found.pilot
+    ]
+    _format.print_table(["updates a step", "staleness", "seed", "steps", "took"], rows)

@@ -1,0 +1,243 @@
+"""Timing one job in one thread: gradients of several batch sizes, codecs, optimizer steps, snapshots, memory.
+
+Gradients and what follows them alternate as they do in a run, and batch sizes take turns, so that a machine that
+changes its pace meanwhile does not make one of them look slower than another.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from lambdaml.codecs import CODECS
+from lambdaml.cost.fit import batch_sizes, line, quantile, spread
+from lambdaml.cost.profile import CodecFacts, Memory, StepPoint, StepTime
+from lambdaml.errors import SettingsError
+from lambdaml.records import Commit, Entry, Update
+from lambdaml.sampling import Sampler
+
+if TYPE_CHECKING:
+    from lambdaml.job import Job
+    from lambdaml.settings import Settings
+
+LEAST_ROUNDS = 3
+MOST_ROUNDS = 200
+GROUP = 4
+"""Updates of the optimizer step that is timed beside one of a single update."""
+
+_RESET_EVERY = 8
+"""Steps after which the state is set back, so that timing does not train the model into nonsense."""
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds of one codec, measured one by one."""
+
+    encode_s: list[float] = field(default_factory=list)
+    read_s: list[float] = field(default_factory=list)
+    one_s: list[float] = field(default_factory=list)
+    group_s: list[float] = field(default_factory=list)
+    update_bytes: int = 0
+
+    @property
+    def apply_s(self) -> float:
+        """Of each further update in an optimizer step."""
+        return max(0.0, (median(self.group_s) - median(self.one_s)) / (GROUP - 1))
+
+
+class Bench:
+    """A replica to be timed. Use it where tensor work is done: see `lambdaml.worlds.live.OneThread`.
+
+    Raises:
+        JobFailed, JobError: the job's own code failed.
+    """
+
+    def __init__(self, job: Job, settings: Settings, device: str, clock: Callable[[], float]) -> None:
+        from lambdaml.replica import Replica
+
+        self.clock = clock
+        self.replica = Replica(job, settings, clock, device)
+        self.gradients = 0
+        self._initial = self.replica.state()
+
+    def reset(self) -> None:
+        """Back to version 0."""
+        self.replica.load(self._initial)
+
+    def sizes(self, batch_size: int) -> Sampler:
+        """A sampler with batches of so many samples, as near as equal batches come to it."""
+        settings = self.replica.settings
+        return Sampler(settings.samples, 1, batch_size, settings.seed)
+
+    def gradient_s(self, sampler: Sampler, seq: int) -> tuple[int, float]:
+        """(samples, seconds) of a gradient."""
+        kept, self.replica.sampler = self.replica.sampler, sampler
+        try:
+            gradient = self.replica.gradient(0, seq)
+        finally:
+            self.replica.sampler = kept
+        self.gradients += 1
+        return gradient.samples, gradient.compute_s
+
+    def step(self) -> None:
+        """One optimizer step of a training with one worker."""
+        (update,) = self._updates(1)
+        self._apply([update])
+
+    def _updates(self, count: int) -> list[Update]:
+        """The next ones of worker 0, all from the present version; bodies are copies."""
+        replica, first = self.replica, self.replica.view.fated[0]
+        updates = []
+        for seq in range(first, first + count):
+            gradient = replica.gradient(0, seq)
+            self.gradients += 1
+            update = Update(
+                0, seq, gradient.base, 1, "profile", gradient.samples, gradient.loss, replica.settings.codec
+            )
+            update.body = {name: array.copy() for name, array in gradient.body.items()}
+            updates.append(update)
+        return updates
+
+    def _apply(self, updates: list[Update]) -> float:
+        """Seconds of one optimizer step with these updates."""
+        replica, share = self.replica, 1 / len(updates)
+        entries = tuple(Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, share) for u in updates)
+        commit = Commit(replica.view.commit, replica.version, (entries,))
+        begun = self.clock()
+        replica.apply(commit, {update.id: update for update in updates})
+        return self.clock() - begun
+
+    def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, Memory]:
+        """Gradients of several batch sizes, for about so many seconds, but each a few times.
+
+        Args:
+            tell: takes the share that is done.
+        """
+        settings = self.replica.settings
+        samplers = [self.sizes(size) for size in batch_sizes(settings.batch_size, settings.samples)]
+        samplers = list({sampler.count(0, 0): sampler for sampler in samplers}.values())
+        begun = self.clock()
+        peaks_mb = [self._peak_mb(sampler) for sampler in samplers]
+        times: list[list[float]] = [[] for _ in samplers]
+        counts = [0] * len(samplers)
+        for number in range(MOST_ROUNDS):
+            share = (self.clock() - begun) / seconds if seconds else 1.0
+            if share >= 1 and number >= LEAST_ROUNDS:
+                break
+            tell(min(1.0, share))
+            for index, sampler in enumerate(samplers):
+                counts[index], took_s = self.gradient_s(sampler, number)
+                times[index].append(took_s)
+        points = tuple(
+            StepPoint(count, len(group), median(group), quantile(group, 0.95), quantile(group, 0.99), peak)
+            for count, group, peak in zip(counts, times, peaks_mb)
+        )
+        return step_time(points, times), memory(points)
+
+    def _peak_mb(self, sampler: Sampler) -> float:
+        """Peak memory of this process during two steps with batches of this size; they also warm it up."""
+        _forget_peak()
+        for seq in range(2):
+            self.gradient_s(sampler, seq)
+        self.step()
+        self.reset()
+        return _peak_mb()
+
+    def codecs(self, seconds: float, tell: Callable[[float], None]) -> tuple[dict[str, CodecFacts], float]:
+        """Every codec that needs no parameter, and the seconds of an optimizer step without its updates."""
+        replica, own = self.replica, (self.replica.settings, self.replica.codec)
+        found: dict[str, Times] = {}
+        names = [name for name in CODECS.factories if _usable(name)]
+        try:
+            for number, name in enumerate(names):
+                replica.settings = own[0].model_copy(update={"codec": name})
+                replica.codec = CODECS.make(name)
+                found[name] = self._codec(seconds / len(names))
+                tell((number + 1) / len(names))
+        finally:
+            replica.settings, replica.codec = own
+            self.reset()
+        facts = {
+            name: CodecFacts(times.update_bytes, median(times.encode_s), median(times.read_s), times.apply_s)
+            for name, times in found.items()
+        }
+        plain = found[own[0].codec]
+        return facts, max(0.0, median(plain.one_s) - plain.apply_s)
+
+    def _codec(self, seconds: float) -> Times:
+        times, begun, rounds = Times(), self.clock(), 0
+        while rounds < LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
+            for count, seconds_of in ((1, times.one_s), (GROUP, times.group_s)):
+                updates = [self._travelled(update, times) for update in self._updates(count)]
+                seconds_of.append(self._apply(updates))
+            rounds += 1
+            if rounds % _RESET_EVERY == 0:
+                self.reset()
+        return times
+
+    def _travelled(self, update: Update, times: Times) -> Update:
+        """As it comes out of the bucket; notes how long packing and reading took."""
+        replica = self.replica
+        encoded_s = replica.gradient(update.worker, update.seq).encode_s
+        begun = self.clock()
+        data = update.pack()
+        packed = self.clock()
+        read = Update.unpack(data, update.worker, update.seq)
+        replica.check(read)
+        times.read_s.append(self.clock() - packed)
+        times.encode_s.append(encoded_s + packed - begun)
+        times.update_bytes = len(data) - len(replace(update, body={}).pack())
+        return read
+
+    def snapshot(self) -> tuple[int, int, float]:
+        """(bytes of the model, bytes of a snapshot, seconds of making one), with the optimizer's state after a step."""
+        self.step()
+        times = []
+        for _ in range(3):
+            begun = self.clock()
+            snapshot = self.replica.state().dump()
+            times.append(self.clock() - begun)
+        model = self.replica.state().dump_model()
+        self.reset()
+        return len(model), len(snapshot), median(times)
+
+
+def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTime:
+    """The line through the points' medians, and the spread of the times."""
+    overhead_s, slope_s = line([(point.batch_size, point.median_s) for point in points])
+    sigma, p95, p99 = spread(times)
+    worst = max(abs((overhead_s + slope_s * p.batch_size) / p.median_s - 1) for p in points)
+    return StepTime(overhead_s, slope_s, sigma, p95, p99, worst, points)
+
+
+def memory(points: tuple[StepPoint, ...]) -> Memory:
+    """The line through the points' peaks."""
+    return Memory(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
+
+
+def _usable(name: str) -> bool:
+    try:
+        CODECS.make(name)
+    except SettingsError:  # it needs a parameter
+        return False
+    return True
+
+
+def _forget_peak() -> None:
+    """Begin a new peak, where the system can (Linux); elsewhere peaks only rise, which they do here anyhow."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float:
+    with suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return float(status.split("VmHWM:")[1].split()[0]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,111 @@
+"""What could be run: every schedule, number of workers, batch, memory, codec and store that was not ruled out.
+
+Schedules come from their registry (`SCHEDULES.variants`) and codecs from the profile, so that a new one is planned
+with as soon as it is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lambdaml.cost.profile import Profile
+from lambdaml.errors import SettingsError
+from lambdaml.schedules import SCHEDULES
+from lambdaml.worlds.platform import LAMBDA_MB_PER_VCPU, Platform
+
+HEADROOM = 1.15
+"""Of memory over the peak that was measured."""
+
+MEMORY_SHARES = (0.5, 1.0)
+"""Of the memory at which a function has a whole core; more buys a thread of compute nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a job; `platform` and `channel` are specs, memory included."""
+
+    schedule: str
+    workers: int
+    batch_size: int
+    codec: str
+    channel: str
+    platform: str
+
+    def __str__(self) -> str:
+        return f"{self.schedule}, {self.workers} worker{'s' if self.workers > 1 else ''} x {self.batch_size}, " + (
+            f"{self.codec}, {self.platform}, {self.channel}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What may be chosen. Where a field is empty, everything that makes sense is tried.
+
+    Attributes:
+        workers: least and most; powers of two between, and both.
+        channels, platforms: at least one each; a platform that bills memory and names none gets some.
+    """
+
+    workers: tuple[int, int] = (1, 64)
+    schedules: Sequence[str] = ()
+    batch_sizes: Sequence[int] = ()
+    codecs: Sequence[str] = ()
+    channels: Sequence[str] = ("s3-standard",)
+    platforms: Sequence[str] = ("lambda-arm",)
+
+    def candidates(self, profile: Profile) -> list[Candidate]:
+        """All of them.
+
+        Raises:
+            SettingsError: there is none, or one of the names does not exist.
+        """
+        least, most = self.workers
+        if not 1 <= least <= most:
+            raise SettingsError(f"workers: write LEAST..MOST, such as 1..64, not {least}..{most}")
+        batches = self.batch_sizes or (profile.job.batch_size, 2 * profile.job.batch_size)
+        found = [
+            Candidate(schedule, workers, batch, codec, channel, platform)
+            for workers in _powers(least, min(most, profile.job.samples))
+            for schedule in self._schedules(workers)
+            for batch in batches
+            if workers * batch <= max(profile.job.samples, batches[0])
+            for platform in self._platforms(profile, batch)
+            for codec in self.codecs or profile.codecs
+            for channel in self.channels
+        ]
+        if not found:
+            raise SettingsError("no schedule, platform and number of workers fit what was asked for")
+        return found
+
+    def _schedules(self, workers: int) -> list[str]:
+        if not self.schedules:
+            return SCHEDULES.variants(workers)
+        return [spec for spec in self.schedules if SCHEDULES.make(spec).needs(workers) <= workers]
+
+    def _platforms(self, profile: Profile, batch_size: int) -> Iterator[str]:
+        for spec in self.platforms:
+            platform = Platform.parse(spec)
+            if ":" in spec or not platform.mb_per_vcpu:
+                yield spec
+                continue
+            needed = HEADROOM * profile.memory.peak_mb(batch_size)
+            sizes = {round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES}
+            fitting = sorted(size for size in sizes if size >= needed)
+            for size in fitting or [64 * -(-int(needed) // 64)]:
+                yield f"{spec}:{size}"
+
+
+def _powers(least: int, most: int) -> list[int]:
+    counts = {least, most}
+    power = 1
+    while power < most:
+        if power > least:
+            counts.add(power)
+        power *= 2
+    return sorted(count for count in counts if count <= most)

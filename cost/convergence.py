@@ -1,0 +1,150 @@
+"""How many optimizer steps to the target, by batch size and staleness: what pilots showed, and between them.
+
+Two effects, each taken from pilots (`lambdaml.cost.pilot`) of this very job:
+
+* **Batch.** Steps fall with the samples of a step, S(B) = S_min (1 + B_noise / B), until the batch exceeds the gradient
+  noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots on a straight line in (log B, log S);
+  above the largest it stays, below the smallest it follows that law with the measured noise scale.
+* **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0), of the pilots whose number of
+  updates a step comes nearest, is taken on a straight line in (log(1 + d), log factor). Beyond the delays at which
+  pilots reached the target nothing is promised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, median
+
+import numpy as np
+
+from lambdaml.cost.pilot import PilotRun
+
+LEAST_SIGMA = 0.03
+"""Spread that is assumed at least, of the logarithm of the steps."""
+
+ALONE_SIGMA = 0.15
+"""Spread that is assumed where no pilot was repeated."""
+
+
+LEEWAY = 1.2
+"""How much further than the stalest pilot that reached the target something is promised, in 1 + staleness."""
+
+LEAST_STALENESS = 0.05
+"""Below it, an update counts as fresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Optimizer steps to the target: a lognormal with this median."""
+
+    median: float
+    sigma: float
+
+    def quantile(self, q: float, every: int = 1) -> int:
+        """Steps within which the share `q` of runs stop that look every so many steps."""
+        steps = self.median * math.exp(self.sigma * NormalDist().inv_cdf(q))
+        return max(1, math.ceil(round(steps / every, 9))) * every
+
+
+class Convergence:
+    """What a job's pilots say.
+
+    Args:
+        noise_scale_samples: B_noise, for batches below those of the pilots; None if it was not measured.
+    """
+
+    def __init__(self, pilots: Sequence[PilotRun], noise_scale_samples: float | None = None) -> None:
+        self._noise = noise_scale_samples
+        found: defaultdict[tuple[int, int, int], list[PilotRun]] = defaultdict(list)
+        for run in pilots:
+            found[run.group, run.delay, run.batch].append(run)
+        middle = {key: _median(runs) for key, runs in found.items()}
+        self.sigma = _spread(found.values())
+        sync: defaultdict[int, list[float]] = defaultdict(list)
+        for (group, delay, batch), steps in middle.items():
+            if delay == 0 and steps is not None:
+                sync[group * batch].append(steps)
+        self._batches = sorted(sync)
+        self._steps = [median(sync[batch]) for batch in self._batches]
+        self._worth = {
+            group: _Worth({delay: steps for (size, delay), steps in _by_group(middle).items() if size == group})
+            for group in {group for group, delay, _ in middle if delay and middle.get((group, 0, _)) is not None}
+        }
+
+    @property
+    def tolerance(self) -> float:
+        """Staleness from which on one update a step did not reach the target; infinite where every pilot did."""
+        return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
+
+    def steps(self, group: float, samples: float, staleness: float = 0.0) -> Steps | None:
+        """Optimizer steps.
+
+        Args:
+            group: updates of a step, on average.
+            samples: of a step.
+            staleness: of an update, on average.
+
+        Returns:
+            None where it is not known that the target is reached: at more staleness than pilots have stood.
+        """
+        if not self._batches:
+            return None
+        factor: float | None = 1.0
+        if staleness > LEAST_STALENESS:
+            near = min(self._worth, key=lambda size: abs(math.log(size / group)), default=None)
+            factor = None if near is None else self._worth[near].factor(staleness)
+        return None if factor is None else Steps(self._at(samples) * factor, self.sigma)
+
+    def _at(self, samples: float) -> float:
+        least = self._batches[0]
+        if samples < least and self._noise is not None:
+            return self._steps[0] * (1 + self._noise / samples) / (1 + self._noise / least)
+        return _interpolate(samples, self._batches, self._steps)
+
+
+class _Worth:
+    """By what factor staleness makes a training longer, from pilots with one number of updates a step."""
+
+    def __init__(self, steps: Mapping[int, float | None]) -> None:
+        fresh = steps[0]
+        assert fresh is not None
+        self.tolerance = min((delay for delay, count in steps.items() if count is None), default=math.inf)
+        known = {delay: count for delay, count in sorted(steps.items()) if count is not None and delay < self.tolerance}
+        self._delays, self._factors = [1.0 + delay for delay in known], [count / fresh for count in known.values()]
+
+    def factor(self, staleness: float) -> float | None:
+        """None beyond what pilots have stood, some leeway included."""
+        if 1 + staleness > LEEWAY * self._delays[-1]:
+            return None
+        return _interpolate(1 + staleness, self._delays, self._factors)
+
+
+def _by_group(middle: Mapping[tuple[int, int, int], float | None]) -> dict[tuple[int, int], float | None]:
+    """Steps by (group, delay), whatever the batch."""
+    return {(group, delay): steps for (group, delay, _), steps in middle.items()}
+
+
+def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """On straight lines between the logarithms; outside, the nearest."""
+    return float(np.exp(np.interp(math.log(x), np.log(xs), np.log(ys))))
+
+
+def _median(runs: Sequence[PilotRun]) -> float | None:
+    """None where half of them or more did not reach the target."""
+    reached = [run.steps for run in runs if run.steps is not None]
+    return median(reached) if 2 * len(reached) > len(runs) else None
+
+
+def _spread(groups: Iterable[Sequence[PilotRun]]) -> float:
+    """The standard deviation of log steps, pooled over pilots that were repeated."""
+    squares, freedom = 0.0, 0
+    for runs in groups:
+        logs = [math.log(run.steps) for run in runs if run.steps is not None]
+        if len(logs) > 1:
+            mean = sum(logs) / len(logs)
+            squares += sum((value - mean) ** 2 for value in logs)
+            freedom += len(logs) - 1
+    return max(LEAST_SIGMA, math.sqrt(squares / freedom)) if freedom else ALONE_SIGMA

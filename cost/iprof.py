@@ -1,0 +1,282 @@
+"""I-Prof: how long a piece of work takes on a device that may never have been seen, learnt from every run.
+
+The idea of FLeet's profiler (Damaskinos et al., Middleware 2020, arXiv 2006.07273): what a task costs grows linearly
+with its size, and the slope can be told from what the device is like,
+
+    cost = c0 + slope(device) * size
+
+* **Cold start.** For a device without history the slope is linear in its features, by ordinary least squares over all
+  observations. Where they do not determine it, the nearest to what is assumed without any.
+* **Personal.** A device with history has weights of its own. They start from the cold start's and follow each
+  observation (x, y) as a passive-aggressive regressor does (Crammer et al., JMLR 2006, PA-I):
+  w <- w + sign(y - w.x) min(C, max(0, |y - w.x| - epsilon) / |x|^2) x.
+
+Here a *device* is a function of some size on some platform, a *size* the seconds that the profile expects of a gradient
+(so that one slope serves every job and batch size, and c0 is 0), and the slope is the device's slowdown:
+
+    iprof = IProf.open(profile)
+    iprof.learn_run(device, profile, trace.rows)    # after a run
+    iprof.save()
+    iprof.slowdown(device)                          # for the next plan, with `Profile.costs`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.cost.profile import Profile
+from lambdaml.worlds.platform import Platform
+
+SCHEMA_VERSION = 1
+
+EPSILON = 0.1
+"""FLeet's, of the latency's slope: smaller errors are no reason to learn."""
+
+MOST_KEPT = 2_000
+"""Observations that the cold start is fitted to: the newest."""
+
+SLOWDOWN_EPSILON = 0.02
+"""The same of a slowdown, which is 1 or so."""
+
+BLOCKS = 10
+"""That the updates of a run are cut into; the median of each is an observation, so that no straggler is taken for the
+device."""
+
+Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What runs a function, in the numbers that tell how fast it is.
+
+    Attributes:
+        name: of the platform and the function's size; devices of one name share a history.
+        memory_mb: of a function; 0 where nothing limits it.
+        vcpus: of a function.
+        arm: whether its architecture is arm64.
+        contention: functions for each core of the machine that they share, 1 at least.
+    """
+
+    name: str
+    memory_mb: float
+    vcpus: float
+    arm: bool = False
+    contention: float = 1.0
+
+    @staticmethod
+    def of(platform: Platform) -> Device:
+        """A function of a platform."""
+        vcpus = min(platform.max_vcpus, platform.memory_mb / platform.mb_per_vcpu) if platform.mb_per_vcpu else 1.0
+        return Device(f"{platform.name}:{platform.memory_mb}", platform.memory_mb, vcpus, "arm" in platform.name)
+
+    @staticmethod
+    def here(functions: int = 1) -> Device:
+        """One of so many functions that work on this machine side by side."""
+        cores = os.cpu_count() or 1
+        arm = os.uname().machine in ("aarch64", "arm64")
+        return Device(f"local:{functions}/{cores}", 0.0, 1.0, arm, max(1.0, functions / cores))
+
+    def features(self) -> list[float]:
+        """Of about the same size all; the first is constant."""
+        return [1.0, self.memory_mb / 2048, 1 / max(self.vcpus, 0.05), float(self.arm), self.contention - 1]
+
+
+PRIOR = (1.0, 0.0, 0.0, 0.0, 1.0)
+"""Weights of these features without any observation: no slower but for sharing its core."""
+
+
+@dataclass(slots=True)
+class SlopeModel:
+    """The two regressions, for any features and units.
+
+    Attributes:
+        c0: cost of a task of size 0.
+        prior: weights without any observation.
+        epsilon: errors of the slope that are no reason to learn.
+        aggressiveness: C, the longest step along x; by default as long as it takes.
+        observations: (features, slope), the oldest first.
+        personal: weights by device.
+    """
+
+    c0: float
+    prior: list[float]
+    epsilon: float = EPSILON
+    aggressiveness: float = math.inf
+    observations: list[tuple[list[float], float]] = field(default_factory=list)
+    personal: dict[str, list[float]] = field(default_factory=dict)
+    _cold: Weights | None = None
+
+    def cold_start(self) -> Weights:
+        """Least squares over all observations; where they leave it open, the nearest to `prior`."""
+        if self._cold is None:
+            prior = np.array(self.prior)
+            if self.observations:
+                rows = np.array([features for features, _ in self.observations])
+                slopes = np.array([slope for _, slope in self.observations])
+                prior = prior + np.linalg.lstsq(rows, slopes - rows @ prior, rcond=None)[0]
+            self._cold = prior
+        return self._cold
+
+    def observe(self, features: Sequence[float], size: float, cost: float) -> None:
+        """Learn for devices without history from what a task of this size has cost."""
+        self.observations.append((list(features), (cost - self.c0) / size))
+        del self.observations[:-MOST_KEPT]
+        self._cold = None
+
+    def correct(self, device: str, features: Sequence[float], size: float, cost: float) -> None:
+        """Learn for this device."""
+        x = np.array(features)
+        weights = np.array(self.personal[device]) if device in self.personal else self.cold_start()
+        error = (cost - self.c0) / size - float(weights @ x)
+        step = min(self.aggressiveness, max(0.0, abs(error) - self.epsilon) / float(x @ x))
+        self.personal[device] = (weights + math.copysign(step, error) * x).tolist()
+
+    def slope(self, device: str, features: Sequence[float]) -> float:
+        """Of the device's own weights if it has some; may be negative where least squares extrapolate badly."""
+        weights = np.array(self.personal[device]) if device in self.personal else self.cold_start()
+        return float(weights @ np.array(features))
+
+    def predict_batch(
+        self, device: str, features: Sequence[float], limit: float, bounds: tuple[int, int] = (1, 10_000)
+    ) -> int:
+        """The largest size whose cost is expected to stay within a limit, within bounds."""
+        slope = self.slope(device, features)
+        size = (limit - self.c0) / slope if slope > 0 else bounds[1]
+        return int(min(max(size, bounds[0]), bounds[1]))
+
+
+@dataclass(slots=True)
+class Maui:
+    """The baseline: one line through all observations, cost against size, whatever the device (MAUI, MobiSys 2010, as
+    FLeet compares with it)."""
+
+    observations: list[tuple[float, float]] = field(default_factory=list)
+
+    def observe(self, size: float, cost: float) -> None:
+        """Learn from what a task has cost."""
+        self.observations.append((size, cost))
+
+    def predict_batch(self, limit: float, bounds: tuple[int, int] = (1, 10_000)) -> int:
+        """The largest size whose cost is expected to stay within a limit, within bounds."""
+        rows = np.array([(1.0, size) for size, _ in self.observations])
+        c0, slope = np.linalg.lstsq(rows, np.array([cost for _, cost in self.observations]), rcond=None)[0]
+        size = (limit - c0) / slope if slope > 0 else bounds[1]
+        return int(min(max(size, bounds[0]), bounds[1]))
+
+
+def learn(
+    profile: Profile, rows: Iterable[Mapping[str, Any]], device: Device, speed: float = 1.0, folder: Path | None = None
+) -> int:
+    """Learn from a run and keep it; returns from how many updates, 0 where anything was in the way. Never raises.
+
+    Args:
+        as of `IProf.learn_run` and `IProf.open`.
+    """
+    try:
+        iprof = IProf.open(profile, folder)
+        count = iprof.learn_run(device, profile, rows, speed)
+        return count if count and iprof.save() else 0
+    except Exception:  # the run is over and well; a plan that is a little worse is all that is lost
+        return 0
+
+
+def home() -> Path:
+    """Where what is learnt is kept: `$LAMBDAML_HOME`, or else `~/.cache/lambdaml`."""
+    return Path(os.environ.get("LAMBDAML_HOME") or Path.home() / ".cache" / "lambdaml")
+
+
+class IProf:
+    """What runs have shown of devices, against the machine that profiles are measured on.
+
+    Args:
+        path: of the file that `save` writes; None to keep nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.runs = 0
+        self.model = SlopeModel(0.0, list(PRIOR), SLOWDOWN_EPSILON)
+
+    @staticmethod
+    def open(profile: Profile, folder: Path | None = None) -> IProf:
+        """What was learnt with profiles of the same machine; nothing, if the file is missing or cannot be read.
+
+        Args:
+            folder: by default `home()`.
+        """
+        name = "-".join(f"{profile.machine.architecture} {profile.machine.processor}".lower().split())
+        plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+        iprof = IProf((folder or home()) / f"iprof-{plain}-{profile.machine.device.partition(':')[0]}.json")
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            iprof._load(json.loads(iprof.path.read_bytes()))  # type: ignore[union-attr]
+        return iprof
+
+    def slowdown(self, device: Device) -> float:
+        """How many times longer work takes on the device than its platform's speed lets expect."""
+        return max(0.05, self.model.slope(device.name, device.features()))
+
+    def knows(self, device: Device) -> bool:
+        """Whether a run on it was learnt from."""
+        return device.name in self.model.personal
+
+    def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:
+        """Learn from a run's trace; returns from how many of its updates.
+
+        Args:
+            profile: of the run's job.
+            rows: of a `Trace`: those with `samples` and `compute_s` count.
+            speed: of the device, which plans take into account anyhow; see `Platform.speed`.
+        """
+        ratios = [
+            row["compute_s"] * speed / profile.step_time.step_s(row["samples"])
+            for row in rows
+            if row.get("samples") and row.get("compute_s")
+        ]
+        if not ratios:
+            return 0
+        features = device.features()
+        self.model.observe(features, 1.0, median(ratios))
+        size = max(1, -(-len(ratios) // BLOCKS))
+        for start in range(0, len(ratios), size):
+            self.model.correct(device.name, features, 1.0, median(ratios[start : start + size]))
+        self.runs += 1
+        return len(ratios)
+
+    def save(self) -> bool:
+        """Keep what was learnt; whether that was possible. It never fails a run."""
+        if self.path is None:
+            return False
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "runs": self.runs,
+            "observations": self.model.observations,
+            "personal": self.model.personal,
+        }
+        written = self.path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            written.write_text(json.dumps(record, allow_nan=False))
+            written.replace(self.path)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _load(self, record: Mapping[str, Any]) -> None:
+        if record["schema_version"] != SCHEMA_VERSION:
+            return
+        observations = [([float(x) for x in features], float(slope)) for features, slope in record["observations"]]
+        personal = {str(name): [float(w) for w in weights] for name, weights in record["personal"].items()}
+        width = len(self.model.prior)
+        if {len(row) for row in [*(f for f, _ in observations), *personal.values()]} <= {width}:
+            self.model.observations, self.model.personal, self.runs = observations, personal, int(record["runs"])

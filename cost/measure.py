@@ -1,0 +1,253 @@
+"""Measuring a profile: a minute or two, most of it gradients, in one thread as functions compute them.
+
+The time is shared out: half goes to step times and codecs, the rest to the store and to a training with one worker,
+along which the noise scale and the coherence are measured. With a target, pilots take as long again, and that training
+ends where they reached it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cost.bench import Bench
+from lambdaml.cost.machine import this_machine
+from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
+from lambdaml.cost.pilot import default_plan, pilot
+from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
+from lambdaml.cost.stores import measure_store
+from lambdaml.entry import pick_device
+from lambdaml.errors import SettingsError
+from lambdaml.evaluation import evaluate
+from lambdaml.job import Job
+from lambdaml.settings import Settings, reached
+from lambdaml.training import resolve_job, settings_for
+
+if TYPE_CHECKING:
+    from lambdaml.coherence import Coherence
+
+SECONDS = 60.0
+
+POINTS = 4
+"""Along the training, where noise and coherence are measured."""
+
+LAGS = (1, 2, 4, 8, 16, 32)
+LEAST_STEPS, MOST_STEPS = 40, 2_000
+LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
+"""Samples of the reference set of the coherence."""
+
+_SHARES = {"store": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
+"""Of the time to spend, by phase; pilots are on top of it."""
+
+
+@dataclass(slots=True)
+class Clockwork:
+    """Shares out the time, and notes where it went.
+
+    Attributes:
+        phases: that there will be.
+    """
+
+    seconds: float
+    phases: list[str]
+    progress: Callable[[float, str], None]
+    phases_s: dict[str, float] = field(default_factory=dict)
+
+    def seconds_of(self, phase: str) -> float:
+        """To spend on it."""
+        return self.seconds * _SHARES[phase]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Within it, the yielded function takes the share of this phase that is done."""
+        total = sum(_SHARES[phase] for phase in self.phases)
+        done = sum(_SHARES[phase] for phase in self.phases[: self.phases.index(name)]) / total
+        begun = time.monotonic()
+
+        def tell(part: float) -> None:
+            self.progress(done + part * _SHARES[name] / total, name)
+
+        tell(0.0)
+        yield tell
+        self.phases_s[name] = round(time.monotonic() - begun, 3)
+
+
+def measure(
+    job: str | type[Job] | Job,
+    *,
+    args: Mapping[str, Any] | None = None,
+    store: str | None = None,
+    target: str | None = None,
+    workers: int = 16,
+    seconds: float = SECONDS,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[float, str], None] = lambda share, phase: None,
+) -> Profile:
+    """Measure a job on this machine, and a store from here.
+
+    Args:
+        job: as in `train`.
+        store: URL of a place that may be written to, under `probe/`; what is written is removed.
+        target: also train to it by pilots (`lambdaml.cost.pilot`) for up to so many `workers`.
+        seconds: to spend, about; pilots may take as many again. Less time means fewer repetitions.
+        device: as in `train`.
+        progress: takes the share that is done and what is being measured, now and then.
+
+    Raises:
+        UserError: what was asked for makes no sense.
+        JobFailed: the job's own code raised.
+        StoreError: the store cannot be used.
+    """
+    from lambdaml.worlds.live import OneThread
+
+    if not 0 < seconds < math.inf:
+        raise SettingsError(f"seconds: must be more than 0 (it is {seconds!r})")
+    begun = time.monotonic()
+    job_settings, instance = resolve_job(job, dict(args or {}))
+    asked = {"schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None, "seed": seed}
+    settings = settings_for(instance, job_settings, workers=1, steps=None, epochs=None, target=target, **asked)
+    there = {"store": store is not None, "pilots": target is not None}
+    clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
+    with OneThread() as compute:
+        bench = compute.submit(_bench, instance, settings, pick_device(device)).result()
+        found = _store(store, settings, clockwork) if store is not None else None
+        profile = compute.submit(_times, bench, clockwork).result()
+        if target is not None:
+            with clockwork.phase("pilots") as tell:
+                plan, pilots_s = default_plan(workers), clockwork.seconds_of("pilots")
+                runs = pilot(instance, target, args=args, plan=plan, seconds=pilots_s, progress=tell)
+            profile = replace(profile, target=target, pilot=tuple(runs))
+        profile = compute.submit(_training, profile, instance, bench, clockwork).result()
+    spent = replace(profile.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
+    if found is not None:
+        facts, requests, sent, received = found
+        spent = replace(spent, requests=requests, sent_bytes=sent, received_bytes=received)
+        profile = replace(profile, store=facts)
+    return replace(profile, spent=spent)
+
+
+def _bench(job: Job, settings: Settings, device: str) -> Bench:
+    bench = Bench(job, settings, device, time.perf_counter)
+    if settings.target is not None:  # before minutes are spent
+        reached(settings.target, evaluate(job, bench.replica.state(), device))
+    return bench
+
+
+def _store(url: str, settings: Settings, clockwork: Clockwork) -> tuple[StoreFacts, dict[str, int], int, int]:
+    with clockwork.phase("store") as tell:
+        return measure_store(url, 4 * settings.parameters, clockwork.seconds_of("store"), tell)
+
+
+def _times(bench: Bench, clockwork: Clockwork) -> Profile:
+    """Times, sizes and memory."""
+    settings = bench.replica.settings
+    with clockwork.phase("steps") as tell:
+        step_time, memory = bench.steps(clockwork.seconds_of("steps"), tell)
+    with clockwork.phase("codecs") as tell:
+        codecs, optimizer_s = bench.codecs(clockwork.seconds_of("codecs"), tell)
+        model_bytes, snapshot_bytes, snapshot_s = bench.snapshot()
+    return Profile(
+        measured_on=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=JobFacts(
+            **settings.job.model_dump(),
+            samples=settings.samples,
+            batch_size=settings.batch_size,
+            steps_per_epoch=settings.steps_per_epoch,
+            parameters=settings.parameters,
+            model_bytes=model_bytes,
+            snapshot_bytes=snapshot_bytes,
+        ),
+        machine=this_machine(bench.replica.device.type),
+        spent=Spent(0.0, {}, bench.gradients, {}, 0, 0),
+        step_time=step_time,
+        memory=memory,
+        optimizer_s=optimizer_s,
+        snapshot_s=snapshot_s,
+        update_norm=0.0,
+        codecs=codecs,
+        store=None,
+        noise=None,
+        coherence=None,
+    )
+
+
+def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) -> Profile:
+    """Noise scale, coherence and the norm of gradients, along a training with one worker."""
+    from lambdaml.coherence import Coherence, Probe
+
+    replica, settings = bench.replica, bench.replica.settings
+    course = Course.within(clockwork.seconds_of("training"), profile)
+    noise = Noise(replica, course.batches) if settings.samples > 1 else None
+    probe = Probe(job, course.reference, course.lags, seed=settings.seed, device=str(replica.device))
+    looks = {point - lag for point in course.points for lag in (0, *course.lags)}
+    seen, norms = [], []
+    with clockwork.phase("training") as tell:
+        for version in range(course.steps + 1):
+            if version in looks:
+                seen.append(probe.add(version, replica.model))
+            if version in course.points and noise is not None:
+                noise.add()
+            if version < course.steps:
+                bench.step()
+                norms.append(float(replica.flat.norm()))
+            tell(version / course.steps)
+    gradients = bench.gradients + (noise.gradients if noise is not None else 0)
+    return replace(
+        profile,
+        update_norm=median(norms),
+        noise=noise.result() if noise is not None else None,
+        coherence=_facts(Coherence(tuple(seen)), course),
+        spent=replace(profile.spent, gradients=gradients),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A training with one worker; what is measured on the way is measured at `POINTS` moments, the last at its end.
+
+    Attributes:
+        steps: in all.
+        batches: for the noise scale, at each moment.
+        reference: samples for the coherence.
+    """
+
+    steps: int
+    batches: int
+    reference: int
+
+    @staticmethod
+    def within(seconds: float, profile: Profile) -> Course:
+        """A third of the time for each. The training goes on for as long as the target took, or else ten epochs."""
+        third, batch_size = seconds / 3, profile.job.batch_size
+        slope_s, step_s = profile.step_time.slope_s_per_sample, profile.step_time.step_s(batch_size)
+        took = [run.steps for run in profile.pilot if run.steps is not None and (run.group, run.delay) == (1, 0)]
+        whole = round(median(took)) if took else 10 * profile.job.steps_per_epoch
+        steps = max(LEAST_STEPS, min(round(third / (step_s + profile.optimizer_s)), MOST_STEPS, whole))
+        batches = max(LEAST_BATCHES, min(round(third / POINTS / step_s), MOST_BATCHES))
+        affordable = round(third / (POINTS * (len(LAGS) + 1)) / max(slope_s, step_s / batch_size / 4))
+        reference = min(max(LEAST_REFERENCE, min(affordable, MOST_REFERENCE)), profile.job.samples)
+        return Course(steps, batches, reference)
+
+    @property
+    def points(self) -> list[int]:
+        """The moments, as versions, evenly spread."""
+        return [self.steps * (number + 1) // POINTS for number in range(POINTS)]
+
+    @property
+    def lags(self) -> list[int]:
+        """Those that fit between two points."""
+        return [lag for lag in LAGS if lag <= self.points[0]]
+
+
+def _facts(coherence: Coherence, course: Course) -> CoherenceFacts:
+    tolerance = coherence.tolerance()
+    mu = {lag: coherence.mu(lag + 1) for lag in course.lags}
+    steps, at_least = tolerance.steps, tolerance.at_least
+    return CoherenceFacts(course.steps, course.reference, coherence.cosine(), mu, steps, at_least)

@@ -1,0 +1,106 @@
+"""The gradient noise scale: from which batch size on a larger batch is hardly worth its samples.
+
+    B_simple = tr(Sigma) / |G|^2
+
+where G is the true gradient and Sigma the covariance of one sample's gradient (McCandlish et al., An empirical model of
+large-batch training, arXiv 1812.06162). A batch of B samples has a gradient of expected square |G|^2 + tr(Sigma) / B; so
+the squares at two batch sizes give both unknowns without bias (appendix A.1). Their quotient is biased, so each is
+averaged before it is taken. To a given loss, optimizer steps and samples then trade off as
+
+    (steps / least steps - 1) (samples / least samples - 1) = 1,    B_noise = least samples / least steps
+
+which `B_simple` stands in for, and which holds for optimizers whose best step is set by the noise; it changes in the
+course of a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from lambdaml.cost.profile import NoisePoint, NoiseScale
+from lambdaml.sampling import Sampler
+
+if TYPE_CHECKING:
+    from lambdaml.replica import Replica
+
+MOST_BATCHES = 32
+LEAST_BATCHES = 4
+
+
+def estimate(small_squares: Sequence[float], sizes: Sequence[int], large_square: float) -> tuple[float, float]:
+    """(|G|^2, tr(Sigma)), both without bias; the first may be negative.
+
+    Args:
+        small_squares: squared 2-norms of the gradients of small batches, at least two.
+        sizes: samples of each.
+        large_square: of the gradient over all their samples together.
+    """
+    large = sum(sizes)
+    trace = (fmean(small_squares) - large_square) / (fmean(1 / size for size in sizes) - 1 / large)
+    return large_square - trace / large, trace
+
+
+def layout(samples: int, batch_size: int, most: int = MOST_BATCHES) -> tuple[int, int]:
+    """(size, number) of the small batches: of the job's own size if the data set holds some of those, no more than it
+    has samples.
+
+    Raises:
+        ValueError: there are fewer than two samples.
+    """
+    if samples < 2:
+        raise ValueError("a noise scale needs at least two samples")
+    size = max(1, min(batch_size, samples // LEAST_BATCHES))
+    return size, max(2, min(most, samples // size))
+
+
+class Noise:
+    """Collects points along a training.
+
+    Args:
+        replica: whose gradients are taken; its sampler is borrowed.
+        batches: for each point, at most.
+    """
+
+    def __init__(self, replica: Replica, batches: int = MOST_BATCHES) -> None:
+        settings = replica.settings
+        self._replica = replica
+        self._size, self._count = layout(settings.samples, settings.batch_size, batches)
+        self._sampler = Sampler(settings.samples, 1, self._size, settings.seed + 1)
+        self.points: list[NoisePoint] = []
+        self.gradients = 0
+
+    def add(self) -> NoisePoint:
+        """Measure at the replica's present version, on samples of a pass of its own; the state is left as it is.
+
+        Raises:
+            JobFailed: the job's own code raised.
+        """
+        import torch
+
+        replica, first = self._replica, len(self.points) * self._sampler.steps_per_epoch
+        total = torch.zeros(replica.size, dtype=torch.float64, device=replica.device)
+        squares: list[float] = []
+        sizes: list[int] = []
+        kept, replica.sampler = replica.sampler, self._sampler
+        try:
+            for seq in range(first, first + min(self._count, self._sampler.steps_per_epoch)):
+                samples = replica.gradient(0, seq).samples
+                gradient = replica.flat.double()
+                squares.append(float(gradient.dot(gradient)))
+                sizes.append(samples)
+                total += samples * gradient
+        finally:
+            replica.sampler = kept
+        total /= sum(sizes)
+        self.gradients += len(sizes)
+        point = NoisePoint(replica.version, *estimate(squares, sizes, float(total.dot(total))))
+        self.points.append(point)
+        return point
+
+    def result(self) -> NoiseScale:
+        """Of all points."""
+        scales = [scale for point in self.points if (scale := point.noise_scale_samples) is not None]
+        large = min(self._size * self._count, self._replica.settings.samples)
+        return NoiseScale(median(scales) if scales else None, self._size, large, self._count, tuple(self.points))

@@ -1,0 +1,185 @@
+"""What one candidate would take: time and quantities for each step from the virtual world, steps from the pilots.
+
+    seconds = once + steps(target, batch, staleness) * seconds a step + handovers + the way from target to end
+
+Once and a step: `lambdaml.cost.pace`. Steps: `lambdaml.cost.convergence`. A run is longer than the short ones that are
+simulated, so functions whose lifetime ends, preemptions and snapshots are added in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambdaml.committer import STOP_POLL_S
+from lambdaml.cost.candidates import Candidate
+from lambdaml.cost.convergence import Convergence, Steps
+from lambdaml.cost.pace import Amounts, Pace
+from lambdaml.cost.profile import Profile
+from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.sampling import Sampler
+from lambdaml.simulation.scene import DETECT_S
+from lambdaml.training import MAX_SNAPSHOT_EVERY
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+
+UNLIKELY = 0.9
+"""The share of runs that keep within the greater of the two numbers of an outlook."""
+
+RESTORE = {"get": 3, "head": 1, "list": 3, "create": 2, "put": 2}
+"""Requests of a function that starts: run.json, the snapshot, the end of the log, leases, the trace; and leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is expected of a candidate.
+
+    Attributes:
+        steps: optimizer steps to the end; `unlikely_steps` within which nine of ten runs end.
+        seconds, unlikely_seconds, usd, unlikely_usd: likewise.
+        step_s: of an optimizer step.
+        group, staleness: of a step, on average.
+        requests, bytes_sent, bytes_received, function_seconds, invocations: of the median run.
+        parts_usd: dollars by part of the bill.
+        obstacle: why this is no plan, or "".
+    """
+
+    candidate: Candidate
+    steps: int = 0
+    unlikely_steps: int = 0
+    seconds: float = math.inf
+    unlikely_seconds: float = math.inf
+    usd: float = math.inf
+    unlikely_usd: float = math.inf
+    step_s: float = math.inf
+    group: float = 0.0
+    staleness: float = 0.0
+    requests: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    function_seconds: float = 0.0
+    invocations: int = 0
+    parts_usd: Mapping[str, float] = field(default_factory=dict)
+    obstacle: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; nothing infinite."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "candidate"}
+        plain = {
+            name: None if isinstance(v, float) and not math.isfinite(v) else dict(v) if isinstance(v, Mapping) else v
+            for name, v in values.items()
+        }
+        return {**self.candidate.to_dict(), **plain}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """When a run ends: at a target, by what the pilots say, or after so many epochs."""
+
+    convergence: Convergence | None
+    epochs: float | None = None
+
+    def steps(self, pace: Pace, batch: float, samples: int) -> Steps | None:
+        """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
+        if self.epochs is not None:
+            return Steps(max(1.0, self.epochs * samples / (pace.group * batch)), 0.0)
+        assert self.convergence is not None
+        return self.convergence.steps(pace.group, pace.group * batch, pace.staleness)
+
+
+def outlook(
+    candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff
+) -> Outlook:
+    """What the candidate would take at this pace."""
+    per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
+    every_rounds = min(per_epoch, MAX_SNAPSHOT_EVERY)
+    batch = profile.job.samples / (candidate.workers * per_epoch)
+    every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
+    needed = goal.steps(pace, batch, profile.job.samples)
+    if needed is None:
+        assert goal.convergence is not None
+        return Outlook(
+            candidate,
+            step_s=pace.step.seconds,
+            group=pace.group,
+            staleness=pace.staleness,
+            obstacle=_unknown(pace, goal.convergence),
+        )
+    snapshots = Snapshots(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
+    platform = Platform.parse(candidate.platform)
+    median_steps, unlikely_steps = needed.quantile(0.5, every), needed.quantile(UNLIKELY, every)
+    used = _course(pace, median_steps, snapshots, platform, channel, candidate.workers)
+    unlikely = _course(pace, unlikely_steps, snapshots, platform, channel, candidate.workers)
+    bill, unlikely_bill = tariff.bill(used), tariff.bill(unlikely)
+    return Outlook(
+        candidate,
+        steps=median_steps,
+        unlikely_steps=unlikely_steps,
+        seconds=used.wall_s,
+        unlikely_seconds=unlikely.wall_s,
+        usd=bill.usd,
+        unlikely_usd=unlikely_bill.usd,
+        step_s=pace.step.seconds,
+        group=pace.group,
+        staleness=pace.staleness,
+        requests=sum(used.requests.values()),
+        bytes_sent=used.bytes_sent,
+        bytes_received=used.bytes_received,
+        function_seconds=math.fsum(used.lifetimes_s),
+        invocations=len(used.lifetimes_s),
+        parts_usd=bill.parts(),
+    )
+
+
+def _unknown(pace: Pace, convergence: Convergence) -> str:
+    if math.isfinite(convergence.tolerance):
+        return f"staleness {pace.staleness:.1f}: at {convergence.tolerance:g}, pilots did not reach the target"
+    return f"staleness {pace.staleness:.1f} is more than pilots tried"
+
+
+class Snapshots:
+    """What snapshots and their evaluation add: by the writer, and by the process that started the run."""
+
+    def __init__(self, profile: Profile, channel: Channel, every_steps: float, watched: bool) -> None:
+        self.every_steps, self.watched = every_steps, watched
+        read_s, write_s = (channel.latency_s(kind, 0.5) for kind in ("get", "create"))
+        self._bytes = profile.job.snapshot_bytes
+        self._transfer_s = channel.transfer_s(self._bytes)
+        self.stop_s = 2 * write_s + 2 * read_s + 2 * self._transfer_s + STOP_POLL_S / 2 if watched else 0.0
+        """From the snapshot that meets the target until the log's last entry: written, read, evaluated, heeded."""
+
+    def amounts(self, steps: float) -> Amounts:
+        """Of all snapshots of a run."""
+        count = math.floor(steps / self.every_steps)
+        requests = {"create": 2.0 * count, "list": 1.0 * count, "get": 1.0 * count}
+        return Amounts(0.0, 0.0, 0.0, requests, float(count * self._bytes), float(count * self._bytes))
+
+
+def _course(
+    pace: Pace, steps: int, snapshots: Snapshots, platform: Platform, channel: Channel, functions: int
+) -> Quantities:
+    """A whole run of so many steps."""
+    overshoot = snapshots.stop_s / pace.step.seconds
+    whole = pace.of(steps + overshoot).plus(snapshots.amounts(steps))
+    read_s = channel.latency_s("get", 0.5)
+    handover_s = DETECT_S + platform.warm_start_s[0] + 6 * read_s
+    recover_s = DETECT_S + platform.cold_start_s[0] + 6 * read_s
+    handovers = math.floor(whole.seconds / platform.lifetime_s)
+    preemptions = functions * whole.seconds / platform.preemption_mean_s
+    share = 1.0 if pace.staleness == 0.0 else 1.0 / functions
+    lost_s = handovers * handover_s + preemptions * recover_s * share
+    restarts = functions * handovers + preemptions
+    seconds = whole.seconds + lost_s
+    function_seconds = whole.function_seconds + functions * lost_s
+    requests = {kind: count + restarts * RESTORE.get(kind, 0) for kind, count in whole.requests.items()}
+    lives = functions + round(restarts)
+    return Quantities(
+        lifetimes_s=[function_seconds / lives] * lives,
+        requests={kind: round(count) for kind, count in requests.items() if count > 0.5},
+        bytes_sent=round(whole.sent_bytes),
+        bytes_received=round(whole.received_bytes),
+        stored_byte_s=whole.sent_bytes * seconds / 2,
+        wall_s=seconds,
+    )

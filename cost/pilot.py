@@ -1,0 +1,187 @@
+"""Pilots: how many optimizer steps a job takes to a target, by batch size and staleness, tried out on this machine.
+
+A pilot is a run without its clock: real gradients, in the order in which equally fast workers would make them. With
+`group` updates a step and a `delay` of d steps it stands for bsp on `group` workers (d = 0), for asp on d + 1 workers
+(one update a step), and for what lies between. What such runs take in time, the virtual world knows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lambdaml.errors import SettingsError
+from lambdaml.evaluation import evaluate
+from lambdaml.job import Job
+from lambdaml.records import Commit, Entry, Update
+from lambdaml.settings import Settings, parse_target, reached
+from lambdaml.training import resolve_job, settings_for
+
+GROWTH = 1.03
+"""Evaluations are so much further apart than the last two were, but never closer than every second step."""
+
+HOPELESS = 6.0
+"""A pilot gives up after this many times the steps that the first one needed; larger batches after twice as many."""
+
+MAX_STEPS = 20_000
+"""So does the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PilotRun:
+    """One pilot.
+
+    Attributes:
+        group: updates averaged by each optimizer step.
+        delay: steps taken between the version an update is computed from and the step that applies it.
+        batch: samples of an update, at most.
+        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
+        steps: optimizer steps to the target; None where it was not reached.
+        seconds: that it took here.
+    """
+
+    group: int
+    delay: int
+    batch: int
+    seed: int
+    curve: tuple[tuple[int, float], ...]
+    steps: int | None
+    seconds: float
+
+
+def default_plan(workers: int) -> list[tuple[int, int]]:
+    """(group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
+    most = max(1, workers)
+    sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
+    groups = sorted({1, most, *sizes[2::2]})
+    stale = [(1, size - 1) for size in sizes[1:]]
+    return [
+        (1, 0),
+        *[(group, 0) for group in groups[1:]],
+        *stale,
+        *[(size, delay) for size in (4,) for delay in (1, 3) if most > 4],
+    ]
+
+
+def pilot(
+    job: str | type[Job] | Job,
+    target: str,
+    *,
+    args: Mapping[str, Any] | None = None,
+    plan: Iterable[tuple[int, int]] | None = None,
+    batch: int | None = None,
+    seeds: Iterable[int] = (101, 102),
+    seconds: float = 60.0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[PilotRun]:
+    """Train the job to the target once for each seed and entry of the plan.
+
+    Args:
+        target: as in `train`.
+        plan: (group, delay) in the order of their importance; by default for up to 16 workers.
+        batch: in place of the job's own.
+        seeds: of each; the second round begins when the first is complete.
+        seconds: after which no further pilot is begun. The first is always made.
+
+    Raises:
+        SettingsError: the job does not report the target's metric.
+        JobFailed, JobError: the job's own code failed.
+    """
+    from lambdaml.worlds.live import OneThread
+
+    job_settings, instance = resolve_job(job, dict(args or {}))
+    if batch is not None:
+        vars(instance)["batch_size"] = batch
+    todo = [(group, delay, seed) for seed in seeds for group, delay in (plan or default_plan(16))]
+    began, runs, first = time.monotonic(), [], MAX_STEPS
+    with OneThread() as compute:
+        for number, (group, delay, seed) in enumerate(todo):
+            if runs and time.monotonic() - began > seconds:
+                break
+            settings = settings_for(
+                instance,
+                job_settings,
+                workers=max(group, delay + 1),
+                steps=1,
+                epochs=None,
+                target=target,
+                schedule="bsp",
+                codec="fp32",
+                staleness="constant",
+                seed=seed,
+                snapshot_every=1,
+            )
+            most = round(first * (HOPELESS if delay else 2.0)) if runs else first
+            run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
+            if not runs and run.steps is not None:
+                first = run.steps
+            runs.append(run)
+            progress((number + 1) / len(todo))
+    return runs
+
+
+def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
+    """One pilot; stops at the target, after so many steps, or when the time is over."""
+    from lambdaml.replica import Replica
+
+    assert settings.target is not None
+    name = parse_target(settings.target)[0]
+    began = time.monotonic()
+    replica = Replica(job, settings)
+    flight: deque[list[Update]] = deque()
+    curve: list[tuple[int, float]] = []
+    due, made = 2, 0
+    while replica.version < most and time.monotonic() < end:
+        updates = []
+        for number in range(made, made + group):
+            gradient = replica.gradient(number % settings.workers, number // settings.workers)
+            body = {key: array.copy() for key, array in gradient.body.items()}
+            update = Update(
+                number % settings.workers,
+                number // settings.workers,
+                replica.version,
+                1,
+                "pilot",
+                gradient.samples,
+                gradient.loss,
+                settings.codec,
+            )
+            updates.append(replace(update, body=body))
+        made += group
+        flight.append(updates)
+        if len(flight) <= delay:
+            continue
+        step = flight.popleft()
+        if any(replica.check(update) for update in step):
+            break
+        replica.apply(_commit(replica.version, step), {update.id: update for update in step})
+        if replica.version >= due:
+            metrics = evaluate(job, replica.state())
+            if name not in metrics:
+                raise SettingsError(f"target {settings.target!r}: the job reports {', '.join(sorted(metrics))}")
+            curve.append((replica.version, metrics[name]))
+            if reached(settings.target, metrics):
+                break
+            due = max(replica.version + 2, math.ceil(replica.version * GROWTH))
+    done = bool(curve) and reached(settings.target, {name: curve[-1][1]})
+    return PilotRun(
+        group,
+        delay,
+        settings.batch_size,
+        settings.seed,
+        tuple(curve),
+        curve[-1][0] if done else None,
+        round(time.monotonic() - began, 3),
+    )
+
+
+def _commit(version: int, step: list[Update]) -> Commit:
+    total = sum(update.samples for update in step)
+    entries = tuple(
+        Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, version - u.base, u.samples / total) for u in step
+    )
+    return Commit(version, version, (entries,))

@@ -1,0 +1,356 @@
+"""The plan: all candidates with what they would take, the frontier of time and cost, the choice, and why.
+
+    plan = make_plan(Profile.load("digits.profile.json"), Wishes(target="accuracy>=0.95", deadline_s=1200, budget_usd=1))
+    plan.chosen, plan.frontier, plan.near_misses, plan.assumptions
+
+Every candidate goes through the virtual world (`lambdaml.cost.pace`). Candidates that differ in how long a gradient
+takes, and in nothing else that matters to the course of a run, lie on a line between the two extremes, which are
+simulated; the best are then simulated as they are, and longer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from lambdaml.cost.assumptions import Assumption, assumptions
+from lambdaml.cost.candidates import Candidate, Space
+from lambdaml.cost.convergence import Convergence
+from lambdaml.cost.outlook import Goal, Outlook, outlook
+from lambdaml.cost.pace import Amounts, Pace, Shape, pace
+from lambdaml.cost.prices import PriceBook
+from lambdaml.cost.profile import Profile
+from lambdaml.cost.tariff import Tariff
+from lambdaml.errors import RunFailed, SettingsError
+from lambdaml.simulation.shadow import Costs
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+from lambdaml.worlds.stragglers import STRAGGLERS
+
+REFINED = 12
+"""Candidates that are simulated once more, as they are."""
+
+REFINING_SEEDS = (1, 2)
+
+NEGLIGIBLE = 0.02
+"""Share of a round's least time below which the transfer of its updates plays no part: then codecs share a simulation."""
+
+MEASURED = "measured"
+"""The channel of a profile that measured its store."""
+
+Aim = Literal["cost", "time", "balanced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wanted.
+
+    Attributes:
+        target: as the profile's pilots had it; or `epochs` over the data.
+        deadline_s, budget_usd: that nine of ten runs must keep.
+        minimise: `balanced` is the least product of time and cost.
+        stragglers: as `simulate` has them.
+    """
+
+    target: str | None = None
+    epochs: float | None = None
+    deadline_s: float = math.inf
+    budget_usd: float = math.inf
+    minimise: Aim = "balanced"
+    space: Space = field(default_factory=Space)
+    stragglers: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan.
+
+    Attributes:
+        candidates: all, feasible or not; the best first.
+        frontier: places of those that no other beats in both time and cost.
+        chosen: place of the choice; None where no candidate keeps deadline and budget.
+        nearest: place of the one that comes nearest to them; None where none would reach the target at all.
+        reason: of the choice, or why there is none; a sentence.
+        near_misses: a sentence each.
+        seconds: that planning took.
+    """
+
+    wishes: Wishes
+    candidates: tuple[Outlook, ...]
+    frontier: tuple[int, ...]
+    chosen: int | None
+    nearest: int | None
+    reason: str
+    near_misses: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
+    seconds: float
+
+    @property
+    def choice(self) -> Outlook | None:
+        """The chosen candidate."""
+        return None if self.chosen is None else self.candidates[self.chosen]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        wishes = {k: v for k, v in asdict(self.wishes).items() if v is not None and v != math.inf}
+        return {
+            "wishes": wishes,
+            "chosen": self.chosen,
+            "nearest": self.nearest,
+            "reason": self.reason,
+            "near_misses": list(self.near_misses),
+            "frontier": list(self.frontier),
+            "candidates": [found.to_dict() for found in self.candidates],
+            "assumptions": [assumption.to_dict() for assumption in self.assumptions],
+            "planning_s": round(self.seconds, 3),
+        }
+
+
+def make_plan(
+    profile: Profile,
+    wishes: Wishes,
+    book: PriceBook | None = None,
+    *,
+    processes: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Plan:
+    """Plan.
+
+    Args:
+        processes: that simulate side by side; by default one a core.
+
+    Raises:
+        SettingsError: what was asked for makes no sense, or the profile does not hold what it needs.
+    """
+    began = time.monotonic()
+    goal = _goal(profile, wishes)
+    candidates = wishes.space.candidates(profile)
+    desk = _Desk(profile, wishes, goal, book or PriceBook.load())
+    found = desk.outlooks(candidates, processes or os.cpu_count() or 1, progress)
+    found.sort(key=lambda outlook: _rank(outlook, wishes))
+    found = desk.refined(found[:REFINED]) + found[REFINED:]
+    found.sort(key=lambda outlook: _rank(outlook, wishes))
+    frontier = _frontier(found)
+    chosen = 0 if _keeps(found[0], wishes) else None
+    nearest = chosen if chosen is not None else _nearest(found, wishes)
+    from lambdaml.cost.reasons import near_misses, reason
+
+    return Plan(
+        wishes,
+        tuple(found),
+        tuple(frontier),
+        chosen,
+        nearest,
+        reason(found, chosen, nearest, wishes),
+        tuple(near_misses(found, frontier, chosen if chosen is not None else nearest, wishes)),
+        tuple(assumptions(profile, wishes, goal, desk.book, found[0].candidate)),
+        time.monotonic() - began,
+    )
+
+
+def _goal(profile: Profile, wishes: Wishes) -> Goal:
+    if wishes.epochs is not None:
+        return Goal(None, wishes.epochs)
+    if wishes.target is None:
+        raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
+    if not profile.pilot or profile.target is None:
+        raise SettingsError("the profile has no pilots: run 'lambdaml profile' with --target")
+    if profile.target.replace(" ", "") != wishes.target.replace(" ", ""):
+        raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {wishes.target!r}")
+    noise = profile.noise.samples if profile.noise else None
+    return Goal(Convergence(profile.pilot, noise))
+
+
+class _Desk:
+    """What all outlooks of one plan share."""
+
+    def __init__(self, profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook) -> None:
+        self.profile, self.wishes, self.goal, self.book = profile, wishes, goal, book
+        self._channels: dict[str, Channel] = {}
+        self._tariffs: dict[tuple[str, str], Tariff] = {}
+        self._stragglers = STRAGGLERS.make(wishes.stragglers)
+
+    def channel(self, spec: str) -> Channel:
+        if spec not in self._channels:
+            if spec == MEASURED and self.profile.store is None:
+                raise SettingsError("the profile measured no store: give 'lambdaml profile' one with --store")
+            measured = self.profile.store if spec == MEASURED else None
+            self._channels[spec] = measured.channel() if measured else Channel.parse(spec)
+        return self._channels[spec]
+
+    def tariff(self, candidate: Candidate) -> Tariff:
+        key = (candidate.channel, candidate.platform)
+        if key not in self._tariffs:
+            self._tariffs[key] = Tariff(self.book, *key)
+        return self._tariffs[key]
+
+    def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
+        """The candidate's; compute is slowed by what its memory buys, so that the platform's own size is left out."""
+        platform = Platform.parse(candidate.platform)
+        return Shape(
+            candidate.schedule,
+            candidate.workers,
+            candidate.batch_size,
+            self.profile.job.samples,
+            self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=1 / platform.speed()),
+            self.channel(candidate.channel),
+            replace(platform, memory_mb=0, mb_per_vcpu=0.0),
+            self._stragglers,
+        )
+
+    def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
+        if isinstance(pace, str):
+            return Outlook(candidate, obstacle=pace)
+        channel, tariff = self.channel(candidate.channel), self.tariff(candidate)
+        return outlook(candidate, pace, self.profile, self.goal, channel, tariff)
+
+    def outlooks(
+        self, candidates: Sequence[Candidate], processes: int, progress: Callable[[float], None]
+    ) -> list[Outlook]:
+        """One for each candidate, in order."""
+        families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
+        for candidate in candidates:
+            shape = self.shape(candidate, self._standing_for(candidate))
+            key = (shape.schedule, shape.workers, shape.channel.name, shape.platform, shape.costs.update_bytes)
+            families[key].append((candidate, shape))
+        ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
+        paces = _simulate([shape for pair in ends.values() for shape in pair], processes, progress)
+        known: dict[Candidate, Pace | str] = {}
+        for key, members in families.items():
+            low, high = ends[key][0], ends[key][-1]
+            for candidate, shape in members:
+                between = _between(shape.costs, low, high, paces[low], paces[high])
+                known[candidate] = self._with_codec(between, candidate, shape)
+        return [self.outlook(candidate, known[candidate]) for candidate in candidates]
+
+    def _standing_for(self, candidate: Candidate) -> str:
+        """The codec that is simulated in place of the candidate's: the largest, where bytes take no time."""
+        largest = max(self.profile.codecs, key=lambda codec: self.profile.codecs[codec].update_bytes)
+        shape = self.shape(candidate, largest)
+        per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
+        moved_s = candidate.workers * shape.costs.update_bytes / per_s
+        round_s = shape.costs.step_s + sum(shape.channel.latency_s(kind, 0.5) for kind in ("get", "create"))
+        return largest if moved_s < NEGLIGIBLE * round_s else candidate.codec
+
+    def _with_codec(self, pace: Pace | str, candidate: Candidate, shape: Shape) -> Pace | str:
+        """The bytes of the candidate's own codec."""
+        own = self.profile.codecs[candidate.codec].update_bytes
+        if isinstance(pace, str) or own == shape.costs.update_bytes:
+            return pace
+        ratio = own / shape.costs.update_bytes
+        step = replace(
+            pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio
+        )
+        return replace(pace, step=step)
+
+    def refined(self, found: Sequence[Outlook]) -> list[Outlook]:
+        """The same candidates, each simulated as it is, with other chances."""
+        again = []
+        for outlook in found:
+            shape = self.shape(outlook.candidate)
+            try:
+                paces = [pace(shape, seed) for seed in REFINING_SEEDS]
+            except RunFailed as error:
+                again.append(self.outlook(outlook.candidate, str(error)))
+                continue
+            again.append(self.outlook(outlook.candidate, _mean(paces)))
+        return again
+
+
+def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The shapes with the shortest and the longest gradients, once where these are the same."""
+    ordered = sorted(shapes, key=lambda shape: shape.costs.step_s)
+    return (ordered[0],) if ordered[0].costs == ordered[-1].costs else (ordered[0], ordered[-1])
+
+
+def _simulate(shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]) -> dict[Shape, Pace | str]:
+    """The paces of all shapes, side by side; a sentence in place of one that gets nowhere."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    todo = sorted(set(shapes), key=lambda shape: -shape.workers * (shape.schedule != "bsp"))
+    if processes == 1 or len(todo) < 8:
+        return {shape: _pace(shape) for shape in todo}
+    paces: dict[Shape, Pace | str] = {}
+    with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
+        for shape, found in zip(todo, pool.map(_pace, todo, chunksize=2), strict=True):
+            paces[shape] = found
+            progress(len(paces) / len(todo))
+    return paces
+
+
+def _pace(shape: Shape) -> Pace | str:
+    try:
+        return pace(shape)
+    except RunFailed as error:
+        return str(error)
+
+
+def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pace | str) -> Pace | str:
+    """The pace at a gradient's time that lies between two."""
+    if isinstance(first, str) or isinstance(last, str):
+        return first if isinstance(first, str) else last
+    span = high.costs.step_s - low.costs.step_s
+    share = (costs.step_s - low.costs.step_s) / span if span else 0.0
+    return _mixed(((1 - share, first), (share, last)))
+
+
+def _mean(paces: Sequence[Pace]) -> Pace:
+    return _mixed([(1 / len(paces), pace) for pace in paces])
+
+
+def _mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
+    once = step = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
+    for share, part in parts:
+        once, step = once.plus(part.once, share), step.plus(part.step, share)
+    group, staleness = (sum(share * getattr(part, name) for share, part in parts) for name in ("group", "staleness"))
+    return Pace(once, step, group, staleness, parts[0][1].steps)
+
+
+def _keeps(outlook: Outlook, wishes: Wishes) -> bool:
+    return (
+        not outlook.obstacle
+        and outlook.unlikely_seconds <= wishes.deadline_s
+        and outlook.unlikely_usd <= wishes.budget_usd
+    )
+
+
+def _rank(outlook: Outlook, wishes: Wishes) -> tuple[Any, ...]:
+    """The best first: those that keep deadline and budget, then those that do not, then those that get nowhere."""
+    seconds, usd = outlook.seconds, outlook.usd
+    value = {
+        "cost": (usd, seconds),
+        "time": (seconds, usd),
+        "balanced": (seconds * max(usd, 1e-12), seconds),
+    }[wishes.minimise]
+    return (bool(outlook.obstacle), not _keeps(outlook, wishes), *value, str(outlook.candidate))
+
+
+def _frontier(found: Sequence[Outlook]) -> list[int]:
+    """Places of those that no other beats in time and cost, the fastest first."""
+    order = sorted(
+        (place for place, outlook in enumerate(found) if not outlook.obstacle),
+        key=lambda place: (found[place].seconds, found[place].usd),
+    )
+    frontier: list[int] = []
+    for place in order:
+        if not frontier or found[place].usd < found[frontier[-1]].usd:
+            frontier.append(place)
+    return frontier
+
+
+def _nearest(found: Sequence[Outlook], wishes: Wishes) -> int | None:
+    """The one that exceeds deadline and budget by the least factor."""
+
+    def excess(place: int) -> float:
+        outlook = found[place]
+        late, dear = outlook.unlikely_seconds / wishes.deadline_s, outlook.unlikely_usd / wishes.budget_usd
+        return max(1.0, late) * max(1.0, dear)
+
+    places = [place for place, outlook in enumerate(found) if not outlook.obstacle]
+    return min(places, key=excess, default=None)

@@ -1,0 +1,353 @@
+"""What was measured about a job, its machine and its store, kept as a file that plans are made from.
+
+    profile = Profile.load("digits.profile.json")
+    profile.costs(batch_size=64, codec="bf16")      # what a simulation needs; see `lambdaml.simulation`
+
+How the numbers are found: `lambdaml.cost.measure`. Every number carries its unit in its name; times are those of one
+thread on the machine that the profile names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lambdaml.cost.pilot import PilotRun
+from lambdaml.errors import NewerSchema, UserError, nearest
+from lambdaml.simulation.shadow import Costs
+from lambdaml.storage.meter import MeterReading
+from lambdaml.worlds.channel import Channel
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """Which job was measured; as in run.json.
+
+    Attributes:
+        samples: of its data set.
+        steps_per_epoch: of one worker with the job's own batch size.
+        parameters: all of them, as in run.json.
+        model_bytes: of model.safetensors.
+        snapshot_bytes: with the optimizer's state after a few steps.
+    """
+
+    spec: str
+    args: dict[str, Any]
+    fingerprint: str
+    samples: int
+    batch_size: int
+    steps_per_epoch: int
+    parameters: int
+    model_bytes: int
+    snapshot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """Where it was measured.
+
+    Attributes:
+        architecture: `x86_64` or `aarch64`.
+        memory_mb: of the machine; MB are 2^20 bytes, as function platforms count.
+        gflops: of one thread that multiplies float32 matrices of 512 x 512.
+        device: where tensor work was done: `cpu` or `cuda`.
+        versions: of Python, torch and lambdaml.
+    """
+
+    architecture: str
+    processor: str
+    cores: int
+    memory_mb: int
+    gflops: float
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What measuring took. `gradients` were computed by it, and the bytes went to and from the store.
+
+    Attributes:
+        seconds: in all, and by what was measured.
+    """
+
+    seconds: float
+    phases_s: dict[str, float]
+    gradients: int
+    requests: dict[str, int]
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPoint:
+    """Gradients of one batch size: fetching the batch, forward, backward. `peak_memory_mb` is the process's."""
+
+    batch_size: int
+    repetitions: int
+    median_s: float
+    p95_s: float
+    p99_s: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The time of a gradient, `overhead_s + slope_s_per_sample * batch_size`, and its spread.
+
+    Attributes:
+        sigma: of the lognormal that the times scatter about their median with.
+        p95_over_p50, p99_over_p50: of all measured times, each over the median of its batch size.
+        worst_fit_error: the largest relative distance of a point's median from the line.
+        points: what was measured, by batch size.
+    """
+
+    overhead_s: float
+    slope_s_per_sample: float
+    sigma: float
+    p95_over_p50: float
+    p99_over_p50: float
+    worst_fit_error: float
+    points: tuple[StepPoint, ...]
+
+    def step_s(self, batch_size: float) -> float:
+        """Median seconds of a gradient of so many samples."""
+        return self.overhead_s + self.slope_s_per_sample * batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak memory of a process that holds one replica, `base_mb + slope_mb_per_sample * batch_size`; MB of 2^20."""
+
+    base_mb: float
+    slope_mb_per_sample: float
+
+    def peak_mb(self, batch_size: float) -> float:
+        return self.base_mb + self.slope_mb_per_sample * batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class CodecFacts:
+    """What one codec costs.
+
+    Attributes:
+        update_bytes: of an update's payload; its header comes on top, some 400 bytes.
+        encode_s: of encoding a gradient and packing it.
+        read_s: of an update that comes in: checksum, shapes, finite numbers.
+        apply_s: of an update that goes into an optimizer step: decoding and adding it.
+    """
+
+    update_bytes: int
+    encode_s: float
+    read_s: float
+    apply_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTime:
+    """One kind of request, with objects of 1 KB; kinds as a meter names them."""
+
+    count: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """A store as it was met from here.
+
+    Attributes:
+        request_times: by kind.
+        read_bytes_per_s, write_bytes_per_s: of one connection, latency not counted; None where bytes took no time
+            that could be told from the latency.
+        reading: of the meter over the small requests alone; see `MeterReading.to_dict`.
+    """
+
+    url: str
+    request_times: dict[str, RequestTime]
+    read_bytes_per_s: float | None
+    write_bytes_per_s: float | None
+    reading: dict[str, Any]
+
+    def channel(self, like: Channel | None = None) -> Channel:
+        """The store for a simulation, with limits and prices of the channel it is `like`.
+
+        The bandwidth is that of reads: an update is written once and read by every other function.
+        """
+        return Channel.measured(MeterReading.from_dict(self.reading), self.read_bytes_per_s or math.inf, like)
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePoint:
+    """At one version of a training.
+
+    Attributes:
+        gradient_sq: estimate of |G|^2, G being the true gradient; noise may make it negative.
+        trace_sigma: estimate of tr(Sigma), Sigma being the covariance of one sample's gradient.
+    """
+
+    version: int
+    gradient_sq: float
+    trace_sigma: float
+
+    @property
+    def noise_scale_samples(self) -> float | None:
+        """B_simple; None where the gradient drowns in the noise."""
+        return self.trace_sigma / self.gradient_sq if self.gradient_sq > 0 and self.trace_sigma > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseScale:
+    """The gradient noise scale; see `lambdaml.cost.noise`.
+
+    Attributes:
+        samples: B_simple, the median over the points; None where no point has one.
+        small_batch, large_batch: whose gradients it is estimated from.
+        batches: small ones for each point.
+    """
+
+    samples: float | None
+    small_batch: int
+    large_batch: int
+    batches: int
+    points: tuple[NoisePoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoherenceFacts:
+    """Gradient coherence along a training with one worker; see `lambdaml.coherence`.
+
+    Attributes:
+        steps: of that training.
+        reference_samples: of the fixed set that gradients are compared on.
+        cosine: by lag in steps, mean over the later half of the training.
+        mu: by lag in steps, the least projection of that lag or a shorter one; what the theorem's mu may be at most.
+        tolerance_steps: the largest staleness at which a stale step is worth at least half a fresh one.
+        tolerance_at_least: no measured lag was too much, so that it may be more.
+    """
+
+    steps: int
+    reference_samples: int
+    cosine: dict[int, float]
+    mu: dict[int, float]
+    tolerance_steps: float
+    tolerance_at_least: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A job's profile.
+
+    Attributes:
+        measured_on: date and time in UTC, ISO 8601.
+        optimizer_s: of an optimizer step, without decoding and adding its updates.
+        snapshot_s: of copying and serialising the state.
+        update_norm: median 2-norm of a gradient of the job's own batch size.
+        codecs: every codec that needs no parameter, by name.
+        store: None where none was named.
+        target: of the pilots; None without them.
+    """
+
+    measured_on: str
+    job: JobFacts
+    machine: MachineFacts
+    spent: Spent
+    step_time: StepTime
+    memory: Memory
+    optimizer_s: float
+    snapshot_s: float
+    update_norm: float
+    codecs: dict[str, CodecFacts]
+    store: StoreFacts | None
+    noise: NoiseScale | None
+    coherence: CoherenceFacts | None
+    target: str | None = None
+    pilot: tuple[PilotRun, ...] = ()
+
+    def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
+        """What a simulation needs to know of the job.
+
+        Args:
+            batch_size: samples of an update; by default the job's own.
+            slowdown: of the function against one thread of the machine that was measured; see `lambdaml.cost.iprof`.
+
+        Raises:
+            UserError: the profile knows no such codec.
+        """
+        facts = self.codecs.get(codec)
+        if facts is None:
+            raise UserError(f"the profile has no codec {codec!r}{nearest(codec, self.codecs)}")
+        return Costs(
+            step_s=slowdown * self.step_time.step_s(batch_size or self.job.batch_size),
+            encode_s=slowdown * facts.encode_s,
+            apply_s=slowdown * self.optimizer_s,
+            apply_update_s=slowdown * (facts.read_s + facts.apply_s),
+            update_bytes=facts.update_bytes,
+            snapshot_bytes=self.job.snapshot_bytes,
+        )
+
+    def dump(self, path: str | Path) -> None:
+        """Write it as JSON.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2, allow_nan=False)
+        try:
+            Path(path).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+    @staticmethod
+    def load(path: str | Path) -> Profile:
+        """Read what `dump` wrote.
+
+        Raises:
+            UserError: it cannot be read, or is not a profile; the message names the field.
+            NewerSchema: it was written by a newer lambdaml.
+        """
+        try:
+            record = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+        return Profile.of(record, str(path))
+
+    @staticmethod
+    def of(record: Any, name: str = "the profile") -> Profile:
+        """From plain values; as `load`, which see for what is raised."""
+        from pydantic import ValidationError
+
+        from lambdaml.settings import first_error
+
+        if not isinstance(record, Mapping) or "schema_version" not in record:
+            raise UserError(f"{name} is no profile: write one with 'lambdaml profile JOB --out FILE'")
+        version = record["schema_version"]
+        if not isinstance(version, int) or version < 1:
+            raise UserError(f"{name} is no profile: its schema_version is {version!r}")
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(f"{name} has schema_version {version}, this lambdaml reads up to {SCHEMA_VERSION}")
+        fields = {key: value for key, value in record.items() if key != "schema_version"}
+        if unknown := sorted(set(fields) - set(Profile.__dataclass_fields__)):
+            raise UserError(f"{name}: a profile has no field {unknown[0]!r}")
+        try:
+            profile: Profile = _adapter().validate_python(fields)
+        except ValidationError as error:
+            raise UserError(f"{name}: {first_error(error)}") from None
+        return profile
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Profile)

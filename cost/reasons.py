@@ -1,0 +1,101 @@
+"""Sentences: why this candidate, and why not its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lambdaml.cost.outlook import Outlook
+
+if TYPE_CHECKING:
+    from lambdaml.cost.plan import Wishes
+
+NEIGHBOURS = 8
+
+
+def money(usd: float) -> str:
+    """Dollars with two figures that say something."""
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.2g}" if usd else "$0"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3.2 min`, `1.5 h`."""
+    if not math.isfinite(seconds):
+        return "never"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def reason(found: Sequence[Outlook], chosen: int | None, nearest: int | None, wishes: Wishes) -> str:
+    """Why the choice, or why there is none."""
+    if nearest is None:
+        return f"no candidate is known to reach the target: {found[0].obstacle}"
+    best = found[nearest]
+    takes = f"{duration(best.seconds)} and {money(best.usd)}"
+    unlikely = f"{duration(best.unlikely_seconds)} and {money(best.unlikely_usd)} in nine of ten runs"
+    if chosen is None:
+        return f"{_excess(found, wishes)}; nearest: {best.candidate}, {takes} ({unlikely})"
+    aim = {"cost": "the cheapest", "time": "the fastest", "balanced": "the least product of time and cost"}
+    kept = "".join(
+        [", within the deadline"] * math.isfinite(wishes.deadline_s)
+        + [", within the budget"] * math.isfinite(wishes.budget_usd)
+    )
+    return f"{aim[wishes.minimise]} of {len(found)} candidates{kept}: {takes} ({unlikely})"
+
+
+def _excess(found: Sequence[Outlook], wishes: Wishes) -> str:
+    possible = [outlook for outlook in found if not outlook.obstacle]
+    fastest = min(outlook.unlikely_seconds for outlook in possible)
+    cheapest = min(outlook.unlikely_usd for outlook in possible)
+    if fastest > wishes.deadline_s:
+        return f"no candidate ends within {duration(wishes.deadline_s)}: the fastest takes {duration(fastest)}"
+    if cheapest > wishes.budget_usd:
+        return f"no candidate costs {money(wishes.budget_usd)} or less: the cheapest costs {money(cheapest)}"
+    return "no candidate keeps both deadline and budget"
+
+
+def near_misses(found: Sequence[Outlook], frontier: Sequence[int], chosen: int | None, wishes: Wishes) -> Iterator[str]:
+    """A sentence for each neighbour: those that differ from the choice in one respect, and the rest of the frontier."""
+    if chosen is None:
+        return
+    best = found[chosen]
+    names = ("schedule", "workers", "batch_size", "codec", "channel", "platform")
+    told: set[str] = set()
+    for name in names:
+        rest = [other for other in names if other != name]
+        alike = [
+            outlook
+            for outlook in found
+            if outlook is not best
+            and all(getattr(outlook.candidate, other) == getattr(best.candidate, other) for other in rest)
+        ]
+        for outlook in alike[:2]:
+            told.add(str(outlook.candidate))
+            yield f"{name.replace('_', ' ')} {getattr(outlook.candidate, name)}: {_against(outlook, best, wishes)}"
+    for place in frontier[:NEIGHBOURS]:
+        outlook = found[place]
+        if outlook is not best and str(outlook.candidate) not in told:
+            yield f"{outlook.candidate}: {_against(outlook, best, wishes)}"
+
+
+def _against(outlook: Outlook, best: Outlook, wishes: Wishes) -> str:
+    if outlook.obstacle:
+        return outlook.obstacle
+    said = f"{_change(outlook.seconds, best.seconds, 'slower', 'faster')}, "
+    said += _change(outlook.usd, best.usd, "dearer", "cheaper")
+    if outlook.unlikely_seconds > wishes.deadline_s:
+        said += "; may miss the deadline"
+    if outlook.unlikely_usd > wishes.budget_usd:
+        said += "; may exceed the budget"
+    return said
+
+
+def _change(value: float, of: float, more: str, less: str) -> str:
+    if not of or abs(value / of - 1) < 0.005:
+        return f"no {more}"
+    ratio = value / of
+    if ratio >= 2:
+        return f"{ratio:.1f} times as long" if more == "slower" else f"{ratio:.1f} times the cost"
+    return f"{abs(ratio - 1):.0%} {more if ratio > 1 else less}"
