@@ -19,6 +19,7 @@ from lambdaml.cli.plan import plan
 from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
+from lambdaml.cli.report import report
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
 from lambdaml.cli.status import status
@@ -27,8 +28,22 @@ from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
 VERBS = (
-    *(train, profile, plan, simulate, resume, status, trace, bill),
-    *(verify, replay, cancel, copy, gc, prices, doctor),
+    train,
+    profile,
+    plan,
+    simulate,
+    resume,
+    status,
+    trace,
+    report,
+    bill,
+    verify,
+    replay,
+    cancel,
+    copy,
+    gc,
+    prices,
+    doctor,
 )
 
 app = typer.Typer(
