@@ -118,14 +118,14 @@ def _facts(found: RunBill) -> Iterator[tuple[str, str]]:
     sent, received = (_format.size(size) for size in (used.bytes_sent, used.bytes_received))
     memory = f" of {found.memory_mb:,} MB" if found.memory_mb else ""
     peak = f", {_format.size(found.peak_bytes)} of memory at most" if found.peak_bytes else ""
-    stored = f"{_format.size(used.stored_byte_s / max(used.wall_s, 1e-9))} for {_format.duration(used.wall_s)}"
+    stored = f"{_format.size(used.stored_byte_s / max(used.wall_s, 1e-9))} stored on average"
     parts = ", ".join(f"{name} {_format.usd(usd)}" for name, usd in found.bill.parts().items() if usd)
     yield "run", _format.shown(found.run)
     yield "billed as", f"functions of {_as(found.platform, found.here)}, store {_as(found.channel, found.there)}"
     yield "cost", f"{_format.usd(found.bill.usd)}{f' ({parts})' if parts else ''}"
     yield "functions", f"{found.functions:,}{memory}, {found.function_seconds:,.1f} s together{peak}"
     yield "requests", f"{sum(used.requests.values()):,} ({_format.counts(dict(sorted(used.requests.items())))})"
-    yield "bytes", f"{sent} sent, {received} received, {stored} stored"
+    yield "bytes", f"{sent} sent, {received} received, {stored}"
 
 
 def _as(billed: str, really: str) -> str:

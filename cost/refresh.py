@@ -108,7 +108,7 @@ def _client() -> Any:
 
     quick = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 2})
     try:
-        return boto3.client("pricing", region_name=REGION, config=quick)
+        return boto3.Session().client("pricing", region_name=REGION, config=quick)
     except BotoCoreError as error:
         raise PricesUnreachable(f"cannot ask AWS for prices: {error}") from None
 

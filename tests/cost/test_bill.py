@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +19,23 @@ from lambdaml.cost.prices import PriceBook
 from lambdaml.errors import SettingsError
 from lambdaml.storage import MeterReading, ObjectInfo
 from lambdaml.usage import Usage
+from tests.lambdaml.test_kills import JOB as KILLED_JOB
+from tests.lambdaml.test_kills import Killer
 
 BOOK = PriceBook.load()
 JOB = "tests/lambdaml/lab.py:Tiny"
 
 
 @pytest.fixture(scope="module", params=["bsp", "asp"])
-def run(request: pytest.FixtureRequest) -> lambdaml.Run:
+def trained(request: pytest.FixtureRequest) -> tuple[lambdaml.Run, lambdaml.TrainResult]:
     url = f"memory://{secrets.token_hex(6)}"
-    lambdaml.train(JOB, url, workers=3, functions=2, steps=8, schedule=request.param)
-    return lambdaml.Run(url)
+    result = lambdaml.train(JOB, url, workers=3, functions=2, steps=8, schedule=request.param)
+    return lambdaml.Run(url), result
+
+
+@pytest.fixture
+def run(trained: tuple[lambdaml.Run, lambdaml.TrainResult]) -> lambdaml.Run:
+    return trained[0]
 
 
 def bill(run: lambdaml.Run, platform: str = "lambda-arm:1769", channel: str = "s3-express") -> RunBill:
@@ -38,10 +46,11 @@ def summed(shares: list[Share], kind: str) -> int:
     return sum(share.requests.get(kind, 0) for share in shares)
 
 
-def test_the_totals_are_those_of_the_meters(run: lambdaml.Run) -> None:
-    metered, used = run.requests(), bill(run).used
-    assert dict(used.requests) == dict(metered.requests)
-    assert (used.bytes_sent, used.bytes_received) == (metered.bytes_sent, metered.bytes_received)
+def test_the_totals_are_those_of_the_meters(trained: tuple[lambdaml.Run, lambdaml.TrainResult]) -> None:
+    run, result = trained
+    used = bill(run).used
+    assert dict(used.requests) == result.requests
+    assert {"sent": used.bytes_sent, "received": used.bytes_received} == result.bytes
     assert len(used.lifetimes_s) == 2
 
 
@@ -74,6 +83,22 @@ def test_every_worker_has_its_updates_and_every_commit_its_own(run: lambdaml.Run
     found = bill(run)
     assert [(item.name, item.share.updates) for item in found.workers] == [(0, 8), (1, 8), (2, 8), (SHARED, 0)]
     assert [item.name for item in found.commits[:-1]] == [commit.commit for commit in run.log() if commit.entries]
+
+
+def test_functions_that_were_killed_are_on_the_bill(tmp_path: Path) -> None:
+    killer = Killer(3, seed=1)
+    result = lambdaml.train(KILLED_JOB, f"file://{tmp_path}/run", workers=2, steps=20, functions=2, on_event=killer)
+    run = lambdaml.Run(f"file://{tmp_path}/run")
+    found = bill(run)
+    assert found.functions == 2 + killer.done == 5
+    assert dict(found.used.requests) == result.requests
+    assert found.function_seconds == pytest.approx(sum(item.share.seconds for item in found.phases), rel=1e-6)
+    for items in (found.workers, found.commits):
+        assert sum(sum(item.share.requests.values()) for item in items) == sum(result.requests.values())
+        assert math.fsum(item.usd for item in items) == pytest.approx(found.bill.usd)
+        assert all(count >= 0 for item in items for count in item.share.requests.values())
+    assert next(item for item in found.phases if item.name == "unreported").share.seconds > 0
+    assert any("killed" in note for note in found.notes)
 
 
 def test_storage_is_what_stands_there_for_as_long_as_it_has(run: lambdaml.Run) -> None:
