@@ -14,6 +14,7 @@ from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
+from lambdaml.cli.plan import plan
 from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
@@ -23,7 +24,7 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, profile, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
+VERBS = (train, profile, plan, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

@@ -15,7 +15,7 @@ EXIT_CODES = {
     0: "fine",
     1: "the run or the check failed",
     2: "a mistake in what was asked for",
-    3: "reserved: a wish that no plan can meet",
+    3: "a wish that no plan can meet",
     70: "a bug of ours",
     130: "interrupted",
 }

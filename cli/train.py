@@ -59,7 +59,11 @@ Codec = Annotated[
 ]
 StalenessRule = Annotated[
     str,
-    typer.Option(metavar="RULE", help="The weight of a stale update: `constant`, `inverse`.", rich_help_panel=_WAY),
+    typer.Option(
+        metavar="RULE",
+        help="What becomes of stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
+        rich_help_panel=_WAY,
+    ),
 ]
 SnapshotEvery = Annotated[
     int | None,

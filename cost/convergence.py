@@ -5,28 +5,35 @@ Two effects, each taken from pilots (`lambdaml.cost.pilot`) of this very job:
 * **Batch.** Steps fall with the samples of a step, S(B) = S_min (1 + B_noise / B), until the batch exceeds the gradient
   noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots on a straight line in (log B, log S);
   above the largest it stays, below the smallest it follows that law with the measured noise scale.
-* **Staleness.** A step on a gradient d steps old is worth less. The factor S(d) / S(0), at one update a step, is taken
-  on a straight line in (log(1 + d), log factor), for larger groups, too (assumed). From the first delay on at which
-  pilots did not reach the target, it is taken never to be reached: nothing is promised beyond what was tried.
+* **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0), of the pilots whose number of
+  updates a step comes nearest, is taken on a straight line in (log(1 + d), log factor). Beyond the delays at which
+  pilots reached the target nothing is promised.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
 import numpy as np
 
-from lambdaml.cost.profile import PilotRun
+from lambdaml.cost.pilot import PilotRun
 
 LEAST_SIGMA = 0.03
 """Spread that is assumed at least, of the logarithm of the steps."""
 
 ALONE_SIGMA = 0.15
 """Spread that is assumed where no pilot was repeated."""
+
+
+LEEWAY = 1.2
+"""How much further than the stalest pilot that reached the target something is promised, in 1 + staleness."""
+
+LEAST_STALENESS = 0.05
+"""Below it, an update counts as fresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,35 +69,62 @@ class Convergence:
                 sync[group * batch].append(steps)
         self._batches = sorted(sync)
         self._steps = [median(sync[batch]) for batch in self._batches]
-        self.tolerance = math.inf
-        """Mean staleness from which on the target was not reached; infinite where every pilot did."""
-        factors: dict[float, list[float]] = {0: [1.0]}
-        for (group, delay, batch), steps in sorted(middle.items()):
-            fresh = middle.get((group, 0, batch))
-            if delay and fresh is not None:
-                if steps is None:
-                    self.tolerance = min(self.tolerance, delay)
-                else:
-                    factors.setdefault(delay, []).append(steps / fresh)
-        self._delays = [delay for delay in sorted(factors) if delay < self.tolerance]
-        self._factors = [median(factors[delay]) for delay in self._delays]
+        self._worth = {
+            group: _Worth({delay: steps for (size, delay), steps in _by_group(middle).items() if size == group})
+            for group in {group for group, delay, _ in middle if delay and middle.get((group, 0, _)) is not None}
+        }
 
-    def steps(self, samples: float, staleness: float = 0.0) -> Steps | None:
-        """Steps of so many samples each, at this mean staleness; None where it is not known to get there.
+    @property
+    def tolerance(self) -> float:
+        """Staleness from which on one update a step did not reach the target; infinite where every pilot did."""
+        return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
-        With a staleness of d on average, and the next pilot at D not having reached the target, there is a promise up
-        to the largest delay that has.
+    def steps(self, group: float, samples: float, staleness: float = 0.0) -> Steps | None:
+        """Optimizer steps.
+
+        Args:
+            group: updates of a step, on average.
+            samples: of a step.
+            staleness: of an update, on average.
+
+        Returns:
+            None where it is not known that the target is reached: at more staleness than pilots have stood.
         """
-        if not self._batches or staleness > self._delays[-1] * 1.25 + 0.25:
+        if not self._batches:
             return None
-        factor = _interpolate(1 + staleness, [1 + delay for delay in self._delays], self._factors)
-        return Steps(self._at(samples) * factor, self.sigma)
+        factor: float | None = 1.0
+        if staleness > LEAST_STALENESS:
+            near = min(self._worth, key=lambda size: abs(math.log(size / group)), default=None)
+            factor = None if near is None else self._worth[near].factor(staleness)
+        return None if factor is None else Steps(self._at(samples) * factor, self.sigma)
 
     def _at(self, samples: float) -> float:
         least = self._batches[0]
         if samples < least and self._noise is not None:
             return self._steps[0] * (1 + self._noise / samples) / (1 + self._noise / least)
         return _interpolate(samples, self._batches, self._steps)
+
+
+class _Worth:
+    """By what factor staleness makes a training longer, from pilots with one number of updates a step."""
+
+    def __init__(self, steps: Mapping[int, float | None]) -> None:
+        fresh = steps[0]
+        assert fresh is not None
+        self.tolerance = min((delay for delay, count in steps.items() if count is None), default=math.inf)
+        known = {delay: count for delay, count in sorted(steps.items()) if count is not None and delay < self.tolerance}
+        self._delays, self._factors = [1.0 + delay for delay in known], [count / fresh for count in known.values()]
+
+    def factor(self, staleness: float) -> float | None:
+        """None beyond what pilots have stood, some leeway included."""
+        if 1 + staleness > LEEWAY * self._delays[-1]:
+            return None
+        return _interpolate(1 + staleness, self._delays, self._factors)
+
+
+def _by_group(middle: Mapping[tuple[int, int, int], float | None]) -> dict[tuple[int, int], float | None]:
+    """Steps by (group, delay), whatever the batch."""
+    return {(group, delay): steps for (group, delay, _), steps in middle.items()}
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -81,11 +81,12 @@ class Goal:
     convergence: Convergence | None
     epochs: float | None = None
 
-    def steps(self, samples_of_a_step: float, staleness: float, samples: int) -> Steps | None:
+    def steps(self, pace: Pace, batch: float, samples: int) -> Steps | None:
+        """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
         if self.epochs is not None:
-            return Steps(max(1.0, self.epochs * samples / samples_of_a_step), 0.0)
+            return Steps(max(1.0, self.epochs * samples / (pace.group * batch)), 0.0)
         assert self.convergence is not None
-        return self.convergence.steps(samples_of_a_step, staleness)
+        return self.convergence.steps(pace.group, pace.group * batch, pace.staleness)
 
 
 def outlook(candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff) -> Outlook:
@@ -94,7 +95,7 @@ def outlook(candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, chan
     every_rounds = min(per_epoch, MAX_SNAPSHOT_EVERY)
     batch = profile.job.samples / (candidate.workers * per_epoch)
     every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
-    needed = goal.steps(pace.group * batch, pace.staleness, profile.job.samples)
+    needed = goal.steps(pace, batch, profile.job.samples)
     if needed is None:
         assert goal.convergence is not None
         return Outlook(

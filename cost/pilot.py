@@ -11,10 +11,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lambdaml.cost.profile import PilotRun
 from lambdaml.errors import SettingsError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
@@ -32,14 +31,35 @@ MAX_STEPS = 20_000
 """So does the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class PilotRun:
+    """One pilot.
+
+    Attributes:
+        group: updates averaged by each optimizer step.
+        delay: steps taken between the version an update is computed from and the step that applies it.
+        batch: samples of an update, at most.
+        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
+        steps: optimizer steps to the target; None where it was not reached.
+        seconds: that it took here.
+    """
+
+    group: int
+    delay: int
+    batch: int
+    seed: int
+    curve: tuple[tuple[int, float], ...]
+    steps: int | None
+    seconds: float
+
+
 def default_plan(workers: int) -> list[tuple[int, int]]:
-    """(group, delay) of the pilots that tell enough about up to so many workers: one worker first."""
-    sizes = [1]
-    while sizes[-1] * 4 <= workers:
-        sizes.append(sizes[-1] * 4)
-    if sizes[-1] < workers:
-        sizes.append(workers)
-    return [(size, 0) for size in sizes] + [(1, size - 1) for size in sizes[1:]]
+    """(group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
+    most = max(1, workers)
+    sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
+    groups = sorted({1, most, *sizes[2::2]})
+    stale = [(1, size - 1) for size in sizes[1:]]
+    return [(1, 0), *[(group, 0) for group in groups[1:]], *stale, *[(size, delay) for size in (4,) for delay in (1, 3) if most > 4]]
 
 
 def pilot(

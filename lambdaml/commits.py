@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lambdaml.records import Commit, Entry, Fate, Stop, Update
 from lambdaml.schedules import Decision, Schedule
-from lambdaml.staleness import Rule
+from lambdaml.staleness import STALE, Rule
 from lambdaml.view import View
 
 
@@ -23,7 +23,7 @@ def draft(
     """The commit that follows `view`, or None while the schedule waits.
 
     The updates of one step are averaged weighted by their samples, which makes the mean over equal workers the
-    gradient of the mean loss over all their batches; the staleness rule multiplies that.
+    gradient of the mean loss over all their batches; the staleness rule multiplies that, or discards an update.
 
     Args:
         max_rejected: the run stops as diverged when this many updates have been rejected.
@@ -39,11 +39,13 @@ def draft(
     version = view.version
     faults = _faults(decision, view)
     for step in decision.steps:
-        good = [update for update in step if not faults[update.id]]
         refused += [_refuse(update, view, "rejected", faults[update.id]) for update in step if faults[update.id]]
-        samples = sum(update.samples for update in good)
-        if good:
-            steps.append(tuple(_apply(update, version, samples, rule, view) for update in good))
+        judged = [_judge(update, version, rule, view) for update in step if not faults[update.id]]
+        refused += [entry for entry in judged if entry.fate != "applied"]
+        used = [entry for entry in judged if entry.fate == "applied"]
+        if used:
+            samples = sum(entry.samples for entry in used)
+            steps.append(tuple(replace(entry, weight=entry.weight * (entry.samples / samples)) for entry in used))
             version += 1
     for update in decision.discarded:
         fault = faults[update.id]
@@ -60,10 +62,30 @@ def draft(
     return replace(commit, stop=wish, progress=progress)
 
 
-def _apply(update: Update, version: int, samples: int, rule: Rule, view: View) -> Entry:
-    staleness = version - update.base
-    weight = rule.weight(staleness, view) * (update.samples / samples)
-    return _entry(update, staleness, weight=weight)
+def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
+    """A decision from which `draft` makes this commit again: what the rule discarded stands where it would have been."""
+    steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
+    before: dict[int, list[Update]] = {}
+    others: list[Update] = []
+    for entry in commit.refused:
+        update, place = updates[entry.worker, entry.seq], entry.base + entry.staleness - commit.version
+        if (entry.fate, entry.reason) == ("discarded", STALE) and 0 <= place <= len(steps):
+            before.setdefault(place, []).append(update)
+        else:
+            others.append(update)
+    ordered = []
+    for place in range(len(steps) + 1):
+        ordered += [[update] for update in before.get(place, [])] + steps[place : place + 1]
+    return Decision(ordered, others)
+
+
+def _judge(update: Update, version: int, rule: Rule, view: View) -> Entry:
+    """The rule's word on an update: applied, its weight still to be shared out among the step's, or discarded."""
+    entry = replace(_entry(update, version - update.base), labels=update.labels)
+    weight = rule.judge(entry, view)
+    if weight is None:
+        return replace(entry, fate="discarded", reason=STALE, labels=())
+    return replace(entry, weight=weight)
 
 
 def _refuse(update: Update, view: View, fate: Fate, reason: str) -> Entry:
@@ -71,10 +93,8 @@ def _refuse(update: Update, view: View, fate: Fate, reason: str) -> Entry:
     return replace(_entry(update, staleness), fate=fate, reason=reason)
 
 
-def _entry(update: Update, staleness: int, weight: float = 0.0) -> Entry:
-    return Entry(
-        update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness, weight
-    )
+def _entry(update: Update, staleness: int) -> Entry:
+    return Entry(update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness)
 
 
 def _faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:

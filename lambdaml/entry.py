@@ -13,7 +13,7 @@ from lambdaml.function import Function, Outcome
 from lambdaml.job import Job, fingerprint, load_job
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
-from lambdaml.storage import Store, open_store
+from lambdaml.storage import Meter, Store, open_store
 from lambdaml.worlds.live import Emit, LiveWorld, OneThread
 
 FUNCTION = "LAMBDAML_FUNCTION"
@@ -33,6 +33,7 @@ def run_function(
     lifetime_s: float = float("inf"),
     emit: Emit = lambda event: None,
     leaving: Callable[[], bool] = lambda: False,
+    meter: Meter | None = None,
 ) -> Outcome:
     """Work on the run at `url` in this process; see `Function.run` for what it returns and raises.
 
@@ -45,9 +46,10 @@ def run_function(
         lifetime_s: seconds from now after which the engine will end this function.
         emit: takes progress events.
         leaving: becomes true when this function is wanted to leave.
+        meter: counts its requests; give one whose ledger others can read.
     """
     sys.setswitchinterval(SWITCH_S)
-    store = open_store(url)
+    store = open_store(url, meter)
     compute = OneThread()
     try:
         settings = read_settings(store)

@@ -83,6 +83,22 @@ class Job:
         """A learning-rate schedule that depends on the number of steps alone; None for none."""
         return None
 
+    def labels(self, batch: Any) -> Tensor:
+        """Class numbers of a batch's samples, integers 0, 1, ..., in any shape; less than 0 for none.
+
+        Asked for only by staleness rules that compare label counts. By default the last part of the batch.
+
+        Raises:
+            JobError: the batch's last part holds no integers, so this method must be written.
+        """
+        import torch
+
+        last = batch[-1] if isinstance(batch, list | tuple) and batch else None
+        if not isinstance(last, torch.Tensor) or last.is_floating_point() or last.is_complex():
+            name = type(self).__name__
+            raise JobError(f"the staleness rule compares labels: write {name}.labels(batch), which gives class numbers")
+        return last
+
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Metrics of the model by name, for instance `{"accuracy": 0.97}`.
 

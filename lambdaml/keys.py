@@ -7,6 +7,7 @@ snapshots/{version:010d}.safetensors  full state at a version
 metrics/{version:010d}.json           the evaluation of that snapshot
 leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
 trace/{function}/{part:05d}.jsonl     what a function measured
+usage/{function}.json                 create-only: what it used, as its engine saw it
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
 model.safetensors                     the result
 """
@@ -22,6 +23,7 @@ SNAPSHOTS = "snapshots/"
 METRICS = "metrics/"
 LEASES = "leases/"
 TRACE = "trace/"
+USAGE = "usage/"
 
 
 def log(commit: int) -> str:
@@ -54,6 +56,10 @@ def lease(worker: int, generation: int) -> str:
 
 def trace(function: str, part: int) -> str:
     return f"trace/{function}/{part:05d}.jsonl"
+
+
+def usage(function: str) -> str:
+    return f"usage/{function}.json"
 
 
 def update_id(key: str) -> tuple[int, int]:

@@ -47,8 +47,9 @@ class Update:
 
     The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
     start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
-    along so that nobody has to ask for them. No part of the object are the reader's own findings: `size_bytes`,
-    `download_s`, and `fault`, its reason to reject the update.
+    along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
+    for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, and `fault`, its reason to
+    reject the update.
     """
 
     worker: int
@@ -65,6 +66,7 @@ class Update:
     upload_s: float | None = None
     digest: Digest | None = None
     stop: Stop | None = None
+    labels: tuple[int, ...] = ()
     body: Body = field(default_factory=dict)
     size_bytes: int = 0
     download_s: float = 0.0
@@ -94,6 +96,8 @@ class Update:
             header["digest"] = [self.digest.commits, self.digest.sha256]
         if self.stop:
             header["stop"] = asdict(self.stop)
+        if self.labels:
+            header["labels"] = list(self.labels)
         data, self.body = wire.pack(header, list(self.body.items()))
         self.size_bytes = len(data)
         return data
@@ -109,6 +113,7 @@ class Update:
         header, body = wire.unpack(data, key)
         try:
             digest, stop, loss = header.pop("digest", None), header.pop("stop", None), header.pop("loss")
+            labels = header.pop("labels", [])
             if not set(header) <= _HEADER:
                 raise ValueError(f"unknown {sorted(set(header) - _HEADER)}")
             update = Update(
@@ -116,6 +121,7 @@ class Update:
                 loss=math.nan if loss is None else loss,
                 digest=_digest(digest),
                 stop=_stop(stop),
+                labels=_labels(labels),
                 body=body,
                 size_bytes=len(data),
             )
@@ -149,7 +155,8 @@ class Entry:
     """One update's line in the log: its fate, and all that a staleness rule may look at.
 
     `weight` multiplies the gradient (0 unless applied); `staleness` is the number of optimizer steps between the
-    version it was computed from and the step that applied it, or that it would have been part of.
+    version it was computed from and the step that applied it, or that it would have been part of. `labels` are those of
+    an applied update.
     """
 
     worker: int
@@ -162,21 +169,25 @@ class Entry:
     weight: float = 0.0
     fate: Fate = "applied"
     reason: str = ""
+    labels: tuple[int, ...] = ()
 
     def dump(self) -> list[Any]:
         loss = self.loss if math.isfinite(self.loss) else None
         line = [self.worker, self.seq, self.base, self.generation, self.samples, loss, self.staleness]
-        return [*line, self.weight] if self.fate == "applied" else [*line, self.fate, self.reason]
+        if self.fate != "applied":
+            return [*line, self.fate, self.reason]
+        return [*line, self.weight, list(self.labels)] if self.labels else [*line, self.weight]
 
     @staticmethod
     def load(line: list[Any]) -> Entry:
         worker, seq, base, generation, samples, loss, staleness, *rest = line
         loss = math.nan if loss is None else loss
-        if len(rest) == 1:
-            entry = Entry(worker, seq, base, generation, samples, loss, staleness, rest[0])
-        else:
+        if isinstance(rest[0], str):
             fate, reason = rest
             entry = Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
+        else:
+            weight, labels = rest if len(rest) == 2 else (*rest, [])
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, weight, labels=_labels(labels))
         _demand(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
         _demand(entry, float, "loss", "weight")
         if entry.fate not in get_args(Fate):
@@ -268,7 +279,7 @@ class Commit:
             _demand(found, str, "function")
             if not all(found.steps):
                 raise ValueError("an empty step")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is not a log entry: {error}") from error
         if found.commit != commit:
             raise BadObject(f"{key} holds commit {found.commit}")
@@ -309,6 +320,7 @@ class Lease:
 _HEADER = frozenset(Update.__dataclass_fields__) - {
     "digest",
     "stop",
+    "labels",
     "loss",
     "body",
     "size_bytes",
@@ -335,6 +347,12 @@ def _stop(record: Any) -> Stop | None:
     if stop.version is not None:
         _demand(stop, int, "version")
     return stop
+
+
+def _labels(counts: Any) -> tuple[int, ...]:
+    if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
+        raise TypeError(f"labels are {counts!r}")
+    return tuple(counts)
 
 
 def _digest(record: Any) -> Digest | None:

@@ -23,7 +23,8 @@ from lambdaml.job import Job
 from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.sampling import Sampler, derive_seed
 from lambdaml.settings import Settings
-from lambdaml.snapshot import MODEL, State
+from lambdaml.snapshot import MODEL, RULE, State
+from lambdaml.staleness import RULES
 from lambdaml.view import View
 
 _MAX_LOSS_SCALE = 2.0**16
@@ -42,6 +43,7 @@ class Gradient:
     loss: float
     compute_s: float
     encode_s: float
+    labels: tuple[int, ...] = ()
 
 
 class Replica:
@@ -65,6 +67,8 @@ class Replica:
         self.clock = clock
         self.device = torch.device(device)
         self.codec = CODECS.make(settings.codec)
+        self.rule = RULES.make(settings.staleness)
+        self.transform = self.rule.transform(settings.workers)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self.view = View(settings.workers, settings.steps)
         self.version = 0
@@ -128,13 +132,18 @@ class Replica:
                 break
             scale /= 2.0
             self._restore(kept)
+        labels = self._labels(batch) if self.rule.labels else ()
         computed = self.clock()
         if self.device.type != "cpu":
             self._host[:] = self.flat.cpu().numpy()
         body = self.codec.encode(self._host)
         body |= self._buffer_changes(kept)
         self._restore(kept)
-        return Gradient(body, self.version, samples, loss, computed - start, self.clock() - computed)
+        return Gradient(body, self.version, samples, loss, computed - start, self.clock() - computed, labels)
+
+    def _labels(self, batch: Any) -> tuple[int, ...]:
+        labels = call(self.job.labels, batch).reshape(-1).cpu().numpy().astype(np.int64)
+        return tuple(np.bincount(labels[labels >= 0]).tolist())
 
     def _batch(self, worker: int, seq: int) -> tuple[Any, int]:
         if self.dataset is None:
@@ -189,6 +198,8 @@ class Replica:
             return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):
             return "loss is not finite"
+        if update.labels and not self.rule.labels:
+            return "counts labels, which the run's rule does not ask for"
         vector = self.codec.decode(body, self.size)
         # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -216,6 +227,8 @@ class Replica:
         """
         if commit.version != self.version:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
+        if commit.steps and self.transform is not None:
+            self.transform.begin(self.version, self._vector)
         for step in commit.steps:
             if self.version == until:
                 self.view.version = self.version
@@ -231,22 +244,39 @@ class Replica:
     def _step(self, step: tuple[Entry, ...], updates: Mapping[tuple[int, int], Update]) -> None:
         bodies = [updates[entry.worker, entry.seq].body for entry in step]
         weights = [entry.weight for entry in step]
-        _weighted_sum([self.codec.decode(body, self.size) for body in bodies], weights, self._host)
-        if self.device.type != "cpu":
-            self.flat.copy_(torch.from_numpy(self._host))
-        for gradient, view in self._odd:
-            gradient.copy_(view)
+        gradients = [self.codec.decode(body, self.size) for body in bodies]
+        moves = True
+        if self.transform is None:
+            _weighted_sum(gradients, weights, self._host)
+        elif terms := self.transform.terms(step, gradients, self._vector):
+            _weighted_sum([vector for vector, _ in terms], [weight for _, weight in terms], self._host)
+        else:
+            moves = False
         if self.means:
             means = np.empty_like(bodies[0]["means"])
             self._add_to(self.means, _weighted_sum([body["means"] for body in bodies], weights, means))
         if self.counts:
             self._add_to(self.counts, np.max([body["counts"] for body in bodies], axis=0))
+        if moves:
+            self._move()
+        self.version += 1
+
+    def _move(self) -> None:
+        """An optimizer step along the gradient in the host's buffer."""
+        if self.device.type != "cpu":
+            self.flat.copy_(torch.from_numpy(self._host))
+        for gradient, view in self._odd:
+            gradient.copy_(view)
         if self.job.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.job.clip_norm)
         call(self.optimizer.step)
         if self.scheduler is not None and self.job.scheduler_interval == "step":
             self.scheduler.step()
-        self.version += 1
+
+    def _vector(self) -> NDArray[Any]:
+        """A copy of the trained parameters, as one vector like a gradient."""
+        parts = [parameter.detach().reshape(-1).to(self.dtype) for parameter in self.parameters]
+        return torch.cat(parts).cpu().numpy()
 
     def _add_to(self, buffers: Mapping[str, Tensor], change: NDArray[Any]) -> None:
         offset = 0
@@ -266,6 +296,8 @@ class Replica:
                     tensors[f"optimizer/{index}/{name}"] = _copy(value)
                 else:
                     plain.setdefault(str(index), {})[name] = value
+        if self.transform is not None:
+            tensors |= {RULE + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
         meta = {
             "view": self.view.dump(),
             "optimizer": {"state": plain, "param_groups": optimizer["param_groups"]},
@@ -288,7 +320,7 @@ class Replica:
         for index, plain in state.meta["optimizer"]["state"].items():
             entries[int(index)] = dict(plain)
         for name, tensor in state.tensors.items():
-            if not name.startswith(MODEL):
+            if name.startswith("optimizer/"):
                 _, index, entry = name.split("/", 2)
                 entries.setdefault(int(index), {})[entry] = tensor
         try:
@@ -297,6 +329,14 @@ class Replica:
             self.optimizer.load_state_dict({"state": dict(sorted(entries.items())), "param_groups": groups})
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state.meta["scheduler"])
+            if self.transform is not None:
+                self.transform.load(
+                    {
+                        name.removeprefix(RULE): tensor.numpy().copy()
+                        for name, tensor in state.tensors.items()
+                        if name.startswith(RULE)
+                    }
+                )
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise JobError(f"this job's model or optimizer is not the one the snapshot is of: {reason}") from error

@@ -18,6 +18,7 @@ from lambdaml.records import Commit, Entry, Lease
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 from lambdaml.tracing import update_facts
+from lambdaml.usage import Usage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -261,18 +262,34 @@ class Run:
         return rows
 
     def requests(self) -> MeterReading:
-        """What the run's functions asked of the store, by their own meters.
+        """What the run's functions asked of the store, by their own meters, with times.
 
-        Up to 15 seconds of a killed function's requests are not in it; what the caller asks for is not either.
+        Up to 15 seconds of a killed function's requests are not in it, nor is what the caller asks for; `usage` has
+        all of them.
         """
         last: dict[str, dict[str, Any]] = {}
         for info, row in self._trace_rows("meter"):
             last[info.key.split("/")[1]] = row
-        total = MeterReading()
-        for row in last.values():
-            reading = {key: value for key, value in row.items() if key not in ("kind", "seconds")}
-            total = total + MeterReading.from_dict(reading)
-        return total
+        return sum((_reading(row) for row in last.values()), start=MeterReading())
+
+    def usage(self) -> list[Usage]:
+        """What each function used, and each process that started functions.
+
+        Of functions that the latter did not survive, the last entry of their own trace counts; `complete` is false.
+
+        Raises:
+            BadObject: a record of it is damaged.
+        """
+        infos = list(self.store.list(keys.USAGE))
+        names = [info.key.removeprefix(keys.USAGE).removesuffix(".json") for info in infos]
+        found = self.store.get_many([info.key for info in infos])
+        usage = [Usage.load(data, name) for name, data in zip(names, found, strict=True) if data is not None]
+        parts = {info.key.split("/")[1]: info.key for info in self.store.list(keys.TRACE)}  # the last one of each
+        for name in sorted(parts.keys() - set(names)):
+            rows = bytes(self.store.get(parts[name]) or b"").splitlines()
+            meter = [row for row in map(json.loads, rows) if row["kind"] == "meter"][-1:]
+            usage += [Usage(name, row["seconds"], 0, _reading(row), complete=False) for row in meter]
+        return usage
 
     def _trace_rows(self, *kinds: str) -> Iterator[tuple[ObjectInfo, dict[str, Any]]]:
         infos = list(self.store.list(keys.TRACE))
@@ -327,7 +344,7 @@ class Run:
         """Delete what the run's newest snapshot has made unnecessary; returns how many objects.
 
         All earlier snapshots but the result's go, and the updates that have their fate before the earliest one kept.
-        The log, the metrics and the trace stay. Versions before that snapshot can no longer be replayed.
+        The log, the metrics, the trace and the usage stay. Versions before that snapshot can no longer be replayed.
 
         Raises:
             SettingsError: functions work on the run; they may still need what would be deleted.
@@ -340,6 +357,11 @@ class Run:
         doomed = garbage(self)
         self.store.delete(doomed)
         return len(doomed)
+
+
+def _reading(row: Mapping[str, Any]) -> MeterReading:
+    """What a `meter` row of a trace says."""
+    return MeterReading.from_dict({key: value for key, value in row.items() if key not in ("kind", "seconds")})
 
 
 def to_dict(record: Any) -> dict[str, Any]:

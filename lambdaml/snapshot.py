@@ -1,7 +1,7 @@
 """Snapshots: the full training state at a version, as one safetensors file.
 
-Tensors are named `model/<state_dict name>` and `optimizer/<parameter index>/<entry>`; everything that is not a tensor
-stands as JSON in the metadata, under `state`. Nothing needs pickle, and any safetensors reader can look inside.
+Tensors are named `model/<state_dict name>`, `optimizer/<parameter index>/<entry>`, and `rule/<name>` for what a staleness
+rule remembers; everything that is not a tensor stands as JSON in the metadata, under `state`. Nothing needs pickle, and any safetensors reader can look inside.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "model/"
+RULE = "rule/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import os
 import platform
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lambdaml import keys
+from lambdaml.accounts import Accounts
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
@@ -26,7 +26,7 @@ from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings, reached
 from lambdaml.staleness import RULES
-from lambdaml.storage import Store, open_store
+from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.probe import check
 
 Emit = Callable[[dict[str, Any]], None]
@@ -40,7 +40,8 @@ MAX_SNAPSHOT_EVERY = 500
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run went. `requests` counts everything, start-up, evaluation and this process included.
+    """How a run went. `requests` and `bytes` count everything that the run asked for: functions that were killed, this
+    process, and earlier calls included; see `Run.usage`.
 
     Attributes:
         run: its URL.
@@ -103,7 +104,8 @@ def train(
         steps: updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
         target: stop at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
         codec: how gradients are written: `fp32`, `bf16`.
-        staleness: the weight of a stale update: `constant`, `inverse`.
+        staleness: what becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
+            `lambdaml.staleness.RULES`.
         functions: processes that share the workers; by default one per worker, but no more than there are cores.
         engine: `local` (processes) or `inline` (this process); by default whichever the store allows.
         device: `cpu`, `cuda`, or `auto`.
@@ -118,7 +120,6 @@ def train(
         JobFailed: the job's own code raised.
         RunFailed: the run stopped before it finished; `resume` goes on from there.
     """
-    began = time.monotonic()
     if FUNCTION in os.environ:
         raise JobError("a function imported a script that trains: put the call under if __name__ == '__main__':")
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
@@ -126,6 +127,7 @@ def train(
         raise SettingsError(f"functions: must be 1 or more (it is {functions})")
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
+    accounts = Accounts(opened)
     chosen = _engine(engine, opened, sendable=not isinstance(job, Job))
     try:
         job_settings, instance = resolve_job(job, dict(args or {}))
@@ -148,7 +150,8 @@ def train(
         )
         check(opened)
         begin(opened, run_settings, instance, chosen)
-        return _supervise(opened, run_settings, instance, chosen, functions, device, lifetime_s, on_event, began)
+        launch = Launch(opened, run_settings, instance, _functions(run_settings, functions), device, lifetime_s)
+        return _supervise(launch, chosen, accounts, on_event)
     finally:
         chosen.close()
 
@@ -169,15 +172,17 @@ def resume(
         RunNotFound, JobError, NewerSchema: it cannot be gone on with.
         RunFailed: it was cancelled or has diverged.
     """
-    began = time.monotonic()
     opened = store if isinstance(store, Store) else open_store(store)
+    accounts = Accounts(opened)
     settings = read_settings(opened)
     chosen = _engine(engine, opened, sendable=job is None)
     try:
         device = pick_device(device)
         instance = job or load_run_job(settings)
         begin(opened, settings, instance, chosen)
-        return _supervise(opened, settings, instance, chosen, functions, device, lifetime_s, on_event, began)
+        accounts.earlier = Run(opened).usage()
+        launch = Launch(opened, settings, instance, _functions(settings, functions), device, lifetime_s)
+        return _supervise(launch, chosen, accounts, on_event)
     finally:
         chosen.close()
 
@@ -304,35 +309,34 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "lambdaml": version("lambdaml-runtime"), "torch": version("torch")}
 
 
-def _supervise(
-    store: Store,
-    settings: Settings,
-    job: Job,
-    engine: Engine,
-    functions: int | None,
-    device: str,
-    lifetime_s: float,
-    on_event: Emit,
-    began: float,
-) -> TrainResult:
+def _functions(settings: Settings, asked: int | None) -> int:
+    return min(settings.workers, asked if asked is not None else os.cpu_count() or 1)
+
+
+def _supervise(launch: Launch, engine: Engine, accounts: Accounts, on_event: Emit) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends."""
+    store, settings = launch.store, launch.settings
     run = Run(store)
-    functions = min(settings.workers, functions if functions is not None else os.cpu_count() or 1)
-    on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": functions})
-    evaluator = Evaluator(store, settings, job, device, on_event)
+    on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
+    evaluator = Evaluator(store, settings, launch.job, launch.device, on_event)
     watch = _Evaluations(engine, evaluator, store)
 
     def emit(event: dict[str, Any]) -> None:
+        accounts.take(event)
         if event["event"] == "snapshot":
             watch.go()
         on_event(event)
 
-    for count in (functions, 1):  # the second time if the result's writer, perhaps not one of ours, was lost
-        if store.head(keys.MODEL) is None:
-            engine.run(Launch(store, settings, job, count, device, lifetime_s), emit)
-    watch.go()
-    watch.join()
-    return result(run, time.monotonic() - began)
+    try:
+        for count in (launch.functions, 1):  # the second time if the result's writer, perhaps not one of ours, was lost
+            if store.head(keys.MODEL) is None:
+                engine.run(replace(launch, functions=count), emit)
+        watch.go()
+        watch.join()
+        return result(run, accounts.seconds, accounts.close)
+    except BaseException:
+        accounts.abandon()
+        raise
 
 
 class _Evaluations:
@@ -361,8 +365,8 @@ class _Evaluations:
             future.result()
 
 
-def result(run: Run, seconds: float) -> TrainResult:
-    """Gather what a run that has ended came to.
+def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
+    """Gather what a run that has ended came to. `requests` is called when nothing more will be asked of the store.
 
     Raises:
         RunFailed: it ended without a result, and why.
@@ -376,11 +380,8 @@ def result(run: Run, seconds: float) -> TrainResult:
             f"the run diverged: {summary.fates['rejected']} updates were rejected ({'; '.join(sorted(reasons))}). "
             f"The last good state is version {kept}; try a smaller learning rate or clip_norm"
         )
-    reading = run.requests()
-    meter = getattr(run.store, "meter", None)
-    if meter is not None:
-        reading = reading + meter.snapshot()
     metrics = run.metrics()
+    spent = requests()
     version = summary.version if summary.stop_version is None else summary.stop_version
     return TrainResult(
         run=run.url,
@@ -390,8 +391,8 @@ def result(run: Run, seconds: float) -> TrainResult:
         seconds=round(seconds, 3),
         samples=summary.samples,
         updates=summary.updates,
-        requests=dict(sorted(reading.requests.items())),
-        bytes={"sent": reading.bytes_sent, "received": reading.bytes_received},
+        requests=dict(sorted(spent.requests.items())),
+        bytes={"sent": spent.bytes_sent, "received": spent.bytes_received},
         staleness=summary.staleness,
         fates=summary.fates,
         model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,

@@ -3,9 +3,15 @@ with a function that died."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from lambdaml import keys, wire
+from lambdaml.errors import BadObject
 from lambdaml.storage import MeterReading
+
+LAUNCHER = "launcher-"
+"""Begins the name under which a process that started functions stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +32,47 @@ class Usage:
     memory_bytes: int
     reading: MeterReading
     complete: bool
+
+    @property
+    def launcher(self) -> bool:
+        """Whether it is that of a process that started functions, and was none itself."""
+        return self.function.startswith(LAUNCHER)
+
+    def dump(self) -> bytes:
+        """The bytes of `usage/<function>.json`."""
+        return wire.dump_json(asdict(self) | {"reading": self.reading.to_dict()})
+
+    @staticmethod
+    def load(data: bytes | memoryview, function: str) -> Usage:
+        """Read the object of this function.
+
+        Raises:
+            BadObject: it is damaged, or not a usage of this function.
+            NewerSchema: it was written by a newer lambdaml.
+        """
+        key = keys.usage(function)
+        record = wire.load_json(data, key)
+        try:
+            usage = Usage(
+                function=str(record["function"]),
+                seconds=float(record["seconds"]),
+                memory_bytes=int(record["memory_bytes"]),
+                reading=MeterReading.from_dict(record["reading"]),
+                complete=bool(record["complete"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadObject(f"{key} does not say what a function used: {error!r}") from error
+        if usage.function != function:
+            raise BadObject(f"{key} is the usage of {usage.function!r}")
+        return usage
+
+
+def usage_event(function: str, seconds: float, memory_bytes: int, reading: MeterReading) -> dict[str, Any]:
+    """What an engine tells of a function now and then while it lives, and for the last time before its "ended"."""
+    return {
+        "event": "usage",
+        "function": function,
+        "seconds": round(seconds, 3),
+        "memory_bytes": memory_bytes,
+        "reading": reading.to_dict(),
+    }

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lambdaml import keys
-from lambdaml.commits import draft
+from lambdaml.commits import decision_of, draft
 from lambdaml.errors import BadObject, LambdaMLError
 from lambdaml.records import Commit, Update
-from lambdaml.schedules import SCHEDULES, Decision
+from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
@@ -120,11 +120,9 @@ def _check_commit(
             )
     if not commit.entries:
         return
-    steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
-    refused = [updates[entry.worker, entry.seq] for entry in commit.refused]
     again = draft(
         replica.view.copy(),
-        Fixed(Decision(steps, refused)),
+        Fixed(decision_of(commit, updates)),
         RULES.make(settings.staleness),
         (),
         max_rejected=settings.max_rejected,

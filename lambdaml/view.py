@@ -20,10 +20,15 @@ class View:
         fated: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
         generation: per worker, the highest fencing token seen.
         rejected: updates with the fate "rejected".
+        staleness: how many applied updates were how many steps old.
+        labels: sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
         stop: why the run ended, or None while it goes on.
     """
 
-    __slots__ = ("commit", "fated", "generation", "rejected", "steps", "stop", "version", "workers")
+    __slots__ = (
+        *("commit", "fated", "generation", "labels", "rejected"),
+        *("staleness", "steps", "stop", "version", "workers"),
+    )
 
     def __init__(self, workers: int, steps: int) -> None:
         self.workers = workers
@@ -33,6 +38,8 @@ class View:
         self.fated = [0] * workers
         self.generation = [0] * workers
         self.rejected = 0
+        self.staleness: dict[int, int] = {}
+        self.labels: list[int] = []
         self.stop: Stop | None = None
 
     @property
@@ -64,15 +71,25 @@ class View:
         for entry in entries:
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             self.rejected += entry.fate == "rejected"
+        for entry in commit.applied:
+            self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
+            if entry.labels:
+                self._count(entry.labels)
         self.commit += 1
         self.version = commit.last_version
         self.stop = commit.stop
+
+    def _count(self, labels: tuple[int, ...]) -> None:
+        self.labels += [0] * (len(labels) - len(self.labels))
+        for label, count in enumerate(labels):
+            self.labels[label] += count
 
     def copy(self) -> View:
         """One that advances by itself."""
         view = View(self.workers, self.steps)
         view.commit, view.version, view.rejected, view.stop = self.commit, self.version, self.rejected, self.stop
         view.fated, view.generation = list(self.fated), list(self.generation)
+        view.staleness, view.labels = dict(self.staleness), list(self.labels)
         return view
 
     def dump(self) -> dict[str, Any]:
@@ -83,6 +100,8 @@ class View:
             "fated": list(self.fated),
             "generation": list(self.generation),
             "rejected": self.rejected,
+            "staleness": [list(pair) for pair in sorted(self.staleness.items())],
+            "labels": list(self.labels),
             "stop": asdict(self.stop) if self.stop else None,
         }
 
@@ -95,5 +114,7 @@ class View:
         view.fated = list(record["fated"])
         view.generation = list(record["generation"])
         view.rejected = record["rejected"]
+        view.staleness = {staleness: count for staleness, count in record["staleness"]}
+        view.labels = list(record["labels"])
         view.stop = Stop(**record["stop"]) if record["stop"] else None
         return view

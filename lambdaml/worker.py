@@ -68,6 +68,7 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
         upload_s=upload_s,
         digest=digest if version == gradient.base else None,
         stop=function.committer.wish if worker == 0 else None,
+        labels=gradient.labels,
         body=gradient.body,
     )
     data = update.pack()

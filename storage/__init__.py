@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from lambdaml.storage.faults import Faulty
     from lambdaml.storage.file import DirectoryStore
     from lambdaml.storage.latency import LatencyModel, Slow
+    from lambdaml.storage.ledger import Ledger
     from lambdaml.storage.memory import MemoryStore
-    from lambdaml.storage.meter import Meter, Metered, MeterReading
+    from lambdaml.storage.meter import Meter, Metered, MeterReading, read_ledger
     from lambdaml.storage.open import copy, open_store
     from lambdaml.storage.probe import Finding, check, examine
     from lambdaml.storage.retry import Retrying
@@ -46,6 +47,7 @@ __all__ = [
     "Finding",
     "LambdaMLError",
     "LatencyModel",
+    "Ledger",
     "MemoryStore",
     "Meter",
     "MeterReading",
@@ -63,6 +65,7 @@ __all__ = [
     "copy",
     "examine",
     "open_store",
+    "read_ledger",
 ]
 
 _LAZY = {
@@ -70,6 +73,7 @@ _LAZY = {
     "Faulty": "faults",
     "Finding": "probe",
     "LatencyModel": "latency",
+    "Ledger": "ledger",
     "MemoryStore": "memory",
     "Meter": "meter",
     "MeterReading": "meter",
@@ -80,6 +84,7 @@ _LAZY = {
     "copy": "open",
     "examine": "probe",
     "open_store": "open",
+    "read_ledger": "meter",
 }
 
 

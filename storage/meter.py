@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from lambdaml.storage.backend import Backend, Layer, Op
 from lambdaml.storage.errors import StoreError
+from lambdaml.storage.ledger import KINDS, Ledger, in_flight
 from lambdaml.storage.protocol import Bytes
 
 T = TypeVar("T")
@@ -108,37 +109,67 @@ class MeterReading:
 
 
 class Meter:
-    """Counts, from any number of threads. Read it with `snapshot`."""
+    """Counts, from any number of threads. Read it with `snapshot`.
 
-    def __init__(self) -> None:
+    Args:
+        ledger: where counts are kept; share its memory to read them (with `read_ledger`) from another process.
+    """
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
         self._lock = threading.Lock()
-        self._requests: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
-        self._sent = 0
-        self._received = 0
+        self._ledger = ledger or Ledger()
         self._latency: defaultdict[str, Counter[int]] = defaultdict(Counter)
+
+    def begun(self, op: Op, requests: int = 1) -> None:
+        """Requests are about to be sent; a negative number takes some back."""
+        with self._lock:
+            self._ledger.count(f"begun {op}", requests)
 
     def answered(self, kind: str, seconds: float | None, sent_bytes: int = 0, received_bytes: int = 0) -> None:
         """Count one answered request; `seconds` is None where its length says nothing about the store."""
         with self._lock:
-            self._requests[kind] += 1
+            self._ledger.count(kind)
             if seconds is not None:
                 number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
                 self._latency[kind][number] += 1
-            self._sent += sent_bytes
-            self._received += received_bytes
+            if sent_bytes:
+                self._ledger.count("bytes sent", sent_bytes)
+            if received_bytes:
+                self._ledger.count("bytes received", received_bytes)
 
     def failed(self, kind: str, error: str, sent_bytes: int = 0) -> None:
         """Count one request that ended in an error."""
         with self._lock:
-            self._errors[f"{kind}/{error}"] += 1
-            self._sent += sent_bytes
+            self._ledger.count(f"{kind}/{error}")
+            self._ledger.count("bytes sent", sent_bytes)
 
     def snapshot(self) -> MeterReading:
         """A reading that later requests leave alone."""
         with self._lock:
             latency = {kind: dict(bins) for kind, bins in self._latency.items()}
-            return MeterReading(dict(self._requests), dict(self._errors), self._sent, self._received, latency)
+            return _reading(self._ledger.read(), latency)
+
+
+def read_ledger(ledger: Ledger) -> MeterReading:
+    """What was counted in a ledger, by whatever process, without times.
+
+    Requests that were begun and have not ended count as requests of their op: if the process is dead, nobody knows
+    whether the store received them, and it may bill them. Their bytes are not counted.
+    """
+    counts = ledger.read()
+    for op, number in in_flight(counts).items():
+        counts[op] = counts.get(op, 0) + number
+    return _reading(counts, {})
+
+
+def _reading(counts: Mapping[str, int], latency: Mapping[str, Mapping[int, int]]) -> MeterReading:
+    return MeterReading(
+        {kind: counts[kind] for kind in KINDS if kind in counts},
+        {name: number for name, number in counts.items() if "/" in name},
+        counts.get("bytes sent", 0),
+        counts.get("bytes received", 0),
+        latency,
+    )
 
 
 class Metered(Layer):
@@ -153,9 +184,11 @@ class Metered(Layer):
         if not self.one_call or not keys:
             return super().get_many(keys)
         begin = time.perf_counter()
+        self.meter.begun("get", len(keys))
         try:
             found = self.inner.get_many(keys)
         except StoreError as error:
+            self.meter.begun("get", 1 - len(keys))
             self.meter.failed("get", type(error).__name__)
             raise
         seconds = time.perf_counter() - begin
@@ -170,10 +203,14 @@ class Metered(Layer):
 
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
         begin = time.perf_counter()
+        self.meter.begun(op)
         try:
             result = call()
         except StoreError as error:
             self.meter.failed(op, type(error).__name__, sent_bytes)
+            raise
+        except Exception:  # a mistake found before anything was sent
+            self.meter.begun(op, -1)
             raise
         seconds = None if op == "wait" else time.perf_counter() - begin
         kind: str = op

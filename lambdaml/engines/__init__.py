@@ -53,8 +53,10 @@ class Engine(Protocol):
     def run(self, launch: Launch, emit: Emit) -> None:
         """Run functions until the run has ended.
 
-        `emit` is called with the functions' events, from any thread. On KeyboardInterrupt the functions are asked to
-        leave, and are gone when this raises it again.
+        `emit` is called with the functions' events, from any thread. Beside what functions say themselves, these are
+        `lambdaml.usage.usage_event`, a few times a second for each function and once more when it has ended, and then
+        `{"event": "ended", "function": name, "code": ...}`. On KeyboardInterrupt, which `emit` may raise too, the
+        functions are asked to leave, and are gone when this raises it again.
 
         Raises:
             JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: what made a function give up for good.

@@ -3,6 +3,9 @@
 Commands come on standard input, events leave on standard output, both as lines of JSON. The server itself has one
 thread and opens no store, so that forking it is safe; a function opens its store after the fork. When standard input
 ends, because the engine ended, the server asks its functions to leave and ends with them.
+
+Each function counts its requests in memory that the server shares with it, so the server knows them also when the
+function was killed between any two instructions.
 """
 
 from __future__ import annotations
@@ -16,13 +19,45 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from lambdaml.storage import Ledger, MeterReading, read_ledger
+from lambdaml.storage.ledger import in_flight
+from lambdaml.usage import usage_event
 
 GRACE_S = 10.0
 """Seconds that functions have to leave before they are killed."""
 
+TELL_S = 0.05
+"""Seconds between looks at what functions use; who used something is told of."""
+
+TELL_ALL_S = 0.4
+"""Seconds between accounts of a function that sends no requests."""
+
 _LINE_LIMIT = 4000
 """Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes never mix."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """A function, and what it has used."""
+
+    pid: int
+    name: str
+    ledger: Ledger
+    began: float = field(default_factory=time.monotonic)
+    told: MeterReading = field(default_factory=MeterReading)
+    told_at: float = 0.0
+
+    def usage(self, memory_bytes: int) -> dict[str, Any]:
+        self.told, self.told_at = read_ledger(self.ledger), time.monotonic()
+        event = usage_event(self.name, self.told_at - self.began, memory_bytes, self.told)
+        return event | {"in_flight": sum(in_flight(self.ledger.read()).values())}
+
+    def due(self) -> bool:
+        return time.monotonic() - self.told_at > TELL_ALL_S or read_ledger(self.ledger) != self.told
 
 
 def main() -> None:
@@ -35,14 +70,17 @@ def main() -> None:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    children: dict[int, str] = {}
+    children: dict[int, _Child] = {}
     _say(events, {"event": "ready"})
     buffer = b""
     while True:
-        readable, _, _ = select.select([0, wake_read], [], [])
+        readable, _, _ = select.select([0, wake_read], [], [], TELL_S if children else None)
         if wake_read in readable:
             os.read(wake_read, 4096)
             _reap(children, events)
+        for child in children.values():
+            if child.due():
+                _say(events, child.usage(_peak_bytes(child.pid)))
         if 0 in readable:
             data = os.read(0, 65536)
             if not data:
@@ -65,15 +103,16 @@ def warm_up() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 
 
-def _obey(command: dict[str, Any], children: dict[int, str], events: int, pipes: tuple[int, int]) -> None:
+def _obey(command: dict[str, Any], children: dict[int, _Child], events: int, pipes: tuple[int, int]) -> None:
     if command["command"] == "leave":
         for pid in children:
             os.kill(pid, signal.SIGTERM)
         return
     parent = os.getpid()
+    ledger = Ledger.shared()
     pid = os.fork()
     if pid:
-        children[pid] = command["name"]
+        children[pid] = _Child(pid, command["name"], ledger)
         _say(events, {"event": "started", "function": command["name"], "pid": pid})
         return
     code = 70
@@ -83,17 +122,18 @@ def _obey(command: dict[str, Any], children: dict[int, str], events: int, pipes:
         for pipe in pipes:
             os.close(pipe)
         _die_with(parent)
-        code = _function(command, events)
+        code = _function(command, events, ledger)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _function(command: dict[str, Any], events: int) -> int:
+def _function(command: dict[str, Any], events: int, ledger: Ledger) -> int:
     """Be a function; the exit status is the code of its end."""
     from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
     from lambdaml.entry import FUNCTION, run_function
+    from lambdaml.storage import Meter
 
     told = False
 
@@ -114,6 +154,7 @@ def _function(command: dict[str, Any], events: int) -> int:
             lifetime_s=command["lifetime_s"] or float("inf"),
             emit=lambda event: _say(events, {"function": name, **event}),
             leaving=lambda: told,
+            meter=Meter(ledger),
         )
     except Exception as error:
         _say(events, error_event(name, error))
@@ -132,14 +173,25 @@ def _say(events: int, event: dict[str, Any]) -> None:
         os.write(events, line + b"\n")
 
 
-def _reap(children: dict[int, str], events: int) -> None:
+def _reap(children: dict[int, _Child], events: int) -> None:
     for pid in list(children):
-        done, status = os.waitpid(pid, os.WNOHANG)
+        done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
-            _say(events, {"event": "ended", "function": children.pop(pid), "code": os.waitstatus_to_exitcode(status)})
+            child = children.pop(pid)
+            _say(events, child.usage(1024 * used.ru_maxrss))
+            _say(events, {"event": "ended", "function": child.name, "code": os.waitstatus_to_exitcode(status)})
 
 
-def _end(children: dict[int, str]) -> None:
+def _peak_bytes(pid: int) -> int:
+    """The most memory the process has had so far; 0 where that cannot be told."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
+
+
+def _end(children: dict[int, _Child]) -> None:
     for pid in children:
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S

@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import time
+from typing import Any
 
 from lambdaml.engines import Emit, Launch
+from lambdaml.engines.supervise import DONE, FAILED, LEFT
 from lambdaml.entry import SWITCH_S, function_coroutine
-from lambdaml.storage import open_store
+from lambdaml.storage import Meter, open_store
+from lambdaml.usage import usage_event
 from lambdaml.worlds.live import OneThread
+
+TELL_S = 0.1
+"""Seconds between accounts of what each function has used."""
 
 
 class InlineEngine:
@@ -41,27 +48,58 @@ class InlineEngine:
 
     async def _run(self, launch: Launch, emit: Emit) -> None:
         token = secrets.token_hex(3)
+        stopped: list[KeyboardInterrupt] = []
+
+        def tell(event: dict[str, Any]) -> None:
+            try:
+                emit(event)
+            except KeyboardInterrupt as stop:
+                stopped.append(stop)
 
         async def keep_alive(index: int) -> None:
-            life = 0
-            outcome = "left"
-            while outcome != "done":
-                outcome = await function_coroutine(
-                    open_store(launch.store.url),
-                    launch.settings,
-                    launch.job,
-                    f"inline.{token}.{index}.{life}",
-                    launch.assigned(index),
-                    self._compute,
-                    device=launch.device,
-                    emit=emit,
-                    lifetime_s=launch.lifetime_s,
-                )
+            life, outcome = 0, "left"
+            while outcome != "done" and not stopped:
+                outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, stopped)
                 life += 1
 
         async with asyncio.TaskGroup() as group:
             for index in range(launch.functions):
                 group.create_task(keep_alive(index))
+        if stopped:
+            raise stopped[0]
+
+    async def _live(self, launch: Launch, name: str, index: int, tell: Emit, stopped: list[KeyboardInterrupt]) -> str:
+        """One function, from its start to its end."""
+        meter, began, code = Meter(), time.monotonic(), FAILED
+
+        def account() -> None:
+            tell(usage_event(name, time.monotonic() - began, 0, meter.snapshot()))
+
+        async def keep_account() -> None:
+            while True:
+                await asyncio.sleep(TELL_S)
+                account()
+
+        accountant = asyncio.create_task(keep_account())
+        try:
+            outcome = await function_coroutine(
+                open_store(launch.store.url, meter),
+                launch.settings,
+                launch.job,
+                name,
+                launch.assigned(index),
+                self._compute,
+                device=launch.device,
+                emit=tell,
+                lifetime_s=launch.lifetime_s,
+                leaving=lambda: bool(stopped),
+            )
+            code = DONE if outcome == "done" else LEFT
+            return outcome
+        finally:
+            accountant.cancel()
+            account()
+            tell({"event": "ended", "function": name, "code": code})
 
     def close(self) -> None:
         self._compute.shutdown(wait=True)

@@ -258,7 +258,8 @@ def _exact_result(
     seconds = max(life.ended_s or 0.0 for life in virtual.lives)
     lasted = [(life.ended_s or seconds) - life.started_s for life in virtual.lives]
     commits = {row["commit"] for row in rows}
-    train = replace(result(run, seconds), model_sha256=None if job is None else result(run, seconds).model_sha256)
+    train = result(run, seconds, run.requests)
+    train = replace(train, model_sha256=None if job is None else train.model_sha256)
     stored = sum(virtual.bucket.size_bytes(key, data) for key, (data, _) in virtual.bucket.objects.items())
     return SimulationResult(
         run=train,

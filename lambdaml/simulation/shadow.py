@@ -53,6 +53,10 @@ class ShadowGradient:
     def body(self) -> Body:
         return {}
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class ShadowState:

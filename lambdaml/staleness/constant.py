@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from lambdaml.view import View
+from lambdaml.staleness import Rule
 
 
-class Constant:
+class Constant(Rule):
     """Every update counts in full, however stale."""
-
-    def weight(self, staleness: int, view: View) -> float:
-        return 1.0

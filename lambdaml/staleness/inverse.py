@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lambdaml.staleness import Rule
 from lambdaml.view import View
 
 
-class Inverse:
+class Inverse(Rule):
     """An update that is tau steps old counts 1 / (tau + 1)."""
 
     def weight(self, staleness: int, view: View) -> float:

@@ -23,7 +23,7 @@ from lambdaml.entry import load_run_job, pick_device
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
-from lambdaml.records import Stop, Update
+from lambdaml.records import Commit, Entry, Stop, Update
 from lambdaml.schedules import Decision
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.settings import JobSettings, Settings
@@ -48,7 +48,8 @@ class TraceReplay:
         state: at the last version.
         metrics: the job's, by version; of the last version always.
         trace: the trace as replayed: its settings, and the weight, samples and loss of each applied update, are
-            those of the replay; all else is as it was.
+            those of the replay; all else is as it was. Where the rule discards updates, the steps that held nothing
+            else are not taken, and versions and staleness are counted without them.
         fault: why the replay ended before the trace did: the first update that a run would have rejected where the
             trace applies it, for instance for a gradient that is not finite. "" if it did not.
     """
@@ -87,14 +88,15 @@ def replay_trace(
 ) -> TraceReplay:
     """Train along a trace: each update is computed from the version, and applied in the step, that the trace says.
 
-    Commits hold what they held; weights, samples and losses are computed anew. Computed with one thread, as functions
-    do.
+    Commits hold what they held, unless the rule discards some of it; weights, samples and losses are computed anew.
+    What was refused stays refused. Computed with one thread, as functions do.
 
     Args:
         trace: from `Trace.of(run)`, `Trace.load(path)` or `synthetic_trace`.
         job: as in `train`; by default the run's own, with the run's arguments. It may be another one.
         args: keyword arguments of that job's constructor.
-        staleness: the weight of a stale update: `constant`, `inverse`; by default the trace's, else `constant`.
+        staleness: what becomes of stale updates: see `lambdaml.staleness.RULES`; by default the trace's rule, else
+            `constant`.
         optimizer: makes the optimizer of a model, in place of `job.optimizer`.
         seed: of the initial model and the order of the data; by default the trace's, else 0.
         evaluate_every: evaluate after at least so many versions, at the end of a commit.
@@ -152,6 +154,7 @@ def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str 
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
+    version: int
     steps: list[list[Row]]
     refused: list[Row]
 
@@ -190,10 +193,10 @@ def _commits(trace: Trace, workers: int) -> list[_Commit]:
                 steps.setdefault(row["version"], []).append(row)
         if list(steps) != list(range(version + 1, version + 1 + len(steps))):
             raise UserError(f"the trace has a gap: commit {number} makes versions {list(steps)} after {version}")
-        commits.append(_Commit(list(steps.values()), [row for row in rows if row["fate"] != "applied"]))
+        commits.append(_Commit(version, list(steps.values()), [row for row in rows if row["fate"] != "applied"]))
         version += len(steps)
     if trace.meta.get("commits", len(commits)) == len(commits) + 1:
-        commits.append(_Commit([], []))  # it does nothing but stop the run
+        commits.append(_Commit(version, [], []))  # it does nothing but stop the run
     return commits
 
 
@@ -215,33 +218,33 @@ def _replay(
         if row["fate"] == "applied":
             due.setdefault(row["base"], []).append(row)
     waiting: dict[tuple[int, int], Update] = {}
+    versions: dict[int, int] = {}  # the trace's to the replay's, where a commit starts
     metrics: dict[int, dict[str, float]] = {}
     done: list[Row] = []
     fault = ""
     for planned in commits:
-        before = replica.version
-        for row in due.pop(before, ()):
+        before = versions[planned.version] = replica.version
+        for row in due.pop(planned.version, ()):
             waiting[_id(row)] = _computed(replica, row)
+        refused = [{**row, "base": versions.get(row["base"], row["base"])} for row in planned.refused]
         updates = [[waiting.pop(_id(row)) for row in step] for step in planned.steps]
         commit = draft(
             replica.view,
-            Fixed(Decision(updates, [_refused(row) for row in planned.refused])),
+            Fixed(Decision(updates, [_refused(row) for row in refused])),
             rule,
             (),
             max_rejected=sys.maxsize,
             wish=stop if planned is commits[-1] else None,
         )
         assert commit is not None
-        rows = [row for step in planned.steps for row in step]
-        if len(commit.applied) < len(rows):
-            first = commit.refused[0]
+        rows = {_id(row): row for step in planned.steps for row in step}
+        first = next((e for e in commit.refused if e.fate == "rejected" and (e.worker, e.seq) in rows), None)
+        if first is not None:
             fault = f"update {first.seq} of worker {first.worker} at version {before}: {first.reason}"
             stop = Stop("diverged")
             break
         replica.apply(commit, {update.id: update for step in updates for update in step})
-        for row, entry in zip(rows, commit.applied, strict=True):
-            done.append({**row, "weight": entry.weight, "samples": entry.samples, "loss": entry.loss})
-        done += planned.refused
+        done += [*_told(rows, commit), *refused]
         if evaluate_every and replica.version // evaluate_every > before // evaluate_every:
             metrics[replica.version] = evaluate(job, replica.state(), device)
     state = replica.state()
@@ -249,6 +252,23 @@ def _replay(
         metrics[replica.version] = evaluate(job, state, device)
     meta = {"settings": settings.model_dump(), "stop": asdict(stop) if stop else None, "commits": replica.view.commit}
     return TraceReplay(state, metrics, Trace(done, trace.meta | meta), fault)
+
+
+def _told(rows: Mapping[tuple[int, int], Row], commit: Commit) -> list[Row]:
+    """What became of those updates that the trace applies."""
+    told = []
+    for version, step in enumerate(commit.steps, commit.version + 1):
+        for entry in step:
+            told.append({**rows[entry.worker, entry.seq], "version": version, "weight": entry.weight, **_facts(entry)})
+    for entry in commit.refused:
+        if (entry.worker, entry.seq) in rows:
+            refused = {"fate": entry.fate, "reason": entry.reason, "version": None, "weight": None}
+            told.append({**rows[entry.worker, entry.seq], **refused, **_facts(entry)})
+    return told
+
+
+def _facts(entry: Entry) -> Row:
+    return {name: getattr(entry, name) for name in ("base", "staleness", "samples", "loss")}
 
 
 def _computed(replica: Replica, row: Row) -> Update:
@@ -263,6 +283,7 @@ def _computed(replica: Replica, row: Row) -> Update:
         gradient.samples,
         gradient.loss,
         replica.settings.codec,
+        labels=gradient.labels,
         body={name: np.array(array) for name, array in gradient.body.items()},
     )
     update.fault = replica.check(update)

@@ -6,12 +6,14 @@ import asyncio
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 from lambdaml.engines import Emit, Launch
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event, supervise
 from lambdaml.entry import function_coroutine
 from lambdaml.storage import open_store
+from lambdaml.usage import usage_event
 from lambdaml.worlds.live import OneThread
 
 
@@ -48,7 +50,7 @@ class Threads:
             yield self.heard.get()
 
     def work(self, name: str, assigned: list[int], dead: list[str]) -> None:
-        launch, store = self.launch, open_store(self.launch.store.url)
+        launch, store, began = self.launch, open_store(self.launch.store.url), time.monotonic()
         run = (store, launch.settings, launch.job, name, assigned, self.compute)
         world = {"emit": self.heard.put, "leaving": lambda: self.leaving, "lifetime_s": launch.lifetime_s}
         try:
@@ -57,4 +59,5 @@ class Threads:
         except Exception as error:
             self.heard.put(error_event(name, error))
             code = FAILED
+        self.heard.put(usage_event(name, time.monotonic() - began, 0, store.meter.snapshot()))
         self.heard.put({"event": "ended", "function": name, "code": code})

@@ -46,6 +46,8 @@ class S3Server:
         self.honours_create_only = honours_create_only
         self.page = page
         self.requests: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.released = threading.Event()
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
@@ -58,8 +60,15 @@ class S3Server:
         """The next requests with this HTTP method meet these faults, in this order."""
         self._faults[method].extend(faults)
 
+    def count(self, method: str, path: str, create_only: bool) -> None:
+        """Count a request by HTTP method, and by kind as a store would be asked: `get`, `list`, `create` ..."""
+        key = path.partition("?")[0].strip("/").partition("/")[2]
+        kinds = {"GET": "get" if key else "list", "PUT": "create" if create_only else "put", "HEAD": "head"}
+        with self._counting:
+            self.requests[method] += 1
+            self.kinds[kinds.get(method, "delete")] += 1
+
     def next_fault(self, method: str) -> Fault | None:
-        self.requests[method] += 1
         try:
             return self._faults[method].popleft()
         except IndexError:
@@ -98,6 +107,7 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            server.count(self.command, self.path, "If-None-Match" in self.headers)
             fault = server.next_fault(self.command)
             if fault is None:
                 return self._act(body)

@@ -1,0 +1,274 @@
+"""`lambdaml plan`"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lambdaml.cli import _format, _options
+from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._progress import Share
+from lambdaml.cli.train import Args, parse_args
+from lambdaml.errors import UserError
+
+if TYPE_CHECKING:
+    from lambdaml.cost.outlook import Outlook
+    from lambdaml.cost.plan import Plan
+    from lambdaml.cost.profile import Profile
+
+_WISHES, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
+INFEASIBLE = 3
+
+Job = Annotated[
+    str | None, typer.Argument(metavar="[JOB]", help="What to plan for; it is profiled first. Or give --profile.")
+]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="What 'lambdaml profile --target' wrote.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="METRIC>=X", help="As 'accuracy>=0.95'; by default the profile's.", rich_help_panel=_WISHES),
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_WISHES),
+]
+Deadline = Annotated[
+    str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 2h.", rich_help_panel=_WISHES)
+]
+Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
+Minimise = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT", help="`cost`, `time`, or `balanced`: the least product of both.", rich_help_panel=_WISHES
+    ),
+]
+Workers = Annotated[str, typer.Option(metavar="A..B", help="Least and most.", rich_help_panel=_SPACE)]
+Platforms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--platform",
+        metavar="NAME",
+        help="`lambda-arm`, `lambda-x86`, `spot`, `local`, with memory in MB or not: `lambda-arm:1769`. Repeatable.",
+        rich_help_panel=_SPACE,
+    ),
+]
+Channels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        metavar="NAME",
+        help="`s3-standard`, `s3-express`, `40ms`, or `measured`: the profile's store. Repeatable.",
+        rich_help_panel=_SPACE,
+    ),
+]
+Schedules = Annotated[
+    list[str] | None,
+    typer.Option("--schedule", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
+]
+Batches = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--batch-size", metavar="N", help="By default the job's own, and twice that. Repeatable.", rich_help_panel=_SPACE
+    ),
+]
+Codecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
+]
+Stragglers = Annotated[
+    str,
+    typer.Option(metavar="MODEL", help="As 'lambdaml simulate' has them: `lognormal:0.3` ...", rich_help_panel=_WISHES),
+]
+Prices = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Prices of your own, on top of the packaged ones. Repeatable."),
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a chart.", rich_help_panel=_OUTPUT)
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Print all candidates as CSV.", rich_help_panel=_OUTPUT)]
+All = Annotated[bool, typer.Option("--all", help="Show all candidates, not the best only.", rich_help_panel=_OUTPUT)]
+
+SHOWN = 12
+
+
+def plan(
+    job: Job = None,
+    profile: ProfileFile = None,
+    target: Target = None,
+    epochs: Epochs = None,
+    deadline: Deadline = None,
+    budget: Budget = None,
+    minimise: Minimise = "balanced",
+    workers: Workers = "1..64",
+    platform: Platforms = None,
+    channel: Channels = None,
+    schedule: Schedules = None,
+    batch_size: Batches = None,
+    codec: Codecs = None,
+    stragglers: Stragglers = "none",
+    args: Args = None,
+    prices: Prices = None,
+    html: Html = None,
+    as_csv: Csv = False,
+    everything: All = False,
+    as_json: _options.Json = False,
+) -> int:
+    """What a run would cost and how long it would take, for every way to run it; and which to choose.
+
+    Exit status 3: nothing keeps deadline and budget; the nearest is shown with the reason.
+    """
+    if minimise not in ("cost", "time", "balanced"):
+        raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
+    least, most = parse_range(workers)
+    limits = {"deadline_s": parse_time(deadline), "budget_usd": parse_usd(budget)}
+
+    from lambdaml.cost.candidates import Space
+    from lambdaml.cost.plan import Wishes, make_plan
+    from lambdaml.cost.prices import PriceBook
+
+    known = _profile(job, profile, args, None if epochs else target, most)
+    wishes = Wishes(
+        target=None if epochs else target or known.target,
+        epochs=epochs,
+        minimise=minimise,  # type: ignore[arg-type]
+        stragglers=stragglers,
+        space=Space(
+            workers=(least, most),
+            schedules=tuple(schedule or ()),
+            batch_sizes=tuple(batch_size or ()),
+            codecs=tuple(codec or ()),
+            channels=tuple(channel or ("measured" if known.store else "s3-standard",)),
+            platforms=tuple(platform or ("lambda-arm",)),
+        ),
+        **{name: value for name, value in limits.items() if value is not None},
+    )
+    with Share("planning") as share, interruptible(share.stop):
+        found = make_plan(known, wishes, PriceBook.load(*(prices or ())), progress=share)
+    if html is not None:
+        from lambdaml.cost.page import page
+
+        try:
+            html.write_text(page(found, f"Plan for {known.job.spec.rpartition('/')[2]}"))
+        except OSError as error:
+            raise UserError(f"cannot write {html}: {error.strerror}") from error
+    if as_json:
+        _format.print_json(found.to_dict())
+    elif as_csv:
+        _print_csv(found)
+    else:
+        _print(found, everything)
+    return 0 if found.chosen is not None else INFEASIBLE
+
+
+def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:
+    from lambdaml.cost.profile import Profile
+
+    if (job is None) == (file is None):
+        raise UserError("give a job to profile, or --profile FILE")
+    if file is not None:
+        return Profile.load(file)
+    assert job is not None
+
+    from lambdaml.cost.measure import measure
+
+    with Share(f"measuring {job}") as share, interruptible(share.stop):
+        return measure(
+            job,
+            args=parse_args(args or ()),
+            target=target,
+            workers=workers,
+            seconds=20.0,
+            progress=lambda done, phase: share(done),
+        )
+
+
+def _print(found: Plan, everything: bool) -> None:
+    shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
+    headings = ["", "schedule", "workers", "batch", "codec", "platform", "store", "steps", "staleness", "time", "9 of 10"]
+    headings += ["cost", "9 of 10", "requests"]
+    rows = [[_mark(found, place), *_cells(outlook)] for place, outlook in shown]
+    _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"])
+    print(f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s")
+    print(f"\n{found.reason[0].upper()}{found.reason[1:]}.")
+    for sentence in found.near_misses:
+        print(f"  {sentence}")
+    marks = {mark: sum(a.mark == mark for a in found.assumptions) for mark in ("measured", "given", "assumed")}
+    print("\nRests on " + ", ".join(f"{count} {mark}" for mark, count in marks.items() if count) + " numbers:")
+    rows = [[a.what, f"{a.value} {a.unit}".strip(), a.mark] for a in found.assumptions if a.mark != "given"]
+    _format.print_table(["what", "value", ""], rows, left=["what", "value", ""])
+
+
+def _worth_showing(found: Plan) -> list[tuple[int, Outlook]]:
+    places = sorted({*range(min(SHOWN, len(found.candidates))), *found.frontier})
+    return [(place, found.candidates[place]) for place in places]
+
+
+def _mark(found: Plan, place: int) -> str:
+    return "✔" if place == found.chosen else "*" if place in found.frontier else ""
+
+
+def _cells(outlook: Outlook) -> list[str]:
+    candidate = outlook.candidate
+    chosen = [candidate.schedule, f"{candidate.workers}", f"{candidate.batch_size}", candidate.codec]
+    chosen += [candidate.platform, candidate.channel]
+    if outlook.obstacle:
+        return [*chosen, "", f"{outlook.staleness:.1f}", outlook.obstacle, "", "", "", ""]
+    return [
+        *chosen,
+        f"{outlook.steps:,}",
+        f"{outlook.staleness:.1f}",
+        _format.duration(outlook.seconds),
+        _format.duration(outlook.unlikely_seconds),
+        _format.usd(outlook.usd),
+        _format.usd(outlook.unlikely_usd),
+        f"{outlook.requests:,}",
+    ]
+
+
+def _print_csv(found: Plan) -> None:
+    rows: list[dict[str, Any]] = []
+    for place, outlook in enumerate(found.candidates):
+        row = {key: value for key, value in outlook.to_dict().items() if key != "parts_usd"}
+        rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row})
+    writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """`1..64`, or one number for both."""
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2] or match[1]):
+        raise UserError(f"--workers {text}: write LEAST..MOST, such as 1..64")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_time(text: str | None) -> float | None:
+    """`90`, `90s`, `30m`, `2h` in seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text)
+    if match is None or not float(match[1]) > 0:
+        raise UserError(f"{text!r} is no time: write 90s, 30m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+
+
+def parse_usd(text: str | None) -> float | None:
+    """`2.50` or `$2.50` in US dollars."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removeprefix("$"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"{text!r} is no sum of money: write 2.50 or $2.50")
+    return value

@@ -1,0 +1,101 @@
+"""What a call of `train` or `resume` has spent so far: function by function, and by the process that called it."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.errors import StoreError
+from lambdaml.storage import MeterReading, Store
+from lambdaml.usage import LAUNCHER, Usage
+
+
+class Accounts:
+    """Keeps the latest usage of each function, and writes it to the run when the function has ended.
+
+    Args:
+        store: the run's; whatever is asked of it from now on is this process's own usage.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.earlier: list[Usage] = []
+        self._store = store
+        self._began = time.monotonic()
+        self._before = self._metered()
+        self._name = f"{LAUNCHER}{secrets.token_hex(6)}"
+        self._latest: dict[str, Usage] = {}
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="usage")
+        self._written: list[Future[None]] = []
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Learn from an engine's event, in any thread."""
+        kind = event["event"]
+        with self._lock:
+            if kind == "usage":
+                reading = MeterReading.from_dict(event["reading"])
+                usage = Usage(event["function"], event["seconds"], event["memory_bytes"], reading, complete=False)
+                self._latest[usage.function] = usage
+            elif kind == "ended" and event["function"] in self._latest:
+                usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=True)
+                self._written.append(self._writer.submit(self._write, usage))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the call began."""
+        return time.monotonic() - self._began
+
+    def usage(self) -> list[Usage]:
+        """All that was used by now, in earlier calls too."""
+        with self._lock:
+            return [*self.earlier, *self._latest.values(), self._own(self._metered() - self._before)]
+
+    def close(self) -> MeterReading:
+        """Write down what is not written yet, this process's own usage last; returns the run's total.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        with self._lock, self._writer:
+            alive = [usage for usage in self._latest.values() if not usage.complete]
+            self._written += [self._writer.submit(self._write, usage) for usage in alive]
+        for future in self._written:
+            future.result()
+        own = self._own(self._metered() - self._before)
+        data = b""
+        with_this = own
+        while len(with_this.dump()) != len(data):  # the object says how long it is
+            data = with_this.dump()
+            put = MeterReading({"create": 1}, bytes_sent=len(data))
+            with_this = replace(own, reading=own.reading + put)
+        self._store.create(keys.usage(own.function), with_this.dump())
+        return total([*self.earlier, *self._latest.values(), with_this])
+
+    def abandon(self) -> None:
+        """Write what can be written, after an error."""
+        with contextlib.suppress(StoreError):
+            self.close()
+
+    def _write(self, usage: Usage) -> None:
+        self._store.create(keys.usage(usage.function), usage.dump())
+
+    def _own(self, reading: MeterReading) -> Usage:
+        peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Usage(self._name, round(self.seconds, 3), peak_bytes, reading, complete=True)
+
+    def _metered(self) -> MeterReading:
+        meter = getattr(self._store, "meter", None)
+        return meter.snapshot() if meter is not None else MeterReading()
+
+
+def total(usage: Iterable[Usage]) -> MeterReading:
+    """The requests and bytes of all of these."""
+    return sum((each.reading for each in usage), start=MeterReading())

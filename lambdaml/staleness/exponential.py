@@ -1,0 +1,88 @@
+"""w(tau) = exp(-beta min(tau, T)), beta = ln(T/2 + 1) / (T/2): AdaSGD (Damaskinos et al., "FLeet", arXiv 2006.07273).
+
+The curve meets that of `inverse` at T/2: fresher updates count more than there, staler ones less. T is the staleness
+that all but stragglers keep below: given as `threshold`, or the `percentile` of what the log has applied so far. Until
+100 / (100 - percentile) updates are there to tell it from, or if it is 0, the weight is that of `inverse`. Beyond T
+the weight falls no further, else no boost could bring an update back.
+
+`boost` divides the weight by how similar the update's labels are to those of all updates applied before, so that a
+class that only stragglers hold is learnt. The similarity is the Bhattacharyya coefficient sum_i sqrt(p_i q_i) of the
+two label histograms, taken as 0.1 at least. `outliers` boosts only updates with tau > 1.5 T, as the authors' code does;
+`all` boosts every update, as their paper says. The result never exceeds 1.
+
+Updates then carry their label counts in their headers: see `Job.labels`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lambdaml.records import Entry
+from lambdaml.staleness import Rule
+from lambdaml.view import View
+
+_LEAST_SIMILARITY = 0.1
+_OUTLIER = 1.5
+_BOOSTS = ("none", "outliers", "all")
+
+
+class Exponential(Rule):
+    """AdaSGD's dampening: gentle up to half the usual greatest staleness, strong beyond.
+
+    Args:
+        percentile: of the observed staleness, in percent; the share of updates that are no stragglers'.
+        threshold: T in steps; 0 to observe it.
+        boost: `none`, `outliers` or `all`.
+    """
+
+    def __init__(self, percentile: float = 99.7, threshold: float = 0.0, boost: str = "none") -> None:
+        if not 0 < percentile < 100:
+            raise ValueError(f"percentile must lie between 0 and 100, not {percentile}")
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"threshold must be 0 or more, not {threshold}")
+        if boost not in _BOOSTS:
+            raise ValueError(f"boost must be {', '.join(_BOOSTS[:-1])} or {_BOOSTS[-1]}, not {boost!r}")
+        self.percentile = percentile
+        self.threshold = threshold
+        self.boost = boost
+        self.labels = boost != "none"
+
+    def weight(self, staleness: int, view: View) -> float:
+        return _dampening(staleness, self._threshold(view))
+
+    def judge(self, entry: Entry, view: View) -> float:
+        threshold = self._threshold(view)
+        weight = _dampening(entry.staleness, threshold)
+        outlier = threshold > 0 and entry.staleness > _OUTLIER * threshold
+        if self.boost == "all" or (self.boost == "outliers" and outlier):
+            return min(1.0, weight / max(_LEAST_SIMILARITY, similarity(entry.labels, view.labels)))
+        return weight
+
+    def _threshold(self, view: View) -> float:
+        if self.threshold:
+            return self.threshold
+        total = sum(view.staleness.values())
+        above = total * (100 - self.percentile) / 100
+        if above < 1:
+            return 0.0
+        for staleness in sorted(view.staleness, reverse=True):
+            above -= view.staleness[staleness]
+            if above < 0:
+                return float(staleness)
+        return 0.0
+
+
+def similarity(mine: Sequence[int], others: Sequence[int]) -> float:
+    """The Bhattacharyya coefficient of two histograms of labels, in [0, 1]; 1 where there is nothing to compare."""
+    if not mine or not sum(others):
+        return 1.0
+    common = math.fsum(math.sqrt(left * right) for left, right in zip(mine, others, strict=False))
+    return common / math.sqrt(sum(mine) * sum(others))
+
+
+def _dampening(staleness: int, threshold: float) -> float:
+    if not threshold:
+        return 1.0 / (staleness + 1)
+    half = threshold / 2
+    return math.exp(-math.log(half + 1) / half * min(staleness, threshold))

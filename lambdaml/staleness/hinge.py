@@ -1,0 +1,26 @@
+"""w(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1): FedAsync, hinge form (Xie, Koyejo, Gupta, arXiv 1903.03934).
+
+There the weight mixes models; here it multiplies gradients. a = 10 and b = 4 are that paper's. With b no less than the
+staleness of workers of usual speed, those count in full and stragglers hardly at all. a = 0 is `constant`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lambdaml.staleness import Rule
+from lambdaml.view import View
+
+
+class Hinge(Rule):
+    """Full weight up to a staleness of `b`; beyond, the less the greater `a`."""
+
+    def __init__(self, a: float = 10.0, b: float = 4.0) -> None:
+        for name, value in (("a", a), ("b", b)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {value}")
+        self.a = a
+        self.b = b
+
+    def weight(self, staleness: int, view: View) -> float:
+        return 1.0 if staleness <= self.b else 1.0 / (self.a * (staleness - self.b) + 1)

@@ -1,0 +1,85 @@
+"""Delayed Nesterov: momentum at every n-th update only (Liu et al., "Asynchronous Local-SGD", arXiv 2401.09135).
+
+Momentum and staleness together are what breaks asynchronous training. Here gradients are gathered, D += g, and an
+update makes a step along g/n + c beta m. At every n-th update, m = beta m + D/n, D = 0, and the step is along
+g/n + (1 - c n + c) beta m. With c = 0 momentum moves the parameters at these steps only; with c = 1/n in equal parts
+at all of them.
+
+Use it with plain SGD as the job's optimizer. `n` is the number of workers, so that n steps go as far as one of `bsp`;
+a step on the mean of k updates counts as k of them. With `bsp`, and with n = 1, this is Nesterov's momentum; with
+beta = 0 as well, `constant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lambdaml.records import Entry
+from lambdaml.staleness import Rule, Transform, Vector
+
+
+class Nesterov(Rule):
+    """Momentum that is held back.
+
+    Args:
+        beta: of the momentum.
+        n: updates from one change of the momentum to the next; 0 for the number of workers.
+        c: share of the momentum in each step between, up to 1/n.
+    """
+
+    def __init__(self, beta: float = 0.9, n: int = 0, c: float = 0.0) -> None:
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must lie between 0 and 1, not {beta}")
+        if n < 0:
+            raise ValueError(f"n must be 0 or more, not {n}")
+        if not 0 <= c * max(1, n) <= 1:
+            raise ValueError(f"c must lie between 0 and 1/n, not {c}")
+        self.beta, self.n, self.c = beta, n, c
+
+    def transform(self, workers: int) -> Transform:
+        n = self.n or workers
+        return Momentum(self.beta, n, min(self.c, 1 / n))
+
+
+class Momentum:
+    """m, D, and how many updates D has gathered."""
+
+    def __init__(self, beta: float, n: int, c: float) -> None:
+        self._beta, self._n, self._c = beta, n, c
+        self._momentum: Vector | None = None
+        self._gathered: Vector | None = None
+        self._count = 0
+
+    def begin(self, version: int, parameters: Callable[[], Vector]) -> None:
+        pass
+
+    def terms(
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
+    ) -> list[tuple[Vector, float]]:
+        share = min(1.0, len(entries) / self._n)
+        terms = [(gradient, entry.weight * share) for entry, gradient in zip(entries, gradients, strict=True)]
+        if not self._beta:
+            return terms
+        if self._momentum is None or self._gathered is None:
+            self._momentum, self._gathered = np.zeros_like(gradients[0]), np.zeros_like(gradients[0])
+        for gradient, weight in terms:
+            self._gathered = self._gathered + gradient * weight
+        self._count += len(entries)
+        factor = self._c
+        if self._count >= self._n:
+            self._momentum = self._beta * self._momentum + self._gathered
+            self._gathered, self._count = np.zeros_like(self._gathered), 0
+            factor = 1 - self._c * self._n + self._c
+        return [*terms, (self._momentum, factor * self._beta)] if factor else terms
+
+    def state(self) -> dict[str, Vector]:
+        state: dict[str, Vector] = {"count": np.array([self._count], np.int64)}
+        if self._momentum is not None and self._gathered is not None:
+            state |= {"momentum": self._momentum.copy(), "gathered": self._gathered.copy()}
+        return state
+
+    def load(self, state: Mapping[str, Vector]) -> None:
+        self._count = int(state["count"][0])
+        self._momentum, self._gathered = state.get("momentum"), state.get("gathered")

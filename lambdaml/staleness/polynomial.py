@@ -1,0 +1,24 @@
+"""w(tau) = (tau + 1)^-a: FedAsync, polynomial form (Xie, Koyejo, Gupta, arXiv 1903.03934).
+
+There the weight mixes models; here it multiplies gradients. `a` = 0.5 is that paper's usual value; 0 is `constant`, 1
+is `inverse`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lambdaml.staleness import Rule
+from lambdaml.view import View
+
+
+class Polynomial(Rule):
+    """An update that is tau steps old counts (tau + 1)^-a."""
+
+    def __init__(self, a: float = 0.5) -> None:
+        if not 0 <= a < math.inf:
+            raise ValueError(f"a must be 0 or more, not {a}")
+        self.a = a
+
+    def weight(self, staleness: int, view: View) -> float:
+        return math.pow(staleness + 1, -self.a)

@@ -1,0 +1,101 @@
+"""A table with a gradient of every worker: Ringleader ASGD (Maranjyan and Richtárik, arXiv 2509.22860).
+
+For workers that hold different data: each step is along the mean of all workers' gradients, (1/n) sum_i mean(G_i), so
+that no worker counts for more because it is faster, and none is left out because it is slow. It goes by rounds:
+
+1. Updates are collected, G_i of worker i, and change no parameter, until every worker has one at least.
+2. Each worker's next update joins its G_i and makes a step, the update that completed the table being the first. A
+   second update of a worker is put by for the next round. When all have made their step, the round is over.
+
+So every worker makes exactly one step a round, and a gradient in the table is at most 2n - 2 steps old. The theory's
+step size is min(1 / (8 n L), epsilon B / (10 L sigma^2)), B being the harmonic mean of the table's counts. Where each
+commit is a step over all workers, this is Malenia SGD (Tyurin and Richtárik 2023) with one update a worker: `bsp`.
+
+Versions count all updates here, collected ones included: one that is collected makes a version of equal parameters. A
+replica keeps up to two vectors for each worker, and each snapshot holds them. Means over workers are weighted by
+their samples, as in any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lambdaml.records import Entry
+from lambdaml.staleness import Rule, Transform, Vector
+
+
+class Ringleader(Rule):
+    """Every worker counts the same, whatever its speed."""
+
+    def transform(self, workers: int) -> Transform:
+        return Rounds(workers)
+
+
+class _Table:
+    """Sums of gradients by worker, how many, and of how many samples."""
+
+    def __init__(self, workers: int) -> None:
+        self.sums: dict[int, Vector] = {}
+        self.counts = np.zeros((workers, 2), np.int64)
+
+    def add(self, entry: Entry, gradient: Vector) -> None:
+        worker = entry.worker
+        self.sums[worker] = self.sums[worker] + gradient if worker in self.sums else gradient.copy()
+        self.counts[worker] += (1, entry.samples)
+
+    @property
+    def full(self) -> bool:
+        return len(self.sums) == len(self.counts)
+
+    def mean(self) -> list[tuple[Vector, float]]:
+        updates, samples = self.counts.T
+        shares = (samples / updates).tolist()
+        total = sum(shares)
+        return [
+            (self.sums[worker] / updates[worker].astype(self.sums[worker].dtype), shares[worker] / total)
+            for worker in sorted(self.sums)
+        ]
+
+
+class Rounds:
+    """This round's table, the next one's, and which workers have made their step (none: still collecting)."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._tables = _Table(workers), _Table(workers)
+        self._stepped: set[int] = set()
+
+    def begin(self, version: int, parameters: Callable[[], Vector]) -> None:
+        pass
+
+    def terms(
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
+    ) -> list[tuple[Vector, float]]:
+        now, later = self._tables
+        workers = {entry.worker for entry in entries}
+        collecting = not self._stepped
+        for entry, gradient in zip(entries, gradients, strict=True):
+            (later if entry.worker in self._stepped else now).add(entry, gradient)
+        if not now.full or (not collecting and workers <= self._stepped):
+            return []
+        terms = now.mean()
+        self._stepped |= workers
+        if len(self._stepped) == self._workers:
+            self._stepped = set()
+            self._tables = later, _Table(self._workers)
+        return terms
+
+    def state(self) -> dict[str, Vector]:
+        state: dict[str, Vector] = {"stepped": np.array(sorted(self._stepped), np.int64)}
+        for name, table in zip(("now", "later"), self._tables, strict=True):
+            state[f"{name}-counts"] = table.counts.copy()
+            state |= {f"{name}-{worker}": vector.copy() for worker, vector in table.sums.items()}
+        return state
+
+    def load(self, state: Mapping[str, Vector]) -> None:
+        self._stepped = set(state["stepped"].tolist())
+        for name, table in zip(("now", "later"), self._tables, strict=True):
+            table.counts = state[f"{name}-counts"].copy()
+            table.sums = {w: state[f"{name}-{w}"] for w in np.flatnonzero(table.counts[:, 0]).tolist()}

@@ -1,0 +1,30 @@
+"""The parameter-free form of `discard`: at step k an update as old as floor(sqrt(k)) is discarded, w = 1/(k + 1)^0.75.
+
+As in the experiments on which it rests (vectozavr/ringmaster-lmo, with arXiv 2605.18174), where 1/sqrt(k) stands for a
+target that grows with the run. The job's step size is that of the first step.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lambdaml.records import Entry
+from lambdaml.staleness import Rule
+from lambdaml.view import View
+
+
+class Ringmaster(Rule):
+    """Tolerates the more staleness the longer the run, in ever smaller steps.
+
+    Args:
+        decay: of the step size, (k + 1)^-decay; 0 for none.
+    """
+
+    def __init__(self, decay: float = 0.75) -> None:
+        if not 0 <= decay < math.inf:
+            raise ValueError(f"decay must be 0 or more, not {decay}")
+        self.decay = decay
+
+    def judge(self, entry: Entry, view: View) -> float | None:
+        k = entry.base + entry.staleness
+        return None if entry.staleness >= max(1, math.isqrt(k)) else math.pow(k + 1, -self.decay)

@@ -1,0 +1,15 @@
+"""w(tau) = 1 / sqrt(1 + tau): FedBuff (Nguyen et al., arXiv 2106.06639), with `quorum:K,late=weight` as its buffer."""
+
+from __future__ import annotations
+
+import math
+
+from lambdaml.staleness import Rule
+from lambdaml.view import View
+
+
+class Sqrt(Rule):
+    """An update that is tau steps old counts 1 / sqrt(1 + tau)."""
+
+    def weight(self, staleness: int, view: View) -> float:
+        return 1.0 / math.sqrt(1 + staleness)

@@ -1,0 +1,69 @@
+"""Counts in a flat block of memory: whoever shares it can read them at any moment, also after the counting process
+was killed with SIGKILL.
+
+One int64 a count. A process makes the block (`shared`), forks, and the child counts in it. What was begun and not yet
+answered is the difference of two counts, so a process that dies between any two instructions leaves nothing counted
+twice.
+"""
+
+from __future__ import annotations
+
+import mmap
+from itertools import product
+
+from lambdaml.storage.backend import Op
+
+KINDS = ("get", "get_miss", "get_range", "head", "put", "create", "create_lost", "list", "delete", "wait")
+"""Kinds of answered requests; all but the variants `get_miss` and `create_lost` are the kinds of requests sent."""
+
+OPS: tuple[Op, ...] = ("get", "get_range", "head", "put", "create", "list", "delete", "wait")
+
+OTHER = "StoreError"
+"""Errors of other names are counted under this one."""
+
+ERRORS = (OTHER, "BadStoreURL", "AccessDenied", "StoreUnfit", "StoreUnavailable", "Throttled", "StoreTimeout")
+
+_NAMES = (
+    *KINDS,
+    *(f"{op}/{error}" for op, error in product(OPS, ERRORS)),
+    *(f"begun {op}" for op in OPS),
+    "bytes sent",
+    "bytes received",
+)
+_SLOTS = {name: slot for slot, name in enumerate(_NAMES)}
+_ENDS = {
+    op: tuple(name for name in _NAMES if name.split("/")[0].removesuffix("_miss").removesuffix("_lost") == op)
+    for op in OPS
+}
+"""Op -> the counts of its requests that have ended."""
+
+
+class Ledger:
+    """The counts of one process. Writing is the caller's to serialise; reading may happen meanwhile, in any process.
+
+    Args:
+        memory: int64, zero at first, as many as there are counts; by default memory of this process alone.
+    """
+
+    def __init__(self, memory: memoryview | None = None) -> None:
+        self._counts = memory or memoryview(bytearray(8 * len(_NAMES))).cast("q")
+
+    @classmethod
+    def shared(cls) -> Ledger:
+        """In memory that is shared with processes forked from now on."""
+        return cls(memoryview(mmap.mmap(-1, 8 * len(_NAMES))).cast("q"))
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a count: a kind, `op/ErrorName`, `begun op`, `bytes sent` or `bytes received`."""
+        slot = _SLOTS.get(name)
+        self._counts[_SLOTS[f"{name.split('/')[0]}/{OTHER}"] if slot is None else slot] += number
+
+    def read(self) -> dict[str, int]:
+        """Every count that is not zero, by name."""
+        return {name: number for name, number in zip(_NAMES, self._counts.tolist(), strict=True) if number}
+
+
+def in_flight(counts: dict[str, int]) -> dict[str, int]:
+    """What `Ledger.read` says has been begun and has not ended, by op."""
+    pending = {op: counts.get(f"begun {op}", 0) - sum(counts.get(name, 0) for name in _ENDS[op]) for op in OPS}
+    return {op: number for op, number in pending.items() if number > 0}
