@@ -33,9 +33,7 @@ class Assumption:
         return asdict(self)
 
 
-def assumptions(
-    profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, best: Candidate
-) -> Iterator[Assumption]:
+def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, best: Candidate) -> Iterator[Assumption]:
     """Those of a plan; platform and prices are the best candidate's."""
     here = f"profile of {profile.measured_on}"
     step, job = profile.step_time, profile.job

@@ -46,7 +46,7 @@ EPSILON = 0.1
 MOST_KEPT = 2_000
 """Observations that the cold start is fitted to: the newest."""
 
-SLOWDOWN_EPSILON = 0.02
+SLOWDOWN_EPSILON = 0.03
 """The same of a slowdown, which is 1 or so."""
 
 BLOCKS = 10

@@ -89,7 +89,9 @@ class Goal:
         return self.convergence.steps(pace.group, pace.group * batch, pace.staleness)
 
 
-def outlook(candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff) -> Outlook:
+def outlook(
+    candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff
+) -> Outlook:
     """What the candidate would take at this pace."""
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
     every_rounds = min(per_epoch, MAX_SNAPSHOT_EVERY)

@@ -59,7 +59,12 @@ def default_plan(workers: int) -> list[tuple[int, int]]:
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     groups = sorted({1, most, *sizes[2::2]})
     stale = [(1, size - 1) for size in sizes[1:]]
-    return [(1, 0), *[(group, 0) for group in groups[1:]], *stale, *[(size, delay) for size in (4,) for delay in (1, 3) if most > 4]]
+    return [
+        (1, 0),
+        *[(group, 0) for group in groups[1:]],
+        *stale,
+        *[(size, delay) for size in (4,) for delay in (1, 3) if most > 4],
+    ]
 
 
 def pilot(

@@ -243,7 +243,9 @@ class _Desk:
         if isinstance(pace, str) or own == shape.costs.update_bytes:
             return pace
         ratio = own / shape.costs.update_bytes
-        step = replace(pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio)
+        step = replace(
+            pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio
+        )
         return replace(pace, step=step)
 
     def refined(self, found: Sequence[Outlook]) -> list[Outlook]:
@@ -266,9 +268,7 @@ def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     return (ordered[0],) if ordered[0].costs == ordered[-1].costs else (ordered[0], ordered[-1])
 
 
-def _simulate(
-    shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]
-) -> dict[Shape, Pace | str]:
+def _simulate(shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]) -> dict[Shape, Pace | str]:
     """The paces of all shapes, side by side; a sentence in place of one that gets nowhere."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lambdaml.cost.pilot import PilotRun
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.meter import MeterReading
@@ -177,7 +178,7 @@ class StoreFacts:
     reading: dict[str, Any]
 
     def channel(self, like: Channel | None = None) -> Channel:
-        """The store for a simulation, with limits and prices of the channel it is `like`.
+        """The store for a simulation, with the limits of the channel it is `like`.
 
         The bandwidth is that of reads: an update is written once and read by every other function.
         """
@@ -239,33 +240,6 @@ class CoherenceFacts:
     mu: dict[int, float]
     tolerance_steps: float
     tolerance_at_least: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PilotRun:
-    """A training to the target without a clock; see `lambdaml.cost.pilot`.
-
-    Attributes:
-        group: updates averaged by each optimizer step.
-        delay: steps taken between the version an update is computed from and the step that applies it.
-        batch: samples of an update, at most.
-        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
-        steps: optimizer steps to the target; None where it was not reached.
-        seconds: that it took here.
-    """
-
-    group: int
-    delay: int
-    batch: int
-    seed: int
-    curve: tuple[tuple[int, float], ...]
-    steps: int | None
-    seconds: float
-
-    @property
-    def workers(self) -> int:
-        """Equally fast workers that would do this."""
-        return max(self.group, self.delay + 1)
 
 
 @dataclass(frozen=True, slots=True)

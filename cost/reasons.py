@@ -56,9 +56,7 @@ def _excess(found: Sequence[Outlook], wishes: Wishes) -> str:
     return "no candidate keeps both deadline and budget"
 
 
-def near_misses(
-    found: Sequence[Outlook], frontier: Sequence[int], chosen: int | None, wishes: Wishes
-) -> Iterator[str]:
+def near_misses(found: Sequence[Outlook], frontier: Sequence[int], chosen: int | None, wishes: Wishes) -> Iterator[str]:
     """A sentence for each neighbour: those that differ from the choice in one respect, and the rest of the frontier."""
     if chosen is None:
         return

@@ -1,5 +1,6 @@
 """A profile as `lambdaml profile examples/digits.py` might find it, with round numbers."""
 
+from lambdaml.cost.pilot import PilotRun
 from lambdaml.cost.profile import (
     CodecFacts,
     CoherenceFacts,
@@ -8,7 +9,6 @@ from lambdaml.cost.profile import (
     Memory,
     NoisePoint,
     NoiseScale,
-    PilotRun,
     Profile,
     RequestTime,
     Spent,
