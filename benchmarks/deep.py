@@ -8,7 +8,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from digits import Digits  # type: ignore[import-not-found]  # noqa: E402
+from digits import Digits  # type: ignore[import-not-found]
 
 
 class Deep(Digits):  # type: ignore[misc]

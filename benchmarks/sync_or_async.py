@@ -108,7 +108,9 @@ def planned(spread: str, latency: str, depth: int) -> str:
         channels=(latency,),
         platforms=("local",),
     )
-    plan = make_plan(profile(depth), Wishes(target=TARGET, minimise="time", space=space, stragglers=spread), processes=1)
+    plan = make_plan(
+        profile(depth), Wishes(target=TARGET, minimise="time", space=space, stragglers=spread), processes=1
+    )
     best = plan.choice
     return best.candidate.schedule if best else ""
 
@@ -124,7 +126,11 @@ def main() -> None:
     todo = [(spread, latency, schedule) for spread, latency in worlds() for schedule in SCHEDULES]
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
         found = list(pool.map(truth, *zip(*todo, strict=True)))
-    times = {(*world, depth): seconds for world, by_depth in zip(todo, found, strict=True) for depth, seconds in by_depth.items()}
+    times = {
+        (*world, depth): seconds
+        for world, by_depth in zip(todo, found, strict=True)
+        for depth, seconds in by_depth.items()
+    }
     print(f"{'world':32}{'best':>22}{'planned':>22}{'regret':>9}")
     regrets = []
     for (spread, latency), depth in product(worlds(), DEPTHS):
@@ -134,7 +140,11 @@ def main() -> None:
         regret = truths[choice] / truths[best] if choice else math.inf
         regrets.append(regret)
         name = f"{spread}, {latency}, {depth} hidden"
-        print(f"{name:32}{f'{best} {truths[best]:.1f} s':>22}{choice:>22}{regret - 1:>9.1%}", "" if regret <= ALLOWED else "<-", flush=True)
+        print(
+            f"{name:32}{f'{best} {truths[best]:.1f} s':>22}{choice:>22}{regret - 1:>9.1%}",
+            "" if regret <= ALLOWED else "<-",
+            flush=True,
+        )
         if regret > ALLOWED:
             print("    " + ", ".join(f"{schedule} {seconds:.1f}" for schedule, seconds in truths.items()))
     good = sum(regret <= ALLOWED for regret in regrets)

@@ -10,13 +10,16 @@ from typing import Annotated
 import typer
 
 from lambdaml.cli._errors import EXIT_CODES, guarded
+from lambdaml.cli.bill import bill
 from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.plan import plan
+from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
+from lambdaml.cli.report import report
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
 from lambdaml.cli.status import status
@@ -24,7 +27,24 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, profile, plan, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
+VERBS = (
+    train,
+    profile,
+    plan,
+    simulate,
+    resume,
+    status,
+    trace,
+    report,
+    bill,
+    verify,
+    replay,
+    cancel,
+    copy,
+    gc,
+    prices,
+    doctor,
+)
 
 app = typer.Typer(
     name="lambdaml",

@@ -39,9 +39,7 @@ Epochs = Annotated[
     float | None,
     typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_WISHES),
 ]
-Deadline = Annotated[
-    str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 2h.", rich_help_panel=_WISHES)
-]
+Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 2h.", rich_help_panel=_WISHES)]
 Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
 Minimise = Annotated[
     str,
@@ -75,7 +73,10 @@ Schedules = Annotated[
 Batches = Annotated[
     list[int] | None,
     typer.Option(
-        "--batch-size", metavar="N", help="By default the job's own, and twice that. Repeatable.", rich_help_panel=_SPACE
+        "--batch-size",
+        metavar="N",
+        help="By default the job's own, and twice that. Repeatable.",
+        rich_help_panel=_SPACE,
     ),
 ]
 Codecs = Annotated[
@@ -192,7 +193,19 @@ def _profile(job: str | None, file: Path | None, args: list[str] | None, target:
 
 def _print(found: Plan, everything: bool) -> None:
     shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
-    headings = ["", "schedule", "workers", "batch", "codec", "platform", "store", "steps", "staleness", "time", "9 of 10"]
+    headings = [
+        "",
+        "schedule",
+        "workers",
+        "batch",
+        "codec",
+        "platform",
+        "store",
+        "steps",
+        "staleness",
+        "time",
+        "9 of 10",
+    ]
     headings += ["cost", "9 of 10", "requests"]
     rows = [[_mark(found, place), *_cells(outlook)] for place, outlook in shown]
     _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +51,8 @@ Schedule = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Whom a commit waits for: `bsp`, `ssp:S`, `asp`, `quorum:K` or `quorum:K,late=weight`.",
+        help="Whom a commit waits for: `bsp`, `ssp:S`, `asp`, `quorum:K` or `quorum:K,late=weight`; `auto` measures the "
+        "job and the store, and plans: schedule, up to so many workers, batch and codec, the fastest to the end.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -64,6 +66,19 @@ StalenessRule = Annotated[
         help="What becomes of stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
         rich_help_panel=_WAY,
     ),
+]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="With `auto`: what 'lambdaml profile' wrote, instead of measuring.",
+        rich_help_panel=_WAY,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Samples of an update, in place of the job's own.", rich_help_panel=_WAY),
 ]
 SnapshotEvery = Annotated[
     int | None,
@@ -110,6 +125,8 @@ def train(
     epochs: Epochs = None,
     target: Target = None,
     schedule: Schedule = "bsp",
+    profile: ProfileFile = None,
+    batch_size: BatchSize = None,
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
@@ -135,17 +152,19 @@ def train(
     from lambdaml.cli._follow import follow
     from lambdaml.training import free_place
 
+    way: dict[str, Any] = {"schedule": schedule, "workers": workers, "codec": codec, "batch_size": batch_size}
+    way |= {"epochs": epochs, "target": target}
+    place = store or free_place(job)
+    if schedule == "auto":
+        from lambdaml.cli._auto import planned
+
+        way = planned(job, place, arguments, profile, target, epochs, workers, functions)
     return follow(
-        store or free_place(job),
+        place,
         lambda opened, on_event: lambdaml.train(
             job,
             opened,
-            workers=workers,
-            schedule=schedule,
             steps=steps,
-            epochs=epochs,
-            target=target,
-            codec=codec,
             staleness=staleness,
             functions=functions,
             engine=engine,
@@ -156,7 +175,7 @@ def train(
             coherence=coherence,
             lifetime_s=float("inf") if lifetime is None else lifetime,
             on_event=on_event,
-            **{name: value for name, value in limits.items() if value is not None},
+            **{name: value for name, value in {**way, **limits}.items() if value is not None},
         ),
         as_json=as_json,
     )

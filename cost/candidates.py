@@ -50,6 +50,7 @@ class Space:
     Attributes:
         workers: least and most; powers of two between, and both.
         channels, platforms: at least one each; a platform that bills memory and names none gets some.
+        functions: that there is room for at a time; by default one for each worker.
     """
 
     workers: tuple[int, int] = (1, 64)
@@ -58,6 +59,7 @@ class Space:
     codecs: Sequence[str] = ()
     channels: Sequence[str] = ("s3-standard",)
     platforms: Sequence[str] = ("lambda-arm",)
+    functions: int | None = None
 
     def candidates(self, profile: Profile) -> list[Candidate]:
         """All of them.

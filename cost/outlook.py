@@ -28,6 +28,9 @@ from lambdaml.worlds.platform import Platform
 UNLIKELY = 0.9
 """The share of runs that keep within the greater of the two numbers of an outlook."""
 
+LAUNCH = {"get": 9, "head": 3, "list": 6, "create": 5, "create_lost": 1, "delete": 1}
+"""Requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
+
 RESTORE = {"get": 3, "head": 1, "list": 3, "create": 2, "put": 2}
 """Requests of a function that starts: run.json, the snapshot, the end of the log, leases, the trace; and leaves."""
 
@@ -76,10 +79,15 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """When a run ends: at a target, by what the pilots say, or after so many epochs."""
+    """When a run ends: at a target, by what the pilots say, or after so many epochs.
+
+    Attributes:
+        snapshot_every: as in `train`; by default an epoch.
+    """
 
     convergence: Convergence | None
     epochs: float | None = None
+    snapshot_every: int | None = None
 
     def steps(self, pace: Pace, batch: float, samples: int) -> Steps | None:
         """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
@@ -90,11 +98,17 @@ class Goal:
 
 
 def outlook(
-    candidate: Candidate, pace: Pace, profile: Profile, goal: Goal, channel: Channel, tariff: Tariff
+    candidate: Candidate,
+    pace: Pace,
+    profile: Profile,
+    goal: Goal,
+    channel: Channel,
+    tariff: Tariff,
+    functions: int | None = None,
 ) -> Outlook:
-    """What the candidate would take at this pace."""
+    """What the candidate would take at this pace, with so many functions; by default one for each worker."""
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
-    every_rounds = min(per_epoch, MAX_SNAPSHOT_EVERY)
+    every_rounds = goal.snapshot_every or min(per_epoch, MAX_SNAPSHOT_EVERY)
     batch = profile.job.samples / (candidate.workers * per_epoch)
     every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
     needed = goal.steps(pace, batch, profile.job.samples)
@@ -107,11 +121,11 @@ def outlook(
             staleness=pace.staleness,
             obstacle=_unknown(pace, goal.convergence),
         )
-    snapshots = Snapshots(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
+    launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
     platform = Platform.parse(candidate.platform)
     median_steps, unlikely_steps = needed.quantile(0.5, every), needed.quantile(UNLIKELY, every)
-    used = _course(pace, median_steps, snapshots, platform, channel, candidate.workers)
-    unlikely = _course(pace, unlikely_steps, snapshots, platform, channel, candidate.workers)
+    used = _course(pace, median_steps, launcher, platform, channel, functions or candidate.workers)
+    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, functions or candidate.workers)
     bill, unlikely_bill = tariff.bill(used), tariff.bill(unlikely)
     return Outlook(
         candidate,
@@ -139,30 +153,35 @@ def _unknown(pace: Pace, convergence: Convergence) -> str:
     return f"staleness {pace.staleness:.1f} is more than pilots tried"
 
 
-class Snapshots:
-    """What snapshots and their evaluation add: by the writer, and by the process that started the run."""
+class Launcher:
+    """What the process that starts a run adds: the run itself, the evaluation of snapshots, the summary at the end."""
 
     def __init__(self, profile: Profile, channel: Channel, every_steps: float, watched: bool) -> None:
-        self.every_steps, self.watched = every_steps, watched
+        self.every_steps = every_steps
         read_s, write_s = (channel.latency_s(kind, 0.5) for kind in ("get", "create"))
         self._bytes = profile.job.snapshot_bytes
-        self._transfer_s = channel.transfer_s(self._bytes)
-        self.stop_s = 2 * write_s + 2 * read_s + 2 * self._transfer_s + STOP_POLL_S / 2 if watched else 0.0
+        transfer_s = channel.transfer_s(self._bytes)
+        self.stop_s = 2 * write_s + 2 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
         """From the snapshot that meets the target until the log's last entry: written, read, evaluated, heeded."""
 
-    def amounts(self, steps: float) -> Amounts:
-        """Of all snapshots of a run."""
-        count = math.floor(steps / self.every_steps)
-        requests = {"create": 2.0 * count, "list": 1.0 * count, "get": 1.0 * count}
-        return Amounts(0.0, 0.0, 0.0, requests, float(count * self._bytes), float(count * self._bytes))
+    def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
+        """Of a run of so many steps, log entries and functions; the writing of snapshots included."""
+        snapshots = math.floor(steps / self.every_steps)
+        requests = {kind: float(count) for kind, count in LAUNCH.items()}
+        requests["get"] += snapshots + commits
+        requests["list"] += snapshots
+        requests["create"] += 2 * snapshots + functions
+        moved = float((snapshots + 1) * self._bytes)
+        return Amounts(0.0, 0.0, 0.0, requests, moved, moved)
 
 
 def _course(
-    pace: Pace, steps: int, snapshots: Snapshots, platform: Platform, channel: Channel, functions: int
+    pace: Pace, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
 ) -> Quantities:
     """A whole run of so many steps."""
-    overshoot = snapshots.stop_s / pace.step.seconds
-    whole = pace.of(steps + overshoot).plus(snapshots.amounts(steps))
+    overshoot = launcher.stop_s / pace.step.seconds
+    whole = pace.of(steps + overshoot)
+    whole = whole.plus(launcher.amounts(steps + overshoot, whole.commits, functions))
     read_s = channel.latency_s("get", 0.5)
     handover_s = DETECT_S + platform.warm_start_s[0] + 6 * read_s
     recover_s = DETECT_S + platform.cold_start_s[0] + 6 * read_s

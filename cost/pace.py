@@ -27,7 +27,7 @@ ROUNDS = (6, 36)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that the course of a run in time depends on."""
+    """All that the course of a run in time depends on; without `functions`, each worker has one of its own."""
 
     schedule: str
     workers: int
@@ -37,15 +37,16 @@ class Shape:
     channel: Channel
     platform: Platform
     stragglers: Stragglers
+    functions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Seconds, function-seconds, updates, requests by kind, and bytes; of a run, or of a step."""
+    """Seconds, function-seconds, log entries, requests by kind, and bytes; of a run, or of a step."""
 
     seconds: float
     function_seconds: float
-    updates: float
+    commits: float
     requests: Mapping[str, float]
     sent_bytes: float
     received_bytes: float
@@ -56,7 +57,7 @@ class Amounts:
         return Amounts(
             self.seconds + times * other.seconds,
             self.function_seconds + times * other.function_seconds,
-            self.updates + times * other.updates,
+            self.commits + times * other.commits,
             {kind: self.requests.get(kind, 0.0) + times * other.requests.get(kind, 0.0) for kind in kinds},
             self.sent_bytes + times * other.sent_bytes,
             self.received_bytes + times * other.received_bytes,
@@ -124,7 +125,8 @@ def _flow(shape: Shape, rounds: int, seed: int) -> FlowResult:
         snapshot_every=10**9,
         token="planned",
     )
-    given = (settings, shape.workers, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
+    functions = min(shape.workers, shape.functions or shape.workers)
+    given = (settings, functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
     return Flow(*given).run()
 
 
@@ -139,7 +141,7 @@ def _amounts(flow: FlowResult) -> Amounts:
     return Amounts(
         flow.seconds,
         flow.function_seconds,
-        flow.updates,
+        flow.commits,
         flow.requests,
         flow.bytes_sent,
         flow.bytes_received,

@@ -97,7 +97,8 @@ def pilot(
     if batch is not None:
         vars(instance)["batch_size"] = batch
     todo = [(group, delay, seed) for seed in seeds for group, delay in (plan or default_plan(16))]
-    began, runs, first = time.monotonic(), [], MAX_STEPS
+    began, first = time.monotonic(), MAX_STEPS
+    runs: list[PilotRun] = []
     with OneThread() as compute:
         for number, (group, delay, seed) in enumerate(todo):
             if runs and time.monotonic() - began > seconds:

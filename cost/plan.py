@@ -26,7 +26,7 @@ from lambdaml.cost.pace import Amounts, Pace, Shape, pace
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.tariff import Tariff
-from lambdaml.errors import RunFailed, SettingsError
+from lambdaml.errors import RunFailed, SettingsError, UserError
 from lambdaml.simulation.shadow import Costs
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
@@ -94,6 +94,26 @@ class Plan:
     def choice(self) -> Outlook | None:
         """The chosen candidate."""
         return None if self.chosen is None else self.candidates[self.chosen]
+
+    def options(self) -> dict[str, Any]:
+        """The choice as keyword arguments of `lambdaml.train`; what is expected of it goes into run.json.
+
+        Raises:
+            UserError: there is no choice.
+        """
+        best = self.choice
+        if best is None:
+            raise UserError(f"no plan: {self.reason}")
+        chosen = best.candidate
+        return {
+            "schedule": chosen.schedule,
+            "workers": chosen.workers,
+            "batch_size": chosen.batch_size,
+            "codec": chosen.codec,
+            "target": self.wishes.target,
+            "epochs": self.wishes.epochs,
+            "planned": {"reason": self.reason, "candidates": len(self.candidates), **best.to_dict()},
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -201,13 +221,15 @@ class _Desk:
             self.channel(candidate.channel),
             replace(platform, memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
+            self.wishes.space.functions,
         )
 
     def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
         if isinstance(pace, str):
             return Outlook(candidate, obstacle=pace)
         channel, tariff = self.channel(candidate.channel), self.tariff(candidate)
-        return outlook(candidate, pace, self.profile, self.goal, channel, tariff)
+        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
+        return outlook(candidate, pace, self.profile, self.goal, channel, tariff, functions)
 
     def outlooks(
         self, candidates: Sequence[Candidate], processes: int, progress: Callable[[float], None]
@@ -251,14 +273,13 @@ class _Desk:
     def refined(self, found: Sequence[Outlook]) -> list[Outlook]:
         """The same candidates, each simulated as it is, with other chances."""
         again = []
-        for outlook in found:
-            shape = self.shape(outlook.candidate)
+        for one in found:
+            shape = self.shape(one.candidate)
             try:
-                paces = [pace(shape, seed) for seed in REFINING_SEEDS]
+                mean: Pace | str = _mean([pace(shape, seed) for seed in REFINING_SEEDS])
             except RunFailed as error:
-                again.append(self.outlook(outlook.candidate, str(error)))
-                continue
-            again.append(self.outlook(outlook.candidate, _mean(paces)))
+                mean = str(error)
+            again.append(self.outlook(one.candidate, mean))
         return again
 
 

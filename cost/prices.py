@@ -51,6 +51,9 @@ HOW = {
 }
 """How a price was learned."""
 
+PRODUCTS = "products.toml"
+"""The packaged file that is no price book; see `lambdaml.cost.refresh`."""
+
 ENVIRONMENT = "LAMBDAML_PRICES"
 
 
@@ -218,7 +221,7 @@ def write(prices: Mapping[str, Price], file: Path, comment: str) -> None:
 def _packaged() -> dict[str, Price]:
     found: dict[str, Price] = {}
     for file in sorted(resources.files("lambdaml.cost").joinpath("data").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".toml"):
+        if file.name.endswith(".toml") and file.name != PRODUCTS:
             for record in _records(file.read_text(encoding="utf-8"), file.name):
                 found[record["id"]] = _price(record, file.name)
     return found

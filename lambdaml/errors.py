@@ -12,6 +12,7 @@ LambdaMLError                 the root: one line for a person, `exit_code` for t
 ├── NewerSchema               the run was written by a newer lambdaml                                 (exit 2)
 ├── LeaseLost                 another function holds this worker now                                  (internal)
 ├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
+├── PricesUnreachable         the AWS Price List API could not be asked, or refused                    (exit 1)
 ├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
 └── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
 """
@@ -39,6 +40,7 @@ __all__ = [
     "LambdaMLError",
     "LeaseLost",
     "NewerSchema",
+    "PricesUnreachable",
     "ReplicaDiverged",
     "RunExists",
     "RunFailed",
@@ -97,6 +99,10 @@ class LeaseLost(LambdaMLError):
 
 class ReplicaDiverged(LambdaMLError):
     """Two replicas at the same version are not bitwise equal."""
+
+
+class PricesUnreachable(LambdaMLError):
+    """The AWS Price List API could not be asked, or refused to answer."""
 
 
 class VerifyFailed(LambdaMLError):

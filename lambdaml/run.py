@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
@@ -128,9 +128,10 @@ class Run:
         Raises:
             BadObject: an entry is damaged.
         """
-        while True:
-            batch = self.store.get_many([keys.log(commit) for commit in range(start, start + _BATCH)])
-            for data in batch:
+        listed = self.store.list(keys.LOG, after=keys.log(start - 1) if start else "")
+        there = (info.key for number, info in enumerate(listed, start) if info.key == keys.log(number))
+        while batch := list(islice(there, _BATCH)):
+            for data in self.store.get_many(batch):
                 if data is None:
                     return
                 yield Commit.unpack(data, start)

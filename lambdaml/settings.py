@@ -37,6 +37,8 @@ class Settings(BaseModel):
         max_rejected: the run stops as diverged after this many rejected updates.
         max_update_norm: updates with a greater 2-norm are rejected.
         patience_s: a function gives up when nothing at all happened for this long.
+        planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
+            it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class Settings(BaseModel):
     max_rejected: int = Field(default=10, ge=1)
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=600.0, gt=0)
+    planned: dict[str, Any] | None = None
     token: str
     versions: dict[str, str] = Field(default_factory=dict)
 

@@ -113,7 +113,7 @@ def train(
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
         lifetime_s: limits the life of each function, as platforms do.
         on_event: takes progress events, from any thread.
-        settings: `coherence`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+        settings: `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
 
     Raises:
         UserError: what was asked for makes no sense; nothing was started.
@@ -271,6 +271,9 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         raise
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
         raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
+    batch_size = asked.pop("batch_size", None) or job.batch_size
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
     workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
     if steps is not None and epochs is not None:
         raise SettingsError("give either steps or epochs, not both")
@@ -280,7 +283,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
     if SCHEDULES.make(asked["schedule"]).needs(workers) > workers:
         raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
-    per_epoch = Sampler(samples, workers, job.batch_size, 0).steps_per_epoch
+    per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     if steps is None:
         steps = round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch)
     snapshot_every = asked.pop("snapshot_every")
@@ -292,7 +295,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         workers=workers,
         steps=steps,
         target=target,
-        batch_size=job.batch_size,
+        batch_size=batch_size,
         samples=samples,
         steps_per_epoch=per_epoch,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

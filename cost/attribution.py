@@ -1,0 +1,195 @@
+"""Who used a function's seconds and requests, and for what: worker by worker, commit by commit, phase by phase.
+
+A second of a function is billed whether it works or waits, and a function may hold several workers, whose updates
+overlap. So each second goes to the updates that something was done for (computing, encoding, upload, download, apply),
+in equal shares; only when all of them waited, it was waiting. Thus the parts add up to the seconds that are billed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.run import Run
+from lambdaml.usage import Usage
+
+PHASES = {
+    "start-up": "from asking for a function until its first update is begun",
+    "download": "reading the updates of a commit",
+    "compute": "fetching the batch, forward, backward",
+    "encode": "codec and buffers",
+    "upload": "putting the update",
+    "wait": "all updates of the function waited: for its core, or for others and their commits",
+    "apply": "sums and optimizer steps",
+    "other": "no update was under way: reading the log, writing snapshots and the end",
+    "unreported": "of functions that were killed: their start, and what came after their last report",
+}
+"""Phases of a function's life."""
+
+SHARED = "run"
+"""Stands for what was used for no single worker or commit."""
+
+_OWN_LAST = 2
+"""Requests that a function may still have sent after it read its meter for its last report, but for releasing leases."""
+
+
+@dataclass(slots=True)
+class Share:
+    """What was used for something.
+
+    Attributes:
+        seconds: of functions.
+        requests: by kind, as a meter names them; of those for updates only, but for `SHARED`.
+    """
+
+    updates: int = 0
+    seconds: float = 0.0
+    requests: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count the requests of an update's row."""
+        self.updates += 1
+        for kind, name in (("get", "gets"), ("get_miss", "polls"), ("create", "puts")):
+            if row[name]:
+                self.requests[kind] += row[name]
+        self.bytes_sent += row["bytes_sent"]
+        self.bytes_received += row["bytes_received"]
+
+
+@dataclass(slots=True)
+class Attribution:
+    """Shares by phase, by worker and by commit. Those by worker, and those by commit, each add up to the whole."""
+
+    phases: dict[str, Share]
+    workers: dict[int | str, Share]
+    commits: dict[int | str, Share]
+
+
+@dataclass(slots=True)
+class _Reported:
+    """What one function wrote into its trace."""
+
+    began: float = 0.0
+    seconds: float = 0.0
+    requests: int = 0
+    updates: list[dict[str, Any]] = field(default_factory=list)
+
+
+def attribute(run: Run, usage: list[Usage]) -> Attribution:
+    """Attribute what the functions of a run used. Needs one listing, and reads the trace and the log."""
+    decided = {(row["worker"], row["seq"]): row["commit"] for row in run.trace()}
+    reported = _reported(run)
+    found = Attribution(
+        {phase: Share() for phase in PHASES},
+        defaultdict(Share, {worker: Share() for worker in range(run.settings.workers)}),
+        defaultdict(Share, {commit: Share() for commit in sorted(set(decided.values()))}),
+    )
+    for each in usage:
+        if not each.launcher:
+            _attribute(each, reported.get(each.function, _Reported()), decided, found)
+    for shares in (found.workers, found.commits):
+        _rest(shares, usage)
+    return found
+
+
+def _reported(run: Run) -> dict[str, _Reported]:
+    found: defaultdict[str, _Reported] = defaultdict(_Reported)
+    infos = list(run.store.list(keys.TRACE))
+    for info, data in zip(infos, run.store.get_many([info.key for info in infos]), strict=True):
+        own = found[info.key.split("/")[1]]
+        for row in map(json.loads, bytes(data or b"").splitlines()):
+            if row["kind"] == "function":
+                own.began = row["now_s"]
+            elif row["kind"] == "meter":
+                own.seconds = row["seconds"]
+                own.requests = sum(row["requests"].values()) + sum(row["errors"].values())
+            elif row["kind"] == "update":
+                own.updates.append(row)
+    return found
+
+
+def _attribute(usage: Usage, own: _Reported, decided: Mapping[tuple[int, int], int], found: Attribution) -> None:
+    """Add one function's seconds and requests."""
+    phases, rows = found.phases, own.updates
+    for row in rows:
+        commit = decided.get((row["worker"], row["seq"]), SHARED)
+        found.workers[row["worker"]].add(row)
+        found.commits[commit].add(row)
+    end = own.began + own.seconds
+    first = min((row["started_s"] for row in rows), default=end)
+    outside = max(0.0, usage.seconds - own.seconds)
+    orderly = usage.reading.total - own.requests <= _OWN_LAST + len({row["worker"] for row in rows})
+    phases["start-up" if orderly else "unreported"].seconds += outside
+    phases["start-up"].seconds += max(0.0, first - own.began)
+    covered = 0.0
+    for seconds, phase, row in _slices(rows, end):
+        covered += seconds
+        phases[phase].seconds += seconds
+        found.workers[row["worker"]].seconds += seconds
+        found.commits[decided.get((row["worker"], row["seq"]), SHARED)].seconds += seconds
+    phases["other"].seconds += max(0.0, end - first - covered)
+
+
+def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
+    """Seconds, phase and update: each moment in which an update is under way, shared among those it was used for."""
+    spans = [span for row in rows for span in _spans(row, end)]
+    begins: defaultdict[float, list[int]] = defaultdict(list)
+    ends: defaultdict[float, list[int]] = defaultdict(list)
+    for number, (begin, until, _, _) in enumerate(spans):
+        begins[begin].append(number)
+        ends[until].append(number)
+    active: set[int] = set()
+    for now, then in pairwise(sorted({*begins, *ends})):
+        active = (active - set(ends[now])) | set(begins[now])
+        working = [number for number in active if spans[number][2] != "wait"] or list(active)
+        for number in sorted(working):
+            yield (then - now) / len(working), spans[number][2], spans[number][3]
+
+
+def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
+    """The phases of an update, one after the other without a gap; what is left over was waiting."""
+    started, published = row["started_s"], row["published_s"]
+    applied = min(max(published, started + row["age_s"]), max(end, published))
+    phases = [("compute", row["compute_s"]), ("encode", row["encode_s"]), ("upload", row["upload_s"])]
+    yield from _fitted(started, published, phases, row)
+    yield from _fitted(published, applied, [("download", row["download_s"]), ("apply", row["apply_s"])], row)
+
+
+def _fitted(
+    begin: float, end: float, phases: list[tuple[str, float]], row: dict[str, Any]
+) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
+    """The phases as the last things before `end`, and waiting before them."""
+    cuts = [end]
+    for _, seconds in reversed(phases):
+        cuts.append(max(begin, cuts[-1] - seconds))
+    cuts = [begin, *reversed(cuts)]
+    for (since, until), name in zip(pairwise(cuts), ["wait", *(name for name, _ in phases)], strict=True):
+        if until > since:
+            yield since, until, name, row
+
+
+def _rest(shares: dict[int | str, Share], usage: list[Usage]) -> None:
+    """Put what was used for none of them under `SHARED`, so that they add up to what the meters counted."""
+    known = list(shares.values())
+    rest = shares[SHARED]
+    for each in usage:
+        for kind, count in each.reading.requests.items():
+            rest.requests[kind] += count
+        rest.bytes_sent += each.reading.bytes_sent
+        rest.bytes_received += each.reading.bytes_received
+        rest.seconds += 0.0 if each.launcher else each.seconds
+    for share in known:
+        if share is rest:
+            continue
+        for kind, count in share.requests.items():
+            rest.requests[kind] -= count
+        rest.bytes_sent -= share.bytes_sent
+        rest.bytes_received -= share.bytes_received
+        rest.seconds -= share.seconds

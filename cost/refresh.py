@@ -1,0 +1,161 @@
+"""Today's prices from the AWS Price List API, into the user's own file.
+
+Which product a price is stands in `cost/data/products.toml`. The API wants credentials that may do
+`pricing:GetProducts`, costs nothing, and answers for all regions from us-east-1.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lambdaml.cost.prices import PRODUCTS, Price, PriceBook, read, write
+from lambdaml.errors import PricesUnreachable
+
+REGION = "us-east-1"
+"""Of the prices, and where the API is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Where a price stands in the API.
+
+    Attributes:
+        id: of the price.
+        where: attributes that the product has, beside its region.
+        region: the attribute that names the region.
+    """
+
+    id: str
+    service: str
+    where: Mapping[str, str]
+    region: str = "regionCode"
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What asking came to.
+
+    Attributes:
+        prices: by id, as they were answered.
+        changed: ids -> (the price before, the price now), where they differ.
+        failed: ids -> why the answer gave no price; these stay as they are.
+            file: that was written.
+    """
+
+    prices: dict[str, Price]
+    changed: dict[str, tuple[float, float]]
+    failed: dict[str, str]
+    untouched: tuple[str, ...]
+    file: Path
+
+
+@cache
+def products() -> tuple[Product, ...]:
+    """What there is to ask for."""
+    return tuple(Product(**record) for record in _data()["product"])
+
+
+def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
+    """Ask for every price that the API has, and write those into the user's file beside what it holds already.
+
+    Args:
+        book: the packaged prices and the user's own.
+        client: boto3's for `pricing`, by default one with the user's own credentials.
+
+    Raises:
+        PricesUnreachable: no credentials, no network, or no permission; nothing was written.
+        SettingsError: the file cannot be read or written.
+    """
+    client = client or _client()
+    prices: dict[str, Price] = {}
+    failed: dict[str, str] = {}
+    answers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for product in products():
+        question = (product.service, json.dumps(product.where))
+        if question not in answers:
+            answers[question] = _ask(client, product)
+        try:
+            prices[product.id] = _price(product, answers[question], book[product.id])
+        except ValueError as error:
+            failed[product.id] = str(error)
+    own = read(file, book) if file.is_file() else {}
+    if prices:
+        today = datetime.now(UTC).date()
+        write({**own, **prices}, file, f"Written by `lambdaml prices --refresh` on {today}; what you add is kept.")
+    changed = {id: (book[id].usd, price.usd) for id, price in prices.items() if price.usd != book[id].usd}
+    untouched = tuple(id for id in book if id not in {product.id for product in products()})
+    return Refreshed(prices, changed, failed, untouched, file)
+
+
+@cache
+def _data() -> dict[str, Any]:
+    text = resources.files("lambdaml.cost").joinpath("data", PRODUCTS).read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    quick = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 2})
+    try:
+        return boto3.client("pricing", region_name=REGION, config=quick)
+    except BotoCoreError as error:
+        raise PricesUnreachable(f"cannot ask AWS for prices: {error}") from None
+
+
+def _ask(client: Any, product: Product) -> list[dict[str, Any]]:
+    """The products with these attributes, from all pages of the answer."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    where = {product.region: REGION, **product.where}
+    filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in where.items()]
+    try:
+        pages = client.get_paginator("get_products").paginate(
+            ServiceCode=product.service, Filters=filters, FormatVersion="aws_v1"
+        )
+        found = [json.loads(text) for page in pages for text in page["PriceList"]]
+    except ClientError as error:
+        told = error.response["Error"]
+        raise PricesUnreachable(f"AWS refused to tell prices: {told['Code']}: {told['Message']}") from None
+    except BotoCoreError as error:
+        raise PricesUnreachable(f"cannot ask AWS for prices: {error}") from None
+    except ValueError:
+        raise PricesUnreachable("AWS's answer is not the JSON that it should be") from None
+    return [one for one in found if where.items() <= one["product"]["attributes"].items()]
+
+
+def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price:
+    """The price that the answers tell, with the rules of billing of the one that is known.
+
+    Raises:
+        ValueError: they tell none, or several that differ.
+    """
+    units = _data()["units"][known.unit]
+    tiers = {tier for offer in found for tier in _first_tiers(offer, units)}
+    if not tiers:
+        raise ValueError(f"no product of {product.service} has its attributes and is counted in {' or '.join(units)}")
+    if len({usd for usd, _, _ in tiers}) > 1:
+        amounts = ", ".join(sorted({f"{usd:g}" for usd, _, _ in tiers}))
+        raise ValueError(f"its attributes fit products with different prices: {amounts}")
+    usd, sku, date = min(tiers)
+    source = f"AWS Price List API, {product.service}, {REGION}, SKU {sku}"
+    return replace(known, usd=usd, source=source, date=date[:10], how="listed")
+
+
+def _first_tiers(offer: Mapping[str, Any], units: list[str]) -> Iterator[tuple[float, str, str]]:
+    """Price, SKU and date of the first tier on demand that is not free, of each term."""
+    for term in offer.get("terms", {}).get("OnDemand", {}).values():
+        tiers = sorted(term["priceDimensions"].values(), key=lambda tier: float(tier["beginRange"]))
+        paid = [float(tier["pricePerUnit"].get("USD", 0)) for tier in tiers if tier["unit"] in units]
+        for usd in [usd for usd in paid if usd > 0][:1]:
+            yield usd, offer["product"]["sku"], term["effectiveDate"]
