@@ -25,14 +25,10 @@ from lambdaml.sampling import Sampler
 if TYPE_CHECKING:
     from lambdaml.job import Job
     from lambdaml.settings import Settings
+    from lambdaml.snapshot import State
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 200
-GROUP = 4
-"""Updates of the optimizer step that is timed beside one of a single update."""
-
-_RESET_EVERY = 8
-"""Steps after which the state is set back, so that timing does not train the model into nonsense."""
 
 
 @dataclass(slots=True)
@@ -41,14 +37,13 @@ class Times:
 
     encode_s: list[float] = field(default_factory=list)
     read_s: list[float] = field(default_factory=list)
-    one_s: list[float] = field(default_factory=list)
-    group_s: list[float] = field(default_factory=list)
+    apply_s: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
     update_bytes: int = 0
 
-    @property
-    def apply_s(self) -> float:
-        """Of each further update in an optimizer step."""
-        return max(0.0, (median(self.group_s) - median(self.one_s)) / (GROUP - 1))
+    def facts(self) -> CodecFacts:
+        """Their medians."""
+        return CodecFacts(self.update_bytes, median(self.encode_s), median(self.read_s), median(self.apply_s))
 
 
 class Bench:
@@ -64,6 +59,8 @@ class Bench:
         self.clock = clock
         self.replica = Replica(job, settings, clock, device)
         self.gradients = 0
+        self._buffers_s = 0.0
+        """Of comparing and restoring buffers after a gradient, which counts as encoding."""
         self._initial = self.replica.state()
 
     def reset(self) -> None:
@@ -93,15 +90,17 @@ class Bench:
     def _updates(self, count: int) -> list[Update]:
         """The next ones of worker 0, all from the present version; bodies are copies."""
         replica, first = self.replica, self.replica.view.fated[0]
-        updates = []
+        updates, encodes_s = [], []
         for seq in range(first, first + count):
             gradient = replica.gradient(0, seq)
             self.gradients += 1
+            encodes_s.append(gradient.encode_s)
             update = Update(
                 0, seq, gradient.base, 1, "profile", gradient.samples, gradient.loss, replica.settings.codec
             )
             update.body = {name: array.copy() for name, array in gradient.body.items()}
             updates.append(update)
+        self._buffers_s = median(encodes_s)
         return updates
 
     def _apply(self, updates: list[Update]) -> float:
@@ -123,7 +122,7 @@ class Bench:
         samplers = [self.sizes(size) for size in batch_sizes(settings.batch_size, settings.samples)]
         samplers = list({sampler.count(0, 0): sampler for sampler in samplers}.values())
         begun = self.clock()
-        peaks_mb = [self._peak_mb(sampler) for sampler in samplers]
+        peaks_mb = self._peaks_mb(samplers)
         times: list[list[float]] = [[] for _ in samplers]
         counts = [0] * len(samplers)
         for number in range(MOST_ROUNDS):
@@ -140,58 +139,69 @@ class Bench:
         )
         return step_time(points, times), memory(points)
 
-    def _peak_mb(self, sampler: Sampler) -> float:
-        """Peak memory of this process during two steps with batches of this size; they also warm it up."""
-        _forget_peak()
-        for seq in range(2):
-            self.gradient_s(sampler, seq)
+    def _peaks_mb(self, samplers: list[Sampler]) -> list[float]:
+        """Peak memory of this process during a gradient of each, with the optimizer's state there; it also warms up."""
         self.step()
+        peaks = []
+        for sampler in samplers:
+            _forget_peak()
+            self.gradient_s(sampler, 0)
+            peaks.append(_peak_mb())
         self.reset()
-        return _peak_mb()
+        return peaks
 
     def codecs(self, seconds: float, tell: Callable[[float], None]) -> tuple[dict[str, CodecFacts], float]:
-        """Every codec that needs no parameter, and the seconds of an optimizer step without its updates."""
+        """Every codec that needs no parameter, and the seconds of an optimizer step without its updates.
+
+        The same few gradients are encoded by each.
+        """
         replica, own = self.replica, (self.replica.settings, self.replica.codec)
+        self.step()
+        gradients, warm = self._updates(3), replica.state()
         found: dict[str, Times] = {}
         names = [name for name in CODECS.factories if _usable(name)]
         try:
             for number, name in enumerate(names):
                 replica.settings = own[0].model_copy(update={"codec": name})
                 replica.codec = CODECS.make(name)
-                found[name] = self._codec(seconds / len(names))
+                found[name] = self._codec(gradients, warm, seconds / len(names))
                 tell((number + 1) / len(names))
         finally:
             replica.settings, replica.codec = own
             self.reset()
-        facts = {
-            name: CodecFacts(times.update_bytes, median(times.encode_s), median(times.read_s), times.apply_s)
-            for name, times in found.items()
-        }
         plain = found[own[0].codec]
-        return facts, max(0.0, median(plain.one_s) - plain.apply_s)
+        optimizer_s = max(0.0, median(plain.step_s) - median(plain.apply_s))
+        return {name: times.facts() for name, times in found.items()}, optimizer_s
 
-    def _codec(self, seconds: float) -> Times:
+    def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
+        """From a state with the optimizer's own in it; each step that is timed comes right after another one."""
         times, begun, rounds = Times(), self.clock(), 0
         while rounds < LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
-            for count, seconds_of in ((1, times.one_s), (GROUP, times.group_s)):
-                updates = [self._travelled(update, times) for update in self._updates(count)]
-                seconds_of.append(self._apply(updates))
+            self.replica.load(warm)
+            updates = [self._travelled(gradient, times) for gradient in gradients]
+            self._apply(updates[:1])
+            for update in updates[1:]:
+                times.step_s.append(self._apply([update]))
             rounds += 1
-            if rounds % _RESET_EVERY == 0:
-                self.reset()
         return times
 
-    def _travelled(self, update: Update, times: Times) -> Update:
-        """As it comes out of the bucket; notes how long packing and reading took."""
-        replica = self.replica
-        encoded_s = replica.gradient(update.worker, update.seq).encode_s
+    def _travelled(self, gradient: Update, times: Times) -> Update:
+        """A plain gradient encoded by the replica's codec, as it comes out of the bucket; notes how long that took."""
+        replica, share = self.replica, 0.5
+        update = replace(gradient, codec=replica.settings.codec)
+        total = gradient.body["gradient"].copy()
+        buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
         begun = self.clock()
+        update.body = replica.codec.encode(gradient.body["gradient"]) | buffers
         data = update.pack()
         packed = self.clock()
         read = Update.unpack(data, update.worker, update.seq)
         replica.check(read)
         times.read_s.append(self.clock() - packed)
-        times.encode_s.append(encoded_s + packed - begun)
+        times.encode_s.append(self._buffers_s + packed - begun)
+        begun = self.clock()
+        total += replica.codec.decode(read.body, replica.size) * share
+        times.apply_s.append(self.clock() - begun)
         times.update_bytes = len(data) - len(replace(update, body={}).pack())
         return read
 

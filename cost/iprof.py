@@ -46,12 +46,8 @@ EPSILON = 0.1
 MOST_KEPT = 2_000
 """Observations that the cold start is fitted to: the newest."""
 
-SLOWDOWN_EPSILON = 0.02
+SLOWDOWN_EPSILON = 0.03
 """The same of a slowdown, which is 1 or so."""
-
-BLOCKS = 10
-"""That the updates of a run are cut into; the median of each is an observation, so that no straggler is taken for the
-device."""
 
 Weights = NDArray[np.float64]
 
@@ -233,6 +229,8 @@ class IProf:
     def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:
         """Learn from a run's trace; returns from how many of its updates.
 
+        The run is one observation, the median of its updates, so that a straggler is not taken for the device.
+
         Args:
             profile: of the run's job.
             rows: of a `Trace`: those with `samples` and `compute_s` count.
@@ -247,9 +245,7 @@ class IProf:
             return 0
         features = device.features()
         self.model.observe(features, 1.0, median(ratios))
-        size = max(1, -(-len(ratios) // BLOCKS))
-        for start in range(0, len(ratios), size):
-            self.model.correct(device.name, features, 1.0, median(ratios[start : start + size]))
+        self.model.correct(device.name, features, 1.0, median(ratios))
         self.runs += 1
         return len(ratios)
 

@@ -178,7 +178,7 @@ class StoreFacts:
     reading: dict[str, Any]
 
     def channel(self, like: Channel | None = None) -> Channel:
-        """The store for a simulation, with limits and prices of the channel it is `like`.
+        """The store for a simulation, with the limits of the channel it is `like`.
 
         The bandwidth is that of reads: an update is written once and read by every other function.
         """

@@ -124,14 +124,14 @@ def test_learning_from_a_run_moves_the_next_prediction_to_it(slowdown: float) ->
 def test_the_speed_that_plans_know_of_is_not_learnt_again() -> None:
     iprof, profile = IProf(), digits()
     iprof.learn_run(ARM, profile, rows(profile, 4.0), speed=0.25)
-    assert iprof.slowdown(ARM) == pytest.approx(1.0, abs=0.03)
+    assert iprof.slowdown(ARM) == pytest.approx(1.0, abs=0.04)
 
 
 def test_what_was_learnt_is_kept_for_profiles_of_the_same_machine(tmp_path: Path) -> None:
     profile = digits()
     assert learn(profile, rows(profile, 2.0), ARM, folder=tmp_path / "new") == 40
     again = IProf.open(profile, tmp_path / "new")
-    assert (again.runs, again.slowdown(ARM)) == (1, pytest.approx(2.0, abs=0.03))
+    assert (again.runs, again.slowdown(ARM)) == (1, pytest.approx(2.0, abs=0.04))
     elsewhere = replace(profile, machine=replace(profile.machine, processor="another"))
     assert IProf.open(elsewhere, tmp_path / "new").runs == 0
 

@@ -42,7 +42,7 @@ def test_the_store_is_a_channel_with_the_latencies_that_were_met() -> None:
     channel = store.channel(like=Channel.parse("s3-standard"))
     assert channel.latency_s("get", 0.5) == pytest.approx(0.010, rel=0.1)
     assert channel.transfer_s(50_000_000) == pytest.approx(1.0)
-    assert channel.prices == Channel.parse("s3-standard").prices
+    assert channel.writes_per_s == Channel.parse("s3-standard").writes_per_s
     assert replace(store, read_bytes_per_s=None).channel().transfer_s(10**9) == 0
 
 
