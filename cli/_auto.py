@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 
+if TYPE_CHECKING:
+    from lambdaml.cost.profile import Profile
+
 MEASURE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """What was planned: arguments of `lambdaml.train`, and what to learn from when it has run."""
+
+    options: dict[str, Any]
+    profile: Profile
+    functions: int
+
+    def learn(self, run: str) -> None:
+        """Let the next plan know how fast this machine was."""
+        from lambdaml.cost.iprof import Device, learn
+        from lambdaml.run import Run
+
+        functions = min(self.options["workers"], self.functions)
+        learn(self.profile, Run(run).trace(), Device.here(functions))
 
 
 def planned(
@@ -22,13 +43,14 @@ def planned(
     epochs: float | None,
     workers: int,
     functions: int | None,
-) -> dict[str, Any]:
-    """Arguments of `lambdaml.train` for the fastest way on this machine, with at most so many workers.
+) -> Auto:
+    """The fastest way on this machine, with at most so many workers.
 
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
     """
     from lambdaml.cost.candidates import Space
+    from lambdaml.cost.iprof import IProf
     from lambdaml.cost.measure import measure
     from lambdaml.cost.plan import MEASURED, Wishes, make_plan
     from lambdaml.cost.profile import Profile
@@ -52,9 +74,10 @@ def planned(
         platforms=("local",),
         functions=functions or os.cpu_count(),
     )
+    wishes = Wishes(target=target, epochs=epochs, minimise="time", space=space)
     with Share("planning") as share, interruptible(share.stop):
-        found = make_plan(known, Wishes(target=target, epochs=epochs, minimise="time", space=space), progress=share)
+        found = make_plan(known, wishes, iprof=IProf.open(known), progress=share)
     options = found.options()
     assert found.choice is not None
     print(f"planned: {found.choice.candidate}: {found.reason}", file=sys.stderr)
-    return options
+    return Auto(options, known, space.functions or 1)

@@ -132,8 +132,9 @@ def plan(
     limits = {"deadline_s": parse_time(deadline), "budget_usd": parse_usd(budget)}
 
     from lambdaml.cost.candidates import Space
+    from lambdaml.cost.iprof import IProf
     from lambdaml.cost.plan import Wishes, make_plan
-    from lambdaml.cost.prices import PriceBook
+    from lambdaml.cost.prices import user_book
 
     known = _profile(job, profile, args, None if epochs else target, most)
     wishes = Wishes(
@@ -152,7 +153,12 @@ def plan(
         **{name: value for name, value in limits.items() if value is not None},
     )
     with Share("planning") as share, interruptible(share.stop):
-        found = make_plan(known, wishes, PriceBook.load(*(prices or ())), progress=share)
+        found = make_plan(known, wishes, user_book(*(prices or ())), iprof=IProf.open(known), progress=share)
+    _show(found, known, html, as_csv, everything, as_json)
+    return 0 if found.chosen is not None else INFEASIBLE
+
+
+def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
     if html is not None:
         from lambdaml.cost.page import page
 
@@ -166,7 +172,6 @@ def plan(
         _print_csv(found)
     else:
         _print(found, everything)
-    return 0 if found.chosen is not None else INFEASIBLE
 
 
 def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:

@@ -155,11 +155,13 @@ def train(
     way: dict[str, Any] = {"schedule": schedule, "workers": workers, "codec": codec, "batch_size": batch_size}
     way |= {"epochs": epochs, "target": target}
     place = store or free_place(job)
+    auto = None
     if schedule == "auto":
         from lambdaml.cli._auto import planned
 
-        way = planned(job, place, arguments, profile, target, epochs, workers, functions)
-    return follow(
+        auto = planned(job, place, arguments, profile, target, epochs, workers, functions)
+        way = auto.options
+    status = follow(
         place,
         lambda opened, on_event: lambdaml.train(
             job,
@@ -179,6 +181,9 @@ def train(
         ),
         as_json=as_json,
     )
+    if auto is not None and status == 0:
+        auto.learn(place)
+    return status
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:

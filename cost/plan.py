@@ -21,6 +21,7 @@ from typing import Any, Literal
 from lambdaml.cost.assumptions import Assumption, assumptions
 from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.convergence import Convergence
+from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
 from lambdaml.cost.pace import Amounts, Pace, Shape, pace
 from lambdaml.cost.prices import PriceBook
@@ -37,7 +38,7 @@ REFINED = 12
 
 REFINING_SEEDS = (1, 2)
 
-NEGLIGIBLE = 0.02
+NEGLIGIBLE = 1 / 50
 """Share of a round's least time below which the transfer of its updates plays no part: then codecs share a simulation."""
 
 MEASURED = "measured"
@@ -136,12 +137,14 @@ def make_plan(
     wishes: Wishes,
     book: PriceBook | None = None,
     *,
+    iprof: IProf | None = None,
     processes: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
     """Plan.
 
     Args:
+        iprof: what earlier runs taught of how fast platforms are; without it, as fast as where was measured.
         processes: that simulate side by side; by default one a core.
 
     Raises:
@@ -150,7 +153,7 @@ def make_plan(
     began = time.monotonic()
     goal = _goal(profile, wishes)
     candidates = wishes.space.candidates(profile)
-    desk = _Desk(profile, wishes, goal, book or PriceBook.load())
+    desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     found = desk.outlooks(candidates, processes or os.cpu_count() or 1, progress)
     found.sort(key=lambda outlook: _rank(outlook, wishes))
     found = desk.refined(found[:REFINED]) + found[REFINED:]
@@ -189,8 +192,8 @@ def _goal(profile: Profile, wishes: Wishes) -> Goal:
 class _Desk:
     """What all outlooks of one plan share."""
 
-    def __init__(self, profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook) -> None:
-        self.profile, self.wishes, self.goal, self.book = profile, wishes, goal, book
+    def __init__(self, profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, iprof: IProf | None) -> None:
+        self.profile, self.wishes, self.goal, self.book, self._iprof = profile, wishes, goal, book, iprof
         self._channels: dict[str, Channel] = {}
         self._tariffs: dict[tuple[str, str], Tariff] = {}
         self._stragglers = STRAGGLERS.make(wishes.stragglers)
@@ -212,17 +215,26 @@ class _Desk:
     def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
         """The candidate's; compute is slowed by what its memory buys, so that the platform's own size is left out."""
         platform = Platform.parse(candidate.platform)
+        slowdown = self._slowdown(candidate, platform) / platform.speed()
         return Shape(
             candidate.schedule,
             candidate.workers,
             candidate.batch_size,
             self.profile.job.samples,
-            self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=1 / platform.speed()),
+            self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
             self.channel(candidate.channel),
             replace(platform, memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
             self.wishes.space.functions,
         )
+
+    def _slowdown(self, candidate: Candidate, platform: Platform) -> float:
+        """Of the candidate's functions against where the profile was measured, as far as earlier runs tell."""
+        if self._iprof is None:
+            return 1.0
+        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
+        here = platform.name == "local"
+        return self._iprof.slowdown(Device.here(functions) if here else Device.of(platform))
 
     def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
         if isinstance(pace, str):
