@@ -17,12 +17,13 @@ from lambdaml.cli.gc import gc
 from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
+from lambdaml.cli.staleness import staleness
 from lambdaml.cli.status import status
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
+VERBS = (train, simulate, resume, status, trace, staleness, verify, replay, cancel, copy, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

@@ -1,7 +1,8 @@
 """What a function measured: one row per update it published, written to the bucket in parts while it works.
 
 The first part is written at the start and tells who this function is. It holds the function's clock, and its date is
-the store's: so the times in the log, by whatever writer, can be put on one scale. Every later part ends with the
+the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
+and from what must have happened before what, all clocks are compared (`lambdaml.clocks`). Every later part ends with the
 meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
 last part is lost; fates and losses are not, they stand in the log.
 """
@@ -9,6 +10,7 @@ last part is lost; fates and losses are not, they stand in the log.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lambdaml import keys
@@ -37,11 +39,14 @@ class Tracer:
         self._rows.append({"kind": "function", "function": self._function, "now_s": round(before, 6), **facts})
         await self.flush()
         after = self._world.now()
+        self._rows.append({"kind": "clock", "function": self._function, "after_s": round(after, 6)})
         info = await self._world.store.head(keys.trace(self._function, 0))
         return before, after, info.modified if info else 0.0
 
     def published(self, update: Update, started: float, upload_s: float) -> None:
-        """A worker's update stands in the bucket."""
+        """A worker's update stands in the bucket. One that an earlier function put there is not ours to account for."""
+        if update.function != self._function:
+            return
         self._open[update.id] = {
             "kind": "update",
             "worker": update.worker,
@@ -58,7 +63,10 @@ class Tracer:
     def applied(
         self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int
     ) -> None:
-        """A commit was applied here. Its costs go to the first of this function's updates in it."""
+        """A commit was applied here. Its costs go to the first of this function's updates in it.
+
+        Times of the row are on this function's clock.
+        """
         now = self._world.now()
         for entry in commit.entries:
             row = self._open.pop((entry.worker, entry.seq), None)
@@ -67,10 +75,16 @@ class Tracer:
             started, published = row.pop("started"), row.pop("published")
             wait_s = max(0.0, now - published - download_s - apply_s)
             row |= {"started_s": started, "published_s": published}
-            row |= {"download_s": download_s, "wait_s": wait_s, "apply_s": apply_s, "age_s": now - started}
+            row |= {"applied_s": now, "download_s": download_s, "wait_s": wait_s, "apply_s": apply_s}
             row |= {"gets": gets, "polls": polls, "puts": 1, "bytes_received": received}
             gets = polls = received = 0
             self._rows.append({key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()})
+
+    def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
+        """This function wrote the log entry; these are the updates that it had read for it."""
+        found = [updates.get((entry.worker, entry.seq)) for entry in commit.entries]
+        moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
+        self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
 
     def due(self) -> bool:
         """Whether it is time for another part."""
