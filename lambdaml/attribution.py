@@ -140,8 +140,8 @@ def _distribution(rows: Iterable[Mapping[str, Any]]) -> Staleness:
 
 
 def _percentiles(ordered: Sequence[float]) -> dict[str, float]:
-    last = len(ordered) - 1
-    return {"p50": ordered[min(last, len(ordered) // 2)], "p95": ordered[int(0.95 * last)], "max": ordered[last]}
+    p50, p95 = (ordered[int(share * len(ordered))] for share in (0.5, 0.95))
+    return {"p50": p50, "p95": p95, "max": ordered[-1]}
 
 
 @dataclass(slots=True)
@@ -236,7 +236,7 @@ class _Table:
         between = slice(base, version - 1)  # by version - 1
         if base == version - 1:
             return {"tau_storage": 0, "tau_compute": 0, "tau_wait": 0, "tau_delivery": 0, "tau_uncertain": 0}
-        if any(name not in phases for name in _MOMENTS):
+        if not phases:
             return {}
         moments, uncertainty_s = self._seen_by(phases["function"], between)
         if not np.isfinite(uncertainty_s).all():
@@ -295,7 +295,8 @@ def _clocks(commits: Sequence[Commit], measured: Measured, logged: bool) -> Cloc
             sent_s = row["published_s"] - row["upload_s"]
             clocks.order(row["function"], sent_s, commit.function, commit.time_s if arrived is None else arrived)
             if logged:
-                clocks.order(commit.function, commit.time_s, row["function"], row["applied_s"])
+                if "applied_s" in row:
+                    clocks.order(commit.function, commit.time_s, row["function"], row["applied_s"])
                 if 0 < entry.base <= len(made):
                     base, begun_s = made[entry.base - 1], sent_s - row["encode_s"] - row["compute_s"]
                     clocks.order(base.function, base.time_s, row["function"], begun_s)

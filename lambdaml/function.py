@@ -218,7 +218,7 @@ class Function:
             for coroutine in self._coroutines:
                 coroutine.close()
         try:
-            await self.tracer.flush()
+            await self.tracer.close()
             if not self._over:
                 await self.world.gather(*[self.leases.release(worker) for worker in list(self.leases.held)])
         except StoreError:

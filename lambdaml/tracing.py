@@ -52,12 +52,13 @@ class Tracer:
             "worker": update.worker,
             "seq": update.seq,
             "function": self._function,
-            "started": started,
-            "published": self._world.now(),
+            "started_s": started,
+            "published_s": self._world.now(),
             "compute_s": update.compute_s,
             "encode_s": update.encode_s,
             "upload_s": upload_s,
             "bytes_sent": update.size_bytes,
+            "puts": 1,
         }
 
     def applied(
@@ -72,13 +73,11 @@ class Tracer:
             row = self._open.pop((entry.worker, entry.seq), None)
             if row is None:
                 continue
-            started, published = row.pop("started"), row.pop("published")
-            wait_s = max(0.0, now - published - download_s - apply_s)
-            row |= {"started_s": started, "published_s": published}
+            wait_s = max(0.0, now - row["published_s"] - download_s - apply_s)
             row |= {"applied_s": now, "download_s": download_s, "wait_s": wait_s, "apply_s": apply_s}
-            row |= {"gets": gets, "polls": polls, "puts": 1, "bytes_received": received}
+            row |= {"gets": gets, "polls": polls, "bytes_received": received}
             gets = polls = received = 0
-            self._rows.append({key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()})
+            self._rows.append(row)
 
     def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
         """This function wrote the log entry; these are the updates that it had read for it."""
@@ -86,19 +85,30 @@ class Tracer:
         moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
         self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
 
+    async def close(self) -> None:
+        """Write the last part. Updates that have no fate yet, or whose commit was not applied here, are told of as
+        far as they came."""
+        self._rows += self._open.values()
+        self._open.clear()
+        await self.flush()
+
     def due(self) -> bool:
         """Whether it is time for another part."""
         return bool(self._rows) and self._world.now() - self._flushed > FLUSH_S
 
     async def flush(self) -> None:
         """Write what has been measured since the last part, and the meter's reading."""
-        rows, self._rows = self._rows, []
+        rows, self._rows = [_rounded(row) for row in self._rows], []
         seconds = self._world.now() - self._started
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
         data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
         self._flushed = self._world.now()
         part, self._part = self._part, self._part + 1
         await self._world.store.put(keys.trace(self._function, part), data)
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
