@@ -51,7 +51,7 @@ def main() -> None:
         half = [row for row in rows if row["seq"] >= options.steps // 10]
         for worker in range(options.workers):
             mine = [row for row in half if row["worker"] == worker]
-            times += [row["age_s"] for row in mine if "age_s" in row]
+            times += [row["applied_s"] - row["started_s"] for row in mine if "applied_s" in row]
     n = options.workers
     latency, bandwidth = float(options.latency[:-2]) / 1e3, float(options.bandwidth[:-4]) * 1e6
     floor = 2 * (latency + 4 * options.floats / bandwidth)

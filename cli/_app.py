@@ -22,6 +22,7 @@ from lambdaml.cli.replay import replay
 from lambdaml.cli.report import report
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
+from lambdaml.cli.staleness import staleness
 from lambdaml.cli.status import status
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
@@ -35,6 +36,7 @@ VERBS = (
     resume,
     status,
     trace,
+    staleness,
     report,
     bill,
     verify,

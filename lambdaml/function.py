@@ -218,7 +218,7 @@ class Function:
             for coroutine in self._coroutines:
                 coroutine.close()
         try:
-            await self.tracer.flush()
+            await self.tracer.close()
             if not self._over:
                 await self.world.gather(*[self.leases.release(worker) for worker in list(self.leases.held)])
         except StoreError:
@@ -356,12 +356,12 @@ class Function:
             if checkpoint:
                 await self._checkpoint()
             self._hold = False
-            self._account(pending, apply_s)
+            self._account(pending, updates, apply_s)
             self._compare(commit, updates)
             self._pending.popleft()
             self.changed.set()
 
-    def _account(self, pending: _Pending, apply_s: float) -> None:
+    def _account(self, pending: _Pending, updates: dict[tuple[int, int], Update], apply_s: float) -> None:
         channel, commit = self.channel, pending.commit
         self.tracer.applied(
             commit,
@@ -373,6 +373,7 @@ class Function:
         )
         channel.gets = channel.polls = channel.bytes_received = 0
         if self.committer.active:
+            self.tracer.arrived(commit, updates)
             applied = commit.applied
             self.world.emit(
                 "commit",

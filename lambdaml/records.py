@@ -48,8 +48,8 @@ class Update:
     The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
     start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
     along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
-    for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, and `fault`, its reason to
-    reject the update.
+    for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, `arrived_s` (when it had
+    read and checked it), and `fault`, its reason to reject the update.
     """
 
     worker: int
@@ -70,6 +70,7 @@ class Update:
     body: Body = field(default_factory=dict)
     size_bytes: int = 0
     download_s: float = 0.0
+    arrived_s: float | None = None
     fault: str = ""
 
     @property
@@ -325,6 +326,7 @@ _HEADER = frozenset(Update.__dataclass_fields__) - {
     "body",
     "size_bytes",
     "download_s",
+    "arrived_s",
     "fault",
 }
 

@@ -13,11 +13,10 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
-from lambdaml.errors import BadObject, RunNotFound, SettingsError
-from lambdaml.records import Commit, Entry, Lease
+from lambdaml.errors import BadObject, RunNotFound, SettingsError, UserError
+from lambdaml.records import Commit, Lease
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
-from lambdaml.tracing import update_facts
 from lambdaml.usage import Usage
 
 if TYPE_CHECKING:
@@ -233,34 +232,25 @@ class Run:
     def trace(self) -> list[dict[str, Any]]:
         """One row per update that has a fate, in the order of the log; columns as in `lambdaml.traces`.
 
-        Each row joins what the log says with what the function that published the update measured. A function that
-        was killed takes at most its last 15 seconds of measurements with it: there the phases are missing.
+        Each row joins what the log says with what the function that published the update measured, and says where its
+        staleness comes from (`lambdaml.attribution`). A function that was killed takes at most its last 15 seconds of
+        measurements with it: there the phases are missing.
         """
-        measured: dict[tuple[int, int], dict[str, Any]] = {}
-        clocks: dict[str, tuple[float, float]] = {}  # of each function: the store's and its own, at one moment
-        for info, row in self._trace_rows("update", "function"):
-            if row["kind"] == "update":
-                measured[row["worker"], row["seq"]] = row
-            elif "now_s" in row:
-                clocks[row["function"]] = (info.modified, row["now_s"])
-        rows: list[dict[str, Any]] = []
-        began: tuple[float, float] | None = None
-        for commit in self.log():
-            clock = clocks.get(commit.function)
-            began = clock if commit.commit == 0 else began
-            committed_s = round(clock[0] - began[0] + commit.time_s - clock[1], 6) if clock and began else None
-            numbered = enumerate(commit.steps, commit.version + 1)
-            decided: list[tuple[Entry, int | None]] = [(entry, version) for version, step in numbered for entry in step]
-            decided += [(entry, None) for entry in commit.refused]
-            for entry, version in decided:
-                row = update_facts(commit, entry, version) | {"committed_s": committed_s}
-                phases = dict(measured.get((entry.worker, entry.seq), {}))
-                own = clocks.get(phases.get("function", ""))
-                for name in ("started_s", "published_s"):
-                    if (moment := phases.pop(name, None)) is not None and own and began:
-                        row[name] = round(own[0] - began[0] + moment - own[1], 6)
-                rows.append(row | {k: v for k, v in phases.items() if k not in ("kind", *row)})
-        return rows
+        from lambdaml.attribution import Measured, join
+
+        measured = Measured()
+        for info, row in self._trace_rows("update", "function", "clock", "arrivals"):
+            measured.add(row, info.key.split("/")[1], info.modified)
+        return join(list(self.log()), measured, logged=self._logged())
+
+    def _logged(self) -> bool:
+        """Whether functions follow the log; False, too, where the schedule is not known here."""
+        from lambdaml.schedules import SCHEDULES
+
+        try:
+            return not SCHEDULES.make(self.settings.schedule).agreed
+        except UserError:
+            return False
 
     def requests(self) -> MeterReading:
         """What the run's functions asked of the store, by their own meters, with times.

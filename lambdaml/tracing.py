@@ -1,7 +1,8 @@
 """What a function measured: one row per update it published, written to the bucket in parts while it works.
 
 The first part is written at the start and tells who this function is. It holds the function's clock, and its date is
-the store's: so the times in the log, by whatever writer, can be put on one scale. Every later part ends with the
+the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
+and from what must have happened before what, all clocks are compared (`lambdaml.clocks`). Every later part ends with the
 meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
 last part is lost; fates and losses are not, they stand in the log.
 """
@@ -9,6 +10,7 @@ last part is lost; fates and losses are not, they stand in the log.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lambdaml import keys
@@ -37,40 +39,58 @@ class Tracer:
         self._rows.append({"kind": "function", "function": self._function, "now_s": round(before, 6), **facts})
         await self.flush()
         after = self._world.now()
+        self._rows.append({"kind": "clock", "function": self._function, "after_s": round(after, 6)})
         info = await self._world.store.head(keys.trace(self._function, 0))
         return before, after, info.modified if info else 0.0
 
     def published(self, update: Update, started: float, upload_s: float) -> None:
-        """A worker's update stands in the bucket."""
+        """A worker's update stands in the bucket. One that an earlier function put there is not ours to account for."""
+        if update.function != self._function:
+            return
         self._open[update.id] = {
             "kind": "update",
             "worker": update.worker,
             "seq": update.seq,
             "function": self._function,
-            "started": started,
-            "published": self._world.now(),
+            "started_s": started,
+            "published_s": self._world.now(),
             "compute_s": update.compute_s,
             "encode_s": update.encode_s,
             "upload_s": upload_s,
             "bytes_sent": update.size_bytes,
+            "puts": 1,
         }
 
     def applied(
         self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int
     ) -> None:
-        """A commit was applied here. Its costs go to the first of this function's updates in it."""
+        """A commit was applied here. Its costs go to the first of this function's updates in it.
+
+        Times of the row are on this function's clock.
+        """
         now = self._world.now()
         for entry in commit.entries:
             row = self._open.pop((entry.worker, entry.seq), None)
             if row is None:
                 continue
-            started, published = row.pop("started"), row.pop("published")
-            wait_s = max(0.0, now - published - download_s - apply_s)
-            row |= {"started_s": started, "published_s": published}
-            row |= {"download_s": download_s, "wait_s": wait_s, "apply_s": apply_s, "age_s": now - started}
-            row |= {"gets": gets, "polls": polls, "puts": 1, "bytes_received": received}
+            wait_s = max(0.0, now - row["published_s"] - download_s - apply_s)
+            row |= {"applied_s": now, "download_s": download_s, "wait_s": wait_s, "apply_s": apply_s}
+            row |= {"gets": gets, "polls": polls, "bytes_received": received}
             gets = polls = received = 0
-            self._rows.append({key: round(v, 6) if isinstance(v, float) else v for key, v in row.items()})
+            self._rows.append(row)
+
+    def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
+        """This function wrote the log entry; these are the updates that it had read for it."""
+        found = [updates.get((entry.worker, entry.seq)) for entry in commit.entries]
+        moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
+        self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
+
+    async def close(self) -> None:
+        """Write the last part. Updates that have no fate yet, or whose commit was not applied here, are told of as
+        far as they came."""
+        self._rows += self._open.values()
+        self._open.clear()
+        await self.flush()
 
     def due(self) -> bool:
         """Whether it is time for another part."""
@@ -78,13 +98,17 @@ class Tracer:
 
     async def flush(self) -> None:
         """Write what has been measured since the last part, and the meter's reading."""
-        rows, self._rows = self._rows, []
+        rows, self._rows = [_rounded(row) for row in self._rows], []
         seconds = self._world.now() - self._started
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
         data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
         self._flushed = self._world.now()
         part, self._part = self._part, self._part + 1
         await self._world.store.put(keys.trace(self._function, part), data)
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:

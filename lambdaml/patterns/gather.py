@@ -58,6 +58,7 @@ class Gather:
         """An update became known: looked up, or published here."""
         if update.seq >= self._function.head.fated[update.worker] and update.id not in self.arrived:
             self.arrived[update.id] = update
+            update.arrived_s = self._function.world.now()
             if update.upload_s is not None:
                 self._pace(update.worker).said(update.ready_s + update.upload_s)
             self.news += 1

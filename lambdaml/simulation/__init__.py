@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lambdaml.attribution import Split
 from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
@@ -37,15 +38,6 @@ DEFAULT_UPDATES = 2_000
 """Or 50 of each worker, where that is more."""
 
 BATCH_SIZE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Mean staleness by the phase of the update's life in which the intervening steps were committed; adds up."""
-
-    storage: float
-    compute: float
-    wait: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +258,7 @@ def _exact_result(
         lifetimes_s=tuple(lasted),
         stored_byte_s=stored / 2 * train.seconds,
         utilisation=round(sum(life.world.busy_s for life in virtual.lives) / max(sum(lasted), 1e-9), 4),
-        split=split(rows),
+        split=Split.of(rows),
         commits=len(commits),
         exact=True,
         costs=virtual.costs,
@@ -313,28 +305,3 @@ def _share(staleness: float, cycle_s: dict[str, float]) -> Split | None:
     }
     whole = sum(phases.values())
     return Split(**{name: staleness * seconds / whole for name, seconds in phases.items()}) if whole else None
-
-
-def split(rows: list[dict[str, Any]]) -> Split | None:
-    """Mean staleness of a trace by phase; None where no row has the times it takes.
-
-    A step counts as storage if it was committed before the update's worker could start (but not known to it) or
-    during the upload, as compute while the gradient was queued and computed, as wait after that.
-    """
-    committed: dict[int, float] = {}
-    for row in rows:
-        if row["version"] is not None and row["committed_s"] is not None:
-            committed[row["version"]] = row["committed_s"]
-    totals = {"storage": 0, "compute": 0, "wait": 0}
-    counted = 0
-    for row in rows:
-        started, published = row.get("started_s"), row.get("published_s")
-        if row["fate"] != "applied" or started is None or published is None:
-            continue
-        counted += 1
-        for version in range(row["base"] + 1, row["version"]):
-            moment = committed.get(version, math.inf)
-            during_upload = published - row["upload_s"] < moment <= published
-            phase = "wait" if moment > published else "storage" if during_upload or moment <= started else "compute"
-            totals[phase] += 1
-    return Split(**{name: total / counted for name, total in totals.items()}) if counted else None

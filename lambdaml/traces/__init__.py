@@ -20,7 +20,7 @@ from lambdaml.settings import Settings, make_settings
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the table and its metadata."""
 
 SOURCES = ("live", "simulated", "synthetic")
@@ -53,8 +53,17 @@ COLUMNS = (
     Column("loss", float, "as the job's", "mean over its batch, before the step"),
     Column("generation", int, "", "of the lease it was published under"),
     Column("committed_s", float, "s", "from the run's beginning until its log entry, by the writer's clock"),
+    Column("age_s", float, "s", "from the commit that made its base until its own"),
+    Column("tau_storage", int, "steps", "of its staleness, committed before its worker could start or during upload"),
+    Column("tau_compute", int, "steps", "committed while it was queued, computed and encoded"),
+    Column("tau_wait", int, "steps", "committed after its upload"),
+    Column("tau_delivery", int, "steps", "of tau_wait, committed before the log's writer had read it"),
+    Column("tau_uncertain", int, "steps", "of all, committed so near to a boundary that clocks cannot tell the phase"),
+    Column("clock_s", float, "s", "that clocks may be off by"),
     Column("started_s", float, "s", "from the run's beginning until its worker could start, by its function's clock"),
     Column("published_s", float, "s", "until its put had returned, by the same clock"),
+    Column("arrived_s", float, "s", "until the log's writer had read it, by the writer's clock"),
+    Column("applied_s", float, "s", "until its commit was applied by its function, by that one's clock"),
     Column("function", str, "", "who published it"),
     Column("compute_s", float, "s", "fetching the batch, forward, backward"),
     Column("encode_s", float, "s", "codec and buffers"),
@@ -62,7 +71,6 @@ COLUMNS = (
     Column("download_s", float, "s", "the slowest read among the updates of its commit"),
     Column("wait_s", float, "s", "from its upload until its commit was applied, less download and apply"),
     Column("apply_s", float, "s", "sum and optimizer steps of its commit"),
-    Column("age_s", float, "s", "from when its worker could start until its commit was applied"),
     Column("bytes_sent", int, "bytes", "size of the object"),
     Column("bytes_received", int, "bytes", "of updates read for its commit"),
     Column("gets", int, "", "reads of updates for its commit that found one"),
