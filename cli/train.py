@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdaml.cli import _options
+from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
 
 _LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
@@ -109,6 +109,11 @@ def train(
     lease: Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
+    budget: _caps.Budget = None,
+    deadline: _caps.Deadline = None,
+    max_requests: _caps.MaxRequests = None,
+    platform: _caps.As = None,
+    store_as: _caps.StoreAs = None,
     as_json: _options.Json = False,
 ) -> int:
     """Train a job with stateless workers that share nothing but a store.
@@ -116,14 +121,16 @@ def train(
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
     arguments = parse_args(args or ())
-    limits = {"lease_s": lease, "max_update_norm": max_update_norm, "max_rejected": max_rejected}
+    limits: dict[str, Any] = {"lease_s": lease, "max_update_norm": max_update_norm, "max_rejected": max_rejected}
 
     import lambdaml
     from lambdaml.cli._follow import follow
     from lambdaml.training import free_place
 
+    place = store or free_place(job)
+    cap = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
     return follow(
-        store or free_place(job),
+        place,
         lambda opened, on_event: lambdaml.train(
             job,
             opened,
@@ -141,6 +148,7 @@ def train(
             args=arguments,
             snapshot_every=snapshot_every,
             lifetime_s=float("inf") if lifetime is None else lifetime,
+            cap=cap,
             on_event=on_event,
             **{name: value for name, value in limits.items() if value is not None},
         ),

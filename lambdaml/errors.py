@@ -14,6 +14,7 @@ LambdaMLError                 the root: one line for a person, `exit_code` for t
 ├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
 ├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
 └── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
+    └── RunCapped             what it may spend is spent; it can be resumed with a higher cap         (exit 1)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ __all__ = [
     "LeaseLost",
     "NewerSchema",
     "ReplicaDiverged",
+    "RunCapped",
     "RunExists",
     "RunFailed",
     "RunNotFound",
@@ -105,6 +107,10 @@ class VerifyFailed(LambdaMLError):
 
 class RunFailed(LambdaMLError):
     """The run stopped before it finished; the message says why and what to do."""
+
+
+class RunCapped(RunFailed):
+    """What the run may spend is spent. It stopped in good order, and can be resumed with a higher cap."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

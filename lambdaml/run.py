@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lambdaml.snapshot import State
     from lambdaml.verify import Report
 
-_BATCH = 256
+_FIRST_BATCH, _BATCH = 8, 256
+"""Log entries that are asked for at once: few at first, for those past the log's end are asked for in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,10 @@ class Run:
         Raises:
             BadObject: an entry is damaged.
         """
+        size = _FIRST_BATCH
         while True:
-            batch = self.store.get_many([keys.log(commit) for commit in range(start, start + _BATCH)])
+            batch = self.store.get_many([keys.log(commit) for commit in range(start, start + size)])
+            size = min(2 * size, _BATCH)
             for data in batch:
                 if data is None:
                     return
