@@ -120,39 +120,30 @@ def train(
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
-    arguments = parse_args(args or ())
-    limits: dict[str, Any] = {"lease_s": lease, "max_update_norm": max_update_norm, "max_rejected": max_rejected}
-
     import lambdaml
     from lambdaml.cli._follow import follow
     from lambdaml.training import free_place
 
     place = store or free_place(job)
-    cap = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+    length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
+    how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
+    where = {"functions": functions, "engine": engine, "device": device}
+    limits = {
+        "lifetime_s": lifetime,
+        "lease_s": lease,
+        "max_update_norm": max_update_norm,
+        "max_rejected": max_rejected,
+    }
+    options: dict[str, Any] = {
+        **length,
+        **how,
+        **where,
+        **{name: value for name, value in limits.items() if value is not None},
+        "args": parse_args(args or ()),
+        "cap": _caps.caps(place, budget, deadline, max_requests, platform, store_as),
+    }
     return follow(
-        place,
-        lambda opened, on_event: lambdaml.train(
-            job,
-            opened,
-            workers=workers,
-            schedule=schedule,
-            steps=steps,
-            epochs=epochs,
-            target=target,
-            codec=codec,
-            staleness=staleness,
-            functions=functions,
-            engine=engine,
-            device=device,
-            seed=seed,
-            args=arguments,
-            snapshot_every=snapshot_every,
-            lifetime_s=float("inf") if lifetime is None else lifetime,
-            cap=cap,
-            on_event=on_event,
-            **{name: value for name, value in limits.items() if value is not None},
-        ),
-        as_json=as_json,
+        place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json=as_json
     )
 
 
