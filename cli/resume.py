@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lambdaml.cli import _options
+from lambdaml.cli import _caps, _options
 
 
 def resume(
@@ -11,12 +11,18 @@ def resume(
     engine: _options.Engine = None,
     device: _options.Device = "auto",
     lifetime: _options.Lifetime = None,
+    budget: _caps.Budget = None,
+    deadline: _caps.Deadline = None,
+    max_requests: _caps.MaxRequests = None,
+    platform: _caps.As = None,
+    store_as: _caps.StoreAs = None,
     as_json: _options.Json = False,
 ) -> int:
     """Go on with a run where its log ends, until it is finished."""
     import lambdaml
     from lambdaml.cli._follow import follow
 
+    cap = _caps.caps(run, budget, deadline, max_requests, platform, store_as)
     return follow(
         run,
         lambda opened, on_event: lambdaml.resume(
@@ -25,6 +31,7 @@ def resume(
             engine=engine,
             device=device,
             lifetime_s=float("inf") if lifetime is None else lifetime,
+            cap=cap,
             on_event=on_event,
         ),
         as_json=as_json,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdaml.cli import _options
+from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
 
 _LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
@@ -139,47 +139,48 @@ def train(
     lease: Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
+    budget: _caps.Budget = None,
+    deadline: _caps.Deadline = None,
+    max_requests: _caps.MaxRequests = None,
+    platform: _caps.As = None,
+    store_as: _caps.StoreAs = None,
     as_json: _options.Json = False,
 ) -> int:
     """Train a job with stateless workers that share nothing but a store.
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
-    arguments = parse_args(args or ())
-    limits = {"lease_s": lease, "max_update_norm": max_update_norm, "max_rejected": max_rejected}
-
     import lambdaml
     from lambdaml.cli._follow import follow
     from lambdaml.training import free_place
 
-    way: dict[str, Any] = {"schedule": schedule, "workers": workers, "codec": codec, "batch_size": batch_size}
-    way |= {"epochs": epochs, "target": target}
-    place = store or free_place(job)
+    place, arguments = store or free_place(job), parse_args(args or ())
+    length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
+    how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
+    how |= {"batch_size": batch_size, "coherence": coherence}
+    where = {"functions": functions, "engine": engine, "device": device}
+    limits = {
+        "lifetime_s": lifetime,
+        "lease_s": lease,
+        "max_update_norm": max_update_norm,
+        "max_rejected": max_rejected,
+    }
     auto = None
     if schedule == "auto":
         from lambdaml.cli._auto import planned
 
         auto = planned(job, place, arguments, profile, target, epochs, workers, functions)
-        way = auto.options
+    options: dict[str, Any] = {
+        **length,
+        **how,
+        **where,
+        **{name: value for name, value in limits.items() if value is not None},
+        **(auto.options if auto else {}),
+        "args": arguments,
+        "cap": _caps.caps(place, budget, deadline, max_requests, platform, store_as),
+    }
     status = follow(
-        place,
-        lambda opened, on_event: lambdaml.train(
-            job,
-            opened,
-            steps=steps,
-            staleness=staleness,
-            functions=functions,
-            engine=engine,
-            device=device,
-            seed=seed,
-            args=arguments,
-            snapshot_every=snapshot_every,
-            coherence=coherence,
-            lifetime_s=float("inf") if lifetime is None else lifetime,
-            on_event=on_event,
-            **{name: value for name, value in {**way, **limits}.items() if value is not None},
-        ),
-        as_json=as_json,
+        place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json=as_json
     )
     if auto is not None and status == 0:
         auto.learn(place)

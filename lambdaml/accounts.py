@@ -27,6 +27,8 @@ class Accounts:
 
     def __init__(self, store: Store) -> None:
         self.earlier: list[Usage] = []
+        self._settled = MeterReading()
+        self._closed: MeterReading | None = None
         self._store = store
         self._began = time.monotonic()
         self._before = self._metered()
@@ -46,6 +48,7 @@ class Accounts:
                 self._latest[usage.function] = usage
             elif kind == "ended" and event["function"] in self._latest:
                 usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=True)
+                self._settled = self._settled + usage.reading
                 self._written.append(self._writer.submit(self._write, usage))
 
     @property
@@ -53,17 +56,29 @@ class Accounts:
         """Wall time since the call began."""
         return time.monotonic() - self._began
 
-    def usage(self) -> list[Usage]:
-        """All that was used by now, in earlier calls too."""
+    def functions(self) -> list[Usage]:
+        """What each function has used by now, in earlier calls too."""
         with self._lock:
-            return [*self.earlier, *self._latest.values(), self._own(self._metered() - self._before)]
+            return [*(usage for usage in self.earlier if not usage.launcher), *self._latest.values()]
+
+    def reading(self) -> MeterReading:
+        """All requests and bytes by now, in earlier calls too, and of the calling processes."""
+        with self._lock:
+            alive = total(usage for usage in self._latest.values() if not usage.complete)
+            return self._settled + alive + (self._metered() - self._before)
+
+    def begin(self, earlier: list[Usage]) -> None:
+        """The run has been used before."""
+        self.earlier, self._settled = earlier, total(earlier)
 
     def close(self) -> MeterReading:
-        """Write down what is not written yet, this process's own usage last; returns the run's total.
+        """Write down what is not written yet, this process's own usage last; returns the run's total. Once.
 
         Raises:
             StoreError: it could not be written.
         """
+        if self._closed is not None:
+            return self._closed
         with self._lock, self._writer:
             alive = [usage for usage in self._latest.values() if not usage.complete]
             self._written += [self._writer.submit(self._write, usage) for usage in alive]
@@ -77,7 +92,8 @@ class Accounts:
             put = MeterReading({"create": 1}, bytes_sent=len(data))
             with_this = replace(own, reading=own.reading + put)
         self._store.create(keys.usage(own.function), with_this.dump())
-        return total([*self.earlier, *self._latest.values(), with_this])
+        self._closed = total([*self.earlier, *self._latest.values(), with_this])
+        return self._closed
 
     def abandon(self) -> None:
         """Write what can be written, after an error."""

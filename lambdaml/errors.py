@@ -15,6 +15,7 @@ LambdaMLError                 the root: one line for a person, `exit_code` for t
 ├── PricesUnreachable         the AWS Price List API could not be asked, or refused                    (exit 1)
 ├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
 └── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
+    └── RunCapped             what it may spend is spent; it can be resumed with a higher cap         (exit 1)
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
     "NewerSchema",
     "PricesUnreachable",
     "ReplicaDiverged",
+    "RunCapped",
     "RunExists",
     "RunFailed",
     "RunNotFound",
@@ -111,6 +113,10 @@ class VerifyFailed(LambdaMLError):
 
 class RunFailed(LambdaMLError):
     """The run stopped before it finished; the message says why and what to do."""
+
+
+class RunCapped(RunFailed):
+    """What the run may spend is spent. It stopped in good order, and can be resumed with a higher cap."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

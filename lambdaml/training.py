@@ -16,6 +16,7 @@ from typing import Any
 
 from lambdaml import keys
 from lambdaml.accounts import Accounts
+from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
@@ -91,6 +92,7 @@ def train(
     args: Mapping[str, Any] | None = None,
     snapshot_every: int | None = None,
     lifetime_s: float = float("inf"),
+    cap: Cap | None = None,
     on_event: Emit = lambda event: None,
     **settings: Any,
 ) -> TrainResult:
@@ -112,13 +114,14 @@ def train(
         args: keyword arguments of the job's constructor.
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
         lifetime_s: limits the life of each function, as platforms do.
+        cap: says when the run must stop, for what it will have spent by then; see `lambdaml.caps`.
         on_event: takes progress events, from any thread.
         settings: `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
 
     Raises:
         UserError: what was asked for makes no sense; nothing was started.
         JobFailed: the job's own code raised.
-        RunFailed: the run stopped before it finished; `resume` goes on from there.
+        RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
     """
     if FUNCTION in os.environ:
         raise JobError("a function imported a script that trains: put the call under if __name__ == '__main__':")
@@ -151,7 +154,7 @@ def train(
         check(opened)
         begin(opened, run_settings, instance, chosen)
         launch = Launch(opened, run_settings, instance, _functions(run_settings, functions), device, lifetime_s)
-        return _supervise(launch, chosen, accounts, on_event)
+        return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
 
@@ -163,6 +166,7 @@ def resume(
     engine: str | None = None,
     device: str = "auto",
     lifetime_s: float = float("inf"),
+    cap: Cap | None = None,
     job: Job | None = None,
     on_event: Emit = lambda event: None,
 ) -> TrainResult:
@@ -170,7 +174,7 @@ def resume(
 
     Raises:
         RunNotFound, JobError, NewerSchema: it cannot be gone on with.
-        RunFailed: it was cancelled or has diverged.
+        RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     accounts = Accounts(opened)
@@ -180,9 +184,9 @@ def resume(
         device = pick_device(device)
         instance = job or load_run_job(settings)
         begin(opened, settings, instance, chosen)
-        accounts.earlier = Run(opened).usage()
+        accounts.begin(Run(opened).usage())
         launch = Launch(opened, settings, instance, _functions(settings, functions), device, lifetime_s)
-        return _supervise(launch, chosen, accounts, on_event)
+        return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
 
@@ -316,24 +320,36 @@ def _functions(settings: Settings, asked: int | None) -> int:
     return min(settings.workers, asked if asked is not None else os.cpu_count() or 1)
 
 
-def _supervise(launch: Launch, engine: Engine, accounts: Accounts, on_event: Emit) -> TrainResult:
-    """Run functions and evaluate what they write, until the run ends."""
+def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit) -> TrainResult:
+    """Run functions and evaluate what they write, until the run ends or may spend no more."""
     store, settings = launch.store, launch.settings
-    run = Run(store)
+    run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
-    evaluator = Evaluator(store, settings, launch.job, launch.device, on_event)
-    watch = _Evaluations(engine, evaluator, store)
+    watch = _Evaluations(engine, Evaluator(store, settings, launch.job, launch.device, on_event), store)
+    snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
+    judge = Judge(cap, launch, accounts, snapshots[-1]) if cap is not None else None
 
     def emit(event: dict[str, Any]) -> None:
         accounts.take(event)
         if event["event"] == "snapshot":
             watch.go()
         on_event(event)
+        if judge is not None:
+            judge.take(event)
 
     try:
-        for count in (launch.functions, 1):  # the second time if the result's writer, perhaps not one of ours, was lost
+        try:
+            for count in (launch.functions, 1):  # again if the result's writer, perhaps not one of ours, was lost
+                if store.head(keys.MODEL) is None:
+                    if judge is not None and judge.ask() is not None:
+                        raise capped(judge.reason, snapshots[-1], accounts)
+                    engine.run(replace(launch, functions=count), emit)
+        except Enough as enough:
             if store.head(keys.MODEL) is None:
-                engine.run(replace(launch, functions=count), emit)
+                watch.join()
+                # A replay on a processor of another kind than the functions' may round differently.
+                version = keep_newest(run) if launch.device == "cpu" else run.status().version
+                raise capped(str(enough), version, accounts) from None
         watch.go()
         watch.join()
         return result(run, accounts.seconds, accounts.close)

@@ -1,0 +1,103 @@
+"""What a run may spend: options of `train` and `resume`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lambdaml.errors import SettingsError, UserError
+
+if TYPE_CHECKING:
+    from lambdaml.cost.caps import Caps
+
+_CAPS = "What it may spend"
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        metavar="USD", help="Stop before the run costs more, all calls together; with --as.", rich_help_panel=_CAPS
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Stop before this command takes longer: `20m`, `1h30m`.", rich_help_panel=_CAPS),
+]
+MaxRequests = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Stop before more requests, all calls together: `1e6`.", rich_help_panel=_CAPS),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="PLATFORM",
+        help="What functions cost, for --budget: `lambda-arm:1769` (memory in MB), `spot`, or `local` for nothing.",
+        rich_help_panel=_CAPS,
+    ),
+]
+StoreAs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STORE",
+        help="What requests cost, for --budget: `s3-standard`, `s3-express` ...; by default what the store is.",
+        rich_help_panel=_CAPS,
+    ),
+]
+
+
+def caps(
+    url: str,
+    budget: float | None,
+    deadline: str | None,
+    max_requests: float | None,
+    platform: str | None,
+    store_as: str | None,
+) -> Caps | None:
+    """What these options ask for; None for no caps.
+
+    Raises:
+        UserError: they do not fit together, or mean nothing.
+    """
+    if budget is None and (platform or store_as):
+        raise UserError(f"{'--as' if platform else '--store-as'} says what a --budget is spent on: give one, too")
+    if budget is None and deadline is None and max_requests is None:
+        return None
+    from lambdaml.cost.caps import Caps, priced
+
+    usd = None
+    if budget is not None:
+        if platform is None:
+            raise UserError("--budget: say what functions cost with --as, for example --as lambda-arm:1769")
+        from lambdaml.cost.prices import user_book
+        from lambdaml.cost.tariff import Tariff
+
+        try:
+            usd = priced(Tariff(user_book(), store_as or _channel(url), platform))
+        except SettingsError as error:
+            raise UserError(f"--budget: {error}") from None
+    return Caps(budget, None if deadline is None else seconds(deadline), max_requests, usd)
+
+
+def seconds(text: str) -> float:
+    """`90`, `20m`, `1h30m` as seconds.
+
+    Raises:
+        UserError: it is no such time.
+    """
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not text.strip() or found is None:
+        raise UserError(f"{text!r} is no time: write 90s, 20m or 1h30m")
+    return sum(float(number) * unit for number, unit in zip(found.groups(), _UNITS_S.values(), strict=True) if number)
+
+
+def _channel(url: str) -> str:
+    """The store of the price book that a URL stands for; `disk` for those that nobody bills."""
+    from lambdaml.storage.url import StoreURL
+
+    parsed = StoreURL.parse(url)
+    if parsed.scheme == "s3" and "endpoint" not in parsed.params:
+        return "s3-express" if parsed.location.partition("/")[0].endswith("--x-s3") else "s3-standard"
+    return "disk"
