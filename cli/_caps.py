@@ -71,11 +71,12 @@ def caps(
     if budget is not None:
         if platform is None:
             raise UserError("--budget: say what functions cost with --as, for example --as lambda-arm:1769")
+        from lambdaml.cost.bill import channel_of
         from lambdaml.cost.prices import user_book
         from lambdaml.cost.tariff import Tariff
 
         try:
-            usd = priced(Tariff(user_book(), store_as or _channel(url), platform))
+            usd = priced(Tariff(user_book(), store_as or channel_of(url), platform))
         except SettingsError as error:
             raise UserError(f"--budget: {error}") from None
     return Caps(budget, None if deadline is None else seconds(deadline), max_requests, usd)
@@ -91,13 +92,3 @@ def seconds(text: str) -> float:
     if not text.strip() or found is None:
         raise UserError(f"{text!r} is no time: write 90s, 20m or 1h30m")
     return sum(float(number) * unit for number, unit in zip(found.groups(), _UNITS_S.values(), strict=True) if number)
-
-
-def _channel(url: str) -> str:
-    """The store of the price book that a URL stands for; `disk` for those that nobody bills."""
-    from lambdaml.storage.url import StoreURL
-
-    parsed = StoreURL.parse(url)
-    if parsed.scheme == "s3" and "endpoint" not in parsed.params:
-        return "s3-express" if parsed.location.partition("/")[0].endswith("--x-s3") else "s3-standard"
-    return "disk"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lambdaml.cli import _format, _options
+from lambdaml.cli._caps import seconds
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 from lambdaml.cli.train import Args, parse_args
@@ -39,7 +40,7 @@ Epochs = Annotated[
     float | None,
     typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_WISHES),
 ]
-Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 2h.", rich_help_panel=_WISHES)]
+Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_WISHES)]
 Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
 Minimise = Annotated[
     str,
@@ -129,7 +130,7 @@ def plan(
     if minimise not in ("cost", "time", "balanced"):
         raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
     least, most = parse_range(workers)
-    limits = {"deadline_s": parse_time(deadline), "budget_usd": parse_usd(budget)}
+    limits = {"deadline_s": None if deadline is None else seconds(deadline), "budget_usd": parse_usd(budget)}
 
     from lambdaml.cost.candidates import Space
     from lambdaml.cost.iprof import IProf
@@ -267,16 +268,6 @@ def parse_range(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2] or match[1]):
         raise UserError(f"--workers {text}: write LEAST..MOST, such as 1..64")
     return int(match[1]), int(match[2] or match[1])
-
-
-def parse_time(text: str | None) -> float | None:
-    """`90`, `90s`, `30m`, `2h` in seconds."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text)
-    if match is None or not float(match[1]) > 0:
-        raise UserError(f"{text!r} is no time: write 90s, 30m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 
 def parse_usd(text: str | None) -> float | None:

@@ -54,13 +54,13 @@ class Share:
     bytes_received: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count the requests of an update's row."""
+        """Count the requests of an update's row, which may not have come to its end."""
         self.updates += 1
         for kind, name in (("get", "gets"), ("get_miss", "polls"), ("create", "puts")):
-            if row[name]:
+            if row.get(name):
                 self.requests[kind] += row[name]
         self.bytes_sent += row["bytes_sent"]
-        self.bytes_received += row["bytes_received"]
+        self.bytes_received += row.get("bytes_received", 0)
 
 
 @dataclass(slots=True)
@@ -156,10 +156,12 @@ def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str
 def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
     """The phases of an update, one after the other without a gap; what is left over was waiting."""
     started, published = row["started_s"], row["published_s"]
-    applied = min(max(published, started + row["age_s"]), max(end, published))
+    applied = min(max(published, row.get("applied_s", published)), max(end, published))
     phases = [("compute", row["compute_s"]), ("encode", row["encode_s"]), ("upload", row["upload_s"])]
     yield from _fitted(started, published, phases, row)
-    yield from _fitted(published, applied, [("download", row["download_s"]), ("apply", row["apply_s"])], row)
+    yield from _fitted(
+        published, applied, [("download", row.get("download_s", 0.0)), ("apply", row.get("apply_s", 0.0))], row
+    )
 
 
 def _fitted(
