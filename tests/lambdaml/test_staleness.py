@@ -505,3 +505,12 @@ def test_discarding_along_a_trace_counts_versions_without_the_steps_that_are_not
     assert replay.version == 3
     again = lambdaml.replay_trace(replay.trace, Tiny)
     assert again.state.digest() == replay.state.digest()
+
+
+@pytest.mark.parametrize("workers", [8, 40])
+def test_simulations_use_the_rules_exact_ones_and_those_in_closed_form(workers: int) -> None:
+    options: dict[str, Any] = {"workers": workers, "schedule": "asp", "updates": 20 * workers, "platform": "local"}
+    strict = lambdaml.simulate(staleness=f"discard:{workers // 2}", **options)
+    assert strict.run.fates.get("discarded", 0) > 0 and strict.run.staleness.max < workers // 2
+    plain = lambdaml.simulate(staleness="exponential:percentile=90", **options)
+    assert plain.run.fates.get("discarded", 0) == 0 and plain.run.staleness.max >= workers // 2
