@@ -81,7 +81,9 @@ def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> De
 
 def _judge(update: Update, version: int, rule: Rule, view: View) -> Entry:
     """The rule's word on an update: applied, its weight still to be shared out among the step's, or discarded."""
-    entry = replace(_entry(update, version - update.base), labels=update.labels)
+    entry = _entry(update, version - update.base)
+    if update.labels:
+        entry = replace(entry, labels=update.labels)
     weight = rule.judge(entry, view)
     if weight is None:
         return replace(entry, fate="discarded", reason=STALE, labels=())

@@ -14,7 +14,7 @@ TRAIN = ("train", DIGITS, "--engine", "inline", "--workers", "2", "--steps", "2"
     [
         (("--schedule", "bps"), "there is no schedule 'bps' (did you mean 'bsp'?)"),
         (("--codec", "fp31"), "there is no codec 'fp31' (did you mean 'fp32'"),
-        (("--staleness", "invers"), "did you mean 'inverse'?"),
+        (("--staleness", "invers"), "did you mean 'inverse' or "),
         (("--engine", "lokal"), "did you mean 'local'?"),
         (("--schedule", "ssp:x"), "must be of type int, not 'x'"),
         (("--store", "s4://bucket/run"), "s4:// is no store we know; did you mean s3"),
