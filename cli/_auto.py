@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,17 +35,8 @@ class Auto:
         learn(self.profile, Run(run).trace(), Device.here(functions))
 
 
-def planned(
-    job: str,
-    store: str,
-    arguments: dict[str, Any],
-    profile: Path | None,
-    target: str | None,
-    epochs: float | None,
-    workers: int,
-    functions: int | None,
-) -> Auto:
-    """The fastest way on this machine, with at most so many workers.
+def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> Auto:
+    """The fastest way on this machine to the target or epochs of these options, with at most their workers.
 
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
@@ -55,24 +47,25 @@ def planned(
     from lambdaml.cost.plan import MEASURED, Wishes, make_plan
     from lambdaml.cost.profile import Profile
 
+    target, epochs = options["target"], options["epochs"]
     if profile is not None:
         known = Profile.load(profile)
     else:
         with Share(f"measuring {job}") as share, interruptible(share.stop):
             known = measure(
                 job,
-                args=arguments,
+                args=options["args"],
                 store=store,
                 target=None if epochs else target,
-                workers=workers,
+                workers=options["workers"],
                 seconds=MEASURE_S,
                 progress=lambda done, phase: share(done),
             )
     space = Space(
-        workers=(1, workers),
+        workers=(1, options["workers"]),
         channels=(MEASURED if known.store else "disk",),
         platforms=("local",),
-        functions=functions or os.cpu_count(),
+        functions=options["functions"] or os.cpu_count(),
     )
     wishes = Wishes(target=target, epochs=epochs, minimise="time", space=space)
     with Share("planning") as share, interruptible(share.stop):

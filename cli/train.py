@@ -150,35 +150,31 @@ def train(
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
-    import lambdaml
-    from lambdaml.cli._follow import follow
     from lambdaml.training import free_place
 
     place, arguments = store or free_place(job), parse_args(args or ())
     length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    how |= {"batch_size": batch_size, "coherence": coherence}
+    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments}
     where = {"functions": functions, "engine": engine, "device": device}
-    limits = {
-        "lifetime_s": lifetime,
-        "lease_s": lease,
-        "max_update_norm": max_update_norm,
-        "max_rejected": max_rejected,
-    }
+    limits = {"lifetime_s": lifetime, "lease_s": lease, "max_update_norm": max_update_norm}
+    limits["max_rejected"] = max_rejected
+    options: dict[str, Any] = {**length, **how, **where}
+    options |= {name: value for name, value in limits.items() if value is not None}
+    options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+    return _train(job, place, options, profile, as_json)
+
+
+def _train(job: str, place: str, options: dict[str, Any], profile: Path | None, as_json: bool) -> int:
+    import lambdaml
+    from lambdaml.cli._follow import follow
+
     auto = None
-    if schedule == "auto":
+    if options["schedule"] == "auto":
         from lambdaml.cli._auto import planned
 
-        auto = planned(job, place, arguments, profile, target, epochs, workers, functions)
-    options: dict[str, Any] = {
-        **length,
-        **how,
-        **where,
-        **{name: value for name, value in limits.items() if value is not None},
-        **(auto.options if auto else {}),
-        "args": arguments,
-        "cap": _caps.caps(place, budget, deadline, max_requests, platform, store_as),
-    }
+        auto = planned(job, place, options, profile)
+        options |= auto.options
     status = follow(
         place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json=as_json
     )

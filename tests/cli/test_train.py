@@ -1,6 +1,7 @@
 """Training from the command line: what it prints, what it exits with, and where the run lies."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_progress_is_plain_lines_on_stderr_beside_json(trained: Trained) -> None
     lines = trained.ended.err.splitlines()
     assert lines[0].startswith(f"{trained.place}: asp, 4 workers on ")
     assert lines[0].endswith(" functions, 12 steps")
-    assert any(line.startswith("version 24: accuracy") for line in lines)
+    assert any(re.match(r"version 2[4-9]: accuracy", line) for line in lines)  # a commit may take several updates
     assert "\x1b" not in trained.ended.err
     assert "Warning" not in trained.ended.err
 

@@ -158,7 +158,7 @@ rows = st.lists(
         lambda started, lived, waited, phases: {
             "started_s": started,
             "published_s": started + lived,
-            "age_s": lived + waited,
+            "applied_s": started + lived + waited,
             **dict(zip(("compute_s", "encode_s", "upload_s", "download_s", "apply_s"), phases)),
         },
         *[st.floats(0, 100)] * 3,
@@ -171,7 +171,7 @@ rows = st.lists(
 @given(rows)
 def test_a_moment_is_shared_once_among_the_updates_under_way(rows: list[dict[str, Any]]) -> None:
     slices = list(_slices(rows, 1000.0))
-    ends = sorted((row["started_s"], row["started_s"] + row["age_s"]) for row in rows)
+    ends = sorted((row["started_s"], row["applied_s"]) for row in rows)
     covered, until = 0.0, 0.0
     for begin, end in ends:
         covered += max(0.0, end - max(begin, until))
@@ -182,8 +182,8 @@ def test_a_moment_is_shared_once_among_the_updates_under_way(rows: list[dict[str
 
 def test_a_function_works_when_one_of_its_workers_does() -> None:
     calm = {"encode_s": 0.0, "upload_s": 0.0, "download_s": 0.0, "apply_s": 0.0}
-    one = {"started_s": 0.0, "published_s": 4.0, "age_s": 10.0, "compute_s": 4.0, **calm}
-    two = {"started_s": 0.0, "published_s": 8.0, "age_s": 10.0, "compute_s": 4.0, **calm}
+    one = {"started_s": 0.0, "published_s": 4.0, "applied_s": 10.0, "compute_s": 4.0, **calm}
+    two = {"started_s": 0.0, "published_s": 8.0, "applied_s": 10.0, "compute_s": 4.0, **calm}
     spent: dict[tuple[str, int], float] = {}
     for seconds, phase, row in _slices([one, two], 10.0):
         place = (phase, 1 if row is one else 2)
