@@ -4,6 +4,7 @@ with a function that died."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lambdaml.storage import MeterReading
 
@@ -26,3 +27,14 @@ class Usage:
     memory_bytes: int
     reading: MeterReading
     complete: bool
+
+
+def usage_event(function: str, seconds: float, memory_bytes: int, reading: MeterReading) -> dict[str, Any]:
+    """What an engine tells of a function now and then while it lives, and for the last time before its "ended"."""
+    return {
+        "event": "usage",
+        "function": function,
+        "seconds": round(seconds, 3),
+        "memory_bytes": memory_bytes,
+        "reading": reading.to_dict(),
+    }

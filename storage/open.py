@@ -8,7 +8,7 @@ from itertools import islice
 
 from lambdaml.storage.backend import Backend
 from lambdaml.storage.errors import BadStoreURL
-from lambdaml.storage.meter import Metered
+from lambdaml.storage.meter import Meter, Metered
 from lambdaml.storage.protocol import MANY, Store
 from lambdaml.storage.retry import Retrying
 from lambdaml.storage.url import StoreURL, nearest, number
@@ -29,7 +29,7 @@ AROUND = ("latency", "bandwidth", "latency_seed", "faults", "faults_seed")
 """Parameters that every store takes; see `lambdaml.storage.latency` and `lambdaml.storage.faults`."""
 
 
-def open_store(url: str) -> Retrying:
+def open_store(url: str, meter: Meter | None = None) -> Retrying:
     """Open the store that `url` names.
 
     - `file:///absolute/path`, `./path`, `/path`: a directory, the default on one machine
@@ -40,9 +40,9 @@ def open_store(url: str) -> Retrying:
     - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
       `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
 
-    Requests are counted in `.meter`, and repeated when that may help. Credentials come from the environment and are
-    never part of a URL. But for `moto://` and `ray://` nothing is connected before the first call, so wrong credentials
-    show there.
+    Requests are counted in `.meter` (the one given, or a new one), and repeated when that may help. Credentials come
+    from the environment and are never part of a URL. But for `moto://` and `ray://` nothing is connected before the
+    first call, so wrong credentials show there.
 
     Raises:
         BadStoreURL: it names no store we know, or a parameter the store does not take.
@@ -55,7 +55,7 @@ def open_store(url: str) -> Retrying:
     parsed.taking((*params, *AROUND))
     backend: Backend = import_module(module).open_backend(parsed.adding(**dict.fromkeys(AROUND)))
     try:
-        return Retrying(Metered(_around(backend, parsed)))
+        return Retrying(Metered(_around(backend, parsed), meter))
     except BaseException:
         backend.close()
         raise

@@ -43,6 +43,14 @@ class Launch:
 
 
 class Engine(Protocol):
+    """What `lambdaml.training` asks of an engine. Its constructor's parameters are the engine's options.
+
+    Attributes:
+        takes_objects: whether functions can be given a job that is an object, rather than import it.
+    """
+
+    takes_objects: bool
+
     @property
     def compute(self) -> OneThread:
         """Where the caller may run tensor work of its own (evaluation) while functions run."""
@@ -69,5 +77,6 @@ ENGINES: Registry[Engine] = Registry(
     {
         "local": "lambdaml.engines.local:LocalEngine",
         "inline": "lambdaml.engines.inline:InlineEngine",
+        "ray": "lambdaml.engines.ray:RayEngine",
     },
 )

@@ -19,6 +19,8 @@ from lambdaml.worlds.live import OneThread
 class InlineEngine:
     """Runs functions in the caller's process."""
 
+    takes_objects = True
+
     def __init__(self) -> None:
         self._compute = OneThread()
 

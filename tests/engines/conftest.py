@@ -1,0 +1,31 @@
+"""One Ray cluster for all tests of engines, in this process; it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+CPUS = 4
+"""Of the head node: the functions that find room before other nodes come."""
+
+
+@pytest.fixture(scope="session")
+def cluster_of_one() -> Iterator[Any]:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(cluster_of_one: Any) -> Iterator[Any]:
+    """A `Cluster` that this process is connected to until the module's tests are done."""
+    import ray
+
+    ray.init(cluster_of_one.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster_of_one
+    ray.shutdown()
