@@ -5,7 +5,7 @@ asked for at once, with the workers it is meant for; one that finds no room wait
 run stand in for it until there is room: when it starts, it takes its workers back, by their leases. So nodes that
 come later are used, and those of a node that died are missed for seconds.
 
-Functions and engine meet at the *desk*, a small actor beside the caller: events go there twice a second, and the answer
+Functions and engine meet at the *desk*, a small actor on the head node: events go there twice a second, and the answer
 says whether to leave and whom to stand in for. A function on a node that Ray drains, as when a spot instance is given
 notice, is asked to leave.
 
@@ -39,9 +39,11 @@ from lambdaml.worlds.live import OneThread
 try:
     import ray
     from ray import exceptions
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError:
     raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
+
+HEAD = {"node:__internal_head__": 0.001}
+"""Ray's name for the head node, whose death ends the cluster anyway; a soft affinity may end on any node."""
 
 SEND_S = 0.5
 """Seconds between a function's messages to the desk."""
@@ -138,10 +140,7 @@ class _Crew:
 
     def __init__(self, launch: Launch, needs: Mapping[str, float], environment: dict[str, Any]) -> None:
         self._launch = launch
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._desk: Any = (
-            ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here, runtime_env=environment).remote()
-        )
+        self._desk: Any = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment).remote()
         self._function = ray.remote(_function).options(
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )

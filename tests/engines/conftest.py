@@ -10,13 +10,18 @@ import pytest
 CPUS = 4
 """Of the head node: the functions that find room before other nodes come."""
 
+HEALTH_CHECK = {"initial_delay_ms": 1000, "period_ms": 500, "timeout_ms": 5000, "failure_threshold": 4}
+
 
 @pytest.fixture(scope="session")
 def cluster_of_one() -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    # Ray takes up to half a minute to miss a node, by default.
+    health = {f"health_check_{name}": value for name, value in HEALTH_CHECK.items()}
+    head = {"num_cpus": CPUS, "include_dashboard": False, "_system_config": health}
+    made = Cluster(initialize_head=True, head_node_args=head)
     yield made
     made.shutdown()
 

@@ -1,0 +1,212 @@
+"""Functions on a cluster of Ray: nodes die, come and are drained while a run goes on; mistakes get one line."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import lambdaml
+from lambdaml.engines import Launch
+from lambdaml.errors import JobError, RunFailed, SettingsError, UserError
+from lambdaml.job import load_job
+from lambdaml.settings import make_settings
+from tests.engines.jobs import Points
+
+ray = pytest.importorskip("ray")
+
+import lambdaml.ray
+from lambdaml.engines import ray as engine
+
+JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
+WORKERS, STEPS = 4, 40
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str | None:
+    return lambdaml.train(JOB, "memory://ray", workers=WORKERS, steps=STEPS).model_sha256
+
+
+class Watch:
+    """Keeps a run's events, and lets a thread wait for what is in them."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._news = threading.Condition()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        with self._news:
+            self.events.append(event)
+            self._news.notify_all()
+
+    def some(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        with self._news:
+            assert self._news.wait_for(condition, 120), f"waited in vain: {what}"
+
+
+def beside(act: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def train(url: str, **options: Any) -> lambdaml.TrainResult:
+    return lambdaml.ray.train(JOB, url, **{"workers": WORKERS, "steps": STEPS, "functions": 4, **options})
+
+
+@pytest.mark.parametrize("functions", [1, 2, 4])
+@pytest.mark.parametrize("store", ["moto", "ray"])
+def test_the_bits_are_the_same_on_other_stores(store: str, functions: int, cluster: Any, undisturbed: str) -> None:
+    place = secrets.token_hex(4)
+    url = f"moto://bucket/{place}" if store == "moto" else f"ray://{place}/run?address={cluster.address}"
+    opened = lambdaml.storage.open_store(url)
+    result = lambdaml.ray.train(JOB, opened, workers=WORKERS, steps=STEPS, functions=functions)
+    assert result.model_sha256 == undisturbed
+    assert lambdaml.Run(opened).verify().faults == []
+    opened.close()
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+def test_a_node_that_dies_costs_nothing_but_time(
+    schedule: str, cluster: Any, undisturbed: str, tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    watch = Watch()
+
+    def kill() -> None:
+        watch.until(lambda: len(watch.some("commit")) > STEPS // 4, "a quarter of the run")
+        cluster.remove_node(node, allow_graceful=False)
+
+    killer = beside(kill)
+    result = train(f"file://{tmp_path}/run", schedule=schedule, args={"seconds": 0.1}, on_event=watch)
+    killer.join()
+    deaths = [event["function"] for event in watch.some("ended") if event["code"] == -1]
+    lost = [event["function"] for event in watch.some("started") if event["node"] == node.node_id]
+    assert deaths and sorted(deaths) == sorted(lost)
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    report = lambdaml.Run(f"file://{tmp_path}/run").verify()
+    assert report.faults == [] and report.pending == 0
+    if schedule == "bsp":
+        assert result.model_sha256 == undisturbed
+
+
+def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two functions find room and stand in for two that wait; these take over on a new node, until it is drained."""
+    monkeypatch.setattr(engine, "GRACE_S", 1.0)
+    monkeypatch.setattr(engine, "DRAIN_S", 0.2)
+    url, watch = f"file://{tmp_path}/run", Watch()
+    newcomers: set[str] = set()
+
+    def published(event: dict[str, Any]) -> int:
+        return int(event["reading"]["requests"].get("create", 0)) if event["function"] in newcomers else 0
+
+    def come_and_go() -> None:
+        watch.until(lambda: len(watch.some("takeover")) == 2 and watch.some("commit"), "functions that stand in")
+        node = cluster.add_node(num_cpus=4)
+        watch.until(lambda: len(watch.some("started")) == 4, "functions on the new node")
+        newcomers.update(event["function"] for event in watch.some("started") if event["node"] == node.node_id)
+        watch.until(lambda: any(published(event) > 8 for event in watch.some("usage")), "work on the new node")
+        drain(node.node_id)
+        watch.until(lambda: newcomers <= {event["function"] for event in watch.some("ended")}, "leaving the node")
+        before = len(watch.some("commit"))
+        watch.until(lambda: len(watch.some("commit")) > before + 4, "work without the node")
+        lambdaml.Run(url).cancel()
+
+    script = beside(come_and_go)
+    result = train(url, steps=5000, args={"seconds": 0.05}, num_cpus_per_function=2, on_event=watch)
+    script.join()
+    assert len(newcomers) == 2
+    assert {e["code"] for e in watch.some("ended") if e["function"] in newcomers} == {engine.LEFT}
+    assert (result.stop, result.fates["rejected"]) == ("cancelled", 0)
+    run = lambdaml.Run(url)
+    assert newcomers <= {row["function"] for row in run.trace()}
+    assert run.verify().faults == []
+
+
+def drain(node_id: str) -> None:
+    """As Ray's autoscaler does when an instance was given notice."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = client.drain_node(node_id, preemption, "spot", int((time.time() + 60) * 1e3))
+    assert accepted, why
+
+
+def test_a_job_of_a_notebook_is_carried_by_ray(cluster: Any, undisturbed: str, tmp_path: Path) -> None:
+    class Mine(Points):
+        pass
+
+    Mine.__module__ = "__main__"
+    url = f"file://{tmp_path}/run"
+    result = lambdaml.ray.train(Mine(), url, workers=WORKERS, steps=STEPS, functions=2)
+    assert result.model_sha256 == undisturbed and isinstance(result.metrics["accuracy"], float)
+    assert ray.is_initialized(), "the program's own connection is left alone"
+    with pytest.raises(JobError, match="was given as an object"):
+        lambdaml.resume(url)
+
+
+def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path: Path) -> None:
+    watch = Watch()
+    train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch)
+    for ended in watch.some("ended"):
+        mine = [event for event in watch.events if event.get("function") == ended["function"]]
+        assert (mine[0]["event"], mine[-2]["event"], mine[-1]["event"]) == ("started", "usage", "ended")
+        used = mine[-2]
+        assert used["seconds"] > 0 and used["memory_bytes"] > 2**20
+        assert used["reading"]["requests"]["create"] >= 8
+
+
+def test_an_address_without_a_cluster_leaves_no_run_behind(tmp_path: Path) -> None:
+    assert not ray.is_initialized()
+    with pytest.raises(SettingsError, match=r"no Ray at 127\.0\.0\.1:1: .*refused"):
+        train(f"file://{tmp_path}/run", address="127.0.0.1:1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "REPORT_WAIT_S", 0.1)
+    watch = Watch()
+    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPUS and 1 GPUS, for 1 s"):
+        train(
+            f"file://{tmp_path}/run",
+            num_cpus_per_function=99,
+            num_gpus_per_function=1,
+            patience_s=1.0,
+            on_event=watch,
+        )
+    assert watch.some("room")[0]["needs"] == "99 CPUS and 1 GPUS"
+
+
+def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lambdaml.train(JOB, f"file://{tmp_path}/run", workers=1, steps=1)
+    settings = lambdaml.Run(f"file://{tmp_path}/run").settings
+    elsewhere: Any = SimpleNamespace(url=f"file://{tmp_path}/elsewhere")
+    launch = Launch(elsewhere, settings, load_job(JOB), functions=1)
+    one = engine.RayEngine()
+    with pytest.raises(SettingsError, match=r"elsewhere is not shared: the Ray node .* does not see the run"):
+        one.run(launch, lambda event: None)
+    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 1)
+    (tmp_path / "jobs.py").write_text(Path(JOB.partition(":")[0]).read_text() + "# another package\n")
+    with pytest.raises(SettingsError, match=r"cannot be sent to Ray's nodes: .*; move the job to a folder of its own"):
+        lambdaml.ray.train(f"{tmp_path}/jobs.py:Points", f"file://{tmp_path}/large", workers=1, steps=1)
+    one.close()
