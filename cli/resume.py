@@ -11,6 +11,9 @@ def resume(
     engine: _options.Engine = None,
     device: _options.Device = "auto",
     lifetime: _options.Lifetime = None,
+    address: _options.Address = None,
+    num_cpus_per_function: _options.Cpus = None,
+    num_gpus_per_function: _options.Gpus = None,
     as_json: _options.Json = False,
 ) -> int:
     """Go on with a run where its log ends, until it is finished."""
@@ -23,6 +26,7 @@ def resume(
             opened,
             functions=functions,
             engine=engine,
+            engine_options=_options.engine_options(address, num_cpus_per_function, num_gpus_per_function),
             device=device,
             lifetime_s=float("inf") if lifetime is None else lifetime,
             on_event=on_event,

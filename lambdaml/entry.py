@@ -130,7 +130,9 @@ def load_run_job(settings: Settings) -> Job:
         found = next((tail for tail in tails if tail.is_file() and fingerprint(str(tail)) == wanted), path)
         spec = f"{found}{colon}{name}"
     if fingerprint(spec) != wanted:
-        raise JobError(f"{spec} has changed since the run was started: a run keeps its code. Restore the file, or start a new run")
+        raise JobError(
+            f"{spec} has changed since the run was started: a run keeps its code. Restore the file, or start a new run"
+        )
     return load_job(spec, settings.job.args)
 
 

@@ -15,38 +15,33 @@ it was given as an object; lambdaml itself must be installed on the nodes.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import itertools
 import os
-import resource
 import secrets
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lambdaml.engines import Emit, Launch
-from lambdaml.engines.supervise import DONE, ENVIRONMENT, FAILED, LEFT, ONE_CORE, Event, error_event, supervise
-from lambdaml.errors import LambdaMLError, RunFailed, RunNotFound, SettingsError, UserError
-from lambdaml.usage import usage_event
+from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
+from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
 from lambdaml.worlds.live import OneThread
 
 try:
     import ray
     from ray import exceptions
+
+    from lambdaml.engines.raytask import Desk, ask, work
 except ImportError:
     raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
 
 HEAD = {"node:__internal_head__": 0.001}
 """Ray's name for the head node, whose death ends the cluster anyway; a soft affinity may end on any node."""
-
-SEND_S = 0.5
-"""Seconds between a function's messages to the desk."""
 
 TICK_S = 0.25
 """Seconds after which the engine looks for functions that ended without a word."""
@@ -59,12 +54,6 @@ DRAIN_S = 5.0
 
 REPORT_WAIT_S = 10.0
 """Seconds without room for any function after which that is reported."""
-
-ASK_S = 30.0
-"""Seconds that an answer from the desk may take."""
-
-PAUSES_S = (0.1, 0.4, 1.6, 6.4)
-"""Pauses before a question to a desk that cannot be reached is repeated."""
 
 
 class RayEngine:
@@ -141,10 +130,10 @@ class _Crew:
     def __init__(self, launch: Launch, needs: Mapping[str, float], environment: dict[str, Any]) -> None:
         self._launch = launch
         self._desk: Any = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment).remote()
-        self._function = ray.remote(_function).options(
+        self._function = ray.remote(work).options(
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )
-        self._needs = " and ".join(f"{count:g} {kind[4:].upper()}" for kind, count in needs.items() if count)
+        self._needs = " and ".join(f"{count:g} {kind[4:-1].upper()}" for kind, count in needs.items() if count)
         self._common = {
             "url": launch.store.url,
             "desk": self._desk,
@@ -180,7 +169,7 @@ class _Crew:
             # Looked at first: whatever these said before they ended is at the desk by now.
             tasks = {member.task: member for member in self._members.values()}
             ended, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
-            for event in _ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
+            for event in ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
                 self._seen += 1
                 self._note(event)
                 yield event
@@ -267,7 +256,7 @@ class _Crew:
         return self._words.setdefault(name, {"leave": False, "vacant": {}})
 
     def _tell(self) -> None:
-        _ask(lambda: self._desk.tell.remote(self._words, self._leaving))
+        ask(lambda: self._desk.tell.remote(self._words, self._leaving))
 
     def close(self) -> None:
         """End what is left, if anything is, and the desk."""
@@ -275,123 +264,6 @@ class _Crew:
             with contextlib.suppress(exceptions.RayError):
                 ray.cancel(member.task, force=True)
         ray.kill(self._desk)
-
-
-class Desk:
-    """Where the functions of a run and their engine meet: an actor of Ray. Both may repeat a message whose answer was
-    lost, so events are numbered."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._taken = 0
-        self._posted: Counter[str] = Counter()
-        self._news = asyncio.Event()
-        self._words: dict[str, dict[str, Any]] = {}
-        self._leaving = False
-
-    async def post(self, name: str, first: int, events: list[Event]) -> dict[str, Any]:
-        """What a function has to say, from its event number `first` on; returns what the engine has to say to it."""
-        fresh = events[self._posted[name] - first :]
-        self._posted[name] += len(fresh)
-        self._events += fresh
-        if fresh:
-            self._news.set()
-        word = self._words.get(name, {"leave": False, "vacant": {}})
-        return word | {"leave": word["leave"] or self._leaving}
-
-    async def take(self, seen: int, timeout_s: float) -> list[Event]:
-        """What functions said after the first `seen` events, as soon as there is something."""
-        del self._events[: seen - self._taken]
-        self._taken = seen
-        if not self._events:
-            self._news.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), timeout_s)
-        return self._events
-
-    async def tell(self, words: dict[str, dict[str, Any]], leaving: bool) -> None:
-        """What the engine has to say to functions: to each, and to all."""
-        self._words, self._leaving = words, leaving
-
-
-class _Line:
-    """A function's line to the desk, in a thread: a call from a task's main thread that waits gives up its CPU."""
-
-    def __init__(self, desk: Any, name: str) -> None:
-        from lambdaml.storage import Meter
-
-        self.meter = Meter()
-        self.leaving = False
-        self.vacant: dict[int, str] = {}
-        self._desk = desk
-        self._name = name
-        self._began = time.monotonic()
-        node = ray.get_runtime_context().get_node_id()
-        self._events: list[Event] = [{"event": "started", "function": name, "pid": os.getpid(), "node": node}]
-        self._posted = 0
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._talk, name="line", daemon=True)
-        self._thread.start()
-
-    def emit(self, event: Event) -> None:
-        self._events.append(event)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._closed.set()
-        self._thread.join()
-
-    def _talk(self) -> None:
-        try:
-            self._send()
-            while not self._closed.wait(SEND_S):
-                self._send()
-            self._send()
-        except exceptions.RayError:  # nobody is at the desk any more
-            self.leaving = True
-
-    def _send(self) -> None:
-        memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.emit(usage_event(self._name, time.monotonic() - self._began, memory_bytes, self.meter.snapshot()))
-        events = list(self._events)
-        word = _ask(lambda: self._desk.post.remote(self._name, self._posted, events))
-        self._posted += len(events)
-        del self._events[: len(events)]
-        self.leaving, self.vacant = word["leave"], word["vacant"]
-
-
-def _function(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
-    """The body of the task; returns the code of its end."""
-    from lambdaml.entry import FUNCTION, run_function
-
-    os.environ[FUNCTION] = name
-    line = _Line(desk, name)
-    try:
-        outcome = run_function(
-            url,
-            name,
-            emit=lambda event: line.emit({"function": name, **event}),
-            leaving=lambda: line.leaving,
-            vacant=lambda: line.vacant,
-            meter=line.meter,
-            job=job,
-            **options,
-        )
-    except RunNotFound as error:
-        where = ray.util.get_node_ip_address()
-        shared = SettingsError(
-            f"{url} is not shared: the Ray node {where} does not see the run. Use a bucket (s3://, gs://, az://), a "
-            "ray:// store, or a folder that all nodes mount"
-        )
-        line.emit(error_event(name, shared if url.startswith("file:") else error))
-        return FAILED
-    except Exception as error:
-        line.emit(error_event(name, error))
-        return FAILED
-    finally:
-        line.close()
-        os.environ.pop(FUNCTION)  # Ray uses the process again
-    return DONE if outcome == "done" else LEFT
 
 
 def _environment(spec: str) -> dict[str, Any]:
@@ -424,16 +296,6 @@ def _job_folder(spec: str) -> Path | None:
     found = importlib.util.find_spec(module.partition(".")[0])
     where = Path((found.submodule_search_locations or [found.origin or ""])[0]).resolve() if found else Path("/")
     return Path.cwd() if Path.cwd() in where.parents and "site-packages" not in where.parts else None
-
-
-def _ask(question: Callable[[], Any]) -> Any:
-    """The desk's answer; asked again a few times while Ray cannot reach it."""
-    for pause_s in PAUSES_S:
-        try:
-            return ray.get(question(), timeout=ASK_S)
-        except (exceptions.ActorUnavailableError, exceptions.GetTimeoutError):
-            time.sleep(pause_s)
-    return ray.get(question(), timeout=ASK_S)
 
 
 def _outcome(task: Any) -> tuple[int, str]:

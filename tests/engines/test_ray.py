@@ -80,9 +80,7 @@ def test_the_bits_are_the_same_on_other_stores(store: str, functions: int, clust
 
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp"])
-def test_a_node_that_dies_costs_nothing_but_time(
-    schedule: str, cluster: Any, undisturbed: str, tmp_path: Path
-) -> None:
+def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, undisturbed: str, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     watch = Watch()
@@ -184,7 +182,7 @@ def test_an_address_without_a_cluster_leaves_no_run_behind(tmp_path: Path) -> No
 def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "REPORT_WAIT_S", 0.1)
     watch = Watch()
-    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPUS and 1 GPUS, for 1 s"):
+    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPU and 1 GPU, for 1 s"):
         train(
             f"file://{tmp_path}/run",
             num_cpus_per_function=99,
@@ -192,7 +190,7 @@ def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytes
             patience_s=1.0,
             on_event=watch,
         )
-    assert watch.some("room")[0]["needs"] == "99 CPUS and 1 GPUS"
+    assert watch.some("room")[0]["needs"] == "99 CPU and 1 GPU"
 
 
 def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(

@@ -158,13 +158,19 @@ def doubles_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 and leases"""
+    """2 and leases: the log does not refuse it, and who was overtaken does not learn from it."""
+    advance = View.advance
 
     def faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
         updates = [update for step in decision.steps for update in step] + list(decision.discarded)
         return {update.id: update.fault for update in updates}
 
+    def forgetful(self: View, commit: Commit) -> None:
+        advance(self, commit)
+        self.generation = [0] * self.workers
+
     monkeypatch.setattr(commits, "_faults", faults)
+    monkeypatch.setattr(View, "advance", forgetful)
 
 
 def sums_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
