@@ -130,7 +130,7 @@ class _Crew:
     def __init__(self, launch: Launch, needs: Mapping[str, float], environment: dict[str, Any]) -> None:
         self._launch = launch
         self._desk: Any = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment).remote()
-        self._function = ray.remote(work).options(
+        self._function: Any = ray.remote(work).options(
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )
         self._needs = " and ".join(f"{count:g} {kind[4:-1].upper()}" for kind, count in needs.items() if count)

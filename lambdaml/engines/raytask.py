@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import socket
 import threading
 import time
 from collections import Counter
@@ -129,9 +130,8 @@ def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
             **options,
         )
     except RunNotFound as error:
-        where = ray.util.get_node_ip_address()
         shared = SettingsError(
-            f"{url} is not shared: the Ray node {where} does not see the run. Use a bucket (s3://, gs://, az://), a "
+            f"{url} is not shared: the Ray node {socket.gethostname()} does not see the run. Use a bucket (s3://, gs://, az://), a "
             "ray:// store, or a folder that all nodes mount"
         )
         line.emit(error_event(name, shared if url.startswith("file:") else error))

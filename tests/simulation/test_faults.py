@@ -162,7 +162,7 @@ def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = worker._compute
 
     def with_an_old_token(function: Any, number: int, seq: int, *times: Any) -> tuple[Update, bytes]:
-        update, data = compute(function, number, seq, *times)
+        update, _ = compute(function, number, seq, *times)
         if seq % 3 == 2:
             update.generation = 1
         return update, update.pack()
