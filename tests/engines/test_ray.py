@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +51,12 @@ class Watch:
 
 def train(url: str, **options: Any) -> lambdaml.TrainResult:
     return lambdaml.ray.train(JOB, url, **{"workers": WORKERS, "steps": STEPS, "functions": 4, **options})
+
+
+def test_an_address_without_a_cluster_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no Ray at 127\.0\.0\.1:1: .*refused"):
+        train(f"file://{tmp_path}/run", address="127.0.0.1:1")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("functions", [1, 2, 4])
@@ -150,7 +161,7 @@ def test_a_job_of_a_notebook_is_carried_by_ray(cluster: Any, undisturbed: str, t
     assert result.model_sha256 == undisturbed and isinstance(result.metrics["accuracy"], float)
     assert ray.is_initialized(), "the program's own connection is left alone"
     with pytest.raises(JobError, match="was given as an object"):
-        lambdaml.resume(url)
+        lambdaml.resume(url, engine="inline")
 
 
 def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path: Path) -> None:
@@ -164,17 +175,10 @@ def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path:
         assert used["reading"]["requests"]["create"] >= 8
 
 
-def test_an_address_without_a_cluster_leaves_no_run_behind(tmp_path: Path) -> None:
-    assert not ray.is_initialized()
-    with pytest.raises(SettingsError, match=r"no Ray at 127\.0\.0\.1:1: .*refused"):
-        train(f"file://{tmp_path}/run", address="127.0.0.1:1")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "REPORT_WAIT_S", 0.1)
     watch = Watch()
-    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPU and 1 GPU, for 1 s"):
+    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPU and 1 GPU, for \d+ s: ask"):
         train(
             f"file://{tmp_path}/run",
             num_cpus_per_function=99,
@@ -200,3 +204,36 @@ def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(
     with pytest.raises(SettingsError, match=r"cannot be sent to Ray's nodes: .*; move the job to a folder of its own"):
         lambdaml.ray.train(f"{tmp_path}/jobs.py:Points", f"file://{tmp_path}/large", workers=1, steps=1)
     one.close()
+
+
+def test_a_ray_of_its_own_is_quiet_and_ends_with_the_command_also_after_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C at a terminal strikes every process of the foreground group."""
+    command = [sys.executable, "-m", "lambdaml.cli", "train", JOB, "--engine", "ray", "--address", "local"]
+    command += ["--store", f"{tmp_path}/run", "--steps", "5000", "--functions", "1", "--set", "seconds=0.02"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    started = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for key in ("log/0000000000.json", "log/0000000009.json"):
+        while not (tmp_path / "run" / key).exists():
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.05)
+    children = [pid for pid, (_, parent) in processes().items() if parent == str(started.pid)]
+    assert len(children) >= 2
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=100)
+    assert (started.returncode, err) == (130, "")
+    assert "go on with: lambdaml resume" in out and "(raylet)" not in out
+    left = processes()
+    assert [pid for pid in children if left.get(pid, ("Z", ""))[0] != "Z"] == []
+    assert lambdaml.Run(f"{tmp_path}/run").verify().faults == []
+
+
+def processes() -> dict[str, tuple[str, str]]:
+    """State and parent of every process of this machine."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent, *_ = (place / "stat").read_text().rpartition(")")[2].split()
+            found[place.name] = state, parent
+    return found
