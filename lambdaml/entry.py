@@ -49,7 +49,7 @@ def run_function(
         lifetime_s: seconds from now after which the engine will end this function.
         emit: takes progress events.
         leaving: becomes true when this function is wanted to leave.
-        meter: counts its requests; give one whose ledger others can read.
+        meter: counts its requests.
         vacant: workers to stand in for; see `World.vacant`.
         job: the run's, where the engine brought it along; else it is imported.
     """

@@ -61,7 +61,8 @@ class Engine(Protocol):
     def run(self, launch: Launch, emit: Emit) -> None:
         """Run functions until the run has ended.
 
-        `emit` is called with the functions' events, from any thread. On KeyboardInterrupt the functions are asked to
+        `emit` is called with the functions' events, from any thread: what `World.emit` was given, and beside it
+        "started", "usage" (see `lambdaml.usage`) and "ended". On KeyboardInterrupt the functions are asked to
         leave, and are gone when this raises it again.
 
         Raises:
