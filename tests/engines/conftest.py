@@ -26,6 +26,12 @@ def cluster_of_one() -> Iterator[Any]:
     made.shutdown()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody stands in for a function whose process is slow to start on a busy machine."""
+    monkeypatch.setattr("lambdaml.engines.ray.GRACE_S", 60.0)
+
+
 @pytest.fixture(scope="module")
 def cluster(cluster_of_one: Any) -> Iterator[Any]:
     """A `Cluster` that this process is connected to until the module's tests are done."""

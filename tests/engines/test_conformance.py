@@ -35,6 +35,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         monkeypatch.setitem(ENGINES.factories, "toy", "tests.engines.toy:ToyEngine")
     elif request.param == "ray":
         request.getfixturevalue("cluster")
+        request.getfixturevalue("patient")
     name: str = request.param
     return name
 

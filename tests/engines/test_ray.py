@@ -71,6 +71,7 @@ def test_the_bits_are_the_same_on_other_stores(store: str, functions: int, clust
     opened.close()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("schedule", ["bsp", "asp"])
 def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, undisturbed: str, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=2)
@@ -164,6 +165,7 @@ def test_a_job_of_a_notebook_is_carried_by_ray(cluster: Any, undisturbed: str, t
         lambdaml.resume(url, engine="inline")
 
 
+@pytest.mark.usefixtures("patient")
 def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path: Path) -> None:
     watch = Watch()
     train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch)
