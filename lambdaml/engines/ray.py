@@ -243,14 +243,14 @@ class _Crew:
         if any(member.node for member in self._members.values()):
             return
         waited_s = now - max(self._started, *(member.asked for member in self._members.values()))
+        if waited_s > REPORT_WAIT_S and now - self._reported > REPORT_WAIT_S:
+            self._reported = now
+            yield {"event": "room", "needs": self._needs or "no CPU", "seconds": round(waited_s, 1)}
         if waited_s > self._launch.settings.patience_s:
             raise RunFailed(
                 f"Ray had no room for a function, which needs {self._needs or 'no CPU'}, for {waited_s:.0f} s: ask for "
                 "less or add nodes, then resume the run"
             )
-        if waited_s > REPORT_WAIT_S and now - self._reported > REPORT_WAIT_S:
-            self._reported = now
-            yield {"event": "room", "needs": self._needs or "no CPU", "seconds": round(waited_s, 1)}
 
     def _word(self, name: str) -> dict[str, Any]:
         return self._words.setdefault(name, {"leave": False, "vacant": {}})
