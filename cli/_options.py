@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,38 @@ Functions = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="`local` (processes) or `inline` (this process); by default what the store allows."
+        metavar="NAME",
+        help="`local` (processes), `inline` (this process) or `ray` (a cluster); by default one of the first two, "
+        "whichever the store allows.",
+    ),
+]
+_RAY = "With --engine ray"
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="The cluster: `auto` or host:port, or `local` to start one; by default $RAY_ADDRESS, else `local`.",
+        rich_help_panel=_RAY,
+    ),
+]
+Cpus = Annotated[
+    float | None,
+    typer.Option(
+        "--num-cpus-per-function",
+        min=0.0,
+        metavar="X",
+        help="CPUs that Ray sets aside for each function; by default 1.",
+        rich_help_panel=_RAY,
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--num-gpus-per-function",
+        min=0.0,
+        metavar="X",
+        help="GPUs, likewise; by default 0, and functions compute on the CPU.",
+        rich_help_panel=_RAY,
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="`cpu`, `cuda`, or `auto` for the best there is.")]
@@ -31,3 +62,9 @@ Lifetime = Annotated[
     float | None,
     typer.Option(min=1.0, metavar="SECONDS", help="Limit the life of each function, as cloud platforms do."),
 ]
+
+
+def engine_options(address: str | None, cpus: float | None, gpus: float | None) -> dict[str, Any]:
+    """What was asked for of an engine's own options."""
+    asked = {"address": address, "cpus": cpus, "gpus": gpus}
+    return {name: value for name, value in asked.items() if value is not None}

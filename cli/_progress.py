@@ -73,7 +73,12 @@ class Picture:
         code = event["code"]
         if code in _LEFT_OR_SAID_WHY:
             return None
-        return f"{event['function']} died ({f'signal {-code}' if code < 0 else f'status {code}'})"
+        reason = event.get("reason") or (f"signal {-code}" if code < 0 else f"status {code}")
+        return f"{event['function']} died ({reason})"
+
+    def _take_room(self, event: Event, now: float) -> str:
+        seconds = _format.duration(event["seconds"])
+        return f"no room for a function, which needs {event['needs']}, since {seconds}: ask for less or add nodes"
 
     def _take_takeover(self, event: Event, now: float) -> str:
         return f"{event['function']} takes over worker {event['worker']}, which fell silent"

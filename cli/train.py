@@ -136,6 +136,9 @@ def train(
     device: _options.Device = "auto",
     seed: Seed = 0,
     lifetime: _options.Lifetime = None,
+    address: _options.Address = None,
+    num_cpus_per_function: _options.Cpus = None,
+    num_gpus_per_function: _options.Gpus = None,
     lease: Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
@@ -157,9 +160,10 @@ def train(
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
     how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments}
     where = {"functions": functions, "engine": engine, "device": device}
+    ray = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
     limits = {"lifetime_s": lifetime, "lease_s": lease, "max_update_norm": max_update_norm}
     limits["max_rejected"] = max_rejected
-    options: dict[str, Any] = {**length, **how, **where}
+    options: dict[str, Any] = {**length, **how, **where, "engine_options": ray}
     options |= {name: value for name, value in limits.items() if value is not None}
     options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
     return _train(job, place, options, profile, as_json)

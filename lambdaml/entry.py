@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from lambdaml import keys
@@ -34,6 +35,8 @@ def run_function(
     emit: Emit = lambda event: None,
     leaving: Callable[[], bool] = lambda: False,
     meter: Meter | None = None,
+    vacant: Callable[[], Mapping[int, str]] = dict,
+    job: Job | None = None,
 ) -> Outcome:
     """Work on the run at `url` in this process; see `Function.run` for what it returns and raises.
 
@@ -47,17 +50,18 @@ def run_function(
         emit: takes progress events.
         leaving: becomes true when this function is wanted to leave.
         meter: counts its requests; give one whose ledger others can read.
+        vacant: workers to stand in for; see `World.vacant`.
+        job: the run's, where the engine brought it along; else it is imported.
     """
     sys.setswitchinterval(SWITCH_S)
     store = open_store(url, meter)
     compute = OneThread()
     try:
         settings = read_settings(store)
-        job = load_run_job(settings)
         work = function_coroutine(
             store,
             settings,
-            job,
+            job or load_run_job(settings),
             name,
             assigned,
             compute,
@@ -66,6 +70,7 @@ def run_function(
             lifetime_s=lifetime_s,
             emit=emit,
             leaving=leaving,
+            vacant=vacant,
         )
         return asyncio.run(work)
     finally:
@@ -111,15 +116,24 @@ def read_settings(store: Store) -> Settings:
 def load_run_job(settings: Settings) -> Job:
     """Import the run's job and make sure that it is the code the run was started with.
 
+    A file that does not lie where it did is sought below the working folder, where engines unpack a job's code.
+
     Raises:
         JobError: it cannot be imported, or its source has changed.
     """
-    if settings.job.fingerprint and fingerprint(settings.job.spec) != settings.job.fingerprint:
+    spec, wanted = settings.job.spec, settings.job.fingerprint
+    if not wanted:
+        raise JobError(f"the run's job, {spec}, was given as an object, which stands in no file: give it again")
+    path, colon, name = spec.partition(":")
+    if path.endswith(".py") and not Path(path).is_file():
+        tails = (Path(*Path(path).parts[first:]) for first in range(1, len(Path(path).parts)))
+        found = next((tail for tail in tails if tail.is_file() and fingerprint(str(tail)) == wanted), path)
+        spec = f"{found}{colon}{name}"
+    if fingerprint(spec) != wanted:
         raise JobError(
-            f"{settings.job.spec} has changed since the run was started: a run keeps its code. "
-            "Restore the file, or start a new run"
+            f"{spec} has changed since the run was started: a run keeps its code. Restore the file, or start a new run"
         )
-    return load_job(settings.job.spec, settings.job.args)
+    return load_job(spec, settings.job.args)
 
 
 def pick_device(device: str) -> str:

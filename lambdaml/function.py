@@ -56,7 +56,7 @@ class Function:
         settings: the run.
         replica: a fresh one, made for this run's job.
         name: unique among all functions that ever work on this run; the writer's token in what it creates.
-        assigned: workers to work as; more are taken over when their functions fall silent.
+        assigned: workers to work as; for others this function stands in when their functions fall silent.
         dead: functions that the engine saw die.
     """
 
@@ -176,7 +176,7 @@ class Function:
         self.leases.set_clock(before, after, stored)
         fresh = await self._restore()
         self.warm = not fresh
-        await self.world.gather(*[self.leases.acquire(w, self.head.fated[w], fresh) for w in self._assigned])
+        await self.world.gather(*[self.leases.acquire(w, self.head.fated[w], fresh=fresh) for w in self._assigned])
         for worker in range(self.settings.workers):
             self.heard(worker)
         self.spawn(self._advance())
@@ -438,13 +438,16 @@ class Function:
                 await self._take_over()
 
     async def _take_over(self) -> None:
+        vacant = self.world.vacant()
+        self.leases.dead.update(vacant.values())
         for worker in range(self.settings.workers):
             silent_s = self.world.now() - self._heard[worker]
             finished = worker != 0 and self.schedule.leaves(self.head, worker, self.head.fated[worker])
             idle = worker not in self.leases.held and not finished  # somebody must hold worker 0: he writes the log
-            if idle and silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5)):
+            if idle and (worker in vacant or silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5))):
                 self.heard(worker)
-                if await self.leases.acquire(worker, self.head.fated[worker]):
+                standin = worker not in self._assigned
+                if await self.leases.acquire(worker, self.head.fated[worker], standin=standin):
                     self.world.emit("takeover", worker=worker, function=self.name)
                     self._host(worker)
                     self._roles_changed()

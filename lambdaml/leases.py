@@ -4,6 +4,9 @@
 every update carries. A lease holds for `duration_s` after the worker last gave a sign of life: the lease object
 itself, or its newest update; so a working function pays for no heartbeat. All times are the store's: a function
 learns the difference to its own clock from the first object it writes.
+
+Who takes over a worker that is meant for another function stands in for it, and says so in the lease. The other one
+may then take it at any time, and whoever stands in looks for that once a second.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ class Leases:
 
     def __init__(self, world: World, function: str, duration_s: float, dead: Collection[str] = ()) -> None:
         self.held: dict[int, int] = {}
+        self.dead = set(dead)
         self._world = world
         self._function = function
         self._duration_s = duration_s
-        self._dead = set(dead)
+        self._standins: set[int] = set()
         self._renewed: dict[int, float] = {}
         self._offset_s = 0.0
         self.clock_error_s = 0.0
@@ -39,13 +43,16 @@ class Leases:
         self._offset_s = stored - (before + after) / 2
         self.clock_error_s = (after - before) / 2 + 1.0
 
-    async def acquire(self, worker: int, fated: int, fresh: bool = False) -> bool:
+    async def acquire(self, worker: int, fated: int, fresh: bool = False, *, standin: bool = False) -> bool:
         """Take the worker's lease if it is free, released or expired.
 
         Args:
             fated: the worker's next sequence number according to the log, where its latest sign of life is sought.
             fresh: the run is new, so that nobody is likely to hold it: try without looking first.
+            standin: the worker is meant for another function. One that is meant for this one is also taken from
+                whoever stands in.
         """
+        self._standins = self._standins | {worker} if standin else self._standins - {worker}
         if fresh and await self._create(worker, 1):
             return True
         found = await self._world.store.list(keys.leases(worker))
@@ -56,7 +63,7 @@ class Leases:
         if data is None:
             return False
         lease = Lease.unpack(data, worker, generation)
-        free = lease.released or lease.function in self._dead
+        free = lease.released or lease.function in self.dead or (lease.standin and not standin)
         if not free and not await self._expired(worker, fated, lease, found[-1].modified):
             return False
         return await self._create(worker, generation + 1)
@@ -70,7 +77,7 @@ class Leases:
         return now >= max([modified, *[info.modified for info in news]]) + lease.duration_s
 
     async def _create(self, worker: int, generation: int, released: bool = False) -> bool:
-        lease = Lease(worker, generation, self._function, self._duration_s, released)
+        lease = Lease(worker, generation, self._function, self._duration_s, released, worker in self._standins)
         if await self._world.store.create(keys.lease(worker, generation), lease.pack()) is not None:
             return False
         if not released:
@@ -83,15 +90,21 @@ class Leases:
         self._renewed[worker] = self._world.now()
 
     async def renew(self) -> None:
-        """Renew what was silent for half its time, by creating the next generation.
+        """Renew what was silent for half its time, by creating the next generation, and look for those for whom this
+        function stands in.
 
         Raises:
-            LeaseLost: somebody else did; the worker is no longer held.
+            LeaseLost: somebody else created it; the worker is no longer held.
         """
         lost: list[int] = []
         for worker, generation in list(self.held.items()):
             quiet_s = self._world.now() - self._renewed[worker]
-            if quiet_s > self._duration_s / 2 and not await self._create(worker, generation + 1):
+            if quiet_s > self._duration_s / 2:
+                kept = await self._create(worker, generation + 1)
+            else:
+                following = keys.lease(worker, generation + 1)
+                kept = worker not in self._standins or await self._world.store.head(following) is None
+            if not kept:
                 self.held.pop(worker, None)
                 lost.append(worker)
         if lost:

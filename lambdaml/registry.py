@@ -39,8 +39,8 @@ class Registry(Generic[T]):
                 specs.append(name)
         return specs
 
-    def make(self, spec: str) -> T:
-        """Build what `name`, `name:3` or `name:3,option=value` says.
+    def make(self, spec: str, options: Mapping[str, Any] | None = None) -> T:
+        """Build what `name`, `name:3` or `name:3,option=value` says; `options` are values for more of its parameters.
 
         Raises:
             SettingsError: no such name (the nearest are shown), or parameters it does not take.
@@ -67,6 +67,10 @@ class Registry(Generic[T]):
             except ValueError:
                 kind = known[key].annotation.__name__
                 raise SettingsError(f"{self.kind} {spec!r}: {key} must be of type {kind}, not {value!r}") from None
+        for key, value in (options or {}).items():
+            if key not in [parameter.name for parameter in parameters]:
+                raise SettingsError(f"{self.kind} {name!r} takes no option {key!r}")
+            arguments[key] = value
         missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
         if missing:
             raise SettingsError(f"{self.kind} {spec!r} needs {missing[0]}, as in '{name}:3'")

@@ -87,6 +87,7 @@ def train(
     staleness: str = "constant",
     functions: int | None = None,
     engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
     args: Mapping[str, Any] | None = None,
@@ -99,7 +100,7 @@ def train(
     """Train a job with stateless workers that share nothing but a store.
 
     Args:
-        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (with `engine="inline"` only).
+        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (engines `inline` and `ray` only).
         store: the run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
         workers: N, the streams of updates the data is dealt out to.
         schedule: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see `lambdaml.schedules.SCHEDULES`.
@@ -109,7 +110,9 @@ def train(
         staleness: what becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
             `lambdaml.staleness.RULES`.
         functions: processes that share the workers; by default one per worker, but no more than there are cores.
-        engine: `local` (processes) or `inline` (this process); by default whichever the store allows.
+        engine: `local` (processes), `inline` (this process) or `ray`; by default `local` or `inline`, whichever the
+            store and the job allow.
+        engine_options: arguments of the engine's constructor, such as `{"address": "auto", "cpus": 2}` for `ray`.
         device: `cpu`, `cuda`, or `auto`.
         args: keyword arguments of the job's constructor.
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
@@ -131,9 +134,9 @@ def train(
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     accounts = Accounts(opened)
-    chosen = _engine(engine, opened, sendable=not isinstance(job, Job))
+    chosen = _engine(engine, engine_options, opened, is_object=isinstance(job, Job))
     try:
-        job_settings, instance = resolve_job(job, dict(args or {}))
+        job_settings, instance = resolve_job(job, dict(args or {}), as_object=chosen.takes_objects)
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
@@ -164,6 +167,7 @@ def resume(
     *,
     functions: int | None = None,
     engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
     device: str = "auto",
     lifetime_s: float = float("inf"),
     cap: Cap | None = None,
@@ -179,7 +183,7 @@ def resume(
     opened = store if isinstance(store, Store) else open_store(store)
     accounts = Accounts(opened)
     settings = read_settings(opened)
-    chosen = _engine(engine, opened, sendable=job is None)
+    chosen = _engine(engine, engine_options, opened, is_object=job is not None)
     try:
         device = pick_device(device)
         instance = job or load_run_job(settings)
@@ -221,7 +225,12 @@ def free_place(spec: str, folder: str = "runs") -> str:
     return f"file://{os.path.abspath(os.path.join(folder, f'{name}-{number}'))}"
 
 
-def resolve_job(job: str | type[Job] | Job, args: dict[str, Any]) -> tuple[JobSettings, Job]:
+def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: bool = False) -> tuple[JobSettings, Job]:
+    """What run.json says of the job, and the job.
+
+    Args:
+        as_object: whether it will do that the job exists as an object, as a class of a notebook, that no file holds.
+    """
     if isinstance(job, str):
         instance = load_job(job, args)
         if ":" not in job:
@@ -231,9 +240,15 @@ def resolve_job(job: str | type[Job] | Job, args: dict[str, Any]) -> tuple[JobSe
         return JobSettings(spec=type(job).__name__, args=args), job
     try:
         spec = f"{inspect.getfile(job)}:{job.__qualname__}"
-        return JobSettings(spec=spec, args=args, fingerprint=fingerprint(spec)), job(**args)
-    except (OSError, TypeError) as error:
-        raise JobError(f"{job.__name__} cannot be imported by another process: {error}") from error
+        settings = JobSettings(spec=spec, args=args, fingerprint=fingerprint(spec))
+    except (OSError, TypeError, JobError) as error:
+        if not as_object:
+            raise JobError(f"{job.__name__} cannot be imported by another process: {error}") from error
+        settings = JobSettings(spec=job.__name__, args=args)
+    try:
+        return settings, job(**args)
+    except TypeError as error:
+        raise JobError(f"{job.__name__} does not take these arguments: {error}") from error
 
 
 def _absolute(spec: str) -> str:
@@ -241,16 +256,16 @@ def _absolute(spec: str) -> str:
     return f"{os.path.abspath(path)}{colon}{name}" if path.endswith(".py") else spec
 
 
-def _engine(name: str | None, store: Store, sendable: bool) -> Engine:
+def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:
     """The engine asked for, or whichever fits; already starting, since that takes seconds."""
     if name is None:
-        name = "local" if store.shared and sendable else "inline"
-    engine = ENGINES.make(name)
+        name = "local" if store.shared and not is_object else "inline"
+    engine = ENGINES.make(name, options)
     if name != "inline" and not store.shared:
         raise SettingsError(
             f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
         )
-    if name != "inline" and not sendable:
+    if is_object and not engine.takes_objects:
         raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
     engine.start()
     return engine

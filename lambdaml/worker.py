@@ -27,7 +27,9 @@ async def work(function: Function, worker: int) -> None:
         )
         if function.ending or schedule.leaves(function.queued, worker, seq):
             return
-        if function.head.fated[worker] > seq:  # a function that held the lease before us has published it after all
+        if function.head.fated[worker] > seq:  # another function that held the lease, or holds it now, published it
+            if function.head.generation[worker] > function.leases.held.get(worker, 0):
+                raise LeaseLost(f"worker {worker} was taken over")
             seq, base = await function.channel.recover(worker), -1
             continue
         started = world.now()

@@ -40,9 +40,9 @@ def open_store(url: str, meter: Meter | None = None) -> Retrying:
     - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
       `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
 
-    Requests are counted in `.meter` (the one given, or a new one), and repeated when that may help. Credentials come from the environment and are
-    never part of a URL. But for `moto://` and `ray://` nothing is connected before the first call, so wrong credentials
-    show there.
+    Requests are counted in `.meter` (the one given, or a new one), and repeated when that may help. Credentials come
+    from the environment and are never part of a URL. But for `moto://` and `ray://` nothing is connected before the
+    first call, so wrong credentials show there.
 
     Raises:
         BadStoreURL: it names no store we know, or a parameter the store does not take.

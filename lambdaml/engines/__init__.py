@@ -43,6 +43,14 @@ class Launch:
 
 
 class Engine(Protocol):
+    """What `lambdaml.training` asks of an engine. Its constructor's parameters are the engine's options.
+
+    Attributes:
+        takes_objects: whether functions can be given a job that is an object, rather than import it.
+    """
+
+    takes_objects: bool
+
     @property
     def compute(self) -> OneThread:
         """Where the caller may run tensor work of its own (evaluation) while functions run."""
@@ -53,10 +61,11 @@ class Engine(Protocol):
     def run(self, launch: Launch, emit: Emit) -> None:
         """Run functions until the run has ended.
 
-        `emit` is called with the functions' events, from any thread. Beside what functions say themselves, these are
-        `lambdaml.usage.usage_event`, a few times a second for each function and once more when it has ended, and then
-        `{"event": "ended", "function": name, "code": ...}`. On KeyboardInterrupt, which `emit` may raise too, the
-        functions are asked to leave, and are gone when this raises it again.
+        `emit` is called with the functions' events, from any thread. Beside what functions say themselves (what
+        `World.emit` was given), these are "started", `lambdaml.usage.usage_event`, a few times a second for each function
+        and once more when it has ended, and then `{"event": "ended", "function": name, "code": ...}`. On
+        KeyboardInterrupt, which `emit` may raise too, the functions are asked to leave, and are gone when this raises it
+        again.
 
         Raises:
             JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: what made a function give up for good.
@@ -71,5 +80,6 @@ ENGINES: Registry[Engine] = Registry(
     {
         "local": "lambdaml.engines.local:LocalEngine",
         "inline": "lambdaml.engines.inline:InlineEngine",
+        "ray": "lambdaml.engines.ray:RayEngine",
     },
 )

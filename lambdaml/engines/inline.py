@@ -26,6 +26,8 @@ TELL_S = 0.1
 class InlineEngine:
     """Runs functions in the caller's process."""
 
+    takes_objects = True
+
     def __init__(self) -> None:
         self._compute = OneThread()
 

@@ -28,6 +28,8 @@ from lambdaml.worlds.live import OneThread
 class LocalEngine:
     """Runs each function in a process of its own."""
 
+    takes_objects = False
+
     def __init__(self) -> None:
         self._compute = OneThread()
         self._server: subprocess.Popen[bytes] | None = None

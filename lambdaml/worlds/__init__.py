@@ -7,7 +7,7 @@ the real clock, torch) and under a virtual clock. Code on this side of it import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -83,6 +83,10 @@ class World(Protocol):
 
     def leaving(self) -> bool:
         """Whether the engine asked this function to leave (preemption notice, Ctrl-C)."""
+
+    def vacant(self) -> Mapping[int, str]:
+        """Workers that nobody works as, and that the engine wants this function to stand in for; each with the name
+        of the function that died as it, or ""."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Tell whoever watches. Never blocks; nothing depends on it."""

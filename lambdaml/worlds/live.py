@@ -13,7 +13,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -92,6 +92,7 @@ class LiveWorld:
         emit: takes progress events; called from the event loop.
         lifetime_s: after how many seconds from now the engine will end this function.
         leaving: becomes true when the engine wants this function to leave.
+        vacant: workers that the engine wants this function to stand in for; see `World.vacant`.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class LiveWorld:
         emit: Emit = lambda event: None,
         lifetime_s: float = float("inf"),
         leaving: Callable[[], bool] = lambda: False,
+        vacant: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="store")
         self.store = LiveStore(store, self._threads)
@@ -114,6 +116,7 @@ class LiveWorld:
         self._emit = emit
         self._end = time.monotonic() + lifetime_s
         self._leaving = leaving
+        self._vacant = vacant
 
     def now(self) -> float:
         return time.perf_counter()
@@ -192,6 +195,9 @@ class LiveWorld:
 
     def leaving(self) -> bool:
         return self._leaving()
+
+    def vacant(self) -> Mapping[int, str]:
+        return self._vacant()
 
     def emit(self, event: str, **fields: Any) -> None:
         self._emit({"event": event, **fields})

@@ -8,7 +8,7 @@ transfer and half of its latency, a read half-way. Compute takes the time that i
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from lambdaml.storage.backend import WRITES, Op, flat, settle
@@ -342,6 +342,9 @@ class VirtualWorld:
 
     def leaving(self) -> bool:
         return self._told_to_leave
+
+    def vacant(self) -> Mapping[int, str]:
+        return {}
 
     def ask_to_leave(self) -> None:
         """What an engine does before it ends a function."""

@@ -59,6 +59,9 @@ def test_deaths_and_replacements_are_news_and_good_ends_are_not() -> None:
     assert made.take({"event": "started", "function": "f.1"}, 0) is None
     assert made.take({"event": "started", "function": "f.2"}, 0) is None
     assert made.take({"event": "ended", "function": "f.1", "code": -9}, 1) == "f.1 died (signal 9)"
+    ended = {"event": "ended", "function": "f.1", "code": -1, "reason": "its node died"}
+    assert made.take(ended, 1) == "f.1 died (its node died)"
+    assert "needs 9 CPU, since 12 s" in str(made.take({"event": "room", "needs": "9 CPU", "seconds": 12.0}, 1))
     assert made.take({"event": "started", "function": "f.3"}, 1) == "f.3 takes its place"
     assert made.take({"event": "ended", "function": "f.3", "code": 0}, 2) is None
     assert made.take({"event": "something new"}, 2) is None

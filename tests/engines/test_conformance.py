@@ -29,10 +29,13 @@ def undisturbed() -> str | None:
     return train("memory://conformance", functions=1).model_sha256
 
 
-@pytest.fixture(params=["inline", "local", "toy"])
+@pytest.fixture(params=["inline", "local", "toy", "ray"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "toy":
         monkeypatch.setitem(ENGINES.factories, "toy", "tests.engines.toy:ToyEngine")
+    elif request.param == "ray":
+        request.getfixturevalue("cluster")
+        request.getfixturevalue("patient")
     name: str = request.param
     return name
 

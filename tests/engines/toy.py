@@ -18,6 +18,8 @@ from lambdaml.worlds.live import OneThread
 
 
 class ToyEngine:
+    takes_objects = True
+
     def __init__(self) -> None:
         self.compute = OneThread()
 

@@ -40,6 +40,10 @@ class Bucket:
             self.modified.setdefault(key, self.now)
         return standing
 
+    async def head(self, key: str) -> Any:
+        await asyncio.sleep(0)
+        return self.store.head(key)
+
     async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
         await asyncio.sleep(0)
         return [
@@ -228,6 +232,25 @@ def test_a_function_that_the_engine_saw_die_holds_nothing(bucket: Bucket) -> Non
     assert run(leases(bucket, "one").acquire(0, 0))
     assert not run(leases(bucket, "two", dead=("three",)).acquire(0, 0))
     assert run(leases(bucket, "two", dead=("one",)).acquire(0, 0))
+
+
+def test_who_stands_in_gives_way_to_the_function_that_is_meant_and_to_nobody_else(bucket: Bucket) -> None:
+    spare, other, meant = (leases(bucket, name) for name in ("spare", "other", "meant"))
+    assert run(spare.acquire(0, 0, standin=True))
+    assert run(spare.acquire(1, 0))
+    assert not run(other.acquire(0, 0, standin=True))
+    for _ in range(8):  # it goes on standing in when it renews
+        bucket.now += DURATION_S / 4
+        run(spare.renew())
+        assert not run(other.acquire(0, 0, standin=True))
+    assert run(meant.acquire(0, 0))
+    spare.alive(0)
+    with pytest.raises(LeaseLost, match=r"\[0\]"):
+        run(spare.renew())
+    assert list(spare.held) == [1]
+    assert not run(other.acquire(0, 0)) and not run(spare.acquire(0, 0))
+    run(meant.renew())
+    assert list(meant.held) == [0]
 
 
 def test_a_new_run_is_taken_without_looking_first(bucket: Bucket) -> None:

@@ -41,6 +41,12 @@ def test_a_name_and_its_parameters_make_the_thing(spec: str, expected: Any) -> N
     assert THINGS.make(spec) == expected
 
 
+def test_options_are_values_for_more_parameters() -> None:
+    assert THINGS.make("thing:3", {"rate": 0.25, "mode": "slow"}) == (3, 0.25, "slow")
+    with pytest.raises(SettingsError, match=r"thing 'plain' takes no option 'rate'"):
+        THINGS.make("plain", {"rate": 0.25})
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

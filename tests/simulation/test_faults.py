@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lambdaml import commits, function, keys
+from lambdaml import commits, function, keys, worker
 from lambdaml.commits import draft
 from lambdaml.errors import BadObject
 from lambdaml.pace import Backoff
@@ -158,12 +158,20 @@ def doubles_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 and leases"""
+    """2 and leases. A function that works on with an old one is rare, so some of their updates are made to look so."""
+    compute = worker._compute
+
+    def with_an_old_token(function: Any, number: int, seq: int, *times: Any) -> tuple[Update, bytes]:
+        update, _ = compute(function, number, seq, *times)
+        if seq % 3 == 2:
+            update.generation = 1
+        return update, update.pack()
 
     def faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
         updates = [update for step in decision.steps for update in step] + list(decision.discarded)
         return {update.id: update.fault for update in updates}
 
+    monkeypatch.setattr(worker, "_compute", with_an_old_token)
     monkeypatch.setattr(commits, "_faults", faults)
 
 
@@ -230,8 +238,7 @@ PLANTS: tuple[tuple[Plant, str], ...] = (
 @pytest.mark.parametrize(("plant", "schedule"), PLANTS, ids=[plant.__name__ for plant, _ in PLANTS])
 def test_a_planted_bug_is_found(plant: Plant, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    first = 2000 if plant is ignores_a_fencing_token else 0  # a function that outlives its lease is rare
-    for start in range(first, first + 1000, 10):
+    for start in range(0, 1000, 10):
         if broken := try_seeds(range(start, start + 10), schedule):
             break
     assert broken, "a thousand seeds did not find it"

@@ -1,0 +1,326 @@
+"""Functions as Ray tasks, on one machine or on a cluster.
+
+Ray finds room for tasks, leases say who works as whom, and Ray restarts nothing (`max_retries=0`). Each function is
+asked for at once, with the workers it is meant for; one that finds no room waits in Ray's queue, and functions that
+run stand in for it until there is room: when it starts, it takes its workers back, by their leases. So nodes that
+come later are used, and those of a node that died are missed for seconds.
+
+Functions and engine meet at the *desk*, a small actor on the head node: events go there twice a second, and the answer
+says whether to leave and whom to stand in for. A function on a node that Ray drains, as when a spot instance is given
+notice, is asked to leave.
+
+The job's code travels with its folder, as the `working_dir` of Ray's runtime environment, or is pickled by Ray where
+it was given as an object; lambdaml itself must be installed on the nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lambdaml.engines import Emit, Launch
+from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
+from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
+from lambdaml.worlds.live import OneThread
+
+try:
+    import ray
+    from ray import exceptions
+
+    from lambdaml.engines.raytask import Desk, ask, work
+except ImportError:
+    raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
+
+HEAD = {"node:__internal_head__": 0.001}
+"""Ray's name for the head node, whose death ends the cluster anyway; a soft affinity may end on any node."""
+
+TICK_S = 0.25
+"""Seconds after which the engine looks for functions that ended without a word."""
+
+GRACE_S = 5.0
+"""Seconds without a start after which others stand in for functions that wait for room."""
+
+DRAIN_S = 5.0
+"""Seconds between looks for nodes that are being drained."""
+
+REPORT_WAIT_S = 10.0
+"""Seconds without room for any function after which that is reported."""
+
+
+class RayEngine:
+    """Runs each function as a Ray task.
+
+    Args:
+        address: `auto`, `host:port`, or `local` for a Ray of our own, which ends with the engine. By default the Ray
+            that this process is connected to, else `$RAY_ADDRESS`, else `local`.
+        cpus: that each function takes up.
+        gpus: the same; with any, functions compute on `cuda`, else on `cpu`.
+    """
+
+    takes_objects = True
+
+    def __init__(self, address: str = "", cpus: float = 1.0, gpus: float = 0.0) -> None:
+        if cpus < 0 or gpus < 0:
+            raise ValueError("cpus and gpus must be 0 or more")
+        self._address = address
+        self._needs = {"num_cpus": cpus, "num_gpus": gpus}
+        self._compute = OneThread()
+        self._ours = False
+
+    @property
+    def compute(self) -> OneThread:
+        return self._compute
+
+    def start(self) -> None:
+        """Connect to Ray, or start one. Not in the background, so that a wrong address leaves no run behind.
+
+        Raises:
+            SettingsError: there is no Ray at the address, or the process is connected to another.
+        """
+        from lambdaml.storage.ray import connect
+
+        connected = ray.is_initialized()
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a change to come
+        try:
+            connect(self._address or None)
+        except LambdaMLError as error:
+            raise SettingsError(str(error)) from None
+        self._ours = not connected
+
+    def run(self, launch: Launch, emit: Emit) -> None:
+        try:
+            crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec))
+            try:
+                supervise(crew, launch.functions, emit)
+            finally:
+                crew.close()
+        except exceptions.RayError as error:
+            raise RunFailed(f"Ray: {_line_of(error)}") from None
+
+    def close(self) -> None:
+        if self._ours:
+            self._ours = False
+            ray.shutdown()
+        self._compute.shutdown(wait=True)
+
+
+@dataclass(slots=True)
+class _Member:
+    """One function, from asking for it to its end; `node` is where it runs, "" while it waits for room."""
+
+    name: str
+    task: Any
+    assigned: Sequence[int]
+    asked: float = field(default_factory=time.monotonic)
+    node: str = ""
+
+
+class _Crew:
+    """The functions of one call of `run`, and who is meant to work as which worker."""
+
+    def __init__(self, launch: Launch, needs: Mapping[str, float], environment: dict[str, Any]) -> None:
+        self._launch = launch
+        self._desk: Any = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment).remote()
+        self._function: Any = ray.remote(work).options(
+            **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
+        )
+        self._needs = " and ".join(f"{count:g} {kind[4:-1].upper()}" for kind, count in needs.items() if count)
+        self._common = {
+            "url": launch.store.url,
+            "desk": self._desk,
+            "device": "cuda" if needs["num_gpus"] else "cpu",
+            "lifetime_s": launch.lifetime_s,
+            "job": None if launch.settings.job.fingerprint else ray.put(launch.job),
+        }
+        self._token = secrets.token_hex(4)
+        self._count = itertools.count(1)
+        self._members: dict[str, _Member] = {}
+        self._holders: dict[int, str] = {}
+        self._words: dict[str, dict[str, Any]] = {}
+        self._seen = 0
+        self._leaving = self._over = False
+        self._started = self._looked = self._reported = time.monotonic()
+
+    def start(self, index: int, dead: Sequence[str]) -> str:
+        name = f"ray-{self._token}.{next(self._count)}"
+        assigned = self._launch.assigned(index)
+        task = self._function.remote(name=name, assigned=assigned, dead=list(dead[-32:]), **self._common)
+        self._members[name] = _Member(name, task, assigned)
+        return name
+
+    def leave(self) -> None:
+        self._leaving = True
+        self._tell()
+        for member in self._members.values():
+            if not member.node:
+                ray.cancel(member.task)
+
+    def events(self) -> Iterator[Event]:
+        while self._members:
+            # Looked at first: whatever these said before they ended is at the desk by now.
+            tasks = {member.task: member for member in self._members.values()}
+            ended, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
+            for event in ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
+                self._seen += 1
+                self._note(event)
+                yield event
+            for task in ended:
+                yield self._end(tasks[task])
+            if not self._leaving:
+                yield from self._check_room()
+                self._heed_drains()
+                self._find_standins()
+
+    def _note(self, event: Event) -> None:
+        name = event["function"]
+        if event["event"] == "started" and name in self._members:
+            self._started = time.monotonic()
+            self._members[name].node = event["node"]
+            for worker in self._members[name].assigned:
+                self._holders[worker] = name
+                for word in self._words.values():
+                    word["vacant"].pop(worker, None)
+            self._tell()
+        elif event["event"] == "takeover":
+            self._holders[event["worker"]] = name
+
+    def _end(self, member: _Member) -> Event:
+        del self._members[member.name]
+        self._words.pop(member.name, None)
+        code, reason = _outcome(member.task)
+        if code == DONE and not self._over:
+            self._over = True
+            self.leave()
+        if code == LEFT and self._over:  # nobody need go on for him
+            code = DONE
+        return {"event": "ended", "function": member.name, "code": code, **({"reason": reason} if reason else {})}
+
+    def _find_standins(self) -> None:
+        now = time.monotonic()
+        running = [member.name for member in self._members.values() if member.node]
+        waiting = [m for m in self._members.values() if not m.node and now - max(m.asked, self._started) > GRACE_S]
+        if not running or not waiting:
+            return
+        load = Counter(self._holders.values())
+        vacant = [worker for member in waiting for worker in member.assigned]
+        vacant = [worker for worker in vacant if self._holders.get(worker) not in self._members]
+        for worker in vacant:
+            chosen = min(running, key=lambda name: load[name])
+            load[chosen] += 1
+            self._word(chosen)["vacant"][worker] = self._holders.get(worker, "")
+            self._holders[worker] = chosen
+        if vacant:
+            self._tell()
+
+    def _heed_drains(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < DRAIN_S:
+            return
+        self._looked = now
+        draining: Mapping[str, int] = ray._private.state.state.get_draining_nodes()  # Ray has no public way
+        leaving = [member.name for member in self._members.values() if member.node in draining]
+        for name in leaving:
+            self._word(name)["leave"] = True
+        if leaving:
+            self._tell()
+
+    def _check_room(self) -> Iterator[Event]:
+        """Say so when Ray has no room for any function.
+
+        Raises:
+            RunFailed: it had none for the run's patience.
+        """
+        now = time.monotonic()
+        if any(member.node for member in self._members.values()):
+            return
+        waited_s = now - max(self._started, *(member.asked for member in self._members.values()))
+        if waited_s > REPORT_WAIT_S and now - self._reported > REPORT_WAIT_S:
+            self._reported = now
+            yield {"event": "room", "needs": self._needs or "no CPU", "seconds": round(waited_s, 1)}
+        if waited_s > self._launch.settings.patience_s:
+            raise RunFailed(
+                f"Ray had no room for a function, which needs {self._needs or 'no CPU'}, for {waited_s:.0f} s: ask for "
+                "less or add nodes, then resume the run"
+            )
+
+    def _word(self, name: str) -> dict[str, Any]:
+        return self._words.setdefault(name, {"leave": False, "vacant": {}})
+
+    def _tell(self) -> None:
+        ask(lambda: self._desk.tell.remote(self._words, self._leaving))
+
+    def close(self) -> None:
+        """End what is left, if anything is, and the desk."""
+        for member in self._members.values():
+            with contextlib.suppress(exceptions.RayError):
+                ray.cancel(member.task, force=True)
+        ray.kill(self._desk)
+
+
+def _environment(spec: str) -> dict[str, Any]:
+    """Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
+
+    Raises:
+        SettingsError: the folder is too large, or cannot be sent for another reason.
+    """
+    environment: dict[str, Any] = {"env_vars": {**ENVIRONMENT, **ONE_CORE}}
+    folder = _job_folder(spec)
+    if folder is None or ray.get_runtime_context().runtime_env.get("working_dir"):
+        return environment
+    from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # a task takes only what was sent
+
+    try:
+        sent = upload_working_dir_if_needed({"working_dir": str(folder)}, include_gitignore=True)
+    except Exception as error:
+        raise SettingsError(
+            f"{folder} cannot be sent to Ray's nodes: {_line_of(error)}; move the job to a folder of its own, or name "
+            "what is not needed in its .rayignore"
+        ) from None
+    return environment | {"working_dir": sent["working_dir"]}
+
+
+def _job_folder(spec: str) -> Path | None:
+    """The folder that holds what a job's code imports from beside it; None if it is installed, or stands in no file."""
+    module = spec.partition(":")[0]
+    if module.endswith(".py"):
+        return Path(module).resolve().parent
+    found = importlib.util.find_spec(module.partition(".")[0])
+    where = Path((found.submodule_search_locations or [found.origin or ""])[0]).resolve() if found else Path("/")
+    return Path.cwd() if Path.cwd() in where.parents and "site-packages" not in where.parts else None
+
+
+def _outcome(task: Any) -> tuple[int, str]:
+    """The code of a function's end, and the reason if it died.
+
+    Raises:
+        UserError: no function can run on the nodes.
+    """
+    try:
+        code: int = ray.get(task)
+        return code, ""
+    except exceptions.TaskCancelledError:
+        return LEFT, ""
+    except exceptions.OutOfMemoryError:
+        return -9, "its node was out of memory"
+    except exceptions.RayError as error:
+        if "No module named 'lambdaml" in str(error):
+            raise UserError(
+                "lambdaml is not installed on the nodes of the Ray cluster: pip install 'lambdaml-runtime[ray]' there, "
+                "with the same version as here"
+            ) from None
+        return -1, _line_of(error)
+
+
+def _line_of(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A task's error carries its traceback; what it says stands at the end of that.
+    return lines[-1 if isinstance(error, exceptions.RayTaskError) else 0][:300]

@@ -1,0 +1,155 @@
+"""What runs in a Ray cluster for `lambdaml.engines.ray`: the body of a function's task, and the desk where functions
+and engine meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event
+from lambdaml.entry import FUNCTION, run_function
+from lambdaml.errors import RunNotFound, SettingsError
+from lambdaml.storage import Meter
+from lambdaml.usage import usage_event
+
+SEND_S = 0.5
+"""Seconds between a function's messages to the desk."""
+
+ASK_S = 30.0
+"""Seconds that an answer from the desk may take."""
+
+PAUSES_S = (0.1, 0.4, 1.6, 6.4)
+"""Pauses before a question to a desk that cannot be reached is repeated."""
+
+
+class Desk:
+    """Where the functions of a run and their engine meet: an actor of Ray. Both may repeat a message whose answer was
+    lost, so events are numbered."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._taken = 0
+        self._posted: Counter[str] = Counter()
+        self._news = asyncio.Event()
+        self._words: dict[str, dict[str, Any]] = {}
+        self._leaving = False
+
+    async def post(self, name: str, first: int, events: list[Event]) -> dict[str, Any]:
+        """What a function has to say, from its event number `first` on; returns what the engine has to say to it."""
+        fresh = events[self._posted[name] - first :]
+        self._posted[name] += len(fresh)
+        self._events += fresh
+        if fresh:
+            self._news.set()
+        word = self._words.get(name, {"leave": False, "vacant": {}})
+        return word | {"leave": word["leave"] or self._leaving}
+
+    async def take(self, seen: int, timeout_s: float) -> list[Event]:
+        """What functions said after the first `seen` events, as soon as there is something."""
+        del self._events[: seen - self._taken]
+        self._taken = seen
+        if not self._events:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), timeout_s)
+        return self._events
+
+    async def tell(self, words: dict[str, dict[str, Any]], leaving: bool) -> None:
+        """What the engine has to say to functions: to each, and to all."""
+        self._words, self._leaving = words, leaving
+
+
+class _Line:
+    """A function's line to the desk, in a thread: a call from a task's main thread that waits gives up its CPU."""
+
+    def __init__(self, desk: Any, name: str) -> None:
+        self.meter = Meter()
+        self.leaving = False
+        self.vacant: dict[int, str] = {}
+        self._desk = desk
+        self._name = name
+        self._began = time.monotonic()
+        node = ray.get_runtime_context().get_node_id()
+        self._events: list[Event] = [{"event": "started", "function": name, "pid": os.getpid(), "node": node}]
+        self._posted = 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._talk, name="line", daemon=True)
+        self._thread.start()
+
+    def emit(self, event: Event) -> None:
+        self._events.append(event)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._closed.set()
+        self._thread.join()
+
+    def _talk(self) -> None:
+        try:
+            self._send()
+            while not self._closed.wait(SEND_S):
+                self._send()
+            self._send()
+        except exceptions.RayError:  # nobody is at the desk any more
+            self.leaving = True
+
+    def _send(self) -> None:
+        memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.emit(usage_event(self._name, time.monotonic() - self._began, memory_bytes, self.meter.snapshot()))
+        events = list(self._events)
+        word = ask(lambda: self._desk.post.remote(self._name, self._posted, events))
+        self._posted += len(events)
+        del self._events[: len(events)]
+        self.leaving, self.vacant = word["leave"], word["vacant"]
+
+
+def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
+    """The body of the task; returns the code of its end."""
+    os.environ[FUNCTION] = name
+    line = _Line(desk, name)
+    try:
+        outcome = run_function(
+            url,
+            name,
+            emit=lambda event: line.emit({"function": name, **event}),
+            leaving=lambda: line.leaving,
+            vacant=lambda: line.vacant,
+            meter=line.meter,
+            job=job,
+            **options,
+        )
+    except RunNotFound as error:
+        shared = SettingsError(
+            f"{url} is not shared: the Ray node {socket.gethostname()} does not see the run. Use a bucket (s3://, gs://, az://), a "
+            "ray:// store, or a folder that all nodes mount"
+        )
+        line.emit(error_event(name, shared if url.startswith("file:") else error))
+        return FAILED
+    except Exception as error:
+        line.emit(error_event(name, error))
+        return FAILED
+    finally:
+        line.close()
+        os.environ.pop(FUNCTION)  # Ray uses the process again
+    return DONE if outcome == "done" else LEFT
+
+
+def ask(question: Callable[[], Any]) -> Any:
+    """The desk's answer; asked again a few times while Ray cannot reach it."""
+    for pause_s in PAUSES_S:
+        try:
+            return ray.get(question(), timeout=ASK_S)
+        except (exceptions.ActorUnavailableError, exceptions.GetTimeoutError):
+            time.sleep(pause_s)
+    return ray.get(question(), timeout=ASK_S)

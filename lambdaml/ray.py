@@ -1,0 +1,61 @@
+"""lambdaml inside a Ray program or notebook: `train` and `resume` with functions as Ray tasks.
+
+    import ray
+    import lambdaml.ray
+
+    ray.init()
+    result = lambdaml.ray.train(MyJob, "s3://bucket/run-1", workers=8)
+
+A connection that the program has is used and left alone; without one, see `address`. Jobs may be classes and instances
+of a notebook: Ray pickles them, and they never enter the bucket.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lambdaml import training
+from lambdaml.job import Job
+from lambdaml.storage import Store
+from lambdaml.training import TrainResult
+
+__all__ = ["TrainResult", "resume", "train"]
+
+
+def train(
+    job: str | type[Job] | Job,
+    store: str | Store,
+    *,
+    address: str = "",
+    num_cpus_per_function: float = 1.0,
+    num_gpus_per_function: float = 0.0,
+    **options: Any,
+) -> TrainResult:
+    """`lambdaml.train` with `engine="ray"`; `options` are its arguments, such as `workers` and `functions`.
+
+    Args:
+        job: also a class or an instance of a notebook.
+        store: where all nodes reach it: a bucket, `ray://name`, or a folder that they share.
+        address: of the cluster: `auto` or `host:port`, or `local` to start one. By default the one that this process
+            is connected to, else `$RAY_ADDRESS`, else `local`.
+        num_cpus_per_function, num_gpus_per_function: what Ray sets aside for each function.
+    """
+    engine_options = _engine_options(address, num_cpus_per_function, num_gpus_per_function)
+    return training.train(job, store, engine="ray", engine_options=engine_options, **options)
+
+
+def resume(
+    store: str | Store,
+    *,
+    address: str = "",
+    num_cpus_per_function: float = 1.0,
+    num_gpus_per_function: float = 0.0,
+    **options: Any,
+) -> TrainResult:
+    """`lambdaml.resume` with `engine="ray"`. A job that was given as an object is to be given again: `job=`."""
+    engine_options = _engine_options(address, num_cpus_per_function, num_gpus_per_function)
+    return training.resume(store, engine="ray", engine_options=engine_options, **options)
+
+
+def _engine_options(address: str, cpus: float, gpus: float) -> dict[str, Any]:
+    return {"address": address, "cpus": cpus, "gpus": gpus}

@@ -1,0 +1,241 @@
+"""Functions on a cluster of Ray: nodes die, come and are drained while a run goes on; mistakes get one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import lambdaml
+from lambdaml.engines import Launch
+from lambdaml.errors import JobError, RunFailed, SettingsError
+from lambdaml.job import load_job
+from tests.engines.jobs import Points
+
+ray = pytest.importorskip("ray")
+
+import lambdaml.ray
+from lambdaml.engines import ray as engine
+
+JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
+WORKERS, STEPS = 4, 40
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str | None:
+    return lambdaml.train(JOB, "memory://ray", workers=WORKERS, steps=STEPS).model_sha256
+
+
+class Watch:
+    """Keeps a run's events."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def some(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+def train(url: str, **options: Any) -> lambdaml.TrainResult:
+    return lambdaml.ray.train(JOB, url, **{"workers": WORKERS, "steps": STEPS, "functions": 4, **options})
+
+
+def test_an_address_without_a_cluster_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no Ray at 127\.0\.0\.1:1: .*refused"):
+        train(f"file://{tmp_path}/run", address="127.0.0.1:1")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("functions", [1, 2, 4])
+@pytest.mark.parametrize("store", ["moto", "ray"])
+def test_the_bits_are_the_same_on_other_stores(store: str, functions: int, cluster: Any, undisturbed: str) -> None:
+    place = secrets.token_hex(4)
+    url = f"moto://bucket/{place}" if store == "moto" else f"ray://{place}/run?address={cluster.address}"
+    opened = lambdaml.storage.open_store(url)
+    result = lambdaml.ray.train(JOB, opened, workers=WORKERS, steps=STEPS, functions=functions)
+    assert result.model_sha256 == undisturbed
+    assert lambdaml.Run(opened).verify().faults == []
+    opened.close()
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, undisturbed: str, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    watch = Watch()
+
+    def kill(event: dict[str, Any]) -> None:
+        watch(event)
+        if event["event"] == "commit" and len(watch.some("commit")) == STEPS // 4:
+            cluster.remove_node(node, allow_graceful=False)
+
+    result = train(f"file://{tmp_path}/run", schedule=schedule, args={"seconds": 0.1}, on_event=kill)
+    deaths = [event["function"] for event in watch.some("ended") if event["code"] == -1]
+    lost = [event["function"] for event in watch.some("started") if event["node"] == node.node_id]
+    assert deaths and sorted(deaths) == sorted(lost)
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    report = lambdaml.Run(f"file://{tmp_path}/run").verify()
+    assert report.faults == [] and report.pending == 0
+    if schedule == "bsp":
+        assert result.model_sha256 == undisturbed
+
+
+def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two functions find room and stand in for two that wait; these take over on a new node, until it is drained."""
+    monkeypatch.setattr(engine, "GRACE_S", 1.0)
+    monkeypatch.setattr(engine, "DRAIN_S", 0.2)
+    url, watch = f"file://{tmp_path}/run", Watch()
+    newcomers: set[str] = set()
+
+    def published() -> bool:
+        used = [event["reading"]["requests"] for event in watch.some("usage") if event["function"] in newcomers]
+        return any(requests.get("create", 0) > 8 for requests in used)
+
+    def script() -> Iterator[None]:
+        while not (len(watch.some("takeover")) == 2 and watch.some("commit")):
+            yield  # others stand in
+        node = cluster.add_node(num_cpus=4)
+        while len(watch.some("started")) < 4:
+            yield
+        newcomers.update(event["function"] for event in watch.some("started") if event["node"] == node.node_id)
+        while not published():
+            yield
+        drain(node.node_id)
+        while not newcomers <= {event["function"] for event in watch.some("ended")}:
+            yield
+        before = len(watch.some("commit"))
+        while len(watch.some("commit")) < before + 5:
+            yield  # others stand in again
+        lambdaml.Run(url).cancel()
+
+    steps = script()
+
+    def on_event(event: dict[str, Any]) -> None:
+        watch(event)
+        next(steps, None)
+
+    result = train(
+        url, steps=5000, snapshot_every=1000, args={"seconds": 0.02}, num_cpus_per_function=2, on_event=on_event
+    )
+    assert len(newcomers) == 2
+    assert {e["code"] for e in watch.some("ended") if e["function"] in newcomers} == {engine.LEFT}
+    assert (result.stop, result.fates["rejected"]) == ("cancelled", 0)
+    run = lambdaml.Run(url)
+    assert newcomers <= {row.get("function") for row in run.trace()}
+    assert run.verify().faults == []
+
+
+def drain(node_id: str) -> None:
+    """As Ray's autoscaler does when an instance was given notice."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = client.drain_node(node_id, preemption, "spot", int((time.time() + 60) * 1e3))
+    assert accepted, why
+
+
+def test_a_job_of_a_notebook_is_carried_by_ray(cluster: Any, undisturbed: str, tmp_path: Path) -> None:
+    class Mine(Points):
+        pass
+
+    Mine.__module__ = "__main__"
+    url = f"file://{tmp_path}/run"
+    result = lambdaml.ray.train(Mine(), url, workers=WORKERS, steps=STEPS, functions=2)
+    assert result.model_sha256 == undisturbed and isinstance(result.metrics["accuracy"], float)
+    assert ray.is_initialized(), "the program's own connection is left alone"
+    with pytest.raises(JobError, match="was given as an object"):
+        lambdaml.resume(url, engine="inline")
+
+
+@pytest.mark.usefixtures("patient")
+def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path: Path) -> None:
+    watch = Watch()
+    train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch)
+    for ended in watch.some("ended"):
+        mine = [event for event in watch.events if event.get("function") == ended["function"]]
+        assert (mine[0]["event"], mine[-2]["event"], mine[-1]["event"]) == ("started", "usage", "ended")
+        used = mine[-2]
+        assert used["seconds"] > 0 and used["memory_bytes"] > 2**20
+        assert used["reading"]["requests"]["create"] >= 8
+
+
+def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "REPORT_WAIT_S", 0.1)
+    watch = Watch()
+    with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPU and 1 GPU, for \d+ s: ask"):
+        train(
+            f"file://{tmp_path}/run",
+            num_cpus_per_function=99,
+            num_gpus_per_function=1,
+            patience_s=1.0,
+            on_event=watch,
+        )
+    assert watch.some("room")[0]["needs"] == "99 CPU and 1 GPU"
+
+
+def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lambdaml.train(JOB, f"file://{tmp_path}/run", workers=1, steps=1)
+    settings = lambdaml.Run(f"file://{tmp_path}/run").settings
+    elsewhere: Any = SimpleNamespace(url=f"file://{tmp_path}/elsewhere")
+    launch = Launch(elsewhere, settings, load_job(JOB), functions=1)
+    one = engine.RayEngine()
+    with pytest.raises(SettingsError, match=r"elsewhere is not shared: the Ray node .* does not see the run"):
+        one.run(launch, lambda event: None)
+    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 1)
+    (tmp_path / "jobs.py").write_text(Path(JOB.partition(":")[0]).read_text() + "# another package\n")
+    with pytest.raises(SettingsError, match=r"cannot be sent to Ray's nodes: .*; move the job to a folder of its own"):
+        lambdaml.ray.train(f"{tmp_path}/jobs.py:Points", f"file://{tmp_path}/large", workers=1, steps=1)
+    one.close()
+
+
+def test_a_ray_of_its_own_is_quiet_and_ends_with_the_command_also_after_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C at a terminal strikes every process of the foreground group."""
+    command = [sys.executable, "-m", "lambdaml.cli", "train", JOB, "--engine", "ray", "--address", "local"]
+    command += ["--store", f"{tmp_path}/run", "--steps", "5000", "--functions", "1", "--set", "seconds=0.02"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    started = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for key in ("log/0000000000.json", "log/0000000009.json"):
+        while not (tmp_path / "run" / key).exists():
+            assert started.poll() is None, started.communicate()
+            time.sleep(0.05)
+    children = [pid for pid, (_, parent) in processes().items() if parent == str(started.pid)]
+    assert len(children) >= 2
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=100)
+    assert (started.returncode, err) == (130, "")
+    assert "go on with: lambdaml resume" in out and "(raylet)" not in out
+    left = processes()
+    assert [pid for pid in children if left.get(pid, ("Z", ""))[0] != "Z"] == []
+    assert lambdaml.Run(f"{tmp_path}/run").verify().faults == []
+
+
+def processes() -> dict[str, tuple[str, str]]:
+    """State and parent of every process of this machine."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent, *_ = (place / "stat").read_text().rpartition(")")[2].split()
+            found[place.name] = state, parent
+    return found
