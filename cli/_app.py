@@ -18,11 +18,12 @@ from lambdaml.cli.replay import replay
 from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
 from lambdaml.cli.status import status
+from lambdaml.cli.study import study
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 
-VERBS = (train, simulate, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
+VERBS = (train, simulate, study, resume, status, trace, verify, replay, cancel, copy, gc, doctor)
 
 app = typer.Typer(
     name="lambdaml",

@@ -8,7 +8,7 @@ decay 0.9; epsilons as torch.optim has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch

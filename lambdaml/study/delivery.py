@@ -69,7 +69,10 @@ class Delivery:
         workers = self._workers
         drawn = np.stack(
             [
-                [self._delays[g].matrix(t, workers, workers, self._seeds[g]) for t in range(iteration, iteration + _CHUNK)]
+                [
+                    self._delays[g].matrix(t, workers, workers, self._seeds[g])
+                    for t in range(iteration, iteration + _CHUNK)
+                ]
                 for g in self._settings
             ]
         )

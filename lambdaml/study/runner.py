@@ -22,8 +22,8 @@ from lambdaml.study.plan import Plan, Unit, make_delays, split
 from lambdaml.study.rate_table import RATES
 from lambdaml.study.table import Row
 
-Progress = Callable[[int, int, str], None]
-"""Is told how many settings are done, of how many, and what was done last."""
+Progress = Callable[[float], None]
+"""Is told which share of the settings is done."""
 
 Pair = tuple[str, str, int]
 
@@ -44,7 +44,7 @@ def run_study(plan: Plan, folder: Path, processes: int = 1, progress: Progress |
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-    study = _Study(plan, folder, progress or (lambda _done, _all, _what: None))
+    study = _Study(plan, folder, progress or (lambda _share: None))
     if study.missing():
         with _workers(processes) as pool:
             study.run(pool)
@@ -153,9 +153,7 @@ class _Study:
         else:
             self.rows |= {row.key: row for row in rows}
             table.save(self.folder, list(self.rows.values()))
-        known = len(self.found())
-        every = len(self.plan.pairs()) * len(self._all()) * self.plan.seeds
-        self.progress(known, every, f"{pair[0]} {pair[1]}, {pair[2]} workers: {stage}")
+        self.progress(len(self.found()) / (len(self.plan.pairs()) * len(self._all()) * self.plan.seeds))
 
 
 def run_unit(unit: Unit) -> list[Row]:

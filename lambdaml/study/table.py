@@ -123,9 +123,8 @@ def save(folder: Path, rows: Sequence[Row]) -> None:
 
 def _save_parquet(folder: Path, rows: Sequence[Row]) -> None:
     try:
-        from pyarrow import Table, int64, schema, string
+        from pyarrow import Table, int64, parquet, schema, string
         from pyarrow import float64 as number
-        from pyarrow import parquet
     except ImportError:
         return
     kinds = {"int": int64(), "int | None": int64(), "float": number(), "str": string()}

@@ -46,7 +46,13 @@ class GibbsLearner:
     rising = True
 
     def __init__(
-        self, corpus: Corpus, seeds: Sequence[int], workers: int, topics: int = 10, alpha: float = 0.1, beta: float = 0.1
+        self,
+        corpus: Corpus,
+        seeds: Sequence[int],
+        workers: int,
+        topics: int = 10,
+        alpha: float = 0.1,
+        beta: float = 0.1,
     ) -> None:
         self._corpus, self._workers, self._topics, self._alpha, self._beta = corpus, workers, topics, alpha, beta
         self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
