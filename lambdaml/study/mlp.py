@@ -67,7 +67,7 @@ class Mlp:
         """Views: weights [rows, in, out], biases [rows, out]."""
         layers, start = [], 0
         for before, after in zip(self.widths, self.widths[1:]):
-            weight = networks[:, start : start + before * after].unflatten(1, (before, after))
+            weight = networks[:, start : start + before * after].view(-1, before, after)
             start += before * after
             layers.append((weight, networks[:, start : start + after]))
             start += after

@@ -47,17 +47,17 @@ class Classifier(_Stacked):
     def __init__(self, images: Images, make: Callable[[], nn.Module]) -> None:
         super().__init__(make)
         self._images, self.samples = images, len(images.inputs)
-        self._gradients = vmap(grad(self._loss))
+        self._gradients: Callable[..., Tensor] = vmap(grad(self._loss))
 
     def _loss(self, flat: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.call(flat, inputs), labels)
 
     def gradients(self, parameters: Tensor, samples: Tensor, seed: int) -> Tensor:
-        inputs = self._images.inputs[samples].unflatten(2, self._images.shape)
+        inputs = self._images.inputs[samples].view(*samples.shape, *self._images.shape)
         return self._gradients(parameters, inputs, self._images.labels[samples])
 
     def quality(self, parameters: Tensor) -> Tensor:
-        inputs = self._images.test_inputs.unflatten(1, self._images.shape)
+        inputs = self._images.test_inputs.view(-1, *self._images.shape)
         with torch.no_grad():
             found = torch.stack([self.call(row, inputs).argmax(1) for row in parameters])
         return (found == self._images.test_labels).double().mean(1)
@@ -77,7 +77,7 @@ class Autoencoder(_Stacked):
         self._images, self.samples = images, len(images.inputs)
         draw = torch.Generator().manual_seed(0)
         self._noise = torch.randn(4099, latent, generator=draw)
-        self._gradients = vmap(grad(self._loss))
+        self._gradients: Callable[..., Tensor] = vmap(grad(self._loss))
 
     def _loss(self, flat: Tensor, inputs: Tensor, noise: Tensor) -> Tensor:
         return self.call(flat, inputs, noise)
@@ -157,7 +157,7 @@ class _Vae(nn.Module):
         found = self.decoder(mean + noise * torch.exp(0.5 * log_variance))
         wrong = 0.5 * (found - inputs).square().sum(-1)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-        return (wrong + divergence).mean()
+        return torch.mean(wrong + divergence)
 
 
 def _dense(widths: list[int]) -> nn.Sequential:

@@ -94,7 +94,7 @@ def bars(rows: Iterable[Row]) -> list[Bar]:
         base = {seed: row.iterations for seed, row in values.get(0, {}).items()}
         for s in sorted(values):
             met = [row for row in values[s].values() if row.iterations is not None]
-            ratios = [row.iterations / base[row.seed] for row in met if row.iterations and base.get(row.seed)]
+            ratios = [row.iterations / few for row in met if row.iterations and (few := base.get(row.seed))]
             slower = fmean(ratios) if ratios else None
             spread = stdev(ratios) if len(ratios) > 1 else None
             batches = fmean(row.batches or 0 for row in met) if met else None
