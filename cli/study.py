@@ -143,8 +143,7 @@ def _theorems(plan: Plan) -> list[Theorem]:
 
     depths = {"mlr": 0, "dnn1": 1}
     chosen = [depths[model] for model in plan.models if model in depths and plan.data == "bundled"]
-    values = sorted({min(plan.values(), default=4), max(plan.values(), default=16)})
-    return [theorem(depth, s) for depth in chosen for s in (1, *values)]
+    return [theorem(depth, s) for depth in chosen for s in (1, max(2, *plan.values(), 2))]
 
 
 def _write_page(plan: Plan, rows: list[Row], theorems: list[Theorem], out: Path) -> Path:

@@ -13,4 +13,5 @@ RATES: dict[str, dict[str, float]] = {
     "vae": {"sgd": 0.00125, "momentum": 0.00025, "adam": 0.000125, "adagrad": 0.001, "rmsprop": 0.000125},
     "mf": {"sgd": 0.02, "momentum": 0.002, "adam": 0.004, "adagrad": 0.04, "rmsprop": 0.004},
 }
-"""For `mf`, SGD's is that of check A5 in the tests, and the others are guesses: `--tune` finds better ones."""
+"""Not tuned: `cnn`, `resnet8` and `sgd` for `vae` (rates of the grid, from a few trials), and `mf` (SGD's is that of check
+A5 in the tests, the others are guesses). `--tune` finds better ones."""

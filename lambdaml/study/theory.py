@@ -48,7 +48,7 @@ class Theorem:
     bound: list[tuple[int, float]]
 
 
-def theorem(depth: int, s: int, steps: int = 1500, seed: int = 0) -> Theorem:
+def theorem(depth: int, s: int, steps: int = 800, seed: int = 0) -> Theorem:
     """Measure mu, L and sigma^2 for a network on the digits, run the theorem's SGD, and put its bound beside it.
 
     Args:
