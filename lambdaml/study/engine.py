@@ -8,7 +8,8 @@ each iteration at first, and then whenever the count has grown by 2 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,3 +96,14 @@ def train(
                 delivery.keep(staying)
                 learner.keep(staying)
     return courses
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes with one thread within: products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,7 +16,7 @@ import torch
 
 from lambdaml.errors import UserError
 from lambdaml.study import rates, table
-from lambdaml.study.engine import Course, train
+from lambdaml.study.engine import Course, one_thread, train
 from lambdaml.study.models import make_learner, model_named, problem_of
 from lambdaml.study.plan import Plan, Unit, make_delays, split
 from lambdaml.study.rate_table import RATES
@@ -138,7 +138,8 @@ class _Study:
         base = {seed: row for seed in self._seeds() if (row := self._row(pair, 0, seed)) is not None}
         if model.gain is not None:
             return {seed: (model.limit, row.target) for seed, row in base.items()}
-        usual = median(row.iterations or row.limit for row in base.values())
+        # Where synchronous training missed the target, there is nothing to be a multiple of.
+        usual = median(row.iterations or row.limit / self.plan.longest for row in base.values())
         return {seed: (math.ceil(self.plan.longest * usual), row.target) for seed, row in base.items()}
 
     def _take(self, rows: list[Row], stage: str, pair: Pair) -> None:
@@ -196,12 +197,8 @@ def run_unit(unit: Unit) -> list[Row]:
 def _workers(processes: int) -> Iterator[Executor | None]:
     """Processes that end with the block, however it ends; None for one, which is this."""
     if processes == 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             yield None
-        finally:
-            torch.set_num_threads(before)
         return
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin)
     try:

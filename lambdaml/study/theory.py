@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lambdaml.sampling import derive_seed
 from lambdaml.study.data import Images, digits
+from lambdaml.study.engine import one_thread
 from lambdaml.study.mlp import Mlp
 
 _REFERENCE, _BATCH, _RATE, _WIDTH = 1000, 32, 0.04, 64
@@ -48,6 +49,7 @@ class Theorem:
     bound: list[tuple[int, float]]
 
 
+@one_thread()
 def theorem(depth: int, s: int, steps: int = 800, seed: int = 0) -> Theorem:
     """Measure mu, L and sigma^2 for a network on the digits, run the theorem's SGD, and put its bound beside it.
 

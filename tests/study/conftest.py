@@ -1,4 +1,4 @@
-"""One thread, as the study's processes have: results do not depend on the machine, and small products run faster."""
+"""One thread, as the study's processes have."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    import torch
+def single_thread() -> Iterator[None]:
+    from lambdaml.study.engine import one_thread
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield

@@ -16,6 +16,7 @@ from lambdaml.study.delivery import Delivery
 from lambdaml.study.engine import train
 from lambdaml.study.learning import Batches, GradientLearner
 from lambdaml.study.mlp import MlpProblem
+from lambdaml.study.theory import theorem
 from lambdaml.traces.delays import Categorical, Delays, Geometric, Recorded
 from tests.study.loop import LoopOverWorkers, optimizer_of
 
@@ -129,3 +130,14 @@ def test_a_run_that_is_not_finite_is_given_up_and_never_meets_its_target() -> No
     learner = GradientLearner(MlpProblem(digits(), 6, WIDTH), "sgd", [1e30], [0], 2, 8)
     (course,) = train(learner, [Categorical(0)], [0], 2, [0.92], [60])
     assert course.iterations is None and course.ran == 60
+
+
+def test_the_theorem_is_silent_where_gradients_do_not_cohere_and_holds_where_they_do() -> None:
+    sequential, stale = theorem(0, 1, steps=150), theorem(0, 8, steps=150)
+    for found in (sequential, stale):
+        bounds = dict(found.bound)
+        assert 0 < found.coherence <= 1.0 + 1e-6
+        assert all(value <= bounds[at] for at, value in found.measured if at in bounds)
+        assert [value for _, value in found.measured] == sorted((value for _, value in found.measured), reverse=True)
+    assert sequential.coherence == pytest.approx(1.0)
+    assert sequential.measured[-1][1] < sequential.measured[0][1] / 2
