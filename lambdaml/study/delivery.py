@@ -9,6 +9,7 @@ are bitwise repeatable, and that with all delays 0 a cache is, bit for bit, what
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Delivery:
     `embedding_bag` sums the arrivals of all caches.
 
     Args:
-        delays: of each setting; with `seeds`, a pure function of the iteration.
+        delays: of each setting, hashable; with `seeds`, a pure function of the iteration.
         size: floats in an update.
     """
 
@@ -67,15 +68,7 @@ class Delivery:
     def _draw(self, iteration: int) -> None:
         """Draw the delays of the next iterations, and let the ring reach as far back as they need."""
         workers = self._workers
-        drawn = np.stack(
-            [
-                [
-                    self._delays[g].matrix(t, workers, workers, self._seeds[g])
-                    for t in range(iteration, iteration + _CHUNK)
-                ]
-                for g in self._settings
-            ]
-        )
+        drawn = np.stack([_drawn(self._delays[g], self._seeds[g], workers, iteration) for g in self._settings])
         index, sent, sender, receiver = np.indices(drawn.shape).reshape(4, -1)
         sent += iteration
         new = np.stack([sent + drawn.ravel(), self._settings[index], receiver, sent, sender])
@@ -91,3 +84,11 @@ class Delivery:
             for t in range(max(0, iteration - len(self._ring)), iteration):
                 longer[t % reach] = self._ring[t % len(self._ring)]
             self._ring = longer
+
+
+@lru_cache(512)
+def _drawn(delays: Delays, seed: int, workers: int, first: int) -> NDArray[np.int64]:
+    """Of `_CHUNK` iterations, [iterations, P, P]; algorithms and models are compared under the same ones."""
+    found = np.stack([delays.matrix(t, workers, workers, seed) for t in range(first, first + _CHUNK)])
+    found.flags.writeable = False
+    return found

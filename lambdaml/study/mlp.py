@@ -51,7 +51,8 @@ class Mlp:
             torch.bmm(below.transpose(1, 2), delta, out=d_weight)
             torch.sum(delta, 1, out=d_bias)
             if number:
-                delta = torch.bmm(delta, weight.transpose(1, 2)).mul_(below > 0)
+                delta = torch.bmm(delta, weight.transpose(1, 2))
+                delta = torch.ops.aten.threshold_backward(delta, below, 0)
         return gradients
 
     def _forward(self, networks: Tensor, inputs: Tensor) -> list[Tensor]:

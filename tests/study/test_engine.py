@@ -17,7 +17,7 @@ from lambdaml.study.engine import train
 from lambdaml.study.learning import Batches, GradientLearner
 from lambdaml.study.mlp import MlpProblem
 from lambdaml.study.theory import theorem
-from lambdaml.traces.delays import Categorical, Delays, Geometric, Recorded
+from lambdaml.traces.delays import Categorical, Delays, Geometric
 from tests.study.loop import LoopOverWorkers, optimizer_of
 
 WIDTH = 16
@@ -115,14 +115,19 @@ def test_a_setting_is_the_same_alone_and_among_others_that_end_earlier() -> None
 def test_an_update_reaches_each_cache_when_its_delay_says_and_no_cache_twice() -> None:
     workers, steps, late = 3, 40, 25
     stream = np.random.RandomState(0)
-    table: list[NDArray[np.int64]] = [stream.randint(0, late, (workers, workers)).astype(np.int64) for _ in range(300)]
-    delivery = Delivery([Recorded(table)], [0], workers, steps * workers, torch.float64)
+    table = stream.randint(0, late, (300, workers, workers)).astype(np.int64)
+
+    class Known:
+        def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
+            return table[iteration]
+
+    delivery = Delivery([Known()], [0], workers, steps * workers, torch.float64)
     caches = torch.zeros(workers, steps * workers, dtype=torch.float64)
     marks = torch.eye(steps * workers, dtype=torch.float64)
     for t in range(steps):
         caches += delivery.exchange(t, marks[t * workers : (t + 1) * workers])
         for receiver in range(workers):
-            there = [sent + table[sent][sender, receiver] <= t for sent in range(steps) for sender in range(workers)]
+            there = [sent + table[sent, sender, receiver] <= t for sent in range(steps) for sender in range(workers)]
             assert caches[receiver].tolist() == [float(arrived) for arrived in there]
 
 
