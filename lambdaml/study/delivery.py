@@ -8,8 +8,9 @@ are bitwise repeatable, and that with all delays 0 a cache is, bit for bit, what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -68,7 +69,9 @@ class Delivery:
     def _draw(self, iteration: int) -> None:
         """Draw the delays of the next iterations, and let the ring reach as far back as they need."""
         workers = self._workers
-        drawn = np.stack([_drawn(self._delays[g], self._seeds[g], workers, iteration) for g in self._settings])
+        drawn = np.stack(
+            [_drawn(cast(Hashable, self._delays[g]), self._seeds[g], workers, iteration) for g in self._settings]
+        )
         index, sent, sender, receiver = np.indices(drawn.shape).reshape(4, -1)
         sent += iteration
         new = np.stack([sent + drawn.ravel(), self._settings[index], receiver, sent, sender])
