@@ -24,6 +24,7 @@ from lambdaml.cli.resume import resume
 from lambdaml.cli.simulate import simulate
 from lambdaml.cli.staleness import staleness
 from lambdaml.cli.status import status
+from lambdaml.cli.study import study
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
@@ -33,6 +34,7 @@ VERBS = (
     profile,
     plan,
     simulate,
+    study,
     resume,
     status,
     trace,

@@ -1,0 +1,104 @@
+"""The staleness study: the time of the default one, and how much faster it is than a loop over workers.
+
+    python benchmarks/study.py [--quick]
+
+The loop is the study as one would write it first: a model and an optimizer of torch for each worker, and a list of the
+updates under way (`tests/study/loop.py`). Both compute the same iterations of the same settings, with one thread, one
+after the other in the same process; the loop takes one setting at a time, as it can do nothing else. Needed: 5 minutes
+on 2 cores for the default study, and a ratio of 5. `--quick` leaves the default study out, and computes fewer
+iterations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from lambdaml.study.data import digits
+from lambdaml.study.engine import train
+from lambdaml.study.learning import GradientLearner
+from lambdaml.study.mlp import MlpProblem
+from lambdaml.study.plan import Plan
+from lambdaml.study.rate_table import RATES
+from lambdaml.study.runner import run_study
+from lambdaml.study.table import bars
+from lambdaml.traces.delays import Categorical
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.study.loop import LoopOverWorkers
+
+WORKERS, SEEDS, WIDTH = 8, 3, 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--iterations", type=int, default=0)
+    options = parser.parse_args()
+    iterations = options.iterations or (60 if options.quick else 200)
+    torch.set_num_threads(1)
+    at_once(0, "sgd", 1)  # loads the data
+    print(f"{WORKERS} workers, {SEEDS} seeds, s = 8, {iterations} iterations, one thread; seconds")
+    spent: list[tuple[float, float]] = []
+    for depth, algorithm in ((0, "sgd"), (1, "adam"), (3, "momentum"), (6, "adam")):
+        mine, loop = at_once(depth, algorithm, iterations), one_by_one(depth, algorithm, iterations)
+        spent.append((mine, loop))
+        print(
+            f"{depth} hidden, {algorithm:8}  at once {mine:7.2f}  loop {loop:7.2f}  ratio {loop / mine:5.1f}",
+            flush=True,
+        )
+    at_once_s, loop_s = (sum(column) for column in zip(*spent))
+    print(f"all of these: at once {at_once_s:.2f}, loop {loop_s:.2f}, ratio {loop_s / at_once_s:.1f}")
+    if not options.quick:
+        default_study()
+
+
+def at_once(depth: int, algorithm: str, iterations: int) -> float:
+    """Seconds for all seeds."""
+    seeds, name = list(range(SEEDS)), f"dnn{depth}" if depth else "mlr"
+    began = time.perf_counter()
+    learner = GradientLearner(
+        MlpProblem(digits(), depth, WIDTH), algorithm, [RATES[name][algorithm]] * SEEDS, seeds, WORKERS, 32
+    )
+    train(learner, [Categorical(8)] * SEEDS, seeds, WORKERS, [2.0] * SEEDS, [iterations] * SEEDS)
+    return time.perf_counter() - began
+
+
+def one_by_one(depth: int, algorithm: str, iterations: int) -> float:
+    """Seconds for all seeds, with quality measured as often."""
+    widths, name = (64, *[WIDTH] * depth, 10), f"dnn{depth}" if depth else "mlr"
+    began = time.perf_counter()
+    for seed in range(SEEDS):
+        loop = LoopOverWorkers(digits(), widths, algorithm, RATES[name][algorithm], Categorical(8), seed, WORKERS)
+        due = 1
+        for done in range(1, iterations + 1):
+            loop.step()
+            if done >= due:
+                loop.accuracy()
+                due = done + max(1, done // 50)
+    return time.perf_counter() - began
+
+
+def default_study() -> None:
+    cores = min(2, os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        rows = run_study(Plan(), Path(folder), cores)
+        took = time.perf_counter() - began
+    print(f"default study: {len(rows)} settings, {sum(row.ran for row in rows):,} iterations of 8 workers")
+    print(f"{took:.0f} s with {cores} processes (300 needed on 2 cores)")
+    for bar in bars(rows):
+        if bar.staleness in (0, 32):
+            slower = "never" if bar.slower is None else f"{bar.slower:.2f}"
+            print(f"{bar.model:5} {bar.algorithm:9} s={bar.staleness:2} {slower:>6} ({bar.met} of {bar.seeds})")
+
+
+if __name__ == "__main__":
+    main()

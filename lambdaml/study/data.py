@@ -1,0 +1,55 @@
+"""The study's bundled and generated data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lambdaml.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images as float [samples, features], standardised by the training set, and labels as int64 [samples].
+
+    Attributes:
+        shape: channels, height, width.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+    shape: tuple[int, int, int]
+    classes: int = 10
+
+
+@cache
+def digits() -> Images:
+    """scikit-learn's 8x8 digits: 1,437 to train with and 360 to test with, the same split on every machine.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UserError("the digits come with scikit-learn: pip install 'lambdaml-runtime[examples]'") from None
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
+    inputs, test_inputs, labels, test_labels = (torch.tensor(np.asarray(part)) for part in parts)
+    return standardised(inputs, labels.long(), test_inputs, test_labels.long(), (1, 8, 8))
+
+
+def standardised(
+    inputs: Tensor, labels: Tensor, test_inputs: Tensor, test_labels: Tensor, shape: tuple[int, int, int]
+) -> Images:
+    """Each feature with mean 0 and deviation 1 over the training set (features that hardly vary are only centred)."""
+    mean, deviation = inputs.mean(0), inputs.std(0).clamp_min(1.0)
+    inputs, test_inputs = ((part - mean).div(deviation).float() for part in (inputs, test_inputs))
+    return Images(inputs, labels, test_inputs, test_labels, shape)

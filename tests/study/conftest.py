@@ -1,0 +1,13 @@
+"""One thread, as the study's processes have."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    from lambdaml.study.engine import one_thread
+
+    with one_thread():
+        yield
