@@ -50,7 +50,7 @@ def by_ray_train(storage: str) -> Any:
 
 
 def by_lambdaml(storage: str) -> Any:
-    import lambdaml.ray  # type: ignore[import-not-found, unused-ignore]
+    import lambdaml.ray
 
     return lambdaml.ray.train(Digits, storage, workers=WORKERS, epochs=EPOCHS).metrics
 

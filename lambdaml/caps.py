@@ -23,7 +23,10 @@ from lambdaml.run import Run
 from lambdaml.storage import MeterReading
 
 REACTION_S = 0.25
-"""From the moment that an engine is told to have functions leave until no further round begins."""
+"""From the moment that an engine is told to have functions leave until no further round begins, where they are in other
+processes. Functions in this one tell of each commit themselves, and hear at once."""
+
+AT_ONCE_S = 0.001
 
 REPLAY_SHARE = 0.1
 """Of a round's time that its replay takes, assumed: it computes no gradient and fetches many updates at once."""
@@ -143,7 +146,8 @@ class Judge:
         self._sample(_Sample(now, self._updates, reading))
         round_s, per_round = self._round()
         told_s = now - min(self._alive.values(), default=now)
-        rounds = 1.0 + ((min(told_s, WINDOW_S) + REACTION_S) / round_s if round_s else 0.0)
+        reaction_s = REACTION_S if told_s > AT_ONCE_S else 0.0
+        rounds = 1.0 + ((min(told_s, WINDOW_S) + reaction_s) / round_s if round_s else 0.0)
         requests = Counter({kind: math.ceil(count * rounds) for kind, count in per_round.requests.items()})
         ahead = MeterReading(
             requests + self._winding_down() + self._ending(rounds),

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lambdaml.engines import Emit, Launch
@@ -51,9 +52,12 @@ class InlineEngine:
     async def _run(self, launch: Launch, emit: Emit) -> None:
         token = secrets.token_hex(3)
         stopped: list[KeyboardInterrupt] = []
+        accounts: dict[str, Callable[[], dict[str, Any]]] = {}
 
         def tell(event: dict[str, Any]) -> None:
             try:
+                for account in list(accounts.values()) if event["event"] == "commit" else ():
+                    emit(account())
                 emit(event)
             except KeyboardInterrupt as stop:
                 stopped.append(stop)
@@ -61,7 +65,7 @@ class InlineEngine:
         async def keep_alive(index: int) -> None:
             life, outcome = 0, "left"
             while outcome != "done" and not stopped:
-                outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, stopped)
+                outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, stopped, accounts)
                 life += 1
 
         async with asyncio.TaskGroup() as group:
@@ -70,17 +74,23 @@ class InlineEngine:
         if stopped:
             raise stopped[0]
 
-    async def _live(self, launch: Launch, name: str, index: int, tell: Emit, stopped: list[KeyboardInterrupt]) -> str:
-        """One function, from its start to its end."""
+    async def _live(
+        self,
+        launch: Launch,
+        name: str,
+        index: int,
+        tell: Emit,
+        stopped: list[KeyboardInterrupt],
+        accounts: dict[str, Callable[[], dict[str, Any]]],
+    ) -> str:
+        """One function, from its start to its end; `accounts` tell of each what it has used."""
         meter, began, code = Meter(), time.monotonic(), FAILED
-
-        def account() -> None:
-            tell(usage_event(name, time.monotonic() - began, 0, meter.snapshot()))
+        accounts[name] = account = lambda: usage_event(name, time.monotonic() - began, 0, meter.snapshot())
 
         async def keep_account() -> None:
             while True:
                 await asyncio.sleep(TELL_S)
-                account()
+                tell(account())
 
         accountant = asyncio.create_task(keep_account())
         try:
@@ -100,7 +110,7 @@ class InlineEngine:
             return outcome
         finally:
             accountant.cancel()
-            account()
+            tell(accounts.pop(name)())
             tell({"event": "ended", "function": name, "code": code})
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from lambdaml.registry import Registry
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.quorum import Quorum
 from lambdaml.staleness import RULES
+from lambdaml.view import View
 
 
 def thing(k: int, rate: float = 0.5, mode: str = "fast") -> tuple[int, float, str]:
@@ -73,11 +74,11 @@ def test_a_mistake_is_refused_in_one_line_that_names_it(spec: str, message: str)
 
 
 def test_the_real_registries_make_what_they_list() -> None:
-    parameters = {"ssp": ":2", "quorum": ":2"}
+    parameters = {"ssp": ":2", "quorum": ":2", "discard": ":3"}
     for name in SCHEDULES.factories:
         assert SCHEDULES.make(name + parameters.get(name, "")).agreed in (True, False)
     for name in RULES.factories:
-        assert RULES.make(name).weight(0, None) == 1.0  # type: ignore[arg-type]
+        assert RULES.make(name + parameters.get(name, "")).weight(0, View(4, 10)) == 1.0
 
 
 def test_a_quorum_with_an_option() -> None:
