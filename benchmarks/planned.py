@@ -26,7 +26,6 @@ from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.tariff import Quantities, Tariff
 from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import STRAGGLERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -60,7 +59,7 @@ class Facts:
 
 def planned(profile: Profile, schedule: str, workers: int, latency: str, codec: str, tariff: Tariff) -> Facts:
     candidate = Candidate(schedule, workers, profile.job.batch_size, codec, latency, "local")
-    channel, platform = Channel.parse(latency), Platform.parse("local")
+    channel, platform = Channel.parse(latency), profile.placed("local", workers)
     shape = Shape(
         schedule,
         workers,

@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from multiprocessing import get_context
@@ -56,7 +55,6 @@ def truth(spread: str, latency: str, schedule: str) -> dict[int, float]:
     import torch
 
     from lambdaml.simulation import simulate
-    from lambdaml.simulation.costs import measure  # noqa: F401
     from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
 
@@ -77,22 +75,18 @@ def truth(spread: str, latency: str, schedule: str) -> dict[int, float]:
         snapshot_every=10**6,
         trace=traces.append,
     )
-    trace = traces[0]
+    trace = Trace(traces[0].rows, {**traces[0].meta, "settings": None})
     moments = {row["version"]: row["committed_s"] for row in trace.rows if row["fate"] == "applied"}
     start = min(row["started_s"] for row in trace.rows if row["started_s"] is not None)
     for depth in DEPTHS:
         times = []
         for seed in SEEDS:
-            replay = replay_trace(_bare(trace), _job(), args={"depth": depth}, seed=seed, evaluate_every=4)
+            replay = replay_trace(trace, _job(), args={"depth": depth}, seed=seed, evaluate_every=4)
             bound = float(TARGET.partition("<=")[2])
             met = [v for v, metrics in sorted(replay.metrics.items()) if metrics["loss"] <= bound]
             times.append(moments[met[0]] - start if met else math.inf)
         found[depth] = median(times)
     return found
-
-
-def _bare(trace):  # type: ignore[no-untyped-def]
-    return replace(trace, meta={**trace.meta, "settings": None})
 
 
 def planned(spread: str, latency: str, depth: int) -> str:

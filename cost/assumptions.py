@@ -47,6 +47,9 @@ def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, b
         yield from _learning(profile, goal, here)
     else:
         yield Assumption("length", wishes.epochs or 0.0, "epochs", "given", "")
+    if profile.startup is not None:
+        yield Assumption("import of torch here", profile.startup.import_s, "s", "measured", here)
+        yield Assumption("the job's own start", profile.startup.job_s, "s", "measured", here)
     measured = best.channel == "measured" and profile.store is not None
     yield Assumption(
         f"latency and bandwidth of {best.channel}",

@@ -21,6 +21,7 @@ from lambdaml.cost.machine import this_machine
 from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
 from lambdaml.cost.pilot import default_plan, pilot
 from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
+from lambdaml.cost.startup import startup
 from lambdaml.cost.stores import measure_store
 from lambdaml.entry import pick_device
 from lambdaml.errors import SettingsError
@@ -117,6 +118,8 @@ def measure(
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:
         bench = compute.submit(_bench, instance, settings, pick_device(device)).result()
+        with clockwork.phase("startup"):
+            started = startup(job_settings) if isinstance(job, str) else None
         found = _store(store, settings, clockwork) if store is not None else None
         profile = compute.submit(_times, bench, clockwork).result()
         if target is not None:
@@ -130,7 +133,7 @@ def measure(
         facts, requests, sent, received = found
         spent = replace(spent, requests=requests, sent_bytes=sent, received_bytes=received)
         profile = replace(profile, store=facts)
-    return replace(profile, spent=spent)
+    return replace(profile, spent=spent, startup=started)
 
 
 def _bench(job: Job, settings: Settings, device: str) -> Bench:

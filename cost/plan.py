@@ -215,7 +215,10 @@ class _Desk:
     def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
         """The candidate's; compute is slowed by what its memory buys, so that the platform's own size is left out."""
         platform = Platform.parse(candidate.platform)
-        slowdown = self._slowdown(candidate, platform) / platform.speed()
+        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
+        slowdown = self._slowdown(functions, platform)
+        placed = self.profile.placed(candidate.platform, functions, slowdown)
+        slowdown /= platform.speed()
         return Shape(
             candidate.schedule,
             candidate.workers,
@@ -223,16 +226,15 @@ class _Desk:
             self.profile.job.samples,
             self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
             self.channel(candidate.channel),
-            replace(platform, memory_mb=0, mb_per_vcpu=0.0),
+            replace(placed, memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
             self.wishes.space.functions,
         )
 
-    def _slowdown(self, candidate: Candidate, platform: Platform) -> float:
-        """Of the candidate's functions against where the profile was measured, as far as earlier runs tell."""
+    def _slowdown(self, functions: int, platform: Platform) -> float:
+        """Of so many functions there against where the profile was measured, as far as earlier runs tell."""
         if self._iprof is None:
             return 1.0
-        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
         here = platform.name == "local"
         return self._iprof.slowdown(Device.here(functions) if here else Device.of(platform))
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.meter import MeterReading
 from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
 
 SCHEMA_VERSION = 1
 
@@ -253,6 +255,7 @@ class Profile:
         update_norm: median 2-norm of a gradient of the job's own batch size.
         codecs: every codec that needs no parameter, by name.
         store: None where none was named.
+        startup: of a function; None where the job can be imported by this process only.
         target: of the pilots; None without them.
     """
 
@@ -269,8 +272,28 @@ class Profile:
     store: StoreFacts | None
     noise: NoiseScale | None
     coherence: CoherenceFacts | None
+    startup: Startup | None = None
     target: str | None = None
     pilot: tuple[PilotRun, ...] = ()
+
+    def placed(self, spec: str, functions: int = 1, slowdown: float = 1.0) -> Platform:
+        """A platform on which functions start as they do with this job.
+
+        Its own cold start is for a function that imports torch; the job's import and data come on top. Functions of this
+        machine start as they were measured to, and share its cores.
+
+        Raises:
+            SettingsError: there is no such platform.
+        """
+        platform = Platform.parse(spec)
+        if self.startup is None:
+            return platform
+        cold, slowest = platform.cold_start_s
+        job_s = slowdown * self.startup.job_s / platform.speed()
+        if platform.name == "local":
+            cold = slowest = self.startup.import_s
+            job_s = self.startup.job_s * max(1.0, functions / self.machine.cores)
+        return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
 
     def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
         """What a simulation needs to know of the job.

@@ -85,7 +85,11 @@ class InlineEngine:
     ) -> str:
         """One function, from its start to its end; `accounts` tell of each what it has used."""
         meter, began, code = Meter(), time.monotonic(), FAILED
-        accounts[name] = account = lambda: usage_event(name, time.monotonic() - began, 0, meter.snapshot())
+
+        def account() -> dict[str, Any]:
+            return usage_event(name, time.monotonic() - began, 0, meter.snapshot())
+
+        accounts[name] = account
 
         async def keep_account() -> None:
             while True:

@@ -1,0 +1,70 @@
+"""How long a function takes from its first line to its first gradient: imports, and what the job loads.
+
+Measured in a process of its own, since it can be seen once a process only:
+
+    python -m lambdaml.cost.startup '{"spec": "digits.py:Digits", "args": {}}'
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from lambdaml.settings import JobSettings
+
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """Seconds on an idle machine.
+
+    Attributes:
+        import_s: until torch and lambdaml are imported.
+        job_s: from there until the first gradient, less the time of the second: the job's import, its data and model.
+    """
+
+    import_s: float
+    job_s: float
+
+
+def startup(job: JobSettings) -> Startup | None:
+    """Measure it; None where the job cannot be imported by another process, or that takes minutes."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "lambdaml.cost.startup", job.model_dump_json()]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True)
+        inside_s, job_s = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
+        return None
+    return Startup(round(max(0.0, time.perf_counter() - begin - inside_s), 3), round(max(0.0, job_s), 3))
+
+
+def _main(text: str) -> None:
+    from lambdaml.job import load_job
+    from lambdaml.replica import Replica
+    from lambdaml.training import settings_for
+    from lambdaml.worlds.live import OneThread
+
+    begin = time.perf_counter()
+    job = JobSettings.model_validate_json(text)
+
+    def work() -> tuple[float, float]:
+        instance = load_job(job.spec, dict(job.args))
+        asked = {"epochs": None, "target": None, "snapshot_every": None, "schedule": "bsp"}
+        replica = Replica(instance, settings_for(instance, job, workers=1, steps=1, **asked))
+        replica.gradient(0, 0)
+        first = time.perf_counter()
+        replica.gradient(0, 0)
+        return first, time.perf_counter()
+
+    with OneThread() as compute:
+        first, second = compute.submit(work).result()
+    print(json.dumps([second - begin, (first - begin) - (second - first)]))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
