@@ -43,7 +43,7 @@ LEAST_STEPS, MOST_STEPS = 40, 2_000
 LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
 """Samples of the reference set of the coherence."""
 
-_SHARES = {"store": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
+_SHARES = {"store": 0.1, "startup": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
 """Of the time to spend, by phase; pilots are on top of it."""
 
 
@@ -118,9 +118,9 @@ def measure(
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:
         bench = compute.submit(_bench, instance, settings, pick_device(device)).result()
+        found = _store(store, settings, clockwork) if store is not None else None
         with clockwork.phase("startup"):
             started = startup(job_settings) if isinstance(job, str) else None
-        found = _store(store, settings, clockwork) if store is not None else None
         profile = compute.submit(_times, bench, clockwork).result()
         if target is not None:
             with clockwork.phase("pilots") as tell:

@@ -102,7 +102,7 @@ def test_pilots_are_kept_with_their_target(measured: Measured) -> None:
 def test_it_says_what_it_took_and_leaves_the_store_as_it_was(measured: Measured) -> None:
     spent, store = measured.profile.spent, measured.profile.store
     assert store is not None and measured.left_behind == []
-    assert set(spent.phases_s) == {"steps", "codecs", "store", "pilots", "training"}
+    assert set(spent.phases_s) == {"startup", "steps", "codecs", "store", "pilots", "training"}
     assert spent.seconds >= sum(spent.phases_s.values())
     assert spent.gradients > 100 and sum(spent.requests.values()) > 40 and spent.sent_bytes > 2**20
     assert {"create", "get", "get_miss", "head", "list"} <= set(store.request_times)
