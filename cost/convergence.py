@@ -69,9 +69,11 @@ class Convergence:
                 sync[group * batch].append(steps)
         self._batches = sorted(sync)
         self._steps = [median(sync[batch]) for batch in self._batches]
+        by_group: defaultdict[int, dict[int, float | None]] = defaultdict(dict)
+        for (group, delay, _), steps in middle.items():
+            by_group[group][delay] = steps
         self._worth = {
-            group: _Worth({delay: steps for (size, delay), steps in _by_group(middle).items() if size == group})
-            for group in {group for group, delay, _ in middle if delay and middle.get((group, 0, _)) is not None}
+            group: _Worth(steps) for group, steps in by_group.items() if steps.get(0) is not None and len(steps) > 1
         }
 
     @property
@@ -120,11 +122,6 @@ class _Worth:
         if 1 + staleness > LEEWAY * self._delays[-1]:
             return None
         return _interpolate(1 + staleness, self._delays, self._factors)
-
-
-def _by_group(middle: Mapping[tuple[int, int, int], float | None]) -> dict[tuple[int, int], float | None]:
-    """Steps by (group, delay), whatever the batch."""
-    return {(group, delay): steps for (group, delay, _), steps in middle.items()}
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
