@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Interpreter that .venv is made with; to change it later, `make clean` first.
 BASE_PYTHON := $(or $(PYTHON),python3)
 # Test processes (pytest-xdist). Tests fork processes of their own, so that more is not always faster.
-JOBS ?= 0
+JOBS ?= 2
 ARGS ?=
 
 PACKAGES := lambdaml storage cost cli
@@ -43,7 +43,7 @@ demo: install ## Train the digits example with four workers over a local S3 serv
 	@$(BIN)/lambdaml train examples/digits.py:Digits --workers 4 --schedule bsp --store moto://demo/digits \
 		--target 'accuracy>=0.95' $(ARGS)
 
-test: install ## Run the tests (JOBS=2 spreads them over processes, ARGS='-k lease' selects)
+test: install ## Run the tests (JOBS=0 in one process, ARGS='-k lease' selects)
 	@$(BIN)/pytest -n $(JOBS) $(ARGS)
 
 lint: install ## Check style, format and types
