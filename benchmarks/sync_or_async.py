@@ -31,7 +31,7 @@ DEPTHS = (0, 2, 4)
 SCHEDULES = ("bsp", "asp", "ssp:3", "quorum:4", "quorum:7", "quorum:4,late=weight")
 TARGET = "loss<=0.25"
 SEEDS = (11, 12, 13)
-LONGEST = 1000
+LONGEST = 1600
 """Optimizer steps after which a schedule is taken never to reach the target."""
 
 ALLOWED = 1.10
@@ -67,7 +67,7 @@ def truth(spread: str, latency: str, schedule: str) -> dict[int, float]:
     simulate(
         workers=WORKERS,
         schedule=schedule,
-        updates=max(updates, 260 * group) if group > 1 else updates,
+        updates=max(updates, 500 * group) if group > 1 else updates,
         channel=latency,
         platform="local",
         stragglers=spread,

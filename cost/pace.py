@@ -21,8 +21,8 @@ from lambdaml.worlds.stragglers import Stragglers
 UPDATES = 128
 """Of the longer run, about."""
 
-ROUNDS = (6, 36)
-"""Its rounds at least and at most: the others' pace must have been learnt."""
+LEAST_ROUNDS = 6
+"""Its rounds: the others' pace must have been learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,15 @@ class Pace:
         return self.once.plus(self.step, steps)
 
 
-def pace(shape: Shape, seed: int = 0) -> Pace:
-    """Simulate; takes some 10 ms, up to 0.3 s with 64 asynchronous workers.
+def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
+    """Simulate so many updates, about, but so many rounds at least; takes some 10 ms, up to 0.3 s with 64 asynchronous
+    workers.
 
     Raises:
         RunFailed: such a run would get nowhere.
     """
-    rounds = min(max(math.ceil(UPDATES / shape.workers), ROUNDS[0]), ROUNDS[1])
-    short, long = (_flow(shape, count, seed) for count in (rounds // 3, rounds))
+    rounds = max(math.ceil(updates / shape.workers), LEAST_ROUNDS)
+    short, long = (_flow(shape, count * shape.workers, seed) for count in (rounds // 3, rounds))
     steps = long.version - short.version
     step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
     return Pace(
@@ -111,23 +112,23 @@ def pace(shape: Shape, seed: int = 0) -> Pace:
     )
 
 
-def _flow(shape: Shape, rounds: int, seed: int) -> FlowResult:
-    steps = rounds
+def _flow(shape: Shape, updates: int, seed: int) -> FlowResult:
+    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share."""
     settings = make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
-        steps=steps,
+        steps=updates,
         schedule=shape.schedule,
         batch_size=shape.batch_size,
         samples=max(shape.samples, shape.workers),
-        steps_per_epoch=steps,
+        steps_per_epoch=updates,
         parameters=0,
         snapshot_every=10**9,
         token="planned",
     )
     functions = min(shape.workers, shape.functions or shape.workers)
     given = (settings, functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
-    return Flow(*given).run()
+    return Flow(*given).run(updates)
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:

@@ -37,6 +37,7 @@ REFINED = 12
 """Candidates that are simulated once more, as they are."""
 
 REFINING_SEEDS = (1, 2)
+REFINING_UPDATES = 512
 
 NEGLIGIBLE = 1 / 50
 """Share of a round's least time below which the transfer of its updates plays no part: then codecs share a simulation."""
@@ -290,7 +291,7 @@ class _Desk:
         for one in found:
             shape = self.shape(one.candidate)
             try:
-                mean: Pace | str = _mean([pace(shape, seed) for seed in REFINING_SEEDS])
+                mean: Pace | str = _mean([pace(shape, seed, REFINING_UPDATES) for seed in REFINING_SEEDS])
             except RunFailed as error:
                 mean = str(error)
             again.append(self.outlook(one.candidate, mean))
