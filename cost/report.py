@@ -63,7 +63,7 @@ def report(run: Run, book: PriceBook | None = None) -> RunReport:
         Comparison("time", "s", plan["seconds"], used.wall_s),
         Comparison("cost", "USD", plan["usd"], bill.bill.usd),
         Comparison("optimizer steps", "", plan["steps"], summary.stop_version or summary.version),
-        Comparison("time of a step", "s", plan["step_s"], used.wall_s / max(1, summary.version)),
+        Comparison("time of a step", "s", plan["step_s"], _step_s(run)),
         Comparison("updates of a step", "", plan["group"], summary.fates["applied"] / max(1, summary.version)),
         Comparison("mean staleness", "steps", plan["staleness"], summary.staleness.mean),
         Comparison("requests", "", plan["requests"], sum(used.requests.values())),
@@ -73,3 +73,13 @@ def report(run: Run, book: PriceBook | None = None) -> RunReport:
         Comparison("invocations", "", plan["invocations"], len(used.lifetimes_s)),
     )
     return RunReport(run.url, plan["reason"], rows, bill)
+
+
+def _step_s(run: Run) -> float:
+    """Mean seconds between optimizer steps, once the run was under way; 0 where that cannot be told."""
+    moments = {row["version"]: row["committed_s"] for row in run.trace() if row["fate"] == "applied"}
+    known = {version: moment for version, moment in moments.items() if moment is not None}
+    if len(known) < 2:
+        return 0.0
+    first, last = min(known), max(known)
+    return float(known[last] - known[first]) / (last - first)
