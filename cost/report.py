@@ -82,4 +82,4 @@ def _step_s(run: Run) -> float:
     if len(known) < 2:
         return 0.0
     first, last = min(known), max(known)
-    return float(known[last] - known[first]) / (last - first)
+    return float((known[last] - known[first]) / (last - first))
