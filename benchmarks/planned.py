@@ -69,6 +69,7 @@ def planned(profile: Profile, schedule: str, workers: int, latency: str, codec: 
         channel,
         platform,
         STRAGGLERS.make("none"),
+        workers,
     )
     goal = Goal(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
     found = outlook(candidate, pace(shape), profile, goal, channel, tariff)

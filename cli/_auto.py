@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
 
 if TYPE_CHECKING:
@@ -43,24 +44,21 @@ def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | No
     """
     from lambdaml.cost.candidates import Space
     from lambdaml.cost.iprof import IProf
-    from lambdaml.cost.measure import measure
-    from lambdaml.cost.plan import MEASURED, Wishes, make_plan
-    from lambdaml.cost.profile import Profile
+    from lambdaml.cost.plan import Wishes, make_plan
+    from lambdaml.cost.profile import MEASURED, Profile
 
     target, epochs = options["target"], options["epochs"]
     if profile is not None:
         known = Profile.load(profile)
     else:
-        with Share(f"measuring {job}") as share, interruptible(share.stop):
-            known = measure(
-                job,
-                args=options["args"],
-                store=store,
-                target=None if epochs else target,
-                workers=options["workers"],
-                seconds=MEASURE_S,
-                progress=lambda done, phase: share(done),
-            )
+        known = measured(
+            job,
+            args=options["args"],
+            store=store,
+            target=None if epochs else target,
+            workers=options["workers"],
+            seconds=MEASURE_S,
+        )
     space = Space(
         workers=(1, options["workers"]),
         channels=(MEASURED if known.store else "disk",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,11 @@ Run = Annotated[
     typer.Argument(metavar="RUN", help="Where the run lies: ./path, file:///path, s3://bucket/prefix ..."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+
+Prices = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Your prices, on top of the packaged ones; see `lambdaml prices`."),
+]
 
 Functions = Annotated[
     int | None,

@@ -6,7 +6,6 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,10 +37,6 @@ Transfer = Annotated[
     str,
     typer.Option(metavar="WAY", help="How functions reach it: `same-region`, `cross-region`, `internet`, `nat`."),
 ]
-Prices = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Your prices, on top of the packaged ones; see `lambdaml prices`."),
-]
 Csv = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="Write phases, workers and commits as CSV; `-` is stdout.")
 ]
@@ -52,7 +47,7 @@ def bill(
     platform: As = None,
     store_as: StoreAs = None,
     transfer: Transfer = "same-region",
-    prices: Prices = None,
+    prices: _options.Prices = None,
     to_csv: Csv = None,
     as_json: _options.Json = False,
 ) -> int:

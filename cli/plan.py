@@ -14,6 +14,7 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._caps import seconds
 from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
 from lambdaml.cli.train import Args, parse_args
 from lambdaml.errors import UserError
@@ -136,6 +137,7 @@ def plan(
     from lambdaml.cost.iprof import IProf
     from lambdaml.cost.plan import Wishes, make_plan
     from lambdaml.cost.prices import user_book
+    from lambdaml.cost.profile import MEASURED
 
     known = _profile(job, profile, args, None if epochs else target, most)
     wishes = Wishes(
@@ -148,7 +150,7 @@ def plan(
             schedules=tuple(schedule or ()),
             batch_sizes=tuple(batch_size or ()),
             codecs=tuple(codec or ()),
-            channels=tuple(channel or ("measured" if known.store else "s3-standard",)),
+            channels=tuple(channel or (MEASURED if known.store else "s3-standard",)),
             platforms=tuple(platform or ("lambda-arm",)),
         ),
         **{name: value for name, value in limits.items() if value is not None},
@@ -183,18 +185,7 @@ def _profile(job: str | None, file: Path | None, args: list[str] | None, target:
     if file is not None:
         return Profile.load(file)
     assert job is not None
-
-    from lambdaml.cost.measure import measure
-
-    with Share(f"measuring {job}") as share, interruptible(share.stop):
-        return measure(
-            job,
-            args=parse_args(args or ()),
-            target=target,
-            workers=workers,
-            seconds=20.0,
-            progress=lambda done, phase: share(done),
-        )
+    return measured(job, args=parse_args(args or ()), target=target, workers=workers, seconds=20.0)
 
 
 def _print(found: Plan, everything: bool) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lambdaml.cli import _format, _options
-from lambdaml.cli._interrupt import interruptible
-from lambdaml.cli._progress import Share
+from lambdaml.cli._measured import measured
 from lambdaml.cli._simulated import seconds as shown_s
 from lambdaml.cli.train import Args, Job, Seed, parse_args
 from lambdaml.errors import UserError
@@ -68,20 +67,16 @@ def profile(
         raise UserError(f"cannot write {place}: there is no folder {place.parent}")
     arguments = parse_args(args or ())
 
-    from lambdaml.cost.measure import measure
-
-    with Share(f"measuring {job}") as share, interruptible(share.stop):
-        found = measure(
-            job,
-            args=arguments,
-            store=store,
-            target=target,
-            workers=workers_hint,
-            seconds=seconds,
-            device=device,
-            seed=seed,
-            progress=lambda done, phase: share(done),
-        )
+    found = measured(
+        job,
+        args=arguments,
+        store=store,
+        target=target,
+        workers=workers_hint,
+        seconds=seconds,
+        device=device,
+        seed=seed,
+    )
     found.dump(place)
     if as_json:
         _format.print_json(json.loads(place.read_text()))

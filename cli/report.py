@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from lambdaml.cli import _format, _options
 
-Prices = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Your prices, on top of the packaged ones; see `lambdaml prices`."),
-]
 
-
-def report(run: _options.Run, prices: Prices = None, as_json: _options.Json = False) -> int:
+def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
     """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
     from lambdaml.cost.prices import user_book
     from lambdaml.cost.report import report as compare

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lambdaml.cost.outlook import Goal
 from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.worlds.platform import Platform
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, b
     if profile.startup is not None:
         yield Assumption("import of torch here", profile.startup.import_s, "s", "measured", here)
         yield Assumption("the job's own start", profile.startup.job_s, "s", "measured", here)
-    measured = best.channel == "measured" and profile.store is not None
+    measured = best.channel == MEASURED and profile.store is not None
     yield Assumption(
         f"latency and bandwidth of {best.channel}",
         profile.store.url if measured and profile.store else "preset",

@@ -16,10 +16,11 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lambdaml.codecs import CODECS
+from lambdaml.commits import averaged
 from lambdaml.cost.fit import batch_sizes, line, quantile, spread
 from lambdaml.cost.profile import CodecFacts, Memory, StepPoint, StepTime
 from lambdaml.errors import SettingsError
-from lambdaml.records import Commit, Entry, Update
+from lambdaml.records import Update
 from lambdaml.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -90,26 +91,16 @@ class Bench:
     def _updates(self, count: int) -> list[Update]:
         """The next ones of worker 0, all from the present version; bodies are copies."""
         replica, first = self.replica, self.replica.view.fated[0]
-        updates, encodes_s = [], []
-        for seq in range(first, first + count):
-            gradient = replica.gradient(0, seq)
-            self.gradients += 1
-            encodes_s.append(gradient.encode_s)
-            update = Update(
-                0, seq, gradient.base, 1, "profile", gradient.samples, gradient.loss, replica.settings.codec
-            )
-            update.body = {name: array.copy() for name, array in gradient.body.items()}
-            updates.append(update)
-        self._buffers_s = median(encodes_s)
+        updates = [replica.update(0, seq) for seq in range(first, first + count)]
+        self.gradients += count
+        self._buffers_s = median(update.encode_s for update in updates)
         return updates
 
     def _apply(self, updates: list[Update]) -> float:
         """Seconds of one optimizer step with these updates."""
-        replica, share = self.replica, 1 / len(updates)
-        entries = tuple(Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, share) for u in updates)
-        commit = Commit(replica.view.commit, replica.version, (entries,))
+        commit = averaged(self.replica.view.commit, self.replica.version, updates)
         begun = self.clock()
-        replica.apply(commit, {update.id: update for update in updates})
+        self.replica.apply(commit, {update.id: update for update in updates})
         return self.clock() - begun
 
     def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, Memory]:

@@ -61,6 +61,10 @@ class Space:
     platforms: Sequence[str] = ("lambda-arm",)
     functions: int | None = None
 
+    def functions_for(self, workers: int) -> int:
+        """Functions that so many workers run on."""
+        return min(workers, self.functions or workers)
+
     def candidates(self, profile: Profile) -> list[Candidate]:
         """All of them.
 

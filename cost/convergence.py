@@ -28,7 +28,6 @@ LEAST_SIGMA = 0.03
 ALONE_SIGMA = 0.15
 """Spread that is assumed where no pilot was repeated."""
 
-
 LEEWAY = 1.2
 """How much further than the stalest pilot that reached the target something is promised, in 1 + staleness."""
 

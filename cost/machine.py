@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from lambdaml.cost.profile import MachineFacts
+from lambdaml.training import versions
 
 _SIZE = 512
 
 
 def this_machine(device: str = "cpu") -> MachineFacts:
     """Takes some hundredths of a second; use it where tensor work is done."""
-    from importlib.metadata import version
-
     return MachineFacts(
         architecture=platform.machine(),
         processor=_processor(),
@@ -24,11 +23,7 @@ def this_machine(device: str = "cpu") -> MachineFacts:
         memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         gflops=round(gflops(), 1),
         device=device,
-        versions={
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "lambdaml": version("lambdaml-runtime"),
-        },
+        versions=versions(),
     )
 
 

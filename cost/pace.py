@@ -27,7 +27,7 @@ LEAST_ROUNDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that the course of a run in time depends on; without `functions`, each worker has one of its own."""
+    """All that the course of a run in time depends on."""
 
     schedule: str
     workers: int
@@ -37,7 +37,7 @@ class Shape:
     channel: Channel
     platform: Platform
     stragglers: Stragglers
-    functions: int | None = None
+    functions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Amounts:
 
     def scaled(self, times: float) -> Amounts:
         """So many times this."""
-        return _NOTHING.plus(self, times)
+        return NOTHING.plus(self, times)
 
 
-_NOTHING = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
+NOTHING = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,7 @@ def _flow(shape: Shape, updates: int, seed: int) -> FlowResult:
         snapshot_every=10**9,
         token="planned",
     )
-    functions = min(shape.workers, shape.functions or shape.workers)
-    given = (settings, functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
+    given = (settings, shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
     return Flow(*given).run(updates)
 
 

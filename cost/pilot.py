@@ -11,13 +11,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from lambdaml.commits import averaged
 from lambdaml.errors import SettingsError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
-from lambdaml.records import Commit, Entry, Update
+from lambdaml.records import Update
 from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.training import resolve_job, settings_for
 
@@ -137,29 +138,15 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
     curve: list[tuple[int, float]] = []
     due, made = 2, 0
     while replica.version < most and time.monotonic() < end:
-        updates = []
-        for number in range(made, made + group):
-            gradient = replica.gradient(number % settings.workers, number // settings.workers)
-            body = {key: array.copy() for key, array in gradient.body.items()}
-            update = Update(
-                number % settings.workers,
-                number // settings.workers,
-                replica.version,
-                1,
-                "pilot",
-                gradient.samples,
-                gradient.loss,
-                settings.codec,
-            )
-            updates.append(replace(update, body=body))
+        numbers = (divmod(number, settings.workers) for number in range(made, made + group))
+        flight.append([replica.update(worker, seq) for seq, worker in numbers])
         made += group
-        flight.append(updates)
         if len(flight) <= delay:
             continue
         step = flight.popleft()
         if any(replica.check(update) for update in step):
             break
-        replica.apply(_commit(replica.version, step), {update.id: update for update in step})
+        replica.apply(averaged(replica.version, replica.version, step), {update.id: update for update in step})
         if replica.version >= due:
             metrics = evaluate(job, replica.state())
             if name not in metrics:
@@ -178,11 +165,3 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
         curve[-1][0] if done else None,
         round(time.monotonic() - began, 3),
     )
-
-
-def _commit(version: int, step: list[Update]) -> Commit:
-    total = sum(update.samples for update in step)
-    entries = tuple(
-        Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, version - u.base, u.samples / total) for u in step
-    )
-    return Commit(version, version, (entries,))

@@ -23,9 +23,9 @@ from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
-from lambdaml.cost.pace import Amounts, Pace, Shape, pace
+from lambdaml.cost.pace import NOTHING, UPDATES, Pace, Shape, pace
 from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
 from lambdaml.errors import RunFailed, SettingsError, UserError
 from lambdaml.simulation.shadow import Costs
@@ -41,9 +41,6 @@ REFINING_UPDATES = 512
 
 NEGLIGIBLE = 1 / 50
 """Share of a round's least time below which the transfer of its updates plays no part: then codecs share a simulation."""
-
-MEASURED = "measured"
-"""The channel of a profile that measured its store."""
 
 Aim = Literal["cost", "time", "balanced"]
 
@@ -155,9 +152,10 @@ def make_plan(
     goal = _goal(profile, wishes)
     candidates = wishes.space.candidates(profile)
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
-    found = desk.outlooks(candidates, processes or os.cpu_count() or 1, progress)
+    processes = processes or os.cpu_count() or 1
+    found = desk.outlooks(candidates, processes, progress)
     found.sort(key=lambda outlook: _rank(outlook, wishes))
-    found = desk.refined(found[:REFINED]) + found[REFINED:]
+    found = desk.refined(found[:REFINED], processes) + found[REFINED:]
     found.sort(key=lambda outlook: _rank(outlook, wishes))
     frontier = _frontier(found)
     chosen = 0 if _keeps(found[0], wishes) else None
@@ -198,6 +196,7 @@ class _Desk:
         self._channels: dict[str, Channel] = {}
         self._tariffs: dict[tuple[str, str], Tariff] = {}
         self._stragglers = STRAGGLERS.make(wishes.stragglers)
+        self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
 
     def channel(self, spec: str) -> Channel:
         if spec not in self._channels:
@@ -214,9 +213,10 @@ class _Desk:
         return self._tariffs[key]
 
     def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
-        """The candidate's; compute is slowed by what its memory buys, so that the platform's own size is left out."""
+        """The candidate's; compute is slowed by what its memory buys, so that platforms which differ in name and size
+        alone share a simulation."""
         platform = Platform.parse(candidate.platform)
-        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
+        functions = self.wishes.space.functions_for(candidate.workers)
         slowdown = self._slowdown(functions, platform)
         placed = self.profile.placed(candidate.platform, functions, slowdown)
         slowdown /= platform.speed()
@@ -227,9 +227,9 @@ class _Desk:
             self.profile.job.samples,
             self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
             self.channel(candidate.channel),
-            replace(placed, memory_mb=0, mb_per_vcpu=0.0),
+            replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
-            self.wishes.space.functions,
+            functions,
         )
 
     def _slowdown(self, functions: int, platform: Platform) -> float:
@@ -243,7 +243,7 @@ class _Desk:
         if isinstance(pace, str):
             return Outlook(candidate, obstacle=pace)
         channel, tariff = self.channel(candidate.channel), self.tariff(candidate)
-        functions = min(candidate.workers, self.wishes.space.functions or candidate.workers)
+        functions = self.wishes.space.functions_for(candidate.workers)
         return outlook(candidate, pace, self.profile, self.goal, channel, tariff, functions)
 
     def outlooks(
@@ -252,27 +252,26 @@ class _Desk:
         """One for each candidate, in order."""
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
-            shape = self.shape(candidate, self._standing_for(candidate))
+            shape = self._standing_for(candidate)
             key = (shape.schedule, shape.workers, shape.channel.name, shape.platform, shape.costs.update_bytes)
             families[key].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
-        paces = _simulate([shape for pair in ends.values() for shape in pair], processes, progress)
+        paces = _simulate([(shape, 0, UPDATES) for pair in ends.values() for shape in pair], processes, progress)
         known: dict[Candidate, Pace | str] = {}
         for key, members in families.items():
             low, high = ends[key][0], ends[key][-1]
             for candidate, shape in members:
-                between = _between(shape.costs, low, high, paces[low], paces[high])
+                between = _between(shape.costs, low, high, paces[low, 0, UPDATES], paces[high, 0, UPDATES])
                 known[candidate] = self._with_codec(between, candidate, shape)
         return [self.outlook(candidate, known[candidate]) for candidate in candidates]
 
-    def _standing_for(self, candidate: Candidate) -> str:
-        """The codec that is simulated in place of the candidate's: the largest, where bytes take no time."""
-        largest = max(self.profile.codecs, key=lambda codec: self.profile.codecs[codec].update_bytes)
-        shape = self.shape(candidate, largest)
+    def _standing_for(self, candidate: Candidate) -> Shape:
+        """What is simulated for the candidate: where bytes take no time, that of the largest codec."""
+        shape = self.shape(candidate, self._largest)
         per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
         moved_s = candidate.workers * shape.costs.update_bytes / per_s
         round_s = shape.costs.step_s + sum(shape.channel.latency_s(kind, 0.5) for kind in ("get", "create"))
-        return largest if moved_s < NEGLIGIBLE * round_s else candidate.codec
+        return shape if moved_s < NEGLIGIBLE * round_s else self.shape(candidate)
 
     def _with_codec(self, pace: Pace | str, candidate: Candidate, shape: Shape) -> Pace | str:
         """The bytes of the candidate's own codec."""
@@ -285,17 +284,12 @@ class _Desk:
         )
         return replace(pace, step=step)
 
-    def refined(self, found: Sequence[Outlook]) -> list[Outlook]:
+    def refined(self, found: Sequence[Outlook], processes: int) -> list[Outlook]:
         """The same candidates, each simulated as it is, with other chances."""
-        again = []
-        for one in found:
-            shape = self.shape(one.candidate)
-            try:
-                mean: Pace | str = _mean([pace(shape, seed, REFINING_UPDATES) for seed in REFINING_SEEDS])
-            except RunFailed as error:
-                mean = str(error)
-            again.append(self.outlook(one.candidate, mean))
-        return again
+        shapes = [self.shape(one.candidate) for one in found]
+        paces = _simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in REFINING_SEEDS], processes)
+        means = [_mean([paces[shape, seed, REFINING_UPDATES] for seed in REFINING_SEEDS]) for shape in shapes]
+        return [self.outlook(one.candidate, mean) for one, mean in zip(found, means, strict=True)]
 
 
 def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -304,25 +298,31 @@ def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     return (ordered[0],) if ordered[0].costs == ordered[-1].costs else (ordered[0], ordered[-1])
 
 
-def _simulate(shapes: Sequence[Shape], processes: int, progress: Callable[[float], None]) -> dict[Shape, Pace | str]:
-    """The paces of all shapes, side by side; a sentence in place of one that gets nowhere."""
+Task = tuple[Shape, int, int]
+"""A shape, a seed, and updates."""
+
+
+def _simulate(
+    tasks: Sequence[Task], processes: int, progress: Callable[[float], None] = lambda share: None
+) -> dict[Task, Pace | str]:
+    """The paces of all tasks, side by side; a sentence in place of one that gets nowhere."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    todo = sorted(set(shapes), key=lambda shape: -shape.workers * (shape.schedule != "bsp"))
+    todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
     if processes == 1 or len(todo) < 8:
-        return {shape: _pace(shape) for shape in todo}
-    paces: dict[Shape, Pace | str] = {}
+        return {task: _pace(task) for task in todo}
+    paces: dict[Task, Pace | str] = {}
     with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
-        for shape, found in zip(todo, pool.map(_pace, todo, chunksize=2), strict=True):
-            paces[shape] = found
+        for task, found in zip(todo, pool.map(_pace, todo, chunksize=2), strict=True):
+            paces[task] = found
             progress(len(paces) / len(todo))
     return paces
 
 
-def _pace(shape: Shape) -> Pace | str:
+def _pace(task: Task) -> Pace | str:
     try:
-        return pace(shape)
+        return pace(*task)
     except RunFailed as error:
         return str(error)
 
@@ -336,12 +336,13 @@ def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pac
     return _mixed(((1 - share, first), (share, last)))
 
 
-def _mean(paces: Sequence[Pace]) -> Pace:
-    return _mixed([(1 / len(paces), pace) for pace in paces])
+def _mean(paces: Sequence[Pace | str]) -> Pace | str:
+    obstacle = next((pace for pace in paces if isinstance(pace, str)), None)
+    return obstacle or _mixed([(1 / len(paces), pace) for pace in paces if not isinstance(pace, str)])
 
 
 def _mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
-    once = step = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
+    once = step = NOTHING
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
     group, staleness = (sum(share * getattr(part, name) for share, part in parts) for name in ("group", "staleness"))

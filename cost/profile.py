@@ -27,6 +27,9 @@ from lambdaml.worlds.platform import Platform
 
 SCHEMA_VERSION = 1
 
+MEASURED = "measured"
+"""The name of a profile's own store, where stores are chosen by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lambdaml.cost.bill import RunBill, bill_run
 from lambdaml.cost.prices import PriceBook
+from lambdaml.cost.profile import MEASURED
 from lambdaml.errors import UserError
 from lambdaml.run import Run
 
@@ -55,7 +56,7 @@ def report(run: Run, book: PriceBook | None = None) -> RunReport:
     plan = run.settings.planned
     if plan is None:
         raise UserError("this run was not planned: start it with 'lambdaml train --schedule auto'")
-    channel = None if plan["channel"] == "measured" else plan["channel"].partition(":")[0]
+    channel = None if plan["channel"] == MEASURED else plan["channel"].partition(":")[0]
     bill = bill_run(run, platform=plan["platform"], channel=channel, book=book)
     summary = run.summary()
     used = bill.used

@@ -232,7 +232,7 @@ def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn
 
     The model is the replica's own: measure it before asking for the next. Use from one thread, as a `Replica`.
     """
-    from lambdaml.records import Commit, Entry, Update
+    from lambdaml.commits import averaged
     from lambdaml.replica import Replica
     from lambdaml.settings import JobSettings
     from lambdaml.training import settings_for
@@ -242,10 +242,8 @@ def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn
     replica = Replica(job, settings)
     yield 0, replica.model
     for step in range(steps):
-        found = replica.gradient(0, step)
-        update = Update(0, step, step, 1, "", found.samples, found.loss, settings.codec, body=found.body)
-        entry = Entry(0, step, step, 1, found.samples, found.loss, 0, 1.0)
-        replica.apply(Commit(step, step, ((entry,),)), {update.id: update})
+        update = replica.update(0, step)
+        replica.apply(averaged(step, step, [update]), {update.id: update})
         yield step + 1, replica.model
 
 

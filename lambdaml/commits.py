@@ -62,6 +62,13 @@ def draft(
     return replace(commit, stop=wish, progress=progress)
 
 
+def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
+    """One optimizer step on the mean of these updates over their samples, however stale: a commit without a rule."""
+    samples = sum(update.samples for update in updates)
+    entries = (replace(_entry(u, version - u.base), weight=u.samples / samples) for u in updates)
+    return Commit(commit, version, (tuple(entries),))
+
+
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
     """A decision from which `draft` makes this commit again: what the rule discarded stands where it would have been."""
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]

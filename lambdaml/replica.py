@@ -141,6 +141,24 @@ class Replica:
         self._restore(kept)
         return Gradient(body, self.version, samples, loss, computed - start, self.clock() - computed, labels)
 
+    def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
+        """As `gradient`, as an update whose body is its own: for trainings without a store."""
+        found = self.gradient(worker, seq)
+        return Update(
+            worker,
+            seq,
+            found.base,
+            generation,
+            function,
+            found.samples,
+            found.loss,
+            self.settings.codec,
+            compute_s=found.compute_s,
+            encode_s=found.encode_s,
+            labels=found.labels,
+            body={name: np.array(array) for name, array in found.body.items()},
+        )
+
     def _labels(self, batch: Any) -> tuple[int, ...]:
         labels = call(self.job.labels, batch).reshape(-1).cpu().numpy().astype(np.int64)
         return tuple(np.bincount(labels[labels >= 0]).tolist())

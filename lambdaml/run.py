@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lambdaml.verify import Report
 
 _BATCH = 256
-"""Log entries that are asked for at once: few at first, for those past the log's end are asked for in vain."""
+"""Log entries that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)

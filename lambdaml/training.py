@@ -320,12 +320,13 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         snapshot_every=snapshot_every,
         token=secrets.token_hex(8),
-        versions=_versions(),
+        versions=versions(),
         **asked,
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what computes, for run.json and for profiles."""
     from importlib.metadata import version
 
     return {"python": platform.python_version(), "lambdaml": version("lambdaml-runtime"), "torch": version("torch")}

@@ -16,8 +16,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lambdaml.commits import draft
 from lambdaml.entry import load_run_job, pick_device
 from lambdaml.errors import SettingsError, UserError
@@ -273,19 +271,7 @@ def _facts(entry: Entry) -> Row:
 
 def _computed(replica: Replica, row: Row) -> Update:
     """An update, computed at the replica's version. Its body is its own."""
-    gradient = replica.gradient(row["worker"], row["seq"])
-    update = Update(
-        row["worker"],
-        row["seq"],
-        gradient.base,
-        _generation(row),
-        row["function"] or "",
-        gradient.samples,
-        gradient.loss,
-        replica.settings.codec,
-        labels=gradient.labels,
-        body={name: np.array(array) for name, array in gradient.body.items()},
-    )
+    update = replica.update(row["worker"], row["seq"], _generation(row), row["function"] or "")
     update.fault = replica.check(update)
     return update
 

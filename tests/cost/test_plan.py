@@ -55,6 +55,7 @@ def shape(schedule: str = "bsp", workers: int = 4, **changes: object) -> Shape:
         Channel.parse("5ms"),
         Platform.parse("local"),
         STRAGGLERS.make("none"),
+        workers,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

@@ -1,0 +1,19 @@
+"""Measuring a job, with progress: for `profile`, and for what plans without one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._progress import Share
+
+if TYPE_CHECKING:
+    from lambdaml.cost.profile import Profile
+
+
+def measured(job: str, **options: Any) -> Profile:
+    """`lambdaml.cost.measure.measure` with these options."""
+    from lambdaml.cost.measure import measure
+
+    with Share(f"measuring {job}") as share, interruptible(share.stop):
+        return measure(job, **options, progress=lambda done, phase: share(done))
