@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from lambdaml.commits import averaged
@@ -30,6 +31,9 @@ HOPELESS = 6.0
 
 MAX_STEPS = 20_000
 """So does the first."""
+
+STEEP = 1.5
+"""Where the next longer delay takes so many times the steps, a pilot between the two is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ def pilot(
 
     Args:
         target: as in `train`.
-        plan: (group, delay) in the order of their importance; by default for up to 16 workers.
+        plan: (group, delay) in the order of their importance; by default for up to 16 workers. Where the need for steps
+            rises steeply from one delay to the next, delays between them are added.
         batch: in place of the job's own.
         seeds: of each; the second round begins when the first is complete.
         seconds: after which no further pilot is begun. The first is always made.
@@ -97,11 +102,11 @@ def pilot(
     job_settings, instance = resolve_job(job, dict(args or {}))
     if batch is not None:
         vars(instance)["batch_size"] = batch
-    todo = [(group, delay, seed) for seed in seeds for group, delay in (plan or default_plan(16))]
+    asked, rounds = list(plan or default_plan(16)), list(seeds)
     began, first = time.monotonic(), MAX_STEPS
     runs: list[PilotRun] = []
     with OneThread() as compute:
-        for number, (group, delay, seed) in enumerate(todo):
+        for seed, (group, delay) in ((seed, entry) for seed in rounds for entry in asked):
             if runs and time.monotonic() - began > seconds:
                 break
             settings = settings_for(
@@ -122,8 +127,21 @@ def pilot(
             if not runs and run.steps is not None:
                 first = run.steps
             runs.append(run)
-            progress((number + 1) / len(todo))
+            if len(runs) == len(asked):
+                asked += _between(runs)
+            progress(len(runs) / (len(asked) * len(rounds)))
     return runs
+
+
+def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
+    """The middle of the steepest rise between two neighbouring delays, if any is steep; runs of one seed."""
+    rises = []
+    for group in {run.group for run in runs}:
+        tried = sorted((run.delay, run.steps or math.inf) for run in runs if run.group == group)
+        for (low, few), (high, many) in pairwise(tried):
+            if high - low > 1 and few < math.inf and many > STEEP * few:
+                rises.append((many / few, (group, (low + high) // 2)))
+    return [max(rises)[1]] if rises else []
 
 
 def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:

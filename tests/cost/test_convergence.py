@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from lambdaml.cost.convergence import Convergence, Steps
-from lambdaml.cost.pilot import PilotRun, default_plan, pilot
+from lambdaml.cost.pilot import STEEP, PilotRun, default_plan, pilot
 from lambdaml.errors import SettingsError
 from tests.lambdaml import lab
 
@@ -87,3 +88,13 @@ def test_pilots_are_the_runs_they_stand_for() -> None:
 def test_a_metric_that_the_job_does_not_report_is_a_mistake() -> None:
     with pytest.raises(SettingsError, match="the job reports"):
         pilot(JOB, "beauty>=1", plan=[(1, 0)])
+
+
+def test_where_the_need_for_steps_rises_steeply_delays_between_are_tried() -> None:
+    digits = f"{Path(__file__).parents[2] / 'examples' / 'digits.py'}:Digits"
+    found = pilot(digits, "accuracy>=0.9", args={"lr": 0.8}, plan=[(1, 0), (1, 15)], seeds=(5, 6))
+    steps = {run.delay: run.steps for run in found if run.seed == 5}
+    assert len(steps) > 2 and steps[0] is not None and steps[15] is None
+    for (low, few), (high, many) in pairwise(sorted(steps.items())):
+        assert high == low + 1 or few is None or (many is not None and many <= STEEP * few)
+    assert [run.delay for run in found if run.seed == 6] == list(steps)
