@@ -7,7 +7,8 @@ Two effects, each taken from pilots (`lambdaml.cost.pilot`) of this very job:
   above the largest it stays, below the smallest it follows that law with the measured noise scale.
 * **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0), of the pilots whose number of
   updates a step comes nearest, is taken on a straight line in (log(1 + d), log factor). Beyond the delays at which
-  pilots reached the target nothing is promised.
+  pilots reached the target nothing is promised. Where there was no time for pilots with a delay, a step d late is worth
+  as many fresh ones as its coherence says (`lambdaml.coherence`), up to what that calls tolerable.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from statistics import NormalDist, median
 import numpy as np
 
 from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.profile import CoherenceFacts
 
 LEAST_SIGMA = 0.03
 """Spread that is assumed at least, of the logarithm of the steps."""
@@ -53,9 +55,15 @@ class Convergence:
 
     Args:
         noise_scale_samples: B_noise, for batches below those of the pilots; None if it was not measured.
+        coherence: in place of pilots with a delay; likewise.
     """
 
-    def __init__(self, pilots: Sequence[PilotRun], noise_scale_samples: float | None = None) -> None:
+    def __init__(
+        self,
+        pilots: Sequence[PilotRun],
+        noise_scale_samples: float | None = None,
+        coherence: CoherenceFacts | None = None,
+    ) -> None:
         self._noise = noise_scale_samples
         found: defaultdict[tuple[int, int, int], list[PilotRun]] = defaultdict(list)
         for run in pilots:
@@ -74,6 +82,9 @@ class Convergence:
         self._worth = {
             group: _Worth(steps) for group, steps in by_group.items() if steps.get(0) is not None and len(steps) > 1
         }
+        self.by_coherence = coherence is not None and not self._worth
+        if coherence is not None and not self._worth:
+            self._worth[1] = _Worth(_needs(coherence))
 
     @property
     def tolerance(self) -> float:
@@ -104,6 +115,15 @@ class Convergence:
         if samples < least and self._noise is not None:
             return self._steps[0] * (1 + self._noise / samples) / (1 + self._noise / least)
         return _interpolate(samples, self._batches, self._steps)
+
+
+def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
+    """Steps by staleness, in those without; None from the first lag on that is not tolerable."""
+    needs: dict[int, float | None] = {0: 1.0}
+    for lag, cosine in sorted(coherence.cosine.items()):
+        tolerable = coherence.tolerance_at_least or lag <= coherence.tolerance_steps
+        needs[lag] = 1 / cosine if tolerable else None
+    return needs
 
 
 class _Worth:

@@ -148,6 +148,8 @@ def outlook(
 
 
 def _unknown(pace: Pace, convergence: Convergence) -> str:
+    if convergence.by_coherence:
+        return f"staleness {pace.staleness:.1f} is more than the coherence of gradients allows"
     if math.isfinite(convergence.tolerance):
         return f"staleness {pace.staleness:.1f}: at {convergence.tolerance:g}, pilots did not reach the target"
     return f"staleness {pace.staleness:.1f} is more than pilots tried"

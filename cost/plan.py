@@ -185,7 +185,7 @@ def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if profile.target.replace(" ", "") != wishes.target.replace(" ", ""):
         raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {wishes.target!r}")
     noise = profile.noise.samples if profile.noise else None
-    return Goal(Convergence(profile.pilot, noise))
+    return Goal(Convergence(profile.pilot, noise, profile.coherence))
 
 
 class _Desk:

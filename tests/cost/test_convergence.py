@@ -10,6 +10,7 @@ import pytest
 
 from lambdaml.cost.convergence import Convergence, Steps
 from lambdaml.cost.pilot import STEEP, PilotRun, default_plan, pilot
+from lambdaml.cost.profile import CoherenceFacts
 from lambdaml.errors import SettingsError
 from tests.lambdaml import lab
 
@@ -53,6 +54,18 @@ def test_larger_groups_take_the_factor_of_the_group_that_comes_nearest() -> None
 def test_smaller_batches_follow_the_noise_scale() -> None:
     found = Convergence(PILOTS, noise_scale_samples=32).steps(1, 16)
     assert found is not None and found.median == pytest.approx(100 * (1 + 32 / 16) / (1 + 32 / 32))
+
+
+def test_without_stale_pilots_coherence_tells() -> None:
+    facts = CoherenceFacts(100, 1000, {1: 1.0, 2: 0.8, 4: 0.625, 8: 0.2}, {}, 5.2, False)
+    found = Convergence(PILOTS[:3], None, facts)
+    assert found.by_coherence
+    assert found.steps(1, 32, 2.0) == Steps(pytest.approx(125), found.sigma)
+    assert found.steps(1, 32, 4.0) == Steps(pytest.approx(160), found.sigma)
+    assert found.steps(1, 32, 8.0) is None
+    tried = Convergence(PILOTS, None, facts)
+    assert not tried.by_coherence
+    assert tried.steps(1, 32, 3.0) == Convergence(PILOTS).steps(1, 32, 3.0)
 
 
 def test_the_spread_is_pooled_over_repeated_pilots() -> None:
