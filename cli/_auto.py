@@ -65,7 +65,7 @@ def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | No
         platforms=("local",),
         functions=options["functions"] or os.cpu_count(),
     )
-    wishes = Wishes(target=target, epochs=epochs, minimise="time", space=space)
+    wishes = Wishes(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
     with Share("planning") as share, interruptible(share.stop):
         found = make_plan(known, wishes, iprof=IProf.open(known), progress=share)
     options = found.options()

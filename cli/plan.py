@@ -16,7 +16,7 @@ from lambdaml.cli._caps import seconds
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
-from lambdaml.cli.train import Args, parse_args
+from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def plan(
     schedule: Schedules = None,
     batch_size: Batches = None,
     codec: Codecs = None,
+    snapshot_every: SnapshotEvery = None,
     stragglers: Stragglers = "none",
     args: Args = None,
     prices: Prices = None,
@@ -145,6 +146,7 @@ def plan(
         epochs=epochs,
         minimise=minimise,  # type: ignore[arg-type]
         stragglers=stragglers,
+        snapshot_every=snapshot_every,
         space=Space(
             workers=(least, most),
             schedules=tuple(schedule or ()),

@@ -57,6 +57,7 @@ def _facts(trace: Trace, found: Explained) -> Iterator[tuple[str, str]]:
     schedule = f"{trace.settings.schedule}, " if trace.settings else ""
     yield "trace", f"{trace.source}, {schedule}{trace.workers} workers, {found.applied:,} updates applied"
     yield "staleness", _format.staleness(found.staleness)
+    yield "effective", f"{found.effective:.1f}: the constant staleness that is as hard to stand"
     if found.ages_s is not None:
         yield "age", ", ".join(f"{name} {_format.duration(value)}" for name, value in found.ages_s.items())
     if found.split is not None:

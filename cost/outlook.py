@@ -44,6 +44,7 @@ class Outlook:
         seconds, unlikely_seconds, usd, unlikely_usd: likewise.
         step_s: of an optimizer step.
         group, staleness: of a step, on average.
+        effective: the constant staleness that is as hard to stand.
         requests, bytes_sent, bytes_received, function_seconds, invocations: of the median run.
         parts_usd: dollars by part of the bill.
         obstacle: why this is no plan, or "".
@@ -59,6 +60,7 @@ class Outlook:
     step_s: float = math.inf
     group: float = 0.0
     staleness: float = 0.0
+    effective: float = 0.0
     requests: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -94,7 +96,7 @@ class Goal:
         if self.epochs is not None:
             return Steps(max(1.0, self.epochs * samples / (pace.group * batch)), 0.0)
         assert self.convergence is not None
-        return self.convergence.steps(pace.group, pace.group * batch, pace.staleness)
+        return self.convergence.steps(pace.group, pace.group * batch, pace.effective)
 
 
 def outlook(
@@ -119,6 +121,7 @@ def outlook(
             step_s=pace.step.seconds,
             group=pace.group,
             staleness=pace.staleness,
+            effective=pace.effective,
             obstacle=_unknown(pace, goal.convergence),
         )
     launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
@@ -138,6 +141,7 @@ def outlook(
         step_s=pace.step.seconds,
         group=pace.group,
         staleness=pace.staleness,
+        effective=pace.effective,
         requests=sum(used.requests.values()),
         bytes_sent=used.bytes_sent,
         bytes_received=used.bytes_received,
@@ -148,11 +152,12 @@ def outlook(
 
 
 def _unknown(pace: Pace, convergence: Convergence) -> str:
+    late = f"staleness as hard to stand as {pace.effective:.1f} steps"
     if convergence.by_coherence:
-        return f"staleness {pace.staleness:.1f} is more than the coherence of gradients allows"
+        return f"{late}: more than the coherence of gradients allows"
     if math.isfinite(convergence.tolerance):
-        return f"staleness {pace.staleness:.1f}: at {convergence.tolerance:g}, pilots did not reach the target"
-    return f"staleness {pace.staleness:.1f} is more than pilots tried"
+        return f"{late}: at {convergence.tolerance:g}, pilots did not reach the target"
+    return f"{late}: more than pilots tried"
 
 
 class Launcher:

@@ -11,6 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lambdaml.effective import effective_staleness
+from lambdaml.records import Commit
+from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, make_settings
 from lambdaml.simulation.flow import Flow, FlowResult
 from lambdaml.simulation.shadow import Costs
@@ -78,6 +81,7 @@ class Pace:
     Attributes:
         group: updates applied by a step, on average.
         staleness: of an applied update, on average.
+        effective: staleness; see `lambdaml.effective`.
         steps: of the longer run.
     """
 
@@ -85,6 +89,7 @@ class Pace:
     step: Amounts
     group: float
     staleness: float
+    effective: float
     steps: int
 
     def of(self, steps: float) -> Amounts:
@@ -100,7 +105,9 @@ def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
         RunFailed: such a run would get nowhere.
     """
     rounds = max(math.ceil(updates / shape.workers), LEAST_ROUNDS)
-    short, long = (_flow(shape, count * shape.workers, seed) for count in (rounds // 3, rounds))
+    late: list[list[int]] = []
+    short = _flow(shape, rounds // 3 * shape.workers, seed)
+    long = _flow(shape, rounds * shape.workers, seed, late)
     steps = long.version - short.version
     step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
     return Pace(
@@ -108,12 +115,22 @@ def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
         step=step,
         group=long.fates["applied"] / long.version,
         staleness=_late_mean(short, long),
+        effective=effective_staleness(late[short.version :]),
         steps=long.version,
     )
 
 
-def _flow(shape: Shape, updates: int, seed: int) -> FlowResult:
-    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share."""
+def _flow(shape: Shape, updates: int, seed: int, late: list[list[int]] | None = None) -> FlowResult:
+    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share.
+
+    Args:
+        late: takes the staleness of each step's updates.
+    """
+
+    def look(moment: float, commit: Commit) -> None:
+        assert late is not None
+        late.extend([entry.staleness for entry in step] for step in commit.steps)
+
     settings = make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
@@ -127,7 +144,8 @@ def _flow(shape: Shape, updates: int, seed: int) -> FlowResult:
         token="planned",
     )
     given = (settings, shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
-    return Flow(*given).run(updates)
+    fresh = late is None or SCHEDULES.make(shape.schedule).agreed
+    return Flow(*given, on_commit=None if fresh else look).run(updates)
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:

@@ -54,6 +54,7 @@ class Wishes:
         deadline_s, budget_usd: that nine of ten runs must keep.
         minimise: `balanced` is the least product of time and cost.
         stragglers: as `simulate` has them.
+        snapshot_every: as in `train`: a target is looked for in snapshots only.
     """
 
     target: str | None = None
@@ -63,6 +64,7 @@ class Wishes:
     minimise: Aim = "balanced"
     space: Space = field(default_factory=Space)
     stragglers: str = "none"
+    snapshot_every: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def make_plan(
 
 def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if wishes.epochs is not None:
-        return Goal(None, wishes.epochs)
+        return Goal(None, wishes.epochs, wishes.snapshot_every)
     if wishes.target is None:
         raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
     if not profile.pilot or profile.target is None:
@@ -185,7 +187,7 @@ def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if profile.target.replace(" ", "") != wishes.target.replace(" ", ""):
         raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {wishes.target!r}")
     noise = profile.noise.samples if profile.noise else None
-    return Goal(Convergence(profile.pilot, noise, profile.coherence))
+    return Goal(Convergence(profile.pilot, noise, profile.coherence), None, wishes.snapshot_every)
 
 
 class _Desk:
@@ -345,8 +347,12 @@ def _mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
     once = step = NOTHING
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
-    group, staleness = (sum(share * getattr(part, name) for share, part in parts) for name in ("group", "staleness"))
-    return Pace(once, step, group, staleness, parts[0][1].steps)
+
+    group, staleness, effective = (
+        sum(share * value for (share, _), value in zip(parts, values, strict=True))
+        for values in zip(*((part.group, part.staleness, part.effective) for _, part in parts), strict=True)
+    )
+    return Pace(once, step, group, staleness, effective, parts[0][1].steps)
 
 
 def _keeps(outlook: Outlook, wishes: Wishes) -> bool:

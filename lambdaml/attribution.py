@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.clocks import Clocks
+from lambdaml.effective import effective_staleness
 from lambdaml.records import Commit, Entry
 from lambdaml.run import Staleness
 from lambdaml.tracing import update_facts
@@ -75,6 +78,7 @@ class Explained:
     """The staleness of a trace.
 
     Attributes:
+        effective: staleness; see `lambdaml.effective`.
         counts: applied updates by staleness.
         ages_s: `mean`, `p50`, `p95`, `max` of the seconds from base to step; None where they are not known.
         attributed: applied updates whose steps are booked on phases; of the others measurements were lost.
@@ -90,6 +94,7 @@ class Explained:
 
     applied: int
     staleness: Staleness
+    effective: float
     counts: dict[int, int]
     ages_s: dict[str, float] | None
     attributed: int
@@ -118,6 +123,9 @@ def explain(rows: Iterable[Mapping[str, Any]]) -> Explained:
     return Explained(
         applied=len(applied),
         staleness=_distribution(applied),
+        effective=effective_staleness(
+            [[row["staleness"] for row in rows] for _, rows in groupby(applied, itemgetter("version"))]
+        ),
         counts=dict(sorted(Counter(row["staleness"] for row in applied).items())),
         ages_s={"mean": fmean(ages), **_percentiles(ages)} if ages else None,
         attributed=len(known),

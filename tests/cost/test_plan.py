@@ -83,6 +83,26 @@ def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
     assert found.staleness == pytest.approx(real.run.staleness.mean, rel=0.15, abs=0.1)
 
 
+def test_staleness_is_as_hard_as_it_varies() -> None:
+    """Scattered delays count for less than their mean, bursts behind a slow worker for more."""
+    none = pace(shape("bsp"))
+    assert none.staleness == none.effective == 0.0
+    scattered = pace(shape("asp", 8, stragglers=STRAGGLERS.make("lognormal:0.5")), updates=512)
+    assert 0.7 * scattered.staleness < scattered.effective < 0.95 * scattered.staleness
+    bursts = pace(shape("ssp:3", 8, stragglers=STRAGGLERS.make("slow:7,4")), updates=512)
+    assert bursts.effective > 1.3 * bursts.staleness
+
+
+def test_a_plan_knows_when_snapshots_are_looked_at(profile: Profile) -> None:
+    space = replace(SMALL, workers=(4, 4), schedules=("bsp",))
+    steps = [
+        make_plan(profile, Wishes(TARGET, space=space, snapshot_every=every), processes=1).candidates[0].steps
+        for every in (1, 50, 64)
+    ]
+    assert 50 < steps[0] < 64
+    assert steps[1:] == [100, 64]
+
+
 def test_the_frontier_is_what_nobody_beats(plan: Plan) -> None:
     found = [one for one in plan.candidates if not one.obstacle]
     best = [
