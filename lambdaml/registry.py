@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -50,7 +51,7 @@ class Registry(Generic[T]):
             raise SettingsError(f"there is no {self.kind} {name!r}{nearest(name, self.factories)}")
         module, _, attribute = self.factories[name].partition(":")
         factory: Callable[..., T] = getattr(import_module(module), attribute)
-        parameters = list(inspect.signature(factory, eval_str=True).parameters.values())
+        parameters = _parameters(factory)
         arguments: dict[str, Any] = {}
         for position, piece in enumerate(text.split(",") if text else []):
             key, equals, value = piece.rpartition("=")
@@ -78,3 +79,8 @@ class Registry(Generic[T]):
             return factory(**arguments)
         except ValueError as error:
             raise SettingsError(f"{self.kind} {spec!r}: {error}") from None
+
+
+@cache
+def _parameters(factory: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(factory, eval_str=True).parameters.values())
