@@ -1,13 +1,16 @@
 """Timing one job in one thread: gradients of several batch sizes, codecs, optimizer steps, snapshots, memory.
 
 Gradients and what follows them alternate as they do in a run, and batch sizes take turns, so that a machine that
-changes its pace meanwhile does not make one of them look slower than another.
+changes its pace meanwhile does not make one of them look slower than another. A function waits for the store between
+its pieces of work, so a pause comes before each one here: what runs after a pause takes 1 to 3 ms longer, since caches
+are cold and the core may have been put to sleep.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from lambdaml.job import Job
     from lambdaml.settings import Settings
     from lambdaml.snapshot import State
+
+PAUSE_S = 0.02
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 200
@@ -122,6 +127,7 @@ class Bench:
                 break
             tell(min(1.0, share))
             for index, sampler in enumerate(samplers):
+                time.sleep(PAUSE_S)
                 counts[index], took_s = self.gradient_s(sampler, number)
                 times[index].append(took_s)
         points = tuple(
@@ -165,13 +171,14 @@ class Bench:
         return {name: times.facts() for name, times in found.items()}, optimizer_s
 
     def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
-        """From a state with the optimizer's own in it; each step that is timed comes right after another one."""
+        """From a state with the optimizer's own in it; no step that is timed is the first one."""
         times, begun, rounds = Times(), self.clock(), 0
         while rounds < LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
             self.replica.load(warm)
             updates = [self._travelled(gradient, times) for gradient in gradients]
             self._apply(updates[:1])
             for update in updates[1:]:
+                time.sleep(PAUSE_S)
                 times.step_s.append(self._apply([update]))
             rounds += 1
         return times
@@ -182,14 +189,16 @@ class Bench:
         update = replace(gradient, codec=replica.settings.codec)
         total = gradient.body["gradient"].copy()
         buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
+        time.sleep(PAUSE_S)
         begun = self.clock()
         update.body = replica.codec.encode(gradient.body["gradient"]) | buffers
         data = update.pack()
+        times.encode_s.append(self._buffers_s + self.clock() - begun)
+        time.sleep(PAUSE_S)
         packed = self.clock()
         read = Update.unpack(data, update.worker, update.seq)
         replica.check(read)
         times.read_s.append(self.clock() - packed)
-        times.encode_s.append(self._buffers_s + packed - begun)
         begun = self.clock()
         total += replica.codec.decode(read.body, replica.size) * share
         times.apply_s.append(self.clock() - begun)

@@ -168,8 +168,8 @@ class Launcher:
         read_s, write_s = (channel.latency_s(kind, 0.5) for kind in ("get", "create"))
         self._bytes = profile.job.snapshot_bytes
         transfer_s = channel.transfer_s(self._bytes)
-        self.stop_s = 2 * write_s + 2 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
-        """From the snapshot that meets the target until the log's last entry: written, read, evaluated, heeded."""
+        self.stop_s = 2 * write_s + 3 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
+        """From the snapshot that meets the target until the log's last entry: written, found, read, evaluated, heeded."""
 
     def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
         """Of a run of so many steps, log entries and functions; the writing of snapshots included."""

@@ -8,7 +8,7 @@ cold starts, leases, the end. Everything a bill or a deadline needs is linear in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lambdaml.effective import effective_staleness
@@ -118,6 +118,19 @@ def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
         effective=effective_staleness(late[short.version :]),
         steps=long.version,
     )
+
+
+def mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
+    """Between paces, by shares."""
+    once = step = NOTHING
+    for share, part in parts:
+        once, step = once.plus(part.once, share), step.plus(part.step, share)
+
+    group, staleness, effective = (
+        sum(share * value for (share, _), value in zip(parts, values, strict=True))
+        for values in zip(*((part.group, part.staleness, part.effective) for _, part in parts), strict=True)
+    )
+    return Pace(once, step, group, staleness, effective, parts[0][1].steps)
 
 
 def _flow(shape: Shape, updates: int, seed: int, late: list[list[int]] | None = None) -> FlowResult:

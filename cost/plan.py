@@ -23,7 +23,7 @@ from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
-from lambdaml.cost.pace import NOTHING, UPDATES, Pace, Shape, pace
+from lambdaml.cost.pace import UPDATES, Pace, Shape, mixed, pace
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
@@ -35,6 +35,9 @@ from lambdaml.worlds.stragglers import STRAGGLERS
 
 REFINED = 12
 """Candidates that are simulated once more, as they are."""
+
+LEAST_REFINED = 3
+"""And then whatever has come to the first places."""
 
 REFINING_SEEDS = (1, 2)
 REFINING_UPDATES = 512
@@ -156,9 +159,12 @@ def make_plan(
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     processes = processes or os.cpu_count() or 1
     found = desk.outlooks(candidates, processes, progress)
-    found.sort(key=lambda outlook: _rank(outlook, wishes))
-    found = desk.refined(found[:REFINED], processes) + found[REFINED:]
-    found.sort(key=lambda outlook: _rank(outlook, wishes))
+    found.sort(key=lambda one: _rank(one, wishes))
+    refined: set[Candidate] = set()
+    while todo := [one for one in found[: REFINED if not refined else LEAST_REFINED] if one.candidate not in refined]:
+        refined |= {one.candidate for one in todo}
+        again = {one.candidate: one for one in desk.refined(todo, processes)}
+        found = sorted((again.get(one.candidate, one) for one in found), key=lambda one: _rank(one, wishes))
     frontier = _frontier(found)
     chosen = 0 if _keeps(found[0], wishes) else None
     nearest = chosen if chosen is not None else _nearest(found, wishes)
@@ -335,24 +341,12 @@ def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pac
         return first if isinstance(first, str) else last
     span = high.costs.step_s - low.costs.step_s
     share = (costs.step_s - low.costs.step_s) / span if span else 0.0
-    return _mixed(((1 - share, first), (share, last)))
+    return mixed(((1 - share, first), (share, last)))
 
 
 def _mean(paces: Sequence[Pace | str]) -> Pace | str:
     obstacle = next((pace for pace in paces if isinstance(pace, str)), None)
-    return obstacle or _mixed([(1 / len(paces), pace) for pace in paces if not isinstance(pace, str)])
-
-
-def _mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
-    once = step = NOTHING
-    for share, part in parts:
-        once, step = once.plus(part.once, share), step.plus(part.step, share)
-
-    group, staleness, effective = (
-        sum(share * value for (share, _), value in zip(parts, values, strict=True))
-        for values in zip(*((part.group, part.staleness, part.effective) for _, part in parts), strict=True)
-    )
-    return Pace(once, step, group, staleness, effective, parts[0][1].steps)
+    return obstacle or mixed([(1 / len(paces), pace) for pace in paces if not isinstance(pace, str)])
 
 
 def _keeps(outlook: Outlook, wishes: Wishes) -> bool:
