@@ -44,5 +44,5 @@ def quick_profile(
         noise=None,
         coherence=None,
         target=target,
-        pilot=tuple(pilot(job, target, args=args, plan=plan, seeds=(101, 102, 103), seconds=seconds)),
+        pilot=tuple(pilot(job, target, args=args, plan=plan, seconds=seconds)),
     )

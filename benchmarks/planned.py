@@ -2,18 +2,19 @@
 
     python benchmarks/planned.py
 
-The plan knows a profile of each job (measured first, a minute each) and of each store. Sixteen live configurations
-follow, of processes on a directory store made as slow as a cloud's, billed as if they were functions of AWS Lambda on
-S3. As a plan foretells the median run, the truth is the median of three, each with seeds of its own. Needed, as medians
-over the configurations: 12 % of time, 8 % of the bill, 3 % of requests; and for each job the configuration that the
-plan ranks first is within 10 % of the best.
+The plan knows each job's pilots (made first, for a minute), and step times, start-up and store as a profile finds them
+right before a configuration is tried, since machines change their pace. Sixteen live configurations, of processes on
+a directory store made as slow as a cloud's, are billed as if they were functions of AWS Lambda on S3. As a plan
+foretells the median run, the truth is the median of three, each with seeds of its own. Needed, as medians over the
+configurations: 12 % of time, 8 % of the bill, 3 % of requests; and for each job the configuration that the plan ranks
+first is within 10 % of the best.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +24,7 @@ from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.measure import measure
 from lambdaml.cost.outlook import Goal, outlook
-from lambdaml.cost.pace import Shape, mixed, pace
+from lambdaml.cost.pace import Shape, busy_share, mixed, pace
 from lambdaml.cost.plan import REFINING_SEEDS, REFINING_UPDATES
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import Profile
@@ -65,7 +66,8 @@ def planned(
     profile: Profile, channel: Channel, schedule: str, workers: int, latency: str, codec: str, tariff: Tariff
 ) -> Facts:
     candidate = Candidate(schedule, workers, profile.job.batch_size, codec, latency, "local")
-    slowdown = IProf().slowdown(Device.here(workers))
+    busy = busy_share(profile.costs(codec=codec), channel, workers)
+    slowdown = IProf().slowdown(Device.here(workers, busy))
     platform = profile.placed("local", workers, slowdown)
     shape = Shape(
         schedule,
@@ -127,11 +129,12 @@ def main() -> None:
     print(f"{'':34}{'seconds':>22}{'cents':>22}{'requests':>22}\n{'':34}" + f"{'live planned':>22}" * 3)
     for job, (spec, args, target) in JOBS.items():
         profile = measure(spec, args=args, target=target, workers=4, seconds=arguments.seconds)
-        channels = {name: measured(name, 4 * profile.job.parameters) for name in {c[2] for c in CONFIGURATIONS}}
         seen: list[tuple[Facts, Facts]] = []
         for configuration in CONFIGURATIONS[: arguments.runs]:
-            channel = channels[configuration[2]]
-            model = planned(profile, channel, *configuration, tariff)
+            now = measure(spec, args=args, seconds=10.0)
+            now = replace(now, target=target, pilot=profile.pilot, noise=profile.noise)
+            channel = measured(configuration[2], 4 * profile.job.parameters)
+            model = planned(now, channel, *configuration, tariff)
             real = live(job, *configuration, tariff)
             seen.append((real, model))
             cells = []

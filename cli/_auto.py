@@ -29,11 +29,12 @@ class Auto:
 
     def learn(self, run: str) -> None:
         """Let the next plan know how fast this machine was."""
-        from lambdaml.cost.iprof import Device, learn
+        from lambdaml.cost.iprof import Device, busy, learn
         from lambdaml.run import Run
 
         functions = min(self.options["workers"], self.functions)
-        learn(self.profile, Run(run).trace(), Device.here(functions))
+        rows = Run(run).trace()
+        learn(self.profile, rows, Device.here(functions, busy(rows, functions)))
 
 
 def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> Auto:

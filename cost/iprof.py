@@ -61,7 +61,7 @@ class Device:
         memory_mb: of a function; 0 where nothing limits it.
         vcpus: of a function.
         arm: whether its architecture is arm64.
-        contention: functions for each core of the machine that they share, 1 at least.
+        contention: functions that compute at a time for each core of the machine that they share, 1 at least.
     """
 
     name: str
@@ -77,11 +77,15 @@ class Device:
         return Device(f"{platform.name}:{platform.memory_mb}", platform.memory_mb, vcpus, "arm" in platform.name)
 
     @staticmethod
-    def here(functions: int = 1) -> Device:
-        """One of so many functions that work on this machine side by side."""
+    def here(functions: int = 1, busy: float = 1.0) -> Device:
+        """One of so many functions that work on this machine side by side.
+
+        Args:
+            busy: the share of its time that each of them computes, and does not wait for the store or for others.
+        """
         cores = os.cpu_count() or 1
         arm = os.uname().machine in ("aarch64", "arm64")
-        return Device(f"local:{functions}/{cores}", 0.0, 1.0, arm, max(1.0, functions / cores))
+        return Device(f"local:{functions}/{cores}", 0.0, 1.0, arm, max(1.0, busy * functions / cores))
 
     def features(self) -> list[float]:
         """Of about the same size all; the first is constant."""
@@ -185,6 +189,17 @@ def learn(
         return count if count and iprof.save() else 0
     except Exception:  # the run is over and well; a plan that is a little worse is all that is lost
         return 0
+
+
+def busy(rows: Iterable[Mapping[str, Any]], functions: int) -> float:
+    """The share of their time that so many functions computed, by a run's trace; 1 where it does not tell."""
+    known = [
+        row for row in rows if row.get("compute_s") and row.get("started_s") is not None and row.get("committed_s")
+    ]
+    if not known:
+        return 1.0
+    span_s = max(row["committed_s"] for row in known) - min(row["started_s"] for row in known)
+    return min(1.0, math.fsum(row["compute_s"] for row in known) / (functions * span_s)) if span_s > 0 else 1.0
 
 
 def home() -> Path:

@@ -168,8 +168,9 @@ class Launcher:
         read_s, write_s = (channel.latency_s(kind, 0.5) for kind in ("get", "create"))
         self._bytes = profile.job.snapshot_bytes
         transfer_s = channel.transfer_s(self._bytes)
-        self.stop_s = 2 * write_s + 3 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
-        """From the snapshot that meets the target until the log's last entry: written, found, read, evaluated, heeded."""
+        self.stop_s = 3 * write_s + 3 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
+        """From the snapshot that meets the target, until the wish to stop that follows from it is in the log: the snapshot
+        is written, found, read; the wish is written, looked for, read; and the step that is under way goes first."""
 
     def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
         """Of a run of so many steps, log entries and functions; the writing of snapshots included."""
@@ -186,7 +187,7 @@ def _course(
     pace: Pace, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
 ) -> Quantities:
     """A whole run of so many steps."""
-    overshoot = launcher.stop_s / pace.step.seconds
+    overshoot = 1 + launcher.stop_s / pace.step.seconds if launcher.stop_s else 0.0
     whole = pace.of(steps + overshoot)
     whole = whole.plus(launcher.amounts(steps + overshoot, whole.commits, functions))
     read_s = channel.latency_s("get", 0.5)

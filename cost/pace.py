@@ -133,6 +133,13 @@ def mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
     return Pace(once, step, group, staleness, effective, parts[0][1].steps)
 
 
+def busy_share(costs: Costs, channel: Channel, workers: int) -> float:
+    """The share of a round's least time that a function computes, with one for each worker."""
+    work_s = costs.step_s + costs.encode_s + costs.apply_s + workers * costs.apply_update_s
+    waits_s = sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
+    return work_s / (work_s + waits_s + workers * channel.transfer_s(costs.update_bytes))
+
+
 def _flow(shape: Shape, updates: int, seed: int, late: list[list[int]] | None = None) -> FlowResult:
     """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share.
 

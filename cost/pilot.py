@@ -79,7 +79,7 @@ def pilot(
     args: Mapping[str, Any] | None = None,
     plan: Iterable[tuple[int, int]] | None = None,
     batch: int | None = None,
-    seeds: Iterable[int] = (101, 102),
+    seeds: Iterable[int] = (101, 102, 103, 104),
     seconds: float = 60.0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[PilotRun]:
@@ -90,7 +90,7 @@ def pilot(
         plan: (group, delay) in the order of their importance; by default for up to 16 workers. Where the need for steps
             rises steeply from one delay to the next, delays between them are added.
         batch: in place of the job's own.
-        seeds: of each; the second round begins when the first is complete.
+        seeds: of each entry; the next round begins when one is complete.
         seconds: after which no further pilot is begun. The first is always made.
 
     Raises:

@@ -23,7 +23,7 @@ from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
-from lambdaml.cost.pace import UPDATES, Pace, Shape, mixed, pace
+from lambdaml.cost.pace import UPDATES, Pace, Shape, busy_share, mixed, pace
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
@@ -225,7 +225,9 @@ class _Desk:
         alone share a simulation."""
         platform = Platform.parse(candidate.platform)
         functions = self.wishes.space.functions_for(candidate.workers)
-        slowdown = self._slowdown(functions, platform)
+        channel = self.channel(candidate.channel)
+        costs = self.profile.costs(candidate.batch_size, candidate.codec)
+        slowdown = self._slowdown(functions, platform, busy_share(costs, channel, candidate.workers))
         placed = self.profile.placed(candidate.platform, functions, slowdown)
         slowdown /= platform.speed()
         return Shape(
@@ -234,18 +236,18 @@ class _Desk:
             candidate.batch_size,
             self.profile.job.samples,
             self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
-            self.channel(candidate.channel),
+            channel,
             replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
             functions,
         )
 
-    def _slowdown(self, functions: int, platform: Platform) -> float:
+    def _slowdown(self, functions: int, platform: Platform, busy: float) -> float:
         """Of so many functions there against where the profile was measured, as far as earlier runs tell."""
         if self._iprof is None:
             return 1.0
         here = platform.name == "local"
-        return self._iprof.slowdown(Device.here(functions) if here else Device.of(platform))
+        return self._iprof.slowdown(Device.here(functions, busy) if here else Device.of(platform))
 
     def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
         if isinstance(pace, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lambdaml.cost.iprof import Device, IProf, Maui, SlopeModel, home, learn
+from lambdaml.cost.iprof import Device, IProf, Maui, SlopeModel, busy, home, learn
 from lambdaml.cost.profile import Profile
 from lambdaml.worlds.platform import Platform
 from tests.cost.profiles import digits
@@ -96,6 +97,16 @@ def test_where_observations_leave_it_open_the_prior_holds() -> None:
     assert iprof.slowdown(replace(Device.here(1), contention=4.0)) == 4.0
     iprof.learn_run(X86, digits(), rows(digits(), 1.5))
     assert 1.0 < iprof.slowdown(ARM) < 1.5, "what one platform showed is half believed of its sister"
+
+
+def test_functions_that_wait_contend_less() -> None:
+    cores = os.cpu_count() or 1
+    assert Device.here(4 * cores).contention == 4.0
+    assert Device.here(4 * cores, busy=0.5).contention == 2.0
+    assert Device.here(4 * cores, busy=0.1).contention == 1.0
+    trace = [{"compute_s": 0.2, "started_s": float(n), "committed_s": n + 0.9} for n in range(10)]
+    assert busy([*trace, {"worker": 1}], functions=2) == pytest.approx(10 * 0.2 / (2 * 9.9))
+    assert busy([], 2) == 1.0
 
 
 def rows(profile: Profile, slowdown: float, count: int = 40, sigma: float = 0.0) -> list[dict[str, Any]]:
