@@ -8,7 +8,7 @@ cold starts, leases, the end. Everything a bill or a deadline needs is linear in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lambdaml.effective import effective_staleness
@@ -16,6 +16,7 @@ from lambdaml.records import Commit
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, make_settings
 from lambdaml.simulation.flow import Flow, FlowResult
+from lambdaml.simulation.scene import OnCommit
 from lambdaml.simulation.shadow import Costs
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
@@ -106,8 +107,12 @@ def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
     """
     rounds = max(math.ceil(updates / shape.workers), LEAST_ROUNDS)
     late: list[list[int]] = []
+
+    def look(moment: float, commit: Commit) -> None:
+        late.extend([entry.staleness for entry in step] for step in commit.steps)
+
     short = _flow(shape, rounds // 3 * shape.workers, seed)
-    long = _flow(shape, rounds * shape.workers, seed, late)
+    long = _flow(shape, rounds * shape.workers, seed, None if SCHEDULES.make(shape.schedule).agreed else look)
     steps = long.version - short.version
     step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
     return Pace(
@@ -126,31 +131,26 @@ def mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
 
-    group, staleness, effective = (
-        sum(share * value for (share, _), value in zip(parts, values, strict=True))
-        for values in zip(*((part.group, part.staleness, part.effective) for _, part in parts), strict=True)
-    )
-    return Pace(once, step, group, staleness, effective, parts[0][1].steps)
+    def mean(value: Callable[[Pace], float]) -> float:
+        return sum(share * value(part) for share, part in parts)
+
+    means = mean(lambda part: part.group), mean(lambda part: part.staleness), mean(lambda part: part.effective)
+    return Pace(once, step, *means, parts[0][1].steps)
+
+
+def waits_s(channel: Channel) -> float:
+    """The least that a round waits for the store: an update is written, and read by another."""
+    return sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
 
 
 def busy_share(costs: Costs, channel: Channel, workers: int) -> float:
     """The share of a round's least time that a function computes, with one for each worker."""
     work_s = costs.step_s + costs.encode_s + costs.apply_s + workers * costs.apply_update_s
-    waits_s = sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
-    return work_s / (work_s + waits_s + workers * channel.transfer_s(costs.update_bytes))
+    return work_s / (work_s + waits_s(channel) + workers * channel.transfer_s(costs.update_bytes))
 
 
-def _flow(shape: Shape, updates: int, seed: int, late: list[list[int]] | None = None) -> FlowResult:
-    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share.
-
-    Args:
-        late: takes the staleness of each step's updates.
-    """
-
-    def look(moment: float, commit: Commit) -> None:
-        assert late is not None
-        late.extend([entry.staleness for entry in step] for step in commit.steps)
-
+def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> FlowResult:
+    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share."""
     settings = make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
@@ -164,8 +164,7 @@ def _flow(shape: Shape, updates: int, seed: int, late: list[list[int]] | None = 
         token="planned",
     )
     given = (settings, shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
-    fresh = late is None or SCHEDULES.make(shape.schedule).agreed
-    return Flow(*given, on_commit=None if fresh else look).run(updates)
+    return Flow(*given, on_commit).run(updates)
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:

@@ -23,7 +23,7 @@ from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
-from lambdaml.cost.pace import UPDATES, Pace, Shape, busy_share, mixed, pace
+from lambdaml.cost.pace import UPDATES, Pace, Shape, busy_share, mixed, pace, waits_s
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
@@ -158,8 +158,7 @@ def make_plan(
     candidates = wishes.space.candidates(profile)
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     processes = processes or os.cpu_count() or 1
-    found = desk.outlooks(candidates, processes, progress)
-    found.sort(key=lambda one: _rank(one, wishes))
+    found = sorted(desk.outlooks(candidates, processes, progress), key=lambda one: _rank(one, wishes))
     refined: set[Candidate] = set()
     while todo := [one for one in found[: REFINED if not refined else LEAST_REFINED] if one.candidate not in refined]:
         refined |= {one.candidate for one in todo}
@@ -225,9 +224,7 @@ class _Desk:
         alone share a simulation."""
         platform = Platform.parse(candidate.platform)
         functions = self.wishes.space.functions_for(candidate.workers)
-        channel = self.channel(candidate.channel)
-        costs = self.profile.costs(candidate.batch_size, candidate.codec)
-        slowdown = self._slowdown(functions, platform, busy_share(costs, channel, candidate.workers))
+        slowdown = self._slowdown(candidate, functions, platform)
         placed = self.profile.placed(candidate.platform, functions, slowdown)
         slowdown /= platform.speed()
         return Shape(
@@ -236,18 +233,21 @@ class _Desk:
             candidate.batch_size,
             self.profile.job.samples,
             self.profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
-            channel,
+            self.channel(candidate.channel),
             replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
             functions,
         )
 
-    def _slowdown(self, functions: int, platform: Platform, busy: float) -> float:
+    def _slowdown(self, candidate: Candidate, functions: int, platform: Platform) -> float:
         """Of so many functions there against where the profile was measured, as far as earlier runs tell."""
         if self._iprof is None:
             return 1.0
-        here = platform.name == "local"
-        return self._iprof.slowdown(Device.here(functions, busy) if here else Device.of(platform))
+        if platform.name != "local":
+            return self._iprof.slowdown(Device.of(platform))
+        costs = self.profile.costs(candidate.batch_size, candidate.codec)
+        busy = busy_share(costs, self.channel(candidate.channel), candidate.workers)
+        return self._iprof.slowdown(Device.here(functions, busy))
 
     def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
         if isinstance(pace, str):
@@ -280,7 +280,7 @@ class _Desk:
         shape = self.shape(candidate, self._largest)
         per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
         moved_s = candidate.workers * shape.costs.update_bytes / per_s
-        round_s = shape.costs.step_s + sum(shape.channel.latency_s(kind, 0.5) for kind in ("get", "create"))
+        round_s = shape.costs.step_s + waits_s(shape.channel)
         return shape if moved_s < NEGLIGIBLE * round_s else self.shape(candidate)
 
     def _with_codec(self, pace: Pace | str, candidate: Candidate, shape: Shape) -> Pace | str:
