@@ -149,8 +149,9 @@ def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str
     for now, then in pairwise(sorted({*begins, *ends})):
         active = (active - set(ends[now])) | set(begins[now])
         working = [number for number in active if spans[number][2] != "wait"] or list(active)
-        for number in sorted(working):
-            yield (then - now) / len(working), spans[number][2], spans[number][3]
+        share_s = (then - now) / len(working) if working else 0.0
+        for number in sorted(working) if share_s else ():  # the least of all floats has no half
+            yield share_s, spans[number][2], spans[number][3]
 
 
 def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str, dict[str, Any]]]:

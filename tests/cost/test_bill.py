@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lambdaml
@@ -168,7 +168,18 @@ rows = st.lists(
 )
 
 
+LEAST = {
+    "started_s": 0.0,
+    "published_s": 5e-324,
+    "applied_s": 5e-324,
+    "compute_s": 0.0,
+    "encode_s": 0.0,
+    "upload_s": 0.0,
+}
+
+
 @given(rows)
+@example([LEAST, LEAST])
 def test_a_moment_is_shared_once_among_the_updates_under_way(rows: list[dict[str, Any]]) -> None:
     slices = list(_slices(rows, 1000.0))
     ends = sorted((row["started_s"], row["applied_s"]) for row in rows)
