@@ -1,10 +1,11 @@
-"""`--schedule auto`: measure, plan, and say what was chosen."""
+"""`--schedule auto`: measure, plan, say what was chosen, train, and plan anew where reality leaves the plan."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,37 +13,136 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
+from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
+    from lambdaml.cost.iprof import IProf
+    from lambdaml.cost.plan import Plan
     from lambdaml.cost.profile import Profile
+    from lambdaml.storage import Store
+    from lambdaml.training import TrainResult
 
 MEASURE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Auto:
-    """What was planned: arguments of `lambdaml.train`, and what to learn from when it has run."""
+class _Superseded(Exception):
+    """The run has ended for its successor to go on."""
 
-    options: dict[str, Any]
+
+@dataclass(slots=True)
+class _Auto:
+    """What was planned, and from what."""
+
+    plan: Plan
     profile: Profile
+    iprof: IProf
     functions: int
+
+    def announce(self) -> None:
+        """Say what was chosen, and why."""
+        assert self.plan.choice is not None
+        print(f"planned: {self.plan.choice.candidate}: {self.plan.reason}", file=sys.stderr)
 
     def learn(self, run: str) -> None:
         """Let the next plan know how fast this machine was."""
         from lambdaml.cost.iprof import Device, busy, learn
         from lambdaml.run import Run
 
-        functions = min(self.options["workers"], self.functions)
+        assert self.plan.choice is not None
+        functions = min(self.plan.choice.candidate.workers, self.functions)
         rows = Run(run).trace()
         learn(self.profile, rows, Device.here(functions, busy(rows, functions)))
 
 
-def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> Auto:
-    """The fastest way on this machine to the target or epochs of these options, with at most their workers.
+def train_planned(
+    job: str, place: str, options: dict[str, Any], profile: Path | None, replan: bool, as_json: bool
+) -> int:
+    """Plan and train as `lambdaml.train` with these options; returns the exit status.
 
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
     """
+    from lambdaml.cli._follow import follow
+
+    if replan:
+        _demand_replannable(place, options)
+    auto = _planned(job, place, options, profile)
+    options = options | auto.plan.options()
+    while True:
+        auto.announce()
+        watched = _Watched(job, place, options, auto if replan else None)
+        try:
+            status = follow(place, watched, as_json=as_json)
+        except _Superseded:
+            assert watched.successor is not None
+            auto.plan = watched.successor
+            options |= {**auto.plan.options(), "origin": place, "seed": options["seed"] + 1}
+            place = _beside(place)
+            continue
+        if status == 0:
+            auto.learn(place)
+        return status
+
+
+class _Watched:
+    """One run, for `follow`; with `auto`, one that may end for a successor to go on."""
+
+    def __init__(self, job: str, place: str, options: Mapping[str, Any], auto: _Auto | None) -> None:
+        self.successor: Plan | None = None
+        self._job, self._place, self._options, self._auto = job, place, options, auto
+
+    def __call__(self, store: Store, on_event: Callable[[dict[str, Any]], None]) -> TrainResult:
+        import lambdaml
+
+        if self._auto is None:
+            return lambdaml.train(self._job, store, on_event=on_event, **self._options)
+        from lambdaml.cost.replan import Replanner
+
+        auto = self._auto
+
+        def say(line: str) -> None:
+            on_event({"event": "plan", "line": line})
+
+        functions = min(self._options["workers"], auto.functions)
+        watch = Replanner(self._place, auto.plan, auto.profile, auto.iprof, functions, say)
+
+        def take(event: dict[str, Any]) -> None:
+            on_event(event)
+            watch.take(event)
+
+        result = lambdaml.train(self._job, store, on_event=take, **self._options)
+        watch.close()
+        self.successor = watch.successor
+        if result.stop == "replanned" and self.successor is not None:
+            raise _Superseded
+        return result
+
+
+def _demand_replannable(place: str, options: Mapping[str, Any]) -> None:
+    """Raises UserError."""
+    from lambdaml.storage import open_store
+
+    if options["cap"] is not None:
+        raise UserError("--replan: a successor is a run of its own, which a cap of this one would not count")
+    store = open_store(place)
+    try:
+        if store.ephemeral:
+            raise UserError(f"--replan: a successor reads its predecessor, and {place} is gone with this command")
+    finally:
+        store.close()
+
+
+def _beside(place: str) -> str:
+    """The next run's place: `runs/a`, `runs/a.2`, `runs/a.3`."""
+    path, query, options = place.partition("?")
+    path = path.rstrip("/")
+    found = re.fullmatch(r"(.*)\.(\d+)", path)
+    number = int(found[2]) + 1 if found else 2
+    return f"{found[1] if found else path}.{number}{query}{options}"
+
+
+def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> _Auto:
+    """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
     from lambdaml.cost.candidates import Space
     from lambdaml.cost.iprof import IProf
     from lambdaml.cost.plan import Wishes, make_plan
@@ -68,8 +168,6 @@ def planned(job: str, store: str, options: Mapping[str, Any], profile: Path | No
     )
     wishes = Wishes(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
     with Share("planning") as share, interruptible(share.stop):
-        found = make_plan(known, wishes, iprof=IProf.open(known), progress=share)
-    options = found.options()
-    assert found.choice is not None
-    print(f"planned: {found.choice.candidate}: {found.reason}", file=sys.stderr)
-    return Auto(options, known, space.functions or 1)
+        iprof = IProf.open(known)
+        found = make_plan(known, wishes, iprof=iprof, progress=share)
+    return _Auto(found, known, iprof, space.functions or 1)

@@ -22,6 +22,7 @@ _ENDS = {
     "target": "target reached",
     "cancelled": "cancelled",
     "failed": "stopped by a failure",
+    "replanned": "ended for another that goes on from it",
 }
 
 

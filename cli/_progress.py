@@ -92,6 +92,10 @@ class Picture:
         self.metrics = f"{values} at version {event['version']}"
         return f"version {event['version']}: {values}"
 
+    def _take_plan(self, event: Event, now: float) -> str:
+        line: str = event["line"]
+        return line
+
     def _take_commit(self, event: Event, now: float) -> str | None:
         self.version, self.done = event["version"], event["progress"]
         self.waiting.clear()

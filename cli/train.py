@@ -56,6 +56,15 @@ Schedule = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+Replan = Annotated[
+    bool,
+    typer.Option(
+        "--replan",
+        help="With `auto`: where reality leaves the plan, plan anew at a snapshot, and if that is worth it, go on in "
+        "another way: in a run of its own beside this one, with .2 after its name.",
+        rich_help_panel=_WAY,
+    ),
+]
 Codec = Annotated[
     str, typer.Option(metavar="NAME", help="How gradients are written: `fp32`, `bf16`.", rich_help_panel=_WAY)
 ]
@@ -85,6 +94,16 @@ SnapshotEvery = Annotated[
     typer.Option(
         metavar="N",
         help="Updates of each worker between snapshots, each of which is evaluated; by default an epoch.",
+        rich_help_panel=_WAY,
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN[@VERSION]",
+        help="Begin with the weights, optimizer and learning-rate schedule of another run: its result, or its newest "
+        "snapshot.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -126,10 +145,12 @@ def train(
     target: Target = None,
     schedule: Schedule = "bsp",
     profile: ProfileFile = None,
+    replan: Replan = False,
     batch_size: BatchSize = None,
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
+    origin: From = None,
     coherence: Coherence = False,
     functions: _options.Functions = None,
     engine: _options.Engine = None,
@@ -158,7 +179,7 @@ def train(
     place, arguments = store or free_place(job), parse_args(args or ())
     length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments}
+    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin}
     where = {"functions": functions, "engine": engine, "device": device}
     ray = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
     limits = {"lifetime_s": lifetime, "lease_s": lease, "max_update_norm": max_update_norm}
@@ -166,25 +187,18 @@ def train(
     options: dict[str, Any] = {**length, **how, **where, "engine_options": ray}
     options |= {name: value for name, value in limits.items() if value is not None}
     options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
-    return _train(job, place, options, profile, as_json)
+    if schedule == "auto":
+        from lambdaml.cli._auto import train_planned
 
-
-def _train(job: str, place: str, options: dict[str, Any], profile: Path | None, as_json: bool) -> int:
+        return train_planned(job, place, options, profile, replan, as_json)
+    if replan or profile is not None:
+        raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     import lambdaml
     from lambdaml.cli._follow import follow
 
-    auto = None
-    if options["schedule"] == "auto":
-        from lambdaml.cli._auto import planned
-
-        auto = planned(job, place, options, profile)
-        options |= auto.options
-    status = follow(
+    return follow(
         place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json=as_json
     )
-    if auto is not None and status == 0:
-        auto.learn(place)
-    return status
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -58,6 +58,10 @@ def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, b
         "measured" if measured else "assumed",
         here if measured else "lambdaml.storage.latency.PRESETS",
     )
+    if wishes.left < 1:
+        yield Assumption(
+            "share of the way that is left", f"{wishes.left:.2f}", "", "measured", "the run it goes on from"
+        )
     yield from _platform(Platform.parse(best.platform))
     yield Assumption("stragglers", wishes.stragglers, "", "given" if wishes.stragglers != "none" else "assumed", "")
     yield Assumption("functions compute as fast as this machine's core", 1.0, "", "assumed", profile.machine.processor)

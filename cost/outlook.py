@@ -85,18 +85,21 @@ class Goal:
 
     Attributes:
         snapshot_every: as in `train`; by default an epoch.
+        left: the share of the steps to the target that is still to be taken.
     """
 
     convergence: Convergence | None
     epochs: float | None = None
     snapshot_every: int | None = None
+    left: float = 1.0
 
     def steps(self, pace: Pace, batch: float, samples: int) -> Steps | None:
         """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
         if self.epochs is not None:
             return Steps(max(1.0, self.epochs * samples / (pace.group * batch)), 0.0)
         assert self.convergence is not None
-        return self.convergence.steps(pace.group, pace.group * batch, pace.effective)
+        found = self.convergence.steps(pace.group, pace.group * batch, pace.effective)
+        return None if found is None else Steps(self.left * found.median, found.sigma)
 
 
 def outlook(

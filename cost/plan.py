@@ -58,6 +58,7 @@ class Wishes:
         minimise: `balanced` is the least product of time and cost.
         stragglers: as `simulate` has them.
         snapshot_every: as in `train`: a target is looked for in snapshots only.
+        left: the share of the way that is still to go; the rest has been gone by a run that this one goes on from.
     """
 
     target: str | None = None
@@ -68,6 +69,7 @@ class Wishes:
     space: Space = field(default_factory=Space)
     stragglers: str = "none"
     snapshot_every: int | None = None
+    left: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Plan:
             "batch_size": chosen.batch_size,
             "codec": chosen.codec,
             "target": self.wishes.target,
-            "epochs": self.wishes.epochs,
+            "epochs": self.wishes.epochs and self.wishes.epochs * self.wishes.left,
             "planned": {"reason": self.reason, "candidates": len(self.candidates), **best.to_dict()},
         }
 
@@ -184,7 +186,7 @@ def make_plan(
 
 def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if wishes.epochs is not None:
-        return Goal(None, wishes.epochs, wishes.snapshot_every)
+        return Goal(None, wishes.epochs * wishes.left, wishes.snapshot_every)
     if wishes.target is None:
         raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
     if not profile.pilot or profile.target is None:
@@ -192,7 +194,7 @@ def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if profile.target.replace(" ", "") != wishes.target.replace(" ", ""):
         raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {wishes.target!r}")
     noise = profile.noise.samples if profile.noise else None
-    return Goal(Convergence(profile.pilot, noise, profile.coherence), None, wishes.snapshot_every)
+    return Goal(Convergence(profile.pilot, noise, profile.coherence), None, wishes.snapshot_every, wishes.left)
 
 
 class _Desk:

@@ -17,7 +17,7 @@ from lambdaml import keys, wire
 from lambdaml.errors import BadObject
 
 Fate = Literal["applied", "discarded", "rejected"]
-Reason = Literal["steps", "target", "cancelled", "diverged", "failed"]
+Reason = Literal["steps", "target", "cancelled", "diverged", "failed", "replanned"]
 Body = dict[str, NDArray[Any]]
 """The encoded arrays of an update, by name, as its codec wrote them."""
 

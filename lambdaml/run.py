@@ -87,6 +87,7 @@ class Status:
     functions: tuple[str, ...] = ()
     age_s: float | None = None
     model: bool = False
+    origin: str | None = None
 
 
 class Run:
@@ -172,7 +173,7 @@ class Run:
 
     def status(self) -> Status:
         """Where the run stands; a handful of requests, however long the log."""
-        commits, last, age_s = self._tail()
+        commits, last, age_s = self.tail()
         metrics = self.metrics()
         newest = max(metrics, default=None)
         holders = self._holders()
@@ -192,9 +193,10 @@ class Run:
             functions=holders,
             age_s=age_s,
             model=self.store.head(keys.MODEL) is not None,
+            origin=str(self.settings.origin) if self.settings.origin is not None else None,
         )
 
-    def _tail(self) -> tuple[int, Commit | None, float | None]:
+    def tail(self) -> tuple[int, Commit | None, float | None]:
         """How many commits there are, the last one, and its age in seconds by this machine's clock.
 
         The log has no gap, so its end is found by bisection rather than by listing it.
@@ -342,7 +344,7 @@ class Run:
             SettingsError: functions work on the run; they may still need what would be deleted.
         """
         holders = self._holders()
-        if holders and not any(commit.stop for commit in self.log(max(0, self._tail()[0] - 1))):
+        if holders and not any(commit.stop for commit in self.log(max(0, self.tail()[0] - 1))):
             raise SettingsError(f"{self.url} is being trained by {', '.join(holders)}: wait for its end, or cancel it")
         from lambdaml.verify import garbage
 

@@ -24,6 +24,18 @@ class JobSettings(BaseModel):
     fingerprint: str = ""
 
 
+class Origin(BaseModel):
+    """Where a run begins that goes on from another: at a version of the run at this URL."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.run}@{self.version}"
+
+
 class Settings(BaseModel):
     """Everything a function must know to work on a run.
 
@@ -39,6 +51,7 @@ class Settings(BaseModel):
         patience_s: a function gives up when nothing at all happened for this long.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
             it.
+        origin: the state it begins with; by default the job's fresh model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +76,7 @@ class Settings(BaseModel):
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=600.0, gt=0)
     planned: dict[str, Any] | None = None
+    origin: Origin | None = None
     token: str
     versions: dict[str, str] = Field(default_factory=dict)
 

@@ -23,6 +23,7 @@ from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, JobFailed, RunExists, RunFailed, SettingsError
 from lambdaml.evaluation import Evaluator, evaluate, request_stop
 from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.origin import find_origin, go_on_from
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings, reached
@@ -46,7 +47,7 @@ class TrainResult:
 
     Attributes:
         run: its URL.
-        stop: why it ended: `steps`, `target`, `cancelled`, `diverged`.
+        stop: why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
         version: of the result, in optimizer steps.
         metrics: of the result.
         seconds: wall time of this call.
@@ -92,6 +93,7 @@ def train(
     seed: int = 0,
     args: Mapping[str, Any] | None = None,
     snapshot_every: int | None = None,
+    origin: str | None = None,
     lifetime_s: float = float("inf"),
     cap: Cap | None = None,
     on_event: Emit = lambda event: None,
@@ -116,6 +118,8 @@ def train(
         device: `cpu`, `cuda`, or `auto`.
         args: keyword arguments of the job's constructor.
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
+        origin: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
+            its result, or of the newest snapshot; of another version as URL@VERSION.
         lifetime_s: limits the life of each function, as platforms do.
         cap: says when the run must stop, for what it will have spent by then; see `lambdaml.caps`.
         on_event: takes progress events, from any thread.
@@ -152,6 +156,7 @@ def train(
             staleness=staleness,
             seed=seed,
             snapshot_every=snapshot_every,
+            origin=find_origin(origin) if origin is not None else None,
             **settings,
         )
         check(opened)
@@ -200,13 +205,15 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
 
     Raises:
         RunExists: another run stands at this prefix.
-        JobFailed, JobError: the job's model or optimizer cannot be built.
+        JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
     """
     if next(iter(store.list(keys.SNAPSHOTS)), None) is not None:
         return
     from lambdaml.replica import Replica
 
     replica = engine.compute.submit(Replica, job, settings).result()
+    if settings.origin is not None:
+        engine.compute.submit(go_on_from, replica, settings.origin).result()
     state = engine.compute.submit(replica.state).result()
     if settings.target is not None:
         reached(settings.target, engine.compute.submit(evaluate, job, state).result())
@@ -304,7 +311,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
     per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     if steps is None:
-        steps = round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch)
+        steps = max(1, round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch))
     snapshot_every = asked.pop("snapshot_every")
     if snapshot_every is None:
         snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)

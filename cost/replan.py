@@ -1,0 +1,193 @@
+"""Planning anew while a run goes on, where reality has left its plan.
+
+At each snapshot the time of a step is compared with the plan's. Where it is off by more than the factor `LEAVES`, the
+store and the run's gradients are measured as they are now, and the rest of the way is planned with that. If another way
+ends markedly sooner, the run is asked to end where it stands, and a successor goes on from there:
+
+    watch = Replanner(url, plan, profile, IProf.open(profile), functions)
+    result = lambdaml.train(job, url, on_event=watch.take, **plan.options())
+    watch.close()
+    if result.stop == "replanned":
+        lambdaml.train(job, elsewhere, origin=url, **watch.successor.options())
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from lambdaml import keys
+from lambdaml.cost.iprof import Device, IProf
+from lambdaml.cost.outlook import Outlook
+from lambdaml.cost.plan import Plan, make_plan
+from lambdaml.cost.profile import Profile
+from lambdaml.cost.stores import measure_store
+from lambdaml.errors import LambdaMLError
+from lambdaml.evaluation import request_stop
+from lambdaml.records import Update
+from lambdaml.run import Run
+
+LEAVES = 1.5
+"""A step takes so many times what was planned, or the other way round: then reality has left the plan."""
+
+WORTH = 0.75
+"""Of the time that is left, at most, a successor must take, its start included."""
+
+STOP_S = 2.0
+"""From the wish that a run end until its successor can begin."""
+
+LEAST_S, LEAST_ROUNDS = 2.0, 5
+"""That the time of a step is taken over; the run's first two rounds do not count."""
+
+LEAST_LEFT = 0.001
+"""Share of the way for a successor, should the run have ended before it was to."""
+
+MOST_PLANS = 3
+"""Of one run."""
+
+STORE_S = 1.0
+"""That measuring the store may take, about."""
+
+UPDATES = 16
+"""The newest, whose gradients tell how fast functions are."""
+
+
+class Replanner:
+    """Watches one run.
+
+    Args:
+        url: of the run.
+        plan: that it follows; it has a choice.
+        profile: that was planned with.
+        iprof: likewise; learns from this run, and is not saved.
+        functions: that the run's workers share.
+        say: takes a line of news, from another thread.
+
+    Attributes:
+        successor: the plan of the run that is to go on from this one, once this one was asked to end.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        plan: Plan,
+        profile: Profile,
+        iprof: IProf,
+        functions: int,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        assert plan.choice is not None
+        self.successor: Plan | None = None
+        self._url, self._plan, self._profile, self._iprof, self._functions = url, plan, profile, iprof, functions
+        self._say = say
+        self._expected: Outlook = plan.choice
+        self._step_s = plan.choice.step_s
+        self._since: dict[str, Any] | None = None
+        self._last: dict[str, Any] = {}
+        self._thread: threading.Thread | None = None
+        self._plans = 0
+        self._over = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Learn from an event of the run."""
+        if event["event"] == "commit":
+            self._last = {**event, "at": time.monotonic()}
+            if self._since is None and event["progress"] >= 2 * self._expected.candidate.workers:
+                self._since = self._last
+        elif event["event"] == "snapshot" and self._left_the_plan():
+            self._plans += 1
+            self._thread = threading.Thread(target=self._plan_anew, args=(self._seen_step_s, self._last), daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """The run has ended: what is still being planned comes too late, and what is left for a successor is known."""
+        self._over = True
+        if self.successor is not None:
+            wishes = replace(self.successor.wishes, left=max(LEAST_LEFT, self._left()))
+            self.successor = replace(self.successor, wishes=wishes)
+
+    def _left(self) -> float:
+        """The share of the whole way that this run has not gone yet."""
+        by_epochs = self._plan.wishes.epochs is not None
+        gone: float = self._last["fraction"] if by_epochs else self._last["version"] / self._expected.steps
+        return self._plan.wishes.left * max(0.0, 1.0 - gone)
+
+    @property
+    def _seen_step_s(self) -> float:
+        assert self._since is not None
+        passed_s: float = self._last["at"] - self._since["at"]
+        return passed_s / max(1, self._last["version"] - self._since["version"])
+
+    def _left_the_plan(self) -> bool:
+        busy = self._thread is not None and self._thread.is_alive()
+        if self._since is None or busy or self.successor is not None or self._plans == MOST_PLANS:
+            return False
+        updates = self._last["progress"] - self._since["progress"]
+        if self._last["at"] - self._since["at"] < LEAST_S or updates < LEAST_ROUNDS * self._expected.candidate.workers:
+            return False
+        return _apart(self._seen_step_s, self._step_s)
+
+    def _plan_anew(self, step_s: float, last: dict[str, Any]) -> None:
+        try:
+            self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning anew")
+            news = self._decide(step_s, last["commit"])
+        except LambdaMLError as error:
+            news = f"planning anew failed: {error}"
+        if not self._over:
+            self._say(news)
+        self._since = None
+
+    def _decide(self, step_s: float, commit: int) -> str:
+        """Ask the run to end if that is worth it; says what was decided."""
+        left = self._left()
+        if not left:
+            return "the plan goes on: by its pilots the run should have ended by now"
+        wishes = replace(self._plan.wishes, left=left)
+        found = make_plan(self._measured(step_s, commit), wishes, iprof=self._iprof, processes=1)
+        rest = self._left() / left
+        now = next(one for one in found.candidates if one.candidate == self._expected.candidate)
+        self._step_s = step_s
+        if _apart(now.step_s, step_s):
+            return "the plan goes on: neither the store nor the gradients are what has changed"
+        stay_s, best = math.inf if now.obstacle else rest * now.steps * now.step_s, found.choice
+        if best is None or rest * best.seconds + STOP_S > WORTH * stay_s:
+            return f"the plan goes on: {stay_s:.3g} s are left, and nothing else would end markedly sooner"
+        staying = "nobody knows how long" if now.obstacle else f"{stay_s:.3g} s"
+        changed = f"a step of {now.candidate.schedule} with {now.candidate.workers} workers took {step_s:.3g} s"
+        reason = f"{changed} and not {self._expected.step_s:.3g} s, which left {staying} to go; {found.reason}"
+        if self._over:
+            return ""
+        self.successor = replace(found, reason=reason)
+        request_stop(Run(self._url).store, "replanned")
+        return f"planned anew: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
+
+    def _measured(self, step_s: float, commit: int) -> Profile:
+        """The profile with the store as it is now; what gradients take now goes to I-Prof."""
+        updates = list(islice(self._newest(commit), UPDATES))
+        if updates:
+            rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]
+            per_s = self._expected.group / step_s
+            busy = min(1.0, median(update.compute_s for update in updates) * per_s / self._functions)
+            self._iprof.learn_run(Device.here(self._functions, busy), self._profile, rows)
+        if self._profile.store is None:
+            return self._profile
+        facts, *_ = measure_store(self._url, 4 * self._profile.job.parameters, STORE_S)
+        return replace(self._profile, store=facts)
+
+    def _newest(self, commit: int) -> Iterator[Update]:
+        """Applied updates of the log's last entries."""
+        run = Run(self._url)
+        for entry in (entry for logged in run.log(max(0, commit - UPDATES)) for entry in logged.applied):
+            data = run.store.get(keys.update(entry.worker, entry.seq))
+            if data is not None:
+                yield Update.unpack(data, entry.worker, entry.seq)
+
+
+def _apart(one: float, other: float) -> bool:
+    return max(one / other, other / one) > LEAVES

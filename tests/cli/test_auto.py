@@ -1,0 +1,82 @@
+"""`train --schedule auto`: planning, training, and planning anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import lambdaml
+from lambdaml.cost import replan
+from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.profile import Profile
+from tests.cli.conftest import DIGITS, Cli
+from tests.cost.profiles import digits
+
+TARGET = "accuracy>=0.9"
+AUTO = ("train", DIGITS, "--schedule", "auto", "--workers", 2, "--target", TARGET, "--engine", "inline")
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAMBDAML_HOME", str(tmp_path / "home"))
+    pilots = tuple(PilotRun(*key, 32, 101, (), 500, 1.0) for key in ((1, 0), (1, 1), (2, 0)))
+    made: Profile = replace(digits(), pilot=pilots, target=TARGET)
+    path = tmp_path / "digits.profile.json"
+    made.dump(path)
+    return path
+
+
+def test_a_plan_is_announced_and_written_down(cli: Cli, profile: Path) -> None:
+    ended = cli(*AUTO, "--profile", profile, "--store", "here")
+    assert ended.code == 0, ended.err
+    assert ended.err.startswith("planned: ")
+    settings = lambdaml.Run(f"file://{Path.cwd()}/here").settings
+    assert settings.planned is not None and settings.planned["reason"] in ended.err
+    assert cli("report", "here").code == 0
+
+
+def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here: once, at the first snapshot, whatever it takes."""
+
+    def once(watch: replan.Replanner) -> bool:
+        return watch._since is not None and watch._plans == 0 and watch._plan.wishes.left == 1.0
+
+    monkeypatch.setattr(replan.Replanner, "_left_the_plan", once)
+    monkeypatch.setattr(replan, "LEAVES", 1e9)
+    monkeypatch.setattr(replan, "WORTH", 1e9)
+    way = ("--epochs", 20, "--snapshot-every", 5, "--workers", 1, "--engine", "inline", "--seed", 7)
+    ended = cli(
+        "train", DIGITS, "--schedule", "auto", "--replan", "--profile", profile, *way, "--store", "here?latency=5ms"
+    )
+    assert ended.code == 0, ended.err
+    folder = Path.cwd()
+    first, second = (lambdaml.Run(f"file://{folder}/{name}") for name in ("here", "here.2"))
+    assert first.summary().stop == "replanned" and second.summary().stop == "steps"
+    origin, plan = second.settings.origin, second.settings.planned
+    assert origin is not None and origin.run.startswith(first.url) and origin.version == first.summary().version > 0
+    assert second.settings.seed == 8
+    assert plan is not None and "took" in plan["reason"] and plan["reason"] in ended.err
+    assert first.summary().samples + second.summary().samples == pytest.approx(20 * 1437, rel=0.15)
+    assert second.metrics()[second.summary().version]["accuracy"] > 0.9
+    assert [first.verify().faults, second.verify().faults] == [[], []]
+    for line in ("planning anew", "planned anew", "here.2"):
+        assert line in ended.err + ended.out
+    assert "\nbegan with" in cli("status", "here.2").out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--replan",), "--replan goes with --schedule auto"),
+        (("--profile", "p.json"), "--profile goes with --schedule auto"),
+        (("--schedule", "auto", "--replan", "--deadline", "1m"), "a run of its own"),
+        (("--schedule", "auto", "--replan", "--store", "memory://gone"), "gone with this command"),
+    ],
+)
+def test_what_does_not_go_together(cli: Cli, options: tuple[object, ...], words: str) -> None:
+    ended = cli("train", DIGITS, "--target", TARGET, *options)
+    assert ended.code == 2 and words in ended.err

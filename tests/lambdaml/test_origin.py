@@ -1,0 +1,127 @@
+"""Runs that go on from where another one stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lambdaml
+from lambdaml import keys
+from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.settings import Origin
+from lambdaml.snapshot import RULE, State
+from tests.lambdaml.lab import Made, Tiny, model_bytes, train
+
+
+def first(run: lambdaml.Run) -> State:
+    data = run.store.get(keys.snapshot(0))
+    assert data is not None
+    return State.load(data, keys.snapshot(0))
+
+
+def adam() -> Made:
+    return Made(
+        optimizer=lambda ps: torch.optim.Adam(ps, lr=0.1),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5),
+    )
+
+
+def test_it_begins_with_weights_optimizer_and_learning_rate_and_a_log_of_its_own() -> None:
+    before = train(adam(), workers=2, steps=7)
+    after = train(adam(), workers=3, schedule="asp", steps=2, origin=before.url)
+    assert after.settings.origin == Origin(run=before.url, version=7)
+    stood, begun = lambdaml.Run(before.store, adam()).replay(7), first(after)
+    assert begun.meta["view"]["version"] == begun.meta["view"]["commit"] == 0
+    assert {**stood.meta, "view": None} == {**begun.meta, "view": None}
+    assert stood.meta["optimizer"]["param_groups"][0]["lr"] < 0.1
+    assert stood.tensors.keys() == begun.tensors.keys()
+    assert all(torch.equal(tensor, begun.tensors[name]) for name, tensor in stood.tensors.items())
+    assert lambdaml.Run(after.store, adam()).verify().faults == []
+
+
+def test_its_steps_are_plain_torch_steps_from_there() -> None:
+    before = train(workers=1, steps=3)
+    after = train(workers=1, steps=2, origin=before.url, seed=5)
+    job, model = Tiny(), Tiny().model()
+    model.load_state_dict(before.replay(3).model())
+    optimizer = job.optimizer(model)
+    optimizer.load_state_dict({"state": {}, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, parameter in model.named_parameters():
+        index = [n for n, _ in model.named_parameters()].index(name)
+        optimizer.state[parameter]["momentum_buffer"] = before.replay(3).tensors[f"optimizer/{index}/momentum_buffer"]
+    from lambdaml.sampling import Sampler
+
+    x, y = job.dataset().tensors
+    for seq in range(2):
+        indices = Sampler(64, 1, 8, 5).indices(0, seq)
+        optimizer.zero_grad()
+        job.loss(model, (x[indices], y[indices])).backward()
+        optimizer.step()
+    found = after.model()
+    assert all(torch.allclose(a, b) for a, b in zip(model.parameters(), found.parameters(), strict=True))
+
+
+def test_an_earlier_version_may_be_asked_for_with_or_without_a_snapshot() -> None:
+    before = train(workers=2, steps=6, snapshot_every=4)
+    for version in (4, 3):
+        after = train(workers=2, steps=1, origin=f"{before.url}@{version}")
+        assert after.settings.origin == Origin(run=before.url, version=version)
+        stood = before.replay(version).model()
+        assert all(torch.equal(tensor, stood[name]) for name, tensor in first(after).model().items())
+
+
+def test_the_result_counts_where_it_is_not_the_newest() -> None:
+    before = train(workers=2, steps=200, target="accuracy>=0.6", snapshot_every=1)
+    summary = before.summary()
+    assert summary.stop == "target"
+    after = train(workers=2, steps=1, origin=before.url)
+    assert after.settings.origin == Origin(run=before.url, version=summary.stop_version or -1)
+
+
+def test_the_same_origin_and_seed_give_the_same_bits() -> None:
+    before = train(workers=2, steps=3)
+    runs = [train(workers=4, steps=5, functions=functions, origin=before.url) for functions in (1, 3)]
+    assert model_bytes(runs[0]) == model_bytes(runs[1])
+
+
+@pytest.mark.parametrize(("rule", "same"), [("nesterov", True), ("constant", False)])
+def test_what_a_rule_remembers_comes_along_with_the_same_rule(rule: str, same: bool) -> None:
+    before = train(workers=2, steps=5, schedule="asp", staleness=rule)
+    after = train(workers=2, steps=1, schedule="asp", staleness="nesterov", origin=before.url)
+    stood = before.replay(10).tensors
+    kept = {name: tensor for name, tensor in first(after).tensors.items() if name.startswith(RULE)}
+    assert kept
+    assert same == all(name in stood and torch.equal(tensor, stood[name]) for name, tensor in kept.items())
+
+
+def test_a_run_that_died_before_its_first_snapshot_begins_at_its_origin_too() -> None:
+    before = train(workers=2, steps=3)
+    after = train(workers=2, steps=3, origin=before.url)
+    model = model_bytes(after)
+    for info in list(after.store.list("")):
+        if info.key != keys.RUN:
+            after.store.delete([info.key])
+    lambdaml.resume(after.url)
+    assert model_bytes(after) == model
+
+
+@pytest.mark.parametrize(
+    ("origin", "error", "words"),
+    [
+        ("memory://nowhere-at-all", RunNotFound, "there is no run"),
+        ("{}@4", SettingsError, "no version 4: the last is 3"),
+    ],
+)
+def test_an_origin_that_is_not_there(origin: str, error: type[Exception], words: str) -> None:
+    before = train(workers=2, steps=3)
+    with pytest.raises(error, match=words):
+        train(workers=2, steps=3, origin=origin.format(before.url))
+
+
+def test_an_origin_of_another_model() -> None:
+    before = train(workers=2, steps=3)
+    other: Any = Made(model=lambda: torch.nn.Linear(6, 3, bias=False))
+    with pytest.raises(JobError, match="not the one the snapshot is of"):
+        train(other, workers=2, steps=3, origin=before.url)
