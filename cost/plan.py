@@ -39,7 +39,9 @@ REFINED = 12
 LEAST_REFINED = 3
 """And then whatever has come to the first places."""
 
-REFINING_SEEDS = (1, 2)
+LEAST_CHANCES = 2
+"""Simulations of each, at least; of few candidates more, for the course of ssp depends on how functions happened to start."""
+
 REFINING_UPDATES = 512
 
 NEGLIGIBLE = 1 / 50
@@ -161,10 +163,11 @@ def make_plan(
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     processes = processes or os.cpu_count() or 1
     found = sorted(desk.outlooks(candidates, processes, progress), key=lambda one: _rank(one, wishes))
+    chances = max(LEAST_CHANCES, 2 * REFINED // len(found))
     refined: set[Candidate] = set()
     while todo := [one for one in found[: REFINED if not refined else LEAST_REFINED] if one.candidate not in refined]:
         refined |= {one.candidate for one in todo}
-        again = {one.candidate: one for one in desk.refined(todo, processes)}
+        again = {one.candidate: one for one in desk.refined(todo, chances, processes)}
         found = sorted((again.get(one.candidate, one) for one in found), key=lambda one: _rank(one, wishes))
     frontier = _frontier(found)
     chosen = 0 if _keeps(found[0], wishes) else None
@@ -296,11 +299,11 @@ class _Desk:
         )
         return replace(pace, step=step)
 
-    def refined(self, found: Sequence[Outlook], processes: int) -> list[Outlook]:
-        """The same candidates, each simulated as it is, with other chances."""
-        shapes = [self.shape(one.candidate) for one in found]
-        paces = _simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in REFINING_SEEDS], processes)
-        means = [_mean([paces[shape, seed, REFINING_UPDATES] for seed in REFINING_SEEDS]) for shape in shapes]
+    def refined(self, found: Sequence[Outlook], chances: int, processes: int) -> list[Outlook]:
+        """The same candidates, each simulated as it is, so many times with other chances."""
+        shapes, seeds = [self.shape(one.candidate) for one in found], range(1, 1 + chances)
+        paces = _simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in seeds], processes)
+        means = [_mean([paces[shape, seed, REFINING_UPDATES] for seed in seeds]) for shape in shapes]
         return [self.outlook(one.candidate, mean) for one, mean in zip(found, means, strict=True)]
 
 

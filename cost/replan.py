@@ -122,7 +122,8 @@ class Replanner:
     def _seen_step_s(self) -> float:
         assert self._since is not None
         passed_s: float = self._last["at"] - self._since["at"]
-        return passed_s / max(1, self._last["version"] - self._since["version"])
+        steps: int = self._last["version"] - self._since["version"]
+        return passed_s / max(1, steps)
 
     def _left_the_plan(self) -> bool:
         busy = self._thread is not None and self._thread.is_alive()
