@@ -146,6 +146,10 @@ def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any)
     )
 
 
+def replica_of(job: Any, **options: Any) -> Replica:
+    return Replica(job, settings_of(job, **options))
+
+
 def update_of(replica: Replica, worker: int, seq: int, **changes: Any) -> Update:
     """What `worker` would publish. Its body is its own: it does not change with the replica."""
     gradient = replica.gradient(worker, seq)
