@@ -67,7 +67,7 @@ MORE_TURNS = 4
 """Of those whose median time, planned or live, is within `CONTENDS` of the least."""
 
 CONTENDS = 1.25
-PROFILE_S, STORE_S = 6.0, 3.0
+PROFILE_S, STORE_S = 6.0, 5.0
 """Before each run."""
 
 BOOKED = ("s3-standard", "lambda-arm:1769")
@@ -107,7 +107,9 @@ def planned(
 def measured(latency: str, size: int) -> Channel:
     """A store, as a profile finds it."""
     with tempfile.TemporaryDirectory() as folder:
-        facts, *_ = measure_store(f"file://{folder}?latency={latency}&latency_seed=99", size, 5.0, lambda share: None)
+        facts, *_ = measure_store(
+            f"file://{folder}?latency={latency}&latency_seed=99", size, STORE_S, lambda share: None
+        )
     return facts.channel()
 
 

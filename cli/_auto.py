@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from lambdaml.cli._follow import follow, met
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
@@ -26,7 +27,10 @@ MEASURE_S = 10.0
 
 
 class _Superseded(Exception):
-    """The run has ended for its successor to go on."""
+    """The run has ended at this version for its successor to go on."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
 
 
 @dataclass(slots=True)
@@ -62,22 +66,27 @@ def train_planned(
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
     """
-    from lambdaml.cli._follow import follow
-
+    if options["origin"] and options["target"]:
+        raise UserError(
+            "--from: plans to a target are made from pilots, which begin with a fresh model; give a schedule"
+        )
     if replan:
         _demand_replannable(place, options)
     auto = _planned(job, place, options, profile)
     options = options | auto.plan.options()
+    first, number = place, 1
     while True:
         auto.announce()
         watched = _Watched(job, place, options, auto if replan else None)
         try:
             status = follow(place, watched, as_json=as_json)
-        except _Superseded:
+        except _Superseded as superseded:
             assert watched.successor is not None
+            auto.learn(place)
             auto.plan = watched.successor
-            options |= {**auto.plan.options(), "origin": place, "seed": options["seed"] + 1}
-            place = _beside(place)
+            origin = f"{place}@{superseded.version}"
+            options |= {**auto.plan.options(), "origin": origin, "seed": options["seed"] + 1}
+            place, number = _beside(first, number + 1)
             continue
         if status == 0:
             auto.learn(place)
@@ -110,11 +119,13 @@ class _Watched:
             on_event(event)
             watch.take(event)
 
-        result = lambdaml.train(self._job, store, on_event=take, **self._options)
-        watch.close()
+        try:
+            result = lambdaml.train(self._job, store, on_event=take, **self._options)
+        finally:
+            watch.close()
         self.successor = watch.successor
-        if result.stop == "replanned" and self.successor is not None:
-            raise _Superseded
+        if result.stop == "replanned" and self.successor is not None and not met(result, self._options["target"]):
+            raise _Superseded(result.version)
         return result
 
 
@@ -122,23 +133,38 @@ def _demand_replannable(place: str, options: Mapping[str, Any]) -> None:
     """Raises UserError."""
     from lambdaml.storage import open_store
 
-    if options["cap"] is not None:
-        raise UserError("--replan: a successor is a run of its own, which a cap of this one would not count")
+    for name, given in (("--steps", options["steps"]), ("a cap", options["cap"])):
+        if given is not None:
+            raise UserError(f"--replan: a successor is a run of its own, which {name} would not count")
     store = open_store(place)
     try:
         if store.ephemeral:
             raise UserError(f"--replan: a successor reads its predecessor, and {place} is gone with this command")
+        if not urlsplit(store.url).path.strip("/"):
+            raise UserError(
+                f"--replan: a successor lies beside its predecessor: give a place in {place}, not all of it"
+            )
     finally:
         store.close()
 
 
-def _beside(place: str) -> str:
-    """The next run's place: `runs/a`, `runs/a.2`, `runs/a.3`."""
-    path, query, options = place.partition("?")
-    path = path.rstrip("/")
-    found = re.fullmatch(r"(.*)\.(\d+)", path)
-    number = int(found[2]) + 1 if found else 2
-    return f"{found[1] if found else path}.{number}{query}{options}"
+def _beside(first: str, number: int) -> tuple[str, int]:
+    """The next free place of `a.2`, `a.3` ..., from this number on, beside the first run's `a`; and its number."""
+    from lambdaml import keys
+    from lambdaml.storage import open_store
+
+    path, query, options = first.partition("?")
+    if not os.path.basename(path.rstrip("/")).strip("."):
+        path = os.path.abspath(path)
+    while True:
+        place = f"{path.rstrip('/')}.{number}{query}{options}"
+        store = open_store(place)
+        try:
+            if store.head(keys.RUN) is None:
+                return place, number
+        finally:
+            store.close()
+        number += 1
 
 
 def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> _Auto:

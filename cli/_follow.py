@@ -22,7 +22,7 @@ _ENDS = {
     "target": "target reached",
     "cancelled": "cancelled",
     "failed": "stopped by a failure",
-    "replanned": "ended for another that goes on from it",
+    "replanned": "ended to be planned anew",
 }
 
 
@@ -59,7 +59,7 @@ def follow(url: str, work: Work, *, as_json: bool) -> int:
             _format.print_json({**result.to_dict(), "run": run.url, "store": url})
         else:
             _format.print_pairs(_summary(result, run.url))
-        _demand_success(result, run.settings.target)
+        _demand_success(result, run)
         return 0
     finally:
         store.close()
@@ -90,18 +90,30 @@ def _stopped(run: Run | None) -> str:
     return f"stopped at version {run.status().version}; go on with: lambdaml resume {_format.shown(run.url)}"
 
 
-def _demand_success(result: TrainResult, target: str | None) -> None:
+def met(result: TrainResult, target: str | None) -> bool:
+    """Whether the result meets the target; not without one."""
+    from lambdaml.settings import reached
+
+    return target is not None and bool(result.metrics) and reached(target, result.metrics)
+
+
+def _demand_success(result: TrainResult, run: Run) -> None:
     """Have the command fail for a run that did not do what was asked of it.
 
     Raises:
         RunFailed: it was stopped, or ended without the target that it was given.
     """
     from lambdaml.errors import RunFailed
-    from lambdaml.settings import reached
 
-    if result.stop not in ("steps", "target"):
+    target = run.settings.target
+    if result.stop == "replanned" and not met(result, target):
+        place = _format.shown(f"{run.url}@{result.version}")
+        raise RunFailed(
+            f"the run ended to be planned anew; go on with: lambdaml train {run.settings.job.spec} --from {place}"
+        )
+    if result.stop not in ("steps", "target", "replanned"):
         raise RunFailed(f"the run was {_ENDS.get(result.stop, result.stop)}")
-    if target is not None and not (result.metrics and reached(target, result.metrics)):
+    if target is not None and not met(result, target):
         raise RunFailed(f"the run ended without reaching its target {target}")
 
 

@@ -102,8 +102,8 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="RUN[@VERSION]",
-        help="Begin with the weights, optimizer and learning-rate schedule of another run: its result, or its newest "
-        "snapshot.",
+        help="Begin with the weights and the optimizer, learning rate included, of another run: its result, or its "
+        "newest snapshot.",
         rich_help_panel=_WAY,
     ),
 ]

@@ -60,7 +60,7 @@ def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, b
     )
     if wishes.left < 1:
         yield Assumption(
-            "share of the way that is left", f"{wishes.left:.2f}", "", "measured", "the run it goes on from"
+            "share of the way that is left", f"{wishes.left:.3g}", "", "assumed", "steps gone of the plan's"
         )
     yield from _platform(Platform.parse(best.platform))
     yield Assumption("stragglers", wishes.stragglers, "", "given" if wishes.stragglers != "none" else "assumed", "")

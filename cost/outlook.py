@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lambdaml.committer import STOP_POLL_S
@@ -20,13 +20,17 @@ from lambdaml.cost.pace import Amounts, Pace
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.tariff import Quantities, Tariff
 from lambdaml.sampling import Sampler
+from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.scene import DETECT_S
 from lambdaml.training import MAX_SNAPSHOT_EVERY
+from lambdaml.view import View
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 
 UNLIKELY = 0.9
 """The share of runs that keep within the greater of the two numbers of an outlook."""
+
+_MANY = 1_000_000
 
 LAUNCH = {"get": 9, "head": 3, "list": 6, "create": 5, "create_lost": 1, "delete": 1}
 """Requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
@@ -69,6 +73,26 @@ class Outlook:
     parts_usd: Mapping[str, float] = field(default_factory=dict)
     obstacle: str = ""
 
+    def shortened(self, share: float) -> Outlook:
+        """Of this share of the steps; what a run takes once stays."""
+        steps, unlikely = (max(1, round(share * count)) for count in (self.steps, self.unlikely_steps))
+        seconds = self.seconds - (self.steps - steps) * self.step_s
+        of_time = seconds / self.seconds
+        return replace(
+            self,
+            steps=steps,
+            unlikely_steps=unlikely,
+            seconds=seconds,
+            unlikely_seconds=self.unlikely_seconds - (self.unlikely_steps - unlikely) * self.step_s,
+            usd=self.usd * of_time,
+            unlikely_usd=self.unlikely_usd * of_time,
+            requests=round(self.requests * share),
+            bytes_sent=round(self.bytes_sent * share),
+            bytes_received=round(self.bytes_received * share),
+            function_seconds=self.function_seconds * of_time,
+            parts_usd={part: usd * of_time for part, usd in self.parts_usd.items()},
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; nothing infinite."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "candidate"}
@@ -93,13 +117,22 @@ class Goal:
     snapshot_every: int | None = None
     left: float = 1.0
 
-    def steps(self, pace: Pace, batch: float, samples: int) -> Steps | None:
+    def steps(self, candidate: Candidate, pace: Pace, batch: float, samples: int) -> Steps | None:
         """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
         if self.epochs is not None:
-            return Steps(max(1.0, self.epochs * samples / (pace.group * batch)), 0.0)
+            each = self.epochs * samples / (candidate.workers * batch)
+            return Steps(max(1.0, each / _counted(candidate, pace.group)), 0.0)
         assert self.convergence is not None
         found = self.convergence.steps(pace.group, pace.group * batch, pace.effective)
         return None if found is None else Steps(self.left * found.median, found.sigma)
+
+
+def _counted(candidate: Candidate, group: float) -> float:
+    """How much of a run's `steps` an optimizer step is; see `Schedule.progress`."""
+    view = View(candidate.workers, 1)
+    view.commit = view.version = _MANY
+    view.fated[0] = round(_MANY * group)
+    return SCHEDULES.make(candidate.schedule).progress(view) / _MANY
 
 
 def outlook(
@@ -116,7 +149,7 @@ def outlook(
     every_rounds = goal.snapshot_every or min(per_epoch, MAX_SNAPSHOT_EVERY)
     batch = profile.job.samples / (candidate.workers * per_epoch)
     every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
-    needed = goal.steps(pace, batch, profile.job.samples)
+    needed = goal.steps(candidate, pace, batch, profile.job.samples)
     if needed is None:
         assert goal.convergence is not None
         return Outlook(

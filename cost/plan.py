@@ -325,9 +325,12 @@ def _simulate(
     from multiprocessing import get_context
 
     todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
-    if processes == 1 or len(todo) < 8:
-        return {task: _pace(task) for task in todo}
     paces: dict[Task, Pace | str] = {}
+    if processes == 1 or len(todo) < 8:
+        for task in todo:
+            paces[task] = _pace(task)
+            progress(len(paces) / len(todo))
+        return paces
     with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
         for task, found in zip(todo, pool.map(_pace, todo, chunksize=2), strict=True):
             paces[task] = found

@@ -5,10 +5,12 @@ store and the run's gradients are measured as they are now, and the rest of the 
 ends markedly sooner, the run is asked to end where it stands, and a successor goes on from there:
 
     watch = Replanner(url, plan, profile, IProf.open(profile), functions)
-    result = lambdaml.train(job, url, on_event=watch.take, **plan.options())
-    watch.close()
+    try:
+        result = lambdaml.train(job, url, on_event=watch.take, **plan.options())
+    finally:
+        watch.close()
     if result.stop == "replanned":
-        lambdaml.train(job, elsewhere, origin=url, **watch.successor.options())
+        lambdaml.train(job, elsewhere, origin=f"{url}@{result.version}", **watch.successor.options())
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -28,7 +29,6 @@ from lambdaml.cost.outlook import Outlook
 from lambdaml.cost.plan import Plan, make_plan
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.stores import measure_store
-from lambdaml.errors import LambdaMLError
 from lambdaml.evaluation import request_stop
 from lambdaml.records import Update
 from lambdaml.run import Run
@@ -55,7 +55,7 @@ STORE_S = 1.0
 """That measuring the store may take, about."""
 
 UPDATES = 16
-"""The newest, whose gradients tell how fast functions are."""
+"""The newest ones, whose gradients tell how fast functions are."""
 
 
 class Replanner:
@@ -63,7 +63,7 @@ class Replanner:
 
     Args:
         url: of the run.
-        plan: that it follows; it has a choice.
+        plan: that it follows; it has a choice, and neither deadline nor budget, which are the whole way's.
         profile: that was planned with.
         iprof: likewise; learns from this run, and is not saved.
         functions: that the run's workers share.
@@ -93,6 +93,7 @@ class Replanner:
         self._thread: threading.Thread | None = None
         self._plans = 0
         self._over = False
+        self._deciding = threading.Lock()
 
     def take(self, event: dict[str, Any]) -> None:
         """Learn from an event of the run."""
@@ -106,11 +107,16 @@ class Replanner:
             self._thread.start()
 
     def close(self) -> None:
-        """The run has ended: what is still being planned comes too late, and what is left for a successor is known."""
-        self._over = True
+        """The run has ended: give up what is still being planned. What is left for a successor is known now."""
+        with self._deciding:
+            self._over = True
+        if self._thread is not None:
+            self._thread.join()
         if self.successor is not None:
-            wishes = replace(self.successor.wishes, left=max(LEAST_LEFT, self._left()))
-            self.successor = replace(self.successor, wishes=wishes)
+            planned, left = self.successor, max(LEAST_LEFT, self._left())
+            share = left / planned.wishes.left
+            candidates = tuple(one if one.obstacle else one.shortened(share) for one in planned.candidates)
+            self.successor = replace(planned, wishes=replace(planned.wishes, left=left), candidates=candidates)
 
     def _left(self) -> float:
         """The share of the whole way that this run has not gone yet."""
@@ -129,48 +135,55 @@ class Replanner:
         busy = self._thread is not None and self._thread.is_alive()
         if self._since is None or busy or self.successor is not None or self._plans == MOST_PLANS:
             return False
+        if self._last["fraction"] >= 1:
+            return False
         updates = self._last["progress"] - self._since["progress"]
         if self._last["at"] - self._since["at"] < LEAST_S or updates < LEAST_ROUNDS * self._expected.candidate.workers:
             return False
         return _apart(self._seen_step_s, self._step_s)
 
     def _plan_anew(self, step_s: float, last: dict[str, Any]) -> None:
+        self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning anew")
         try:
-            self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning anew")
             news = self._decide(step_s, last["commit"])
-        except LambdaMLError as error:
+        except _TooLateError:
+            return
+        except Exception as error:  # the run goes on, whatever becomes of its plans
             news = f"planning anew failed: {error}"
-        if not self._over:
-            self._say(news)
+        self._say(news)
         self._since = None
+
+    def _go_on(self, share: float = 0.0) -> None:
+        if self._over:
+            raise _TooLateError
 
     def _decide(self, step_s: float, commit: int) -> str:
         """Ask the run to end if that is worth it; says what was decided."""
         left = self._left()
         if not left:
-            return "the plan goes on: by its pilots the run should have ended by now"
+            return "the plan goes on: by its pilots it should have ended by now"
         wishes = replace(self._plan.wishes, left=left)
-        found = make_plan(self._measured(step_s, commit), wishes, iprof=self._iprof, processes=1)
+        found = make_plan(self._measured(step_s, commit), wishes, iprof=self._iprof, processes=1, progress=self._go_on)
         rest = self._left() / left
         now = next(one for one in found.candidates if one.candidate == self._expected.candidate)
         self._step_s = step_s
         if _apart(now.step_s, step_s):
-            return "the plan goes on: neither the store nor the gradients are what has changed"
+            return "the plan goes on: what was measured does not explain it"
         stay_s, best = math.inf if now.obstacle else rest * now.steps * now.step_s, found.choice
         if best is None or rest * best.seconds + STOP_S > WORTH * stay_s:
             return f"the plan goes on: {stay_s:.3g} s are left, and nothing else would end markedly sooner"
         staying = "nobody knows how long" if now.obstacle else f"{stay_s:.3g} s"
         changed = f"a step of {now.candidate.schedule} with {now.candidate.workers} workers took {step_s:.3g} s"
         reason = f"{changed} and not {self._expected.step_s:.3g} s, which left {staying} to go; {found.reason}"
-        if self._over:
-            return ""
-        self.successor = replace(found, reason=reason)
-        request_stop(Run(self._url).store, "replanned")
+        with self._deciding:
+            self._go_on()
+            request_stop(Run(self._url).store, "replanned")
+            self.successor = replace(found, reason=reason)
         return f"planned anew: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
     def _measured(self, step_s: float, commit: int) -> Profile:
         """The profile with the store as it is now; what gradients take now goes to I-Prof."""
-        updates = list(islice(self._newest(commit), UPDATES))
+        updates = self._newest(commit)
         if updates:
             rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]
             per_s = self._expected.group / step_s
@@ -178,16 +191,20 @@ class Replanner:
             self._iprof.learn_run(Device.here(self._functions, busy), self._profile, rows)
         if self._profile.store is None:
             return self._profile
-        facts, *_ = measure_store(self._url, 4 * self._profile.job.parameters, STORE_S)
+        facts, *_ = measure_store(self._url, 4 * self._profile.job.parameters, STORE_S, self._go_on)
         return replace(self._profile, store=facts)
 
-    def _newest(self, commit: int) -> Iterator[Update]:
+    def _newest(self, commit: int) -> list[Update]:
         """Applied updates of the log's last entries."""
         run = Run(self._url)
-        for entry in (entry for logged in run.log(max(0, commit - UPDATES)) for entry in logged.applied):
-            data = run.store.get(keys.update(entry.worker, entry.seq))
-            if data is not None:
-                yield Update.unpack(data, entry.worker, entry.seq)
+        applied = [entry for logged in run.log(max(0, commit - UPDATES)) for entry in logged.applied][-UPDATES:]
+        found = run.store.get_many([keys.update(entry.worker, entry.seq) for entry in applied])
+        pairs = zip(applied, found, strict=True)
+        return [Update.unpack(data, entry.worker, entry.seq) for entry, data in pairs if data is not None]
+
+
+class _TooLateError(Exception):
+    """The run has ended."""
 
 
 def _apart(one: float, other: float) -> bool:

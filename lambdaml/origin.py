@@ -5,12 +5,14 @@ All else is their own: log, updates and versions count from zero, and the data i
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from lambdaml import keys
-from lambdaml.errors import SettingsError
+from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.settings import Origin
 from lambdaml.snapshot import RULE, State
+from lambdaml.storage.errors import BadStoreURL
 
 if TYPE_CHECKING:
     from lambdaml.replica import Replica
@@ -25,9 +27,9 @@ def find_origin(spec: str) -> Origin:
     """
     from lambdaml.run import Run
 
-    url, at, number = spec.rpartition("@")
-    if not (at and number.isdecimal()):
-        url, number = spec, ""
+    url, number = spec, ""
+    if (parts := re.fullmatch(r"(.+)@(\d+)", spec)) and not _is_run(spec):
+        url, number = parts[1], parts[2]
     run = Run(url)
     _, last, _ = run.tail()
     if number:
@@ -41,22 +43,37 @@ def find_origin(spec: str) -> Origin:
     )
 
 
+def _is_run(url: str) -> bool:
+    from lambdaml.run import Run
+
+    try:
+        Run(url)
+    except (RunNotFound, BadStoreURL):
+        return False
+    return True
+
+
 def go_on_from(replica: Replica, origin: Origin) -> None:
-    """Have a fresh replica begin with the origin's state. What a staleness rule remembers comes along if it is the same
-    rule for as many workers.
+    """Have a fresh replica begin with the origin's state. Staleness rules begin anew: what they remember is of the origin's
+    versions and workers.
 
     Raises:
         RunNotFound, SettingsError, BadObject: the origin is not there any more.
-        JobError: it has another model or optimizer.
+        JobError: it has another model, optimizer or scheduler.
     """
     from lambdaml.run import Run
 
-    run = Run(origin.run, replica.job)
+    run = Run(origin.run)
     data = run.store.get(keys.snapshot(origin.version))
-    state = State.load(data, keys.snapshot(origin.version)) if data is not None else run.replay(origin.version)
+    if data is not None:
+        state = State.load(data, keys.snapshot(origin.version))
+    else:
+        if not run.settings.job.fingerprint:  # its job was an object
+            run = Run(origin.run, replica.job)
+        state = run.replay(origin.version)
+    if (state.meta["scheduler"] is None) != (replica.scheduler is None):
+        raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.state()
-    alike = (run.settings.staleness, run.settings.workers) == (replica.settings.staleness, replica.settings.workers)
-    tensors = {name: tensor for name, tensor in state.tensors.items() if alike or not name.startswith(RULE)}
-    if not alike:
-        tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE)}
+    tensors = {name: tensor for name, tensor in state.tensors.items() if not name.startswith(RULE)}
+    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE)}
     replica.load(State(tensors, {**state.meta, "view": fresh.meta["view"]}))

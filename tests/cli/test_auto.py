@@ -49,12 +49,13 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     monkeypatch.setattr(replan, "LEAVES", 1e9)
     monkeypatch.setattr(replan, "WORTH", 1e9)
     way = ("--epochs", 20, "--snapshot-every", 5, "--workers", 1, "--engine", "inline", "--seed", 7)
+    assert cli("train", DIGITS, "--store", "here.2", "--steps", 1, "--workers", 1, "--engine", "inline").code == 0
     ended = cli(
         "train", DIGITS, "--schedule", "auto", "--replan", "--profile", profile, *way, "--store", "here?latency=5ms"
     )
     assert ended.code == 0, ended.err
     folder = Path.cwd()
-    first, second = (lambdaml.Run(f"file://{folder}/{name}") for name in ("here", "here.2"))
+    first, second = (lambdaml.Run(f"file://{folder}/{name}") for name in ("here", "here.3"))
     assert first.summary().stop == "replanned" and second.summary().stop == "steps"
     origin, plan = second.settings.origin, second.settings.planned
     assert origin is not None and origin.run.startswith(first.url) and origin.version == first.summary().version > 0
@@ -63,9 +64,9 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     assert first.summary().samples + second.summary().samples == pytest.approx(20 * 1437, rel=0.15)
     assert second.metrics()[second.summary().version]["accuracy"] > 0.9
     assert [first.verify().faults, second.verify().faults] == [[], []]
-    for line in ("planning anew", "planned anew", "here.2"):
+    for line in ("planning anew", "planned anew", "here.3"):
         assert line in ended.err + ended.out
-    assert "\nbegan with" in cli("status", "here.2").out
+    assert "\nbegan with" in cli("status", "here.3").out
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,10 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
         (("--replan",), "--replan goes with --schedule auto"),
         (("--profile", "p.json"), "--profile goes with --schedule auto"),
         (("--schedule", "auto", "--replan", "--deadline", "1m"), "a run of its own"),
+        (("--schedule", "auto", "--replan", "--steps", 5), "a run of its own"),
         (("--schedule", "auto", "--replan", "--store", "memory://gone"), "gone with this command"),
+        (("--schedule", "auto", "--replan", "--store", "file:///"), "not all of it"),
+        (("--schedule", "auto", "--from", "runs/a"), "begin with a fresh model"),
     ],
 )
 def test_what_does_not_go_together(cli: Cli, options: tuple[object, ...], words: str) -> None:

@@ -195,3 +195,12 @@ def test_epochs_need_no_pilots(profile: Profile) -> None:
     found = make_plan(replace(profile, pilot=()), Wishes(epochs=3.0, space=SMALL), processes=1)
     best = found.choice
     assert best is not None and math.isclose(best.steps * best.group * 32, 3 * 1437, rel_tol=0.1)
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "asp", "quorum:2"])
+def test_epochs_are_as_many_steps_as_a_run_takes(profile: Profile, schedule: str) -> None:
+    """`steps` of a quorum are its commits, of other schedules the updates of each worker."""
+    space = replace(SMALL, workers=(4, 4), schedules=(schedule,))
+    found = make_plan(profile, Wishes(epochs=3.0, space=space), processes=1).candidates[0]
+    per_epoch = math.ceil(profile.job.samples / 4 / found.candidate.batch_size)
+    assert found.steps == 3 * per_epoch * (4 if schedule == "asp" else 1)

@@ -100,8 +100,11 @@ def test_the_better_way_is_taken_and_told(run: lambdaml.Run, plan: Plan, profile
     candidates = tuple(fast if one is chosen.choice else one for one in chosen.candidates)
     watch = watcher(run, replace(chosen, candidates=candidates), profile, said)
     drive(watch, chosen.choice.step_s)
-    successor = settled(watch)
-    assert successor is not None and successor.choice is not None, said
+    before = settled(watch)
+    watch.close()
+    successor = watch.successor
+    assert before is not None and successor is not None and successor.choice is not None, said
+    assert successor == before  # nothing went on meanwhile
     assert successor.choice.candidate.schedule != "quorum:3"
     assert 0 < successor.wishes.left < 1
     assert successor.choice.steps < 2000  # what a whole way takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_an_earlier_version_may_be_asked_for_with_or_without_a_snapshot() -> Non
 
 
 def test_the_result_counts_where_it_is_not_the_newest() -> None:
-    before = train(workers=2, steps=200, target="accuracy>=0.6", snapshot_every=1)
+    before = train(workers=2, steps=100_000, target="accuracy>=0.6", snapshot_every=5)
     summary = before.summary()
     assert summary.stop == "target"
     after = train(workers=2, steps=1, origin=before.url)
@@ -86,14 +87,19 @@ def test_the_same_origin_and_seed_give_the_same_bits() -> None:
     assert model_bytes(runs[0]) == model_bytes(runs[1])
 
 
-@pytest.mark.parametrize(("rule", "same"), [("nesterov", True), ("constant", False)])
-def test_what_a_rule_remembers_comes_along_with_the_same_rule(rule: str, same: bool) -> None:
+@pytest.mark.parametrize("rule", ["nesterov", "dc:0.04"])
+def test_what_a_rule_remembers_begins_anew(rule: str) -> None:
+    """It is about the origin's versions."""
     before = train(workers=2, steps=5, schedule="asp", staleness=rule)
-    after = train(workers=2, steps=1, schedule="asp", staleness="nesterov", origin=before.url)
-    stood = before.replay(10).tensors
-    kept = {name: tensor for name, tensor in first(after).tensors.items() if name.startswith(RULE)}
-    assert kept
-    assert same == all(name in stood and torch.equal(tensor, stood[name]) for name, tensor in kept.items())
+    after = train(workers=2, steps=5, schedule="asp", staleness=rule, origin=before.url)
+    alone = train(workers=2, steps=5, schedule="asp", staleness=rule)
+
+    def remembered(run: lambdaml.Run) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in first(run).tensors.items() if name.startswith(RULE)}
+
+    assert remembered(after).keys() == remembered(alone).keys()
+    assert all(torch.equal(tensor, remembered(alone)[name]) for name, tensor in remembered(after).items())
+    assert after.verify().faults == []
 
 
 def test_a_run_that_died_before_its_first_snapshot_begins_at_its_origin_too() -> None:
@@ -125,3 +131,18 @@ def test_an_origin_of_another_model() -> None:
     other: Any = Made(model=lambda: torch.nn.Linear(6, 3, bias=False))
     with pytest.raises(JobError, match="not the one the snapshot is of"):
         train(other, workers=2, steps=3, origin=before.url)
+
+
+def test_an_origin_without_the_learning_rate_schedule_that_the_job_has() -> None:
+    before = train(workers=2, steps=3)
+    with pytest.raises(JobError, match="scheduler"):
+        train(adam(), workers=2, steps=3, origin=before.url)
+
+
+def test_a_run_whose_name_looks_like_a_version_is_an_origin_too(tmp_path: Path) -> None:
+    places = [f"file://{tmp_path}/{name}" for name in ("a", "a@1")]
+    runs = [train(Tiny, url=place, workers=2, steps=steps, engine="inline") for place, steps in zip(places, (2, 3))]
+    after = train(workers=2, steps=1, origin=places[1])
+    assert after.settings.origin == Origin(run=runs[1].url, version=3)
+    after = train(workers=2, steps=1, origin=f"{places[0]}@2")
+    assert after.settings.origin == Origin(run=runs[0].url, version=2)
