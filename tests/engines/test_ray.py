@@ -104,8 +104,8 @@ def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
     newcomers: set[str] = set()
 
     def published() -> bool:
-        used = [event["reading"]["requests"] for event in watch.some("usage") if event["function"] in newcomers]
-        return any(requests.get("create", 0) > 8 for requests in used)
+        used = {event["function"]: event["reading"]["requests"] for event in watch.some("usage")}
+        return all(used.get(name, {}).get("create", 0) > 8 for name in newcomers)
 
     def script() -> Iterator[None]:
         while not (len(watch.some("takeover")) == 2 and watch.some("commit")):
