@@ -5,7 +5,8 @@
 In each world eight workers train digits to a loss on the test set. The truth: every schedule is timed in the virtual
 world, request by request, and real gradients are computed along that trace until the target is met; its time is the
 median over runs, each with chances of its own, in the world as in the learning. The planner knows a profile (pilots on
-this machine, for each depth) and the world's latency and stragglers, and chooses by `minimise="time"`. Its regret is the truth of its choice over the truth of the best.
+this machine, for each depth) and the world's latency and stragglers, and chooses by `minimise="time"`. Its regret is the
+truth of its choice over the truth of the best.
 """
 
 from __future__ import annotations

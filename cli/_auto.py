@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     from lambdaml.storage import Store
     from lambdaml.training import TrainResult
 
+Emit = Callable[[dict[str, Any]], None]
+
 MEASURE_S = 10.0
 
 
 class _Superseded(Exception):
-    """The run has ended at this version for its successor to go on."""
+    """The run has ended at this version for one with this plan to go on."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    def __init__(self, version: int, successor: Plan) -> None:
+        self.version, self.successor = version, successor
 
 
 @dataclass(slots=True)
@@ -40,7 +43,13 @@ class _Auto:
     plan: Plan
     profile: Profile
     iprof: IProf
-    functions: int
+    room: int
+
+    @property
+    def functions(self) -> int:
+        """That the workers share, where there is room for so many."""
+        assert self.plan.choice is not None
+        return min(self.plan.choice.candidate.workers, self.room)
 
     def announce(self) -> None:
         """Say what was chosen, and why."""
@@ -52,10 +61,8 @@ class _Auto:
         from lambdaml.cost.iprof import Device, busy, learn
         from lambdaml.run import Run
 
-        assert self.plan.choice is not None
-        functions = min(self.plan.choice.candidate.workers, self.functions)
         rows = Run(run).trace()
-        learn(self.profile, rows, Device.here(functions, busy(rows, functions)))
+        learn(self.profile, rows, Device.here(self.functions, busy(rows, self.functions)))
 
 
 def train_planned(
@@ -77,13 +84,12 @@ def train_planned(
     first, number = place, 1
     while True:
         auto.announce()
-        watched = _Watched(job, place, options, auto if replan else None)
+        train = partial(_train_watched, auto, job, place, options) if replan else partial(_train, job, options)
         try:
-            status = follow(place, watched, as_json=as_json)
+            status = follow(place, train, as_json=as_json)
         except _Superseded as superseded:
-            assert watched.successor is not None
             auto.learn(place)
-            auto.plan = watched.successor
+            auto.plan = superseded.successor
             origin = f"{place}@{superseded.version}"
             options |= {**auto.plan.options(), "origin": origin, "seed": options["seed"] + 1}
             place, number = _beside(first, number + 1)
@@ -93,40 +99,34 @@ def train_planned(
         return status
 
 
-class _Watched:
-    """One run, for `follow`; with `auto`, one that may end for a successor to go on."""
+def _train(job: str, options: Mapping[str, Any], store: Store, on_event: Emit) -> TrainResult:
+    import lambdaml
 
-    def __init__(self, job: str, place: str, options: Mapping[str, Any], auto: _Auto | None) -> None:
-        self.successor: Plan | None = None
-        self._job, self._place, self._options, self._auto = job, place, options, auto
+    return lambdaml.train(job, store, on_event=on_event, **options)
 
-    def __call__(self, store: Store, on_event: Callable[[dict[str, Any]], None]) -> TrainResult:
-        import lambdaml
 
-        if self._auto is None:
-            return lambdaml.train(self._job, store, on_event=on_event, **self._options)
-        from lambdaml.cost.replan import Replanner
+def _train_watched(
+    auto: _Auto, job: str, place: str, options: Mapping[str, Any], store: Store, on_event: Emit
+) -> TrainResult:
+    """Raises _Superseded: the run ended for another way to be taken."""
+    from lambdaml.cost.replan import Replanner
 
-        auto = self._auto
+    def say(line: str) -> None:
+        on_event({"event": "plan", "line": line})
 
-        def say(line: str) -> None:
-            on_event({"event": "plan", "line": line})
+    watch = Replanner(place, auto.plan, auto.profile, auto.iprof, auto.functions, say)
 
-        functions = min(self._options["workers"], auto.functions)
-        watch = Replanner(self._place, auto.plan, auto.profile, auto.iprof, functions, say)
+    def take(event: dict[str, Any]) -> None:
+        on_event(event)
+        watch.take(event)
 
-        def take(event: dict[str, Any]) -> None:
-            on_event(event)
-            watch.take(event)
-
-        try:
-            result = lambdaml.train(self._job, store, on_event=take, **self._options)
-        finally:
-            watch.close()
-        self.successor = watch.successor
-        if result.stop == "replanned" and self.successor is not None and not met(result, self._options["target"]):
-            raise _Superseded(result.version)
-        return result
+    try:
+        result = _train(job, options, store, take)
+    finally:
+        watch.close()
+    if result.stop == "replanned" and watch.successor is not None and not met(result, options["target"]):
+        raise _Superseded(result.version, watch.successor)
+    return result
 
 
 def _demand_replannable(place: str, options: Mapping[str, Any]) -> None:

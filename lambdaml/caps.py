@@ -220,7 +220,7 @@ class Judge:
 
 def keep_newest(run: Run) -> int:
     """Write a snapshot of the newest committed version, unless there is one; returns that version."""
-    newest = max((keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)), default=0)
+    newest = run.newest_snapshot()
     state = run.replay()
     if state.version != newest:
         run.store.create(keys.snapshot(state.version), state.dump())

@@ -38,9 +38,7 @@ def find_origin(spec: str) -> Origin:
         return Origin(run=run.url, version=int(number))
     if last is not None and last.stop is not None and last.stop.version is not None:
         return Origin(run=run.url, version=last.stop.version)
-    return Origin(
-        run=run.url, version=max((keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)), default=0)
-    )
+    return Origin(run=run.url, version=run.newest_snapshot())
 
 
 def _is_run(url: str) -> bool:

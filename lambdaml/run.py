@@ -217,6 +217,10 @@ class Run:
             raise BadObject(f"{keys.log(there)} vanished while it was read")
         return there + 1, Commit.unpack(data, there), max(0.0, time.time() - info.modified)
 
+    def newest_snapshot(self) -> int:
+        """The version of the newest snapshot; 0 if there is none."""
+        return max((keys.number(info.key) for info in self.store.list(keys.SNAPSHOTS)), default=0)
+
     def _holders(self) -> tuple[str, ...]:
         """Functions that hold a lease which has not run out."""
         latest = {info.key.rsplit("/", 1)[0]: info for info in self.store.list(keys.LEASES)}

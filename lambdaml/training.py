@@ -417,10 +417,9 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
     model = run.store.get(keys.MODEL)
     if summary.stop == "diverged":
         reasons = {entry.reason for commit in run.log() for entry in commit.refused if entry.fate == "rejected"}
-        kept = max((keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)), default=0)
         raise RunFailed(
             f"the run diverged: {summary.fates['rejected']} updates were rejected ({'; '.join(sorted(reasons))}). "
-            f"The last good state is version {kept}; try a smaller learning rate or clip_norm"
+            f"The last good state is version {run.newest_snapshot()}; try a smaller learning rate or clip_norm"
         )
     metrics = run.metrics()
     spent = requests()
