@@ -116,7 +116,7 @@ def pilot(
                 steps=1,
                 epochs=None,
                 target=target,
-                schedule="bsp",
+                schedule="asp" if delay else "bsp",
                 codec="fp32",
                 staleness="constant",
                 seed=seed,

@@ -167,7 +167,7 @@ class Probe:
         """Of the mean loss over the reference set: float64, one value for each parameter that requires a gradient."""
         import torch
 
-        from lambdaml.replica import call
+        from lambdaml.calls import call
 
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=self._device)
@@ -209,7 +209,7 @@ def coherence(run: Run, samples: int = SAMPLES, lags: Sequence[int] | None = Non
 
 
 def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> Coherence:
-    from lambdaml.replica import call
+    from lambdaml.calls import call
 
     job = run.job()
     found = [info.key for info in run.store.list(keys.SNAPSHOTS)]
@@ -221,7 +221,7 @@ def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> 
         for key in found:
             data = run.store.get(key)
             if data is not None:
-                model.load_state_dict(State.load(data, key).model())
+                State.load(data, key).load_into(model)
                 yield keys.number(key), model
 
     return measure(Probe(job, samples, lags, seed=run.settings.seed, device=device), states())
@@ -252,7 +252,7 @@ def _batches(job: Job, samples: int, size: int, seed: int, device: str) -> list[
     from torch import Tensor
     from torch.utils import _pytree
 
-    from lambdaml.replica import call, fetch
+    from lambdaml.calls import call, fetch
 
     dataset = call(job.dataset)
     order = np.random.RandomState(seed % 2**32).permutation(len(dataset))[:samples].tolist()

@@ -10,6 +10,7 @@ LambdaMLError                 the root: one line for a person, `exit_code` for t
 ├── JobFailed                 the job's own code raised while training                                (exit 1)
 ├── BadObject                 an object of the run is corrupt, truncated or not what it should be     (exit 1)
 ├── NewerSchema               the run was written by a newer lambdaml                                 (exit 2)
+├── OlderSchema               the run was written by an older lambdaml, in a form of its own          (exit 2)
 ├── LeaseLost                 another function holds this worker now                                  (internal)
 ├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
 ├── PricesUnreachable         the AWS Price List API could not be asked, or refused                    (exit 1)
@@ -41,6 +42,7 @@ __all__ = [
     "LambdaMLError",
     "LeaseLost",
     "NewerSchema",
+    "OlderSchema",
     "PricesUnreachable",
     "ReplicaDiverged",
     "RunCapped",
@@ -91,6 +93,12 @@ class BadObject(LambdaMLError):
 
 class NewerSchema(LambdaMLError):
     """The run was written by a newer lambdaml than this one."""
+
+    exit_code = 2
+
+
+class OlderSchema(LambdaMLError):
+    """The run was written by an older lambdaml, in a form that this one does not read."""
 
     exit_code = 2
 

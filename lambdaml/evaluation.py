@@ -87,13 +87,13 @@ class Evaluator:
             data = self._store.get(key)
             if data is not None:
                 model = self._fresh_model()
-                model.load_state_dict(State.load(data, key).model())
+                State.load(data, key).load_into(model)
                 self._probe.add(keys.number(key), model)
         return self._probe
 
     def _fresh_model(self) -> Any:
         if self._model is None:
-            from lambdaml.replica import call
+            from lambdaml.calls import call
 
             self._model = call(self._job.model).to(self._device)
         return self._model
@@ -107,11 +107,11 @@ def evaluate(job: Job, state: State, device: str = "cpu", model: Any = None) -> 
     """
     import torch
 
-    from lambdaml.replica import call
+    from lambdaml.calls import call
 
     if model is None:
         model = call(job.model).to(device)
-    model.load_state_dict(state.model())
+    state.load_into(model)
     model.eval()
     with torch.no_grad():
         metrics = call(job.evaluate, model)

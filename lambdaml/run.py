@@ -314,16 +314,16 @@ class Run:
         Raises:
             RunNotFound: the run has no result yet, and no version was asked for.
         """
+        from lambdaml.snapshot import read_model
+
         module = self.job().model()
         if version is None:
-            from safetensors.torch import load
-
             data = self.store.get(keys.MODEL)
             if data is None:
                 raise RunNotFound(f"{self.url} has no result yet; ask for a version, or resume the run")
-            module.load_state_dict(load(bytes(data)))
+            read_model(data).load_into(module)
         else:
-            module.load_state_dict(self.replay(version).model())
+            self.replay(version).load_into(module)
         return module.eval()
 
     def verify(self) -> Report:

@@ -209,8 +209,10 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
     """
     if next(iter(store.list(keys.SNAPSHOTS)), None) is not None:
         return
+    from lambdaml.examine import examine
     from lambdaml.replica import Replica
 
+    engine.compute.submit(examine, job, settings.seed).result()
     replica = engine.compute.submit(Replica, job, settings).result()
     if settings.origin is not None:
         engine.compute.submit(go_on_from, replica, settings.origin).result()
@@ -280,7 +282,8 @@ def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, i
 
 def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     """Resolve what was asked for to the last number."""
-    from lambdaml.replica import call
+    from lambdaml.calls import call
+    from lambdaml.jobparts import build_model
     from lambdaml.sampling import Sampler
 
     dataset = call(job.dataset)
@@ -315,7 +318,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     snapshot_every = asked.pop("snapshot_every")
     if snapshot_every is None:
         snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)
-    model = call(job.model)
+    model = build_model(job)
     return make_settings(
         job=job_settings,
         workers=workers,

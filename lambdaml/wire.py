@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.errors import BadObject, NewerSchema
+from lambdaml.errors import BadObject, NewerSchema, OlderSchema
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of every format in this file and in `lambdaml.records`."""
 
 _PREAMBLE = struct.Struct("<4sIII")
@@ -44,6 +44,11 @@ def dump_json(record: Mapping[str, Any]) -> bytes:
     """A record as JSON with `schema` first and `crc32` last. Floats keep every bit; NaN becomes null."""
     body = json.dumps({"schema": SCHEMA, **record}, separators=(",", ":"), allow_nan=False).encode()
     return b'%b,"crc32":"%08x"}' % (body[:-1], zlib.crc32(body[:-1]))
+
+
+def canonical(value: Any) -> bytes:
+    """JSON that is equal for equal values, in whatever order their members were put."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
@@ -74,7 +79,11 @@ def check_schema(record: Mapping[str, Any], key: str) -> None:
     if not isinstance(schema, int):
         raise BadObject(f"{key} names no schema version")
     if schema > SCHEMA:
-        raise NewerSchema(f"{key} has schema {schema}, this lambdaml reads up to {SCHEMA}: install a newer version")
+        raise NewerSchema(f"{key} has schema {schema}, this lambdaml reads {SCHEMA}: install a newer version")
+    if schema < SCHEMA:
+        raise OlderSchema(
+            f"{key} has schema {schema}, this lambdaml reads {SCHEMA}: go on with the version that wrote it"
+        )
 
 
 def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> tuple[bytes, dict[str, NDArray[Any]]]:

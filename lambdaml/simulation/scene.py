@@ -20,9 +20,9 @@ from lambdaml.sampling import Sampler
 from lambdaml.settings import Settings
 from lambdaml.simulation.draws import Floats, Latency, uniforms
 from lambdaml.simulation.shadow import Costs, ShadowState
-from lambdaml.snapshot import canonical
 from lambdaml.tracing import FLUSH_S
 from lambdaml.view import View
+from lambdaml.wire import canonical
 from lambdaml.worker import LEAVE_MARGIN
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform

@@ -17,8 +17,8 @@ from lambdaml.errors import BadObject
 from lambdaml.records import Body, Commit, Update
 from lambdaml.sampling import Sampler
 from lambdaml.settings import Settings
-from lambdaml.snapshot import canonical
 from lambdaml.view import View
+from lambdaml.wire import canonical
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,33 +89,32 @@ def test_a_gradient_of_another_shape_or_type_is_rejected(case: Case, change: Any
     assert case.with_gradient(change) != ""
 
 
-@pytest.mark.parametrize("name", ["means", "counts"])
+@pytest.mark.parametrize("name", ["b0", "b2"])
 def test_wrong_buffers_are_rejected(case: Case, name: str) -> None:
     good = dict(case.update.body)
     array = good[name]
     wrong: list[dict[str, Any]] = [
-        {key: part for key, part in good.items() if key != name},
-        good | {name: np.concatenate([array, array])},
-        good | {name: array[:0]},
+        good | {name: array[..., :-1]},
         good | {name: array.astype(np.float16)},
-        good | {name: array.reshape(1, -1)},
+        good | {name: array.reshape(-1, 1)},
+        good | {"b99": array},
+        {key: part for key, part in good.items() if key != name} | {f"d{name[1:]}": array},
     ]
     for body in wrong:
-        assert name in case.fault(body=body)
+        assert "buffer" in case.fault(body=body) or "no part" in case.fault(body=body)
     assert case.fault(body=good) == ""
 
 
-def test_averages_that_are_not_finite_are_rejected(case: Case) -> None:
-    means = case.update.body["means"].copy()
-    means[0] = np.nan
-    assert case.fault(body={**case.update.body, "means": means}) != ""
+@pytest.mark.parametrize("numbers", [[-1], [99], [1, 0], [0, 0], []])
+def test_parameters_without_a_gradient_that_do_not_exist_are_rejected(case: Case, numbers: list[int]) -> None:
+    assert "without a gradient" in case.fault(body={**case.update.body, "absent": np.array(numbers, np.int32)})
 
 
 def test_buffers_where_the_model_has_none_are_rejected() -> None:
     replica = replica_of(Tiny())
     update = update_of(replica, 0, 0)
-    for name in ("means", "counts", "surprise"):
-        assert replica.check(update_of(replica, 0, 0, body={**update.body, name: np.zeros(1, np.float32)})) != ""
+    for name in ("b0", "d0", "surprise"):
+        assert replica.check(update_of(replica, 0, 0, body={**update.body, name: np.zeros((1, 4), np.uint8)})) != ""
 
 
 def test_a_gradient_of_too_large_a_norm_is_rejected() -> None:

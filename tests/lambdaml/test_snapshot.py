@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from lambdaml.errors import BadObject, JobError, NewerSchema
-from lambdaml.snapshot import State, canonical
+from lambdaml.errors import BadObject, NewerSchema, OlderSchema
+from lambdaml.snapshot import State, read_model
+from lambdaml.wire import SCHEMA
 from tests.lambdaml.lab import equal
 
 KEY = "snapshots/0000000003.safetensors"
@@ -65,9 +66,17 @@ def test_any_truncation_of_a_snapshot_is_a_bad_object() -> None:
 
 def test_a_newer_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lambdaml.wire.SCHEMA", 2)
+        patch.setattr("lambdaml.wire.SCHEMA", SCHEMA + 1)
         data = state().dump()
     with pytest.raises(NewerSchema):
+        State.load(data, KEY)
+
+
+def test_an_older_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lambdaml.wire.SCHEMA", SCHEMA - 1)
+        data = state().dump()
+    with pytest.raises(OlderSchema):
         State.load(data, KEY)
 
 
@@ -124,6 +133,9 @@ def test_a_snapshot_does_not_need_pickle(monkeypatch: pytest.MonkeyPatch) -> Non
     assert State.load(state().dump(), KEY).digest() == state().digest()
 
 
-def test_state_that_is_not_plain_data_is_a_job_error() -> None:
-    with pytest.raises(JobError, match="numbers and text"):
-        canonical({"function": len})
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_numbers_are_read_back_bit_for_bit_and_stand_in_the_model_file(dtype: torch.dtype) -> None:
+    tensors = {"model/rot": torch.polar(torch.ones(4), torch.arange(4.0)).to(dtype)}
+    found = State.load(State(tensors, {"view": VIEW}).dump(), KEY)
+    assert equal(found.tensors, tensors)
+    assert equal(read_model(found.dump_model()).model(), {"rot": tensors["model/rot"]})
