@@ -105,8 +105,8 @@ class Picture:
         self.pace.append((now, self.done, self.version))
         while now - self.pace[0][0] > RATE_OVER_S and len(self.pace) > 2:
             self.pace.popleft()
-        refused = [reason for reason in event.get("refused", ()) if reason.startswith("rejected")]
-        return f"version {self.version}: {'; '.join(refused)}" if refused else None
+        rejected = event.get("rejected")
+        return f"version {self.version}: rejected {'; '.join(rejected)}" if rejected else None
 
     @property
     def target(self) -> str | None:

@@ -130,7 +130,9 @@ MaxUpdateNorm = Annotated[
 MaxRejected = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Stop the run after this many rejected updates; by default 10.", rich_help_panel=_LIMITS
+        metavar="N",
+        help="Stop when N of the latest 2N updates were rejected; by default 10, or as many as there are workers.",
+        rich_help_panel=_LIMITS,
     ),
 ]
 

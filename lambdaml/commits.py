@@ -26,7 +26,7 @@ def draft(
     gradient of the mean loss over all their batches; the staleness rule multiplies that, or discards an update.
 
     Args:
-        max_rejected: the run stops as diverged when this many updates have been rejected.
+        max_rejected: the run stops as diverged when this many of the latest twice as many updates have been rejected.
         wish: a stop that was asked for; it makes this commit the last one. Where the schedule is agreed, the wish
             travels in worker 0's update instead, so that everyone knows it at the same commit.
     """
@@ -58,7 +58,8 @@ def draft(
     after.advance(commit)
     progress = schedule.progress(after)
     if wish is None:
-        wish = Stop("diverged") if after.rejected >= max_rejected else Stop("steps") if progress >= 1 else None
+        diverged = after.rejected_lately(2 * max_rejected) >= max_rejected
+        wish = Stop("diverged") if diverged else Stop("steps") if progress >= 1 else None
     return replace(commit, stop=wish, progress=progress)
 
 

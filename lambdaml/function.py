@@ -22,6 +22,7 @@ from lambdaml.log import LogReader
 from lambdaml.machine import Machine
 from lambdaml.patterns.gather import Gather
 from lambdaml.records import Commit, Digest, Update
+from lambdaml.rejections import describe, sampler_of
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.staleness import RULES
@@ -382,10 +383,14 @@ class Function:
                 progress=self.replica.view.progress,
                 fraction=commit.progress,
                 updates=len(commit.entries),
-                refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
+                rejected=self._rejected(commit),
                 loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
                 staleness=[entry.staleness for entry in applied],
             )
+
+    def _rejected(self, commit: Commit) -> list[str]:
+        rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
+        return [describe(entry, sampler_of(self.settings)) for entry in rejected]
 
     def _crosses(self, before: int, after: int) -> bool:
         every = self.settings.snapshot_every * self.settings.workers

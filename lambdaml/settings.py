@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lambdaml import keys, wire
 from lambdaml.errors import BadObject, SettingsError
+from lambdaml.view import RECENT
 
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
@@ -46,7 +47,7 @@ class Settings(BaseModel):
         target: stop at the first evaluated snapshot where this holds, e.g. `accuracy>=0.95`.
         coherence: whether evaluation measures gradient coherence.
         lease_s: how long a function that fell silent keeps its workers.
-        max_rejected: the run stops as diverged after this many rejected updates.
+        max_rejected: the run stops as diverged when this many of the latest twice as many updates were rejected.
         max_update_norm: updates with a greater 2-norm are rejected.
         patience_s: a function gives up when nothing at all happened for this long.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
@@ -72,7 +73,7 @@ class Settings(BaseModel):
     snapshot_every: int = Field(ge=1)
     coherence: bool = False
     lease_s: float = Field(default=30.0, gt=0)
-    max_rejected: int = Field(default=10, ge=1)
+    max_rejected: int = Field(default=10, ge=1, le=RECENT // 2)
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=600.0, gt=0)
     planned: dict[str, Any] | None = None

@@ -24,12 +24,14 @@ from lambdaml.errors import JobError, JobFailed, RunExists, RunFailed, SettingsE
 from lambdaml.evaluation import Evaluator, evaluate, request_stop
 from lambdaml.job import Job, fingerprint, load_job
 from lambdaml.origin import find_origin, go_on_from
+from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings, reached
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.probe import check
+from lambdaml.view import RECENT
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -54,6 +56,7 @@ class TrainResult:
         samples: that went into applied updates.
         updates: with a fate.
         bytes: sent and received.
+        rejections: what is to be said of rejected updates; "" where there are none.
         model_sha256: of model.safetensors; None if the run has no result.
     """
 
@@ -68,6 +71,7 @@ class TrainResult:
     bytes: dict[str, int]
     staleness: Staleness
     fates: dict[str, int]
+    rejections: str
     model_sha256: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -319,6 +323,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     if snapshot_every is None:
         snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)
     model = build_model(job)
+    asked.setdefault("max_rejected", max(10, min(workers, RECENT // 2)))
     return make_settings(
         job=job_settings,
         workers=workers,
@@ -418,11 +423,16 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
     """
     summary = run.summary()
     model = run.store.get(keys.MODEL)
+    rejected = [entry for commit in run.log() for entry in commit.refused if entry.fate == "rejected"]
+    rejections = summarise(rejected, run.settings) if rejected else ""
     if summary.stop == "diverged":
-        reasons = {entry.reason for commit in run.log() for entry in commit.refused if entry.fate == "rejected"}
         raise RunFailed(
-            f"the run diverged: {summary.fates['rejected']} updates were rejected ({'; '.join(sorted(reasons))}). "
-            f"The last good state is version {run.newest_snapshot()}; try a smaller learning rate or clip_norm"
+            f"the run diverged: of {summary.updates} updates {rejections}. The last good state is version "
+            f"{run.newest_snapshot()}; look at these samples, or try a smaller learning rate or clip_norm"
+        )
+    if summary.stop == "steps" and not summary.fates["applied"]:
+        raise RunFailed(
+            f"nothing was learned: of {summary.updates} updates none was applied; {rejections or 'all late'}"
         )
     metrics = run.metrics()
     spent = requests()
@@ -439,5 +449,6 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         bytes={"sent": spent.bytes_sent, "received": spent.bytes_received},
         staleness=summary.staleness,
         fates=summary.fates,
+        rejections=rejections,
         model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,
     )

@@ -8,6 +8,9 @@ from typing import Any
 from lambdaml.errors import BadObject
 from lambdaml.records import Commit, Stop
 
+RECENT = 20_000
+"""Updates over which rejections are remembered."""
+
 
 class View:
     """The run as told by commits 0 .. `commit` - 1. A pure function of them.
@@ -20,13 +23,14 @@ class View:
         fated: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
         generation: per worker, the highest fencing token seen.
         rejected: updates with the fate "rejected".
+        rejections: of the newest of these, at which `progress` each got its fate; none older than `RECENT`.
         staleness: how many applied updates were how many steps old.
         labels: sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
         stop: why the run ended, or None while it goes on.
     """
 
     __slots__ = (
-        *("commit", "fated", "generation", "labels", "rejected"),
+        *("commit", "fated", "generation", "labels", "rejected", "rejections"),
         *("staleness", "steps", "stop", "version", "workers"),
     )
 
@@ -38,6 +42,7 @@ class View:
         self.fated = [0] * workers
         self.generation = [0] * workers
         self.rejected = 0
+        self.rejections: list[int] = []
         self.staleness: dict[int, int] = {}
         self.labels: list[int] = []
         self.stop: Stop | None = None
@@ -67,10 +72,14 @@ class View:
                     f"log entry {commit.commit} decides update {seq} of worker {worker}, but {fated[worker]} is next"
                 )
             fated[worker] += 1
-        self.fated = fated
-        for entry in entries:
+        before, self.fated = self.progress, fated
+        for place, entry in enumerate(entries, before + 1):
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
-            self.rejected += entry.fate == "rejected"
+            if entry.fate == "rejected":
+                self.rejected += 1
+                self.rejections.append(place)
+        oldest = self.progress - RECENT
+        self.rejections = [place for place in self.rejections if place > oldest]
         for entry in commit.applied:
             self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
             if entry.labels:
@@ -78,6 +87,10 @@ class View:
         self.commit += 1
         self.version = commit.last_version
         self.stop = commit.stop
+
+    def rejected_lately(self, updates: int) -> int:
+        """How many of the latest so many updates, at most `RECENT`, were rejected."""
+        return sum(place > self.progress - updates for place in self.rejections)
 
     def _count(self, labels: tuple[int, ...]) -> None:
         self.labels += [0] * (len(labels) - len(self.labels))
@@ -90,6 +103,7 @@ class View:
         view.commit, view.version, view.rejected, view.stop = self.commit, self.version, self.rejected, self.stop
         view.fated, view.generation = list(self.fated), list(self.generation)
         view.staleness, view.labels = dict(self.staleness), list(self.labels)
+        view.rejections = list(self.rejections)
         return view
 
     def dump(self) -> dict[str, Any]:
@@ -100,6 +114,7 @@ class View:
             "fated": list(self.fated),
             "generation": list(self.generation),
             "rejected": self.rejected,
+            "rejections": list(self.rejections),
             "staleness": [list(pair) for pair in sorted(self.staleness.items())],
             "labels": list(self.labels),
             "stop": asdict(self.stop) if self.stop else None,
@@ -114,6 +129,7 @@ class View:
         view.fated = list(record["fated"])
         view.generation = list(record["generation"])
         view.rejected = record["rejected"]
+        view.rejections = list(record["rejections"])
         view.staleness = {staleness: count for staleness, count in record["staleness"]}
         view.labels = list(record["labels"])
         view.stop = Stop(**record["stop"]) if record["stop"] else None
