@@ -86,9 +86,21 @@ class Odd:
     pass
 
 
-@pytest.mark.parametrize(
-    "value", [Odd(), len, Odd, defaultdict(list), np.array(["a"]), type("Int", (int,), {})(3)], ids=repr
-)
+class Int(int):
+    pass
+
+
+ODD = {
+    "object": Odd(),
+    "function": len,
+    "class": Odd,
+    "factory": defaultdict(list),
+    "text": np.array(["a"]),
+    "int": Int(3),
+}
+
+
+@pytest.mark.parametrize("value", list(ODD.values()), ids=list(ODD))
 def test_what_has_no_exact_form_is_refused_by_its_path(value: Any) -> None:
     with pytest.raises(JobError, match="optimizer/state/0/deep is a .* cannot be written down"):
         encode({"state": {0: {"deep": value}}}, "optimizer", {})
