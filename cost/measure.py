@@ -199,7 +199,7 @@ def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) ->
                 noise.add()
             if version < course.steps:
                 bench.step()
-                norms.append(float(replica.flat.norm()))
+                norms.append(float(replica.flat.vector.norm()))
             tell(version / course.steps)
     gradients = bench.gradients + (noise.gradients if noise is not None else 0)
     return replace(

@@ -87,7 +87,7 @@ class Noise:
         try:
             for seq in range(first, first + min(self._count, self._sampler.steps_per_epoch)):
                 samples = replica.gradient(0, seq).samples
-                gradient = replica.flat.double()
+                gradient = replica.flat.vector.double()
                 squares.append(float(gradient.dot(gradient)))
                 sizes.append(samples)
                 total += samples * gradient

@@ -29,7 +29,8 @@ class FlatGradient:
         parameters: those that require a gradient, in the order of `model.parameters()`.
         size: numbers in the flat gradient. A complex parameter takes two for each of its own.
         dtype: float32; float64 for a model with parameters in double precision.
-        host: the gradient in the CPU's memory. There it is the flat buffer itself, so sums land where steps read them.
+        vector: the gradient, flat, on the model's device.
+        host: the same in the CPU's memory. There it is the flat buffer itself, so sums land where steps read them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -39,8 +40,8 @@ class FlatGradient:
         wide = (torch.float64, torch.complex128)
         self.dtype = torch.float64 if any(p.dtype in wide for p in self.parameters) else torch.float32
         self.size = sum(_length(parameter) for parameter in self.parameters)
-        self._flat = torch.zeros(self.size, dtype=self.dtype, device=device)
-        self.host: NDArray[Any] = self._flat.cpu().numpy()
+        self.vector = torch.zeros(self.size, dtype=self.dtype, device=device)
+        self.host: NDArray[Any] = self.vector.cpu().numpy()
         self._own = device.type == "cpu"
         self._targets: list[Tensor] = []  # what `.grad` is: a view of the flat gradient, or a tensor of another dtype
         self._odd: list[tuple[Tensor, Tensor]] = []  # the latter, each with its view
@@ -48,14 +49,15 @@ class FlatGradient:
         self._versions: list[int] = []
         offset = 0
         for number, parameter in enumerate(self.parameters):
-            view = self._flat[offset : offset + _length(parameter)]
+            view = self.vector[offset : offset + _length(parameter)]
             offset += _length(parameter)
             if parameter.dtype == self.dtype:
                 self._targets.append(view.view_as(parameter))
             else:
                 self._targets.append(torch.zeros(parameter.shape, dtype=parameter.dtype, device=device))
                 self._odd.append((self._targets[-1], view))
-            parameter.register_post_accumulate_grad_hook(partial(self._reach, number))
+            hook: Any = parameter.register_post_accumulate_grad_hook
+            hook(partial(self._reach, number))
         self.attach()
 
     def _reach(self, number: int, parameter: Tensor) -> None:
@@ -70,7 +72,7 @@ class FlatGradient:
     def begin(self) -> None:
         """To be called before the forward pass: gradients are zero from here on."""
         self.attach()
-        self._flat.zero_()
+        self.vector.zero_()
         for gradient, _ in self._odd:
             gradient.zero_()
         self._reached.clear()
@@ -100,19 +102,19 @@ class FlatGradient:
 
     def divide(self, scale: float) -> bool:
         """Undo a loss scale; returns whether all is finite then."""
-        self._flat /= scale
-        return bool(torch.isfinite(self._flat).all())
+        self.vector /= scale
+        return bool(torch.isfinite(self.vector).all())
 
     def to_host(self) -> NDArray[Any]:
         """`host`, which now holds the gradient. Valid until the next backward pass or step."""
         if not self._own:
-            self.host[:] = self._flat.cpu().numpy()
+            self.host[:] = self.vector.cpu().numpy()
         return self.host
 
     def from_host(self, absent: Collection[int]) -> None:
         """Have the parameters' gradients be what `host` holds, and None for those that are absent; `attach` afterwards."""
         if not self._own:
-            self._flat.copy_(torch.from_numpy(self.host))
+            self.vector.copy_(torch.from_numpy(self.host))
         for gradient, view in self._odd:
             _real(gradient).copy_(view)
         for number in absent:

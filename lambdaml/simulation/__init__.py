@@ -280,6 +280,7 @@ def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> Simu
         bytes={"sent": flow.bytes_sent, "received": flow.bytes_received},
         staleness=flow.staleness,
         fates=flow.fates,
+        rejections="",
         model_sha256=None,
     )
     return SimulationResult(
