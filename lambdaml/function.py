@@ -420,7 +420,8 @@ class Function:
             if self.digests.get(digest.commits, digest.sha256) != digest.sha256:
                 raise ReplicaDiverged(
                     f"{self.name} and {function} disagree about the state after {digest.commits} commits: "
-                    "do all functions run on the same kind of processor, with one thread?"
+                    "does the job compute from anything but weights, batch and seeds (a clock, a file, a plain attribute), or do "
+                    "functions run on different processors?"
                 )
 
     async def _keep(self) -> None:

@@ -230,7 +230,7 @@ def test_a_record_that_is_no_lease_is_a_bad_object(changes: dict[str, Any]) -> N
 
 def test_a_newer_update_log_entry_or_lease_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(wire, "SCHEMA", 2)
+        patch.setattr(wire, "SCHEMA", wire.SCHEMA + 1)
         update, commit, lease = UPDATE.pack(), COMMIT.pack(), LEASE.pack()
     with pytest.raises(NewerSchema):
         Update.unpack(update, 3, 7)

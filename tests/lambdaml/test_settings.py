@@ -43,7 +43,7 @@ def test_a_run_json_without_a_required_field_is_a_bad_object() -> None:
 
 def test_a_newer_run_json_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(wire, "SCHEMA", 2)
+        patch.setattr(wire, "SCHEMA", wire.SCHEMA + 1)
         data = Settings(**FIELDS).dump()
     with pytest.raises(NewerSchema, match="install"):
         Settings.load(data)

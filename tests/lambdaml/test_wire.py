@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lambdaml import wire
-from lambdaml.errors import BadObject, NewerSchema
+from lambdaml.errors import BadObject, NewerSchema, OlderSchema
 
 DTYPES = ["float32", "float64", "float16", "uint16", "uint8", "int8", "int32", "int64", "bool"]
 
@@ -151,12 +151,21 @@ def test_arbitrary_bytes_are_bad_objects(data: bytes) -> None:
             wire.load_json(blob, "k")
 
 
-@pytest.mark.parametrize("schema", [2, 99])
+@pytest.mark.parametrize("schema", [wire.SCHEMA + 1, 99])
 def test_a_newer_schema_is_told_apart_from_damage(schema: int) -> None:
     with pytest.raises(NewerSchema, match=f"schema {schema}.*install"):
         wire.load_json(record(b'{"schema":%d,"x":1' % schema), "k")
     with pytest.raises(NewerSchema, match=f"schema {schema}.*install"):
         wire.unpack(envelope({"schema": schema, "parts": []}), "k")
+
+
+def test_an_older_schema_is_told_apart_from_damage() -> None:
+    for read, data in (
+        (wire.load_json, record(b'{"schema":1,"x":1')),
+        (wire.unpack, envelope({"schema": 1, "parts": []})),
+    ):
+        with pytest.raises(OlderSchema, match="schema 1.*the version that wrote it"):
+            read(data, "k")
 
 
 @pytest.mark.parametrize("schema", [b"", b'"schema":"1"', b'"schema":null', b'"schema":1.5'])
@@ -205,14 +214,14 @@ LIES: dict[str, Any] = {
 @pytest.mark.parametrize("parts", LIES.values(), ids=LIES)
 def test_a_header_that_lies_about_its_payload_is_a_bad_object(parts: Any) -> None:
     with pytest.raises(BadObject):
-        wire.unpack(envelope({"schema": 1, "parts": parts}, b"\0" * 8), "k")
+        wire.unpack(envelope({"schema": wire.SCHEMA, "parts": parts}, b"\0" * 8), "k")
 
 
 def test_a_header_without_parts_is_a_bad_object() -> None:
     with pytest.raises(BadObject):
-        wire.unpack(envelope({"schema": 1}), "k")
+        wire.unpack(envelope({"schema": wire.SCHEMA}), "k")
 
 
 def test_a_huge_array_that_is_announced_but_not_there_costs_no_memory() -> None:
     with pytest.raises(BadObject):
-        wire.unpack(envelope({"schema": 1, "parts": [["g", "float64", [2**40]]]}, b"\0" * 8), "k")
+        wire.unpack(envelope({"schema": wire.SCHEMA, "parts": [["g", "float64", [2**40]]]}, b"\0" * 8), "k")
