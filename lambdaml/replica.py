@@ -31,6 +31,7 @@ from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.snapshot import MODEL, RULE, State
 from lambdaml.staleness import RULES
+from lambdaml.strays import Strays
 from lambdaml.view import View
 
 _MAX_LOSS_SCALE = 2.0**16
@@ -39,7 +40,7 @@ _REST = re.compile(rf"[bd]\d+|{ABSENT}")
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What one computation yields: the encoded gradient, the version it is of, and how long it took.
+    """What one computation yields: the encoded gradient, the version it is of, how long it took, and what is worth a word.
 
     `body` may alias the replica's buffers: write it out before the replica is used again.
     """
@@ -51,6 +52,7 @@ class Gradient:
     compute_s: float
     encode_s: float
     labels: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Replica:
@@ -85,6 +87,7 @@ class Replica:
         self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).agreed)
         self.flat = FlatGradient(self.model, self.device)
         self.size = self.flat.size
+        self.strays = Strays(job, self.model)
         self._has_extra = bool(extra_state(self.model)[1])
         self.dataset: Any = None
 
@@ -95,7 +98,7 @@ class Replica:
             JobFailed: the job's own code raised.
         """
         start = self.clock()
-        kept, extra = self.buffers.keep(), self._extra()
+        kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
             seed_streams("update", self.settings.seed, worker, seq)
@@ -116,7 +119,9 @@ class Replica:
             raise JobError(
                 f"the extra state of {_name(self.job)}'s model changed in the forward pass: keep it in a buffer"
             )
-        return Gradient(body, self.version, samples, loss, computed - start, self.clock() - computed, labels)
+        compute_s, encode_s = computed - start, self.clock() - computed
+        warnings = self.strays.found(numbers)
+        return Gradient(body, self.version, samples, loss, compute_s, encode_s, labels, warnings)
 
     def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
         """As `gradient`, as an update whose body is its own: for trainings without a store."""

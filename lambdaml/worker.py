@@ -35,9 +35,11 @@ async def work(function: Function, worker: int) -> None:
         started = world.now()
         function.computing += 1
         try:
-            update, data = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+            update, data, warnings = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
         finally:
             function.computing -= 1
+        for text in warnings:
+            world.emit("warning", text=text)
         sent = world.now()
         standing = await world.store.create(keys.update(worker, seq), data)
         upload_s = world.now() - sent
@@ -52,7 +54,9 @@ async def work(function: Function, worker: int) -> None:
             function.leave()
 
 
-def _compute(function: Function, worker: int, seq: int, started: float, upload_s: float | None) -> tuple[Update, bytes]:
+def _compute(
+    function: Function, worker: int, seq: int, started: float, upload_s: float | None
+) -> tuple[Update, bytes, tuple[str, ...]]:
     gradient = function.replica.gradient(worker, seq)
     version, digest = function.newest or (-1, None)
     update = Update(
@@ -75,4 +79,4 @@ def _compute(function: Function, worker: int, seq: int, started: float, upload_s
     )
     data = update.pack()
     update.fault = function.replica.check(update)
-    return update, data
+    return update, data, gradient.warnings

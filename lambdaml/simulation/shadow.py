@@ -57,6 +57,10 @@ class ShadowGradient:
     def labels(self) -> tuple[int, ...]:
         return ()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class ShadowState:
