@@ -126,7 +126,18 @@ def _save(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
         kinds = {name: str(tensors[name].dtype).removeprefix("torch.") for name in sorted(pairs)}
         tensors = tensors | {name: torch.view_as_real(tensors[name]) for name in pairs}
         metadata = metadata | {"complex": json.dumps(kinds)}
-    return save(tensors, metadata=metadata)
+    data = save(tensors, metadata=metadata)
+    return data if len(metadata) == 1 else _in_order(data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file, its metadata in the order of their names. safetensors puts them in a random one."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _load(raw: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

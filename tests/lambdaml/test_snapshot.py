@@ -139,3 +139,11 @@ def test_complex_numbers_are_read_back_bit_for_bit_and_stand_in_the_model_file(d
     found = State.load(State(tensors, {"view": VIEW}).dump(), KEY)
     assert equal(found.tensors, tensors)
     assert equal(read_model(found.dump_model()).model(), {"rot": tensors["model/rot"]})
+
+
+def test_a_model_file_with_much_to_say_of_itself_is_the_same_bytes_each_time() -> None:
+    tensors = {"model/rot": torch.ones(3, dtype=torch.complex128), "extra/_extra_state": torch.arange(3)}
+    meta = {"view": VIEW, "extra": {"_extra_state": {"$tensor": "extra/_extra_state"}}}
+    files = {State(tensors, meta).dump_model() for _ in range(20)}
+    assert len(files) == 1
+    assert equal(read_model(files.pop()).tensors, tensors)
