@@ -8,6 +8,7 @@ knows none of these, so whatever is more than it knows is written as an object w
     Counter({5: 1})           {"$counter": [[5, 1]]}
     inf                       {"$float": "inf"}
     a tensor                  {"$tensor": "optimizer/0/exp_avg"}, and the tensor stands under that name
+    2 ** 10000                {"$int": "1000..."}, in hexadecimal digits, of which there may be any number
 
 What cannot be written is refused by name; nothing is ever written as something else that only looks like it.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lambdaml.errors import BadObject, JobError
 from lambdaml.wire import canonical
@@ -29,6 +30,9 @@ from lambdaml.wire import canonical
 Tensors = dict[str, Tensor]
 
 _PLAIN = (bool, int, str, type(None))
+
+WIDE_BITS = 4096
+"""Python refuses to read decimal numbers of more than a few thousand digits."""
 
 _PAIRS: dict[type, str] = {dict: "$dict", Counter: "$counter", OrderedDict: "$ordered"}
 _LISTS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset", torch.Size: "$size"}
@@ -77,7 +81,7 @@ def copied(tensor: Tensor) -> Tensor:
 def _encode(value: Any, path: str, tensors: Tensors) -> Any:
     kind = type(value)
     if kind in _PLAIN:
-        return value
+        return value if kind is not int or value.bit_length() <= WIDE_BITS else {"$int": f"{value:x}"}
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if kind is list:
@@ -90,8 +94,10 @@ def _encode(value: Any, path: str, tensors: Tensors) -> Any:
     if kind in _LISTS:
         items = [_encode(item, f"{path}/{at}", tensors) for at, item in enumerate(value)]
         return {_LISTS[kind]: sorted(items, key=canonical) if kind in (set, frozenset) else items}
-    if isinstance(value, Tensor):
+    if kind is Tensor:
         return {"$tensor": _put(value, path, tensors)}
+    if kind is nn.Parameter:
+        return {"$parameter": [_put(value, path, tensors), value.requires_grad]}
     return _encode_rare(value, path, tensors)
 
 
@@ -127,6 +133,10 @@ def _put(tensor: Tensor, path: str, tensors: Tensors) -> str:
 def _decode(tag: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if tag == "$tensor":
         return tensors[value]
+    if tag == "$parameter":
+        return nn.Parameter(tensors[value[0]], requires_grad=value[1])
+    if tag == "$int":
+        return int(value, 16)
     if tag == "$array":
         return tensors[value].numpy()
     if tag == "$float":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils._pytree import tree_map_only
 
 from lambdaml.calls import call
 from lambdaml.encoding import Tensors, decode, encode
@@ -120,7 +121,11 @@ def encode_training(optimizer: Optimizer, scheduler: Any, tensors: Tensors) -> t
     rest = encode(whole, f"{_OPTIMIZER}/all", tensors)
     if scheduler is None:
         return {"state": state, **rest}, None
-    return {"state": state, **rest}, encode(_written(call(scheduler.state_dict)), "scheduler", tensors)
+    try:
+        written = _written(call(scheduler.state_dict))
+    except RecursionError:
+        raise JobError("scheduler contains itself, which cannot be written down") from None
+    return {"state": state, **rest}, encode(written, "scheduler", tensors)
 
 
 def load_training(optimizer: Optimizer, scheduler: Any, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -137,14 +142,19 @@ def load_training(optimizer: Optimizer, scheduler: Any, meta: Mapping[str, Any],
 
 
 def _exactly(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
-    """torch casts what it loads to the parameter's dtype; state that has another keeps it."""
+    """Undo what torch does to state that it loads: it casts tensors to the parameter's dtype, makes other containers of
+    containers, and nonsense of text.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entries in state.items():
         if not isinstance(index, int) or not isinstance(entries, dict):
             continue
-        loaded = optimizer.state[parameters[index]]
+        device, loaded = parameters[index].device, optimizer.state[parameters[index]]
         for name, value in entries.items():
-            if isinstance(value, Tensor) and isinstance(now := loaded.get(name), Tensor) and now.dtype != value.dtype:
+            if not isinstance(value, Tensor):
+                elsewhere = device.type != "cpu"
+                loaded[name] = tree_map_only(Tensor, lambda t: t.to(device), value) if elsewhere else value
+            elif isinstance(now := loaded.get(name), Tensor) and now.dtype != value.dtype:
                 loaded[name] = value.to(now.device)
 
 
