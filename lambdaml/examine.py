@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lambdaml.calls import call, seed_streams
 from lambdaml.encoding import Tensors, copied
@@ -22,6 +23,9 @@ from lambdaml.snapshot import State
 
 SMALL = 100_000
 """Parameters of a model that is rehearsed with as it is; a larger one is cut down to 4 in each dimension first."""
+
+_OF_TORCH = ("_opt_called", "_step_count", "_is_initial")
+"""Attributes that torch's own classes set and that nothing but a warning depends on."""
 
 BEFORE, AFTER = 3, 2
 """Steps before the state is written, and after it was read."""
@@ -39,6 +43,8 @@ def examine(job: Job, seed: int) -> None:
     data = first.state().dump()
     second = _Rehearsal(job, seed)
     second.load(State.load(data, "the rehearsal's snapshot"))
+    _demand_nothing_else(job, first.optimizer, second.optimizer)
+    _demand_nothing_else(job, first.scheduler, second.scheduler)
     same = second.state().digest() == first.state().digest()
     for pair in (first, second):
         pair.take(range(BEFORE, BEFORE + AFTER))
@@ -48,6 +54,25 @@ def examine(job: Job, seed: int) -> None:
             f"{type(first.optimizer).__name__}{what} of {type(job).__name__} cannot be stopped and gone on with: "
             "state_dict() and load_state_dict() do not carry all that changes"
         )
+
+
+def _demand_nothing_else(job: Job, one: Any, other: Any) -> None:
+    """Refuse a part that counts something which the one that was given its state does not know.
+
+    Of containers and tensors it cannot be told whether they are more than a cache; numbers and text are taken for state.
+
+    Raises:
+        JobError: it does; the message names the attribute.
+    """
+    for name, value in vars(one).items() if one is not None else ():
+        now = getattr(other, name, None)
+        if isinstance(value, Optimizer) and isinstance(now, Optimizer) and name != "optimizer":
+            _demand_nothing_else(job, value, now)
+        elif isinstance(value, bool | int | float | str) and value != now and name not in _OF_TORCH:
+            raise JobError(
+                f"{type(one).__name__} of {type(job).__name__} cannot be stopped and gone on with: it keeps {name!r} where "
+                "state_dict() and load_state_dict() do not carry it"
+            )
 
 
 class _Rehearsal:
