@@ -66,7 +66,7 @@ class Buffers:
                 self._names.append(name)
                 self._places.append((module, attribute))
                 self._kinds.append(_kind(buffer))
-        self._known = [(set(module._buffers), set(module._parameters)) for module in self._modules]
+        self._known = [_members(module) for module in self._modules]
 
     def keep(self) -> Kept:
         """To be called before a forward pass."""
@@ -214,13 +214,19 @@ class Buffers:
         return flat.view(dtype).reshape(shape) if flat.numel() else torch.zeros(shape, dtype=dtype)
 
     def _demand_the_same(self) -> None:
-        for module, (buffers, parameters) in zip(self._modules, self._known, strict=True):
-            new = sorted((module._buffers.keys() - buffers) | (module._parameters.keys() - parameters))
+        for module, known in zip(self._modules, self._known, strict=True):
+            new = sorted(_members(module) - known)
             if new:
                 raise JobError(
-                    f"the forward pass gave {type(module).__name__} a new buffer or parameter, {new[0]!r}: make it in "
-                    "model(), where every function makes it alike"
+                    f"the forward pass gave {type(module).__name__} a new buffer, parameter or layer, {new[0]!r}: make it "
+                    "in model(), where every function makes it alike"
                 )
+
+
+def _members(module: nn.Module) -> set[str]:
+    """Names of what the module's state is made of, without what is None."""
+    parts = (module._buffers, module._parameters, module._modules)
+    return {name for part in parts for name, value in part.items() if value is not None}
 
 
 def _kind(buffer: Tensor) -> Kind:
