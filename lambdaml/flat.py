@@ -47,6 +47,8 @@ class FlatGradient:
         self._odd: list[tuple[Tensor, Tensor]] = []  # the latter, each with its view
         self._reached: set[int] = set()
         self._versions: list[int] = []
+        self._bits: list[int] | None = None  # of each parameter before the first forward pass
+        self._first = True
         offset = 0
         for number, parameter in enumerate(self.parameters):
             view = self.vector[offset : offset + _length(parameter)]
@@ -77,6 +79,8 @@ class FlatGradient:
             gradient.zero_()
         self._reached.clear()
         self._versions = [parameter._version for _, parameter in self._named]
+        self._bits = [_sum_of_bits(parameter) for _, parameter in self._named] if self._first else None
+        self._first = False
 
     def finish(self) -> NDArray[np.int32]:
         """To be called after the backward pass; returns the numbers of the parameters that it did not reach.
@@ -135,12 +139,14 @@ class FlatGradient:
         return ""
 
     def _demand_the_same(self) -> None:
-        for (name, parameter), trained, version in zip(self._named, self._trained, self._versions, strict=True):
+        for number, (name, parameter) in enumerate(self._named):
+            trained, version = self._trained[number], self._versions[number]
             if parameter.requires_grad != trained:
                 raise JobError(
                     f"the loss changed requires_grad of {name}: what is trained is fixed when the run begins"
                 )
-            if parameter._version != version:
+            # What is changed through `.data` has no new version. Looking at every bit is too slow to be done each time.
+            if parameter._version != version or (self._bits and self._bits[number] != _sum_of_bits(parameter)):
                 raise JobError(
                     f"computing the loss changed parameter {name}: only the run's optimizer may "
                     "(is there another optimizer, a clamp, or nn.Embedding(max_norm=...)?)"
@@ -149,6 +155,13 @@ class FlatGradient:
 
 def _length(parameter: Tensor) -> int:
     return parameter.numel() * (2 if parameter.is_complex() else 1)
+
+
+def _sum_of_bits(tensor: Tensor) -> int:
+    """A number that changes with nearly every change of the tensor's bits."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    real = _real(tensor.detach())
+    return int(real.view(whole[real.element_size()]).sum(dtype=torch.int64))
 
 
 def _real(tensor: Tensor) -> Tensor:
