@@ -98,11 +98,14 @@ class Replica:
             JobFailed: the job's own code raised.
         """
         start = self.clock()
+        if self.dataset is None:  # before streams are seeded: people draw their data from them
+            self.dataset = call(self.job.dataset)
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
-            seed_streams("update", self.settings.seed, worker, seq)
+            seed_streams("samples", self.settings.seed, worker, seq)
             batch, samples = self._batch(worker, seq)
+            seed_streams("update", self.settings.seed, worker, seq)
             loss, absent = self._backward(batch, scale)
             if scale == 1.0 or self.flat.divide(scale):
                 break
@@ -146,8 +149,6 @@ class Replica:
         return tuple(np.bincount(labels[labels >= 0]).tolist())
 
     def _batch(self, worker: int, seq: int) -> tuple[Any, int]:
-        if self.dataset is None:
-            self.dataset = call(self.job.dataset)
         indices = self.sampler.indices(worker, seq).tolist()
         batch = call(fetch, self.job, self.dataset, indices)
         if self.device.type != "cpu":
