@@ -20,12 +20,15 @@ import importlib.util
 import itertools
 import os
 import secrets
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from lambdaml.engines import Emit, Launch
 from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
@@ -98,7 +101,7 @@ class RayEngine:
 
     def run(self, launch: Launch, emit: Emit) -> None:
         try:
-            crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec))
+            crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec, launch.store.url))
             try:
                 supervise(crew, launch.functions, emit)
             finally:
@@ -266,8 +269,10 @@ class _Crew:
         ray.kill(self._desk)
 
 
-def _environment(spec: str) -> dict[str, Any]:
+def _environment(spec: str, store: str = "") -> dict[str, Any]:
     """Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
+
+    Runs, the store's folder and what git ignores stay behind.
 
     Raises:
         SettingsError: the folder is too large, or cannot be sent for another reason.
@@ -278,14 +283,27 @@ def _environment(spec: str) -> dict[str, Any]:
         return environment
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # a task takes only what was sent
 
+    what = {"working_dir": str(folder), "excludes": _not_sent(folder, store)}
     try:
-        sent = upload_working_dir_if_needed({"working_dir": str(folder)}, include_gitignore=True)
+        # Ray makes its archive in the working directory by default, which may be the very folder that it packs.
+        with tempfile.TemporaryDirectory() as scratch:
+            sent = upload_working_dir_if_needed(what, include_gitignore=True, scratch_dir=scratch)
     except Exception as error:
         raise SettingsError(
             f"{folder} cannot be sent to Ray's nodes: {_line_of(error)}; move the job to a folder of its own, or name "
             "what is not needed in its .rayignore"
         ) from None
     return environment | {"working_dir": sent["working_dir"]}
+
+
+def _not_sent(folder: Path, store: str) -> list[str]:
+    """Patterns, as git's, of what lies in the job's folder and is not its code."""
+    patterns = ["/runs/"]
+    if store.startswith("file://"):
+        place = Path(url2pathname(urlsplit(store).path)).resolve()
+        if place != folder and folder in place.parents:
+            patterns.append(f"/{place.relative_to(folder).as_posix()}/")
+    return patterns
 
 
 def _job_folder(spec: str) -> Path | None:
