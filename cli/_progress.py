@@ -49,6 +49,7 @@ class Picture:
     staleness: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
     pace: deque[tuple[float, int, int]] = field(default_factory=deque)
     waiting: dict[int, float] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
 
     def take(self, event: Event, now: float) -> str | None:
         """Learn from an event at `now` seconds; returns news that deserve a line of their own."""
@@ -91,6 +92,13 @@ class Picture:
         values = _format.metrics(event["metrics"])
         self.metrics = f"{values} at version {event['version']}"
         return f"version {event['version']}: {values}"
+
+    def _take_warning(self, event: Event, now: float) -> str | None:
+        text: str = event["text"]
+        if text in self.warned:
+            return None
+        self.warned.add(text)
+        return f"warning: {text}"
 
     def _take_plan(self, event: Event, now: float) -> str:
         line: str = event["line"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lambdaml.arguments import Text
 from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
 
@@ -26,7 +26,9 @@ Store = Annotated[
 Args = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="An argument of the job's constructor, in JSON or else text. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="An argument of the job's constructor, read as its annotation or default suggests. Repeatable.",
     ),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates that the data is dealt out to.")]
@@ -204,7 +206,7 @@ def train(
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["lr=0.1", "name=big"]` as keyword arguments.
+    """`["lr=0.1", "name=big"]` as keyword arguments, of which the job's parameters say what they are.
 
     Raises:
         UserError: one of them is not `KEY=VALUE`.
@@ -214,8 +216,5 @@ def parse_args(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"--set {pair}: write KEY=VALUE, for example --set lr=0.1")
-        try:
-            arguments[name] = json.loads(text)
-        except ValueError:
-            arguments[name] = text
+        arguments[name] = Text(text)
     return arguments

@@ -11,9 +11,10 @@ from typing import Any
 from lambdaml import keys
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.function import Function, Outcome
-from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.job import Job, load_job
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
+from lambdaml.source import fingerprint, split_spec
 from lambdaml.storage import Meter, Store, open_store
 from lambdaml.worlds.live import Emit, LiveWorld, OneThread
 
@@ -124,14 +125,15 @@ def load_run_job(settings: Settings) -> Job:
     spec, wanted = settings.job.spec, settings.job.fingerprint
     if not wanted:
         raise JobError(f"the run's job, {spec}, was given as an object, which stands in no file: give it again")
-    path, colon, name = spec.partition(":")
+    path, name = split_spec(spec)
     if path.endswith(".py") and not Path(path).is_file():
         tails = (Path(*Path(path).parts[first:]) for first in range(1, len(Path(path).parts)))
         found = next((tail for tail in tails if tail.is_file() and fingerprint(str(tail)) == wanted), path)
-        spec = f"{found}{colon}{name}"
+        spec = f"{found}:{name}"
     if fingerprint(spec) != wanted:
         raise JobError(
-            f"{spec} has changed since the run was started: a run keeps its code. Restore the file, or start a new run"
+            f"{spec}, or what it imports from beside it, has changed since the run was started: a run keeps its code. "
+            "Restore it, or start a new run"
         )
     return load_job(spec, settings.job.args)
 

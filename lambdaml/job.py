@@ -28,16 +28,13 @@ and what happens when one dies is not the job's business.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lambdaml.arguments import fit_arguments
 from lambdaml.errors import JobError, nearest
+from lambdaml.source import load_module, split_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,7 +111,7 @@ class Job:
 
 
 def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
-    """Import and construct the job that `spec` names.
+    """Import and construct the job that `spec` names, from its sources as they are now.
 
     Args:
         spec: `path/file.py:Name` or `package.module:Name`. The name may be a `Job` subclass, an instance, or a
@@ -122,10 +119,18 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
         args: keyword arguments for its constructor.
 
     Raises:
-        JobError: the file or name does not exist, importing it fails, or what it names is not a job.
+        JobError: the file or name does not exist, importing it fails, what it names is not a job, or does not take these
+            arguments.
     """
-    module_spec, _, name = spec.partition(":")
-    module = _import(module_spec, spec)
+    return make_job(spec, args)[0]
+
+
+def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dict[str, Any]]:
+    """As `load_job`, with the arguments as they stand in run.json: read and checked as its parameters suggest."""
+    from lambdaml.members import check_members
+
+    module_spec, name = split_spec(spec)
+    module = load_module(spec)
     found = getattr(module, name, None) if name else _only_job(module, spec)
     if found is None:
         names = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Job)]
@@ -133,64 +138,30 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
     if isinstance(found, Job):
         if args:
             raise JobError(f"{spec} is an instance and takes no arguments, but {sorted(args)} were given")
-        return found
+        return found, {}
+    if not callable(found):
+        raise JobError(f"{spec} is {type(found).__name__}, not a lambdaml.Job")
+    fitted = fit_arguments(found, args or {}, spec)
+    job = construct(found, fitted, spec)
+    check_members(job)
+    return job, fitted
+
+
+def construct(make: Any, args: Mapping[str, Any], what: str) -> Job:
+    """A job from its class, or from a function that returns one.
+
+    Raises:
+        JobError: it raised, or returned something else.
+    """
     try:
-        job = found(**dict(args or {}))
+        job = make(**args)
     except TypeError as error:
-        raise JobError(f"{spec} does not take these arguments: {error}") from error
+        raise JobError(f"{what} does not take these arguments: {error}") from error
     except (Exception, SystemExit) as error:
-        raise JobError(f"{spec} cannot be made: {type(error).__name__}: {error}") from error
+        raise JobError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(job, Job):
-        raise JobError(f"{spec} is {type(job).__name__}, not a lambdaml.Job")
+        raise JobError(f"{what} is {type(job).__name__}, not a lambdaml.Job")
     return job
-
-
-def fingerprint(spec: str) -> str:
-    """SHA-256 of the source file that `spec` names: a function refuses to work on a run of other code."""
-    module_spec = spec.partition(":")[0]
-    if module_spec.endswith(".py"):
-        path = Path(module_spec)
-    else:
-        found = _guarded(lambda: importlib.util.find_spec(module_spec), spec)
-        if found is None or found.origin is None:
-            raise JobError(f"cannot find module {module_spec!r}")
-        path = Path(found.origin)
-    if not path.is_file():
-        raise JobError(f"there is no file {path}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _import(module_spec: str, spec: str) -> Any:
-    if not module_spec.endswith(".py"):
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        return _guarded(lambda: importlib.import_module(module_spec), spec)
-    path = Path(module_spec).resolve()
-    if not path.is_file():
-        raise JobError(f"there is no file {module_spec}")
-    name = f"lambdaml_job_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module_info = importlib.util.spec_from_file_location(name, path)
-    assert module_info is not None and module_info.loader is not None
-    module = importlib.util.module_from_spec(module_info)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    loader = module_info.loader
-    try:
-        _guarded(lambda: loader.exec_module(module), spec)
-    except JobError:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _guarded(load: Any, spec: str) -> Any:
-    try:
-        return load()
-    except (Exception, SystemExit) as error:
-        raise JobError(f"cannot import {spec}: {type(error).__name__}: {error}") from error
 
 
 def _only_job(module: Any, spec: str) -> Any:

@@ -16,18 +16,21 @@ from typing import Any
 
 from lambdaml import keys
 from lambdaml.accounts import Accounts
+from lambdaml.arguments import fit_arguments
 from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, JobFailed, RunExists, RunFailed, SettingsError
 from lambdaml.evaluation import Evaluator, evaluate, request_stop
-from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.job import Job, construct, make_job
+from lambdaml.members import check_members, warnings_of
 from lambdaml.origin import find_origin, go_on_from
 from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings, reached
+from lambdaml.source import fingerprint, loading, split_spec
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.probe import check
@@ -134,17 +137,21 @@ def train(
         JobFailed: the job's own code raised.
         RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
     """
-    if FUNCTION in os.environ:
-        raise JobError("a function imported a script that trains: put the call under if __name__ == '__main__':")
+    if FUNCTION in os.environ or loading():
+        raise JobError(
+            "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
+        )
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
     if functions is not None and functions < 1:
         raise SettingsError(f"functions: must be 1 or more (it is {functions})")
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     accounts = Accounts(opened)
-    chosen = _engine(engine, engine_options, opened, is_object=isinstance(job, Job))
+    chosen = _engine(engine, engine_options, opened, is_object=not _stands_in_a_file(job))
     try:
         job_settings, instance = resolve_job(job, dict(args or {}), as_object=chosen.takes_objects)
+        for text in warnings_of(instance):
+            on_event({"event": "warning", "text": text})
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
@@ -231,7 +238,8 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
 
 def free_place(spec: str, folder: str = "runs") -> str:
     """The next free `runs/<job>-<n>`, as a `file://` URL."""
-    name = spec.rpartition(":")[2].rpartition("/")[2].removesuffix(".py").lower()
+    path, name = split_spec(spec)
+    name = (name or os.path.basename(path).removesuffix(".py")).lower()
     number = 1
     while os.path.exists(os.path.join(folder, f"{name}-{number}")):
         number += 1
@@ -244,29 +252,40 @@ def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: boo
     Args:
         as_object: whether it will do that the job exists as an object, as a class of a notebook, that no file holds.
     """
-    if isinstance(job, str):
-        instance = load_job(job, args)
-        if ":" not in job:
-            job = f"{job}:{type(instance).__name__}"
-        return JobSettings(spec=_absolute(job), args=args, fingerprint=fingerprint(job)), instance
-    if isinstance(job, Job):
-        return JobSettings(spec=type(job).__name__, args=args), job
-    try:
-        spec = f"{inspect.getfile(job)}:{job.__qualname__}"
-        settings = JobSettings(spec=spec, args=args, fingerprint=fingerprint(spec))
-    except (OSError, TypeError, JobError) as error:
+    if not isinstance(job, str | Job) and not _stands_in_a_file(job):
         if not as_object:
-            raise JobError(f"{job.__name__} cannot be imported by another process: {error}") from error
-        settings = JobSettings(spec=job.__name__, args=args)
+            raise JobError(f"{job.__name__} stands in no file, so that no other process can import it")
+        fitted = fit_arguments(job, args, job.__name__)
+        instance = construct(job, fitted, job.__name__)
+        check_members(instance)
+        return JobSettings(spec=job.__name__, args=fitted), instance
+    if isinstance(job, Job):
+        check_members(job)
+        return JobSettings(spec=type(job).__name__, args=args), job
+    if not isinstance(job, str):
+        job = f"{inspect.getfile(job)}:{job.__qualname__}"
+    before = fingerprint(job)
+    instance, fitted = make_job(job, args)
+    if fingerprint(job) != before:
+        raise JobError(f"{job} was edited while it was loaded: try again")
+    if not split_spec(job)[1]:
+        job = f"{job}:{type(instance).__name__}"
+    return JobSettings(spec=_absolute(job), args=fitted, fingerprint=before), instance
+
+
+def _stands_in_a_file(job: str | type[Job] | Job) -> bool:
+    """Whether another process can import it; a class of a notebook's cell cannot be."""
+    if isinstance(job, str | Job):
+        return isinstance(job, str)
     try:
-        return settings, job(**args)
-    except TypeError as error:
-        raise JobError(f"{job.__name__} does not take these arguments: {error}") from error
+        return bool(fingerprint(f"{inspect.getfile(job)}:{job.__qualname__}"))
+    except (OSError, TypeError, JobError):
+        return False
 
 
 def _absolute(spec: str) -> str:
-    path, colon, name = spec.partition(":")
-    return f"{os.path.abspath(path)}{colon}{name}" if path.endswith(".py") else spec
+    path, name = split_spec(spec)
+    return f"{os.path.abspath(path)}:{name}" if path.endswith(".py") else spec
 
 
 def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:
@@ -279,7 +298,10 @@ def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, i
             f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
         )
     if is_object and not engine.takes_objects:
-        raise SettingsError("a job given as an instance cannot be sent to other processes: use engine='inline'")
+        raise SettingsError(
+            "a job given as an instance, or as a class that stands in no file, cannot be sent to other processes: use "
+            "engine='inline'"
+        )
     engine.start()
     return engine
 

@@ -33,6 +33,7 @@ from urllib.request import url2pathname
 from lambdaml.engines import Emit, Launch
 from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
+from lambdaml.source import split_spec
 from lambdaml.worlds.live import OneThread
 
 try:
@@ -308,7 +309,7 @@ def _not_sent(folder: Path, store: str) -> list[str]:
 
 def _job_folder(spec: str) -> Path | None:
     """The folder that holds what a job's code imports from beside it; None if it is installed, or stands in no file."""
-    module = spec.partition(":")[0]
+    module, _ = split_spec(spec)
     if module.endswith(".py"):
         return Path(module).resolve().parent
     found = importlib.util.find_spec(module.partition(".")[0])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lambdaml.errors import JobError
-from lambdaml.job import Job, fingerprint, load_job
+from lambdaml.job import Job, load_job
+from lambdaml.source import fingerprint, sources
 
 ONE = """
 import lambdaml
@@ -141,3 +142,68 @@ def test_the_fingerprint_of_what_does_not_exist_is_refused(folder: Path) -> None
     for spec in ("none.py:Mine", "nowhere:Mine", "nowhere.at.all:Mine"):
         with pytest.raises(JobError):
             fingerprint(spec)
+
+
+HELPED = "import lambdaml\nfrom helper import value\nclass Mine(lambdaml.Job):\n    lr = value\n"
+
+
+def test_a_file_that_was_edited_is_loaded_anew_be_it_within_the_same_second(folder: Path) -> None:
+    for value in (1, 2, 3):
+        (folder / "mine.py").write_text(f"import lambdaml\nclass Mine(lambdaml.Job):\n    lr = {value}\n")
+        assert lr(load_job("mine.py:Mine")) == value
+
+
+def test_a_module_beside_the_file_that_was_edited_is_loaded_anew_and_changes_the_fingerprint(folder: Path) -> None:
+    (folder / "mine.py").write_text(HELPED)
+    seen = set()
+    for value in (1, 2, 3):
+        (folder / "helper.py").write_text(f"value = {value}\n")
+        assert lr(load_job("mine.py:Mine")) == value
+        seen.add(fingerprint("mine.py:Mine"))
+    assert len(seen) == 3
+
+
+def test_each_project_gets_its_own_helper(folder: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        (folder / name).mkdir()
+        (folder / name / "job.py").write_text(HELPED)
+        (folder / name / "helper.py").write_text(f"value = {number}\n")
+    for _ in range(2):
+        assert [lr(load_job(f"{name}/job.py:Mine")) for name in ("a", "b")] == [0, 1]
+
+
+def test_what_is_hashed_is_the_file_and_all_below_its_folder_that_it_imports(folder: Path) -> None:
+    (folder / "pkg" / "deep").mkdir(parents=True)
+    texts = {
+        "mine.py": "import pkg.deep.one\ndef later():\n    from other import x\nimport json, torch\n",
+        "pkg/__init__.py": "",
+        "pkg/deep/__init__.py": "from . import two\n",
+        "pkg/deep/one.py": "from ..three import x\n",
+        "pkg/deep/two.py": "",
+        "pkg/three.py": "x = 1\n",
+        "other.py": "x = 1\n",
+        "unused.py": "",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    assert set(sources("mine.py:Mine")) == set(texts) - {"unused.py"}
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_folder_lies(folder: Path) -> None:
+    for name in ("a", "deeper/b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "job.py").write_text(HELPED)
+        (folder / name / "helper.py").write_text("value = 1\n")
+    assert fingerprint("a/job.py") == fingerprint("deeper/b/job.py")
+
+
+def test_a_path_may_hold_colons(folder: Path) -> None:
+    (folder / "12:30").mkdir()
+    (folder / "12:30" / "mine.py").write_text(ONE)
+    assert lr(load_job("12:30/mine.py:Mine")) == lr(load_job("12:30/mine.py")) == 0.1
+
+
+def test_a_script_that_trains_when_it_is_imported_is_refused(folder: Path) -> None:
+    (folder / "mine.py").write_text(ONE + "lambdaml.train('mine.py:Mine', 'memory://x')\n")
+    with pytest.raises(JobError, match="__main__"):
+        load_job("mine.py:Mine")

@@ -1,0 +1,74 @@
+"""What a job's class defines: values that make no sense are refused, and what nobody will read is told of."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from lambdaml.errors import JobError, nearest
+from lambdaml.job import Job
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "autocast": (None, "bfloat16", "float16"),
+    "scheduler_interval": ("step", "epoch"),
+}
+
+_ELSEWHERE = {
+    "sampler": "samples are dealt to the workers at random, each once an epoch: weight or repeat them in dataset()",
+    "batch_sampler": "batches are dealt from the data set at random: set batch_size",
+    "shuffle": "samples are always shuffled anew each epoch",
+    "drop_last": "an epoch's share is cut into equal batches, so that none need be dropped",
+    "num_workers": "samples are fetched in the function's compute thread: cache what is expensive in dataset()",
+    "collate_fn": "write collate(samples)",
+    "train_dataloader": "write dataset() and set batch_size",
+    "val_dataloader": "load validation data in evaluate(model)",
+    "val_dataset": "load validation data in evaluate(model)",
+    "training_step": "write loss(model, batch)",
+    "compute_loss": "write loss(model, batch)",
+    "validation_step": "write evaluate(model)",
+    "compute_metrics": "write evaluate(model)",
+    "configure_optimizers": "write optimizer(model), and scheduler(optimizer)",
+    "configure_model": "write model()",
+    "gradient_clip_val": "set clip_norm",
+    "max_grad_norm": "set clip_norm",
+    "precision": "set autocast = 'bfloat16' or 'float16'",
+    "max_epochs": "give --epochs, or train(epochs=...)",
+    "on_train_epoch_end": "a job has no hooks: take events with train(on_event=...)",
+    "accumulate_grad_batches": "use more workers, or a larger batch_size",
+    "callbacks": "a job has no hooks: take events with train(on_event=...)",
+}
+"""Members that people expect from Lightning, a Trainer or a DataLoader, and what to do instead."""
+
+
+def check_members(job: Job) -> None:
+    """Refuse values of the job's attributes that make no sense.
+
+    Raises:
+        JobError: the message names the attribute.
+    """
+    name = type(job).__name__
+    norm = job.clip_norm
+    number = isinstance(norm, int | float) and not isinstance(norm, bool)
+    if norm is not None and not (number and 0 < norm < math.inf):
+        raise JobError(f"{name}.clip_norm must be a number above 0 or None, not {norm!r}")
+    for attribute, choices in _CHOICES.items():
+        value = getattr(job, attribute)
+        if value not in choices:
+            hint = nearest(str(value), [choice for choice in choices if choice])
+            raise JobError(f"{name}.{attribute} cannot be {value!r}{hint}")
+
+
+def warnings_of(job: Job) -> Iterator[str]:
+    """A line for each member of the job that nobody will read although its name says that somebody should."""
+    members = [member for member in vars(Job) if not member.startswith("_")]
+    own = {*vars(job)} | {member for kind in type(job).__mro__ if issubclass(kind, Job) for member in vars(kind)}
+    asked = inspect.signature(type(job)).parameters  # what a job takes is its own to use
+    for member in sorted(own - {*members, *asked}):
+        name = f"{type(job).__name__}.{member}"
+        if member in _ELSEWHERE:
+            yield f"{name} is not used: {_ELSEWHERE[member]}"
+        elif not member.startswith("_") and (close := difflib.get_close_matches(member, members, n=1, cutoff=0.85)):
+            yield f"{name} is not used: do you mean {close[0]}?"
