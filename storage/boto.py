@@ -14,8 +14,9 @@ from typing import Any
 from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, flat
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
+from lambdaml.storage.profile import HOW, boto_session, plain_session
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, boto_session
+from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place
 
 CONNECTIONS = 32
 
@@ -153,7 +154,7 @@ class BotoStore(Backend):
             boto.SSOError,
             boto.TokenRetrievalError,
         ) as error:
-            raise AccessDenied(f"{what}: cannot get AWS credentials ({type(error).__name__})") from error
+            raise AccessDenied(f"{what}: cannot get AWS credentials ({type(error).__name__}); {HOW}") from error
         except boto.BotoCoreError as error:
             raise StoreError(f"{what}: {type(error).__name__}") from error
 
@@ -175,21 +176,21 @@ class BotoStore(Backend):
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             s3={"addressing_style": "path" if foreign else "auto"},
+            ignore_configured_endpoint_urls=True,  # they are in `place.endpoint`, if they count
+            proxies={} if self.place.local else None,  # None: those of the environment
         )
+        place = {"endpoint_url": self.place.endpoint, "region_name": self.place.region or "us-east-1", "config": config}
         keys = self.place.keys()
         if keys is None:
             session, _ = boto_session()
-            region = self.place.region or session.region_name or "us-east-1"
-            return session.client("s3", endpoint_url=self.place.endpoint, region_name=region, config=config)
+            return session.client("s3", **place)
         with _sessions_lock:
             return _plain_session().client(
                 "s3",
-                endpoint_url=self.place.endpoint,
-                region_name=self.place.region or "us-east-1",
-                config=config,
                 aws_access_key_id=keys.access,
                 aws_secret_access_key=keys.secret,
                 aws_session_token=keys.token,
+                **place,
             )
 
     def _name(self, key: str) -> str:
@@ -211,7 +212,7 @@ class _OutOfRange(Exception):
 @functools.cache
 def _plain_session() -> Any:
     """One for the process: a session reads megabytes of service descriptions, and is not for threads."""
-    return import_module("boto3").Session()
+    return plain_session()
 
 
 def _body(data: Data) -> bytes | bytearray:

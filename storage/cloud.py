@@ -6,6 +6,7 @@ one call. Its asynchronous calls are not used: they can abort the interpreter at
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 
 from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, SMALL_BYTES, Backend, Page, batches, check_key, check_prefix, flat, is_key
+from lambdaml.storage.connect import connect_azure, connect_google, connect_s3, endpoint_of
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, boto_session, split_bucket
+from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, split_bucket
 from lambdaml.storage.url import StoreURL
 
 T = TypeVar("T")
@@ -35,18 +37,17 @@ _runtime_pid: int | None = None
 
 
 def open_backend(url: StoreURL) -> CloudStore:
-    """`gs://bucket/prefix` and `az://container/prefix`; `s3://` is read by `lambdaml.storage.s3`.
+    """`gs://bucket/prefix?endpoint=` and `az://container/prefix?endpoint=`; `lambdaml.storage.s3` reads `s3://`.
 
-    Credentials as obstore finds them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, ...
+    Credentials as obstore finds them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, ...; see
+    `lambdaml.storage.connect` for servers on this machine.
     """
     bucket, prefix = split_bucket(url)
-
-    def connect(**options: Any) -> Any:
-        from obstore.store import from_url
-
-        return from_url(f"{url.scheme}://{bucket}", **options)
-
-    return CloudStore(f"{url.scheme}://{bucket}", prefix, str(url), connect)
+    endpoint = endpoint_of(url)
+    connect = functools.partial(connect_google if url.scheme == "gs" else connect_azure, bucket, endpoint)
+    location = f"{bucket}/{prefix}".rstrip("/")
+    own_url = str(StoreURL(url.scheme, location).adding(endpoint=endpoint))
+    return CloudStore(f"{url.scheme}://{bucket}", prefix, own_url, connect)
 
 
 class CloudStore(Backend):
@@ -89,12 +90,8 @@ class CloudStore(Backend):
     @classmethod
     def s3(cls, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> CloudStore:
         """A bucket of S3, or of a server that speaks its protocol."""
-        sorts = place.sorted
-
-        def connect(**options: Any) -> Any:
-            return _connect_s3(place, **options)
-
-        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, sorts)
+        connect = functools.partial(connect_s3, place)
+        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted)
 
     def get(self, key: str) -> Bytes | None:
         import obstore
@@ -258,7 +255,12 @@ class CloudStore(Backend):
         }
         if not steps:
             options["read_timeout"] = timedelta(seconds=self._timeout_s)
-        return self._connect(client_options=options, retry_config={"max_retries": 0})
+        from obstore.exceptions import BaseError
+
+        try:
+            return self._connect(client_options=options, retry_config={"max_retries": 0})
+        except BaseError as error:
+            raise self._error(f"open {self.bucket}", "open", str(error)) from None
 
     def close(self) -> None:
         with self._lock:
@@ -266,35 +268,6 @@ class CloudStore(Backend):
 
     def _name(self, key: str) -> str:
         return f"{self.bucket}/{self._base}{key}"
-
-
-def _connect_s3(place: S3Place, client_options: dict[str, Any], retry_config: Any) -> Any:
-    from obstore.store import S3Store
-
-    config: dict[str, Any] = {"region": place.region or "us-east-1"}
-    keys = place.keys()
-    provider = None
-    if keys is None:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-
-        session, _ = boto_session()
-        provider = Boto3CredentialProvider(session)
-        config["region"] = place.region or session.region_name or "us-east-1"
-    else:
-        config |= {"access_key_id": keys.access, "secret_access_key": keys.secret}
-        if keys.token:
-            config["session_token"] = keys.token
-    if place.endpoint is not None:
-        config["endpoint"] = place.endpoint
-        client_options = {**client_options, "allow_http": place.endpoint.startswith("http://")}
-    store: Any = S3Store
-    return store(
-        place.bucket,
-        config=config,
-        client_options=client_options,
-        retry_config=retry_config,
-        credential_provider=provider,
-    )
 
 
 class _OutOfRange(Exception):

@@ -13,14 +13,14 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
 from lambdaml.storage.backend import Layer, Op
 from lambdaml.storage.errors import StoreError
+from lambdaml.storage.s3 import MADE_UP, split_bucket
 from lambdaml.storage.s3 import open_backend as open_s3
-from lambdaml.storage.s3 import split_bucket
 from lambdaml.storage.url import StoreURL
 
 T = TypeVar("T")
@@ -51,6 +51,7 @@ class MotoStore(Layer):
         self._owner = os.getpid()
         self._server = subprocess.Popen(
             [sys.executable, "-P", "-m", "lambdaml.storage.moto", bucket],
+            env=_untouched(os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -58,8 +59,10 @@ class MotoStore(Layer):
         atexit.register(self.close)
         try:
             endpoint = f"http://127.0.0.1:{self._port()}"
-            super().__init__(open_s3(StoreURL("s3", url.location, url.params).adding(endpoint=endpoint, region=REGION)))
+            place = StoreURL("s3", url.location, url.params).adding(endpoint=endpoint, region=REGION, keys=MADE_UP)
+            super().__init__(open_s3(place))
         except BaseException:
+            atexit.unregister(self.close)
             self._stop()
             raise
         self.ephemeral = True
@@ -89,6 +92,17 @@ class MotoStore(Layer):
         if not line:
             raise StoreError("the moto server did not start; try `python -m moto.server` to see why")
         return int(line)
+
+
+def _untouched(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without AWS settings and proxies: the server talks to nobody but this machine."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("AWS_") and not name.lower().endswith("_proxy")
+    }
+    nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return {**kept, **nothing, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def serve(bucket: str) -> None:

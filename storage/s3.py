@@ -1,22 +1,21 @@
-"""S3 URLs: `s3://bucket/prefix?endpoint=&region=&client=`, and where credentials come from. No client stands here.
+"""S3 URLs: `s3://bucket/prefix?endpoint=&region=&client=&keys=`, and where credentials come from. No client stands here.
 
-Endpoint: the parameter, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else AWS.
+Endpoint: the parameter, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else the AWS profile's, else AWS.
 Region: the parameter, else AWS_REGION, else AWS_DEFAULT_REGION, else that of the AWS profile, else us-east-1.
-Credentials: AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); else, for a server on this machine,
-fixed dummies; else whatever boto3 finds (profile, single sign-on, web identity, container, instance).
+Credentials: AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); else, for a server on this machine
+and without a profile that says where to get some, made-up ones; else whatever boto3 finds (profile, single sign-on, web
+identity, container, instance). `keys=made-up` means made-up ones in any case, and that no AWS setting counts.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import urllib.parse
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any
 
+from lambdaml.storage import profile
 from lambdaml.storage.backend import Backend
-from lambdaml.storage.errors import AccessDenied, BadStoreURL
+from lambdaml.storage.endpoint import clean_endpoint, is_local
+from lambdaml.storage.errors import BadStoreURL
 from lambdaml.storage.url import StoreURL, nearest
 
 CONNECT_TIMEOUT_S = 5.0
@@ -24,6 +23,9 @@ ANSWER_TIMEOUT_S = 20.0
 """The longest silence of a server, and the time for up to 64 MB of upload."""
 
 CLIENTS = ("obstore", "boto3")
+
+MADE_UP = "made-up"
+"""The value of `?keys=`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +39,36 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class S3Place:
-    """A prefix of a bucket, and how to reach it. `endpoint` None means AWS, `region` None means not said yet."""
+    """A prefix of a bucket, and how to reach it.
+
+    Attributes:
+        endpoint: of the server; None means AWS.
+        region: signed into each request; None means us-east-1.
+        made_up: whether requests are signed with a made-up key, and no AWS setting of the user counts.
+    """
 
     bucket: str
     prefix: str
     endpoint: str | None = None
     region: str | None = None
+    made_up: bool = False
 
     @classmethod
     def parse(cls, url: StoreURL) -> S3Place:
-        """Completes the URL from the environment. Raises BadStoreURL."""
-        env = os.environ.get
+        """Completes the URL from the environment and the AWS profile, unless it says all. Raises BadStoreURL."""
         bucket, prefix = split_bucket(url)
-        endpoint = url.params.get("endpoint") or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL") or None
+        endpoint, region = url.params.get("endpoint"), url.params.get("region")
+        made_up = "keys" in url.params
+        if not made_up:
+            if profile.is_chosen():
+                profile.profile()
+            endpoint = endpoint or profile.configured_endpoint()
+            region = region or profile.configured_region()
         if endpoint is not None:
-            parts = urllib.parse.urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise BadStoreURL(
-                    f"endpoint {parts.scheme}://{parts.hostname or ''} must begin with http:// or https://"
-                )
-            if parts.username or parts.password:
-                raise BadStoreURL("an endpoint must not contain credentials: set AWS_ACCESS_KEY_ID and the like")
-        region = url.params.get("region") or env("AWS_REGION") or env("AWS_DEFAULT_REGION") or None
-        return cls(bucket, prefix, endpoint.rstrip("/") if endpoint else None, region)
+            endpoint = clean_endpoint(endpoint, "set AWS_ACCESS_KEY_ID and the like")
+        if made_up and (url.params["keys"] != MADE_UP or not is_local(endpoint)):
+            raise BadStoreURL(f"keys can only be {MADE_UP!r}, and only with the endpoint of a server on this machine")
+        return cls(bucket, prefix, endpoint, region, made_up)
 
     @property
     def sorted(self) -> bool:
@@ -68,26 +77,27 @@ class S3Place:
 
     @property
     def local(self) -> bool:
-        """Whether the endpoint is on this machine, so that dummy credentials will do."""
-        host = urllib.parse.urlsplit(self.endpoint or "").hostname or ""
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        """Whether the server is on this machine."""
+        return is_local(self.endpoint)
 
     def url(self, client: str | None = None) -> str:
         """Opens the same place in another process."""
         location = f"{self.bucket}/{self.prefix}".rstrip("/")
-        return str(StoreURL("s3", location).adding(endpoint=self.endpoint, region=self.region, client=client))
+        keys = MADE_UP if self.made_up else None
+        return str(
+            StoreURL("s3", location).adding(endpoint=self.endpoint, region=self.region, client=client, keys=keys)
+        )
 
     def keys(self) -> Keys | None:
-        """Credentials from the environment, or dummies for a local server, or None: ask boto3."""
-        access, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-        if access and secret:
-            return Keys(access, secret, os.environ.get("AWS_SESSION_TOKEN") or None)
-        return Keys("moto", "moto") if self.local else None
+        """Credentials from the environment, or made-up ones for a local server, or None: ask boto3."""
+        env = os.environ.get
+        if not self.made_up:
+            access, secret = env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")
+            if access and secret:
+                return Keys(access, secret, env("AWS_SECURITY_TOKEN") or env("AWS_SESSION_TOKEN") or None)
+            if access or secret or not self.local or profile.has_credentials():
+                return None
+        return Keys("moto", "moto")
 
 
 def open_backend(url: StoreURL) -> Backend:
@@ -106,34 +116,13 @@ def open_backend(url: StoreURL) -> Backend:
 
 
 def split_bucket(url: StoreURL) -> tuple[str, str]:
-    """`bucket/some/prefix` in its two parts. Raises BadStoreURL."""
+    """`bucket/some/prefix` in its two parts. Raises BadStoreURL, which repeats nothing that may be a secret."""
     bucket, _, prefix = url.location.partition("/")
     prefix = prefix.strip("/")
-    if not bucket or "@" in bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
-        raise BadStoreURL(f"cannot read {url.scheme}://{url.location.rpartition('@')[2]}: write bucket/prefix")
+    if ":" in bucket or "@" in bucket:
+        raise BadStoreURL(f"a {url.scheme}:// URL must not contain credentials: they come from the environment")
+    if not bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
+        raise BadStoreURL(f"cannot read {url.scheme}://{url.location}: write bucket/prefix")
     if not 3 <= len(bucket) <= 63:
         raise BadStoreURL(f"{bucket!r} cannot be a bucket's name: those have 3 to 63 characters")
     return bucket, prefix
-
-
-def boto_session() -> tuple[Any, Any]:
-    """A boto3 session and its credentials.
-
-    Bounded in time: without any credentials the machine's metadata service is asked once, for one second.
-
-    Raises:
-        AccessDenied: boto3 finds none, or cannot read the profile.
-    """
-    boto3: Any = import_module("boto3")
-    errors: Any = import_module("botocore.exceptions")
-    try:
-        session = boto3.Session()
-        credentials = session.get_credentials()
-    except errors.BotoCoreError as error:
-        raise AccessDenied(f"cannot get AWS credentials ({type(error).__name__}); {_HOW}") from None
-    if credentials is None:
-        raise AccessDenied(f"no AWS credentials found; {_HOW}")
-    return session, credentials
-
-
-_HOW = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`"

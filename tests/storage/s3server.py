@@ -39,7 +39,10 @@ PAGE = 1000
 
 
 class S3Server:
-    """`with S3Server() as server: open_store(server.url)`; one bucket named `bucket`, at 127.0.0.1, any credentials."""
+    """`with S3Server() as server: open_store(server.url)`; one bucket named `bucket`, at 127.0.0.1, any credentials.
+
+    `headers` are those of the last request, by their names in lower case.
+    """
 
     def __init__(self, *, honours_create_only: bool = True, page: int = PAGE) -> None:
         self.objects: dict[str, tuple[bytes, float]] = {}
@@ -47,6 +50,7 @@ class S3Server:
         self.page = page
         self.requests: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
+        self.headers: dict[str, str] = {}
         self._counting = threading.Lock()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.released = threading.Event()
@@ -108,6 +112,7 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             server.count(self.command, self.path, "If-None-Match" in self.headers)
+            server.headers = {name.lower(): value for name, value in self.headers.items()}
             fault = server.next_fault(self.command)
             if fault is None:
                 return self._act(body)

@@ -1,0 +1,147 @@
+"""How obstore is connected to S3, Google Cloud Storage and Azure: everything is said, nothing left to be found.
+
+obstore reads the environment by itself, and not as the clouds' own libraries do: `AWS_ENDPOINT_URL_S3` beats the
+`endpoint` it is given, and `AWS_ENDPOINT`, `AWS_SESSION_TOKEN`, `AWS_S3_EXPRESS`, `AWS_SKIP_SIGNATURE` and some twenty
+others count, whatever else is said. So that the data go where the store's URL says, each of these is given a value here.
+Left alone are those that say how an object is kept: `AWS_SERVER_SIDE_ENCRYPTION`, `AWS_SSE_...` and
+`AWS_CHECKSUM_ALGORITHM`.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+from lambdaml.storage.endpoint import clean_endpoint, host_of, is_local
+from lambdaml.storage.profile import boto_session
+from lambdaml.storage.s3 import Keys, S3Place
+from lambdaml.storage.url import StoreURL
+
+Options = dict[str, Any]
+
+AZURITE = "http://127.0.0.1:10000"
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Where Azure's emulator listens, and the account that everybody knows:
+https://learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
+
+
+def connect_s3(place: S3Place, client_options: Options, **options: Any) -> Any:
+    """An obstore store of the bucket. Raises AccessDenied where there are no credentials."""
+    from obstore.store import S3Store
+
+    region = place.region or "us-east-1"
+    express = place.endpoint is None and not place.sorted
+    config: Options = {
+        "region": region,
+        "aws_endpoint_url_s3": place.endpoint or _aws(place.bucket, region, express),
+        "virtual_hosted_style_request": express,
+        "s3_express": express,
+        "skip_signature": False,
+        "unsigned_payload": False,
+        "conditional_put": "etag",
+        "request_payer": False,
+    }
+    store: Any = S3Store
+    return store(
+        place.bucket,
+        config=config,
+        client_options=_straight(client_options, place.endpoint),
+        credential_provider=_provider(place.keys()),
+        **options,
+    )
+
+
+def endpoint_of(url: StoreURL) -> str | None:
+    """The endpoint of a `gs://` or `az://` URL: its own, else that of the environment. None means the cloud itself.
+
+    Raises:
+        BadStoreURL: it is no endpoint.
+    """
+    found = url.params.get("endpoint") or (_google_endpoint() if url.scheme == "gs" else _azure_endpoint())
+    where = "set GOOGLE_APPLICATION_CREDENTIALS" if url.scheme == "gs" else "set AZURE_STORAGE_ACCOUNT_KEY and the like"
+    return None if found is None else clean_endpoint(found, where)
+
+
+def connect_google(bucket: str, endpoint: str | None, client_options: Options, **options: Any) -> Any:
+    """An obstore store of the bucket. A server on this machine gets requests without credentials."""
+    from obstore.store import GCSStore
+
+    config: Options = {} if endpoint is None else {"base_url": endpoint}
+    if is_local(endpoint):
+        config |= {"skip_signature": True, "bearer_token": "none"}
+    store: Any = GCSStore
+    return store(bucket, config=config, client_options=_straight(client_options, endpoint), **options)
+
+
+def connect_azure(container: str, endpoint: str | None, client_options: Options, **options: Any) -> Any:
+    """An obstore store of the container.
+
+    A server on this machine that names an account in its path, as Azurite does, is shown the key that everybody knows,
+    unless the environment has credentials for this account.
+    """
+    from obstore.store import AzureStore
+
+    config: Options = {"use_emulator": False}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+        account = urllib.parse.urlsplit(endpoint).path.strip("/")
+        if is_local(endpoint) and account != os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+            known = {"account_key": AZURITE_KEY, "credential_type": "access_key", "skip_signature": False}
+            config |= {"account_name": account or AZURITE_ACCOUNT, **known}
+    store: Any = AzureStore
+    return store(container, config=config, client_options=_straight(client_options, endpoint), **options)
+
+
+def _straight(client_options: Options, endpoint: str | None) -> Options:
+    """With plain HTTP where the endpoint says so, and without a proxy to this machine.
+
+    obstore can only be told of hosts that need no proxy together with a proxy; the one named here is never asked.
+    """
+    if endpoint is None:
+        return client_options
+    options = {**client_options, "allow_http": endpoint.startswith("http://")}
+    if is_local(endpoint):
+        options |= {"proxy_url": "http://127.0.0.1:9", "proxy_excludes": host_of(endpoint)}
+    return options
+
+
+def _aws(bucket: str, region: str, express: bool) -> str:
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    if express:
+        zone = bucket.removesuffix("--x-s3").rpartition("--")[2]
+        return f"https://{bucket}.s3express-{zone}.{region}.{suffix}"
+    return f"https://s3.{region}.{suffix}"
+
+
+def _provider(keys: Keys | None) -> Callable[[], Options]:
+    if keys is None:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        session, _ = boto_session()
+        provider: Any = Boto3CredentialProvider(session)
+        return provider  # type: ignore[no-any-return]
+    found = {
+        "access_key_id": keys.access,
+        "secret_access_key": keys.secret,
+        "token": keys.token,
+        "expires_at": None,
+    }
+    return lambda: found
+
+
+def _google_endpoint() -> str | None:
+    found = os.environ.get("GOOGLE_BASE_URL") or os.environ.get("STORAGE_EMULATOR_HOST") or None
+    return found if found is None or "://" in found else f"http://{found}"
+
+
+def _azure_endpoint() -> str | None:
+    env = os.environ.get
+    if found := env("AZURE_STORAGE_ENDPOINT") or env("AZURE_ENDPOINT"):
+        return found
+    if (env("AZURE_STORAGE_USE_EMULATOR") or "").lower() not in ("1", "true", "on", "yes", "y"):
+        return None
+    server = (env("AZURITE_BLOB_STORAGE_URL") or AZURITE).rstrip("/")
+    return f"{server}/{env('AZURE_STORAGE_ACCOUNT_NAME') or AZURITE_ACCOUNT}"
