@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable, Throttled
 
-_DENIED = frozenset(
-    {
-        "AccessDenied",
-        "AuthorizationHeaderMalformed",
-        "ExpiredToken",
-        "InvalidAccessKeyId",
-        "InvalidBucketName",
-        "InvalidToken",
-        "NoSuchBucket",
-        "PermanentRedirect",
-        "SignatureDoesNotMatch",
-    }
-)
+_DENIED = frozenset({"AccessDenied", "AuthorizationFailure", "AuthorizationPermissionMismatch", "InvalidBucketName"})
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to a key that this store knows"
+_EXPIRED = "the session token has expired; get new credentials (`aws sso login`, or AWS_SESSION_TOKEN anew) and resume"
+_DISABLED = "the account is disabled or not signed up; ask whoever pays for it"
+_AZURE = "the key, token or this machine's clock is wrong; set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+_TO_DO = {
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "RequestExpired": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "InvalidToken": "the session token is not one of this access key's; unset AWS_SESSION_TOKEN, or set all three anew",
+    "RequestTimeTooSkewed": "this machine's clock and the store's differ by more than 15 minutes; set this machine's clock",
+    "InvalidAccessKeyId": f"the store does not know the access key (mistyped, disabled, deleted or another's); {_KEYS}",
+    "SignatureDoesNotMatch": f"the secret key is not that of the access key; {_KEYS}",
+    "AuthorizationHeaderMalformed": "the region or the access key is wrong; set AWS_REGION or ?region=, and the keys",
+    "AccountProblem": _DISABLED,
+    "AllAccessDisabled": _DISABLED,
+    "NotSignedUp": _DISABLED,
+    "AccountIsDisabled": _DISABLED,
+    "UserDisabled": _DISABLED,
+    "AuthenticationFailed": _AZURE,
+    "InvalidAuthenticationInfo": _AZURE,
+    "NoAuthenticationInformation": _AZURE,
+    "KeyBasedAuthenticationNotPermitted": "the account refuses keys; use a token (AZURE_STORAGE_TOKEN, or a client's)",
+}
+"""What to do about an answer by which the store knows us not, by its code."""
+
 _BUSY = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"})
 
 
@@ -33,15 +48,21 @@ def store_error(what: str, status: int | None, code: str | None) -> StoreError:
         return Throttled(f"{what}: the store asks to slow down ({said})")
     if status == 408 or code == "RequestTimeout":
         return StoreTimeout(f"{what}: no answer in time ({said})")
+    if status == 501 or code == "NotImplemented":
+        return StoreError(f"{what}: the store cannot do this ({said})")
+    if code in _TO_DO:
+        return AccessDenied(f"{what}: {_TO_DO[code]} ({said})")
     if status is None or status >= 500 or status == 409 or code == "OperationAborted":
         return StoreUnavailable(f"{what}: {said}")
-    if code == "NoSuchBucket":
+    if code in _NO_BUCKET:
         return AccessDenied(f"{what}: no such bucket; create it first, or correct the name")
-    if status in (301, 307, 308) or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+    if status in (301, 307, 308) or code == "PermanentRedirect":
         return AccessDenied(f"{what}: the bucket is in another region ({said}); set AWS_REGION or ?region=")
     if status in (401, 403) or code in _DENIED:
         return AccessDenied(
             f"{what}: denied ({said}); the credentials need read, write, delete and list rights on the bucket "
             "(without s3:ListBucket, S3 denies reading a key that does not exist)"
         )
+    if status == 400 and code is None:  # an answer to a HEAD has no body, and so no code
+        return AccessDenied(f"{what}: refused ({said}); if the credentials are temporary, they may have expired")
     return StoreError(f"{what}: refused ({said})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,7 @@ from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, flat
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.profile import HOW, boto_session, plain_session
-from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.storage.protocol import MANY, Bytes, Data, ObjectInfo
 from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place
 
 CONNECTIONS = 32
@@ -36,6 +37,7 @@ class BotoStore(Backend):
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: Any = None
+        self._bulk_deletes = True
 
     def get(self, key: str) -> Bytes | None:
         return self._read(key)
@@ -76,10 +78,22 @@ class BotoStore(Backend):
     def delete(self, keys: Iterable[str]) -> None:
         for batch in batches(keys):
             objects = [{"Key": self._base + check_key(key)} for key in batch]
-            what = f"delete {self._name(batch[0])}"
-            answer = self._call("delete_objects", what, Delete={"Objects": objects, "Quiet": True})
-            for error in answer.get("Errors", []):
-                raise store_error(what, 500 if error["Code"] == "InternalError" else 400, error["Code"])
+            if self._bulk_deletes:
+                try:
+                    self._delete_bulk(f"delete {self._name(batch[0])}", objects)
+                    continue
+                except StoreError as error:
+                    if type(error) is not StoreError:
+                        raise
+                    self._bulk_deletes = False
+            with ThreadPoolExecutor(MANY) as pool:
+                list(pool.map(lambda key: self._ask("delete_object", key), batch))
+
+    def _delete_bulk(self, what: str, objects: list[dict[str, str]]) -> None:
+        """One request. Raises a plain StoreError, among others, where the server cannot do that."""
+        answer = self._call("delete_objects", what, Delete={"Objects": objects, "Quiet": True})
+        for error in answer.get("Errors", []):
+            raise store_error(what, 500 if error["Code"] == "InternalError" else 400, error["Code"])
 
     def close(self) -> None:
         with self._lock:
@@ -135,6 +149,7 @@ class BotoStore(Backend):
         except boto.ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             code = error.response.get("Error", {}).get("Code")
+            code = None if code == str(status) else code  # botocore's word for an answer without a body
             if status in (409, 412) and "IfNoneMatch" in options:
                 raise _Exists(what) from None
             if status == 416 and "Range" in options:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, SMALL_BYTES, Backend, Page, batches, check_key, check_prefix, flat, is_key
-from lambdaml.storage.connect import connect_azure, connect_google, connect_s3, endpoint_of
+from lambdaml.storage.connect import Options, connect_azure, connect_google, connect_s3, endpoint_of
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, split_bucket
-from lambdaml.storage.url import StoreURL
+from lambdaml.storage.url import StoreURL, masked
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ UPLOAD_STEP_BYTES = 64 * 2**20
 LONGEST_READ_S = 3600.0
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CODE = re.compile(r"(?:<Code>|\(code: )(\w+)")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 
 _runtime_pid: int | None = None
@@ -64,9 +64,11 @@ class CloudStore(Backend):
         bucket: for messages, like `s3://bucket`.
         prefix: of all keys, without slashes at its ends.
         url: opens the same store in another process.
-        connect: makes the obstore store of the whole bucket, given `client_options` and `retry_config`.
+        connect: makes the obstore store of the whole bucket, given obstore's `client_options`, and whether objects must
+            be deleted one by one.
         timeout_s: the longest silence of the server, and the time for each 64 MB of upload.
         sorts: whether the cloud lists in the order of keys and starts after a given key.
+        bulk_deletes: whether one request may delete many objects; tried until the server refuses.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class CloudStore(Backend):
         bucket: str,
         prefix: str,
         url: str,
-        connect: Callable[..., Any],
+        connect: Callable[[Options, bool], Any],
         timeout_s: float = ANSWER_TIMEOUT_S,
         sorts: bool = True,
+        bulk_deletes: bool = False,
     ) -> None:
         self.bucket = bucket
         self.url = url
@@ -85,13 +88,14 @@ class CloudStore(Backend):
         self._timeout_s = timeout_s
         self._sorts = sorts
         self._lock = threading.Lock()
-        self._clients: dict[int, Any] = {}
+        self._clients: dict[tuple[int, bool], Any] = {}
+        self._bulk_deletes = bulk_deletes
 
     @classmethod
     def s3(cls, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> CloudStore:
         """A bucket of S3, or of a server that speaks its protocol."""
         connect = functools.partial(connect_s3, place)
-        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted)
+        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted, True)
 
     def get(self, key: str) -> Bytes | None:
         import obstore
@@ -168,15 +172,28 @@ class CloudStore(Backend):
         return Page(wanted, last[skip:] if more and not passed else None)
 
     def delete(self, keys: Iterable[str]) -> None:
-        import obstore
-
         for batch in batches(keys):
             paths = [self._base + check_key(key) for key in batch]
             try:
-                self._call("delete", batch[0], lambda paths=paths: obstore.delete(self._client(), paths))  # type: ignore[misc]
-            except FileNotFoundError:  # clouds without a bulk delete stop at the first key that is not there
+                self._delete(batch[0], paths)
+            except FileNotFoundError:  # single deletes may stop at the first key that is not there
                 for path in paths:
-                    self._found("delete", path, lambda path=path: obstore.delete(self._client(), path))  # type: ignore[misc]
+                    self._found("delete", path, lambda path=path: self._delete(path, [path]))  # type: ignore[misc]
+
+    def _delete(self, key: str, paths: list[str]) -> None:
+        """In one request where the server can do that; where it refuses, one by one from then on."""
+        import obstore
+
+        if self._bulk_deletes:
+            try:
+                return self._call("delete", key, lambda: obstore.delete(self._client(), paths))
+            except FileNotFoundError:
+                self._bulk_deletes = False
+            except StoreError as error:
+                if type(error) is not StoreError:
+                    raise
+                self._bulk_deletes = False
+        return self._call("delete", key, lambda: obstore.delete(self._client(single_deletes=True), paths))
 
     def _write(self, verb: str, key: str, data: Data, mode: str) -> None:
         import obstore
@@ -195,7 +212,7 @@ class CloudStore(Backend):
         try:
             return self._call(verb, key, call)
         except FileNotFoundError as error:
-            if "<Code>NoSuchBucket</Code>" in str(error):
+            if re.search(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>", str(error)):
                 raise store_error(f"{verb} {self._name(key)}", 404, "NoSuchBucket") from None
             return None
 
@@ -218,6 +235,8 @@ class CloudStore(Backend):
             return _OutOfRange(what)
         if status is not None:
             return store_error(what, int(status), code)
+        if code is not None:  # of one key in the answer to a bulk delete
+            return store_error(what, 500 if code == "InternalError" else 400, code)
         if "redirect" in text:
             return store_error(what, 301, code)
         if kind == "Timeout":
@@ -227,9 +246,9 @@ class CloudStore(Backend):
         head = text.partition("\n")[0].strip()
         if re.search(r"credential|token request|metadata|Unauthenticated", text, re.IGNORECASE):
             return AccessDenied(f"{what}: cannot get credentials for {self.bucket}")
-        return StoreError(f"{what}: {head[:200]}")
+        return StoreError(f"{what}: {masked(head)[:200]}")
 
-    def _client(self, upload_steps: int = 0) -> Any:
+    def _client(self, upload_steps: int = 0, single_deletes: bool = False) -> Any:
         """A client for reads (0), or for uploads of so many steps of 64 MB, which get that much more time."""
         global _runtime_pid
         if _runtime_pid != os.getpid():
@@ -239,15 +258,17 @@ class CloudStore(Backend):
                     "with 'spawn', or add ?client=boto3 to an s3:// URL"
                 )
             _runtime_pid = os.getpid()
-        steps = 1 << (upload_steps - 1).bit_length() if upload_steps else 0
-        client = self._clients.get(steps)
+        kind = (1 << (upload_steps - 1).bit_length() if upload_steps else 0, single_deletes)
+        client = self._clients.get(kind)
         if client is None:
             with self._lock:
-                client = self._clients.get(steps) or self._new_client(steps)
-                self._clients[steps] = client
+                client = self._clients.get(kind) or self._new_client(*kind)
+                self._clients[kind] = client
         return client
 
-    def _new_client(self, steps: int) -> Any:
+    def _new_client(self, steps: int, single_deletes: bool) -> Any:
+        from obstore.exceptions import BaseError
+
         longest_s = self._timeout_s * steps if steps else LONGEST_READ_S
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
@@ -255,10 +276,8 @@ class CloudStore(Backend):
         }
         if not steps:
             options["read_timeout"] = timedelta(seconds=self._timeout_s)
-        from obstore.exceptions import BaseError
-
         try:
-            return self._connect(client_options=options, retry_config={"max_retries": 0})
+            return self._connect(options, single_deletes)
         except BaseError as error:
             raise self._error(f"open {self.bucket}", "open", str(error)) from None
 

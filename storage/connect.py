@@ -21,6 +21,9 @@ from lambdaml.storage.url import StoreURL
 
 Options = dict[str, Any]
 
+NO_RETRIES: Any = {"max_retries": 0}
+"""`lambdaml.storage.retry` repeats requests, so that each is counted."""
+
 AZURITE = "http://127.0.0.1:10000"
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -28,7 +31,7 @@ AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1
 https://learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
 
 
-def connect_s3(place: S3Place, client_options: Options, **options: Any) -> Any:
+def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = False) -> Any:
     """An obstore store of the bucket. Raises AccessDenied where there are no credentials."""
     from obstore.store import S3Store
 
@@ -43,14 +46,15 @@ def connect_s3(place: S3Place, client_options: Options, **options: Any) -> Any:
         "unsigned_payload": False,
         "conditional_put": "etag",
         "request_payer": False,
+        "disable_bulk_delete": single_deletes,
     }
     store: Any = S3Store
     return store(
         place.bucket,
         config=config,
         client_options=_straight(client_options, place.endpoint),
+        retry_config=NO_RETRIES,
         credential_provider=_provider(place.keys()),
-        **options,
     )
 
 
@@ -65,7 +69,7 @@ def endpoint_of(url: StoreURL) -> str | None:
     return None if found is None else clean_endpoint(found, where)
 
 
-def connect_google(bucket: str, endpoint: str | None, client_options: Options, **options: Any) -> Any:
+def connect_google(bucket: str, endpoint: str | None, client_options: Options, _: bool = False) -> Any:
     """An obstore store of the bucket. A server on this machine gets requests without credentials."""
     from obstore.store import GCSStore
 
@@ -73,10 +77,10 @@ def connect_google(bucket: str, endpoint: str | None, client_options: Options, *
     if is_local(endpoint):
         config |= {"skip_signature": True, "bearer_token": "none"}
     store: Any = GCSStore
-    return store(bucket, config=config, client_options=_straight(client_options, endpoint), **options)
+    return store(bucket, config=config, client_options=_straight(client_options, endpoint), retry_config=NO_RETRIES)
 
 
-def connect_azure(container: str, endpoint: str | None, client_options: Options, **options: Any) -> Any:
+def connect_azure(container: str, endpoint: str | None, client_options: Options, _: bool = False) -> Any:
     """An obstore store of the container.
 
     A server on this machine that names an account in its path, as Azurite does, is shown the key that everybody knows,
@@ -92,7 +96,7 @@ def connect_azure(container: str, endpoint: str | None, client_options: Options,
             known = {"account_key": AZURITE_KEY, "credential_type": "access_key", "skip_signature": False}
             config |= {"account_name": account or AZURITE_ACCOUNT, **known}
     store: Any = AzureStore
-    return store(container, config=config, client_options=_straight(client_options, endpoint), **options)
+    return store(container, config=config, client_options=_straight(client_options, endpoint), retry_config=NO_RETRIES)
 
 
 def _straight(client_options: Options, endpoint: str | None) -> Options:

@@ -25,21 +25,19 @@ class MemoryStore(Backend):
     Writing copies the bytes, so a caller may reuse its buffer; reading does not.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", objects: dict[str, tuple[bytes, float]] | None = None) -> None:
         self.name = name
         self.url = f"memory://{name}"
         self.shared = False
         self.ephemeral = True
         self.near = True
         with _stores_lock:
-            self._objects = _stores.setdefault(name, {})
+            self._objects = _stores.setdefault(name, {}) if objects is None else objects
 
     @classmethod
     def holding(cls, objects: dict[str, tuple[bytes, float]], name: str = "") -> MemoryStore:
-        """A store of these objects: bytes and time of writing by key. It is no store by name."""
-        store = cls(name)
-        store._objects = objects
-        return store
+        """A store of these objects: bytes and time of writing by key. Nobody finds it by its name."""
+        return cls(name, objects)
 
     def get(self, key: str) -> Bytes | None:
         found = self._objects.get(key)
@@ -70,7 +68,8 @@ class MemoryStore(Backend):
             self._objects.pop(key, None)
 
     def drop(self) -> None:
-        """Forget every object, and the name."""
+        """Forget every object, and the name if it is this store's."""
         with _stores_lock:
             self._objects.clear()
-            _stores.pop(self.name, None)
+            if _stores.get(self.name) is self._objects:
+                del _stores[self.name]

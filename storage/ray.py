@@ -29,7 +29,7 @@ from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, c
 from lambdaml.storage.errors import BadStoreURL, LambdaMLError, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.keyspace import KeySpace
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.url import StoreURL
+from lambdaml.storage.url import StoreURL, masked
 
 try:
     import numpy as np
@@ -92,7 +92,9 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     if "://" in wanted and (address or not ray.is_initialized()):
-        raise BadStoreURL(f"address={wanted}: a Ray Client cannot be used; write host:port, as `ray start` shows it")
+        raise BadStoreURL(
+            f"address={masked(wanted)}: a Ray Client cannot be used; write host:port, as `ray start` shows it"
+        )
     if auth not in (None, "token"):
         raise BadStoreURL(f"auth={auth}: only auth=token is known")
     with _connecting:
@@ -113,7 +115,7 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
                 )
             except (OSError, RuntimeError, ValueError, failures.RayError) as error:
                 hint = "" if auth else " (a cluster that demands a token: RAY_AUTH_MODE=token, or &auth=token)"
-                raise StoreError(f"no Ray at {wanted}: {_first_line(error)}{hint}") from error
+                raise StoreError(f"no Ray at {masked(wanted)}: {_first_line(error)}{hint}") from error
             if wanted == "local":
                 _started.append(ray.get_runtime_context().gcs_address)
         _connected[:] = [os.getpid()]

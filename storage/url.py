@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import urllib.parse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -27,15 +28,15 @@ class StoreURL:
             scheme, location = "", head
         if not location and scheme != "memory":
             raise BadStoreURL(
-                f"{text!r} names no place: write file:///path, ./path, s3://bucket/prefix, ray://name or memory://name"
+                f"{masked(text)!r} names no place: write file:///path, ./path, s3://bucket/prefix, ray://name or memory://name"
             )
         try:
             pairs = urllib.parse.parse_qsl(query, strict_parsing=True) if query else []
         except ValueError:
-            raise BadStoreURL(f"cannot read the parameters of {text!r}: write ?name=value&name=value") from None
+            raise BadStoreURL(f"cannot read the parameters of {masked(text)!r}: write ?name=value&name=value") from None
         params = dict(pairs)
         if len(params) < len(pairs):
-            raise BadStoreURL(f"a parameter stands twice in {text!r}")
+            raise BadStoreURL(f"a parameter stands twice in {masked(text)!r}")
         return cls(scheme, location, params)
 
     def adding(self, **params: str | None) -> StoreURL:
@@ -55,6 +56,11 @@ class StoreURL:
     def __str__(self) -> str:
         head = f"{self.scheme}://{self.location}" if self.scheme else self.location
         return f"{head}?{urllib.parse.urlencode(self.params, safe=':/,')}" if self.params else head
+
+
+def masked(text: str) -> str:
+    """A text with URLs in it, for messages: without passwords and without parameters."""
+    return re.sub(r"\?\S*", "?***", re.sub(r"://\S*@", "://***@", text))
 
 
 def nearest(word: str, known: Collection[str]) -> str:

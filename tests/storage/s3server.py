@@ -41,13 +41,23 @@ PAGE = 1000
 class S3Server:
     """`with S3Server() as server: open_store(server.url)`; one bucket named `bucket`, at 127.0.0.1, any credentials.
 
-    `headers` are those of the last request, by their names in lower case.
+    `headers` are those of the last request, by their names in lower case. Every request is answered with the status and
+    code of `denies`, every bulk delete with those of `refuses_bulk_deletes`.
     """
 
-    def __init__(self, *, honours_create_only: bool = True, page: int = PAGE) -> None:
+    def __init__(
+        self,
+        *,
+        honours_create_only: bool = True,
+        page: int = PAGE,
+        refuses_bulk_deletes: tuple[int, str] | None = None,
+        denies: tuple[int, str] | None = None,
+    ) -> None:
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.honours_create_only = honours_create_only
         self.page = page
+        self.refuses_bulk_deletes = refuses_bulk_deletes
+        self.denies = denies
         self.requests: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.headers: dict[str, str] = {}
@@ -106,7 +116,7 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def _error(self, status: int, code: str) -> None:
-            body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+            body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>" if code else ""
             self._answer(status, body.encode(), Content_Type="application/xml")
 
         def _serve(self) -> None:
@@ -140,6 +150,9 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
             if bucket != "bucket":
                 return self._error(404, "NoSuchBucket")
+            refusal = server.denies or (server.refuses_bulk_deletes if self.command == "POST" else None)
+            if refusal is not None:
+                return self._error(*refusal)
             if self.command == "PUT":
                 status = self._put(key, body)
                 if answer and status == 200:
