@@ -14,6 +14,9 @@ ARGS ?=
 PACKAGES := lambdaml storage cost cli
 CHECKED := $(PACKAGES) examples benchmarks tests
 EXTRAS := local report ray examples dev
+# Servers for the tests of stores that cannot be among .venv's packages: each lives in a folder of its own in .venv.
+MINISTACK := tests/storage/ministack.txt
+AZURITE := azurite@3.37.0
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --constraint constraints.txt
 # Strict: a tree of links in which every folder stands under its own name, so that type checkers see it, too.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
@@ -64,13 +67,19 @@ clean: ## Remove .venv and everything built
 
 # Dependencies, when what is asked for has changed; then the project alone, when a file came or went.
 
-$(VENV)/.dependencies: pyproject.toml constraints.txt
+$(VENV)/.dependencies: pyproject.toml constraints.txt $(MINISTACK)
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "lambdaml needs Python 3.11 or later: PYTHON=python3.12 make ..."; exit 1; }
 	@test -x $(BIN)/pip || { echo "Making $(VENV)"; $(BASE_PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing what lambdaml needs into $(VENV) (PyTorch among it: some minutes the first time)"
 	@$(BIN)/python -c "$$REQUIREMENTS" $(EXTRAS) > $@.txt
 	@$(PIP_INSTALL) --requirement $@.txt
+	@echo "Installing servers that the tests of stores run on into $(VENV)"
+	@rm -rf $(VENV)/ministack
+	@$(BIN)/python -m pip install --quiet --quiet --no-input --no-deps --target $(VENV)/ministack --requirement $(MINISTACK)
+	@if command -v npm > /dev/null; then \
+		npm install --prefix $(VENV)/azurite --silent --no-audit --no-fund --ignore-scripts $(AZURITE); \
+	else echo "There is no npm: tests of az:// will be skipped"; fi
 	@touch $@
 
 $(VENV)/.files: $(VENV)/.dependencies FORCE

@@ -63,6 +63,6 @@ def store_error(what: str, status: int | None, code: str | None) -> StoreError:
             f"{what}: denied ({said}); the credentials need read, write, delete and list rights on the bucket "
             "(without s3:ListBucket, S3 denies reading a key that does not exist)"
         )
-    if status == 400 and code is None:  # an answer to a HEAD has no body, and so no code
+    if status == 400 and code is None and what.startswith("head "):  # whose answer has no body, and so no code
         return AccessDenied(f"{what}: refused ({said}); if the credentials are temporary, they may have expired")
     return StoreError(f"{what}: refused ({said})")

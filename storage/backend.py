@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from lambdaml.storage.errors import StoreUnavailable, Throttled
+from lambdaml.storage.errors import StoreUnavailable, StoreUnfit, Throttled
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 
 BATCH = 1000
@@ -32,19 +32,19 @@ WRITES: frozenset[Op] = frozenset({"put", "create", "delete"})
 
 T = TypeVar("T")
 
-_BAD_KEY = re.compile(r"^$|^/|/$|//|(?:^|/)\.\.?(?:/|$)|^\.tmp(?:/|$)|[\x00-\x1f\x7f]")
+_BAD_KEY = re.compile(r"^$|^/|/$|//|(?:^|/)\.\.?(?:/|$)|^\.tmp(?:/|$)|[\x00-\x1f\x7f\\]")
 
 
 def check_key(key: str) -> str:
     """The key itself, if every backend can hold it.
 
     Raises:
-        ValueError: the key is empty, absolute, has an empty, `.` or `..` segment, a control character, or begins with
-            the reserved segment `.tmp`.
+        ValueError: the key is empty, absolute, has an empty, `.` or `..` segment, a control character, a backslash
+            (which Azure, for one, takes for a slash), or begins with the reserved segment `.tmp`.
     """
     if not is_key(key):
         raise ValueError(
-            f"bad key {key!r}: keys are relative, without empty, '.' or '..' segments, and never under .tmp/"
+            f"bad key {key!r}: keys are relative, without backslashes and empty, '.' or '..' segments, and never under .tmp/"
         )
     return key
 
@@ -126,6 +126,17 @@ class Backend(Store):
         while resume is not None:
             infos, resume = self.page(prefix, resume)
             yield from infos
+
+
+def check_order(infos: Sequence[ObjectInfo], after: str, place: str) -> None:
+    """Refuse a page of a list that is not in the order of keys, or begins before the key it should begin after.
+
+    Raises:
+        StoreUnfit: going on after the last key of such a page would lose objects.
+    """
+    keys = [after, *(info.key for info in infos)]
+    if any(left >= right for left, right in pairwise(keys)):
+        raise StoreUnfit(f"{place}: the server does not list in the order of keys; add sorted=no to the URL")
 
 
 class Layer(Backend):

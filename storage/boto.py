@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from lambdaml.storage.answers import store_error
-from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, flat
+from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, check_order, flat
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.profile import HOW, boto_session, plain_session
 from lambdaml.storage.protocol import MANY, Bytes, Data, ObjectInfo
@@ -73,6 +73,7 @@ class BotoStore(Backend):
         start = {"StartAfter": self._base + after} if after else {}
         answer = self._call("list_objects_v2", f"list {self._name(prefix)}", Prefix=full, MaxKeys=BATCH, **start)
         infos = self._infos(answer)
+        check_order(infos, after, f"list {self._name(prefix)}")
         return Page(infos, infos[-1].key if answer.get("IsTruncated") and infos else None)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -102,7 +103,7 @@ class BotoStore(Backend):
                 self._client = None
 
     def _page_of_all(self, full: str, after: str) -> Page:
-        """Directory buckets list in no order and only whole folders, so all pages are read, sorted, and given as one."""
+        """Where lists are in no order (directory buckets list only whole folders, too), all pages are read and sorted."""
         infos: list[ObjectInfo] = []
         more: dict[str, str] = {}
         while True:

@@ -15,7 +15,18 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from lambdaml.storage.answers import store_error
-from lambdaml.storage.backend import BATCH, SMALL_BYTES, Backend, Page, batches, check_key, check_prefix, flat, is_key
+from lambdaml.storage.backend import (
+    BATCH,
+    SMALL_BYTES,
+    Backend,
+    Page,
+    batches,
+    check_key,
+    check_order,
+    check_prefix,
+    flat,
+    is_key,
+)
 from lambdaml.storage.connect import Options, connect_azure, connect_google, connect_s3, endpoint_of
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -140,8 +151,8 @@ class CloudStore(Backend):
     def page(self, prefix: str, after: str) -> Page:
         """obstore's prefixes are whole folders, so the folder of the prefix is listed and filtered.
 
-        Where lists are sorted, reading begins just before the prefix and ends behind it. S3 Express lists in no order:
-        there, all pages are read, sorted and given as one.
+        Where lists are sorted, reading begins just before the prefix and ends behind it. S3 Express, for one, lists in
+        no order: there, all pages are read, sorted and given as one.
         """
         import obstore
 
@@ -154,6 +165,8 @@ class CloudStore(Backend):
             infos: list[ObjectInfo] = []
             for rows in chunks:
                 page = [ObjectInfo(row["path"], row["size"], row["last_modified"].timestamp()) for row in rows]
+                if self._sorts:
+                    check_order(page, infos[-1].key if infos else start, f"list {self._name(prefix)}")
                 infos = page if self._sorts else infos + page
                 if self._sorts and infos[-1].key > behind:  # else not even one of them is asked for
                     break
@@ -231,7 +244,7 @@ class CloudStore(Backend):
 
     def _error(self, what: str, verb: str, text: str) -> Exception:
         status, code, kind = (match[1] if (match := part.search(text)) else None for part in (_STATUS, _CODE, _KIND))
-        if status == "416" and verb == "get_range":
+        if verb == "get_range" and (status == "416" or "Wanted range starting at" in text):  # the other on Azure
             return _OutOfRange(what)
         if status is not None:
             return store_error(what, int(status), code)

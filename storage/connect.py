@@ -16,7 +16,7 @@ from typing import Any
 
 from lambdaml.storage.endpoint import clean_endpoint, host_of, is_local
 from lambdaml.storage.profile import boto_session
-from lambdaml.storage.s3 import Keys, S3Place
+from lambdaml.storage.s3 import EXPRESS, Keys, S3Place
 from lambdaml.storage.url import StoreURL
 
 Options = dict[str, Any]
@@ -36,12 +36,11 @@ def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = F
     from obstore.store import S3Store
 
     region = place.region or "us-east-1"
-    express = place.endpoint is None and not place.sorted
     config: Options = {
         "region": region,
-        "aws_endpoint_url_s3": place.endpoint or _aws(place.bucket, region, express),
-        "virtual_hosted_style_request": express,
-        "s3_express": express,
+        "aws_endpoint_url_s3": place.endpoint or _aws(place, region),
+        "virtual_hosted_style_request": place.express,
+        "s3_express": place.express,
         "skip_signature": False,
         "unsigned_payload": False,
         "conditional_put": "etag",
@@ -112,11 +111,11 @@ def _straight(client_options: Options, endpoint: str | None) -> Options:
     return options
 
 
-def _aws(bucket: str, region: str, express: bool) -> str:
+def _aws(place: S3Place, region: str) -> str:
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    if express:
-        zone = bucket.removesuffix("--x-s3").rpartition("--")[2]
-        return f"https://{bucket}.s3express-{zone}.{region}.{suffix}"
+    if place.express:
+        zone = place.bucket.removesuffix(EXPRESS).rpartition("--")[2]
+        return f"https://{place.bucket}.s3express-{zone}.{region}.{suffix}"
     return f"https://s3.{region}.{suffix}"
 
 

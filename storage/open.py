@@ -17,7 +17,7 @@ BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "": ("lambdaml.storage.file", ()),
     "file": ("lambdaml.storage.file", ()),
     "memory": ("lambdaml.storage.memory", ()),
-    "s3": ("lambdaml.storage.s3", ("endpoint", "region", "client", "keys")),
+    "s3": ("lambdaml.storage.s3", ("endpoint", "region", "client", "keys", "sorted")),
     "gs": ("lambdaml.storage.cloud", ("endpoint",)),
     "az": ("lambdaml.storage.cloud", ("endpoint",)),
     "moto": ("lambdaml.storage.moto", ("client",)),
@@ -34,7 +34,7 @@ def open_store(url: str, meter: Meter | None = None) -> Retrying:
 
     - `file:///absolute/path`, `./path`, `/path`: a directory, the default on one machine
     - `memory://name`: this process's memory
-    - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3&keys=made-up`
+    - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3&keys=made-up&sorted=no`
     - `gs://bucket/prefix?endpoint=`, `az://container/prefix?endpoint=`
     - `moto://bucket/prefix`: a server that speaks S3, started here and ended with this process
     - `ray://name/prefix?address=&auth=token`: Ray's object store, on the cluster there is or on one started for this process

@@ -30,7 +30,7 @@ class Finding:
 
 
 def check(store: Store) -> None:
-    """Refuse a store that does not honour create-only puts. Six requests, on a fresh key under `probe/`.
+    """Refuse a store that does not honour create-only puts, or that lists in no order. Eight requests under `probe/`.
 
     Sequential creates only: a store that ignores `If-None-Match` is found, one that merely checks before it acts (moto,
     some S3 look-alikes) needs the races of `examine`, and luck.
@@ -40,15 +40,19 @@ def check(store: Store) -> None:
         StoreError: the store could not be asked.
     """
     key = f"probe/{secrets.token_hex(8)}"
+    keys = [f"{key}-0", f"{key}/1"]  # where folders are listed one by one, the second comes first
     first, second = b"first " + key.encode(), b"second " + key.encode()
     try:
-        _check_create(store, key, first, second)
+        _check_create(store, keys[0], first, second)
+        store.put(keys[1], b"")
+        if [info.key for info in store.list(key)] != keys:
+            raise StoreUnfit(f"{store.url}: a list does not have all keys in their order")
     except StoreError:
         with suppress(StoreError):
-            store.delete([key])
+            store.delete(keys)
         raise
-    store.delete([key])
-    if store.get(key) is not None:
+    store.delete(keys)
+    if store.get(keys[0]) is not None:
         raise StoreUnfit(f"{store.url}: a deleted object can still be read")
 
 

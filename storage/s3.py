@@ -1,10 +1,11 @@
-"""S3 URLs: `s3://bucket/prefix?endpoint=&region=&client=&keys=`, and where credentials come from. No client stands here.
+"""S3 URLs: `s3://bucket/prefix?endpoint=&region=&client=&keys=&sorted=`, and where credentials come from. No client stands here.
 
 Endpoint: the parameter, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else the AWS profile's, else AWS.
 Region: the parameter, else AWS_REGION, else AWS_DEFAULT_REGION, else that of the AWS profile, else us-east-1.
 Credentials: AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); else, for a server on this machine
 and without a profile that says where to get some, made-up ones; else whatever boto3 finds (profile, single sign-on, web
 identity, container, instance). `keys=made-up` means made-up ones in any case, and that no AWS setting counts.
+Lists: `sorted=no` for a server that lists in another order than that of keys, as SeaweedFS does (folder by folder).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ ANSWER_TIMEOUT_S = 20.0
 """The longest silence of a server, and the time for up to 64 MB of upload."""
 
 CLIENTS = ("obstore", "boto3")
+
+EXPRESS = "--x-s3"
+"""How the names of directory buckets end."""
 
 MADE_UP = "made-up"
 """The value of `?keys=`."""
@@ -45,6 +49,7 @@ class S3Place:
         endpoint: of the server; None means AWS.
         region: signed into each request; None means us-east-1.
         made_up: whether requests are signed with a made-up key, and no AWS setting of the user counts.
+        sorted: whether lists come in the order of keys. Those of directory buckets (S3 Express One Zone) do not.
     """
 
     bucket: str
@@ -52,6 +57,7 @@ class S3Place:
     endpoint: str | None = None
     region: str | None = None
     made_up: bool = False
+    sorted: bool = True
 
     @classmethod
     def parse(cls, url: StoreURL) -> S3Place:
@@ -68,12 +74,15 @@ class S3Place:
             endpoint = clean_endpoint(endpoint, "set AWS_ACCESS_KEY_ID and the like")
         if made_up and (url.params["keys"] != MADE_UP or not is_local(endpoint)):
             raise BadStoreURL(f"keys can only be {MADE_UP!r}, and only with the endpoint of a server on this machine")
-        return cls(bucket, prefix, endpoint, region, made_up)
+        if url.params.get("sorted", "no") != "no":
+            raise BadStoreURL("sorted can only be 'no': for a server that does not list in the order of keys")
+        ordered = not (bucket.endswith(EXPRESS) or "sorted" in url.params)
+        return cls(bucket, prefix, endpoint, region, made_up, ordered)
 
     @property
-    def sorted(self) -> bool:
-        """Whether lists come in the order of keys. Those of directory buckets (S3 Express One Zone) do not."""
-        return not self.bucket.endswith("--x-s3")
+    def express(self) -> bool:
+        """Whether it is a directory bucket of AWS, which has an address and a way to log in of its own."""
+        return self.endpoint is None and self.bucket.endswith(EXPRESS)
 
     @property
     def local(self) -> bool:
@@ -83,10 +92,10 @@ class S3Place:
     def url(self, client: str | None = None) -> str:
         """Opens the same place in another process."""
         location = f"{self.bucket}/{self.prefix}".rstrip("/")
-        keys = MADE_UP if self.made_up else None
-        return str(
-            StoreURL("s3", location).adding(endpoint=self.endpoint, region=self.region, client=client, keys=keys)
-        )
+        params = {"endpoint": self.endpoint, "region": self.region, "client": client}
+        params["keys"] = MADE_UP if self.made_up else None
+        params["sorted"] = None if self.sorted or self.bucket.endswith(EXPRESS) else "no"
+        return str(StoreURL("s3", location).adding(**params))
 
     def keys(self) -> Keys | None:
         """Credentials from the environment, or made-up ones for a local server, or None: ask boto3."""

@@ -1,4 +1,5 @@
-"""Stores to test: one server for S3 and one Ray cluster in the whole session, and no AWS settings of the person who runs the tests."""
+"""Stores to test: each server and the Ray cluster are started once in the whole session, and only if a test asks for
+them. No settings for a cloud of the person who runs the tests count."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ from lambdaml.storage import Store, open_store
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import servers
+from s3server import S3Server
+
 FAULTS = "faults=slowdown:0.05,timeout:0.05,lost:0.05&faults_seed=3"
 
 STORES = {
@@ -22,6 +26,10 @@ STORES = {
     "file": "file://{folder}/{token} with space",
     "s3": "{moto}/{token}",
     "s3-boto3": "{moto}/{token}&client=boto3",
+    "seaweedfs": "{seaweedfs}/{token}",
+    "ministack": "{ministack}/{token}&client=boto3",
+    "azurite": "{azurite}/{token}",
+    "gs": "{gs}/{token}",
     "ray": "{ray}/{token}",
     "memory-slow": "memory://{token}?latency=2ms&bandwidth=500MB/s",
     "file-faulty": "file://{folder}/{token}?" + FAULTS,
@@ -29,7 +37,7 @@ STORES = {
     "s3-faulty": "{moto}/{token}&" + FAULTS,
     "ray-faulty": "{ray}/{token}&" + FAULTS,
 }
-SERVERS = {"{moto}": "moto_url", "{ray}": "ray_url"}
+SERVERS = {f"{{{name}}}": f"{name}_url" for name in ("moto", "seaweedfs", "ministack", "azurite", "gs", "ray")}
 
 RAY = """
 import sys
@@ -42,7 +50,7 @@ sys.stdin.read()
 @pytest.fixture(autouse=True, scope="session")
 def no_aws_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR"))]:
             patch.delenv(name)
         patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
@@ -56,6 +64,31 @@ def moto_url(no_aws_settings: None) -> Iterator[str]:
     store = open_store("moto://bucket")
     yield store.url
     store.close()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_url(no_aws_settings: None) -> Iterator[str]:
+    with servers.seaweedfs() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ministack_url(no_aws_settings: None) -> Iterator[str]:
+    with servers.ministack() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def azurite_url(no_aws_settings: None) -> Iterator[str]:
+    with servers.azurite() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def gs_url(no_aws_settings: None) -> Iterator[str]:
+    """A `gs://` URL on our own small server; no emulator of Google's store that installs speaks its XML protocol."""
+    with S3Server() as server:
+        yield f"gs://bucket?endpoint={server.endpoint}"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """A small S3 server for tests, on the standard library: conditional puts that are truly atomic, and broken on demand.
 
+Google's store speaks the same XML, but for the header of a create, so that it will do for `gs://`, too.
+
 moto checks and then acts, so it cannot show mutual exclusion; this server holds one lock per key. It can also apply a
 request and then lose the answer, which is the case that every client library gets wrong by itself.
 """
@@ -41,7 +43,7 @@ PAGE = 1000
 class S3Server:
     """`with S3Server() as server: open_store(server.url)`; one bucket named `bucket`, at 127.0.0.1, any credentials.
 
-    `headers` are those of the last request, by their names in lower case. Every request is answered with the status and
+    With `sorts=False` it lists folder by folder. `headers` are those of the last request, by their names in lower case. Every request is answered with the status and
     code of `denies`, every bulk delete with those of `refuses_bulk_deletes`.
     """
 
@@ -49,12 +51,14 @@ class S3Server:
         self,
         *,
         honours_create_only: bool = True,
+        sorts: bool = True,
         page: int = PAGE,
         refuses_bulk_deletes: tuple[int, str] | None = None,
         denies: tuple[int, str] | None = None,
     ) -> None:
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.honours_create_only = honours_create_only
+        self.sorts = sorts
         self.page = page
         self.refuses_bulk_deletes = refuses_bulk_deletes
         self.denies = denies
@@ -175,7 +179,9 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
 
         def _put(self, key: str, body: bytes) -> int:
             with server.locks[key]:
-                if server.honours_create_only and self.headers.get("If-None-Match") == "*" and key in server.objects:
+                create_only = self.headers.get("If-None-Match") == "*"
+                create_only = create_only or self.headers.get("x-goog-if-generation-match") == "0"
+                if server.honours_create_only and create_only and key in server.objects:
                     return 412
                 server.objects[key] = (body, time.time())
             return 200
@@ -199,7 +205,12 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
         def _list(self, options: dict[str, str]) -> None:
             prefix = options.get("prefix", "")
             after = options.get("continuation-token") or options.get("start-after", "")
-            found = sorted(key for key in list(server.objects) if key.startswith(prefix) and key > after)
+
+            def place(key: str) -> list[str]:
+                return [key] if server.sorts else key.split("/")
+
+            keys = [key for key in list(server.objects) if key.startswith(prefix) and place(key) > place(after)]
+            found = sorted(keys, key=place)
             page, more = found[: server.page], len(found) > server.page
             rows = []
             for key in page:

@@ -15,6 +15,7 @@ from s3server import Fault, S3Server
 
 from lambdaml.storage import (
     AccessDenied,
+    BadStoreURL,
     Metered,
     Retrying,
     StoreError,
@@ -192,6 +193,31 @@ def test_a_store_that_ignores_create_only_is_refused(client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_a_store_that_lists_in_no_order_is_refused_and_the_url_that_helps_is_said(client: str) -> None:
+    with S3Server(sorts=False, page=2) as server:
+        store = open_store(f"{server.url}&client={client}")
+        with pytest.raises(StoreUnfit, match="does not list in the order of keys; add sorted=no to the URL"):
+            check(store)
+        assert server.objects == {}
+        findings = {finding.name: finding for finding in examine(store)}
+        assert not findings["lists"].ok and "objects may be left under probe/" in findings["clean-up"].reason
+        server.objects.clear()
+        sorting = open_store(f"{server.url}&client={client}&sorted=no")
+        check(sorting)
+        assert [finding for finding in examine(sorting) if not finding.ok] == []
+        assert server.objects == {}
+    with pytest.raises(BadStoreURL, match="sorted can only be 'no'"):
+        open_store(f"{server.url}&sorted=yes")
+
+
+def test_a_google_bucket_that_ignores_create_only_is_refused() -> None:
+    with S3Server(honours_create_only=False) as server:
+        with pytest.raises(StoreUnfit, match="overwrites on a create-only put"):
+            check(open_store(f"gs://bucket/run?endpoint={server.endpoint}"))
+        assert server.objects == {} and server.requests["PUT"] == 2
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_pages_are_fetched_as_needed_and_counted(client: str) -> None:
     with S3Server(page=1000) as server:
         for n in range(2500):
@@ -232,13 +258,13 @@ def test_more_than_a_page_on_moto(moto_url: str) -> None:
     assert list(store.list()) == []
 
 
-def test_directory_buckets_are_sorted_here(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(S3Place, "sorted", property(lambda self: False))
+def test_what_a_server_lists_in_no_order_is_sorted_here(server: S3Server) -> None:
     for n in range(25):
         server.objects[f"run/a/{n:02d}"] = (b"", 1.0)
     server.page = 10
     for client in CLIENTS:
-        backend = make(client, server.url)
+        backend = make(client, f"{server.url}&sorted=no")
+        assert "sorted=no" in backend.url
         assert [info.key for info in backend.list("a/1", after="a/11")] == [f"a/{n}" for n in range(12, 20)]
         assert len(list(backend.list())) == 25
 
