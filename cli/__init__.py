@@ -9,6 +9,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Be the `lambdaml` command."""
-    from lambdaml.cli._app import run
+    from lambdaml.cli._interrupt import NOTHING_DONE, at_once, from_now_on
 
+    from_now_on("stopped")
+    with at_once(NOTHING_DONE):
+        from lambdaml.cli._app import run
     sys.exit(run(sys.argv[1:]))

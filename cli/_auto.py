@@ -193,7 +193,7 @@ def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | N
         functions=options["functions"] or os.cpu_count(),
     )
     wishes = Wishes(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
-    with Share("planning") as share, interruptible(share.stop):
+    with Share("planning") as share, interruptible(share.stop, share.close):
         iprof = IProf.open(known)
         found = make_plan(known, wishes, iprof=iprof, progress=share)
     return _Auto(found, known, iprof, space.functions or 1)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import typer
 
+from lambdaml.cli._interrupt import INTERRUPTED
 from lambdaml.errors import LambdaMLError
 
 EXIT_CODES = {
@@ -17,11 +18,10 @@ EXIT_CODES = {
     2: "a mistake in what was asked for",
     3: "a wish that no plan can meet",
     70: "a bug of ours",
-    130: "interrupted",
+    INTERRUPTED: "interrupted",
 }
 """Exit status -> what it means."""
 
-INTERRUPTED = 130
 BUG = 70
 
 # typer raises it for every mistake in how a command is written, but exports only its subclass.

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli import _format
-from lambdaml.cli._errors import INTERRUPTED
-from lambdaml.cli._interrupt import interruptible
+from lambdaml.cli._interrupt import NOTHING_DONE, PATIENCE_S, WORDS_S, at_once, interruptible
 from lambdaml.cli._progress import Progress
 
 if TYPE_CHECKING:
@@ -34,27 +33,38 @@ def follow(url: str, work: Work, *, as_json: bool) -> int:
     Raises:
         RunFailed: the run did not do what was asked of it; and whatever `work` raises.
     """
-    from rich.console import Console
+    with at_once(NOTHING_DONE):
+        from rich.console import Console
 
-    from lambdaml.storage import open_store
+        import lambdaml.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
+        from lambdaml.storage import open_store
 
-    store = open_store(url)
+        store = open_store(url)
+
     try:
-        with Progress(Console(stderr=as_json), url) as progress, interruptible(progress.stopping):
-            try:
-                result = work(store, progress.take)
-            except KeyboardInterrupt:
+        with Progress(Console(stderr=as_json), url) as progress:
+
+            def last_words() -> None:
                 progress.close()
                 progress.say(_stopped(_kept(store)))
-                return INTERRUPTED
-            except Exception:
-                progress.close()
-                run = _kept(store) if store.ephemeral else None
-                if run is not None:
-                    progress.say(f"the run was kept: {_format.shown(run.url)}")
-                raise
-            run = _kept(store)
-            assert run is not None
+
+            with interruptible(
+                progress.stop,
+                last_words,
+                lambda: _stopped_somewhere(url, progress.begun),
+                patience_s=lambda: PATIENCE_S if progress.heard else 0.0,
+                words_s=float("inf") if store.ephemeral else WORDS_S,
+            ):
+                try:
+                    result = work(store, progress.take)
+                except Exception:
+                    progress.close()
+                    run = _kept(store) if store.ephemeral else None
+                    if run is not None:
+                        progress.say(f"the run was kept: {_format.shown(run.url)}")
+                    raise
+                run = _kept(store)
+                assert run is not None
         if as_json:
             _format.print_json({**result.to_dict(), "run": run.url, "store": url})
         else:
@@ -77,9 +87,12 @@ def _kept(store: Store) -> Run | None:
         return None
     if not store.ephemeral:
         return run
+    from lambdaml import keys
     from lambdaml.training import free_place
 
     place = open_store(free_place(run.settings.job.spec))
+    # Functions that were not waited for may write on. A snapshot is as new as the log that was written before it.
+    copy(store, place, keys.SNAPSHOTS)
     copy(store, place)
     return Run(place)
 
@@ -88,6 +101,12 @@ def _stopped(run: Run | None) -> str:
     if run is None:
         return "stopped before the run had begun: there is nothing to resume"
     return f"stopped at version {run.status().version}; go on with: lambdaml resume {_format.shown(run.url)}"
+
+
+def _stopped_somewhere(url: str, begun: bool) -> str:
+    """The same without asking the store."""
+    resume = f"lambdaml resume {_format.shown(url)}"
+    return f"stopped; go on with: {resume}" if begun else f"stopped; if the run had begun, go on with: {resume}"
 
 
 def met(result: TrainResult, target: str | None) -> bool:

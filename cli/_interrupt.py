@@ -1,37 +1,197 @@
-"""Ctrl-C: the first one stops in good order, the second at once."""
+"""Ctrl-C at any moment: the first one ends a command in good order, unless that takes longer than a second or two; the
+second one ends it at once.
+
+SIGINT raises nothing in the main thread, which may be anywhere: half through an import, in a `finally` block, in a
+library that swallows exceptions, in C code that returns in a minute. Instead the interpreter writes the signal's number
+to a pipe, and a thread that reads the pipe decides what happens. It runs whatever may block in yet another thread, so
+nothing can hold up the end.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import select
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import Self
 
-from lambdaml.cli._errors import INTERRUPTED
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended."""
+
+PATIENCE_S = 1.5
+"""Seconds that work which was asked to stop may take until it is given up."""
+
+WORDS_S = 0.3
+"""Seconds that the last words may take."""
+
+NOTHING_DONE = "stopped before anything was done"
+
+_DONE, _STOPPED, _SAID, _SPEECHLESS = 101, 102, 103, 104  # no signal has such a number
 
 
 @contextmanager
-def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
-    """Within it, the first SIGINT calls `on_first` and raises KeyboardInterrupt; the second ends this process.
+def interruptible(
+    stop: Callable[[], None],
+    last_words: Callable[[], None],
+    last_resort: Callable[[], str] = lambda: "stopped",
+    *,
+    patience_s: Callable[[], float] = lambda: PATIENCE_S,
+    words_s: float = WORDS_S,
+) -> Iterator[None]:
+    """Within it, the first SIGINT ends the work in good order, and the second one at once; either ends this process.
 
-    The functions of a process that ended so leave by themselves.
+    The functions of a process that ended so leave by themselves. All callables are called in other threads.
+
+    Args:
+        stop: has the work raise KeyboardInterrupt soon.
+        last_words: say how it ended, once it has raised that or `patience_s()` has passed.
+        last_resort: what is said in place of last words that fail, or take longer than `words_s`.
+        patience_s: seconds that the work may take to stop.
+        words_s: seconds that the last words may take.
     """
+    with _SignalPipe() as pipe:
+        watch = _thread(lambda: _attend(pipe, stop, last_words, last_resort, patience_s, words_s))
+        told = _DONE
+        try:
+            yield
+        except KeyboardInterrupt:
+            told = _STOPPED
+            raise
+        finally:
+            pipe.write(told)
+            watch.join()  # for ever where a signal was what stopped the work: the process ends meanwhile
 
-    def first(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, second)
-        on_first()
-        raise KeyboardInterrupt
 
-    def second(_number: int, _frame: FrameType | None) -> None:
-        if sys.stderr.isatty():
-            show_cursor = b"\x1b[?25h"
-            os.write(2, show_cursor)
-        os._exit(INTERRUPTED)
+@contextmanager
+def at_once(words: str) -> Iterator[None]:
+    """Within it, SIGINT says `words` and ends this process."""
+    with _SignalPipe() as pipe:
+        watch = _thread(lambda: _attend_at_once(pipe, words))
+        try:
+            yield
+        finally:
+            pipe.write(_DONE)
+            watch.join()
 
-    before = signal.signal(signal.SIGINT, first)
+
+def from_now_on(words: str) -> None:
+    """Have SIGINT say `words` and end this process, until its last moment, but for what is done within the others."""
+    pipe = _SignalPipe().__enter__()
+    _thread(lambda: _attend_at_once(pipe, words))
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Within it, SIGINT raises KeyboardInterrupt in the main thread, as Python has it by default."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    wakeup = signal.set_wakeup_fd(-1)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(wakeup)
+
+
+class _SignalPipe:
+    """Within it, SIGINT does nothing but write its number here; threads write theirs."""
+
+    def __enter__(self) -> Self:
+        _forget_in_forks()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        # In this order, so that a signal in between reaches the pipe that was there before.
+        self._handler = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGINT, self._handler)
+        late = self.read((signal.SIGINT,), 0.0)
+        os.close(self._reader)
+        os.close(self._writer)
+        if late is not None:
+            signal.raise_signal(signal.SIGINT)
+
+    def write(self, number: int) -> None:
+        os.write(self._writer, bytes([number]))
+
+    def read(self, wanted: Collection[int], timeout_s: float = float("inf")) -> int | None:
+        """The next of the wanted numbers; None if none came in time. All others are dropped."""
+        poll, deadline = select.poll(), time.monotonic() + timeout_s
+        poll.register(self._reader, select.POLLIN)
+        while True:
+            left_s = deadline - time.monotonic()
+            if not poll.poll(None if left_s == float("inf") else max(0.0, 1000 * left_s)):
+                return None
+            number = os.read(self._reader, 1)[0]
+            if number in wanted:
+                return number
+
+
+def _attend_at_once(pipe: _SignalPipe, words: str) -> None:
+    if pipe.read((signal.SIGINT, _DONE)) == signal.SIGINT:
+        _quit(words)
+
+
+def _attend(
+    pipe: _SignalPipe,
+    stop: Callable[[], None],
+    last_words: Callable[[], None],
+    last_resort: Callable[[], str],
+    patience_s: Callable[[], float],
+    words_s: float,
+) -> None:
+    """Returns if the work has ended by itself; else the process ends here."""
+    if pipe.read((signal.SIGINT, _DONE, _STOPPED)) != signal.SIGINT:
+        return
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the terminal may be gone
+            stop()
+
+    stopping = _thread(ask)
+    heard = pipe.read((signal.SIGINT, _DONE, _STOPPED), patience_s())
+    if heard == _DONE:
+        return
+
+    def say() -> None:
+        said = _SPEECHLESS
+        with contextlib.suppress(Exception):  # and the store may be, too
+            stopping.join()
+            last_words()
+            sys.stdout.flush()
+            said = _SAID
+        pipe.write(said)
+
+    if heard != signal.SIGINT:
+        _thread(say)
+        heard = pipe.read((signal.SIGINT, _SAID, _SPEECHLESS), words_s)
+    _quit("" if heard in (signal.SIGINT, _SAID) else last_resort())
+
+
+def _thread(work: Callable[[], None]) -> threading.Thread:
+    """One that holds nobody up."""
+    thread = threading.Thread(target=work, name="ctrl-c", daemon=True)
+    thread.start()
+    return thread
+
+
+def _quit(words: str) -> None:
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    last = f"{words}\n" if words else ""
+    if show_cursor or last:
+        os.write(2, (show_cursor + last).encode())
+    os._exit(INTERRUPTED)
+
+
+@functools.cache
+def _forget_in_forks() -> None:
+    """Ctrl-C strikes forked children, too: they must not write to their parent's pipe."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

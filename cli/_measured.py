@@ -15,5 +15,5 @@ def measured(job: str, **options: Any) -> Profile:
     """`lambdaml.cost.measure.measure` with these options."""
     from lambdaml.cost.measure import measure
 
-    with Share(f"measuring {job}") as share, interruptible(share.stop):
+    with Share(f"measuring {job}") as share, interruptible(share.stop, share.close):
         return measure(job, **options, progress=lambda done, phase: share(done))

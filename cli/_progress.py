@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -50,9 +50,22 @@ class Picture:
     pace: deque[tuple[float, int, int]] = field(default_factory=deque)
     waiting: dict[int, float] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
+    heard: bool = False
+    """Whether any function has said a word, or was said something of."""
+
+    def copy(self) -> Picture:
+        """The picture as it is now."""
+        return replace(
+            self,
+            losses=self.losses.copy(),
+            staleness=self.staleness.copy(),
+            pace=self.pace.copy(),
+            waiting=self.waiting.copy(),
+        )
 
     def take(self, event: Event, now: float) -> str | None:
         """Learn from an event at `now` seconds; returns news that deserve a line of their own."""
+        self.heard = self.heard or "function" in event
         take = getattr(self, f"_take_{event['event']}", None)
         news: str | None = take(event, now) if take else None
         return news
@@ -170,6 +183,9 @@ class Picture:
 class Progress:
     """Shows a run's events on a console; `take` may be called from any thread.
 
+    Nothing is printed while the lock is held, since a console has a lock of its own, and holds it while it asks for
+    the picture.
+
     Args:
         console: stdout, or stderr where stdout is for JSON.
         place: the run's URL, as its user wrote it.
@@ -178,9 +194,10 @@ class Progress:
     def __init__(self, console: Console, place: str) -> None:
         self._console = console
         self._picture = Picture(place)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._line_at = float("-inf")
         self._stopping = False
+        self._stopped = False
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -202,32 +219,55 @@ class Progress:
             self._live.stop()
 
     def take(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event.
+
+        Raises:
+            KeyboardInterrupt: once after `stop`, in the main thread alone.
+        """
+        now = time.monotonic()
         with self._lock:
-            now = time.monotonic()
             news = self._picture.take(event, now)
-            if news:
-                self.say(news)
-            elif self._live is None and event["event"] == "commit" and now - self._line_at >= LINE_EVERY_S:
+            facts_due = self._live is None and event["event"] == "commit" and now - self._line_at >= LINE_EVERY_S
+            if facts_due and not news:
                 self._line_at = now
-                self.say(", ".join(self._picture.facts()))
+        if not news and facts_due:
+            news = ", ".join(self._now().facts())
+        if news:
+            self.say(news)
+        if self._stopping and not self._stopped and threading.current_thread() is threading.main_thread():
+            self._stopped = True
+            raise KeyboardInterrupt
 
     def say(self, line: str) -> None:
         """Print a line, above what stands at the bottom."""
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def stopping(self) -> None:
-        """Somebody pressed Ctrl-C."""
+    def stop(self) -> None:
+        """Somebody pressed Ctrl-C: have `take` end the run."""
         self._stopping = True
-        self.say("stopping: functions publish what they have; Ctrl-C again quits at once")
+        if self.heard:
+            self.say("stopping: functions publish what they have; Ctrl-C again quits at once")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run by now, to the knowledge of its events."""
+        return bool(self._now().settings)
+
+    @property
+    def heard(self) -> bool:
+        """Whether there are, or were, functions."""
+        return self._now().heard
+
+    def _now(self) -> Picture:
+        with self._lock:
+            return self._picture.copy()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        with self._lock:
-            now = time.monotonic()
-            facts = self._picture.facts() if self._picture.version else ["starting"]
-            waits = self._picture.waits(now)
+        picture = self._now()
+        facts = picture.facts() if picture.version else ["starting"]
+        waits = picture.waits(time.monotonic())
         yield Text(" · ".join(["stopping"] if self._stopping else facts), style="bold")
         if waits:
             yield Text(f"waiting for {waits}", style="yellow")
@@ -251,6 +291,10 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show no more."""
         if self._status is not None:
             self._status.stop()
 

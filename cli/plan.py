@@ -157,7 +157,7 @@ def plan(
         ),
         **{name: value for name, value in limits.items() if value is not None},
     )
-    with Share("planning") as share, interruptible(share.stop):
+    with Share("planning") as share, interruptible(share.stop, share.close):
         found = make_plan(known, wishes, user_book(*(prices or ())), iprof=IProf.open(known), progress=share)
     _show(found, known, html, as_csv, everything, as_json)
     return 0 if found.chosen is not None else INFEASIBLE

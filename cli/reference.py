@@ -23,8 +23,10 @@ A run is named by its URL or path. `moto://` and `memory://` stores end with the
 to the next free `./runs/<job>-<n>`, also when it fails or is interrupted; with `--json` that place is `run`, and
 `store` is what was asked for.
 
-Ctrl-C stops `train` and `resume` in good order: functions publish what they have, and the run can be resumed. A second
-Ctrl-C quits at once; nothing that was committed is lost then, either.
+Ctrl-C ends `train` and `resume` with status 130 within about two seconds, at any moment, and in good order: functions
+publish what they have, and the last line says how to go on. An evaluation is not waited for, and what takes longer than
+1.5 s is given up: functions that compute a long step leave by themselves when they have published it, or are ended after
+10 s. A second Ctrl-C quits at once. Nothing that was committed is lost in either way.
 """
 
 _EXIT_NOTE = """

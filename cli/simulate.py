@@ -207,7 +207,7 @@ def _results(
 
     tariff = Tariff(user_book(), asked["channel"], asked["platform"])
     for schedule in schedules:
-        with Share(schedule) as share, interruptible(share.stop):
+        with Share(schedule) as share, interruptible(share.stop, share.close):
             if job is not None and costs is None:
                 share.say(f"measuring {job} for some seconds")
             result = lambdaml.simulate(job, schedule=schedule, costs=costs, progress=share, **asked)

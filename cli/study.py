@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lambdaml.cli import _format, _options
+from lambdaml.cli._interrupt import raising
 from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError, nearest
 
@@ -107,7 +108,7 @@ def study(
         tune,
     )
     try:
-        with Share("study") as share:
+        with Share("study") as share, raising():
             rows = run_study(plan, out, processes or os.cpu_count() or 1, share)
             theorems = _theorems(plan)
     except KeyboardInterrupt:

@@ -1,10 +1,8 @@
-"""The picture that events make of a run, and Ctrl-C."""
+"""The picture that events make of a run, and how it is shown."""
 
 import io
-import signal
-import subprocess
-import sys
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -85,6 +83,40 @@ def test_off_a_terminal_lines_are_few_and_plain() -> None:
     assert third == "version 50: accuracy 0.75"
 
 
+class AskingConsole(Console):
+    """Has another thread draw the display while it prints, as a display that refreshes itself does."""
+
+    display: Progress
+    drawn: ClassVar[list[bool]] = []
+
+    def print(self, *_: Any, **__: Any) -> None:
+        thread = Thread(target=lambda: list(self.display.__rich_console__(self, self.options)), daemon=True)
+        thread.start()
+        thread.join(10)
+        self.drawn.append(not thread.is_alive())
+
+
+def test_the_display_can_be_drawn_while_a_line_is_printed() -> None:
+    console = AskingConsole(file=io.StringIO())
+    console.display = Progress(console, "x")
+    console.display.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+    console.display.take(commit(1, 1))
+    console.display.take({"event": "metrics", "version": 1, "metrics": {"accuracy": 0.75}})
+    assert console.drawn == [True, True, True]
+
+
+def test_after_ctrl_c_the_main_thread_hears_of_it_once_and_others_never() -> None:
+    progress = Progress(Console(file=io.StringIO()), "x")
+    progress.take(commit(1, 1))
+    progress.stop()
+    aside = Thread(target=progress.take, args=(commit(2, 2),))
+    aside.start()
+    aside.join()
+    with pytest.raises(KeyboardInterrupt):
+        progress.take(commit(3, 3))
+    progress.take(commit(4, 4))
+
+
 @pytest.mark.parametrize("no_color", [False, True])
 def test_a_terminal_shows_the_picture_without_colour_if_so_wished(
     no_color: bool, monkeypatch: pytest.MonkeyPatch
@@ -102,29 +134,6 @@ def test_a_terminal_shows_the_picture_without_colour_if_so_wished(
     assert "version 5 · loss 0.5" in out.getvalue()
     yellow = "\x1b[33m"
     assert (yellow in out.getvalue()) is not no_color
-
-
-def test_the_second_ctrl_c_quits_at_once() -> None:
-    code = """
-import time
-from lambdaml.cli._interrupt import interruptible
-with interruptible(lambda: print("first", flush=True)):
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    except KeyboardInterrupt:
-        print("stopping", flush=True)
-        time.sleep(60)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "first\n"
-    assert process.stdout.readline() == "stopping\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    process.stdout.close()
 
 
 @pytest.mark.parametrize(
