@@ -8,9 +8,8 @@ import math
 import os
 import platform
 import secrets
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +42,9 @@ MAX_EPOCHS = 1000
 """Epochs after which a run with nothing but a target gives up."""
 
 MAX_SNAPSHOT_EVERY = 500
+
+TELL_S = 0.1
+"""Seconds between signs of life while nothing but an evaluation goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +380,7 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
     store, settings = launch.store, launch.settings
     run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
-    watch = _Evaluations(engine, Evaluator(store, settings, launch.job, launch.device, on_event), store)
+    watch = _Evaluations(engine, launch, on_event)
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
     judge = Judge(cap, launch, accounts, snapshots[-1]) if cap is not None else None
 
@@ -406,7 +408,9 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
         watch.go()
         watch.join()
         return result(run, accounts.seconds, accounts.close)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            watch.abandon()
         accounts.abandon()
         raise
 
@@ -414,27 +418,41 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
 class _Evaluations:
     """Evaluates in the engine's compute thread, one request at a time, and stops the run when that fails."""
 
-    def __init__(self, engine: Engine, evaluator: Evaluator, store: Store) -> None:
+    def __init__(self, engine: Engine, launch: Launch, emit: Emit) -> None:
         self._engine = engine
-        self._evaluator = evaluator
-        self._store = store
+        self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
+        self._store = launch.store
+        self._emit = emit
         self._futures: list[Future[None]] = []
-        self._lock = threading.Lock()
+        self._abandoned = False
 
     def go(self) -> None:
-        with self._lock:
-            self._futures.append(self._engine.compute.submit(self._evaluate))
+        self._futures.append(self._engine.compute.submit(self._evaluate))
 
     def _evaluate(self) -> None:
         try:
             self._evaluator.catch_up()
         except BaseException:
-            request_stop(self._store, "failed")
+            if not self._abandoned:
+                request_stop(self._store, "failed")
             raise
 
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._abandoned:
+            raise KeyboardInterrupt
+        self._emit(event)
+
     def join(self) -> None:
+        """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
         for future in self._futures:
+            while not wait((future,), TELL_S).done:
+                self._emit({"event": "evaluating"})
             future.result()
+
+    def abandon(self) -> None:
+        """Wait for none: what has begun ends alone and unheard, and what has not never does."""
+        self._abandoned = True
+        self._engine.compute.abandon()
 
 
 def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:

@@ -62,7 +62,9 @@ class _Child:
 
 def main() -> None:
     """Serve until standard input ends."""
+    _die_with(os.getppid())  # while there are no functions that would have to leave in good order
     warm_up()
+    _outlive()
 
     events = os.dup(1)
     os.dup2(2, 1)
@@ -206,11 +208,20 @@ def _end(children: dict[int, _Child]) -> None:
 
 def _die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, where it can (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    _on_death_of_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _outlive() -> None:
+    """The opposite of `_die_with`: standard input tells when the parent has died."""
+    _on_death_of_parent(0)
+
+
+def _on_death_of_parent(number: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, number)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class LocalEngine:
     def __init__(self) -> None:
         self._compute = OneThread()
         self._server: subprocess.Popen[bytes] | None = None
+        self._used = False
         self._count = itertools.count(1)
 
     @property
@@ -54,11 +55,14 @@ class LocalEngine:
     def run(self, launch: Launch, emit: Emit) -> None:
         self.start()
         assert self._server is not None
+        self._used = True
         dead = gone_holders(launch.store, launch.settings.workers)
         supervise(_Forks(self._server, launch, self._count), launch.functions, emit, dead)
 
     def close(self) -> None:
         if self._server is not None and self._server.stdin is not None:
+            if not self._used:
+                self._server.kill()  # it may be busy with importing torch for seconds, for nothing
             self._server.stdin.close()
             self._server.wait()
             self._server = None

@@ -56,11 +56,14 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
         LambdaMLError: what made a function give up for good.
     """
     gone = list(dead)
-    running = {crew.start(index, gone): index for index in range(functions)}
+    running: dict[str, int] = {}
     barren = 0
     error: LambdaMLError | None = None
     try:
+        for index in range(functions):
+            running[crew.start(index, gone)] = index
         for event in crew.events():
+            index = running.pop(event["function"], -1) if event["event"] == "ended" else -1
             emit(event)
             if event["event"] == "commit":
                 barren = 0
@@ -70,7 +73,7 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
                     error = revived
                     crew.leave()
             elif event["event"] == "ended":
-                index, code = running.pop(event["function"]), event["code"]
+                code = event["code"]
                 if code not in (DONE, LEFT) and error is None:
                     barren += 1
                     gone.append(event["function"])

@@ -152,12 +152,10 @@ class LiveWorld:
         return list(await asyncio.gather(*work))
 
     async def compute(self, work: Callable[[], T]) -> T:
-        if self._near and not self._queued and self._work_s < SHORT_S and self._compute.lock.acquire(blocking=False):
-            try:
-                with _one_core():
+        if self._near and not self._queued and self._work_s < SHORT_S:
+            with self._compute.here() as mine:
+                if mine:
                     return self._timed(work)
-            finally:
-                self._compute.lock.release()
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
 
@@ -209,19 +207,48 @@ class LiveWorld:
 
 class OneThread(ThreadPoolExecutor):
     """Runs tensor work of this process, one piece at a time; torch uses exactly one thread for it, so that results
-    do not depend on the machine's cores. Who holds `lock` may do such work in a thread of his own instead.
+    do not depend on the machine's cores. Work that another thread may do at once, in `here`, takes its turn, too.
+
+    The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
+    the user's code that runs in a turn may wait for whatever it likes.
     """
 
     def __init__(self) -> None:
         super().__init__(1, thread_name_prefix="compute", initializer=_use_one_core)
-        self.lock = threading.Lock()
+        self._turn = threading.Semaphore()
+        self._abandoned = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         def alone() -> T:
-            with self.lock:
+            self._turn.acquire()
+            try:
                 return fn(*args, **kwargs)
+            finally:
+                self._turn.release()
 
         return super().submit(alone)
+
+    @contextmanager
+    def here(self) -> Iterator[bool]:
+        """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
+        mine = self._turn.acquire(blocking=False)
+        try:
+            if mine:
+                with _one_core():
+                    yield True
+            else:
+                yield False
+        finally:
+            if mine:
+                self._turn.release()
+
+    def abandon(self) -> None:
+        """Begin no more of what was submitted, and have `shutdown` not wait for what has begun."""
+        self._abandoned = True
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait and not self._abandoned, cancel_futures=cancel_futures)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -289,6 +290,27 @@ def test_a_metric_that_is_not_finite_is_reported_like_any_other(value: float) ->
     metrics = run.metrics()[4]
     assert metrics["accuracy"] == 0.5
     assert not math.isfinite(metrics["loss"])
+
+
+def test_who_interrupts_a_run_does_not_wait_for_its_evaluation() -> None:
+    returned, judged = Event(), Event()
+
+    def evaluate(model: Any) -> dict[str, float]:
+        assert returned.wait(30)
+        judged.set()
+        return {}
+
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "evaluating":
+            raise KeyboardInterrupt
+
+    store = memory()
+    with pytest.raises(KeyboardInterrupt):
+        lambdaml.train(Made(evaluate=evaluate), store.url, workers=2, steps=4, snapshot_every=4, on_event=interrupt)
+    assert not judged.is_set()
+    returned.set()
+    assert judged.wait(30)
+    assert lambdaml.resume(store.url, job=Made()).stop == "steps"
 
 
 # ---- ends before the end
