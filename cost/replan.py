@@ -93,7 +93,6 @@ class Replanner:
         self._thread: threading.Thread | None = None
         self._plans = 0
         self._over = False
-        self._deciding = threading.Lock()
 
     def take(self, event: dict[str, Any]) -> None:
         """Learn from an event of the run."""
@@ -108,8 +107,7 @@ class Replanner:
 
     def close(self) -> None:
         """The run has ended: give up what is still being planned. What is left for a successor is known now."""
-        with self._deciding:
-            self._over = True
+        self._over = True
         if self._thread is not None:
             self._thread.join()
         if self.successor is not None:
@@ -175,10 +173,9 @@ class Replanner:
         staying = "nobody knows how long" if now.obstacle else f"{stay_s:.3g} s"
         changed = f"a step of {now.candidate.schedule} with {now.candidate.workers} workers took {step_s:.3g} s"
         reason = f"{changed} and not {self._expected.step_s:.3g} s, which left {staying} to go; {found.reason}"
-        with self._deciding:
-            self._go_on()
-            request_stop(Run(self._url).store, "replanned")
-            self.successor = replace(found, reason=reason)
+        self._go_on()
+        request_stop(Run(self._url).store, "replanned")
+        self.successor = replace(found, reason=reason)
         return f"planned anew: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
     def _measured(self, step_s: float, commit: int) -> Profile:

@@ -40,16 +40,16 @@ class Accounts:
 
     def take(self, event: dict[str, Any]) -> None:
         """Learn from an engine's event, in any thread."""
-        kind = event["event"]
-        with self._lock:
-            if kind == "usage":
-                reading = MeterReading.from_dict(event["reading"])
-                usage = Usage(event["function"], event["seconds"], event["memory_bytes"], reading, complete=False)
+        if event["event"] == "usage":
+            reading = MeterReading.from_dict(event["reading"])
+            usage = Usage(event["function"], event["seconds"], event["memory_bytes"], reading, complete=False)
+            with self._lock:
                 self._latest[usage.function] = usage
-            elif kind == "ended" and event["function"] in self._latest:
+        elif event["event"] == "ended" and event["function"] in self._latest:
+            with self._lock:
                 usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=True)
                 self._settled = self._settled + usage.reading
-                self._written.append(self._writer.submit(self._write, usage))
+            self._written.append(self._writer.submit(self._write, usage))
 
     @property
     def seconds(self) -> float:
@@ -63,9 +63,9 @@ class Accounts:
 
     def reading(self) -> MeterReading:
         """All requests and bytes by now, in earlier calls too, and of the calling processes."""
+        own = self._metered() - self._before
         with self._lock:
-            alive = total(usage for usage in self._latest.values() if not usage.complete)
-            return self._settled + alive + (self._metered() - self._before)
+            return self._settled + total(usage for usage in self._latest.values() if not usage.complete) + own
 
     def begin(self, earlier: list[Usage]) -> None:
         """The run has been used before."""
@@ -79,8 +79,9 @@ class Accounts:
         """
         if self._closed is not None:
             return self._closed
-        with self._lock, self._writer:
+        with self._lock:
             alive = [usage for usage in self._latest.values() if not usage.complete]
+        with self._writer:
             self._written += [self._writer.submit(self._write, usage) for usage in alive]
         for future in self._written:
             future.result()

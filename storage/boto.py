@@ -98,9 +98,9 @@ class BotoStore(Backend):
 
     def close(self) -> None:
         with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _page_of_all(self, full: str, after: str) -> Page:
         """Where lists are in no order (directory buckets list only whole folders, too), all pages are read and sorted."""

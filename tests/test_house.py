@@ -30,6 +30,35 @@ PROTOCOL = (
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 
+# All locks of shipped code, and all that is called while one is held. None of it may wait for another lock, print, ask a
+# store or call what a user wrote: that is how a run deadlocks. A client's own constructor calls nobody back.
+CALLED_UNDER_A_LOCK = {
+    "cli/_progress.py": {"self._picture.take", "self._picture.copy"},
+    "lambdaml/accounts.py": {"self._latest.values", "replace", "total"},
+    "storage/boto.py": {"self._connect", "_plain_session", "_plain_session().client"},
+    "storage/cloud.py": {"self._clients.get", "self._new_client", "self._clients.clear"},
+    "storage/draws.py": set(),
+    "storage/memory.py": {"_stores.setdefault", "self._objects.clear", "_stores.pop"},
+    "storage/meter.py": {
+        *(
+            "self._ledger.count",
+            "self._ledger.read",
+            "_reading",
+            "self._latency.items",
+            "dict",
+            "int",
+            "max",
+            "math.log2",
+        )
+    },
+    "storage/ray.py": {
+        *("ray.is_initialized", "ray.init", "ray.get_runtime_context"),
+        *("logging.getLogger", "logging.getLogger('ray').setLevel", "_show_token", "_knock", "_first_line", "_forked"),
+        *("os.getpid", "StoreError", "_started.append"),
+    },
+}
+LOCKS = {"Lock", "RLock", "Condition", "BoundedSemaphore"}
+
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
@@ -133,6 +162,29 @@ def test_a_checkout_as_working_folder_finds_the_whole_package() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "whole\n", done.stderr
+
+
+def called_under_locks(tree: ast.AST) -> set[str] | None:
+    """What a file calls while it holds one of its locks; None if it makes none."""
+    locks = {
+        ast.unparse(node.targets[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        if ast.unparse(node.value.func).rpartition(".")[2] in LOCKS
+    }
+    if not locks:
+        return None
+    calls = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and locks & {ast.unparse(item.context_expr) for item in node.items}:
+            inside = (inner for statement in node.body for inner in ast.walk(statement))
+            calls |= {ast.unparse(inner.func) for inner in inside if isinstance(inner, ast.Call)}
+    return calls
+
+
+def test_nothing_is_called_under_a_lock_but_what_was_thought_about() -> None:
+    called = {label(path): called_under_locks(ast.parse(path.read_text())) for path in SHIPPED}
+    assert {name: calls for name, calls in called.items() if calls is not None} == CALLED_UNDER_A_LOCK
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=label)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 import lambdaml
 from lambdaml import keys
-from lambdaml.accounts import total
+from lambdaml.accounts import Accounts, total
 from lambdaml.errors import BadObject
 from lambdaml.storage import MemoryStore, MeterReading, copy, open_store
-from lambdaml.usage import Usage
+from lambdaml.storage.protocol import Bytes, Data
+from lambdaml.usage import Usage, usage_event
 from tests.lambdaml.test_kills import JOB, Killer
 from tests.storage.s3server import S3Server
 
@@ -125,3 +127,31 @@ def test_deleting_what_is_not_needed_keeps_the_usage(tmp_path: Path) -> None:
     assert run.gc() > 0
     assert run.usage() == before
     assert run.verify().faults == []
+
+
+class Slow(MemoryStore):
+    """A store whose writes wait for a word."""
+
+    def __init__(self) -> None:
+        super().__init__(secrets.token_hex(8))
+        self.asked, self.word = Event(), Event()
+
+    def create(self, key: str, data: Data) -> Bytes | None:
+        self.asked.set()
+        assert self.word.wait(30)
+        return super().create(key, data)
+
+
+def test_events_are_taken_while_the_last_usage_is_written() -> None:
+    store = Slow()
+    accounts = Accounts(store)
+    accounts.take(usage_event("f", 1.0, 0, MeterReading()))
+    closing = Thread(target=accounts.close)
+    closing.start()
+    assert store.asked.wait(30)
+    taking = Thread(target=accounts.take, args=(usage_event("f", 2.0, 0, MeterReading()),), daemon=True)
+    taking.start()
+    taking.join(10)
+    assert not taking.is_alive()
+    store.word.set()
+    closing.join()
