@@ -49,6 +49,22 @@ class Dense(Classifier):
         return nn.Sequential(nn.Linear(w, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 10))
 
 
+class Judged(Classifier):
+    """A linear model on 64 points: a step takes next to nothing, and an evaluation `seconds`."""
+
+    batch_size, samples, shape = 8, 64, (8,)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def model(self) -> nn.Module:
+        return nn.Linear(8, 10)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        time.sleep(self.seconds)
+        return {"quality": 0.5}
+
+
 class Payload(Job):
     """A gradient of `floats` numbers and next to no compute: what is measured is communication."""
 

@@ -1,0 +1,86 @@
+"""A command under a terminal of its own, in which Ctrl-C is pressed at some moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CTRL_C = b"\x03"
+LOOK_S = 0.01
+
+Moment = Callable[[int, float, str], bool]
+"""Whether to press, given the command's process, the seconds since its start and what it has shown so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a command in a terminal ended.
+
+    Attributes:
+        code: the exit status; None if it had not ended in time and was killed.
+        text: what the terminal got, control sequences included.
+        seconds: from start to end.
+        end_s: from Ctrl-C to the end; None if it was not pressed.
+    """
+
+    code: int | None
+    text: str
+    seconds: float
+    end_s: float | None
+
+
+def in_terminal(
+    command: Sequence[str], moment: Moment = lambda pid, seconds, text: False, limit_s: float = 60
+) -> Shown:
+    """Run a command in a terminal of 80 columns, press Ctrl-C when the moment has come, and wait for its end.
+
+    Args:
+        limit_s: seconds without a word, or after Ctrl-C, after which it is killed.
+    """
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], list(command), {**os.environ, "TERM": "xterm"})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    began = heard = time.monotonic()
+    pressed: float | None = None
+    text = ""
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        now = time.monotonic()
+        fresh = _read(terminal)
+        text += fresh
+        if ended:
+            break
+        heard = now if fresh and pressed is None else heard
+        if pressed is None and moment(pid, now - began, text):
+            os.write(terminal, CTRL_C)
+            pressed = heard = now
+        if now - heard > limit_s:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            break
+        select.select([terminal], [], [], LOOK_S)
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(status) if ended else None
+    return Shown(code, text, now - began, None if pressed is None else now - pressed)
+
+
+def _read(terminal: int) -> str:
+    data = b""
+    while select.select([terminal], [], [], 0)[0]:
+        try:
+            more = os.read(terminal, 65536)
+        except OSError:  # nobody has it open any more
+            break
+        if not more:
+            break
+        data += more
+    return data.decode(errors="replace")
