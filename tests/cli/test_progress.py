@@ -66,8 +66,9 @@ def test_deaths_and_replacements_are_news_and_good_ends_are_not() -> None:
 
 
 def test_rejections_are_news() -> None:
-    refused = ["rejected: loss is not finite", "discarded: too late"]
-    assert picture().take(commit(7, 8, refused=refused), 1.0) == "version 7: rejected: loss is not finite"
+    rejected = ["worker 0's update 3: its loss is not finite"]
+    assert picture().take(commit(7, 8, rejected=rejected), 1.0) == f"version 7: rejected {rejected[0]}"
+    assert picture().take(commit(7, 8), 1.0) is None
 
 
 def test_off_a_terminal_lines_are_few_and_plain() -> None:
