@@ -434,6 +434,7 @@ CARRIED_OR_REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("name", CARRIED_OR_REFUSED)
 def test_what_a_forward_pass_changes_is_carried_or_refused_by_name(name: str, store: MemoryStore) -> None:
     build, word = CARRIED_OR_REFUSED[name]

@@ -138,6 +138,7 @@ def jobs_that_keep(value: Any) -> dict[str, Case]:
 PLACES = list(jobs_that_keep(None))
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values")  # torch casts what it loads, before it is put right
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", CARRIED)
 def test_state_comes_back_with_its_types_and_bits(name: str, place: str, store: MemoryStore) -> None:
