@@ -13,8 +13,9 @@ from torch import nn, optim
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from lambdaml.storage import MemoryStore
+from tests.plain.case import Case, sgd, trainable
 from tests.plain.loop import assert_goes_on, assert_refused
-from tests.plain.models import Case, dropout_mlp, sgd, trainable
+from tests.plain.models import dropout_mlp
 from tests.plain.recipes import OPTIMIZERS, REFUSED_OPTIMIZERS, REFUSED_SCHEDULERS, SCHEDULERS, MakeOptimizer
 
 

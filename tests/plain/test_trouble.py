@@ -20,8 +20,8 @@ from lambdaml import Job
 from lambdaml.errors import RunFailed
 from lambdaml.replay import replica_at
 from lambdaml.storage import MemoryStore
+from tests.plain.case import Case
 from tests.plain.loop import assert_refused
-from tests.plain.models import Case
 
 
 class Regression(Case):
