@@ -139,13 +139,8 @@ def train(
         JobFailed: the job's own code raised.
         RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
     """
-    if FUNCTION in os.environ or loading():
-        raise JobError(
-            "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
-        )
+    _demand_sense(functions)
     SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
-    if functions is not None and functions < 1:
-        raise SettingsError(f"functions: must be 1 or more (it is {functions})")
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     accounts = Accounts(opened)
@@ -178,6 +173,15 @@ def train(
         return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
+
+
+def _demand_sense(functions: int | None) -> None:
+    if FUNCTION in os.environ or loading():
+        raise JobError(
+            "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
+        )
+    if functions is not None and functions < 1:
+        raise SettingsError(f"functions: must be 1 or more (it is {functions})")
 
 
 def resume(

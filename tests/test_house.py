@@ -38,7 +38,7 @@ CALLED_UNDER_A_LOCK = {
     "storage/boto.py": {"self._connect", "_plain_session", "_plain_session().client"},
     "storage/cloud.py": {"self._clients.get", "self._new_client", "self._clients.clear"},
     "storage/draws.py": set(),
-    "storage/memory.py": {"_stores.setdefault", "self._objects.clear", "_stores.pop"},
+    "storage/memory.py": {"_stores.setdefault", "self._objects.clear", "_stores.get"},
     "storage/meter.py": {
         *(
             "self._ledger.count",
@@ -54,7 +54,7 @@ CALLED_UNDER_A_LOCK = {
     "storage/ray.py": {
         *("ray.is_initialized", "ray.init", "ray.get_runtime_context"),
         *("logging.getLogger", "logging.getLogger('ray').setLevel", "_show_token", "_knock", "_first_line", "_forked"),
-        *("os.getpid", "StoreError", "_started.append"),
+        *("os.getpid", "StoreError", "_started.append", "masked"),
     },
 }
 LOCKS = {"Lock", "RLock", "Condition", "BoundedSemaphore"}
