@@ -142,7 +142,7 @@ def _summary(result: TrainResult, url: str) -> Iterator[tuple[str, str]]:
     yield "result", f"{_format.metrics(result.metrics)} at version {result.version} ({end})"
     yield "updates", f"{result.updates:,} ({_format.counts(result.fates)}), {result.samples:,} samples"
     if result.rejections:
-        yield "rejected", result.rejections
+        yield "rejections", result.rejections
     yield "staleness", _format.staleness(result.staleness)
     yield "requests", f"{sum(result.requests.values()):,} ({_format.counts(result.requests)})"
     yield "bytes", f"{sent} sent, {received} received"

@@ -25,7 +25,7 @@ TRAIN = ("train", DIGITS, "--engine", "inline", "--workers", "2", "--steps", "2"
         (("--workers", "3000"), "too few for 3000 workers"),
         (("--epochs", "1"), "either steps or epochs"),
         (("--set", "lr"), "--set lr: write KEY=VALUE"),
-        (("--set", "rate=1"), "unexpected keyword argument 'rate'"),
+        (("--set", "rate=1"), "does not take these arguments: 'rate'"),
         (("--lease", "-1"), "lease_s: "),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(cli: Cli) -> None:
     ended = cli("train", "bad.py:Bad", "--engine", "inline", "--workers", 2, "--max-rejected", 3)
     assert ended.code == 1
     assert ended.err.startswith("error: the run diverged: ")
-    assert "updates were rejected (loss is not finite). The last good state is version 0" in ended.err
+    assert " rejected (loss is not finite), the first: update 0 of worker 0 (samples " in ended.err
     assert len(ended.err.splitlines()) == 1
     assert Path("runs/bad-1/snapshots").is_dir()
 
