@@ -129,7 +129,7 @@ def split_bucket(url: StoreURL) -> tuple[str, str]:
     bucket, _, prefix = url.location.partition("/")
     prefix = prefix.strip("/")
     if ":" in bucket or "@" in bucket:
-        raise BadStoreURL(f"a {url.scheme}:// URL must not contain credentials: they come from the environment")
+        raise BadStoreURL(f"{url.scheme}:// URLs take credentials from the environment: write bucket/prefix alone")
     if not bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
         raise BadStoreURL(f"cannot read {url.scheme}://{url.location}: write bucket/prefix")
     if not 3 <= len(bucket) <= 63:
