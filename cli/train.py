@@ -11,8 +11,16 @@ import typer
 from lambdaml.arguments import Text
 from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
+from lambdaml.numerics import Mode, prepare
 
 _LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
+
+
+def _prepare(mode: Mode) -> Mode:
+    """While options are read, so before NumPy and torch are loaded."""
+    prepare(mode)
+    return mode
+
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="What to train: path/file.py:Name or package.module:Name.")]
 Store = Annotated[
@@ -109,6 +117,15 @@ From = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+Numerics = Annotated[
+    Mode,
+    typer.Option(
+        metavar="MODE",
+        callback=_prepare,
+        help="`reproducible`: the same bits each time, and on each CPU of a class; `fast`: whatever is fastest here.",
+        rich_help_panel=_WAY,
+    ),
+]
 Coherence = Annotated[
     bool,
     typer.Option(
@@ -156,6 +173,7 @@ def train(
     snapshot_every: SnapshotEvery = None,
     origin: From = None,
     coherence: Coherence = False,
+    numerics: Numerics = "reproducible",
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
@@ -183,13 +201,13 @@ def train(
     place, arguments = store or free_place(job), parse_args(args or ())
     length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin}
+    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin, "numerics": numerics}
     where = {"functions": functions, "engine": engine, "device": device}
-    ray = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
     limits = {"lifetime_s": lifetime, "lease_s": lease, "max_update_norm": max_update_norm}
     limits["max_rejected"] = max_rejected
-    options: dict[str, Any] = {**length, **how, **where, "engine_options": ray}
+    options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}
+    options["engine_options"] = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
     options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
     if schedule == "auto":
         from lambdaml.cli._auto import train_planned

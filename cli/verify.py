@@ -53,4 +53,7 @@ def _print(report: Report) -> None:
     )
     for fault in report.faults:
         print(f"fault: {fault}")
-    print(f"{len(report.faults)} faults" if report.faults else "OK")
+    if report.unproven:
+        print(f"unproven: {report.unproven}")
+    if report.faults or not report.unproven:
+        print(f"{len(report.faults)} faults" if report.faults else "OK")

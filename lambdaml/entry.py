@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lambdaml import keys
+from lambdaml import keys, numerics
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.function import Function, Outcome
 from lambdaml.job import Job, load_job
@@ -91,11 +91,16 @@ async def function_coroutine(
     device: str = "cpu",
     **world_options: Any,
 ) -> Outcome:
-    """The same for a caller that has an event loop, a job and a compute thread already."""
+    """The same for a caller that has an event loop, a job and a compute thread already.
+
+    Raises:
+        OtherNumerics: this process would compute other bits than the run's functions; and what `Function.run` raises.
+    """
     from lambdaml.replica import Replica
 
     world = LiveWorld(store, compute, seed=derive_seed(settings.seed, name), **world_options)
     try:
+        await world.compute(lambda: numerics.demand(settings.numerics))
         replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
         return await Function(world, settings, replica, name, assigned, dead).run()
     finally:

@@ -5,6 +5,7 @@ LambdaMLError                 the root: one line for a person, `exit_code` for t
 ├── UserError                 a mistake in what was asked for; nothing was lost                       (exit 2)
 │   ├── JobError              the job cannot be imported, built, or used as it is
 │   ├── SettingsError         an option, schedule, codec or rule that does not exist or does not fit
+│   ├── OtherNumerics         this process would compute other bits than the run
 │   ├── RunExists             there is a run at this prefix already
 │   └── RunNotFound           there is no run at this prefix
 ├── JobFailed                 the job's own code raised while training                                (exit 1)
@@ -43,6 +44,7 @@ __all__ = [
     "LeaseLost",
     "NewerSchema",
     "OlderSchema",
+    "OtherNumerics",
     "PricesUnreachable",
     "ReplicaDiverged",
     "RunCapped",
@@ -73,6 +75,10 @@ class JobError(UserError):
 
 class SettingsError(UserError):
     """An option, schedule, codec or staleness rule that does not exist or does not fit the others."""
+
+
+class OtherNumerics(UserError):
+    """This process computes in another numerics class than the run, which promises bits; see `lambdaml.numerics`."""
 
 
 class RunExists(UserError):

@@ -59,6 +59,7 @@ def go_on_from(replica: Replica, origin: Origin) -> None:
         RunNotFound, SettingsError, BadObject: the origin is not there any more.
         JobError: it has another model, optimizer or scheduler.
     """
+    from lambdaml.replay import replay
     from lambdaml.run import Run
 
     run = Run(origin.run)
@@ -68,7 +69,7 @@ def go_on_from(replica: Replica, origin: Origin) -> None:
     else:
         if not run.settings.job.fingerprint:  # its job was an object
             run = Run(origin.run, replica.job)
-        state = run.replay(origin.version)
+        state = replay(run, origin.version)  # in whatever class: the new run begins with a snapshot of it
     if (state.meta["scheduler"] is None) != (replica.scheduler is None):
         raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.state()

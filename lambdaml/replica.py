@@ -25,6 +25,7 @@ from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.flat import ABSENT, FlatGradient
 from lambdaml.job import Job
 from lambdaml.jobparts import build, encode_training, extra_state, load_training
+from lambdaml.numerics import norm
 from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.sampling import Sampler, derive_seed
 from lambdaml.schedules import SCHEDULES
@@ -194,9 +195,9 @@ class Replica:
         with np.errstate(over="ignore", invalid="ignore"):
             if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
                 return "gradient is not finite"
-        limit = self.settings.max_update_norm
-        if limit is not None and (norm := float(np.linalg.norm(vector.astype(np.float64)))) > limit:
-            return f"gradient has norm {norm:.4g}, more than {limit:.4g}"
+            limit = self.settings.max_update_norm
+            if limit is not None and norm(vector) > limit:
+                return "gradient has a norm above the limit"
         return ""
 
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:

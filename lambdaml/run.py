@@ -301,15 +301,21 @@ class Run:
         """Rebuild the state at a version from the nearest earlier snapshot and the log; by default the last one.
 
         Raises:
+            OtherNumerics: the run promises bits, and this process would compute others.
             SettingsError: the run has no such version.
             JobError: the job cannot be imported, or its code has changed.
         """
+        from lambdaml import numerics
         from lambdaml.replay import replay
 
+        numerics.prepare_for(self.settings.numerics)
+        numerics.demand(self.settings.numerics)
         return replay(self, version)
 
     def model(self, version: int | None = None) -> nn.Module:
         """The job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+
+        In a process of another numerics class than the run's, the last bits of those weights may be others.
 
         Raises:
             RunNotFound: the run has no result yet, and no version was asked for.
@@ -323,7 +329,9 @@ class Run:
                 raise RunNotFound(f"{self.url} has no result yet; ask for a version, or resume the run")
             read_model(data).load_into(module)
         else:
-            self.replay(version).load_into(module)
+            from lambdaml.replay import replay
+
+            replay(self, version).load_into(module)
         return module.eval()
 
     def verify(self) -> Report:

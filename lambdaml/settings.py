@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lambdaml import keys, wire
 from lambdaml.errors import BadObject, SettingsError
+from lambdaml.numerics import Numerics
 from lambdaml.view import RECENT
 
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
@@ -53,6 +54,8 @@ class Settings(BaseModel):
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
             it.
         origin: the state it begins with; by default the job's fresh model.
+        numerics: the class that its functions compute in; None where nothing is computed, as in the virtual world, and
+            in runs of before there were classes. Such a run is compared with nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +81,7 @@ class Settings(BaseModel):
     patience_s: float = Field(default=600.0, gt=0)
     planned: dict[str, Any] | None = None
     origin: Origin | None = None
+    numerics: Numerics | None = None
     token: str
     versions: dict[str, str] = Field(default_factory=dict)
 

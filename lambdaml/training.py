@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from lambdaml.errors import JobError, JobFailed, RunExists, RunFailed, SettingsE
 from lambdaml.evaluation import Evaluator, evaluate, request_stop
 from lambdaml.job import Job, construct, make_job
 from lambdaml.members import check_members, warnings_of
+from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
 from lambdaml.origin import find_origin, go_on_from
 from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
@@ -103,6 +105,7 @@ def train(
     args: Mapping[str, Any] | None = None,
     snapshot_every: int | None = None,
     origin: str | None = None,
+    numerics: Mode = "reproducible",
     lifetime_s: float = float("inf"),
     cap: Cap | None = None,
     on_event: Emit = lambda event: None,
@@ -129,6 +132,9 @@ def train(
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
         origin: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
             its result, or of the newest snapshot; of another version as URL@VERSION.
+        numerics: `reproducible`, for the same bits each time and on each CPU of a class, or `fast`, which promises none;
+            see `lambdaml.numerics`. The engine `inline` cannot change what torch computes in once it has computed: such a
+            run is recorded as `fast`, with a warning.
         lifetime_s: limits the life of each function, as platforms do.
         cap: says when the run must stop, for what it will have spent by then; see `lambdaml.caps`.
         on_event: takes progress events, from any thread.
@@ -139,8 +145,8 @@ def train(
         JobFailed: the job's own code raised.
         RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
     """
-    _demand_sense(functions)
-    SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
+    _demand_sense(schedule, codec, staleness, functions)
+    prepare(numerics)
     name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
     opened = store if isinstance(store, Store) else open_store(store or free_place(name))
     accounts = Accounts(opened)
@@ -165,6 +171,7 @@ def train(
             seed=seed,
             snapshot_every=snapshot_every,
             origin=find_origin(origin) if origin is not None else None,
+            numerics=_numerics(numerics, chosen),
             **settings,
         )
         check(opened)
@@ -175,11 +182,13 @@ def train(
         chosen.close()
 
 
-def _demand_sense(functions: int | None) -> None:
+def _demand_sense(schedule: str, codec: str, staleness: str, functions: int | None) -> None:
+    """Raises a UserError, before anything is started."""
     if FUNCTION in os.environ or loading():
         raise JobError(
             "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
         )
+    SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
     if functions is not None and functions < 1:
         raise SettingsError(f"functions: must be 1 or more (it is {functions})")
 
@@ -200,11 +209,13 @@ def resume(
 
     Raises:
         RunNotFound, JobError, NewerSchema: it cannot be gone on with.
+        OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `origin`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     accounts = Accounts(opened)
     settings = read_settings(opened)
+    prepare_for(settings.numerics)
     chosen = _engine(engine, engine_options, opened, is_object=job is not None)
     try:
         device = pick_device(device)
@@ -312,6 +323,20 @@ def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, i
     return engine
 
 
+def _numerics(mode: Mode, engine: Engine) -> Numerics:
+    """The class that the engine's functions compute in."""
+    found = present()
+    if found.mode != mode and not engine.in_process:
+        found = of_new_process()
+    if found.mode != mode == "reproducible":
+        warnings.warn(
+            "torch has computed before this run could make it reproducible: the run is recorded as 'fast', and no bits "
+            "are promised. Train first thing in a process, or with engine='local'",
+            stacklevel=3,
+        )
+    return replace(found, mode=mode) if mode == "fast" else found
+
+
 def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
     """Resolve what was asked for to the last number."""
     from lambdaml.calls import call
@@ -406,8 +431,9 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
         except Enough as enough:
             if store.head(keys.MODEL) is None:
                 watch.join()
-                # A replay on a processor of another kind than the functions' may round differently.
-                version = keep_newest(run) if launch.device == "cpu" else run.status().version
+                # A replay in another class than the functions' may round differently.
+                alike = launch.device == "cpu" and not differences(settings.numerics)
+                version = keep_newest(run) if alike else run.status().version
                 raise capped(str(enough), version, accounts) from None
         watch.go()
         watch.join()

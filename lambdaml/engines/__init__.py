@@ -47,9 +47,11 @@ class Engine(Protocol):
 
     Attributes:
         takes_objects: whether functions can be given a job that is an object, rather than import it.
+        in_process: whether functions compute in the caller's process.
     """
 
     takes_objects: bool
+    in_process: bool
 
     @property
     def compute(self) -> OneThread:

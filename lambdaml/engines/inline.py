@@ -28,6 +28,7 @@ class InlineEngine:
     """Runs functions in the caller's process."""
 
     takes_objects = True
+    in_process = True
 
     def __init__(self) -> None:
         self._compute = OneThread()

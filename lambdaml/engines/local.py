@@ -29,6 +29,7 @@ class LocalEngine:
     """Runs each function in a process of its own."""
 
     takes_objects = False
+    in_process = False
 
     def __init__(self) -> None:
         self._compute = OneThread()

@@ -33,6 +33,7 @@ from urllib.request import url2pathname
 from lambdaml.engines import Emit, Launch
 from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
+from lambdaml.numerics import VARIABLES
 from lambdaml.source import split_spec
 from lambdaml.worlds.live import OneThread
 
@@ -71,6 +72,7 @@ class RayEngine:
     """
 
     takes_objects = True
+    in_process = False
 
     def __init__(self, address: str = "", cpus: float = 1.0, gpus: float = 0.0) -> None:
         if cpus < 0 or gpus < 0:
@@ -278,7 +280,8 @@ def _environment(spec: str, store: str = "") -> dict[str, Any]:
     Raises:
         SettingsError: the folder is too large, or cannot be sent for another reason.
     """
-    environment: dict[str, Any] = {"env_vars": {**ENVIRONMENT, **ONE_CORE}}
+    numerics = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    environment: dict[str, Any] = {"env_vars": {**ENVIRONMENT, **ONE_CORE, **numerics}}
     folder = _job_folder(spec)
     if folder is None or ray.get_runtime_context().runtime_env.get("working_dir"):
         return environment

@@ -19,6 +19,7 @@ from lambdaml.worlds.live import OneThread
 
 class ToyEngine:
     takes_objects = True
+    in_process = True
 
     def __init__(self) -> None:
         self.compute = OneThread()
