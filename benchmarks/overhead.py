@@ -3,7 +3,8 @@
     python benchmarks/overhead.py
 
 Samples per second of the same job, batch and optimizer, on one thread each; the loop and the runs take turns, so that
-a noisy machine disturbs all alike. Needed: at least 0.9 of the loop on memory://, 0.8 on file://.
+a noisy machine disturbs all alike, and compute in the same numerics class. Needed: at least 0.9 of the loop on memory://,
+0.8 on file://.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from statistics import median
 import torch
 
 import lambdaml
+from lambdaml import numerics
 from lambdaml.sampling import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,6 +58,8 @@ def run(name: str, url: str) -> float:
 
 
 def main() -> None:
+    numerics.prepare("reproducible")
+    print(f"all {numerics.present()}")
     for name in JOBS:
         measure(name)
 

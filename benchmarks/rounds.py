@@ -47,7 +47,8 @@ def main() -> None:
             snapshot_every=10**6,
             args={"floats": options.floats},
         )
-        rows = lambdaml.Run(f"file://{folder}/run").trace()
+        run = lambdaml.Run(f"file://{folder}/run")
+        rows, numerics = run.trace(), run.settings.numerics
         half = [row for row in rows if row["seq"] >= options.steps // 10]
         for worker in range(options.workers):
             mine = [row for row in half if row["worker"] == worker]
@@ -57,6 +58,7 @@ def main() -> None:
     floor = 2 * (latency + 4 * options.floats / bandwidth)
     gets, polls = (sum(row.get(key, 0) for row in half) for key in ("gets", "polls"))
     rounds = len(half) / n
+    print(f"functions {numerics}")
     print(f"{n} workers, {4 * options.floats / 1e6:.2f} MB, {options.latency} a request, {options.bandwidth}")
     print(f"round: median {median(times) * 1e3:.1f} ms, floor {floor * 1e3:.1f} ms, ratio {median(times) / floor:.3f}")
     phases = Counter(

@@ -23,6 +23,7 @@ from statistics import median
 
 import torch
 
+from lambdaml import numerics
 from lambdaml.study.data import digits
 from lambdaml.study.engine import train
 from lambdaml.study.learning import GradientLearner
@@ -42,6 +43,7 @@ SPEEDS = (0.25, 0.5, 1.0, 2.0)
 
 
 def main() -> None:
+    numerics.prepare("reproducible")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--speeds", action="store_true")
