@@ -45,9 +45,13 @@ def in_terminal(
     Args:
         limit_s: seconds without a word, or after Ctrl-C, after which it is killed.
     """
+    started, closed_by_exec = os.pipe()
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvpe(command[0], list(command), {**os.environ, "TERM": "xterm"})
+    os.close(closed_by_exec)
+    os.read(started, 1)  # before that, Ctrl-C would strike a copy of this process
+    os.close(started)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     began = heard = time.monotonic()
     pressed: float | None = None

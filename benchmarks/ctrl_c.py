@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60, help="updates of each worker")
     asked = parser.parse_args()
-    random, ends, fates = Random(asked.seed), [], []
+    random = Random(asked.seed)
+    ends: list[float] = []
+    fates: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         whole = train(Path(folder) / "whole", steps=asked.steps)
         assert whole.code == 0, whole.text
@@ -75,13 +77,17 @@ def main() -> None:
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; a whole run takes {whole.seconds:.1f} s",
             flush=True,
         )
-        for number in range(asked.presses):
-            place, at_s = Path(folder) / f"run{number}", random.uniform(FROM_S, whole.seconds)
+        length_s, number = whole.seconds, 0
+        while len(ends) < asked.presses:
+            number += 1
+            place, at_s = Path(folder) / f"run{number}", random.uniform(FROM_S, length_s)
             shown = train(place, at_s, asked.steps)
-            fates.append(fate(shown, place) if shown.end_s is not None else "had finished")
-            ends += [shown.end_s] if shown.end_s is not None else []
-            took = "not pressed" if shown.end_s is None else f"ended in {shown.end_s:.2f} s"
-            print(f"{number:3d}  Ctrl-C at {at_s:5.2f} s: {took}, {fates[-1]}", flush=True)
+            if shown.end_s is None:  # the machine has more time than it had: draw again
+                length_s = shown.seconds
+                continue
+            fates.append(fate(shown, place))
+            ends.append(shown.end_s)
+            print(f"{len(ends):3d}  Ctrl-C at {at_s:5.2f} s: ended in {shown.end_s:.2f} s, {fates[-1]}", flush=True)
     ends.sort()
     print(f"load {os.getloadavg()[0]:.1f}")
     print(
