@@ -22,11 +22,11 @@ from statistics import fmean
 from typing import Any
 
 import lambdaml
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.attribution import PHASES, Explained, explain
 from lambdaml.simulation import Costs, simulate
 from lambdaml.simulation.costs import measure
 from lambdaml.traces import Trace
-from lambdaml.training import resolve_job, settings_for
 from lambdaml.worlds.live import OneThread
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Asleep"

@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 import lambdaml
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.simulation import simulate
 from lambdaml.simulation.costs import measure
-from lambdaml.training import resolve_job, settings_for
 from lambdaml.worlds.live import OneThread
 
 sys.path.insert(0, str(Path(__file__).parent))

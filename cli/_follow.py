@@ -88,7 +88,7 @@ def _kept(store: Store) -> Run | None:
     if not store.ephemeral:
         return run
     from lambdaml import keys
-    from lambdaml.training import free_place
+    from lambdaml.asked import free_place
 
     place = open_store(free_place(run.settings.job.spec))
     # Functions that were not waited for may write on. A snapshot is as new as the log that was written before it.

@@ -196,7 +196,7 @@ def train(
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
-    from lambdaml.training import free_place
+    from lambdaml.asked import free_place
 
     place, arguments = store or free_place(job), parse_args(args or ())
     length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.cost.bench import Bench
 from lambdaml.cost.machine import this_machine
 from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
@@ -28,7 +29,6 @@ from lambdaml.errors import SettingsError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
 from lambdaml.settings import Settings, reached
-from lambdaml.training import resolve_job, settings_for
 
 if TYPE_CHECKING:
     from lambdaml.coherence import Coherence

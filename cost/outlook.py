@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lambdaml.asked import MAX_SNAPSHOT_EVERY
 from lambdaml.committer import STOP_POLL_S
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.convergence import Convergence, Steps
@@ -22,7 +23,6 @@ from lambdaml.cost.tariff import Quantities, Tariff
 from lambdaml.sampling import Sampler
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.scene import DETECT_S
-from lambdaml.training import MAX_SNAPSHOT_EVERY
 from lambdaml.view import View
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform

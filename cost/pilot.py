@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.commits import averaged
 from lambdaml.errors import SettingsError
 from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
 from lambdaml.records import Update
 from lambdaml.settings import Settings, parse_target, reached
-from lambdaml.training import resolve_job, settings_for
 
 GROWTH = 1.03
 """Evaluations are so much further apart than the last two were, but never closer than every second step."""

@@ -44,9 +44,9 @@ def startup(job: JobSettings) -> Startup | None:
 
 
 def _main(text: str) -> None:
+    from lambdaml.asked import settings_for
     from lambdaml.job import load_job
     from lambdaml.replica import Replica
-    from lambdaml.training import settings_for
     from lambdaml.worlds.live import OneThread
 
     begin = time.perf_counter()

@@ -232,10 +232,10 @@ def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn
 
     The model is the replica's own: measure it before asking for the next. Use from one thread, as a `Replica`.
     """
+    from lambdaml.asked import settings_for
     from lambdaml.commits import averaged
     from lambdaml.replica import Replica
     from lambdaml.settings import JobSettings
-    from lambdaml.training import settings_for
 
     asked = {"target": None, "schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None}
     settings = settings_for(job, JobSettings(spec="none"), workers=1, steps=steps, epochs=None, seed=seed, **asked)

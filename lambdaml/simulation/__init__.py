@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.attribution import Split
 from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
@@ -21,7 +22,7 @@ from lambdaml.settings import JobSettings, Settings, make_settings
 from lambdaml.simulation.costs import assumed, measure
 from lambdaml.simulation.shadow import Costs
 from lambdaml.staleness import RULES
-from lambdaml.training import TrainResult, resolve_job, result, settings_for
+from lambdaml.training import TrainResult, result
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import STRAGGLERS

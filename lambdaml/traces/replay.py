@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from lambdaml.asked import resolve_job, settings_for
 from lambdaml.commits import draft
 from lambdaml.entry import load_run_job, pick_device
 from lambdaml.errors import SettingsError, UserError
@@ -28,7 +29,6 @@ from lambdaml.settings import JobSettings, Settings
 from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
 from lambdaml.traces import Row, Trace
-from lambdaml.training import resolve_job, settings_for
 from lambdaml.worlds.live import OneThread
 
 if TYPE_CHECKING:

@@ -1,0 +1,140 @@
+"""What was asked for, resolved: the job and its sources, a free place, and settings to the last number."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import platform
+import secrets
+from typing import Any
+
+from lambdaml.arguments import fit_arguments
+from lambdaml.errors import JobError, JobFailed, SettingsError
+from lambdaml.job import Job, construct, make_job
+from lambdaml.members import check_members
+from lambdaml.schedules import SCHEDULES
+from lambdaml.settings import JobSettings, Settings, make_settings
+from lambdaml.source import fingerprint, split_spec
+from lambdaml.view import RECENT
+
+DEFAULT_EPOCHS = 10
+MAX_EPOCHS = 1000
+"""Epochs after which a run with nothing but a target gives up."""
+
+MAX_SNAPSHOT_EVERY = 500
+
+
+def free_place(spec: str, folder: str = "runs") -> str:
+    """The next free `runs/<job>-<n>`, as a `file://` URL."""
+    path, name = split_spec(spec)
+    name = (name or os.path.basename(path).removesuffix(".py")).lower()
+    number = 1
+    while os.path.exists(os.path.join(folder, f"{name}-{number}")):
+        number += 1
+    return f"file://{os.path.abspath(os.path.join(folder, f'{name}-{number}'))}"
+
+
+def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: bool = False) -> tuple[JobSettings, Job]:
+    """What run.json says of the job, and the job.
+
+    Args:
+        as_object: whether it will do that the job exists as an object, as a class of a notebook, that no file holds.
+    """
+    if not isinstance(job, str | Job) and not stands_in_a_file(job):
+        if not as_object:
+            raise JobError(f"{job.__name__} stands in no file, so that no other process can import it")
+        fitted = fit_arguments(job, args, job.__name__)
+        instance = construct(job, fitted, job.__name__)
+        check_members(instance)
+        return JobSettings(spec=job.__name__, args=fitted), instance
+    if isinstance(job, Job):
+        check_members(job)
+        return JobSettings(spec=type(job).__name__, args=args), job
+    if not isinstance(job, str):
+        job = f"{inspect.getfile(job)}:{job.__qualname__}"
+    before = fingerprint(job)
+    instance, fitted = make_job(job, args)
+    if fingerprint(job) != before:
+        raise JobError(f"{job} was edited while it was loaded: try again")
+    if not split_spec(job)[1]:
+        job = f"{job}:{type(instance).__name__}"
+    return JobSettings(spec=_absolute(job), args=fitted, fingerprint=before), instance
+
+
+def stands_in_a_file(job: str | type[Job] | Job) -> bool:
+    """Whether another process can import it; a class of a notebook's cell cannot be."""
+    if isinstance(job, str | Job):
+        return isinstance(job, str)
+    try:
+        return bool(fingerprint(f"{inspect.getfile(job)}:{job.__qualname__}"))
+    except (OSError, TypeError, JobError):
+        return False
+
+
+def _absolute(spec: str) -> str:
+    path, name = split_spec(spec)
+    return f"{os.path.abspath(path)}:{name}" if path.endswith(".py") else spec
+
+
+def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
+    """Resolve what was asked for to the last number."""
+    from lambdaml.calls import call
+    from lambdaml.jobparts import build_model
+    from lambdaml.sampling import Sampler
+
+    dataset = call(job.dataset)
+    try:
+        samples = len(dataset)
+        getitem = dataset.__getitem__
+    except (TypeError, AttributeError, NotImplementedError):
+        raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with a length and items") from None
+    try:
+        call(getitem, 0)
+    except JobFailed as error:
+        if isinstance(error.__cause__, NotImplementedError):
+            raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with items") from None
+        raise
+    if not isinstance(job.batch_size, int) or job.batch_size < 1:
+        raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
+    batch_size = asked.pop("batch_size", None) or job.batch_size
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
+    workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
+    if steps is not None and epochs is not None:
+        raise SettingsError("give either steps or epochs, not both")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise SettingsError(f"epochs: must be more than 0 (it is {epochs!r})")
+    if not isinstance(workers, int) or workers < 1:
+        raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
+    if SCHEDULES.make(asked["schedule"]).needs(workers) > workers:
+        raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
+    per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
+    if steps is None:
+        steps = max(1, round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch))
+    snapshot_every = asked.pop("snapshot_every")
+    if snapshot_every is None:
+        snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)
+    model = build_model(job)
+    asked.setdefault("max_rejected", max(10, min(workers, RECENT // 2)))
+    return make_settings(
+        job=job_settings,
+        workers=workers,
+        steps=steps,
+        target=target,
+        batch_size=batch_size,
+        samples=samples,
+        steps_per_epoch=per_epoch,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        snapshot_every=snapshot_every,
+        token=secrets.token_hex(8),
+        versions=versions(),
+        **asked,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what computes, for run.json and for profiles."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), "lambdaml": version("lambdaml-runtime"), "torch": version("torch")}
