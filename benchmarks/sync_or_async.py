@@ -137,6 +137,7 @@ def planned(spread: str, latency: str, job: str) -> str:
         batch_sizes=(32,),
         codecs=("fp32",),
         channels=(latency,),
+        functions=WORKERS,
         platforms=("local",),
     )
     wishes = Wishes(target=TARGET, minimise="time", space=space, stragglers=spread, snapshot_every=1)

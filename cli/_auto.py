@@ -43,13 +43,12 @@ class _Auto:
     plan: Plan
     profile: Profile
     iprof: IProf
-    room: int
 
     @property
     def functions(self) -> int:
-        """That the workers share, where there is room for so many."""
+        """That the workers share."""
         assert self.plan.choice is not None
-        return min(self.plan.choice.candidate.workers, self.room)
+        return self.plan.choice.functions
 
     def announce(self) -> None:
         """Say what was chosen, and why."""
@@ -172,7 +171,7 @@ def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | N
     from lambdaml.cost.candidates import Space
     from lambdaml.cost.iprof import IProf
     from lambdaml.cost.plan import Wishes, make_plan
-    from lambdaml.cost.profile import MEASURED, Profile
+    from lambdaml.cost.profile import Profile
 
     target, epochs = options["target"], options["epochs"]
     if profile is not None:
@@ -188,12 +187,11 @@ def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | N
         )
     space = Space(
         workers=(1, options["workers"]),
-        channels=(MEASURED if known.store else "disk",),
         platforms=("local",),
-        functions=options["functions"] or os.cpu_count(),
+        functions=options["functions"],
     )
     wishes = Wishes(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
     with Share("planning") as share, interruptible(share.stop, share.close):
         iprof = IProf.open(known)
         found = make_plan(known, wishes, iprof=iprof, progress=share)
-    return _Auto(found, known, iprof, space.functions or 1)
+    return _Auto(found, known, iprof)

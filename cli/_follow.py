@@ -140,6 +140,8 @@ def _summary(result: TrainResult, url: str) -> Iterator[tuple[str, str]]:
     run, end = _format.shown(url), _ENDS.get(result.stop, result.stop)
     sent, received = (_format.size(result.bytes[way]) for way in ("sent", "received"))
     yield "result", f"{_format.metrics(result.metrics)} at version {result.version} ({end})"
+    if result.best is not None and result.best.version != result.version:
+        yield "best", f"{_format.metrics(result.best.metrics)} at version {result.best.version}"
     yield "updates", f"{result.updates:,} ({_format.counts(result.fates)}), {result.samples:,} samples"
     if result.rejections:
         yield "rejections", result.rejections

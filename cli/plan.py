@@ -20,6 +20,7 @@ from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
+    from lambdaml.cost.command import HowTo
     from lambdaml.cost.outlook import Outlook
     from lambdaml.cost.plan import Plan
     from lambdaml.cost.profile import Profile
@@ -64,7 +65,8 @@ Channels = Annotated[
     typer.Option(
         "--channel",
         metavar="NAME",
-        help="`s3-standard`, `s3-express`, `40ms`, or `measured`: the profile's store. Repeatable.",
+        help="`s3-standard`, `s3-express`, `disk`, `40ms`, or `measured`: the profile's store; by default that, or else a "
+        "disk for `local` and `s3-standard` elsewhere. Repeatable.",
         rich_help_panel=_SPACE,
     ),
 ]
@@ -138,7 +140,6 @@ def plan(
     from lambdaml.cost.iprof import IProf
     from lambdaml.cost.plan import Wishes, make_plan
     from lambdaml.cost.prices import user_book
-    from lambdaml.cost.profile import MEASURED
 
     known = _profile(job, profile, args, None if epochs else target, most)
     wishes = Wishes(
@@ -152,7 +153,7 @@ def plan(
             schedules=tuple(schedule or ()),
             batch_sizes=tuple(batch_size or ()),
             codecs=tuple(codec or ()),
-            channels=tuple(channel or (MEASURED if known.store else "s3-standard",)),
+            channels=tuple(channel or ()),
             platforms=tuple(platform or ("lambda-arm",)),
         ),
         **{name: value for name, value in limits.items() if value is not None},
@@ -164,19 +165,22 @@ def plan(
 
 
 def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
+    from lambdaml.cost.command import how_to_run
+
+    how = how_to_run(found, known)
     if html is not None:
         from lambdaml.cost.page import page
 
         try:
-            html.write_text(page(found, f"Plan for {known.job.spec.rpartition('/')[2]}"))
+            html.write_text(page(found, f"Plan for {known.job.spec.rpartition('/')[2]}", how))
         except OSError as error:
             raise UserError(f"cannot write {html}: {error.strerror}") from error
     if as_json:
-        _format.print_json(found.to_dict())
+        _format.print_json({**found.to_dict(), **how.to_dict()})
     elif as_csv:
         _print_csv(found)
     else:
-        _print(found, everything)
+        _print(found, how, everything)
 
 
 def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:
@@ -190,31 +194,21 @@ def _profile(job: str | None, file: Path | None, args: list[str] | None, target:
     return measured(job, args=parse_args(args or ()), target=target, workers=workers, seconds=20.0)
 
 
-def _print(found: Plan, everything: bool) -> None:
+def _print(found: Plan, how: HowTo, everything: bool) -> None:
     shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
-    headings = [
-        "",
-        "schedule",
-        "workers",
-        "batch",
-        "codec",
-        "platform",
-        "store",
-        "steps",
-        "staleness",
-        "time",
-        "9 of 10",
-    ]
-    headings += ["cost", "9 of 10", "requests"]
+    headings = ["", "schedule", "workers", "functions", "batch", "codec", "platform", "store"]
+    headings += ["steps", "staleness", "time", "9 of 10", "cost", "9 of 10", "requests"]
     rows = [[_mark(found, place), *_cells(outlook)] for place, outlook in shown]
     _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"])
     print(f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s")
     print(f"\n{found.reason[0].upper()}{found.reason[1:]}.")
     for sentence in found.near_misses:
         print(f"  {sentence}")
+    for line in how.lines():
+        print(f"\n{line}")
     marks = {mark: sum(a.mark == mark for a in found.assumptions) for mark in ("measured", "given", "assumed")}
     print("\nRests on " + ", ".join(f"{count} {mark}" for mark, count in marks.items() if count) + " numbers:")
-    rows = [[a.what, f"{a.value} {a.unit}".strip(), a.mark] for a in found.assumptions if a.mark != "given"]
+    rows = [[a.what, f"{a.value} {a.unit}".strip(), a.mark] for a in found.assumptions]
     _format.print_table(["what", "value", ""], rows, left=["what", "value", ""])
 
 
@@ -229,7 +223,8 @@ def _mark(found: Plan, place: int) -> str:
 
 def _cells(outlook: Outlook) -> list[str]:
     candidate = outlook.candidate
-    chosen = [candidate.schedule, f"{candidate.workers}", f"{candidate.batch_size}", candidate.codec]
+    chosen = [candidate.schedule, f"{candidate.workers}", f"{outlook.functions or ''}", f"{candidate.batch_size}"]
+    chosen += [candidate.codec]
     chosen += [candidate.platform, candidate.channel]
     if outlook.obstacle:
         return [*chosen, "", f"{outlook.staleness:.1f}", outlook.obstacle, "", "", "", ""]

@@ -1,95 +1,251 @@
-"""What a plan rests on: each number with its unit, and whether it was measured, given or assumed."""
+"""What a plan rests on: each number with its unit, and whether it was measured, given or assumed.
+
+Each row names the inputs that it stands for, as `StepTime.overhead_s` or `Price(s3-standard/get)`. A test watches which
+inputs planning reads, and fails where one of them has no row, or a row has none that was read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lambdaml.asked import MAX_SNAPSHOT_EVERY
+from lambdaml.cost.candidates import HEADROOM, Candidate
+from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.cost.tariff import TRANSFERS
+from lambdaml.sampling import Sampler
+from lambdaml.simulation.scene import DETECT_S
+from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 
 if TYPE_CHECKING:
-    from lambdaml.cost.candidates import Candidate
     from lambdaml.cost.plan import Wishes
 
 Mark = Literal["measured", "given", "assumed"]
 
+PLATFORMS = "lambdaml.worlds.platform.PLATFORMS"
+CHANNELS = "lambdaml.worlds.channel.CHANNELS"
+
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """One input of a plan."""
+    """One row: what it is, its value and unit, how it is known, and from where.
+
+    Attributes:
+        inputs: the fields that the row stands for; none where no input says so.
+    """
 
     what: str
     value: float | str
     unit: str
     mark: Mark
     source: str
+    inputs: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
-def assumptions(profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, best: Candidate) -> Iterator[Assumption]:
-    """Those of a plan; platform and prices are the best candidate's."""
-    here = f"profile of {profile.measured_on}"
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a plan was made from.
+
+    Attributes:
+        places: of the price book.
+        candidates: all of them.
+        channels: those of the candidates, by spec.
+        slowdowns: what I-Prof said of each device that it was asked about.
+        iprof: None where it was not asked.
+    """
+
+    profile: Profile
+    wishes: Wishes
+    goal: Goal
+    book: PriceBook
+    places: Sequence[str]
+    candidates: Sequence[Candidate]
+    channels: Mapping[str, Channel]
+    slowdowns: Mapping[Device, float]
+    iprof: IProf | None
+
+
+def assumptions(basis: Basis) -> Iterator[Assumption]:
+    """All rows of a plan."""
+    yield from _job(basis)
+    yield from _learning(basis)
+    yield from _way(basis)
+    for spec, channel in basis.channels.items():
+        yield from _channel(basis, spec, channel)
+    platforms = {one.platform: Platform.parse(one.platform) for one in basis.candidates}
+    for platform in {platform.name: platform for platform in platforms.values()}.values():
+        yield from _platform(basis, platform)
+    for spec, platform in platforms.items():
+        inputs = ("Platform.memory_mb", "Platform.max_vcpus", "Platform.mb_per_vcpu")
+        yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "cores", "assumed", PLATFORMS, inputs)
+    yield from _slowdowns(basis)
+    yield from _prices(basis)
+
+
+def _job(basis: Basis) -> Iterator[Assumption]:
+    profile, here = basis.profile, _here(basis)
     step, job = profile.step_time, profile.job
-    yield Assumption("gradient of a batch", f"{step.step_s(job.batch_size):.4g}", "s", "measured", here)
-    yield Assumption("its spread, p95 over p50", f"{step.p95_over_p50:.2f}", "", "measured", here)
-    yield Assumption("optimizer step", f"{profile.optimizer_s:.3g}", "s", "measured", here)
+    inputs: tuple[str, ...] = ("StepTime.overhead_s", "StepTime.slope_s_per_sample")
+    for batch in sorted({one.batch_size for one in basis.candidates}):
+        yield Assumption(f"gradient of {batch} samples", f"{step.step_s(batch):.4g}", "s", "measured", here, inputs)
+    yield Assumption("optimizer step", f"{profile.optimizer_s:.3g}", "s", "measured", here, ("Profile.optimizer_s",))
     for name, codec in profile.codecs.items():
-        yield Assumption(f"update, {name}", codec.update_bytes, "bytes", "measured", here)
-    yield Assumption("peak memory of a function", round(profile.memory.peak_mb(job.batch_size)), "MB", "measured", here)
-    if goal.convergence is not None:
-        yield from _learning(profile, goal, here)
-    else:
-        yield Assumption("length", wishes.epochs or 0.0, "epochs", "given", "")
+        yield _measured(f"update, {name}", codec.update_bytes, "bytes", here, "CodecFacts.update_bytes")
+        yield _measured(f"writing one, {name}", f"{codec.encode_s:.3g}", "s", here, "CodecFacts.encode_s")
+        inputs = ("CodecFacts.read_s", "CodecFacts.apply_s")
+        took_s = f"{codec.read_s + codec.apply_s:.3g}"
+        yield Assumption(f"reading and adding one, {name}", took_s, "s", "measured", here, inputs)
+    yield _measured("snapshot", job.snapshot_bytes, "bytes", here, "JobFacts.snapshot_bytes")
+    yield _measured("data set", job.samples, "samples", here, "JobFacts.samples")
+    if not basis.wishes.space.batch_sizes:
+        yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
+    if any(_sized(spec) for spec in basis.wishes.space.platforms):
+        inputs = ("Memory.base_mb", "Memory.slope_mb_per_sample")
+        peak_mb = round(profile.memory.peak_mb(job.batch_size))
+        yield Assumption("peak memory of a function", peak_mb, "MB", "measured", here, inputs)
+        yield Assumption("memory over that peak", f"{HEADROOM - 1:.0%}", "", "assumed", "")
     if profile.startup is not None:
-        yield Assumption("import of torch here", profile.startup.import_s, "s", "measured", here)
-        yield Assumption("the job's own start", profile.startup.job_s, "s", "measured", here)
-    measured = best.channel == MEASURED and profile.store is not None
+        yield _measured("import of torch here", f"{profile.startup.import_s:.3g}", "s", here, "Startup.import_s")
+        yield _measured("the job's own start", f"{profile.startup.job_s:.3g}", "s", here, "Startup.job_s")
+        yield _measured("cores here", profile.machine.cores, "", here, "MachineFacts.cores")
+
+
+def _learning(basis: Basis) -> Iterator[Assumption]:
+    goal, profile, here = basis.goal, basis.profile, _here(basis)
+    if goal.convergence is None:
+        yield Assumption("length", f"{goal.epochs:g}", "epochs", "given", "")
+        return
+    inputs: tuple[str, ...] = ("PilotRun.group", "PilotRun.delay", "PilotRun.batch", "PilotRun.steps")
     yield Assumption(
-        f"latency and bandwidth of {best.channel}",
-        profile.store.url if measured and profile.store else "preset",
-        "",
-        "measured" if measured else "assumed",
-        here if measured else "lambdaml.storage.latency.PRESETS",
+        "steps to the target", f"{len(profile.pilot)} pilots", "", "measured", f"{here}, {profile.target}", inputs
     )
-    if wishes.left < 1:
-        yield Assumption(
-            "share of the way that is left", f"{wishes.left:.3g}", "", "assumed", "steps gone of the plan's"
-        )
-    yield from _platform(Platform.parse(best.platform))
-    yield Assumption("stragglers", wishes.stragglers, "", "given" if wishes.stragglers != "none" else "assumed", "")
-    yield Assumption("functions compute as fast as this machine's core", 1.0, "", "assumed", profile.machine.processor)
-    for place in (best.platform.partition(":")[0], best.channel.partition(":")[0]):
-        for item, price in book.place(place).items():
-            yield Assumption(f"price, {place}/{item}", price.usd, f"USD per {price.unit}", "given", price.origin)
-
-
-def _learning(profile: Profile, goal: Goal, here: str) -> Iterator[Assumption]:
-    assert goal.convergence is not None
-    runs = len(profile.pilot)
-    yield Assumption("steps to the target", f"{runs} pilots", "", "measured", f"{here}, {profile.target}")
-    yield Assumption("their spread, sigma of log steps", f"{goal.convergence.sigma:.3f}", "", "measured", here)
-    yield Assumption("staleness at which the target was missed", goal.convergence.tolerance, "steps", "measured", here)
+    sigma, tolerance = goal.convergence.sigma, goal.convergence.tolerance
+    yield Assumption("their spread, sigma of log steps", f"{sigma:.3f}", "", "measured", here, inputs)
+    if math.isfinite(tolerance):
+        yield Assumption("staleness at which the target was missed", tolerance, "steps", "measured", here, inputs)
     if profile.noise is not None and profile.noise.samples is not None:
-        yield Assumption("gradient noise scale", round(profile.noise.samples), "samples", "measured", here)
-    if profile.coherence is not None:
+        noise = round(profile.noise.samples)
+        yield _measured("gradient noise scale", noise, "samples", here, "NoiseScale.samples")
+    if profile.coherence is not None and goal.convergence.by_coherence:
         least = "at least " if profile.coherence.tolerance_at_least else ""
-        tolerance = f"{least}{profile.coherence.tolerance_steps:.3g}"
-        yield Assumption("staleness that halves a step's worth", tolerance, "steps", "measured", f"{here}, coherence")
-    yield Assumption("convergence with every codec is that of fp32", "", "", "assumed", "")
+        inputs = tuple(f"CoherenceFacts.{name}" for name in ("cosine", "tolerance_steps", "tolerance_at_least"))
+        steps = f"{least}{profile.coherence.tolerance_steps:.3g}"
+        yield Assumption("staleness that halves a step's worth", steps, "steps", "measured", here, inputs)
+    yield Assumption("evaluation of a snapshot", 0.0, "s", "assumed", "")
+    if len({one.codec for one in basis.candidates} - {"fp32"}):
+        yield Assumption("convergence with every codec", "that of fp32", "", "assumed", "")
 
 
-def _platform(platform: Platform) -> Iterator[Assumption]:
-    source = "lambdaml.worlds.platform.PLATFORMS"
-    cold, p99 = platform.cold_start_s
-    yield Assumption(f"cold start on {platform.name}", f"{cold:g}, p99 {p99:g}", "s", "assumed", source)
-    if platform.lifetime_s < float("inf"):
-        yield Assumption("lifetime of a function", platform.lifetime_s, "s", "assumed", source)
-    if platform.preemption_mean_s < float("inf"):
-        yield Assumption("mean time to a preemption", platform.preemption_mean_s, "s", "assumed", source)
+def _way(basis: Basis) -> Iterator[Assumption]:
+    wishes, job = basis.wishes, basis.profile.job
+    if wishes.snapshot_every is not None:
+        yield Assumption("updates of a worker to a snapshot", wishes.snapshot_every, "", "given", "")
+    else:
+        epochs = {
+            min(Sampler(job.samples, one.workers, one.batch_size, 0).steps_per_epoch, MAX_SNAPSHOT_EVERY)
+            for one in basis.candidates
+        }
+        yield Assumption("updates of a worker to a snapshot", _range(epochs, ".0f"), "", "assumed", "an epoch")
+    if wishes.left < 1:
+        share = f"{wishes.left:.3g}"
+        yield Assumption("share of the way that is left", share, "", "assumed", "steps gone of the plan's")
+    for name, value, unit in (("deadline", wishes.deadline_s, "s"), ("budget", wishes.budget_usd, "USD")):
+        if math.isfinite(value):
+            yield Assumption(name, value, unit, "given", "")
+    yield Assumption("stragglers", wishes.stragglers, "", "given" if wishes.stragglers != "none" else "assumed", "")
+
+
+def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
+    store = basis.profile.store
+    mark: Mark = "assumed"
+    source = CHANNELS
+    inputs: tuple[str, ...] = ("Channel.model", "LatencyModel.read_s", "LatencyModel.write_s")
+    bytes_input = "LatencyModel.bandwidth_bytes_per_s"
+    if spec == MEASURED and store is not None:
+        mark, source = "measured", f"{_here(basis)}, {store.url}"
+        inputs = ("Channel.model", "StoreFacts.reading", "Empirical.bins")
+        bytes_input = "Empirical.bandwidth_bytes_per_s"
+    for kind, what in (("get", "read"), ("create", "write")):
+        half, slow = (f"{1000 * channel.latency_s(kind, unit):.3g}" for unit in (0.5, 0.99))
+        yield Assumption(f"{what} on {spec}", f"{half}, p99 {slow}", "ms", mark, source, inputs)
+    speed = channel.bandwidth_bytes_per_s
+    told = f"{speed / 1e6:.3g}" if math.isfinite(speed) else "unlimited"
+    read = ("StoreFacts.read_bytes_per_s",) if mark == "measured" else ()
+    yield Assumption(f"bandwidth of {spec}", told, "MB/s", mark, source, (bytes_input, *read))
+    inputs = ("Channel.reads_per_s",)
+    limit = f"{channel.reads_per_s:g}" if channel.reads_per_s else "unlimited"
+    yield Assumption(f"reads that {spec} takes", limit, "per s", "assumed", CHANNELS, inputs)
+
+
+def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
+    name, startup = platform.name, basis.profile.startup
+    cold = f"{platform.cold_start_s[0]:g}, p99 {platform.cold_start_s[1]:g}"
+    mark: Mark = "assumed"
+    source = PLATFORMS
+    if name == "local" and startup is not None:
+        cold, mark, source = f"{startup.import_s:.3g}", "measured", f"{_here(basis)}, the import of torch"
+    yield Assumption(f"cold start on {name}", cold, "s", mark, source, ("Platform.cold_start_s",))
+    warm = f"{platform.warm_start_s[0]:g}, p99 {platform.warm_start_s[1]:g}"
+    yield Assumption(f"warm start on {name}", warm, "s", "assumed", PLATFORMS, ("Platform.warm_start_s",))
+    ramp = ", ".join(f"{count:,} after {seconds:g} s" for count, seconds in platform.ramp) or "all at once"
+    yield Assumption(f"functions that may start on {name}", ramp, "", "assumed", PLATFORMS, ("Platform.ramp",))
+    yield Assumption(f"time until {name} replaces a function", DETECT_S, "s", "assumed", "")
+    for what, value, unit, field in (
+        ("lifetime of a function", platform.lifetime_s, "s", "lifetime_s"),
+        ("mean time to a preemption", platform.preemption_mean_s, "s", "preemption_mean_s"),
+        ("bandwidth of a function", platform.bandwidth_bytes_per_s / 1e6, "MB/s", "bandwidth_bytes_per_s"),
+    ):
+        told = f"{value:g}" if math.isfinite(value) else "unlimited"
+        yield Assumption(f"{what} on {name}", told, unit, "assumed", PLATFORMS, (f"Platform.{field}",))
+
+
+def _slowdowns(basis: Basis) -> Iterator[Assumption]:
+    """How long functions compute, against the core that was measured."""
+    what = "a function's gradient over the measured one's"
+    if basis.iprof is None:
+        yield Assumption(what, 1.0, "", "assumed", basis.profile.machine.processor)
+        return
+    runs = basis.iprof.runs
+    source = f"I-Prof, {runs} run{'s' * (runs != 1)} with profiles of {basis.profile.machine.processor}"
+    for name in sorted({device.name for device in basis.slowdowns}):
+        values = {times for device, times in basis.slowdowns.items() if device.name == name}
+        known = any(basis.iprof.knows(device) for device in basis.slowdowns if device.name == name)
+        inputs = (f"IProf.slowdown({name})",)
+        told = _range(values, ".2f")
+        yield Assumption(f"{what}, {name}", told, "", "measured" if known else "assumed", source, inputs)
+
+
+def _prices(basis: Basis) -> Iterator[Assumption]:
+    prices = [price for place in basis.places for price in basis.book.place(place).values()]
+    for price in [*prices, basis.book[f"transfer/{TRANSFERS[0]}"]]:
+        inputs = (f"Price({price.id})",)
+        yield Assumption(f"price, {price.id}", price.usd, f"USD per {price.unit}", "given", price.origin, inputs)
+
+
+def _here(basis: Basis) -> str:
+    return f"profile of {basis.profile.measured_on}"
+
+
+def _measured(what: str, value: float | str, unit: str, source: str, field: str) -> Assumption:
+    return Assumption(what, value, unit, "measured", source, (field,))
+
+
+def _sized(spec: str) -> bool:
+    """Whether the memory of such a platform's functions is chosen by what was measured."""
+    return ":" not in spec and bool(Platform.parse(spec).mb_per_vcpu)
+
+
+def _range(values: Iterable[float], style: str) -> str:
+    found = sorted(values)
+    low, high = format(found[0], style), format(found[-1], style)
+    return low if low == high else f"{low} to {high}"

@@ -10,10 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.schedules import SCHEDULES
+from lambdaml.storage.url import StoreURL
 from lambdaml.worlds.platform import LAMBDA_MB_PER_VCPU, Platform
+
+REMOTE = ("s3", "gs", "az")
+"""Schemes of stores that functions on other machines can reach."""
 
 HEADROOM = 1.15
 """Of memory over the peak that was measured."""
@@ -49,21 +54,25 @@ class Space:
 
     Attributes:
         workers: least and most; powers of two between, and both.
-        channels, platforms: at least one each; a platform that bills memory and names none gets some.
-        functions: that there is room for at a time; by default one for each worker.
+        channels, platforms: a platform that bills memory and names none gets some. By default Lambda; and the store that
+            the profile measured, where functions of the platform can reach it, or else a disk for `local` and S3.
+        functions: that there is room for at a time; by default what `train` starts here on `local`, and elsewhere one for
+            each worker.
     """
 
     workers: tuple[int, int] = (1, 64)
     schedules: Sequence[str] = ()
     batch_sizes: Sequence[int] = ()
     codecs: Sequence[str] = ()
-    channels: Sequence[str] = ("s3-standard",)
+    channels: Sequence[str] = ()
     platforms: Sequence[str] = ("lambda-arm",)
     functions: int | None = None
 
-    def functions_for(self, workers: int) -> int:
-        """Functions that so many workers run on."""
-        return min(workers, self.functions or workers)
+    def functions_for(self, candidate: Candidate) -> int:
+        """Functions that the candidate's workers share."""
+        if Platform.parse(candidate.platform).name == "local":
+            return functions_for(candidate.workers, self.functions)
+        return min(candidate.workers, self.functions or candidate.workers)
 
     def candidates(self, profile: Profile) -> list[Candidate]:
         """All of them.
@@ -83,7 +92,7 @@ class Space:
             if workers * batch <= max(profile.job.samples, batches[0])
             for platform in self._platforms(profile, batch)
             for codec in self.codecs or profile.codecs
-            for channel in self.channels
+            for channel in self.channels or [_channel(profile, platform)]
         ]
         if not found:
             raise SettingsError("no schedule, platform and number of workers fit what was asked for")
@@ -105,6 +114,14 @@ class Space:
             fitting = sorted(size for size in sizes if size >= needed)
             for size in fitting or [64 * -(-int(needed) // 64)]:
                 yield f"{spec}:{size}"
+
+
+def _channel(profile: Profile, platform: str) -> str:
+    """The store that functions of the platform would most likely share."""
+    near = platform.partition(":")[0] == "local"
+    if profile.store is not None and (near or StoreURL.parse(profile.store.url).scheme in REMOTE):
+        return MEASURED
+    return "disk" if near else "s3-standard"
 
 
 def _powers(least: int, most: int) -> list[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lambdaml.asked import MAX_SNAPSHOT_EVERY
-from lambdaml.committer import STOP_POLL_S
+from lambdaml.committer import LEAD, STOP_POLL_S
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.convergence import Convergence, Steps
 from lambdaml.cost.pace import Amounts, Pace
@@ -47,6 +47,7 @@ class Outlook:
         steps: optimizer steps to the end; `unlikely_steps` within which nine of ten runs end.
         seconds, unlikely_seconds, usd, unlikely_usd: likewise.
         step_s: of an optimizer step.
+        functions: that share the workers.
         group, staleness: of a step, on average.
         effective: the constant staleness that is as hard to stand.
         requests, bytes_sent, bytes_received, function_seconds, invocations: of the median run.
@@ -62,6 +63,7 @@ class Outlook:
     usd: float = math.inf
     unlikely_usd: float = math.inf
     step_s: float = math.inf
+    functions: int = 0
     group: float = 0.0
     staleness: float = 0.0
     effective: float = 0.0
@@ -145,6 +147,7 @@ def outlook(
     functions: int | None = None,
 ) -> Outlook:
     """What the candidate would take at this pace, with so many functions; by default one for each worker."""
+    functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
     every_rounds = goal.snapshot_every or min(per_epoch, MAX_SNAPSHOT_EVERY)
     batch = profile.job.samples / (candidate.workers * per_epoch)
@@ -155,6 +158,7 @@ def outlook(
         return Outlook(
             candidate,
             step_s=pace.step.seconds,
+            functions=functions,
             group=pace.group,
             staleness=pace.staleness,
             effective=pace.effective,
@@ -163,8 +167,8 @@ def outlook(
     launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
     platform = Platform.parse(candidate.platform)
     median_steps, unlikely_steps = needed.quantile(0.5, every), needed.quantile(UNLIKELY, every)
-    used = _course(pace, median_steps, launcher, platform, channel, functions or candidate.workers)
-    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, functions or candidate.workers)
+    used = _course(pace, median_steps, launcher, platform, channel, functions)
+    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, functions)
     bill, unlikely_bill = tariff.bill(used), tariff.bill(unlikely)
     return Outlook(
         candidate,
@@ -175,6 +179,7 @@ def outlook(
         usd=bill.usd,
         unlikely_usd=unlikely_bill.usd,
         step_s=pace.step.seconds,
+        functions=functions,
         group=pace.group,
         staleness=pace.staleness,
         effective=pace.effective,
@@ -202,11 +207,25 @@ class Launcher:
     def __init__(self, profile: Profile, channel: Channel, every_steps: float, watched: bool) -> None:
         self.every_steps = every_steps
         read_s, write_s = (channel.latency_s(kind, 0.5) for kind in ("get", "create"))
+        self._watched = watched
         self._bytes = profile.job.snapshot_bytes
-        transfer_s = channel.transfer_s(self._bytes)
-        self.stop_s = 3 * write_s + 3 * read_s + 2 * transfer_s + STOP_POLL_S / 2 if watched else 0.0
-        """From the snapshot that meets the target, until the wish to stop that follows from it is in the log: the snapshot
-        is written, found, read; the wish is written, looked for, read; and the step that is under way goes first."""
+        self._found_s = 2 * write_s + 2 * read_s + 2 * channel.transfer_s(self._bytes)
+        self._heeded_s = write_s + read_s
+
+    def overshoot_steps(self, step_s: float) -> float:
+        """Steps from the snapshot that meets the target to the end of the run; see `lambdaml.committer`.
+
+        The snapshot is written, found and read, and the wish to stop is written; then somebody looks for it, once a
+        second and with the next snapshot, reads it, and writes it into the log; and the step that is under way goes
+        first. A run is not more than `LEAD` snapshots ahead of its evaluation, and the one that it is about to take.
+        """
+        if not self._watched:
+            return 0.0
+        interval_s = self.every_steps * step_s
+        next_s = interval_s - self._found_s if self._found_s < interval_s else interval_s / 2
+        look_s = next_s - next_s**2 / (2 * STOP_POLL_S) if next_s < STOP_POLL_S else STOP_POLL_S / 2
+        steps = (self._found_s + look_s + self._heeded_s) / step_s
+        return 1 + min(steps, (LEAD + 1) * self.every_steps)
 
     def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
         """Of a run of so many steps, log entries and functions; the writing of snapshots included."""
@@ -215,6 +234,9 @@ class Launcher:
         requests["get"] += snapshots + commits
         requests["list"] += snapshots
         requests["create"] += 2 * snapshots + functions
+        if self._watched:
+            requests["get_miss"] = float(snapshots)
+            requests["head"] += snapshots
         moved = float((snapshots + 1) * self._bytes)
         return Amounts(0.0, 0.0, 0.0, requests, moved, moved)
 
@@ -223,7 +245,7 @@ def _course(
     pace: Pace, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
 ) -> Quantities:
     """A whole run of so many steps."""
-    overshoot = 1 + launcher.stop_s / pace.step.seconds if launcher.stop_s else 0.0
+    overshoot = launcher.overshoot_steps(pace.step.seconds)
     whole = pace.of(steps + overshoot)
     whole = whole.plus(launcher.amounts(steps + overshoot, whole.commits, functions))
     read_s = channel.latency_s("get", 0.5)

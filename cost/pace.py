@@ -143,9 +143,11 @@ def waits_s(channel: Channel) -> float:
     return sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
 
 
-def busy_share(costs: Costs, channel: Channel, workers: int) -> float:
-    """The share of a round's least time that a function computes, with one for each worker."""
-    work_s = costs.step_s + costs.encode_s + costs.apply_s + workers * costs.apply_update_s
+def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | None = None) -> float:
+    """The share of a round's least time that a function computes, with so many that share the workers; by default one for
+    each."""
+    hosted = math.ceil(workers / (functions or workers))
+    work_s = hosted * (costs.step_s + costs.encode_s) + costs.apply_s + workers * costs.apply_update_s
     return work_s / (work_s + waits_s(channel) + workers * channel.transfer_s(costs.update_bytes))
 
 

@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.cost.reasons import duration, money
 
 if TYPE_CHECKING:
+    from lambdaml.cost.command import HowTo
     from lambdaml.cost.plan import Plan
 
 WIDTH, HEIGHT, MARGIN = 860, 460, 64
 
 
-def page(plan: Plan, title: str) -> str:
-    """The page. It loads nothing from anywhere."""
+def page(plan: Plan, title: str, how: HowTo | None = None) -> str:
+    """The page. It loads nothing from anywhere.
+
+    Args:
+        how: to run the choice.
+    """
     data = plan.to_dict()
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in plan.near_misses)
     return _PAGE.format(
         title=html.escape(title),
         reason=html.escape(plan.reason),
         chosen=html.escape(_choice(plan)),
+        how="".join(f"<pre>{html.escape(line)}</pre>" for line in how.lines()) if how is not None else "",
         chart=_chart(plan),
         near_misses=f"<h2>Why not its neighbours</h2><ul>{sentences}</ul>" if sentences else "",
         candidates=_candidates(plan),
@@ -91,7 +97,7 @@ class _Axis:
 
 def _candidates(plan: Plan) -> str:
     headings = (
-        "", "schedule", "workers", "batch", "codec", "platform", "store", "steps", "staleness", "time", "9 of 10", "cost",
+        "", "schedule", "workers", "functions", "batch", "codec", "platform", "store", "steps", "staleness", "time", "9 of 10", "cost",
         "9 of 10 cost", "requests", "obstacle",
     )  # fmt: skip
     rows = []
@@ -99,7 +105,7 @@ def _candidates(plan: Plan) -> str:
         candidate = found.candidate
         mark = "&#10004;" if place == plan.chosen else "&#9670;" if place in plan.frontier else ""
         cells = [
-            candidate.schedule, candidate.workers, candidate.batch_size, candidate.codec, candidate.platform,
+            candidate.schedule, candidate.workers, found.functions or "", candidate.batch_size, candidate.codec, candidate.platform,
             candidate.channel, found.steps or "", f"{found.staleness:.1f}", duration(found.seconds),
             duration(found.unlikely_seconds), _money(found.usd), _money(found.unlikely_usd),
             f"{found.requests:,}" if found.requests else "", found.obstacle,
@@ -142,7 +148,7 @@ tr.lit {{ background: #ffe }} .scroll {{ max-height: 32rem; overflow: auto }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #181818; color: #ddd }} th {{ background: #181818 }}
   .grid line {{ stroke: #333 }} td, th {{ border-color: #333 }} tr.lit {{ background: #332 }} }}
 </style></head><body>
-<h1>{title}</h1><p><strong>{chosen}</strong></p><p>{reason}.</p>
+<h1>{title}</h1><p><strong>{chosen}</strong></p><p>{reason}.</p>{how}
 {chart}<div id="tip"></div>
 {near_misses}
 <h2>All candidates</h2><div class="scroll">{candidates}</div>

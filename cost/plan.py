@@ -18,8 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from lambdaml.cost.assumptions import Assumption, assumptions
+from lambdaml.cost.assumptions import Assumption, Basis, assumptions
+from lambdaml.cost.bill import channel_of
 from lambdaml.cost.candidates import Candidate, Space
+from lambdaml.cost.choice import frontier, keeps, nearest, ranked
 from lambdaml.cost.convergence import Convergence
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal, Outlook, outlook
@@ -116,6 +118,7 @@ class Plan:
         return {
             "schedule": chosen.schedule,
             "workers": chosen.workers,
+            "functions": best.functions,
             "batch_size": chosen.batch_size,
             "codec": chosen.codec,
             "target": self.wishes.target,
@@ -162,27 +165,27 @@ def make_plan(
     candidates = wishes.space.candidates(profile)
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     processes = processes or os.cpu_count() or 1
-    found = sorted(desk.outlooks(candidates, processes, progress), key=lambda one: _rank(one, wishes))
+    found = ranked(desk.outlooks(candidates, processes, progress), wishes)
     chances = max(LEAST_CHANCES, 2 * REFINED // len(found))
     refined: set[Candidate] = set()
     while todo := [one for one in found[: REFINED if not refined else LEAST_REFINED] if one.candidate not in refined]:
         refined |= {one.candidate for one in todo}
         again = {one.candidate: one for one in desk.refined(todo, chances, processes)}
-        found = sorted((again.get(one.candidate, one) for one in found), key=lambda one: _rank(one, wishes))
-    frontier = _frontier(found)
-    chosen = 0 if _keeps(found[0], wishes) else None
-    nearest = chosen if chosen is not None else _nearest(found, wishes)
+        found = ranked((again.get(one.candidate, one) for one in found), wishes)
+    best = frontier(found)
+    chosen = 0 if keeps(found[0], wishes) else None
+    close = chosen if chosen is not None else nearest(found, wishes)
     from lambdaml.cost.reasons import near_misses, reason
 
     return Plan(
         wishes,
         tuple(found),
-        tuple(frontier),
+        tuple(best),
         chosen,
-        nearest,
-        reason(found, chosen, nearest, wishes),
-        tuple(near_misses(found, frontier, chosen if chosen is not None else nearest, wishes)),
-        tuple(assumptions(profile, wishes, goal, desk.book, found[0].candidate)),
+        close,
+        reason(found, chosen, close, wishes),
+        tuple(near_misses(found, best, close, wishes)),
+        tuple(assumptions(desk.basis(candidates))),
         time.monotonic() - began,
     )
 
@@ -207,6 +210,7 @@ class _Desk:
         self.profile, self.wishes, self.goal, self.book, self._iprof = profile, wishes, goal, book, iprof
         self._channels: dict[str, Channel] = {}
         self._tariffs: dict[tuple[str, str], Tariff] = {}
+        self._slowdowns: dict[Device, float] = {}
         self._stragglers = STRAGGLERS.make(wishes.stragglers)
         self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
 
@@ -219,16 +223,28 @@ class _Desk:
         return self._channels[spec]
 
     def tariff(self, candidate: Candidate) -> Tariff:
-        key = (candidate.channel, candidate.platform)
+        key = (self.billed_as(candidate.channel), candidate.platform)
         if key not in self._tariffs:
             self._tariffs[key] = Tariff(self.book, *key)
         return self._tariffs[key]
+
+    def billed_as(self, channel: str) -> str:
+        """The store of the price book that a channel stands for."""
+        store = self.profile.store
+        return channel_of(store.url) if channel == MEASURED and store is not None else channel
+
+    def basis(self, candidates: Sequence[Candidate]) -> Basis:
+        """What all this rests on."""
+        specs = [spec for one in candidates for spec in (one.platform, self.billed_as(one.channel))]
+        places = tuple(dict.fromkeys(spec.partition(":")[0] for spec in specs))
+        given = (self.profile, self.wishes, self.goal, self.book, places, candidates)
+        return Basis(*given, self._channels, self._slowdowns, self._iprof)
 
     def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
         """The candidate's; compute is slowed by what its memory buys, so that platforms which differ in name and size
         alone share a simulation."""
         platform = Platform.parse(candidate.platform)
-        functions = self.wishes.space.functions_for(candidate.workers)
+        functions = self.wishes.space.functions_for(candidate)
         slowdown = self._slowdown(candidate, functions, platform)
         placed = self.profile.placed(candidate.platform, functions, slowdown)
         slowdown /= platform.speed()
@@ -248,17 +264,20 @@ class _Desk:
         """Of so many functions there against where the profile was measured, as far as earlier runs tell."""
         if self._iprof is None:
             return 1.0
-        if platform.name != "local":
-            return self._iprof.slowdown(Device.of(platform))
-        costs = self.profile.costs(candidate.batch_size, candidate.codec)
-        busy = busy_share(costs, self.channel(candidate.channel), candidate.workers)
-        return self._iprof.slowdown(Device.here(functions, busy))
+        if platform.name == "local":
+            costs = self.profile.costs(candidate.batch_size, candidate.codec)
+            busy = busy_share(costs, self.channel(candidate.channel), candidate.workers, functions)
+            device = Device.here(functions, busy)
+        else:
+            device = Device.of(platform)
+        self._slowdowns[device] = self._iprof.slowdown(device)
+        return self._slowdowns[device]
 
     def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
         if isinstance(pace, str):
             return Outlook(candidate, obstacle=pace)
         channel, tariff = self.channel(candidate.channel), self.tariff(candidate)
-        functions = self.wishes.space.functions_for(candidate.workers)
+        functions = self.wishes.space.functions_for(candidate)
         return outlook(candidate, pace, self.profile, self.goal, channel, tariff, functions)
 
     def outlooks(
@@ -268,7 +287,14 @@ class _Desk:
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
             shape = self._standing_for(candidate)
-            key = (shape.schedule, shape.workers, shape.channel.name, shape.platform, shape.costs.update_bytes)
+            key = (
+                shape.schedule,
+                shape.workers,
+                shape.functions,
+                shape.channel.name,
+                shape.platform,
+                shape.costs.update_bytes,
+            )
             families[key].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
         paces = _simulate([(shape, 0, UPDATES) for pair in ends.values() for shape in pair], processes, progress)
@@ -357,47 +383,3 @@ def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pac
 def _mean(paces: Sequence[Pace | str]) -> Pace | str:
     obstacle = next((pace for pace in paces if isinstance(pace, str)), None)
     return obstacle or mixed([(1 / len(paces), pace) for pace in paces if not isinstance(pace, str)])
-
-
-def _keeps(outlook: Outlook, wishes: Wishes) -> bool:
-    return (
-        not outlook.obstacle
-        and outlook.unlikely_seconds <= wishes.deadline_s
-        and outlook.unlikely_usd <= wishes.budget_usd
-    )
-
-
-def _rank(outlook: Outlook, wishes: Wishes) -> tuple[Any, ...]:
-    """The best first: those that keep deadline and budget, then those that do not, then those that get nowhere."""
-    seconds, usd = outlook.seconds, outlook.usd
-    value = {
-        "cost": (usd, seconds),
-        "time": (seconds, usd),
-        "balanced": (seconds * max(usd, 1e-12), seconds),
-    }[wishes.minimise]
-    return (bool(outlook.obstacle), not _keeps(outlook, wishes), *value, str(outlook.candidate))
-
-
-def _frontier(found: Sequence[Outlook]) -> list[int]:
-    """Places of those that no other beats in time and cost, the fastest first."""
-    order = sorted(
-        (place for place, outlook in enumerate(found) if not outlook.obstacle),
-        key=lambda place: (found[place].seconds, found[place].usd),
-    )
-    frontier: list[int] = []
-    for place in order:
-        if not frontier or found[place].usd < found[frontier[-1]].usd:
-            frontier.append(place)
-    return frontier
-
-
-def _nearest(found: Sequence[Outlook], wishes: Wishes) -> int | None:
-    """The one that exceeds deadline and budget by the least factor."""
-
-    def excess(place: int) -> float:
-        outlook = found[place]
-        late, dear = outlook.unlikely_seconds / wishes.deadline_s, outlook.unlikely_usd / wishes.budget_usd
-        return max(1.0, late) * max(1.0, dear)
-
-    places = [place for place, outlook in enumerate(found) if not outlook.obstacle]
-    return min(places, key=excess, default=None)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lambdaml.cost.choice import TIE, by_a_tie
 from lambdaml.cost.outlook import Outlook
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def reason(found: Sequence[Outlook], chosen: int | None, nearest: int | None, wi
         [", within the deadline"] * math.isfinite(wishes.deadline_s)
         + [", within the budget"] * math.isfinite(wishes.budget_usd)
     )
-    return f"{aim[wishes.minimise]} of {len(found)} candidates{kept}: {takes} ({unlikely})"
+    tied = f" but for {TIE:.0%}, and exact" if by_a_tie(found, wishes) else ""
+    return f"{aim[wishes.minimise]} of {len(found)} candidates{tied}{kept}: {takes} ({unlikely})"
 
 
 def _excess(found: Sequence[Outlook], wishes: Wishes) -> str:

@@ -7,8 +7,9 @@ worker 0, the loser of each entry finds the winner's in its place and follows it
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
 from lambdaml.errors import ReplicaDiverged
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from lambdaml.function import Function
 
 STOP_POLL_S = 1.0
-"""Seconds between looks for stop.json."""
+"""Seconds between looks for stop.json. With a target there is one more for each snapshot."""
+
+LEAD = 3
+"""Snapshots without an evaluation that a run with a target may be ahead of. Evaluation goes through them in order, so
+it always has work; and as the run ends when it gets to the target, the wait takes no time from the run."""
+
+FIRST_LOOK_S, MOST_LOOK_S = 0.005, 1.0
+"""Seconds between looks for an evaluation that the run waits for: at first, and in the end."""
+
+EVALUATION_S = 60.0
+"""That a run waits for one evaluation at most."""
 
 MAX_UNWRITTEN = 16
 """Commits that an agreed schedule may be ahead of its log."""
@@ -31,6 +42,7 @@ class Committer:
     Attributes:
         wish: a stop that was asked for and is not in the log yet.
         digest: of the newest state whose digest is not in the log yet.
+        unjudged: versions of the snapshots written here whose evaluations were not seen, in a run with a target.
     """
 
     def __init__(self, function: Function) -> None:
@@ -38,6 +50,9 @@ class Committer:
         self.digest: Digest | None = None
         self.unwritten: deque[Commit] = deque()
         self.snapshots: deque[State] = deque()
+        self.unjudged: deque[int] = deque()
+        self._judged = function.settings.target is not None
+        self._must_look = False
         self._function = function
 
     @property
@@ -53,8 +68,9 @@ class Committer:
 
     @property
     def behind(self) -> bool:
-        """Whether commits are made faster than the log is written."""
-        return self.active and len(self.unwritten) >= MAX_UNWRITTEN
+        """Whether commits are made faster than the log is written, or than snapshots are looked at for a target."""
+        waiting = len(self.snapshots) + len(self.unjudged) if self._judged and self.wish is None else 0
+        return self.active and (len(self.unwritten) >= MAX_UNWRITTEN or waiting > LEAD)
 
     async def append(self, commit: Commit) -> Commit:
         """Write the log entry, or find out that somebody else did: returns the one that stands."""
@@ -72,6 +88,10 @@ class Committer:
             self.digest = None
             return entry
         return Commit.unpack(standing, commit.commit)
+
+    def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """What is to go on beside the workers for as long as the function lives."""
+        return self.keep_log(), self.keep_snapshots(), self.keep_lead(), self.watch_for_stop()
 
     async def keep_log(self) -> None:
         """Write the commits of an agreed schedule, in order, while the workers go on."""
@@ -99,7 +119,10 @@ class Committer:
         while True:
             await function.until(ready)
             await self.write_snapshot(self.snapshots[0])
-            self.snapshots.popleft()
+            written = self.snapshots.popleft()
+            if self._judged:
+                self.unjudged.append(written.version)
+                self._must_look = len(self.unjudged) < LEAD  # from then on, `keep_lead` looks as often
             function.changed.set()
 
     async def write_snapshot(self, state: State) -> None:
@@ -108,15 +131,45 @@ class Committer:
         await world.store.create(keys.snapshot(state.version), data)
         world.emit("snapshot", version=state.version, size_bytes=len(data))
 
-    async def watch_for_stop(self) -> None:
-        """Look for stop.json now and then."""
+    async def keep_lead(self) -> None:
+        """In a run with a target, see to it that evaluation keeps up: note which snapshots have been evaluated, and
+        look for the stop that each may have asked for."""
         function = self._function
+        while self._judged and self.wish is None:
+            await function.until(lambda: self.active and len(self.unjudged) >= LEAD)
+            await self._evaluation(self.unjudged[0])
+            await self._look_for_stop()
+            self.unjudged.popleft()
+            function.changed.set()
+
+    async def _evaluation(self, version: int) -> None:
+        """Wait until a snapshot has been evaluated, but not for ever: perhaps nobody evaluates."""
+        world, patience_s = self._function.world, self._function.settings.patience_s
+        end_s, pause_s = world.now() + min(EVALUATION_S, patience_s / 2), FIRST_LOOK_S
+        while self.wish is None and world.now() < end_s:
+            if await world.store.head(keys.metrics(version)) is not None:
+                return
+            await world.sleep(pause_s * world.uniform(1.0, 1.5))
+            pause_s = min(1.5 * pause_s, MOST_LOOK_S)
+
+    async def watch_for_stop(self) -> None:
+        """Look for stop.json now and then, and whenever a snapshot of a run with a target was written."""
+        function = self._function
+        due_s = function.world.now() + STOP_POLL_S
         while self.wish is None:
-            await function.world.sleep(STOP_POLL_S)
-            if self.active and (data := await function.world.store.get(keys.STOP)) is not None:
-                record = wire.load_json(data, keys.STOP)
-                self.wish = Stop(record["reason"], record["version"])
-                function.changed.set()
+            timeout_s = max(0.0, due_s - function.world.now())
+            if not await function.until(lambda: self._must_look, timeout_s):
+                due_s = function.world.now() + STOP_POLL_S
+            self._must_look = False
+            if self.active:
+                await self._look_for_stop()
+
+    async def _look_for_stop(self) -> None:
+        function = self._function
+        if (data := await function.world.store.get(keys.STOP)) is not None:
+            record = wire.load_json(data, keys.STOP)
+            self.wish = Stop(record["reason"], record["version"])
+            function.changed.set()
 
     async def finish(self) -> None:
         """Write what is still to be written of a run that has ended, and the result; whoever is first.

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
-from lambdaml.settings import Settings, reached
+from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.snapshot import State
 from lambdaml.storage import Store
 
 if TYPE_CHECKING:
     from lambdaml.coherence import Probe
+    from lambdaml.engines import Launch
+    from lambdaml.worlds.live import OneThread
+
+TELL_S = 0.1
+"""Seconds between signs of life while nothing but an evaluation goes on."""
 
 
 class Evaluator:
@@ -70,13 +77,13 @@ class Evaluator:
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
-        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
-        self._emit({"event": "metrics", "version": version, "metrics": metrics})
         target = self._settings.target
         if target and not self._reached and reached(target, metrics):
             self._reached = True
-            request_stop(self._store, "target", version)
+            request_stop(self._store, "target", version)  # before the metrics, after which it is looked for
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
+        self._emit({"event": "metrics", "version": version, "metrics": metrics})
 
     def _probe_from(self, key: str) -> Probe:
         """What compares gradients with those of the snapshot before, which is `key`."""
@@ -97,6 +104,46 @@ class Evaluator:
 
             self._model = call(self._job.model).to(self._device)
         return self._model
+
+
+class Evaluations:
+    """Evaluates in a compute thread, one request at a time, and stops the run when that fails."""
+
+    def __init__(self, compute: OneThread, launch: Launch, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._compute = compute
+        self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
+        self._store = launch.store
+        self._emit = emit
+        self._futures: list[Future[None]] = []
+        self._abandoned = False
+
+    def go(self) -> None:
+        self._futures.append(self._compute.submit(self._evaluate))
+
+    def _evaluate(self) -> None:
+        try:
+            self._evaluator.catch_up()
+        except BaseException:
+            if not self._abandoned:
+                request_stop(self._store, "failed")
+            raise
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._abandoned:
+            raise KeyboardInterrupt
+        self._emit(event)
+
+    def join(self) -> None:
+        """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
+        for future in self._futures:
+            while not wait((future,), TELL_S).done:
+                self._emit({"event": "evaluating"})
+            future.result()
+
+    def abandon(self) -> None:
+        """Wait for none: what has begun ends alone and unheard, and what has not never does."""
+        self._abandoned = True
+        self._compute.abandon()
 
 
 def evaluate(job: Job, state: State, device: str = "cpu", model: Any = None) -> dict[str, float]:
@@ -121,6 +168,33 @@ def evaluate(job: Job, state: State, device: str = "cpu", model: Any = None) -> 
         raise JobFailed(f"{type(job).__name__}.evaluate must return numbers by name: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A snapshot that was evaluated: its version, and its metrics by name."""
+
+    version: int
+    metrics: dict[str, float]
+
+
+def best(metrics: Mapping[int, dict[str, float]], target: str) -> Evaluated | None:
+    """The snapshot whose value of the target's metric lies farthest in the target's direction; the first of equal ones.
+
+    Args:
+        metrics: of each snapshot that was evaluated, by version.
+
+    Returns:
+        None where no snapshot has such a number.
+    """
+    name, comparison, _ = parse_target(target)
+    values = {version: found[name] for version, found in metrics.items() if math.isfinite(found.get(name, math.nan))}
+    if not values:
+        return None
+    sign = -1 if comparison.startswith(">") else 1
+    version = min(values, key=lambda version: (sign * values[version], version))
+    return Evaluated(version, metrics[version])
+
+
 def request_stop(store: Store, reason: str, version: int | None = None) -> None:
-    """Ask the run to end; the first wish stands. Whoever writes the log heeds it within about a second."""
+    """Ask the run to end; the first wish stands. Whoever writes the log heeds it within about a second;
+    that of a target with the next snapshot, if that comes sooner."""
     store.create(keys.STOP, wire.dump_json({"reason": reason, "version": version}))

@@ -183,9 +183,8 @@ class Function:
         self.spawn(self._advance())
         self.spawn(self._apply())
         self.spawn(self._keep())
-        self.spawn(self.committer.keep_log())
-        self.spawn(self.committer.keep_snapshots())
-        self.spawn(self.committer.watch_for_stop())
+        for duty in self.committer.duties():
+            self.spawn(duty)
         for worker in list(self.leases.held):
             self._host(worker)
         self._roles_changed()

@@ -6,7 +6,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,10 +14,10 @@ from lambdaml.accounts import Accounts
 from lambdaml.asked import free_place, resolve_job, settings_for, stands_in_a_file
 from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
-from lambdaml.engines import ENGINES, Engine, Launch
+from lambdaml.engines import ENGINES, Engine, Launch, functions_for
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, RunExists, RunFailed, SettingsError
-from lambdaml.evaluation import Evaluator, evaluate, request_stop
+from lambdaml.evaluation import Evaluated, Evaluations, best, evaluate
 from lambdaml.job import Job
 from lambdaml.members import warnings_of
 from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
@@ -35,10 +34,6 @@ from lambdaml.storage.probe import check
 Emit = Callable[[dict[str, Any]], None]
 
 
-TELL_S = 0.1
-"""Seconds between signs of life while nothing but an evaluation goes on."""
-
-
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """How a run went. `requests` and `bytes` count everything that the run asked for: functions that were killed, this
@@ -49,6 +44,8 @@ class TrainResult:
         stop: why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
         version: of the result, in optimizer steps.
         metrics: of the result.
+        best: the best snapshot that was evaluated, by the target's metric; None in a run without a target. The result of
+            a run that reached its target is the first snapshot that met it, and the run goes on for a little while.
         seconds: wall time of this call.
         samples: that went into applied updates.
         updates: with a fate.
@@ -70,6 +67,7 @@ class TrainResult:
     fates: dict[str, int]
     rejections: str
     model_sha256: str | None
+    best: Evaluated | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -166,7 +164,9 @@ def train(
         )
         check(opened)
         begin(opened, run_settings, instance, chosen)
-        launch = Launch(opened, run_settings, instance, _functions(run_settings, functions), device, lifetime_s)
+        launch = Launch(
+            opened, run_settings, instance, functions_for(run_settings.workers, functions), device, lifetime_s
+        )
         return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
@@ -212,7 +212,7 @@ def resume(
         instance = job or load_run_job(settings)
         begin(opened, settings, instance, chosen)
         accounts.begin(Run(opened).usage())
-        launch = Launch(opened, settings, instance, _functions(settings, functions), device, lifetime_s)
+        launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
         return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
@@ -275,16 +275,12 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
     return replace(found, mode=mode) if mode == "fast" else found
 
 
-def _functions(settings: Settings, asked: int | None) -> int:
-    return min(settings.workers, asked if asked is not None else os.cpu_count() or 1)
-
-
 def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
     store, settings = launch.store, launch.settings
     run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
-    watch = _Evaluations(engine, launch, on_event)
+    watch = Evaluations(engine.compute, launch, on_event)
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
     judge = Judge(cap, launch, accounts, snapshots[-1]) if cap is not None else None
 
@@ -318,46 +314,6 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
             watch.abandon()
         accounts.abandon()
         raise
-
-
-class _Evaluations:
-    """Evaluates in the engine's compute thread, one request at a time, and stops the run when that fails."""
-
-    def __init__(self, engine: Engine, launch: Launch, emit: Emit) -> None:
-        self._engine = engine
-        self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
-        self._store = launch.store
-        self._emit = emit
-        self._futures: list[Future[None]] = []
-        self._abandoned = False
-
-    def go(self) -> None:
-        self._futures.append(self._engine.compute.submit(self._evaluate))
-
-    def _evaluate(self) -> None:
-        try:
-            self._evaluator.catch_up()
-        except BaseException:
-            if not self._abandoned:
-                request_stop(self._store, "failed")
-            raise
-
-    def _tell(self, event: dict[str, Any]) -> None:
-        if self._abandoned:
-            raise KeyboardInterrupt
-        self._emit(event)
-
-    def join(self) -> None:
-        """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
-        for future in self._futures:
-            while not wait((future,), TELL_S).done:
-                self._emit({"event": "evaluating"})
-            future.result()
-
-    def abandon(self) -> None:
-        """Wait for none: what has begun ends alone and unheard, and what has not never does."""
-        self._abandoned = True
-        self._engine.compute.abandon()
 
 
 def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
@@ -396,4 +352,5 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         fates=summary.fates,
         rejections=rejections,
         model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,
+        best=best(metrics, run.settings.target) if run.settings.target is not None else None,
     )

@@ -14,7 +14,13 @@ from lambdaml.registry import Registry
 
 
 class Codec(Protocol):
-    """Arrays are flat, in the dtype of the run's gradients (float32, or float64 for a model in double precision)."""
+    """Arrays are flat, in the dtype of the run's gradients (float32, or float64 for a model in double precision).
+
+    Attributes:
+        exact: whether every gradient is decoded to the same bits. Plans prefer such a codec where others are no quicker.
+    """
+
+    exact: bool
 
     def encode(self, gradient: NDArray[Any]) -> Body:
         """Named arrays that hold the gradient. They may alias it, and are written out before its buffer changes."""

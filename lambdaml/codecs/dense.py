@@ -15,7 +15,9 @@ from lambdaml.records import Body
 
 
 class Fp32:
-    """The gradient as it is: exact."""
+    """The gradient as it is."""
+
+    exact = True
 
     def encode(self, gradient: NDArray[Any]) -> Body:
         return {"gradient": gradient}
@@ -29,6 +31,8 @@ class Fp32:
 
 class Bf16:
     """Half the bytes, 8 bits of precision."""
+
+    exact = False
 
     def encode(self, gradient: NDArray[Any]) -> Body:
         bits = gradient.astype(np.float32, copy=False).view(np.uint32)

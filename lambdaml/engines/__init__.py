@@ -8,6 +8,7 @@ functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,6 +41,11 @@ class Launch:
     def assigned(self, index: int) -> list[int]:
         """The workers that function number `index` is meant to work as."""
         return list(range(index, self.settings.workers, self.functions))
+
+
+def functions_for(workers: int, asked: int | None = None) -> int:
+    """Functions that so many workers share: one each, but no more than asked for, by default than there are cores here."""
+    return min(workers, asked if asked is not None else os.cpu_count() or 1)
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from typing import Any
 from lambdaml.errors import LambdaMLError
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.evaluations import Evaluations
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.backend import Op
@@ -46,6 +47,7 @@ class Scenario:
             and to be told that the living are dead.
         turns: a killed function makes fewer turns than this.
         bad: the share of updates that must be rejected.
+        evaluation_s: that a snapshot's evaluation takes, in a run that looks for a target; 0 for a run without one.
         calm_s: when misfortunes end.
     """
 
@@ -66,6 +68,7 @@ class Scenario:
     skew_s: float = 0.0
     turns: int = 400
     bad: float = 0.0
+    evaluation_s: float = 0.0
     calm_s: float = 60.0
 
     @staticmethod
@@ -97,6 +100,7 @@ class Scenario:
             skew_s=chance(1000.0),
             turns=stream.choice((60, 200, 600)),
             bad=chance(0.2),
+            evaluation_s=chance(10.0),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -169,8 +173,16 @@ def play(
         lease_s=scenario.lease_s,
         max_rejected=10_000,
         patience_s=300.0,
+        target="accuracy>=1" if scenario.evaluation_s else None,
         token="shadow",
     )
+    evaluations = Evaluations(scenario.evaluation_s)
+
+    def tell(now: float, event: dict[str, Any]) -> None:
+        if scenario.evaluation_s:
+            evaluations.take(now, event)
+        trace(now, event)
+
     virtual = Virtual(
         settings,
         scenario.functions,
@@ -181,8 +193,9 @@ def play(
         weather=scenario,
         fate=scenario.fate,
         bad=scenario.is_bad,
-        trace=trace,
+        trace=tell,
     )
+    evaluations.attend(virtual)
     try:
         ended = virtual.run(LIMIT_S)
     except LambdaMLError as error:

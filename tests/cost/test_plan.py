@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import lambdaml
 from lambdaml.cost.candidates import Candidate, Space
 from lambdaml.cost.outlook import Goal, outlook
 from lambdaml.cost.pace import Shape, pace
@@ -25,6 +26,7 @@ from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import STRAGGLERS
 from tests.cost.profiles import digits
+from tests.lambdaml.lab import Tiny, memory
 
 TARGET = "accuracy>=0.95"
 PILOTS = tuple(
@@ -32,7 +34,13 @@ PILOTS = tuple(
     for group, delay, steps in ((1, 0, 100), (4, 0, 60), (8, 0, 50), (1, 1, 105), (1, 3, 130), (1, 7, None))
     for seed in (1, 2)
 )
-SMALL = Space(workers=(1, 4), schedules=("bsp", "asp", "ssp:1"), batch_sizes=(32,), codecs=("fp32",))
+SMALL = Space(
+    workers=(1, 4),
+    schedules=("bsp", "asp", "ssp:1"),
+    batch_sizes=(32,),
+    codecs=("fp32",),
+    channels=("s3-standard",),
+)
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +212,49 @@ def test_epochs_are_as_many_steps_as_a_run_takes(profile: Profile, schedule: str
     found = make_plan(profile, Wishes(epochs=3.0, space=space), processes=1).candidates[0]
     per_epoch = math.ceil(profile.job.samples / 4 / found.candidate.batch_size)
     assert found.steps == 3 * per_epoch * (4 if schedule == "asp" else 1)
+
+
+@pytest.mark.parametrize("asked", [None, 1, 3])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_plan_for_this_machine_has_the_functions_that_train_starts(
+    profile: Profile, asked: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    space = replace(SMALL, workers=(workers, workers), schedules=("bsp",), platforms=("local",), functions=asked)
+    (found,) = make_plan(profile, Wishes(TARGET, space=space), processes=1).candidates
+    events: list[dict[str, object]] = []
+    options = {"workers": workers, "functions": asked, "steps": 1, "engine": "inline"}
+    lambdaml.train(Tiny, memory(), on_event=events.append, **options)  # type: ignore[arg-type]
+    started = next(event["functions"] for event in events if event["event"] == "run")
+    assert found.functions == started == found.invocations == min(workers, asked or 2)
+
+
+def test_fewer_functions_ask_less_of_the_store_and_compute_longer(profile: Profile) -> None:
+    space = replace(SMALL, workers=(4, 4), schedules=("bsp",), platforms=("local",))
+    shared, alone = (
+        make_plan(profile, Wishes(TARGET, space=replace(space, functions=count)), processes=1).candidates[0]
+        for count in (2, 4)
+    )
+    assert shared.requests < 0.75 * alone.requests
+    assert shared.steps == alone.steps and shared.step_s > alone.step_s - profile.step_time.step_s(32)
+
+
+def test_where_nothing_is_said_functions_use_the_store_that_they_can_reach(profile: Profile) -> None:
+    assert profile.store is not None
+    remote, none = profile, replace(profile, store=None)
+    near = replace(profile, store=replace(profile.store, url="file:///there"))
+    found = {
+        (name, platform): {one.channel for one in Space(platforms=(platform,)).candidates(known)}
+        for name, known in (("remote", remote), ("near", near), ("none", none))
+        for platform in ("local", "lambda-arm")
+    }
+    assert found["remote", "local"] == found["remote", "lambda-arm"] == found["near", "local"] == {"measured"}
+    assert found["none", "local"] == {"disk"}
+    assert found["near", "lambda-arm"] == found["none", "lambda-arm"] == {"s3-standard"}
+
+
+def test_a_measured_bucket_costs_what_its_store_costs(profile: Profile) -> None:
+    space = replace(SMALL, workers=(2, 2), schedules=("bsp",), channels=("measured",))
+    bucket = make_plan(profile, Wishes(TARGET, space=space), processes=1)
+    assert bucket.candidates[0].parts_usd["requests"] > 0
+    assert any(row.what == "price, s3-standard/put" for row in bucket.assumptions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 import lambdaml
 from lambdaml import keys, wire
 from lambdaml.errors import JobFailed, SettingsError
-from lambdaml.evaluation import Evaluator, evaluate, request_stop
+from lambdaml.evaluation import Evaluated, Evaluator, best, evaluate, request_stop
 from lambdaml.snapshot import State
 from lambdaml.storage import copy
 from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, train
@@ -96,6 +97,43 @@ def test_the_first_snapshot_that_meets_the_target_stops_the_run_and_no_later_one
     job = Made(evaluate=lambda model: {"step": next(calls)})
     Evaluator(run.store, settings, job).catch_up()
     assert wire.load_json(run.store.get(keys.STOP) or b"", keys.STOP) == {"reason": "target", "version": 6}
+
+
+@pytest.mark.parametrize(
+    ("target", "version"), [("x>=1", 4), ("x>0.1", 4), ("x<=0", 2), ("x<5", 2), ("y>=0", 6), ("z>=0", None)]
+)
+def test_the_best_snapshot_lies_farthest_in_the_targets_direction(target: str, version: int | None) -> None:
+    metrics = {2: {"x": 0.5}, 4: {"x": 2.0}, 6: {"x": 2.0, "y": 0.0}, 8: {"x": math.nan, "z": math.inf}}
+    found = best(metrics, target)
+    assert (found and found.version) == version
+    assert found is None or found.metrics == metrics[found.version]
+
+
+def test_a_result_names_the_first_that_met_the_target_and_the_best() -> None:
+    values = iter([0.0, 0.1, 0.6, 0.5, 0.9, 0.9, *[0.2] * 100])  # the first is asked for before the run begins
+    store = memory()
+    job = Made(evaluate=lambda model: {"x": next(values)})
+    found = lambdaml.train(job, store, workers=1, steps=40, snapshot_every=1, target="x>=0.5")
+    assert (found.stop, found.version, found.metrics) == ("target", 2, {"x": 0.6})
+    evaluated = lambdaml.Run(store).metrics()
+    assert len(evaluated) > 3, "the run is to go on a little, or there is no other best"
+    assert found.best == Evaluated(4, {"x": 0.9}) and evaluated[4] == {"x": 0.9}
+    assert lambdaml.train(Made(), memory(), workers=1, steps=4).best is None
+
+
+def test_the_stop_can_be_read_once_the_metrics_can(run: lambdaml.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for an evaluation must not go on past one that met the target."""
+    order: list[str] = []
+    create = run.store.create
+
+    def noting(key: str, data: bytes) -> Any:
+        order.append(key)
+        return create(key, data)
+
+    monkeypatch.setattr(run.store, "create", noting)
+    settings = run.settings.model_copy(update={"target": "x>=0"})
+    Evaluator(run.store, settings, Made(evaluate=lambda model: {"x": 1.0})).catch_up()
+    assert order[:2] == [keys.STOP, keys.metrics(2)]
 
 
 def test_the_first_wish_to_stop_stands() -> None:

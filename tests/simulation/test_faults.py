@@ -14,6 +14,7 @@ import pytest
 
 from lambdaml import commits, function, keys, worker
 from lambdaml.commits import draft
+from lambdaml.committer import LEAD
 from lambdaml.errors import BadObject
 from lambdaml.pace import Backoff
 from lambdaml.patterns.gather import Gather
@@ -76,8 +77,9 @@ def test_the_scenarios_hold_what_they_promise() -> None:
         met["late"] += scenario.rates["late"] > 0
         met["twice"] += scenario.rates["twice"] > 0
         met["lie"] += scenario.lie > 0
+        met["awaited"] += scenario.evaluation_s > 0 and len(virtual.bucket.list(keys.METRICS)) > LEAD
     wanted = {*SCHEDULES_TRIED, "crash", "spare", "takeover", "Throttled", "StoreTimeout", "StoreUnavailable", "late"}
-    assert wanted | {"frozen", "skewed", "storm", "twice", "lie", "gradient is not finite"} <= {*+met}
+    assert wanted | {"frozen", "skewed", "storm", "twice", "lie", "awaited", "gradient is not finite"} <= {*+met}
 
 
 def test_a_seed_has_one_history() -> None:

@@ -1,0 +1,122 @@
+"""The command that does what a plan chose.
+
+how = how_to_run(plan, profile)
+how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... ; None where there is no engine
+how.remarks         # what to know before it is run, a sentence each
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from lambdaml.asked import free_place
+from lambdaml.cost.candidates import Candidate
+from lambdaml.cost.plan import Plan
+from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.storage.url import StoreURL
+from lambdaml.worlds.channel import Channel
+from lambdaml.worlds.platform import Platform
+
+ENGINES = {"local": None, "spot": "ray"}
+"""Platforms that functions can run on -> the engine to ask for; None for the default."""
+
+
+@dataclass(frozen=True, slots=True)
+class HowTo:
+    """How to run a plan's choice.
+
+    Attributes:
+        command: one line for a shell; None where there is nothing that would run it.
+        remarks: sentences.
+    """
+
+    command: str | None
+    remarks: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """To print."""
+        if self.command is not None:
+            yield f"To run it:\n  {self.command}"
+        for remark in self.remarks:
+            yield f"{remark[0].upper()}{remark[1:]}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def how_to_run(plan: Plan, profile: Profile) -> HowTo:
+    """The command for the plan's choice; it makes a run in a new place.
+
+    Args:
+        profile: that the plan was made from.
+    """
+    best = plan.choice
+    if best is None:
+        return HowTo(None)
+    platform = Platform.parse(best.candidate.platform)
+    if platform.name not in ENGINES:
+        product = "AWS Lambda" if platform.name.startswith("lambda") else platform.name
+        return HowTo(None, (f"there is no engine for {product} yet: this is what it would cost",))
+    engine = ENGINES[platform.name]
+    store, remarks = _store(best.candidate, profile, engine)
+    words = ["lambdaml", "train", _job(profile.job.spec)]
+    words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]
+    options = plan.options()
+    options |= {"snapshot_every": plan.wishes.snapshot_every, "engine": engine, "device": profile.machine.device}
+    options |= {"lifetime": platform.lifetime_s if math.isfinite(platform.lifetime_s) else None, "store": store}
+    if engine == "ray":
+        options["address"] = "auto"
+        remarks += ("it runs on a Ray cluster of such machines: deploy/ray says how to get one",)
+    for name, value in options.items():
+        if value is not None and name != "planned":
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return HowTo(shlex.join(words), remarks)
+
+
+def _job(spec: str) -> str:
+    """The spec, with a path from here if the file lies below."""
+    path, colon, name = spec.partition(":")
+    if not os.path.isabs(path):
+        return spec
+    relative = os.path.relpath(path)
+    return spec if relative.startswith("..") else f"{relative}{colon}{name}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:
+    """A place for the run in a store like the one that was planned with, and what to say of it."""
+    place = os.path.relpath(free_place(profile.job.spec).removeprefix("file://"))
+    if candidate.channel == MEASURED and profile.store is not None:
+        return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()
+    if engine is not None:
+        bucket = f"s3://BUCKET/{os.path.basename(place)}"
+        return bucket, (f"put the name of your bucket in the place of BUCKET; {candidate.channel} was planned with",)
+    if candidate.channel == "disk":
+        return place, ()
+    name = candidate.channel.partition(":")[0]
+    bandwidth = Channel.parse(candidate.channel).bandwidth_bytes_per_s
+    slow = StoreURL("", place, {"latency": name})
+    if "bandwidth=" in candidate.channel:
+        slow = slow.adding(bandwidth=f"{bandwidth / 1e6:g}MB/s")
+    return str(slow), (f"its store is a folder that is made as slow as {name}: give --store a bucket for the real one",)
+
+
+def _beside(measured: StoreURL, spec: str) -> str:
+    """A new place below the store that was measured."""
+    folder = measured.location.rstrip("/")
+    location = free_place(spec, folder or ".").removeprefix("file://")
+    if measured.scheme != "file":
+        name = os.path.basename(location).rpartition("-")[0]
+        location = "/".join([*filter(None, [folder]), f"{name}-{datetime.now():%Y%m%d-%H%M%S}"])
+    return str(StoreURL(measured.scheme, location, measured.params))

@@ -1,0 +1,138 @@
+"""`plan` prints the command that runs its choice, and the command does what was planned."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lambdaml
+from lambdaml.cost.pilot import PilotRun
+from lambdaml.cost.profile import Profile
+from lambdaml.errors import UserError
+from tests.cli.conftest import DIGITS, Cli
+from tests.cost.profiles import digits
+
+TARGET = "accuracy>=0.9"
+SMALL = ("--schedule", "bsp", "--batch-size", 32)
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAMBDAML_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    pilots = tuple(PilotRun(*key, 32, 101, (), 500, 1.0) for key in ((1, 0), (1, 1), (4, 0)))
+    made: Profile = replace(digits(), pilot=pilots, target=TARGET, store=None)
+    made = replace(made, job=replace(made.job, spec=DIGITS, args={"hidden": 16, "lr": 0.25}))
+    path = tmp_path / "digits.profile.json"
+    made.dump(path)
+    return path
+
+
+def stored(profile: Path, url: str) -> None:
+    """Let the profile have measured this store."""
+    known, measured = Profile.load(profile), digits().store
+    assert measured is not None
+    replace(known, store=replace(measured, url=url)).dump(profile)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `lambdaml.train` is called with, which then goes no further."""
+    calls: list[dict[str, Any]] = []
+
+    def train(job: str, store: Any, **options: Any) -> None:
+        calls.append({"job": job, "store": store.url, **options})
+        raise UserError("no further")
+
+    monkeypatch.setattr(lambdaml, "train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        (("--workers", 4), {"target": TARGET, "epochs": None}),
+        (
+            ("--workers", 1, "--epochs", 2.5, "--snapshot-every", 7),
+            {"target": None, "epochs": 2.5, "snapshot_every": 7},
+        ),
+        (("--workers", 4, "--codec", "bf16", "--channel", "s3-standard:bandwidth=40MB/s"), {"target": TARGET}),
+    ],
+)
+def test_the_printed_command_parses_back_to_the_plan(
+    cli: Cli, profile: Path, asked: list[dict[str, Any]], options: tuple[object, ...], length: dict[str, Any]
+) -> None:
+    planned = cli("plan", "--profile", profile, "--platform", "local", *SMALL, *options, "--json")
+    assert planned.code == 0, planned.err
+    best = planned.json["candidates"][planned.json["chosen"]]
+    program, verb, *words = shlex.split(planned.json["command"])
+    assert (program, verb) == ("lambdaml", "train")
+    assert cli("train", *words).err.endswith("no further\n")
+    (found,) = asked
+    assert Path(found["job"].partition(":")[0]).resolve() == Path(DIGITS.partition(":")[0])
+    for name in ("schedule", "workers", "functions", "batch_size", "codec"):
+        assert found[name] == best[name], name
+    assert best["functions"] == min(2, best["workers"])
+    assert {name: found[name] for name in length} == length
+    assert found["device"] == "cpu" and found["engine"] is None
+    from lambdaml.training import resolve_job
+
+    assert resolve_job(found["job"], found["args"])[0].args == {"hidden": 16, "lr": 0.25}
+    assert not Path(found["store"].removeprefix("file://").partition("?")[0]).exists()
+    if "s3-standard" in str(options):
+        assert "latency=s3-standard" in found["store"] and "bandwidth=40MB/s" in found["store"]
+        assert "bucket for the real one" in " ".join(planned.json["remarks"])
+    else:
+        assert found["store"] == f"file://{Path.cwd()}/runs/digits-1"
+
+
+def test_the_printed_command_runs_as_planned(cli: Cli, profile: Path) -> None:
+    planned = cli("plan", "--profile", profile, "--platform", "local", "--workers", 2, *SMALL, "--epochs", 0.2)
+    assert planned.code == 0, planned.err
+    (line,) = [line for line in planned.out.splitlines() if line.startswith("  lambdaml train ")]
+    ended = cli(*shlex.split(line)[1:], "--engine", "inline")
+    assert ended.code == 0, ended.err
+    settings = lambdaml.Run(f"file://{Path.cwd()}/runs/digits-1").settings
+    assert (settings.workers, settings.schedule, settings.batch_size) == (2, "bsp", 32)
+    assert settings.job.args == {"hidden": 16, "lr": 0.25}
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/there?region=eu-west-1", "file:///there?latency=5ms"])
+def test_a_measured_store_is_the_commands(cli: Cli, profile: Path, url: str) -> None:
+    stored(profile, url)
+    planned = cli("plan", "--profile", profile, "--platform", "local", "--workers", 2, *SMALL, "--json")
+    words = shlex.split(planned.json["command"])
+    place, _, query = url.partition("?")
+    assert words[words.index("--store") + 1].startswith(f"{place}/digits-")
+    assert words[words.index("--store") + 1].endswith(f"?{query}")
+
+
+def test_a_platform_without_an_engine_is_said_to_have_none(cli: Cli, profile: Path) -> None:
+    ended = cli("plan", "--profile", profile, "--workers", 2, *SMALL)
+    assert "\nThere is no engine for AWS Lambda yet: this is what it would cost.\n" in ended.out
+    assert "lambdaml train" not in ended.out
+
+
+def test_spot_instances_are_a_ray_cluster(cli: Cli, profile: Path) -> None:
+    ended = cli("plan", "--profile", profile, "--platform", "spot", "--workers", 4, *SMALL, "--json").json
+    words = shlex.split(ended["command"])
+    assert words[words.index("--engine") + 1] == "ray" and words[words.index("--functions") + 1] == "4"
+    assert words[words.index("--store") + 1].startswith("s3://BUCKET/")
+    assert any("BUCKET" in remark for remark in ended["remarks"])
+
+
+def test_without_a_choice_there_is_no_command(cli: Cli, profile: Path) -> None:
+    ended = cli("plan", "--profile", profile, "--platform", "local", "--workers", 2, *SMALL, "--deadline", "1s")
+    assert ended.code == 3 and "lambdaml train" not in ended.out
+
+
+def test_every_assumption_is_printed(cli: Cli, profile: Path) -> None:
+    options = ("plan", "--profile", profile, "--workers", 2, *SMALL)
+    rows, out = cli(*options, "--json").json["assumptions"], cli(*options).out
+    listed = out.partition("\nRests on ")[2]
+    assert all(row["what"] in listed for row in rows) and len(listed.splitlines()) >= len(rows)
+    assert {row["mark"] for row in rows} == {"measured", "given", "assumed"}
