@@ -25,7 +25,7 @@ _ENDS = {
 }
 
 
-def follow(url: str, work: Work, *, as_json: bool) -> int:
+def follow(url: str, work: Work, as_json: bool) -> int:
     """Do `work` on the store at `url`, show its progress, sum it up; returns the exit status.
 
     A run in a store that ends with this process is copied to the next free `runs/<job>-<n>`, however it ended.

@@ -203,8 +203,8 @@ def train(
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
     how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin, "numerics": numerics}
     where = {"functions": functions, "engine": engine, "device": device}
-    limits = {"lifetime_s": lifetime, "lease_s": lease, "max_update_norm": max_update_norm}
-    limits["max_rejected"] = max_rejected
+    limits = {"lifetime_s": lifetime, "lease_s": lease}
+    limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}
     options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}
     options["engine_options"] = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
@@ -218,9 +218,7 @@ def train(
     import lambdaml
     from lambdaml.cli._follow import follow
 
-    return follow(
-        place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json=as_json
-    )
+    return follow(place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json)
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from lambdaml.asked import MAX_SNAPSHOT_EVERY
 from lambdaml.cost.candidates import HEADROOM, Candidate
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal
-from lambdaml.cost.prices import PriceBook
+from lambdaml.cost.prices import Price
 from lambdaml.cost.profile import MEASURED, Profile
-from lambdaml.cost.tariff import TRANSFERS
 from lambdaml.sampling import Sampler
 from lambdaml.simulation.scene import DETECT_S
 from lambdaml.worlds.channel import Channel
@@ -57,7 +56,7 @@ class Basis:
     """What a plan was made from.
 
     Attributes:
-        places: of the price book.
+        prices: that its bills were made of.
         candidates: all of them.
         channels: those of the candidates, by spec.
         slowdowns: what I-Prof said of each device that it was asked about.
@@ -67,8 +66,7 @@ class Basis:
     profile: Profile
     wishes: Wishes
     goal: Goal
-    book: PriceBook
-    places: Sequence[str]
+    prices: Sequence[Price]
     candidates: Sequence[Candidate]
     channels: Mapping[str, Channel]
     slowdowns: Mapping[Device, float]
@@ -115,9 +113,7 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("peak memory of a function", peak_mb, "MB", "measured", here, inputs)
         yield Assumption("memory over that peak", f"{HEADROOM - 1:.0%}", "", "assumed", "")
     if profile.startup is not None:
-        yield _measured("import of torch here", f"{profile.startup.import_s:.3g}", "s", here, "Startup.import_s")
         yield _measured("the job's own start", f"{profile.startup.job_s:.3g}", "s", here, "Startup.job_s")
-        yield _measured("cores here", profile.machine.cores, "", here, "MachineFacts.cores")
 
 
 def _learning(basis: Basis) -> Iterator[Assumption]:
@@ -190,11 +186,11 @@ def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
 def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
     name, startup = platform.name, basis.profile.startup
     cold = f"{platform.cold_start_s[0]:g}, p99 {platform.cold_start_s[1]:g}"
-    mark: Mark = "assumed"
-    source = PLATFORMS
     if name == "local" and startup is not None:
-        cold, mark, source = f"{startup.import_s:.3g}", "measured", f"{_here(basis)}, the import of torch"
-    yield Assumption(f"cold start on {name}", cold, "s", mark, source, ("Platform.cold_start_s",))
+        yield _measured("import of torch here", f"{startup.import_s:.3g}", "s", _here(basis), "Startup.import_s")
+        yield _measured("cores here", basis.profile.machine.cores, "", _here(basis), "MachineFacts.cores")
+    else:
+        yield Assumption(f"cold start on {name}", cold, "s", "assumed", PLATFORMS, ("Platform.cold_start_s",))
     warm = f"{platform.warm_start_s[0]:g}, p99 {platform.warm_start_s[1]:g}"
     yield Assumption(f"warm start on {name}", warm, "s", "assumed", PLATFORMS, ("Platform.warm_start_s",))
     ramp = ", ".join(f"{count:,} after {seconds:g} s" for count, seconds in platform.ramp) or "all at once"
@@ -226,8 +222,7 @@ def _slowdowns(basis: Basis) -> Iterator[Assumption]:
 
 
 def _prices(basis: Basis) -> Iterator[Assumption]:
-    prices = [price for place in basis.places for price in basis.book.place(place).values()]
-    for price in [*prices, basis.book[f"transfer/{TRANSFERS[0]}"]]:
+    for price in basis.prices:
         inputs = (f"Price({price.id})",)
         yield Assumption(f"price, {price.id}", price.usd, f"USD per {price.unit}", "given", price.origin, inputs)
 

@@ -235,9 +235,8 @@ class _Desk:
 
     def basis(self, candidates: Sequence[Candidate]) -> Basis:
         """What all this rests on."""
-        specs = [spec for one in candidates for spec in (one.platform, self.billed_as(one.channel))]
-        places = tuple(dict.fromkeys(spec.partition(":")[0] for spec in specs))
-        given = (self.profile, self.wishes, self.goal, self.book, places, candidates)
+        prices = {price.id: price for tariff in self._tariffs.values() for price in tariff.prices}
+        given = (self.profile, self.wishes, self.goal, tuple(prices.values()), candidates)
         return Basis(*given, self._channels, self._slowdowns, self._iprof)
 
     def shape(self, candidate: Candidate, codec: str | None = None) -> Shape:

@@ -38,6 +38,9 @@ PARTS = ("functions", "requests", "storage", "transfer")
 TRANSFERS = ("same-region", "cross-region", "internet", "nat")
 """How functions reach the store; all but `same-region` bill the bytes that they read, `nat` those written, too."""
 
+BILLED = ("invocation", "duration", "instance")
+"""Items of a platform that bills have lines for."""
+
 REQUESTS = {
     "put": ("put", "create", "create_lost"),
     "list": ("list",),
@@ -172,6 +175,12 @@ class Tariff:
         self._store = _store_prices(book, channel)
         self._functions, self.memory_mb = _function_prices(book, platform, memory_mb)
         self._transfer = book[f"transfer/{transfer}"]
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        """All that a bill may be made of."""
+        functions = [price for item, price in self._functions.items() if item in BILLED]
+        return (*functions, *self._store.values(), self._transfer)
 
     def bill(self, used: Quantities) -> Bill:
         """Bill these quantities; linear but for the roundings."""

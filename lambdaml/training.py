@@ -164,9 +164,8 @@ def train(
         )
         check(opened)
         begin(opened, run_settings, instance, chosen)
-        launch = Launch(
-            opened, run_settings, instance, functions_for(run_settings.workers, functions), device, lifetime_s
-        )
+        count = functions_for(run_settings.workers, functions)
+        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
         return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
