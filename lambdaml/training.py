@@ -135,8 +135,7 @@ def train(
     """
     _demand_sense(schedule, codec, staleness, functions)
     prepare(numerics)
-    name = job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
-    opened = store if isinstance(store, Store) else open_store(store or free_place(name))
+    opened = store if isinstance(store, Store) else open_store(store or free_place(_name(job)))
     accounts = Accounts(opened)
     chosen = _engine(engine, engine_options, opened, is_object=not stands_in_a_file(job))
     try:
@@ -169,6 +168,10 @@ def train(
         return _supervise(launch, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
+
+
+def _name(job: str | type[Job] | Job) -> str:
+    return job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
 
 
 def _demand_sense(schedule: str, codec: str, staleness: str, functions: int | None) -> None:
