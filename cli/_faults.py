@@ -55,6 +55,8 @@ def _misfortunes(scenario: Scenario) -> Iterator[tuple[str, str]]:
         f"{scenario.steps} steps, a snapshot every {scenario.snapshot_every}, leases of {scenario.lease_s:g} s",
     )
     requests = [f"{kind} {_percent(rate)}" for kind, rate in scenario.rates.items() if rate]
+    if scenario.damage:
+        requests.append(f"reads damaged {_percent(scenario.damage)}")
     began, ended = scenario.storm
     if ended > began:
         requests.append(f"a storm of 503 from {began:.1f} to {ended:.1f} s")

@@ -20,7 +20,6 @@ _ENDS = {
     "steps": "all steps taken",
     "target": "target reached",
     "cancelled": "cancelled",
-    "failed": "stopped by a failure",
     "replanned": "ended to be planned anew",
 }
 

@@ -7,15 +7,14 @@ in equal shares; only when all of them waited, it was waiting. Thus the parts ad
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from lambdaml import keys
 from lambdaml.run import Run
+from lambdaml.tracing import read_parts
 from lambdaml.usage import Usage
 
 PHASES = {
@@ -101,10 +100,9 @@ def attribute(run: Run, usage: list[Usage]) -> Attribution:
 
 def _reported(run: Run) -> dict[str, _Reported]:
     found: defaultdict[str, _Reported] = defaultdict(_Reported)
-    infos = list(run.store.list(keys.TRACE))
-    for info, data in zip(infos, run.store.get_many([info.key for info in infos]), strict=True):
+    for info, rows in read_parts(run.store):
         own = found[info.key.split("/")[1]]
-        for row in map(json.loads, bytes(data or b"").splitlines()):
+        for row in rows:
             if row["kind"] == "function":
                 own.began = row["now_s"]
             elif row["kind"] == "meter":

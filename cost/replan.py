@@ -30,6 +30,7 @@ from lambdaml.cost.plan import Plan, make_plan
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.stores import measure_store
 from lambdaml.evaluation import request_stop
+from lambdaml.reads import read_many
 from lambdaml.records import Update
 from lambdaml.run import Run
 
@@ -195,9 +196,8 @@ class Replanner:
         """Applied updates of the log's last entries."""
         run = Run(self._url)
         applied = [entry for logged in run.log(max(0, commit - UPDATES)) for entry in logged.applied][-UPDATES:]
-        found = run.store.get_many([keys.update(entry.worker, entry.seq) for entry in applied])
-        pairs = zip(applied, found, strict=True)
-        return [Update.unpack(data, entry.worker, entry.seq) for entry, data in pairs if data is not None]
+        found = read_many(run.store, [keys.update(entry.worker, entry.seq) for entry in applied], Update.read)
+        return [update for update in found if update is not None]
 
 
 class _TooLateError(Exception):

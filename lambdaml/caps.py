@@ -214,7 +214,7 @@ class Judge:
             return Counter()
         evaluations = 1 + self._version // settings.snapshot_every
         return Counter(
-            get=self._version + evaluations + 4, get_miss=min(256, self._version + 8), create=4, list=4, head=4
+            get=self._version + evaluations + 5, get_miss=min(256, self._version + 8), create=4, list=4, head=4
         )
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from lambdaml import keys
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
+from lambdaml.reads import read_now
 from lambdaml.sampling import derive_seed
 from lambdaml.snapshot import State
 
@@ -219,9 +220,9 @@ def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> 
 
     def states() -> Iterator[tuple[int, nn.Module]]:
         for key in found:
-            data = run.store.get(key)
-            if data is not None:
-                State.load(data, key).load_into(model)
+            state = read_now(run.store, key, State.load)
+            if state is not None:
+                state.load_into(model)
                 yield keys.number(key), model
 
     return measure(Probe(job, samples, lags, seed=run.settings.seed, device=device), states())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lambdaml import keys, wire
 from lambdaml.errors import ReplicaDiverged
 from lambdaml.machine import State
+from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Stop
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Committer:
         if standing is None:
             self.digest = None
             return entry
-        return Commit.unpack(standing, commit.commit)
+        key = keys.log(commit.commit)
+        return present(await read(function.world, key, Commit.read, standing), key)
 
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to go on beside the workers for as long as the function lives."""
@@ -166,8 +168,7 @@ class Committer:
 
     async def _look_for_stop(self) -> None:
         function = self._function
-        if (data := await function.world.store.get(keys.STOP)) is not None:
-            record = wire.load_json(data, keys.STOP)
+        if (record := await read(function.world, keys.STOP, wire.load_json)) is not None:
             self.wish = Stop(record["reason"], record["version"])
             function.changed.set()
 
@@ -191,8 +192,8 @@ class Committer:
         if stop.reason == "diverged":
             return
         if stop.version is not None and stop.version != state.version:
-            data = await function.world.store.get(keys.snapshot(stop.version))
-            if data is None:
+            found = await read(function.world, keys.snapshot(stop.version), function.replica.read)
+            if found is None:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
-            state = function.replica.read(data, keys.snapshot(stop.version))
+            state = found
         await function.world.store.create(keys.MODEL, state.dump_model())

@@ -12,6 +12,7 @@ from lambdaml import keys, numerics
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.function import Function, Outcome
 from lambdaml.job import Job, load_job
+from lambdaml.reads import read_now
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.source import fingerprint, split_spec
@@ -112,11 +113,12 @@ def read_settings(store: Store) -> Settings:
 
     Raises:
         RunNotFound: there is no run at this prefix.
+        NewerSchema, BadObject: run.json cannot be read.
     """
-    data = store.get(keys.RUN)
-    if data is None:
+    settings = read_now(store, keys.RUN, Settings.read)
+    if settings is None:
         raise RunNotFound(f"there is no run at {store.url}")
-    return Settings.load(data)
+    return settings
 
 
 def load_run_job(settings: Settings) -> Job:

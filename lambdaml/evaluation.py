@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
+from lambdaml.caps import Enough
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
+from lambdaml.reads import read_now
 from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.snapshot import State
 from lambdaml.storage import Store
@@ -69,18 +71,18 @@ class Evaluator:
                 self._evaluate(version, info.key, before)
 
     def _evaluate(self, version: int, key: str, before: str) -> None:
-        data = self._store.get(key)
-        if data is None:
+        state = read_now(self._store, key, State.load)
+        if state is None:
             return
         probe = self._probe_from(before) if self._settings.coherence else None
-        metrics = evaluate(self._job, State.load(data, key), self._device, self._fresh_model())
+        metrics = evaluate(self._job, state, self._device, self._fresh_model())
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
         target = self._settings.target
         if target and not self._reached and reached(target, metrics):
             self._reached = True
-            request_stop(self._store, "target", version)  # before the metrics, after which it is looked for
+            request_stop(self._store, "target", version)  # before the metrics: who sees these looks for it
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
         self._emit({"event": "metrics", "version": version, "metrics": metrics})
@@ -91,10 +93,10 @@ class Evaluator:
 
         if self._probe is None:
             self._probe = Probe(self._job, kept=1, seed=self._settings.seed, device=self._device)
-            data = self._store.get(key)
-            if data is not None:
+            state = read_now(self._store, key, State.load)
+            if state is not None:
                 model = self._fresh_model()
-                State.load(data, key).load_into(model)
+                state.load_into(model)
                 self._probe.add(keys.number(key), model)
         return self._probe
 
@@ -107,26 +109,35 @@ class Evaluator:
 
 
 class Evaluations:
-    """Evaluates in a compute thread, one request at a time, and stops the run when that fails."""
+    """Evaluates in a compute thread, one request at a time, until that fails."""
 
     def __init__(self, compute: OneThread, launch: Launch, emit: Callable[[dict[str, Any]], None]) -> None:
         self._compute = compute
         self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
-        self._store = launch.store
         self._emit = emit
         self._futures: list[Future[None]] = []
-        self._abandoned = False
+        self._abandoned = self._failed = False
 
     def go(self) -> None:
-        self._futures.append(self._compute.submit(self._evaluate))
+        """Ask for the evaluation of what snapshots there are; returns at once."""
+        if not self._failed:
+            self._futures.append(self._compute.submit(self._evaluate))
 
     def _evaluate(self) -> None:
         try:
             self._evaluator.catch_up()
         except BaseException:
-            if not self._abandoned:
-                request_stop(self._store, "failed")
+            self._failed = True
             raise
+
+    def heed(self) -> None:
+        """Have the functions leave if an evaluation has failed; nothing is written, so the run can be resumed.
+
+        Raises:
+            Enough: one has; `join` raises what it failed with.
+        """
+        if self._failed:
+            raise Enough("an evaluation failed")
 
     def _tell(self, event: dict[str, Any]) -> None:
         if self._abandoned:

@@ -21,6 +21,7 @@ from lambdaml.leases import Leases
 from lambdaml.log import LogReader
 from lambdaml.machine import Machine
 from lambdaml.patterns.gather import Gather
+from lambdaml.reads import read
 from lambdaml.records import Commit, Digest, Update
 from lambdaml.rejections import describe, sampler_of
 from lambdaml.schedules import SCHEDULES
@@ -195,10 +196,10 @@ class Function:
         if not snapshots:
             raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
         newest = snapshots[-1].key
-        data = await self.world.store.get(newest)
-        if data is None:
+        found = await read(self.world, newest, self.replica.read)
+        if found is None:
             raise RunFailed(f"{newest} was deleted while a function started")
-        state = self.replica.read(data, newest)
+        state = found
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
         self.queued = self.head.copy()

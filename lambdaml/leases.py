@@ -15,6 +15,7 @@ from collections.abc import Collection
 
 from lambdaml import keys
 from lambdaml.errors import LeaseLost
+from lambdaml.reads import read
 from lambdaml.records import Lease
 from lambdaml.worlds import World
 
@@ -59,10 +60,9 @@ class Leases:
         if not found:
             return await self._create(worker, 1)
         generation = keys.number(found[-1].key)
-        data = await self._world.store.get(found[-1].key)
-        if data is None:
+        lease = await read(self._world, found[-1].key, Lease.read)
+        if lease is None:
             return False
-        lease = Lease.unpack(data, worker, generation)
         free = lease.released or lease.function in self.dead or (lease.standin and not standin)
         if not free and not await self._expired(worker, fated, lease, found[-1].modified):
             return False
@@ -78,7 +78,9 @@ class Leases:
 
     async def _create(self, worker: int, generation: int, released: bool = False) -> bool:
         lease = Lease(worker, generation, self._function, self._duration_s, released, worker in self._standins)
-        if await self._world.store.create(keys.lease(worker, generation), lease.pack()) is not None:
+        key = keys.lease(worker, generation)
+        standing = await self._world.store.create(key, lease.pack())
+        if standing is not None and await read(self._world, key, Lease.read, standing) != lease:
             return False
         if not released:
             self.held[worker] = generation

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.pace import Backoff
+from lambdaml.reads import read
 from lambdaml.records import Commit
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class LogReader:
         while True:
             found = await world.store.get_many([keys.log(commit) for commit in wanted])
             for commit, data in zip(wanted, found, strict=True):
-                if data is not None:
-                    self._take(Commit.unpack(data, commit))
+                entry = None if data is None else await read(world, keys.log(commit), Commit.read, data)
+                if entry is not None:
+                    self._take(entry)
             self._burst = 1 if missed or None in found else min(_BURST, self._burst * 2)
             if found[0] is not None or function.committer.active or function.head.stop is not None:
                 return

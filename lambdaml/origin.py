@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.reads import read_now
 from lambdaml.settings import Origin
 from lambdaml.snapshot import RULE, State
 from lambdaml.storage.errors import BadStoreURL
@@ -63,10 +64,8 @@ def go_on_from(replica: Replica, origin: Origin) -> None:
     from lambdaml.run import Run
 
     run = Run(origin.run)
-    data = run.store.get(keys.snapshot(origin.version))
-    if data is not None:
-        state = State.load(data, keys.snapshot(origin.version))
-    else:
+    state = read_now(run.store, keys.snapshot(origin.version), State.load)
+    if state is None:
         if not run.settings.job.fingerprint:  # its job was an object
             run = Run(origin.run, replica.job)
         state = replay(run, origin.version)  # in whatever class: the new run begins with a snapshot of it

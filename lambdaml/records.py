@@ -17,7 +17,7 @@ from lambdaml import keys, wire
 from lambdaml.errors import BadObject
 
 Fate = Literal["applied", "discarded", "rejected"]
-Reason = Literal["steps", "target", "cancelled", "diverged", "failed", "replanned"]
+Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
 Body = dict[str, NDArray[Any]]
 """The encoded arrays of an update, by name, as its codec wrote them."""
 
@@ -144,6 +144,11 @@ class Update:
         if update.id != (worker, seq):
             raise BadObject(f"{key} holds update {update.id}")
         return update
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Update:
+        """`unpack` by the update's key."""
+        return Update.unpack(data, *keys.update_id(key))
 
 
 def damaged(worker: int, seq: int, size_bytes: int) -> Update:
@@ -286,6 +291,11 @@ class Commit:
             raise BadObject(f"{key} holds commit {found.commit}")
         return found
 
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Commit:
+        """`unpack` by the entry's key."""
+        return Commit.unpack(data, keys.number(key))
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -318,6 +328,12 @@ class Lease:
         if (lease.worker, lease.generation) != (worker, generation):
             raise BadObject(f"{key} holds the lease of worker {lease.worker}, generation {lease.generation}")
         return lease
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Lease:
+        """`unpack` by the lease's key."""
+        _, worker, generation = key.split("/")
+        return Lease.unpack(data, int(worker), int(generation))
 
 
 _HEADER = frozenset(Update.__dataclass_fields__) - {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.errors import BadObject, SettingsError
+from lambdaml.reads import present, read_now
 from lambdaml.records import Commit, Update, damaged
 from lambdaml.snapshot import State
 
@@ -48,11 +49,10 @@ def replica_at(run: Run, version: int) -> Replica:
     """A replica that has just loaded the snapshot of this version."""
     from lambdaml.replica import Replica
 
-    data = run.store.get(keys.snapshot(version))
-    if data is None:
-        raise BadObject(f"{keys.snapshot(version)} does not exist")
+    key = keys.snapshot(version)
+    state = present(read_now(run.store, key, State.load), key)
     replica = Replica(run.job(), run.settings)
-    replica.load(State.load(data, keys.snapshot(version)))
+    replica.load(state)
     return replica
 
 
@@ -62,11 +62,12 @@ def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int,
     def fetch(commit: Commit) -> dict[tuple[int, int], Update]:
         found = {}
         for entry in commit.entries:
-            data = run.store.get(keys.update(entry.worker, entry.seq))
+            key = keys.update(entry.worker, entry.seq)
+            data = run.store.get(key)
             if data is None:
-                raise BadObject(f"{keys.update(entry.worker, entry.seq)} is in the log but not in the bucket")
+                raise BadObject(f"{key} is in the log but not in the bucket")
             try:
-                update = Update.unpack(data, entry.worker, entry.seq)
+                update = present(read_now(run.store, key, Update.read, data), key)
             except BadObject:
                 if entry.fate == "applied":
                     raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from bisect import bisect_right
@@ -13,10 +12,14 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
-from lambdaml.errors import BadObject, RunNotFound, SettingsError, UserError
-from lambdaml.records import Commit, Lease
+from lambdaml.errors import RunNotFound, SettingsError, UserError
+from lambdaml.holders import last_of, seem_working, working
+from lambdaml.reads import present, read_many, read_now, read_twice
+from lambdaml.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
+from lambdaml.storage.probe import store_time
+from lambdaml.tracing import read_parts, unpack_rows
 from lambdaml.usage import Usage
 
 if TYPE_CHECKING:
@@ -104,10 +107,10 @@ class Run:
     def __init__(self, where: str | Store, job: Job | None = None) -> None:
         self._job = job
         self.store = open_store(where) if isinstance(where, str) else where
-        data = self.store.get(keys.RUN)
-        if data is None:
+        settings = read_now(self.store, keys.RUN, Settings.read)
+        if settings is None:
             raise RunNotFound(f"there is no run at {self.store.url}")
-        self.settings = Settings.load(data)
+        self.settings = settings
 
     def job(self) -> Job:
         """The run's job.
@@ -132,11 +135,10 @@ class Run:
         listed = self.store.list(keys.LOG, after=keys.log(start - 1) if start else "")
         there = (info.key for number, info in enumerate(listed, start) if info.key == keys.log(number))
         while batch := list(islice(there, _BATCH)):
-            for data in self.store.get_many(batch):
-                if data is None:
+            for commit in read_many(self.store, batch, Commit.read):
+                if commit is None:
                     return
-                yield Commit.unpack(data, start)
-                start += 1
+                yield commit
 
     def summary(self) -> Summary:
         """Read the whole log and add it up."""
@@ -163,20 +165,25 @@ class Run:
 
     def metrics(self) -> dict[int, dict[str, float]]:
         """The evaluations so far, by version."""
-        infos = list(self.store.list(keys.METRICS))
-        found = self.store.get_many([info.key for info in infos])
-        records = [wire.load_json(data, info.key) for info, data in zip(infos, found, strict=True) if data is not None]
+        return self._metrics([info.key for info in self.store.list(keys.METRICS)])
+
+    def _metrics(self, wanted: list[str]) -> dict[int, dict[str, float]]:
         return {
             record["version"]: {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-            for record in records
+            for record in read_many(self.store, wanted, wire.load_json)
+            if record is not None
         }
 
     def status(self) -> Status:
-        """Where the run stands; a handful of requests, however long the log."""
-        commits, last, age_s = self.tail()
-        metrics = self.metrics()
+        """Where the run stands; a few dozen requests, however long the log.
+
+        Nothing is written, unless all leases have run out by this machine's clock, but by so little that it may be off:
+        then the store is asked for its time (`lambdaml.holders`).
+        """
+        commits, last, modified = self.tail()
+        metrics = self._metrics([info.key for info in self.store.list(keys.METRICS)][-1:])
         newest = max(metrics, default=None)
-        holders = self._holders()
+        holders = seem_working(self.store, commits, time.time())
         stop = last.stop if last else None
         version = last.last_version if last else 0
         ended = {"steps": "finished", "target": "reached its target"}
@@ -191,50 +198,25 @@ class Run:
             metrics=metrics[newest] if newest is not None else {},
             metrics_version=newest,
             functions=holders,
-            age_s=age_s,
+            age_s=None if modified is None else max(0.0, time.time() - modified),
             model=self.store.head(keys.MODEL) is not None,
             origin=str(self.settings.origin) if self.settings.origin is not None else None,
         )
 
     def tail(self) -> tuple[int, Commit | None, float | None]:
-        """How many commits there are, the last one, and its age in seconds by this machine's clock.
+        """How many commits there are, the last one, and when it was written by the store's clock.
 
         The log has no gap, so its end is found by bisection rather than by listing it.
         """
-        there, missing = -1, 0
-        while self.store.head(keys.log(missing)) is not None:
-            there, missing = missing, 2 * missing + 1
-        while missing - there > 1:
-            middle = (there + missing) // 2
-            if self.store.head(keys.log(middle)) is not None:
-                there = middle
-            else:
-                missing = middle
-        if there < 0:
+        found = last_of(lambda commit: self.store.head(keys.log(commit)), 0)
+        if found is None:
             return 0, None, None
-        info, data = self.store.head(keys.log(there)), self.store.get(keys.log(there))
-        if info is None or data is None:
-            raise BadObject(f"{keys.log(there)} vanished while it was read")
-        return there + 1, Commit.unpack(data, there), max(0.0, time.time() - info.modified)
+        last, info = found
+        return last + 1, present(read_now(self.store, info.key, Commit.read), info.key), info.modified
 
     def newest_snapshot(self) -> int:
         """The version of the newest snapshot; 0 if there is none."""
         return max((keys.number(info.key) for info in self.store.list(keys.SNAPSHOTS)), default=0)
-
-    def _holders(self) -> tuple[str, ...]:
-        """Functions that hold a lease which has not run out."""
-        latest = {info.key.rsplit("/", 1)[0]: info for info in self.store.list(keys.LEASES)}
-        found = []
-        for info in latest.values():
-            data = self.store.get(info.key)
-            worker, generation = (int(part) for part in info.key.split("/")[1:])
-            lease = Lease.unpack(data, worker, generation) if data is not None else None
-            if lease is None or lease.released:
-                continue
-            news = [update.modified for update in self.store.list(keys.updates(worker))][-1:]
-            if time.time() < max([info.modified, *news]) + lease.duration_s:
-                found.append(lease.function)
-        return tuple(dict.fromkeys(found))
 
     def trace(self) -> list[dict[str, Any]]:
         """One row per update that has a fate, in the order of the log; columns as in `lambdaml.traces`.
@@ -280,20 +262,18 @@ class Run:
         """
         infos = list(self.store.list(keys.USAGE))
         names = [info.key.removeprefix(keys.USAGE).removesuffix(".json") for info in infos]
-        found = self.store.get_many([info.key for info in infos])
-        usage = [Usage.load(data, name) for name, data in zip(names, found, strict=True) if data is not None]
+        found = read_many(self.store, [info.key for info in infos], Usage.read)
+        usage = [each for each in found if each is not None]
         parts = {info.key.split("/")[1]: info.key for info in self.store.list(keys.TRACE)}  # the last one of each
         for name in sorted(parts.keys() - set(names)):
-            rows = bytes(self.store.get(parts[name]) or b"").splitlines()
-            meter = [row for row in map(json.loads, rows) if row["kind"] == "meter"][-1:]
+            rows = read_now(self.store, parts[name], unpack_rows) or []
+            meter = [row for row in rows if row["kind"] == "meter"][-1:]
             usage += [Usage(name, row["seconds"], 0, _reading(row), complete=False) for row in meter]
         return usage
 
     def _trace_rows(self, *kinds: str) -> Iterator[tuple[ObjectInfo, dict[str, Any]]]:
-        infos = list(self.store.list(keys.TRACE))
-        for info, data in zip(infos, self.store.get_many([info.key for info in infos]), strict=True):
-            for line in bytes(data or b"").splitlines():
-                row = json.loads(line)
+        for info, rows in read_parts(self.store):
+            for row in rows:
                 if row["kind"] in kinds:
                     yield info, row
 
@@ -324,7 +304,7 @@ class Run:
 
         module = self.job().model()
         if version is None:
-            data = self.store.get(keys.MODEL)
+            data = read_twice(self.store, keys.MODEL)
             if data is None:
                 raise RunNotFound(f"{self.url} has no result yet; ask for a version, or resume the run")
             read_model(data).load_into(module)
@@ -353,10 +333,10 @@ class Run:
         The log, the metrics, the trace and the usage stay. Versions before that snapshot can no longer be replayed.
 
         Raises:
-            SettingsError: functions work on the run; they may still need what would be deleted.
+            SettingsError: functions work on the run, by the store's clock; they may still need what would be deleted.
         """
-        holders = self._holders()
-        if holders and not any(commit.stop for commit in self.log(max(0, self.tail()[0] - 1))):
+        holders = working(self.store, self.tail()[0], store_time(self.store))
+        if holders:
             raise SettingsError(f"{self.url} is being trained by {', '.join(holders)}: wait for its end, or cancel it")
         from lambdaml.verify import garbage
 

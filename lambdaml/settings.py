@@ -110,6 +110,11 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise BadObject(f"{keys.RUN} does not describe a run: {first_error(error)}") from error
 
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Settings:
+        """`load`, for readers of objects."""
+        return Settings.load(data)
+
 
 def make_settings(**fields: Any) -> Settings:
     """Settings from what a person asked for.

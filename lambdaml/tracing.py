@@ -4,17 +4,21 @@ The first part is written at the start and tells who this function is. It holds 
 the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
 and from what must have happened before what, all clocks are compared (`lambdaml.clocks`). Every later part ends with the
 meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
-last part is lost; fates and losses are not, they stand in the log.
+last part is lost; fates and losses are not, they stand in the log. The last line of each part is its checksum.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lambdaml import keys
+from lambdaml.errors import BadObject
+from lambdaml.reads import read_many
 from lambdaml.records import Commit, Entry, Update
+from lambdaml.storage.protocol import ObjectInfo, Store
 from lambdaml.worlds import World
 
 FLUSH_S = 15.0
@@ -101,10 +105,39 @@ class Tracer:
         rows, self._rows = [_rounded(row) for row in self._rows], []
         seconds = self._world.now() - self._started
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
-        data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
         self._flushed = self._world.now()
         part, self._part = self._part, self._part + 1
-        await self._world.store.put(keys.trace(self._function, part), data)
+        await self._world.store.put(keys.trace(self._function, part), pack_rows(rows))
+
+
+def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a part: one line of JSON for each row, and a last one with the CRC-32 of those before it."""
+    data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+    return data + b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(data)
+
+
+def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
+    """The rows of a part.
+
+    Raises:
+        BadObject: it is damaged or truncated.
+    """
+    raw = bytes(data)
+    *lines, end = raw.splitlines(keepends=True) or [b""]
+    if end != b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(raw[: len(raw) - len(end)]):
+        raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(raw)} bytes)")
+    return [json.loads(line) for line in lines]
+
+
+def read_parts(store: Store) -> list[tuple[ObjectInfo, list[dict[str, Any]]]]:
+    """What all functions of a run measured, part by part, each function's in their order.
+
+    Raises:
+        BadObject: a part is damaged.
+    """
+    infos = list(store.list(keys.TRACE))
+    found = read_many(store, [info.key for info in infos], unpack_rows)
+    return [(info, rows or []) for info, rows in zip(infos, found, strict=True)]
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

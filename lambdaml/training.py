@@ -22,10 +22,12 @@ from lambdaml.job import Job
 from lambdaml.members import warnings_of
 from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
 from lambdaml.origin import find_origin, go_on_from
+from lambdaml.reads import read_now, read_twice
 from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings, reached
+from lambdaml.snapshot import State
 from lambdaml.source import loading
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
@@ -144,7 +146,7 @@ def train(
             on_event({"event": "warning", "text": text})
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
-            raise RunExists(f"there is a run at {opened.url} already: 'lambdaml resume' goes on with it")
+            raise _exists(opened)
         run_settings = settings_for(
             instance,
             job_settings,
@@ -162,7 +164,7 @@ def train(
             **settings,
         )
         check(opened)
-        begin(opened, run_settings, instance, chosen)
+        begin(opened, run_settings, instance, chosen, new=True)
         count = functions_for(run_settings.workers, functions)
         launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
         return _supervise(launch, chosen, accounts, cap, on_event)
@@ -212,7 +214,7 @@ def resume(
     try:
         device = pick_device(device)
         instance = job or load_run_job(settings)
-        begin(opened, settings, instance, chosen)
+        begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
         launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
         return _supervise(launch, chosen, accounts, cap, on_event)
@@ -220,15 +222,29 @@ def resume(
         chosen.close()
 
 
-def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
-    """Write run.json and the first snapshot, unless they stand there. The model is built here, and only here.
+def begin(store: Store, settings: Settings, job: Job, engine: Engine, *, new: bool) -> None:
+    """Write run.json and the first snapshot. Of several that begin a run at one prefix, the one whose run.json stands goes
+    on; the others write nothing.
+
+    Args:
+        new: whether this is a run that nobody has begun. One that was begun may lack its snapshot.
 
     Raises:
-        RunExists: another run stands at this prefix.
+        RunExists: another run, or what is left of one, stands at this prefix.
         JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
     """
-    if next(iter(store.list(keys.SNAPSHOTS)), None) is not None:
-        return
+    begun = next(iter(store.list(keys.SNAPSHOTS)), None) is not None
+    if begun and new:
+        raise _exists(store)
+    if not begun:
+        state = _first_state(settings, job, engine)
+        if new:
+            _claim(store, settings)
+        store.create(keys.snapshot(0), state.dump())
+
+
+def _first_state(settings: Settings, job: Job, engine: Engine) -> State:
+    """The state that the run begins with. The model is built here, and only here."""
     from lambdaml.examine import examine
     from lambdaml.replica import Replica
 
@@ -239,10 +255,26 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine) -> None:
     state = engine.compute.submit(replica.state).result()
     if settings.target is not None:
         reached(settings.target, engine.compute.submit(evaluate, job, state).result())
+    return state
+
+
+def _claim(store: Store, settings: Settings) -> None:
+    """Write run.json.
+
+    Raises:
+        RunExists: somebody else has written his.
+    """
     standing = store.create(keys.RUN, settings.dump())
-    if standing is not None and Settings.load(standing).token != settings.token:
-        raise RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")
-    store.create(keys.snapshot(0), state.dump())
+    if standing is not None:  # it may be ours, but damaged on its way
+        found = read_now(store, keys.RUN, Settings.read, standing)
+        if found is None or found.token != settings.token:
+            raise _exists(store)
+
+
+def _exists(store: Store) -> RunExists:
+    if store.head(keys.RUN) is None:
+        return RunExists(f"{store.url} holds what is left of a run without its {keys.RUN}: choose another place")
+    return RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")
 
 
 def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:
@@ -286,13 +318,23 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
     judge = Judge(cap, launch, accounts, snapshots[-1]) if cap is not None else None
 
+    leaving = False
+    enough: Enough | None = None
+
     def emit(event: dict[str, Any]) -> None:
+        nonlocal leaving
         accounts.take(event)
         if event["event"] == "snapshot":
             watch.go()
-        on_event(event)
-        if judge is not None:
-            judge.take(event)
+        try:
+            on_event(event)
+            if not leaving:  # once is enough: functions leave now
+                watch.heed()
+                if judge is not None:
+                    judge.take(event)
+        except KeyboardInterrupt:
+            leaving = True
+            raise
 
     try:
         try:
@@ -301,13 +343,14 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
                     if judge is not None and judge.ask() is not None:
                         raise capped(judge.reason, snapshots[-1], accounts)
                     engine.run(replace(launch, functions=count), emit)
-        except Enough as enough:
-            if store.head(keys.MODEL) is None:
-                watch.join()
-                # A replay in another class than the functions' may round differently.
-                alike = launch.device == "cpu" and not differences(settings.numerics)
-                version = keep_newest(run) if alike else run.status().version
-                raise capped(str(enough), version, accounts) from None
+        except Enough as stop:
+            enough = stop
+        if enough is not None and store.head(keys.MODEL) is None:
+            watch.join()
+            # A replay in another class than the functions' may round differently.
+            alike = launch.device == "cpu" and not differences(settings.numerics)
+            version = keep_newest(run) if alike else run.status().version
+            raise capped(str(enough), version, accounts)
         watch.go()
         watch.join()
         return result(run, accounts.seconds, accounts.close)
@@ -325,7 +368,7 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         RunFailed: it ended without a result, and why.
     """
     summary = run.summary()
-    model = run.store.get(keys.MODEL)
+    model = read_twice(run.store, keys.MODEL)
     rejected = [entry for commit in run.log() for entry in commit.refused if entry.fate == "rejected"]
     rejections = summarise(rejected, run.settings) if rejected else ""
     if summary.stop == "diverged":

@@ -66,6 +66,11 @@ class Usage:
             raise BadObject(f"{key} is the usage of {usage.function!r}")
         return usage
 
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Usage:
+        """`load` by the object's key."""
+        return Usage.load(data, key.removeprefix(keys.USAGE).removesuffix(".json"))
+
 
 def usage_event(function: str, seconds: float, memory_bytes: int, reading: MeterReading) -> dict[str, Any]:
     """What an engine tells of a function now and then while it lives, and for the last time before its "ended"."""

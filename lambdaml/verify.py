@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from lambdaml import keys, numerics
 from lambdaml.commits import decision_of, draft
 from lambdaml.errors import BadObject, LambdaMLError
+from lambdaml.reads import present, read_now
 from lambdaml.records import Commit, Update
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
+from lambdaml.storage import Bytes
 from lambdaml.view import View
 
 if TYPE_CHECKING:
@@ -154,23 +156,34 @@ def _check_snapshots(
     """Counts the snapshots and looks at the result; returns which snapshots differ from the replay."""
     differ = []
     for version in snapshots:
-        data = run.store.get(keys.snapshot(version))
-        if data is None or version not in states:
+        state = read_now(run.store, keys.snapshot(version), State.load)
+        if state is None or version not in states:
             report.faults.append(f"{keys.snapshot(version)} is of a version that the log does not make")
             continue
         report.snapshots += 1
-        state = State.load(data, keys.snapshot(version))
         if state.digest() not in states[version]:
             differ.append(f"{keys.snapshot(version)} differs from the replay")
-    model = run.store.get(keys.MODEL)
-    if model is not None:
-        report.model = True
-        stop = replica.view.stop
-        version = replica.version if stop is None or stop.version is None else stop.version
-        data = run.store.get(keys.snapshot(version))
-        if data is None or State.load(data, keys.snapshot(version)).dump_model() != bytes(model):
-            report.faults.append(f"{keys.MODEL} is not the model of version {version}")
+    stop = replica.view.stop
+    _check_model(run, replica.version if stop is None or stop.version is None else stop.version, report)
     return differ
+
+
+def _check_model(run: Run, version: int, report: Report) -> None:
+    """The result, if there is one, against the snapshot of its version."""
+    model = run.store.get(keys.MODEL)
+    if model is None:
+        return
+    report.model = True
+    state = read_now(run.store, keys.snapshot(version), State.load)
+
+    def compare(data: Bytes, key: str) -> None:
+        if state is None or state.dump_model() != bytes(data):
+            raise BadObject(f"{key} is not the model of version {version}")
+
+    try:
+        read_now(run.store, keys.MODEL, compare, model)
+    except BadObject as error:
+        report.faults.append(str(error))
 
 
 def _check_fates(run: Run, report: Report) -> None:
@@ -201,10 +214,7 @@ def garbage(run: Run) -> list[str]:
     stop = next((commit.stop for commit in run.log() if commit.stop), None)
     keep = {newest} | ({keys.snapshot(stop.version)} if stop and stop.version is not None else set())
     oldest = min(keep)
-    data = run.store.get(oldest)
-    if data is None:
-        raise BadObject(f"{oldest} vanished while it was read")
-    fated = State.load(data, oldest).meta["view"]["fated"]
+    fated = present(read_now(run.store, oldest, State.load), oldest).meta["view"]["fated"]
     doomed = [key for key in snapshots if key not in keep]
     for info in run.store.list(keys.UPDATES):
         worker, seq = keys.update_id(info.key)

@@ -1,4 +1,4 @@
-"""A store that fails on purpose: `?faults=slowdown:0.01,timeout:0.01,lost:0.01,slow:0.01&faults_seed=1`.
+"""A store that fails on purpose: `?faults=slowdown:0.01,timeout:0.01,lost:0.01,slow:0.01,damage:0.01&faults_seed=1`.
 
 For this project's tests and for yours: wrap any store, or write it into the URL of a run, and see whether the result
 is the same. Faults follow the seed and the request, not the clock (see `lambdaml.storage.draws`).
@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lambdaml.storage.backend import WRITES, Backend, Layer, Op
 from lambdaml.storage.draws import Draws
 from lambdaml.storage.errors import BadStoreURL, StoreTimeout, StoreUnavailable, Throttled
+from lambdaml.storage.protocol import Bytes
 from lambdaml.storage.url import StoreURL, nearest, number
 
 T = TypeVar("T")
 
-FAULTS = ("slowdown", "timeout", "lost", "slow")
+FAULTS = ("slowdown", "timeout", "lost", "slow", "damage")
 """What can happen to a request:
 
 - `slowdown`: refused with `Throttled`, without effect
 - `timeout`: a write takes effect and then raises `StoreTimeout`; a read just raises it. No time passes.
 - `lost`: the same with `StoreUnavailable`, as where a connection breaks
 - `slow`: it takes ten times as long, and at least 0.2 s longer
+- `damage`: a read returns the object with one bit flipped, or cut short; what is stored stays whole. Other requests are
+  spared.
 """
 
 
@@ -53,7 +56,7 @@ class Faulty(Layer):
         self._draws = Draws(seed)
 
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
-        fault = self._draw(op, key)
+        fault, where = self._draw(op, key)
         if fault == "slowdown":
             raise Throttled(f"{op} {key}: slow down (a fault on purpose)")
         if fault in ("timeout", "lost"):
@@ -66,15 +69,30 @@ class Faulty(Layer):
         result = call()
         if fault == "slow":
             time.sleep(max(0.2, 9 * (time.perf_counter() - begin)))
+        if fault == "damage" and isinstance(result, bytes | memoryview):
+            return cast(T, damaged(result, where))
         return result
 
-    def _draw(self, op: Op, key: str) -> str | None:
+    def _draw(self, op: Op, key: str) -> tuple[str | None, float]:
+        """What happens to a request, and another number in (0, 1) that is independent of that."""
         unit = self._draws.unit(op, key)
         for name, rate in self.rates.items():
             if unit < rate:
-                return name
+                return name, unit / rate
             unit -= rate
-        return None
+        return None, 0.0
+
+
+def damaged(data: Bytes, where: float) -> bytes:
+    """What a reader gets of these bytes when something goes wrong on the way: one in four times less than all, else one bit
+    flipped. `where` from (0, 1) decides."""
+    found = bytearray(data)
+    if where < 0.25:
+        return bytes(found[: int(4 * where * len(found))])
+    bit = int((where - 0.25) / 0.75 * 8 * len(found))
+    if found:
+        found[bit // 8] ^= 1 << bit % 8
+    return bytes(found)
 
 
 def _check(rates: Mapping[str, float]) -> None:

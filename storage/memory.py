@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lambdaml.storage.backend import LOCAL_PAGE, Backend, Page, check_key, flat
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -23,21 +23,32 @@ class MemoryStore(Backend):
     """Objects in a dict. They live until the process ends or `drop` is called; `close` keeps them.
 
     Writing copies the bytes, so a caller may reuse its buffer; reading does not.
+
+    Args:
+        clock: dates the objects, in seconds since the epoch.
     """
 
-    def __init__(self, name: str = "", objects: dict[str, tuple[bytes, float]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        objects: dict[str, tuple[bytes, float]] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.name = name
         self.url = f"memory://{name}"
         self.shared = False
         self.ephemeral = True
         self.near = True
+        self._clock = clock
         with _stores_lock:
             self._objects = _stores.setdefault(name, {}) if objects is None else objects
 
     @classmethod
-    def holding(cls, objects: dict[str, tuple[bytes, float]], name: str = "") -> MemoryStore:
+    def holding(
+        cls, objects: dict[str, tuple[bytes, float]], name: str = "", clock: Callable[[], float] = time.time
+    ) -> MemoryStore:
         """A store of these objects: bytes and time of writing by key. Nobody finds it by its name."""
-        return cls(name, objects)
+        return cls(name, objects, clock)
 
     def get(self, key: str) -> Bytes | None:
         found = self._objects.get(key)
@@ -48,10 +59,10 @@ class MemoryStore(Backend):
         return None if found is None else found[start : start + length]
 
     def put(self, key: str, data: Data) -> None:
-        self._objects[check_key(key)] = (bytes(flat(data)), time.time())
+        self._objects[check_key(key)] = (bytes(flat(data)), self._clock())
 
     def try_create(self, key: str, data: Data) -> bool:
-        mine = (bytes(flat(data)), time.time())
+        mine = (bytes(flat(data)), self._clock())
         return self._objects.setdefault(check_key(key), mine) is mine
 
     def head(self, key: str) -> ObjectInfo | None:

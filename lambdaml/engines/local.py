@@ -20,6 +20,7 @@ from lambdaml import keys
 from lambdaml.engines import Emit, Launch
 from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
 from lambdaml.errors import RunFailed
+from lambdaml.reads import read_now
 from lambdaml.records import Lease
 from lambdaml.storage import Store
 from lambdaml.worlds.live import OneThread
@@ -128,11 +129,10 @@ def gone_holders(store: Store, workers: int) -> Iterator[str]:
     for info in store.list(keys.LEASES):
         latest[info.key.rsplit("/", 1)[0]] = info.key
     for key in latest.values():
-        data = store.get(key)
-        if data is None:
+        lease = read_now(store, key, Lease.read)
+        if lease is None:
             continue
-        worker, generation = (int(part) for part in key.split("/")[1:])
-        holder = Lease.unpack(data, worker, generation).function
+        holder = lease.function
         where, _, _ = holder.rpartition(".")
         if where.startswith(f"{host}.") and "-" in where:
             pid, _, started = where.rpartition(".")[2].partition("-")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lambdaml import keys
 from lambdaml.errors import BadObject, LeaseLost, RunFailed
 from lambdaml.pace import Backoff, Pace
+from lambdaml.reads import read
 from lambdaml.records import Commit, Update, damaged
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worlds import Task
@@ -27,9 +28,6 @@ _FIRST_LOOK_S = 2.0
 
 SMALL_BYTES = 2**20
 """An update of more than this is checked in a thread of its own."""
-
-_REREADS = 2
-"""Times a damaged object is read again before its writer is blamed."""
 
 
 class Gather:
@@ -190,14 +188,13 @@ class Gather:
 
     async def unpack(self, data: Bytes, worker: int, seq: int) -> Update:
         """Read and check an update. One that stays damaged is returned with its fault, so that it is rejected."""
-        for _ in range(_REREADS + 1):
-            try:
-                update = Update.unpack(data, worker, seq)
-            except BadObject:
-                data = await self._get(worker, seq) or data
-                continue
-            check = self._function.replica.check
-            small = update.size_bytes <= SMALL_BYTES
-            update.fault = check(update) if small else await self._function.world.background(lambda: check(update))
-            return update
-        return damaged(worker, seq, len(data))
+        world, check = self._function.world, self._function.replica.check
+        try:
+            update = await read(world, keys.update(worker, seq), Update.read, data)
+        except BadObject:
+            update = None
+        if update is None:
+            return damaged(worker, seq, len(data))
+        found, small = update, update.size_bytes <= SMALL_BYTES
+        found.fault = check(found) if small else await world.background(lambda: check(found))
+        return found

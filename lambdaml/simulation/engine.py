@@ -201,4 +201,4 @@ class Virtual:
 
     def run_of(self) -> Run:
         """What stands in the bucket, as a run that can be asked, traced and verified."""
-        return Run(MemoryStore.holding(self.bucket.objects, "virtual"))
+        return Run(MemoryStore.holding(self.bucket.objects, "virtual", lambda: self.kernel.now))

@@ -2,7 +2,7 @@
 
 `Scenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
 start twice, are told that the living are dead, have clocks that are off; requests that are refused, lost, slow, take
-effect late or twice; storms of 503. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
+effect late or twice; reads that are damaged; storms of 503. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
 in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
 
     lambdaml simulate --faults 17              # plays the history of seed 17, with its events
@@ -48,6 +48,7 @@ class Scenario:
         turns: a killed function makes fewer turns than this.
         bad: the share of updates that must be rejected.
         evaluation_s: that a snapshot's evaluation takes, in a run that looks for a target; 0 for a run without one.
+        damage: the share of reads that are damaged on their way.
         calm_s: when misfortunes end.
     """
 
@@ -69,6 +70,7 @@ class Scenario:
     turns: int = 400
     bad: float = 0.0
     evaluation_s: float = 0.0
+    damage: float = 0.0
     calm_s: float = 60.0
 
     @staticmethod
@@ -101,6 +103,7 @@ class Scenario:
             turns=stream.choice((60, 200, 600)),
             bad=chance(0.2),
             evaluation_s=chance(10.0),
+            damage=chance(0.05),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -114,7 +117,7 @@ class Scenario:
             if unit < rate:
                 return kind
             unit -= rate
-        return ""
+        return "damage" if op == "get" and 0.0 <= unit < self.damage else ""
 
     def fate(self, virtual: Virtual, name: str, index: int) -> Fate:
         """What befalls one life. Names of those that have died are told or not; sometimes a living one is named."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from lambdaml.storage.backend import WRITES, Op, flat, settle
 from lambdaml.storage.errors import StoreError, StoreTimeout, StoreUnavailable, Throttled
+from lambdaml.storage.faults import damaged
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.storage.retry import ATTEMPTS, pause_s
@@ -27,7 +28,7 @@ class Weather(Protocol):
     """What befalls requests; see `lambdaml.simulation.faults`."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """`""`, or one of `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`."""
+        """`""`, or one of `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
 
 
 class Calm:
@@ -198,6 +199,8 @@ class VirtualStore:
             self.meter.failed(op, type(error).__name__, sent)
             raise
         received = bucket.size_bytes(key, result) if isinstance(result, bytes) else 0
+        if fault == "damage" and isinstance(result, bytes):
+            result = cast(T, damaged(result, uniform()))
         arrives = world.kernel.now + latency_s / 2
         if received:
             arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)

@@ -61,6 +61,9 @@ class Machine:
     def now(self) -> float:
         return self.store.now + self.skew_s
 
+    async def sleep(self, seconds: float) -> None:
+        self.store.now += seconds
+
     async def gather(self, *work: Awaitable[T]) -> list[T]:
         return list(await asyncio.gather(*work))
 

@@ -18,7 +18,7 @@ from lambdaml.records import Commit, Digest, Entry, Lease, Stop, Update
 numbers = st.integers(0, 2**40)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(max_size=12)
-stops = st.builds(Stop, st.sampled_from(["steps", "target", "cancelled", "diverged", "failed"]), st.none() | numbers)
+stops = st.builds(Stop, st.sampled_from(["steps", "target", "cancelled", "diverged"]), st.none() | numbers)
 digests = st.builds(Digest, numbers, st.text("0123456789abcdef", min_size=64, max_size=64))
 bodies = st.lists(st.floats(width=32, allow_nan=False), max_size=6).map(lambda v: {"gradient": np.array(v, np.float32)})
 updates = st.builds(
