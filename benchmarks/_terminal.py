@@ -48,6 +48,7 @@ def in_terminal(
     started, closed_by_exec = os.pipe()
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell has this process ignore in the background
         os.execvpe(command[0], list(command), {**os.environ, "TERM": "xterm"})
     os.close(closed_by_exec)
     os.read(started, 1)  # before that, Ctrl-C would strike a copy of this process

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli import _format
-from lambdaml.cli._interrupt import NOTHING_DONE, PATIENCE_S, WORDS_S, at_once, interruptible
+from lambdaml.cli._interrupt import NOTHING_DONE, PATIENCE_S, WITHIN_S, at_once, interruptible
 from lambdaml.cli._progress import Progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
                 last_words,
                 lambda: _stopped_somewhere(url, progress.begun),
                 patience_s=lambda: PATIENCE_S if progress.heard else 0.0,
-                words_s=float("inf") if store.ephemeral else WORDS_S,
+                within_s=float("inf") if store.ephemeral else WITHIN_S,
             ):
                 try:
                     result = work(store, progress.take)

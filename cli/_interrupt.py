@@ -27,8 +27,11 @@ INTERRUPTED = 130
 PATIENCE_S = 1.5
 """Seconds that work which was asked to stop may take until it is given up."""
 
-WORDS_S = 0.3
-"""Seconds that the last words may take."""
+WITHIN_S = 1.8
+"""Seconds from Ctrl-C to the end of the process, last words included."""
+
+LEAST_WORDS_S = 0.1
+"""Seconds that last words may take even if no time is left."""
 
 NOTHING_DONE = "stopped before anything was done"
 
@@ -42,7 +45,7 @@ def interruptible(
     last_resort: Callable[[], str] = lambda: "stopped",
     *,
     patience_s: Callable[[], float] = lambda: PATIENCE_S,
-    words_s: float = WORDS_S,
+    within_s: float = WITHIN_S,
 ) -> Iterator[None]:
     """Within it, the first SIGINT ends the work in good order, and the second one at once; either ends this process.
 
@@ -51,12 +54,12 @@ def interruptible(
     Args:
         stop: has the work raise KeyboardInterrupt soon.
         last_words: say how it ended, once it has raised that or `patience_s()` has passed.
-        last_resort: what is said in place of last words that fail, or take longer than `words_s`.
+        last_resort: what is said in place of last words that fail, or are not over in time.
         patience_s: seconds that the work may take to stop.
-        words_s: seconds that the last words may take.
+        within_s: seconds from Ctrl-C to the end of the process.
     """
     with _SignalPipe() as pipe:
-        watch = _thread(lambda: _attend(pipe, stop, last_words, last_resort, patience_s, words_s))
+        watch = _thread(lambda: _attend(pipe, stop, last_words, last_resort, patience_s, within_s))
         told = _DONE
         try:
             yield
@@ -106,7 +109,9 @@ class _SignalPipe:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         # In this order, so that a signal in between reaches the pipe that was there before.
-        self._handler = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        self._handler = signal.getsignal(signal.SIGINT)
+        if self._handler is not signal.SIG_IGN:  # a shell may want a command in the background to ignore it
+            signal.signal(signal.SIGINT, lambda _number, _frame: None)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         return self
 
@@ -146,11 +151,12 @@ def _attend(
     last_words: Callable[[], None],
     last_resort: Callable[[], str],
     patience_s: Callable[[], float],
-    words_s: float,
+    within_s: float,
 ) -> None:
     """Returns if the work has ended by itself; else the process ends here."""
     if pipe.read((signal.SIGINT, _DONE, _STOPPED)) != signal.SIGINT:
         return
+    end = time.monotonic() + within_s
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # the terminal may be gone
@@ -172,7 +178,7 @@ def _attend(
 
     if heard != signal.SIGINT:
         _thread(say)
-        heard = pipe.read((signal.SIGINT, _SAID, _SPEECHLESS), words_s)
+        heard = pipe.read((signal.SIGINT, _SAID, _SPEECHLESS), max(LEAST_WORDS_S, end - time.monotonic()))
     _quit("" if heard in (signal.SIGINT, _SAID) else last_resort())
 
 

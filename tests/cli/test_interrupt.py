@@ -85,7 +85,7 @@ with interruptible(lambda: say("stop"), lambda: say("last words"), patience_s=la
 
 def test_last_words_that_take_too_long_are_replaced() -> None:
     code = """
-with interruptible(lambda: None, wait, lambda: "last resort", patience_s=lambda: 0.0, words_s=0.1):
+with interruptible(lambda: None, wait, lambda: "last resort", patience_s=lambda: 0.0, within_s=0.1):
     press()
     wait()
 """
@@ -101,7 +101,7 @@ def fail():
     raise OSError("the terminal is gone")
 def words():
     say("last words")
-with interruptible({stop}, {last_words}, lambda: "last resort", patience_s=lambda: 0.0, words_s={FOR_EVER_S}):
+with interruptible({stop}, {last_words}, lambda: "last resort", patience_s=lambda: 0.0, within_s={FOR_EVER_S}):
     press()
     wait()
 """
@@ -130,7 +130,7 @@ def test_the_second_ctrl_c_does_not_wait_for_last_words() -> None:
 def last_words():
     say("words")
     wait()
-with interruptible(lambda: None, last_words, patience_s=lambda: 0.0, words_s={FOR_EVER_S}):
+with interruptible(lambda: None, last_words, patience_s=lambda: 0.0, within_s={FOR_EVER_S}):
     say("ready")
     wait()
 """
@@ -195,3 +195,14 @@ with interruptible(lambda: say("stop"), lambda: say("never"), patience_s=patient
     say(os.waitstatus_to_exitcode(status))
 """
     assert ended(code) == (0, ["7"])
+
+
+def test_a_command_that_was_told_to_ignore_ctrl_c_ignores_it() -> None:
+    code = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from_now_on("gone")
+with interruptible(lambda: say("stop"), lambda: say("last words")):
+    press()
+say("done")
+"""
+    assert ended(code) == (0, ["done"])
