@@ -3,8 +3,9 @@
     python benchmarks/ctrl_c.py
 
 A run of two functions with an evaluation at every update is timed once. Then it is started again and again, and Ctrl-C
-is pressed at moments that are spread evenly over that time, but not while Python itself is still starting. Each run that has begun is resumed to its end and verified. Needed: each ends within 2 s, without a
-traceback, and each run can be resumed.
+is pressed at moments that are spread evenly over that time, but not while Python itself is still starting. Each run
+that has begun is resumed to its end and verified. Needed: each ends within 2 s, without a traceback, and each run can be
+resumed.
 """
 
 from __future__ import annotations
