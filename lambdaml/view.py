@@ -72,12 +72,12 @@ class View:
                     f"log entry {commit.commit} decides update {seq} of worker {worker}, but {fated[worker]} is next"
                 )
             fated[worker] += 1
-        before, self.fated = self.progress, fated
-        for place, entry in enumerate(entries, before + 1):
+        self.fated = fated
+        for entry in entries:
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             if entry.fate == "rejected":
                 self.rejected += 1
-                self.rejections.append(place)
+                self.rejections.append(self.progress)  # all of a commit are its newest
         oldest = self.progress - RECENT
         self.rejections = [place for place in self.rejections if place > oldest]
         for entry in commit.applied:

@@ -277,8 +277,8 @@ def test_verify_in_another_class_reports_no_false_faults(
     """As if the optimizer rounded differently here."""
     move = Replica._move
 
-    def otherwise(self: Replica) -> None:
-        move(self)
+    def otherwise(self: Replica, absent: set[int]) -> None:
+        move(self, absent)
         with torch.no_grad():
             next(self.model.parameters()).mul_(1 + 1e-6)
 

@@ -298,7 +298,7 @@ def test_7_a_replica_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         if self not in made:
             made.append(self)
         if len(made) == 3 and made[2] is self and self.version == 3:
-            self.parameters[0].data[0, 0] += 1e-3
+            self.flat.parameters[0].data[0, 0] += 1e-3
 
     monkeypatch.setattr(Replica, "apply", spoiled)
     with pytest.raises(ReplicaDiverged, match="disagree about the state after"):

@@ -8,7 +8,7 @@ import math
 import pytest
 
 import lambdaml
-from lambdaml import keys
+from lambdaml import keys, wire
 from lambdaml.errors import BadObject, NewerSchema, RunNotFound
 from lambdaml.run import Staleness
 from lambdaml.storage import copy
@@ -46,7 +46,7 @@ def test_a_run_json_of_a_newer_schema_or_a_damaged_one_is_refused(
 ) -> None:
     store = memory()
     with monkeypatch.context() as patch:
-        patch.setattr("lambdaml.wire.SCHEMA", 2)
+        patch.setattr("lambdaml.wire.SCHEMA", wire.SCHEMA + 1)
         store.put(keys.RUN, bsp.settings.dump())
     with pytest.raises(NewerSchema):
         lambdaml.Run(store)
