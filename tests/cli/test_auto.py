@@ -31,7 +31,8 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_is_announced_and_written_down(cli: Cli, profile: Path) -> None:
     ended = cli(*AUTO, "--profile", profile, "--store", "here")
     assert ended.code == 0, ended.err
-    assert ended.err.startswith("planned: ")
+    said = [line for line in ended.err.splitlines() if not line.startswith("planning: ")]  # progress, on a slow machine
+    assert [line.startswith("planned: ") for line in said] == [True]
     settings = lambdaml.Run(f"file://{Path.cwd()}/here").settings
     assert settings.planned is not None and settings.planned["reason"] in ended.err
     assert cli("report", "here").code == 0

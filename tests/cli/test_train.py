@@ -12,7 +12,7 @@ INLINE = ("--engine", "inline", "--steps", 2, "--workers", 2)
 
 def test_json_is_alone_on_stdout_and_has_every_field(trained: Trained) -> None:
     result = trained.ended.json
-    fields = "run version metrics best seconds samples updates requests bytes staleness fates model_sha256 stop store"
+    fields = "run version metrics best seconds samples updates requests bytes staleness fates rejections model_sha256 stop store"
     assert set(result) == set(fields.split())
     assert set(result["staleness"]) == {"mean", "p50", "p95", "max"}
     assert result["run"] == f"file://{trained.place}"
