@@ -52,7 +52,7 @@ class InlineEngine:
 
     async def _run(self, launch: Launch, emit: Emit) -> None:
         token = secrets.token_hex(3)
-        stopped: list[KeyboardInterrupt] = []
+        ends: list[BaseException] = []  # why functions are to leave
         accounts: dict[str, Callable[[], dict[str, Any]]] = {}
 
         def tell(event: dict[str, Any]) -> None:
@@ -61,19 +61,22 @@ class InlineEngine:
                     emit(account())
                 emit(event)
             except KeyboardInterrupt as stop:
-                stopped.append(stop)
+                ends.append(stop)
 
         async def keep_alive(index: int) -> None:
             life, outcome = 0, "left"
-            while outcome != "done" and not stopped:
-                outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, stopped, accounts)
+            while outcome != "done" and not ends:
+                try:
+                    outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, ends, accounts)
+                except Exception as error:  # the others leave in good order, and give their leases back
+                    ends.append(error)
                 life += 1
 
         async with asyncio.TaskGroup() as group:
             for index in range(launch.functions):
                 group.create_task(keep_alive(index))
-        if stopped:
-            raise stopped[0]
+        if ends:
+            raise ends[0]
 
     async def _live(
         self,
@@ -81,7 +84,7 @@ class InlineEngine:
         name: str,
         index: int,
         tell: Emit,
-        stopped: list[KeyboardInterrupt],
+        ends: list[BaseException],
         accounts: dict[str, Callable[[], dict[str, Any]]],
     ) -> str:
         """One function, from its start to its end; `accounts` tell of each what it has used."""
@@ -109,7 +112,7 @@ class InlineEngine:
                 device=launch.device,
                 emit=tell,
                 lifetime_s=launch.lifetime_s,
-                leaving=lambda: bool(stopped),
+                leaving=lambda: bool(ends),
             )
             code = DONE if outcome == "done" else LEFT
             return outcome
