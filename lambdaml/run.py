@@ -183,7 +183,8 @@ class Run:
         commits, last, modified = self.tail()
         metrics = self._metrics([info.key for info in self.store.list(keys.METRICS)][-1:])
         newest = max(metrics, default=None)
-        holders = seem_working(self.store, commits, time.time())
+        now = max(time.time(), modified or 0.0)
+        holders = seem_working(self.store, commits, now)
         stop = last.stop if last else None
         version = last.last_version if last else 0
         ended = {"steps": "finished", "target": "reached its target"}
@@ -198,7 +199,7 @@ class Run:
             metrics=metrics[newest] if newest is not None else {},
             metrics_version=newest,
             functions=holders,
-            age_s=None if modified is None else max(0.0, time.time() - modified),
+            age_s=None if modified is None else now - modified,
             model=self.store.head(keys.MODEL) is not None,
             origin=str(self.settings.origin) if self.settings.origin is not None else None,
         )
