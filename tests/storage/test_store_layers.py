@@ -19,7 +19,9 @@ from lambdaml.storage import (
     Slow,
     StoreTimeout,
     StoreUnavailable,
+    StoreUnfit,
     Throttled,
+    check,
     open_store,
 )
 from lambdaml.storage.latency import PRESETS, parse_model
@@ -257,6 +259,35 @@ def test_faults_have_the_effect_they_are_named_for() -> None:
     begin = time.perf_counter()
     Faulty(MemoryStore("fault-slow"), {"slow": 1.0}).put("k", b"")
     assert time.perf_counter() - begin >= 0.2
+
+
+def test_damage_strikes_what_is_read_and_leaves_what_is_stored() -> None:
+    inner, data = MemoryStore("fault-damage"), bytes(range(200))
+    store = Faulty(inner, {"damage": 1.0})
+    store.put("k", data)
+    found = [bytes(store.get("k") or b"") for _ in range(200)]
+    assert data not in found
+    cut = [each for each in found if len(each) < len(data)]
+    assert 25 < len(cut) < 75
+    assert all(data.startswith(each) for each in cut)
+    for each in found:
+        if len(each) == len(data):
+            assert sum((a ^ b).bit_count() for a, b in zip(data, each, strict=True)) == 1
+    assert bytes(store.get_range("k", 0, 50) or b"") != data[:50]
+    assert inner.get("k") == data
+    assert store.get("none") is None
+    store.put("empty", b"")
+    assert store.get("empty") == b""
+    assert [info.size_bytes for info in store.list()] == [0, 200]
+    assert store.try_create("k", b"") is False
+
+
+def test_a_store_that_damages_a_read_now_and_then_is_not_blamed_for_its_creates() -> None:
+    for seed in range(60):
+        store = Retrying(Metered(Faulty(MemoryStore(f"fit-{seed}"), {"damage": 0.1}, seed)))
+        check(store)
+    with pytest.raises(StoreUnfit, match="changed the object"):
+        check(Retrying(Metered(Faulty(MemoryStore("unfit"), {"damage": 1.0}))))
 
 
 def test_creates_that_lost_their_answer_settle_without_sending_the_bytes_again() -> None:
