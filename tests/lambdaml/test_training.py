@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ import torch
 from torch.utils.data import IterableDataset
 
 import lambdaml
-from lambdaml import keys
+from lambdaml import keys, training
+from lambdaml.engines.inline import InlineEngine
 from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
 from lambdaml.evaluation import Evaluations
 from lambdaml.records import Lease, Update
+from lambdaml.settings import Settings
 from lambdaml.snapshot import State
 from tests.lambdaml.lab import Made, Tiny, broken_off, equal, memory, model_bytes, table, train
 
@@ -191,6 +194,69 @@ def test_a_run_that_stands_there_is_left_alone(plain: lambdaml.Run) -> None:
     with pytest.raises(RunExists, match="resume"):
         lambdaml.train(Tiny, plain.url, workers=4, steps=3)
     assert {info.key: plain.store.get(info.key) for info in plain.store.list()} == before
+
+
+@pytest.mark.parametrize("moment", ["check", "_first_state"])
+def test_a_run_that_began_while_ours_was_about_to_is_left_alone(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, usual = memory(), getattr(training, moment)
+    theirs: list[tuple[lambdaml.TrainResult, dict[str, Any]]] = []
+
+    def late(*arguments: Any) -> Any:
+        found = usual(*arguments)
+        if not theirs:
+            monkeypatch.setattr(training, moment, usual)
+            result = lambdaml.train(Tiny(lr=0.5), store.url, workers=2, steps=3, seed=7)
+            theirs.append((result, {info.key: store.get(info.key) for info in store.list()}))
+        return found
+
+    monkeypatch.setattr(training, moment, late)
+    with pytest.raises(RunExists, match="resume"):
+        lambdaml.train(Tiny(lr=0.1), store.url, workers=4, steps=20, seed=1)
+    ((result, objects),) = theirs
+    assert result.version == 3
+    assert {info.key: store.get(info.key) for info in store.list()} == objects
+
+
+@pytest.mark.parametrize("who", ["train", "resume"])
+def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
+    who: str, monkeypatch: pytest.MonkeyPatch, plain: lambdaml.Run
+) -> None:
+    """All of them stand at the last moment before run.json is written; or before the snapshot, of a run half begun."""
+    store, barrier, new = memory(), Barrier(4), who == "train"
+    asked = [plain.settings.model_copy(update={"seed": seed, "token": f"t{seed}"} if new else {}) for seed in range(4)]
+    engine = InlineEngine()
+    states = {settings.token: training._first_state(settings, Tiny(), engine) for settings in asked}
+    if not new:
+        store.create(keys.RUN, plain.settings.dump())
+
+    def meet(settings: Settings, *_: Any) -> State:
+        barrier.wait()
+        return states[settings.token]
+
+    def begin(settings: Settings) -> str:
+        try:
+            training.begin(store, settings, Tiny(), engine, new=new)
+        except RunExists:
+            return ""
+        return settings.token
+
+    monkeypatch.setattr(training, "_first_state", meet)
+    with ThreadPoolExecutor(4) as pool:
+        began = [token for token in pool.map(begin, asked) if token]
+    engine.close()
+    token = lambdaml.Run(store).settings.token
+    assert began == [token] * (1 if new else 4)
+    assert {info.key for info in store.list()} == {keys.RUN, keys.snapshot(0)}
+    assert store.get(keys.snapshot(0)) == states[token].dump()
+
+
+def test_what_is_left_of_a_run_is_not_gone_on_with_as_another() -> None:
+    store = memory()
+    lambdaml.train(Tiny, store.url, workers=2, steps=3)
+    store.delete([keys.RUN])
+    with pytest.raises(RunExists, match="holds what is left of a run"):
+        lambdaml.train(Tiny, store.url, workers=2, steps=3)
+    assert store.get(keys.RUN) is None
 
 
 # ---- what fails while it runs
