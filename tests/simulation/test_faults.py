@@ -61,7 +61,7 @@ def test_the_scenarios_hold_what_they_promise() -> None:
     for seed in range(150):
         scenario = Scenario.draw(seed)
         met[scenario.schedule] += 1
-        virtual, end = play(scenario, lambda now, event: met.update([event["event"]]))
+        virtual, end = play(scenario, lambda now, event: met.update([event["event"], event.get("fault", "")]))
         assert end == ""
         for life in virtual.lives:
             met["crash"] += life.outcome == "killed"
@@ -79,7 +79,9 @@ def test_the_scenarios_hold_what_they_promise() -> None:
         met["lie"] += scenario.lie > 0
         met["awaited"] += scenario.evaluation_s > 0 and len(virtual.bucket.list(keys.METRICS)) > LEAD
     wanted = {*SCHEDULES_TRIED, "crash", "spare", "takeover", "Throttled", "StoreTimeout", "StoreUnavailable", "late"}
-    assert wanted | {"frozen", "skewed", "storm", "twice", "lie", "awaited", "gradient is not finite"} <= {*+met}
+    assert wanted | {"frozen", "skewed", "storm", "twice", "lie", "damage", "awaited", "gradient is not finite"} <= {
+        *+met
+    }
 
 
 def test_a_seed_has_one_history() -> None:
