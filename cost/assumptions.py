@@ -85,7 +85,7 @@ def assumptions(basis: Basis) -> Iterator[Assumption]:
         yield from _platform(basis, platform)
     for spec, platform in platforms.items():
         inputs = ("Platform.memory_mb", "Platform.max_vcpus", "Platform.mb_per_vcpu")
-        yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "cores", "assumed", PLATFORMS, inputs)
+        yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "of a core here", "assumed", PLATFORMS, inputs)
     yield from _slowdowns(basis)
     yield from _prices(basis)
 
@@ -175,12 +175,11 @@ def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
         half, slow = (f"{1000 * channel.latency_s(kind, unit):.3g}" for unit in (0.5, 0.99))
         yield Assumption(f"{what} on {spec}", f"{half}, p99 {slow}", "ms", mark, source, inputs)
     speed = channel.bandwidth_bytes_per_s
-    told = f"{speed / 1e6:.3g}" if math.isfinite(speed) else "unlimited"
     read = ("StoreFacts.read_bytes_per_s",) if mark == "measured" else ()
-    yield Assumption(f"bandwidth of {spec}", told, "MB/s", mark, source, (bytes_input, *read))
-    inputs = ("Channel.reads_per_s",)
-    limit = f"{channel.reads_per_s:g}" if channel.reads_per_s else "unlimited"
-    yield Assumption(f"reads that {spec} takes", limit, "per s", "assumed", CHANNELS, inputs)
+    told = _limit(speed / 1e6, "MB/s")
+    yield Assumption(f"bandwidth of {spec}", *told, mark, source, (bytes_input, *read))
+    told = _limit(channel.reads_per_s or math.inf, "per s")
+    yield Assumption(f"reads that {spec} takes", *told, "assumed", CHANNELS, ("Channel.reads_per_s",))
 
 
 def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
@@ -201,8 +200,8 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
         ("mean time to a preemption", platform.preemption_mean_s, "s", "preemption_mean_s"),
         ("bandwidth of a function", platform.bandwidth_bytes_per_s / 1e6, "MB/s", "bandwidth_bytes_per_s"),
     ):
-        told = f"{value:g}" if math.isfinite(value) else "unlimited"
-        yield Assumption(f"{what} on {name}", told, unit, "assumed", PLATFORMS, (f"Platform.{field}",))
+        told = _limit(value, unit)
+        yield Assumption(f"{what} on {name}", *told, "assumed", PLATFORMS, (f"Platform.{field}",))
 
 
 def _slowdowns(basis: Basis) -> Iterator[Assumption]:
@@ -238,6 +237,11 @@ def _measured(what: str, value: float | str, unit: str, source: str, field: str)
 def _sized(spec: str) -> bool:
     """Whether the memory of such a platform's functions is chosen by what was measured."""
     return ":" not in spec and bool(Platform.parse(spec).mb_per_vcpu)
+
+
+def _limit(value: float, unit: str) -> tuple[str, str]:
+    """The value and its unit; no unit where there is no limit."""
+    return (f"{value:.4g}", unit) if math.isfinite(value) else ("unlimited", "")
 
 
 def _range(values: Iterable[float], style: str) -> str:
