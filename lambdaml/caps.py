@@ -26,8 +26,6 @@ REACTION_S = 0.25
 """From the moment that an engine is told to have functions leave until no further round begins, where they are in other
 processes. Functions in this one tell of each commit themselves, and hear at once."""
 
-AT_ONCE_S = 0.001
-
 REPLAY_SHARE = 0.1
 """Of a round's time that its replay takes, assumed: it computes no gradient and fetches many updates at once."""
 
@@ -89,17 +87,19 @@ class Judge:
 
     Args:
         snapshot: version of the run's newest snapshot.
+        in_process: whether the functions are in this process; see `REACTION_S`.
 
     Attributes:
         reason: why the run must stop, once the cap has said so.
     """
 
-    def __init__(self, cap: Cap, launch: Launch, accounts: Accounts, snapshot: int) -> None:
+    def __init__(self, cap: Cap, launch: Launch, accounts: Accounts, snapshot: int, in_process: bool) -> None:
         self.reason: str | None = None
         self._cap = cap
         self._settings = launch.settings
         self._functions = launch.functions
         self._accounts = accounts
+        self._in_process = in_process
         self._snapshot, self._snapshot_bytes = snapshot, 0
         self._version = snapshot
         self._commits = self._updates = self._versions = 0
@@ -146,8 +146,8 @@ class Judge:
         self._sample(_Sample(now, self._updates, reading))
         round_s, per_round = self._round()
         told_s = now - min(self._alive.values(), default=now)
-        reaction_s = REACTION_S if told_s > AT_ONCE_S else 0.0
-        rounds = 1.0 + ((min(told_s, WINDOW_S) + reaction_s) / round_s if round_s else 0.0)
+        unheard_s = 0.0 if self._in_process else min(told_s, WINDOW_S) + (REACTION_S if self._alive else 0.0)
+        rounds = 1.0 + (unheard_s / round_s if round_s else 0.0)
         requests = Counter({kind: math.ceil(count * rounds) for kind, count in per_round.requests.items()})
         ahead = MeterReading(
             requests + self._winding_down() + self._ending(rounds),
