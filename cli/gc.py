@@ -17,14 +17,13 @@ def gc(run: _options.Run, yes: Yes = False) -> int:
     The log, the metrics, the trace and the result stay. Earlier versions can no longer be replayed.
     """
     from lambdaml.run import Run
-    from lambdaml.verify import garbage
 
     found = Run(run)
-    doomed = len(garbage(found))
-    if not doomed:
+    garbage = found.garbage()
+    if garbage is None:
         print("nothing to delete")
         return 0
-    if not yes and not typer.confirm(f"Delete {doomed:,} objects of {found.url}?"):
+    if not yes and not typer.confirm(f"Delete {len(garbage[1]):,} objects of {found.url}?"):
         print("nothing was deleted")
         return 0
     print(f"deleted {found.gc():,} objects")

@@ -28,6 +28,8 @@ def _facts(found: Status) -> Iterator[tuple[str, str]]:
     yield "state", found.state
     yield "version", f"{found.version} after {found.commits} commits ({found.progress:.0%})"
     yield "schedule", f"{found.schedule}, {found.workers} workers"
+    if found.first:
+        yield "kept from", f"version {found.first}: earlier ones cannot be replayed any more"
     if found.origin is not None:
         yield "began with", _format.shown(found.origin)
     if found.metrics_version is not None:

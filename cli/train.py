@@ -134,6 +134,15 @@ Coherence = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|SIZE",
+        help="History that stays for replay and verify, such as 500M; by default 2G or a tenth of the free disk. Older "
+        "updates and snapshots are deleted while the run goes on.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 Lease = Annotated[
     float | None,
     typer.Option(
@@ -182,6 +191,7 @@ def train(
     address: _options.Address = None,
     num_cpus_per_function: _options.Cpus = None,
     num_gpus_per_function: _options.Gpus = None,
+    keep: Keep = None,
     lease: Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
@@ -203,7 +213,7 @@ def train(
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
     how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin, "numerics": numerics}
     where = {"functions": functions, "engine": engine, "device": device}
-    limits = {"lifetime_s": lifetime, "lease_s": lease}
+    limits = {"lifetime_s": lifetime, "lease_s": lease, "keep": keep}
     limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}
     options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}

@@ -51,6 +51,8 @@ def _print(report: Report) -> None:
         f"checked {report.commits:,} commits up to version {report.version:,}, {report.updates:,} updates with a fate "
         f"and {report.pending:,} without, {report.digests:,} digests, {report.snapshots:,} snapshots{result}"
     )
+    if report.first:
+        print(f"what was before version {report.first:,} is deleted: checked from there on")
     for fault in report.faults:
         print(f"fault: {fault}")
     if report.unproven:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lambdaml.asked import MAX_SNAPSHOT_EVERY
+from lambdaml.asked import default_interval
 from lambdaml.cost.candidates import HEADROOM, Candidate
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal
@@ -148,7 +148,9 @@ def _way(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("updates of a worker to a snapshot", wishes.snapshot_every, "", "given", "")
     else:
         epochs = {
-            min(Sampler(job.samples, one.workers, one.batch_size, 0).steps_per_epoch, MAX_SNAPSHOT_EVERY)
+            default_interval(
+                Sampler(job.samples, one.workers, one.batch_size, 0).steps_per_epoch, one.workers, job.parameters
+            )
             for one in basis.candidates
         }
         yield Assumption("updates of a worker to a snapshot", _range(epochs, ".0f"), "", "assumed", "an epoch")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lambdaml.asked import MAX_SNAPSHOT_EVERY
+from lambdaml.asked import default_interval
 from lambdaml.committer import LEAD, STOP_POLL_S
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.convergence import Convergence, Steps
@@ -149,7 +149,7 @@ def outlook(
     """What the candidate would take at this pace, with so many functions; by default one for each worker."""
     functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
-    every_rounds = goal.snapshot_every or min(per_epoch, MAX_SNAPSHOT_EVERY)
+    every_rounds = goal.snapshot_every or default_interval(per_epoch, candidate.workers, profile.job.parameters)
     batch = profile.job.samples / (candidate.workers * per_epoch)
     every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
     needed = goal.steps(candidate, pace, batch, profile.job.samples)

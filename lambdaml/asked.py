@@ -6,7 +6,9 @@ import inspect
 import math
 import os
 import platform
+import re
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 from lambdaml.arguments import fit_arguments
@@ -23,6 +25,21 @@ MAX_EPOCHS = 1000
 """Epochs after which a run with nothing but a target gives up."""
 
 MAX_SNAPSHOT_EVERY = 500
+INTERVAL_BYTES, LEAST_SNAPSHOT_EVERY = 2**29, 4
+"""By default a snapshot comes sooner than after an epoch where an epoch's updates are more than the one, but not before so
+many updates of each worker."""
+
+KEEP_BYTES, KEEP_SHARE = 2**31, 0.1
+"""History that is kept by default: so much, or this share of the free disk where that is less; four intervals between
+snapshots where these are more, but never more than half of the disk."""
+
+BYTES_PER_PARAMETER = 4
+"""Of an update, assumed before there is one."""
+
+MUCH_BYTES, USD_PER_GB_MONTH = 100e9, 0.023
+"""History in a bucket that is worth a warning, and the price of S3 Standard in us-east-1, November 2026."""
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def free_place(spec: str, folder: str = "runs") -> str:
@@ -78,7 +95,7 @@ def _absolute(spec: str) -> str:
 
 
 def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
-    """Resolve what was asked for to the last number."""
+    """Resolve what was asked for to the last number; `free_bytes` is what the run's store can take, if that is known."""
     from lambdaml.calls import call
     from lambdaml.jobparts import build_model
     from lambdaml.sampling import Sampler
@@ -109,13 +126,15 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
     if SCHEDULES.make(asked["schedule"]).needs(workers) > workers:
         raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
+    parameters = sum(parameter.numel() for parameter in build_model(job).parameters())
     per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     if steps is None:
         steps = max(1, round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch))
     snapshot_every = asked.pop("snapshot_every")
     if snapshot_every is None:
-        snapshot_every = min(per_epoch, MAX_SNAPSHOT_EVERY)
-    model = build_model(job)
+        snapshot_every = default_interval(per_epoch, workers, parameters)
+    round_bytes = BYTES_PER_PARAMETER * parameters * workers
+    keep_bytes = bounded(asked.pop("keep", None), asked.pop("free_bytes", None), round_bytes * snapshot_every)
     asked.setdefault("max_rejected", max(10, min(workers, RECENT // 2)))
     return make_settings(
         job=job_settings,
@@ -125,12 +144,64 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         batch_size=batch_size,
         samples=samples,
         steps_per_epoch=per_epoch,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         snapshot_every=snapshot_every,
+        keep_bytes=keep_bytes,
         token=secrets.token_hex(8),
         versions=versions(),
         **asked,
     )
+
+
+def default_interval(per_epoch: int, workers: int, parameters: int) -> int:
+    """Updates of each worker between snapshots: an epoch, or less where that is much."""
+    of_bytes = INTERVAL_BYTES // max(1, BYTES_PER_PARAMETER * parameters * workers)
+    return min(per_epoch, MAX_SNAPSHOT_EVERY, max(LEAST_SNAPSHOT_EVERY, of_bytes))
+
+
+def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int) -> int | None:
+    """Bytes of history that a run keeps; None for all of it.
+
+    Args:
+        keep: what was asked for: `all`, a size such as `500M`, or nothing.
+        free_bytes: what the store can take, if that is known.
+        interval_bytes: of the updates between two snapshots.
+
+    Raises:
+        SettingsError: that is no size, or too small for this run.
+    """
+    if keep == "all":
+        return None
+    if keep is None:
+        free = math.inf if free_bytes is None else free_bytes
+        return round(max(min(KEEP_BYTES, KEEP_SHARE * free), min(4 * interval_bytes, free / 2), 1))
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(?:i?B)?", str(keep), re.IGNORECASE)
+    try:
+        size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    except ValueError:
+        size = 0.0
+    if size < 1:
+        raise SettingsError(f"keep: 'all' or a size such as 500M or 2G (it is {keep!r})")
+    if size < 2 * interval_bytes:
+        raise SettingsError(
+            f"keep: {keep} is less than the updates of two snapshots ({2 * interval_bytes:,} bytes): take snapshots more "
+            "often with snapshot_every, or keep more"
+        )
+    return int(size)
+
+
+def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str]:
+    """What to say of a run whose history will not fit, or is dear to keep."""
+    whole = BYTES_PER_PARAMETER * settings.parameters * settings.workers * settings.steps
+    history = min(whole, settings.keep_bytes or whole)
+    if free_bytes is not None and history > free_bytes:
+        yield (
+            f"the run's history may take {history / 1e9:,.1f} GB, and {free_bytes / 1e9:,.1f} GB are free: keep less, or "
+            "take fewer steps. A run that fills the disk stops, and can be resumed"
+        )
+    if free_bytes is None and history > MUCH_BYTES:
+        usd = history / 1e9 * USD_PER_GB_MONTH
+        yield f"the run's history may take {history / 1e9:,.0f} GB: at S3's price {usd:,.0f} USD a month, or keep less"
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from lambdaml.errors import ReplicaDiverged
 from lambdaml.machine import State
 from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Stop
+from lambdaml.retention import Retention
 
 if TYPE_CHECKING:
     from lambdaml.function import Function
@@ -44,6 +45,7 @@ class Committer:
         wish: a stop that was asked for and is not in the log yet.
         digest: of the newest state whose digest is not in the log yet.
         unjudged: versions of the snapshots written here whose evaluations were not seen, in a run with a target.
+        retention: deletes what is too much.
     """
 
     def __init__(self, function: Function) -> None:
@@ -52,6 +54,7 @@ class Committer:
         self.unwritten: deque[Commit] = deque()
         self.snapshots: deque[State] = deque()
         self.unjudged: deque[int] = deque()
+        self.retention = Retention(function)
         self._judged = function.settings.target is not None
         self._must_look = False
         self._function = function
@@ -93,7 +96,7 @@ class Committer:
 
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to go on beside the workers for as long as the function lives."""
-        return self.keep_log(), self.keep_snapshots(), self.keep_lead(), self.watch_for_stop()
+        return self.keep_log(), self.keep_snapshots(), self.keep_lead(), self.watch_for_stop(), self.retention.keep()
 
     async def keep_log(self) -> None:
         """Write the commits of an agreed schedule, in order, while the workers go on."""
@@ -130,7 +133,8 @@ class Committer:
     async def write_snapshot(self, state: State) -> None:
         world = self._function.world
         data = await world.background(state.dump)
-        await world.store.create(keys.snapshot(state.version), data)
+        if await world.store.create(keys.snapshot(state.version), data) is None:
+            self.retention.wrote(state, len(data))
         world.emit("snapshot", version=state.version, size_bytes=len(data))
 
     async def keep_lead(self) -> None:

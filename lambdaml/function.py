@@ -16,14 +16,15 @@ from typing import Any, Literal
 from lambdaml import keys
 from lambdaml.commits import draft
 from lambdaml.committer import Committer
-from lambdaml.errors import LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
+from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
 from lambdaml.leases import Leases
 from lambdaml.log import LogReader
-from lambdaml.machine import Machine
+from lambdaml.machine import Machine, State
 from lambdaml.patterns.gather import Gather
 from lambdaml.reads import read
 from lambdaml.records import Commit, Digest, Update
 from lambdaml.rejections import describe, sampler_of
+from lambdaml.retention import passed
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.staleness import RULES
@@ -36,6 +37,9 @@ Outcome = Literal["done", "left"]
 
 MAX_UNAPPLIED = 64
 """Commits the head may be ahead of the replica."""
+
+RESTORES = 5
+"""Snapshots that are tried by a function that starts, as each may be deleted while it is read."""
 
 REPORT_WAIT_S = 10.0
 """A wait longer than this is reported."""
@@ -120,9 +124,20 @@ class Function:
             await self.until(lambda: self._over or (self._leaving and not self._workers))
             if self._over and (self.committer.active or not self._published):
                 await self.committer.finish()
+        except (RunFailed, ReplicaDiverged, BadObject):
+            if not await self._overtaken():
+                raise
         finally:
             await self._end()
         return "done" if self._over else "left"
+
+    async def _overtaken(self) -> bool:
+        """Whether the run's horizon has passed this function: it must begin anew, whatever it stumbled over."""
+        overtaken = await passed(self.world, self.queued.commit)
+        if overtaken:
+            self._leaving = True
+            self.world.emit("overtaken", function=self.name)
+        return overtaken
 
     @property
     def _over(self) -> bool:
@@ -192,14 +207,7 @@ class Function:
 
     async def _restore(self) -> bool:
         """Load the newest snapshot and find the end of the log; returns whether the run is new."""
-        snapshots = await self.world.store.list(keys.SNAPSHOTS)
-        if not snapshots:
-            raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
-        newest = snapshots[-1].key
-        found = await read(self.world, newest, self.replica.read)
-        if found is None:
-            raise RunFailed(f"{newest} was deleted while a function started")
-        state = found
+        state = await self._newest_snapshot()
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
         self.queued = self.head.copy()
@@ -208,6 +216,17 @@ class Function:
         )
         self.tail = keys.number(entries[-1].key) + 1 if entries else self.head.commit
         return self.tail == 0
+
+    async def _newest_snapshot(self) -> State:
+        """The newest snapshot; again where it is deleted meanwhile, for then a newer one stands."""
+        for _ in range(RESTORES):
+            snapshots = await self.world.store.list(keys.SNAPSHOTS)
+            if not snapshots:
+                raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
+            found = await read(self.world, snapshots[-1].key, self.replica.read)
+            if found is not None:
+                return found
+        raise RunFailed(f"{snapshots[-1].key} was deleted while a function started, and so were those before it")
 
     async def _end(self) -> None:
         self._closed = True
@@ -254,12 +273,14 @@ class Function:
         """The worker gave a sign of life."""
         self._heard[worker] = self.world.now()
 
-    def waits_for(self, worker: int, since: float) -> None:
-        """Report a wait that is long."""
+    def waits_for(self, worker: int, since: float) -> bool:
+        """Report a wait that is long; whether it did."""
         now, self._awaited = self.world.now(), worker
         if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
             self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
+            return True
+        return False
 
     def _check_patience(self) -> None:
         """Give up a wait that is hopeless, whoever it is for.
@@ -364,6 +385,8 @@ class Function:
 
     def _account(self, pending: _Pending, updates: dict[tuple[int, int], Update], apply_s: float) -> None:
         channel, commit = self.channel, pending.commit
+        for update in updates.values():
+            self.committer.retention.applied(update.size_bytes)
         self.tracer.applied(
             commit,
             download_s=pending.download_s,

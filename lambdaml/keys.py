@@ -8,6 +8,8 @@ metrics/{version:010d}.json           the evaluation of that snapshot
 leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
 trace/{function}/{part:05d}.jsonl     what a function measured
 usage/{function}.json                 create-only: what it used, as its engine saw it
+horizon/{commit:010d}.json            create-only: before this commit's snapshot, history may be deleted
+pins/{name}.json                      keeps the history from a version on
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
 model.safetensors                     the result
 """
@@ -24,6 +26,8 @@ METRICS = "metrics/"
 LEASES = "leases/"
 TRACE = "trace/"
 USAGE = "usage/"
+HORIZONS = "horizon/"
+PINS = "pins/"
 
 
 def log(commit: int) -> str:
@@ -60,6 +64,14 @@ def trace(function: str, part: int) -> str:
 
 def usage(function: str) -> str:
     return f"usage/{function}.json"
+
+
+def horizon(commit: int) -> str:
+    return f"horizon/{commit:010d}.json"
+
+
+def pin(name: str) -> str:
+    return f"pins/{name}.json"
 
 
 def update_id(key: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from lambdaml import keys
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.reads import present, read_now
 from lambdaml.records import Commit, Update, damaged
+from lambdaml.retention import horizon_of, snapshots_kept
 from lambdaml.snapshot import State
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def replay(run: Run, version: int | None = None) -> State:
 
 
 def _replay(run: Run, version: int | None) -> State:
-    versions = [keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)]
+    versions = [keys.number(info.key) for info in snapshots_kept(run.store)]
     usable = [v for v in versions if version is None or v <= version]
     if not usable or (version is not None and version < 0):
         first = f"the earliest kept is {versions[0]}" if versions else "it has no snapshot"
@@ -43,6 +44,14 @@ def _replay(run: Run, version: int | None) -> State:
     if version is not None and replica.version != version:
         raise SettingsError(f"this run has no version {version} yet: the last is {replica.version}")
     return replica.state()
+
+
+def _deleted(run: Run, commit: Commit) -> str:
+    """What to say of a missing update that was deleted meanwhile."""
+    horizon = horizon_of(run.store)
+    if horizon is None or horizon.commit <= commit.commit:
+        return ""
+    return f": the run goes on, and its history now begins at version {horizon.version}; try again, or pin a version"
 
 
 def replica_at(run: Run, version: int) -> Replica:
@@ -65,7 +74,7 @@ def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int,
             key = keys.update(entry.worker, entry.seq)
             data = run.store.get(key)
             if data is None:
-                raise BadObject(f"{key} is in the log but not in the bucket")
+                raise BadObject(f"{key} is in the log but not in the bucket{_deleted(run, commit)}")
             try:
                 update = present(read_now(run.store, key, Update.read, data), key)
             except BadObject:

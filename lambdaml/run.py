@@ -16,6 +16,7 @@ from lambdaml.errors import RunNotFound, SettingsError, UserError
 from lambdaml.holders import last_of, seem_working, working
 from lambdaml.reads import present, read_many, read_now, read_twice
 from lambdaml.records import Commit
+from lambdaml.retention import Horizon, garbage, pin, snapshots_kept, unpin
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 from lambdaml.storage.probe import store_time
@@ -76,7 +77,8 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a run stands. `state` is `running`, `stopped` (it can be resumed), or how it ended."""
+    """Where a run stands. `state` is `running`, `stopped` (it can be resumed), or how it ended. Versions before `first` can
+    no longer be replayed."""
 
     run: str
     state: str
@@ -91,6 +93,7 @@ class Status:
     age_s: float | None = None
     model: bool = False
     origin: str | None = None
+    first: int = 0
 
 
 class Run:
@@ -202,6 +205,7 @@ class Run:
             age_s=None if modified is None else now - modified,
             model=self.store.head(keys.MODEL) is not None,
             origin=str(self.settings.origin) if self.settings.origin is not None else None,
+            first=next((keys.number(info.key) for info in snapshots_kept(self.store)), 0),
         )
 
     def tail(self) -> tuple[int, Commit | None, float | None]:
@@ -330,8 +334,9 @@ class Run:
     def gc(self) -> int:
         """Delete what the run's newest snapshot has made unnecessary; returns how many objects.
 
-        All earlier snapshots but the result's go, and the updates that have their fate before the earliest one kept.
-        The log, the metrics, the trace and the usage stay. Versions before that snapshot can no longer be replayed.
+        Snapshots before the result's, before the newest and before what is pinned go, and the updates that have their
+        fate before the earliest one kept. The log, the metrics, the trace and the usage stay. Versions before that
+        snapshot can no longer be replayed.
 
         Raises:
             SettingsError: functions work on the run, by the store's clock; they may still need what would be deleted.
@@ -339,11 +344,33 @@ class Run:
         holders = working(self.store, self.tail()[0], store_time(self.store))
         if holders:
             raise SettingsError(f"{self.url} is being trained by {', '.join(holders)}: wait for its end, or cancel it")
-        from lambdaml.verify import garbage
-
-        doomed = garbage(self)
+        found = self.garbage()
+        if found is None:
+            return 0
+        horizon, doomed = found
+        self.store.create(keys.horizon(horizon.commit), horizon.dump())
         self.store.delete(doomed)
         return len(doomed)
+
+    def garbage(self) -> tuple[Horizon, list[str]] | None:
+        """What `gc` would delete; see `lambdaml.retention.garbage`."""
+        stop = next((commit.stop for commit in self.log() if commit.stop), None)
+        return garbage(self.store, stop.version if stop else None)
+
+    def pin(self, version: int, name: str) -> None:
+        """Keep the history from a version on, whatever the run's bound on it says, until `unpin`.
+
+        Args:
+            name: of the reader; each has one pin.
+
+        Raises:
+            SettingsError: that version is deleted already, or the name is no part of a key.
+        """
+        pin(self.store, name, version)
+
+    def unpin(self, name: str) -> None:
+        """Take a pin away."""
+        unpin(self.store, name)
 
 
 def _reading(row: Mapping[str, Any]) -> MeterReading:

@@ -50,6 +50,7 @@ class Settings(BaseModel):
         lease_s: how long a function that fell silent keeps its workers.
         max_rejected: the run stops as diverged when this many of the latest twice as many updates were rejected.
         max_update_norm: updates with a greater 2-norm are rejected.
+        keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.retention`.
         patience_s: a function gives up when nothing at all happened for this long.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
             it.
@@ -79,6 +80,7 @@ class Settings(BaseModel):
     max_rejected: int = Field(default=10, ge=1, le=RECENT // 2)
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=600.0, gt=0)
+    keep_bytes: int | None = Field(default=None, ge=1)
     planned: dict[str, Any] | None = None
     origin: Origin | None = None
     numerics: Numerics | None = None

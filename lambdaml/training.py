@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lambdaml import keys
 from lambdaml.accounts import Accounts
-from lambdaml.asked import free_place, resolve_job, settings_for, stands_in_a_file
+from lambdaml.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
 from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch, functions_for
@@ -128,7 +128,9 @@ def train(
         lifetime_s: limits the life of each function, as platforms do.
         cap: says when the run must stop, for what it will have spent by then; see `lambdaml.caps`.
         on_event: takes progress events, from any thread.
-        settings: `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+        settings: `keep`, how much history stays for `replay` and `verify`: `all`, or a size in bytes or as `500M`; by
+            default 2 GiB or a tenth of the free disk, and what is older is deleted while the run goes on. And
+            `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
 
     Raises:
         UserError: what was asked for makes no sense; nothing was started.
@@ -142,8 +144,7 @@ def train(
     chosen = _engine(engine, engine_options, opened, is_object=not stands_in_a_file(job))
     try:
         job_settings, instance = resolve_job(job, dict(args or {}), as_object=chosen.takes_objects)
-        for text in warnings_of(instance):
-            on_event({"event": "warning", "text": text})
+        _warn(on_event, warnings_of(instance))
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise _exists(opened)
@@ -161,15 +162,23 @@ def train(
             snapshot_every=snapshot_every,
             origin=find_origin(origin) if origin is not None else None,
             numerics=_numerics(numerics, chosen),
+            free_bytes=opened.free_bytes(),
             **settings,
         )
+        _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
         check(opened)
         begin(opened, run_settings, instance, chosen, new=True)
         count = functions_for(run_settings.workers, functions)
-        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
-        return _supervise(launch, chosen, accounts, cap, on_event)
+        return _supervise(
+            Launch(opened, run_settings, instance, count, device, lifetime_s), chosen, accounts, cap, on_event
+        )
     finally:
         chosen.close()
+
+
+def _warn(on_event: Emit, texts: Iterable[str]) -> None:
+    for text in texts:
+        on_event({"event": "warning", "text": text})
 
 
 def _name(job: str | type[Job] | Job) -> str:
@@ -316,7 +325,7 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
     watch = Evaluations(engine.compute, launch, on_event)
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
-    judge = Judge(cap, launch, accounts, snapshots[-1]) if cap is not None else None
+    judge = Judge(cap, launch, accounts, snapshots[-1], engine.in_process) if cap is not None else None
 
     leaving = False
     enough: Enough | None = None

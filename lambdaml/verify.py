@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from lambdaml import keys, numerics
 from lambdaml.commits import decision_of, draft
 from lambdaml.errors import BadObject, LambdaMLError
-from lambdaml.reads import present, read_now
+from lambdaml.reads import read_now
 from lambdaml.records import Commit, Update
+from lambdaml.retention import snapshots_kept
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.snapshot import State
@@ -33,6 +34,7 @@ class Report:
     """What was checked, and what was found. `faults` is empty for a run that keeps its promises.
 
     Attributes:
+        first: The version that the check begins at; what was before it is deleted.
         unproven: How many states differ from a replay that this process computed in another numerics class than the
             run's, which is no fault of the run, and in what the classes differ.
     """
@@ -43,6 +45,7 @@ class Report:
     digests: int = 0
     snapshots: int = 0
     version: int = 0
+    first: int = 0
     model: bool = False
     faults: list[str] = field(default_factory=list)
     unproven: str = ""
@@ -73,21 +76,22 @@ def _verify(run: Run, progress: Callable[[int, int], None]) -> Report:
             gap = next(expected for expected, number in enumerate(numbers) if expected != number)
             report.faults.append(f"the log has a gap: {keys.log(gap)} is missing")
             return report
-        _check_replay(run, report, len(numbers), progress)
-        _check_fates(run, report)
+        _check_fates(run, report, _check_replay(run, report, len(numbers), progress))
     except LambdaMLError as error:
         report.faults.append(str(error))
     return report
 
 
-def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int, int], None]) -> None:
+def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int, int], None]) -> list[int] | None:
+    """Returns how many updates of each worker had their fate when the history that is kept begins."""
     from lambdaml.replay import commits_from, replica_at
 
-    snapshots = [keys.number(info.key) for info in run.store.list(keys.SNAPSHOTS)]
+    snapshots = [keys.number(info.key) for info in snapshots_kept(run.store)]
     if not snapshots:
         report.faults.append("the run has no snapshot")
-        return
+        return None
     replica = replica_at(run, snapshots[0])
+    report.first, begin = snapshots[0], list(replica.view.fated)
     # Commits that take no step leave the version as it is, so a version may have several states.
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
     digests: dict[int, str] = {}
@@ -118,6 +122,7 @@ def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int,
         report.unproven = f"{len(differ)} states differ from the replay here, in another numerics class: {why}"
     else:
         report.faults += differ
+    return begin
 
 
 def _check_commit(
@@ -186,7 +191,7 @@ def _check_model(run: Run, version: int, report: Report) -> None:
         report.faults.append(str(error))
 
 
-def _check_fates(run: Run, report: Report) -> None:
+def _check_fates(run: Run, report: Report, begin: list[int] | None) -> None:
     """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
     fated: set[tuple[int, int]] = set()
     view = View(run.settings.workers, run.settings.steps)
@@ -199,28 +204,9 @@ def _check_fates(run: Run, report: Report) -> None:
     published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
     report.updates = len(fated)
     report.pending = len(published - fated)
-    if not any(info.key for info in run.store.list(keys.snapshot(0))):
-        return
-    for worker, seq in sorted(fated - published):
+    kept = {(worker, seq) for worker, seq in fated if begin and seq >= begin[worker]}
+    for worker, seq in sorted(kept - published):
         report.faults.append(f"{keys.update(worker, seq)} has a fate but does not exist")
-
-
-def garbage(run: Run) -> list[str]:
-    """Keys that the newest snapshot has made unnecessary; see `Run.gc`."""
-    snapshots = [info.key for info in run.store.list(keys.SNAPSHOTS)]
-    if not snapshots:
-        return []
-    newest = snapshots[-1]
-    stop = next((commit.stop for commit in run.log() if commit.stop), None)
-    keep = {newest} | ({keys.snapshot(stop.version)} if stop and stop.version is not None else set())
-    oldest = min(keep)
-    fated = present(read_now(run.store, oldest, State.load), oldest).meta["view"]["fated"]
-    doomed = [key for key in snapshots if key not in keep]
-    for info in run.store.list(keys.UPDATES):
-        worker, seq = keys.update_id(info.key)
-        if seq < fated[worker]:
-            doomed.append(info.key)
-    return doomed
 
 
 def _account(commit: Commit) -> tuple[object, ...]:

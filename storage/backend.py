@@ -175,6 +175,9 @@ class Layer(Backend):
         for batch in batches(keys):
             self.around("delete", batch[0], 0, lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
 
+    def free_bytes(self) -> int | None:
+        return self.inner.free_bytes()
+
     def close(self) -> None:
         self.inner.close()
 

@@ -4,6 +4,7 @@
     └── StoreError                a store could not do what was asked
         ├── BadStoreURL           the URL names no store we know, or a parameter it does not take   (exit 2)
         ├── AccessDenied          no credentials, wrong credentials, or no such bucket              (exit 2)
+        ├── StoreFull             there is no more room                                            (exit 1)
         ├── StoreUnfit            the store breaks a promise we build on (found by the probe)       (exit 2)
         └── StoreUnavailable      it may work if tried again
             ├── Throttled         the store asked us to slow down (503 SlowDown, 429)
@@ -35,6 +36,10 @@ class AccessDenied(StoreError):
     """No credentials, wrong credentials, or no such bucket."""
 
     exit_code = 2
+
+
+class StoreFull(StoreError):
+    """There is no room for more. What was written before stands."""
 
 
 class StoreUnfit(StoreError):

@@ -7,9 +7,11 @@ creators wins, and both hold between processes. Measured (docs of `lambdaml.stor
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
+import shutil
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from lambdaml.storage.backend import LOCAL_PAGE, SMALL_BYTES, Backend, Page, check_key, check_prefix, flat
-from lambdaml.storage.errors import StoreError
+from lambdaml.storage.errors import StoreError, StoreFull
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.storage.url import StoreURL
 
@@ -104,6 +106,12 @@ class DirectoryStore(Backend):
             except OSError as error:
                 raise _failed("delete", key, error) from error
 
+    def free_bytes(self) -> int:
+        place = Path(self.root)
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
     def _read(self, key: str, start: int, length: int | None) -> Bytes | None:
         try:
             fd = os.open(self._base + check_key(key), os.O_RDONLY | os.O_CLOEXEC)
@@ -143,6 +151,10 @@ class DirectoryStore(Backend):
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFull(
+                    f"there is no room for more under {self.root}: free some, or delete history with 'lambdaml gc', and resume"
+                ) from error
             raise StoreError(f"cannot write under {self.root}: {error.strerror}") from error
         return path
 

@@ -118,5 +118,9 @@ class Store(ABC):
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return True
 
+    def free_bytes(self) -> int | None:
+        """How much more it can take; None where nothing is known to bound it."""
+        return None
+
     def close(self) -> None:
         """Free what the store holds (threads, connections, a server it started)."""

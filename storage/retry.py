@@ -112,6 +112,9 @@ class Retrying(Store):
         deadline = time.monotonic() + timeout_s
         return self._try(lambda: self.inner.wait(key, max(0.0, deadline - time.monotonic())))
 
+    def free_bytes(self) -> int | None:
+        return self.inner.free_bytes()
+
     def close(self) -> None:
         self.inner.close()
 

@@ -14,6 +14,7 @@ from lambdaml.errors import BadObject, LeaseLost, RunFailed
 from lambdaml.pace import Backoff, Pace
 from lambdaml.reads import read
 from lambdaml.records import Commit, Update, damaged
+from lambdaml.retention import passed
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worlds import Task
 
@@ -161,7 +162,8 @@ class Gather:
                 update.download_s = self._get_s
                 return update
             missed = True
-            function.waits_for(worker, since)
+            if function.waits_for(worker, since) and await passed(world, function.queued.commit):
+                raise _missing(worker, seq)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
         return None
 
@@ -169,7 +171,7 @@ class Gather:
         """An update that the log says exists."""
         data = await self._get(worker, seq)
         if data is None:
-            raise RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")
+            raise _missing(worker, seq)
         return await self.unpack(data, worker, seq)
 
     async def _get(self, worker: int, seq: int) -> Bytes | None:
@@ -198,3 +200,8 @@ class Gather:
         found, small = update, update.size_bytes <= SMALL_BYTES
         found.fault = check(found) if small else await world.background(lambda: check(found))
         return found
+
+
+def _missing(worker: int, seq: int) -> RunFailed:
+    """Ends the run, unless a horizon has passed this function; see `lambdaml.retention`."""
+    return RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")

@@ -49,6 +49,7 @@ class Scenario:
         bad: the share of updates that must be rejected.
         evaluation_s: that a snapshot's evaluation takes, in a run that looks for a target; 0 for a run without one.
         damage: the share of reads that are damaged on their way.
+        keep_bytes: of history that the run keeps; None for all of it.
         calm_s: when misfortunes end.
     """
 
@@ -71,6 +72,7 @@ class Scenario:
     bad: float = 0.0
     evaluation_s: float = 0.0
     damage: float = 0.0
+    keep_bytes: int | None = None
     calm_s: float = 60.0
 
     @staticmethod
@@ -104,6 +106,7 @@ class Scenario:
             bad=chance(0.2),
             evaluation_s=chance(10.0),
             damage=chance(0.05),
+            keep_bytes=stream.choice((None, None, 1, 2000)),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -176,6 +179,7 @@ def play(
         lease_s=scenario.lease_s,
         max_rejected=10_000,
         patience_s=300.0,
+        keep_bytes=scenario.keep_bytes,
         target="accuracy>=1" if scenario.evaluation_s else None,
         token="shadow",
     )

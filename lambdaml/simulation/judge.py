@@ -37,17 +37,21 @@ def judge(virtual: Virtual, end: str) -> list[str]:
     broken += _entries(virtual, commits, updates)
     broken += _states(virtual, commits, updates)
     broken += _bounds(virtual, commits)
+    broken += _deletions(virtual)
     if not end and virtual.settings.schedule in ("bsp", "ssp:0") and all(not c.refused for c in commits):
         broken += _bits(virtual)
     return broken
 
 
 def _updates(virtual: Virtual) -> dict[tuple[int, int], Update]:
-    found = {}
-    for info in virtual.bucket.list(keys.UPDATES):
-        worker, seq = keys.update_id(info.key)
-        data = virtual.bucket.get(info.key)
-        assert data is not None
+    """Every update that ever stood. Of two at one place the first counts: the other was written after its deletion."""
+    found: dict[tuple[int, int], Update] = {}
+    written = [(gone.key, gone.data) for gone in virtual.bucket.deleted if gone.key.startswith(keys.UPDATES)]
+    written += [(info.key, virtual.bucket.get(info.key) or b"") for info in virtual.bucket.list(keys.UPDATES)]
+    for key, data in written:
+        worker, seq = keys.update_id(key)
+        if (worker, seq) in found:
+            continue
         try:
             found[worker, seq] = Update.unpack(data, worker, seq)
         except LambdaMLError:
@@ -178,6 +182,35 @@ def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
         lasted = (life.ended_s if life.ended_s is not None else virtual.kernel.now) - life.started_s
         if asked > 100 + REQUESTS_PER_S * lasted:
             broken.append(f"{life.name} made {asked} requests in {lasted:.1f} s")
+    return broken
+
+
+def _deletions(virtual: Virtual) -> list[str]:
+    """13: what is deleted lies below a horizon that stands, and no snapshot above it would demand the update."""
+    bucket, broken = virtual.bucket, []
+    ever = {gone.key: gone.data for gone in bucket.deleted} | {key: data for key, (data, _) in bucket.objects.items()}
+
+    def fated(key: str) -> list[int]:
+        record = wire.load_json(ever[key], key)
+        found: list[int] = record["view"]["fated"] if "view" in record else record["fated"]
+        return found
+
+    for gone in bucket.deleted:
+        *_, horizon = ["", *gone.standing[keys.HORIZONS]]
+        first = wire.load_json(ever[horizon], horizon)["version"] if horizon else 0
+        kept = [key for key in gone.standing[keys.SNAPSHOTS] if keys.number(key) >= first]
+        if not kept:
+            broken.append(f"{gone.key} was deleted while no snapshot stood to go on from")
+        if gone.key.startswith(keys.UPDATES):
+            worker, seq = keys.update_id(gone.key)
+            demanded = [key for key in [*kept, horizon] if key and fated(key)[worker] <= seq]
+            if demanded or not horizon:
+                broken.append(f"{gone.key} was deleted, which {demanded or 'every replay'} demands")
+        elif gone.key.startswith(keys.SNAPSHOTS):
+            if keys.number(gone.key) >= first:
+                broken.append(f"{gone.key} was deleted before a horizon stood above it")
+        elif not gone.key.startswith(keys.HORIZONS) or gone.key > horizon:
+            broken.append(f"{gone.key} was deleted")
     return broken
 
 

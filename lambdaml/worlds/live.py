@@ -77,6 +77,10 @@ class LiveStore:
     async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
         return list(await self._call(lambda *args: list(self._store.list(*args)), prefix, after))
 
+    async def delete(self, keys: Sequence[str]) -> None:
+        """In a thread always: there may be many."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._store.delete, keys)
+
     def reading(self) -> dict[str, Any]:
         meter = getattr(self._store, "meter", None)
         return meter.snapshot().to_dict() if meter is not None else {}

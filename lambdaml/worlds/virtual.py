@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from lambdaml.storage.backend import WRITES, Op, flat, settle
@@ -38,6 +39,15 @@ class Calm:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An object that was deleted, and the keys that stood just then, by prefix."""
+
+    key: str
+    data: bytes
+    standing: dict[str, list[str]]
+
+
 class Bucket:
     """The objects of a virtual store, seen by all functions.
 
@@ -58,6 +68,7 @@ class Bucket:
         self.weather: Weather = weather or Calm()
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.overwritten: list[str] = []
+        self.deleted: list[Deleted] = []
         self._payloads = payloads or {}
         self._sorted: list[str] = []
         limits = (channel.reads_per_s, channel.writes_per_s)
@@ -105,9 +116,12 @@ class Bucket:
         return found
 
     def delete(self, key: str) -> None:
-        """Forget an object, as a lifecycle rule does."""
-        if self.objects.pop(key, None) is not None:
+        """Forget an object, as a lifecycle rule does; `deleted` remembers it, and what stood meanwhile."""
+        found = self.objects.pop(key, None)
+        if found is not None:
             self._sorted.remove(key)
+            standing = {prefix: [info.key for info in self.list(prefix)] for prefix in ("snapshots/", "horizon/")}
+            self.deleted.append(Deleted(key, found[0], standing))
 
 
 class VirtualStore:
@@ -140,6 +154,13 @@ class VirtualStore:
 
     async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
         return await self._retried(lambda: self._request("list", prefix, 0, lambda: self._bucket.list(prefix, after)))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        def effect() -> None:
+            for key in keys:
+                self._bucket.delete(key)
+
+        await self._retried(lambda: self._request("delete", keys[0], 0, effect))
 
     async def _settled(self, key: str, data: Data) -> Bytes | None:
         size = self._bucket.size_bytes(key, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from lambdaml import commits, function, keys, worker
+from lambdaml import commits, function, keys, retention, worker
 from lambdaml.commits import draft
-from lambdaml.committer import LEAD
+from lambdaml.committer import LEAD, Committer
 from lambdaml.errors import BadObject
 from lambdaml.pace import Backoff
 from lambdaml.patterns.gather import Gather
 from lambdaml.records import Commit, Update
+from lambdaml.retention import Horizon
 from lambdaml.schedules import Decision
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
@@ -26,7 +27,7 @@ from lambdaml.schedules.ssp import Ssp
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
 from lambdaml.simulation.shadow import Shadow
 from lambdaml.view import View
-from lambdaml.worlds.virtual import Bucket
+from lambdaml.worlds.virtual import Bucket, VirtualStore
 
 IN_THE_SUITE = 10_000
 IN_THE_SOAK = 200_000
@@ -77,8 +78,20 @@ def test_the_scenarios_hold_what_they_promise() -> None:
         met["late"] += scenario.rates["late"] > 0
         met["twice"] += scenario.rates["twice"] > 0
         met["lie"] += scenario.lie > 0
+        met["deleted"] += len(virtual.bucket.deleted)
         met["awaited"] += scenario.evaluation_s > 0 and len(virtual.bucket.list(keys.METRICS)) > LEAD
-    wanted = {*SCHEDULES_TRIED, "crash", "spare", "takeover", "Throttled", "StoreTimeout", "StoreUnavailable", "late"}
+    wanted = {
+        *SCHEDULES_TRIED,
+        "deleted",
+        "overtaken",
+        "crash",
+        "spare",
+        "takeover",
+        "Throttled",
+        "StoreTimeout",
+        "StoreUnavailable",
+        "late",
+    }
     assert wanted | {"frozen", "skewed", "storm", "twice", "lie", "damage", "awaited", "gradient is not finite"} <= {
         *+met
     }
@@ -223,6 +236,47 @@ def lets_a_worker_lead_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ssp, "may_start", Asp.may_start)
 
 
+def deletes_what_the_horizon_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """13: one update of each worker too many."""
+
+    def one_more(older: Horizon, newer: Horizon) -> Iterator[str]:
+        for number, (start, end) in enumerate(zip(older.fated, newer.fated, strict=True)):
+            yield from (keys.update(number, seq) for seq in range(start, end + 1))
+
+    monkeypatch.setattr(retention, "updates_between", one_more)
+
+
+def deletes_before_it_publishes_the_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """13: it is written later, or never if the function dies."""
+    create = VirtualStore.create
+
+    async def forgetful(self: VirtualStore, key: str, data: bytes) -> Any:
+        return None if key.startswith(keys.HORIZONS) else await create(self, key, data)
+
+    monkeypatch.setattr(VirtualStore, "create", forgetful)
+
+
+def deletes_up_to_a_snapshot_that_nobody_has_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """13: the horizon moves to where the replica is."""
+    write = Committer.write_snapshot
+
+    async def early(self: Committer, state: Any) -> None:
+        self.retention.wrote(state, 100)
+        await self._function.world.sleep(1.0)
+        await write(self, state)
+
+    monkeypatch.setattr(Committer, "write_snapshot", early)
+
+
+def fails_where_the_horizon_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """13: a function that comes late ends the run instead of beginning anew."""
+
+    async def never(*_: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(function, "passed", never)
+
+
 PLANTS: tuple[tuple[Plant, str], ...] = (
     (lets_a_log_entry_be_written_twice, "asp"),
     (skips_a_log_number, "asp"),
@@ -236,6 +290,10 @@ PLANTS: tuple[tuple[Plant, str], ...] = (
     (applies_what_is_faulty, "bsp"),
     (polls_without_pause, "ssp:1"),
     (lets_a_worker_lead_too_far, "ssp:1"),
+    (deletes_what_the_horizon_keeps, "bsp"),
+    (deletes_before_it_publishes_the_horizon, "asp"),
+    (deletes_up_to_a_snapshot_that_nobody_has_written, "asp"),
+    (fails_where_the_horizon_has_passed, "asp"),
 )
 
 

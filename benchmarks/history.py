@@ -1,0 +1,175 @@
+"""What bounded history costs, and that it keeps its bound under random kills.
+
+    python benchmarks/history.py                    # 10,000 updates of 1 MB, 2 GiB
+    python benchmarks/history.py --updates 2000 --keep 400M
+
+First, the price: `asp` runs that keep everything and runs that keep a little take turns, and their updates per second are
+compared. Then one long run: its functions are killed with SIGKILL at random moments, the command itself is stopped and
+resumed twice, the folder is weighed all the while, and what is left is verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import lambdaml
+from lambdaml.job import Job
+
+JOB = f"{Path(__file__).resolve()}:Wide"
+WORKERS, FUNCTIONS = 4, 2
+KILL_S = (3.0, 8.0)
+"""Between two kills."""
+
+
+class Wide(Job):
+    """250,000 parameters, 1 MB an update, and next to nothing to compute."""
+
+    batch_size = 4
+
+    def model(self) -> nn.Module:
+        return nn.Linear(500, 500)
+
+    def dataset(self) -> TensorDataset:
+        return TensorDataset(torch.ones(64, 500), torch.ones(64, 500))
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        x, y = batch
+        return (model(x) - y).pow(2).mean()
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
+def train(url: str, updates: int, keep: str, on_event: Callable[[dict[str, Any]], None]) -> lambdaml.TrainResult:
+    return lambdaml.train(
+        JOB,
+        url,
+        workers=WORKERS,
+        functions=FUNCTIONS,
+        schedule="asp",
+        steps=updates // WORKERS,
+        snapshot_every=25,
+        keep=keep,
+        on_event=on_event,
+    )
+
+
+def weight(folder: Path) -> int:
+    """Bytes of all files; one that goes meanwhile weighs nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class Scale(threading.Thread):
+    """Weighs a folder until it is told to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.most, self.done = folder, 0, False
+
+    def run(self) -> None:
+        while not self.done:
+            self.most = max(self.most, weight(self.folder))
+            time.sleep(0.25)
+
+
+class Killer:
+    """Kills a function now and then, and stops the command at the shares of the run that it is given."""
+
+    def __init__(self, seed: int, stops: list[float]) -> None:
+        self.kills, self.deaths = 0, 0
+        self._random = random.Random(seed)
+        self._due = time.monotonic() + self._random.uniform(*KILL_S)
+        self._pids: dict[str, int] = {}
+        self._stops = stops
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            self._pids[event["function"]] = event["pid"]
+        elif event["event"] == "ended":
+            self._pids.pop(event["function"], None)
+            self.deaths += event["code"] == -signal.SIGKILL
+        elif event["event"] == "commit":
+            if self._stops and event["fraction"] >= self._stops[0]:
+                self._stops.pop(0)
+                raise KeyboardInterrupt
+            if time.monotonic() >= self._due and self._pids:
+                os.kill(self._random.choice(sorted(self._pids.values())), signal.SIGKILL)
+                self.kills += 1
+                self._due = time.monotonic() + self._random.uniform(*KILL_S)
+
+
+def rate(updates: int, keep: str) -> float:
+    """Updates per second between the first commit and the last."""
+    times: list[float] = []
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "commit":
+            times.append(time.monotonic())
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(f"file://{folder}/run", updates, keep, watch)
+    return updates / (times[-1] - times[0])
+
+
+def main() -> None:
+    """Measure both."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--keep", default="2G")
+    parser.add_argument("--pairs", type=int, default=5, help="of runs whose speed is compared, 1,600 updates each")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    ratios = []
+    for _ in range(asked.pairs):
+        everything, little = rate(1_600, "all"), rate(1_600, "300M")
+        ratios.append(little / everything)
+        print(
+            f"keeps all: {everything:6.1f} updates/s    keeps 300M: {little:6.1f}    ratio {ratios[-1]:.3f}", flush=True
+        )
+    if ratios:
+        print(f"deleting leaves {median(ratios):.3f} of the updates per second (median)")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "run"
+        scale, killer = Scale(place), Killer(asked.seed, [0.4, 0.7])
+        scale.start()
+        try:
+            train(f"file://{place}", asked.updates, asked.keep, killer)
+        except KeyboardInterrupt:
+            while not (place / "model.safetensors").exists():
+                try:
+                    lambdaml.resume(f"file://{place}", functions=FUNCTIONS, on_event=killer)
+                except KeyboardInterrupt:
+                    continue
+        scale.done = True
+        scale.join()
+        run = lambdaml.Run(f"file://{place}")
+        report = run.verify()
+        print(
+            f"{asked.updates:,} updates, {killer.deaths} functions killed: at most {scale.most / 2**30:.3f} GiB in the folder; "
+            f"kept from version {report.first:,}; fates {run.summary().fates}; {'OK' if report.ok else report.faults}"
+        )
+
+
+if __name__ == "__main__":
+    main()
