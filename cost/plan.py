@@ -30,6 +30,8 @@ from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
 from lambdaml.errors import RunFailed, SettingsError, UserError
+from lambdaml.processes import fresh_processes
+from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.shadow import Costs
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
@@ -346,9 +348,6 @@ def _simulate(
     tasks: Sequence[Task], processes: int, progress: Callable[[float], None] = lambda share: None
 ) -> dict[Task, Pace | str]:
     """The paces of all tasks, side by side; a sentence in place of one that gets nowhere."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
     paces: dict[Task, Pace | str] = {}
     if processes == 1 or len(todo) < 8:
@@ -356,11 +355,16 @@ def _simulate(
             paces[task] = _pace(task)
             progress(len(paces) / len(todo))
         return paces
-    with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
+    with fresh_processes(processes, _know, dict(SCHEDULES.factories)) as pool:
         for task, found in zip(todo, pool.map(_pace, todo, chunksize=2), strict=True):
             paces[task] = found
             progress(len(paces) / len(todo))
     return paces
+
+
+def _know(schedules: dict[str, str]) -> None:
+    """Have this process know the schedules that the caller knows, some of which may be the user's."""
+    SCHEDULES.factories.update(schedules)
 
 
 def _pace(task: Task) -> Pace | str:

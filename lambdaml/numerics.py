@@ -133,7 +133,7 @@ def present() -> Numerics:
 
 def of_new_process() -> Numerics:
     """The class of a process that starts with this one's environment; takes as long as it takes to load torch."""
-    command = [sys.executable, "-m", "lambdaml.numerics"]
+    command = [sys.executable, "-P", "-m", "lambdaml.numerics"]
     return Numerics(**json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 

@@ -47,7 +47,7 @@ class LocalEngine:
         if self._server is None:
             environment = {**ENVIRONMENT, **os.environ, **ONE_CORE}
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "lambdaml.engines.forkserver"],
+                [sys.executable, "-P", "-m", "lambdaml.engines.forkserver"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from lambdaml.errors import UserError
+from lambdaml.processes import fresh_processes
 from lambdaml.study import rates, table
 from lambdaml.study.engine import Course, one_thread, train
 from lambdaml.study.models import make_learner, model_named, problem_of
@@ -33,8 +32,7 @@ def run_study(plan: Plan, folder: Path, processes: int = 1, progress: Progress |
 
     Args:
         folder: is made if it is not there; see `lambdaml.study.table`. Tuned rates are kept in its `rates.json`.
-        processes: each with one thread. More than one are started afresh, so that a script which calls this needs the
-            usual `if __name__ == "__main__":`.
+        processes: each with one thread.
 
     Raises:
         UserError: the folder cannot be used, or data cannot be downloaded.
@@ -200,19 +198,11 @@ def _workers(processes: int) -> Iterator[Executor | None]:
         with one_thread():
             yield None
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin)
-    try:
+    with fresh_processes(processes, _begin) as pool:
         yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
