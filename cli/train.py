@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,7 +209,7 @@ def train(
     """
     from lambdaml.asked import free_place
 
-    place, arguments = store or free_place(job), parse_args(args or ())
+    arguments = parse_args(args or ())
     length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
     how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
     how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin, "numerics": numerics}
@@ -218,13 +219,18 @@ def train(
     options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}
     options["engine_options"] = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
-    options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
-    if schedule == "auto":
-        from lambdaml.cli._auto import train_planned
-
-        return train_planned(job, place, options, profile, replan, as_json)
-    if replan or profile is not None:
+    if schedule != "auto" and (replan or profile is not None):
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
+    with nullcontext(store) if store else free_place(job) as place:
+        options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+        if schedule == "auto":
+            from lambdaml.cli._auto import train_planned
+
+            return train_planned(job, place, options, profile, replan, as_json)
+        return _train(job, place, options, as_json)
+
+
+def _train(job: str, place: str, options: dict[str, Any], as_json: bool) -> int:
     import lambdaml
     from lambdaml.cli._follow import follow
 

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote, unquote
 
-from lambdaml.asked import free_place
+from lambdaml.asked import places
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.plan import Plan
 from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.source import split_spec
 from lambdaml.storage.url import StoreURL
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
@@ -41,7 +43,7 @@ class HowTo:
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """To print."""
+        """To show."""
         if self.command is not None:
             yield f"To run it:\n  {self.command}"
         for remark in self.remarks:
@@ -83,11 +85,11 @@ def how_to_run(plan: Plan, profile: Profile) -> HowTo:
 
 def _job(spec: str) -> str:
     """The spec, with a path from here if the file lies below."""
-    path, colon, name = spec.partition(":")
-    if not os.path.isabs(path):
-        return spec
+    path, name = split_spec(spec)
     relative = os.path.relpath(path)
-    return spec if relative.startswith("..") else f"{relative}{colon}{name}"
+    if not os.path.isabs(path) or relative.startswith(".."):
+        return spec
+    return f"{relative}:{name}" if name else relative
 
 
 def _text(value: Any) -> str:
@@ -96,7 +98,7 @@ def _text(value: Any) -> str:
 
 def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:
     """A place for the run in a store like the one that was planned with, and what to say of it."""
-    place = os.path.relpath(free_place(profile.job.spec).removeprefix("file://"))
+    place = next(places(profile.job.spec))
     if candidate.channel == MEASURED and profile.store is not None:
         return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()
     if engine is not None:
@@ -115,8 +117,9 @@ def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[
 def _beside(measured: StoreURL, spec: str) -> str:
     """A new place below the store that was measured."""
     folder = measured.location.rstrip("/")
-    location = free_place(spec, folder or ".").removeprefix("file://")
-    if measured.scheme != "file":
-        name = os.path.basename(location).rpartition("-")[0]
+    if measured.scheme == "file":
+        location = quote(next(places(spec, unquote(folder) or "/")))
+    else:
+        name = os.path.basename(next(places(spec))).rpartition("-")[0]
         location = "/".join([*filter(None, [folder]), f"{name}-{datetime.now():%Y%m%d-%H%M%S}"])
     return str(StoreURL(measured.scheme, location, measured.params))

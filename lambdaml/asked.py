@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 import platform
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from lambdaml.arguments import fit_arguments
-from lambdaml.errors import JobError, JobFailed, SettingsError
+from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job, construct, make_job
 from lambdaml.members import check_members
 from lambdaml.schedules import SCHEDULES
@@ -42,14 +45,41 @@ MUCH_BYTES, USD_PER_GB_MONTH = 100e9, 0.023
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def free_place(spec: str, folder: str = "runs") -> str:
-    """The next free `runs/<job>-<n>`, as a `file://` URL."""
+def places(spec: str, folder: str = "runs") -> Iterator[str]:
+    """The paths `runs/<job>-<n>` that are free now, in order."""
     path, name = split_spec(spec)
-    name = (name or os.path.basename(path).removesuffix(".py")).lower()
-    number = 1
-    while os.path.exists(os.path.join(folder, f"{name}-{number}")):
-        number += 1
-    return f"file://{os.path.abspath(os.path.join(folder, f'{name}-{number}'))}"
+    name = re.sub(r"[^\w.-]+", "-", name or os.path.basename(path).removesuffix(".py")).lower()
+    for number in itertools.count(1):
+        place = os.path.join(folder, f"{name}-{number}")
+        if not os.path.exists(place):
+            yield place
+
+
+@contextmanager
+def free_place(spec: str) -> Iterator[str]:
+    """The next free `runs/<job>-<n>`, as a `file://` URL. Nobody else is given it, unless nothing was put there by the
+    end of the block.
+
+    Raises:
+        UserError: no folder can be made there.
+    """
+    beside = os.path.isdir("runs")
+    for place in places(spec):
+        try:
+            os.makedirs(place)
+            break
+        except FileExistsError:
+            continue  # somebody else was faster
+        except OSError as error:
+            raise UserError(f"cannot make {place}: {error.strerror or error}") from error
+    whole = os.path.abspath(place)
+    try:
+        yield f"file://{quote(whole)}"
+    finally:
+        with suppress(OSError):
+            os.rmdir(whole)
+            if not beside:
+                os.rmdir(os.path.dirname(whole))
 
 
 def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: bool = False) -> tuple[JobSettings, Job]:

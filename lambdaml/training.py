@@ -6,8 +6,9 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lambdaml import keys
 from lambdaml.accounts import Accounts
@@ -33,6 +34,7 @@ from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.probe import check
 
+T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -139,16 +141,18 @@ def train(
     """
     _demand_sense(schedule, codec, staleness, functions)
     prepare(numerics)
-    opened = store if isinstance(store, Store) else open_store(store or free_place(_name(job)))
-    accounts = Accounts(opened)
-    chosen = _engine(engine, engine_options, opened, is_object=not stands_in_a_file(job))
-    try:
-        job_settings, instance = resolve_job(job, dict(args or {}), as_object=chosen.takes_objects)
+    with ExitStack() as held:
+        opened = store if isinstance(store, Store) else open_store(store or held.enter_context(free_place(_name(job))))
+        accounts = Accounts(opened)
+        chosen = held.enter_context(closing(_engine(engine, engine_options, opened, not stands_in_a_file(job))))
+        job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
         _warn(on_event, warnings_of(instance))
         device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise _exists(opened)
-        run_settings = settings_for(
+        run_settings = _there(
+            chosen,
+            settings_for,
             instance,
             job_settings,
             workers=workers,
@@ -169,11 +173,18 @@ def train(
         check(opened)
         begin(opened, run_settings, instance, chosen, new=True)
         count = functions_for(run_settings.workers, functions)
-        return _supervise(
-            Launch(opened, run_settings, instance, count, device, lifetime_s), chosen, accounts, cap, on_event
-        )
-    finally:
-        chosen.close()
+        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
+        return _supervise(launch, chosen, accounts, cap, on_event)
+
+
+def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call what calls the job's code, in the thread where all of that runs. Ctrl-C does not wait for it."""
+    found = engine.compute.submit(function, *args, **options)
+    try:
+        return found.result()
+    except KeyboardInterrupt:
+        engine.compute.abandon()
+        raise
 
 
 def _warn(on_event: Emit, texts: Iterable[str]) -> None:
@@ -222,7 +233,7 @@ def resume(
     chosen = _engine(engine, engine_options, opened, is_object=job is not None)
     try:
         device = pick_device(device)
-        instance = job or load_run_job(settings)
+        instance = job or _there(chosen, load_run_job, settings)
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
         launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)

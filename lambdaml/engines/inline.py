@@ -1,7 +1,8 @@
 """Functions as coroutines of this process: for `memory://`, notebooks and tests. No process is started.
 
 All functions share one compute thread, because they share torch's random stream; so they gain no speed from one
-another, but each has its own replica, leases and view of the bucket, and the results are the same bits.
+another, but each has its own replica, leases and view of the bucket, and the results are the same bits. All of the job's
+code runs in that thread.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lambdaml.engines import Emit, Launch
@@ -31,7 +33,7 @@ class InlineEngine:
     in_process = True
 
     def __init__(self) -> None:
-        self._compute = OneThread()
+        self._compute = OneThread(shared=False)
 
     @property
     def compute(self) -> OneThread:
@@ -43,16 +45,30 @@ class InlineEngine:
     def run(self, launch: Launch, emit: Emit) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
+        ends: list[BaseException] = []  # why functions are to leave
         try:
-            asyncio.run(self._run(launch, emit))
+            if _loop_runs():
+                self._run_aside(launch, emit, ends)
+            else:
+                asyncio.run(self._run(launch, emit, ends))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             sys.setswitchinterval(interval)
 
-    async def _run(self, launch: Launch, emit: Emit) -> None:
+    def _run_aside(self, launch: Launch, emit: Emit, ends: list[BaseException]) -> None:
+        """In a thread of its own, for a caller whose event loop waits meanwhile, as a notebook's does."""
+        with ThreadPoolExecutor(1, thread_name_prefix="inline") as aside:
+            ended = aside.submit(asyncio.run, self._run(launch, emit, ends))
+            try:
+                ended.result()
+            except KeyboardInterrupt as stop:
+                ends.append(stop)
+                ended.result()
+                raise
+
+    async def _run(self, launch: Launch, emit: Emit, ends: list[BaseException]) -> None:
         token = secrets.token_hex(3)
-        ends: list[BaseException] = []  # why functions are to leave
         accounts: dict[str, Callable[[], dict[str, Any]]] = {}
 
         def tell(event: dict[str, Any]) -> None:
@@ -110,7 +126,7 @@ class InlineEngine:
                 launch.assigned(index),
                 self._compute,
                 device=launch.device,
-                emit=tell,
+                emit=lambda event: tell({"function": name, **event}),
                 lifetime_s=launch.lifetime_s,
                 leaving=lambda: bool(ends),
             )
@@ -123,3 +139,12 @@ class InlineEngine:
 
     def close(self) -> None:
         self._compute.shutdown(wait=True)
+
+
+def _loop_runs() -> bool:
+    """Whether the caller is within an event loop, which cannot run another one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

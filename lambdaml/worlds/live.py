@@ -215,10 +215,15 @@ class OneThread(ThreadPoolExecutor):
 
     The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
     the user's code that runs in a turn may wait for whatever it likes.
+
+    Args:
+        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection to
+            SQLite, may be of no use in another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = True) -> None:
         super().__init__(1, thread_name_prefix="compute", initializer=_use_one_core)
+        self._shared = shared
         self._turn = threading.Semaphore()
         self._abandoned = False
 
@@ -235,7 +240,7 @@ class OneThread(ThreadPoolExecutor):
     @contextmanager
     def here(self) -> Iterator[bool]:
         """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
-        mine = self._turn.acquire(blocking=False)
+        mine = self._shared and self._turn.acquire(blocking=False)
         try:
             if mine:
                 with _one_core():
