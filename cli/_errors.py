@@ -1,4 +1,5 @@
-"""What a command's end means, in one place: every exception becomes one line on stderr and an exit status."""
+"""What a command's end means, in one place: every exception becomes one line on stderr, with the lines of the job
+that led there if it came from those, and an exit status."""
 
 from __future__ import annotations
 
@@ -64,6 +65,8 @@ def _complain(error: Exception, message: str, code: int) -> int:
     if _wants_traceback():
         traceback.print_exception(error)
     print(f"error: {_line(message)}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(f"  {_line(note)}", file=sys.stderr)
     return code
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lambdaml.errors import JobError, JobFailed
+from lambdaml.frames import own_frames
 from lambdaml.job import Job
 from lambdaml.sampling import derive_seed
 
@@ -33,7 +34,10 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
         message = " ".join(str(error).split())
         name = getattr(function, "__qualname__", repr(function))
-        raise JobFailed(f"{name} raised {type(error).__name__}: {message}{place}") from error
+        failed = JobFailed(f"{name} raised {type(error).__name__}: {message}{place}")
+        for line in own_frames(error):
+            failed.add_note(line)
+        raise failed from error
 
 
 def fetch(job: Job, dataset: Any, indices: list[int]) -> Any:

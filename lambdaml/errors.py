@@ -92,7 +92,15 @@ class RunNotFound(UserError):
 
 
 class JobFailed(LambdaMLError):
-    """The job's own code raised while training; the message names the place in it."""
+    """The job's own code raised while training. The message names the place in it, and the notes (`__notes__`) are the
+    lines of the job that led there."""
+
+    def while_doing(self, what: str) -> JobFailed:
+        """The same, beginning with what was being done."""
+        error = JobFailed(f"{what}: {self}")
+        for note in getattr(self, "__notes__", ()):
+            error.add_note(note)
+        return error
 
 
 class BadObject(LambdaMLError):

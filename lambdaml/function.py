@@ -408,7 +408,7 @@ class Function:
                 updates=len(commit.entries),
                 refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
                 rejected=self._rejected(commit),
-                loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
+                training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
                 staleness=[entry.staleness for entry in applied],
             )
 

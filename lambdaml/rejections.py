@@ -1,4 +1,4 @@
-"""What is said of updates that the log rejected: which, of which samples, and why."""
+"""What is said of updates that the log rejected, or that could not be computed: which, of which samples, and why."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ def sampler_of(settings: Settings) -> Sampler:
 
 def describe(entry: Entry, sampler: Sampler) -> str:
     """`update 3 of worker 0 (samples 40, 12): loss is not finite`."""
-    samples = sorted(sampler.indices(entry.worker, entry.seq).tolist())
-    return f"update {entry.seq} of worker {entry.worker} ({_samples(samples)}): {entry.reason}"
+    return f"{describe_update(entry.worker, entry.seq, sampler)}: {entry.reason}"
+
+
+def describe_update(worker: int, seq: int, sampler: Sampler) -> str:
+    """`update 3 of worker 0 (samples 40, 12)`."""
+    return f"update {seq} of worker {worker} ({_samples(sorted(sampler.indices(worker, seq).tolist()))})"
 
 
 def summarise(entries: Sequence[Entry], settings: Settings) -> str:

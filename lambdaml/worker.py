@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambdaml import keys
-from lambdaml.errors import LeaseLost
+from lambdaml.errors import JobFailed, LeaseLost
 from lambdaml.records import Update
+from lambdaml.rejections import describe_update, sampler_of
 
 if TYPE_CHECKING:
     from lambdaml.function import Function
@@ -57,7 +58,11 @@ async def work(function: Function, worker: int) -> None:
 def _compute(
     function: Function, worker: int, seq: int, started: float, upload_s: float | None
 ) -> tuple[Update, bytes, tuple[str, ...]]:
-    gradient = function.replica.gradient(worker, seq)
+    try:
+        gradient = function.replica.gradient(worker, seq)
+    except JobFailed as error:
+        where = describe_update(worker, seq, sampler_of(function.settings))
+        raise error.while_doing(where) from error.__cause__
     version, digest = function.newest or (-1, None)
     update = Update(
         worker=worker,

@@ -106,12 +106,16 @@ def _drain(crew: Crew, running: dict[str, int], emit: Emit) -> None:
 def error_event(name: str, error: Exception) -> Event:
     """What a function says when it gives up."""
     message = str(error) if isinstance(error, LambdaMLError) else f"{type(error).__name__}: {error}"
-    return {"event": "error", "function": name, "type": type(error).__name__, "message": message[:2000]}
+    kind, notes = type(error).__name__, list(getattr(error, "__notes__", ()))
+    return {"event": "error", "function": name, "type": kind, "message": message[:2000], "notes": notes}
 
 
 def _revive(event: Mapping[str, Any]) -> LambdaMLError:
     kind = getattr(errors, event["type"], RunFailed)
-    return kind(event["message"]) if issubclass(kind, LambdaMLError) else RunFailed(event["message"])
+    error = kind(event["message"]) if issubclass(kind, LambdaMLError) else RunFailed(event["message"])
+    for note in event.get("notes", ()):
+        error.add_note(note)
+    return error
 
 
 def _why(event: Event, times: int) -> str:

@@ -1,0 +1,90 @@
+"""A job that raises in a worker: who computed what from which samples, and which lines of the job led there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lambdaml.engines import forkserver
+from lambdaml.engines.supervise import _revive, error_event
+from lambdaml.errors import JobFailed
+from tests.cli.conftest import Cli
+
+JOB = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from lambdaml import Job
+
+
+class Points(Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return torch.ones(4), torch.tensor(float(index))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 1)
+
+    def forward(self, x, y):
+        check(y)
+        return self.out(x)
+
+
+def check(y):
+    if 13.0 in y:
+        raise ValueError("an unlucky\\nnumber")
+
+
+class Case(Job):
+    batch_size = 4
+    def model(self): return Net()
+    def dataset(self): return Points()
+    def optimizer(self, model): return torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def loss(self, model, batch):
+        return model(*batch).mean()
+"""
+
+
+def test_a_crash_in_a_worker_names_update_worker_and_samples_and_shows_the_jobs_own_lines(cli: Cli) -> None:
+    Path("job.py").write_text(JOB)
+    ended = cli("train", "job.py:Case", "--engine", "inline", "--workers", 2, "--epochs", 2, "--store", "here")
+    assert ended.code == 1
+    first, *lines = ended.err.splitlines()
+    assert first.startswith("error: update ")
+    update, _, rest = first.removeprefix("error: update ").partition(" of worker ")
+    worker, _, rest = rest.partition(" (samples ")
+    samples, _, rest = rest.partition("): ")
+    assert update.isdigit() and worker in ("0", "1") and 13 in map(int, samples.split(", "))
+    assert rest.startswith("Case.loss raised ValueError: an unlucky number (")
+    numbers = {text.strip(): number for number, text in enumerate(JOB.splitlines(), 1)}
+    trail = (
+        ("loss", "return model(*batch).mean()"),
+        ("forward", "check(y)"),
+        ("check", 'raise ValueError("an unlucky\\nnumber")'),
+    )
+    assert lines == [f"  job.py:{numbers[text]} in {function}: {text}" for function, text in trail]
+
+
+def test_the_whole_traceback_is_there_if_it_is_asked_for(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("job.py").write_text(JOB)
+    monkeypatch.setenv("LAMBDAML_TRACEBACK", "1")
+    ended = cli("train", "job.py:Case", "--engine", "inline", "--workers", 2, "--epochs", 2, "--store", "here")
+    assert "Traceback (most recent call last)" in ended.err and "_call_impl" in ended.err
+
+
+def test_the_jobs_lines_come_through_from_other_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    failed = JobFailed("loss raised ValueError: no (job.py:3)")
+    failed.add_note("job.py:3 in loss: raise ValueError('no')")
+    forkserver._say(1, error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))
+    revived = _revive(json.loads(capfd.readouterr().out))
+    assert isinstance(revived, JobFailed)
+    assert str(revived) == "update 3 of worker 1 (sample 7): loss raised ValueError: no (job.py:3)"
+    assert revived.__notes__ == ["job.py:3 in loss: raise ValueError('no')"]
