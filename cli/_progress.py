@@ -5,7 +5,9 @@ On a terminal the picture stands at the bottom and news scroll by above it; else
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import threading
 import time
 from collections import deque
@@ -120,11 +122,11 @@ class Picture:
     def _take_commit(self, event: Event, now: float) -> str | None:
         self.version, self.done = event["version"], event["progress"]
         self.waiting.clear()
-        if event["loss"] is not None:
-            self.losses.append(event["loss"])
+        if event["training_loss"] is not None:
+            self.losses.append(event["training_loss"])
         self.staleness.extend(event.get("staleness", ()))
         self.pace.append((now, self.done, self.version))
-        while now - self.pace[0][0] > RATE_OVER_S and len(self.pace) > 2:
+        while self.pace[0] is not self._since(now):
             self.pace.popleft()
         rejected = event.get("rejected")
         return f"version {self.version}: rejected {'; '.join(rejected)}" if rejected else None
@@ -134,39 +136,47 @@ class Picture:
         target: str | None = self.settings.get("target")
         return target
 
-    def left_s(self) -> float | None:
-        """Seconds that are left at the recent pace; None where only the target knows."""
+    def _since(self, now: float) -> tuple[float, int, int]:
+        """Where the recent past begins: with the first commit of the last `RATE_OVER_S`, but with two commits at least."""
+        recent = next((moment for moment in self.pace if now - moment[0] <= RATE_OVER_S), self.pace[-1])
+        return recent if recent is not self.pace[-1] else self.pace[max(0, len(self.pace) - 2)]
+
+    def left_s(self, now: float) -> float | None:
+        """Seconds that are left at the pace of the recent past up to `now`; None where only the target knows."""
         if len(self.pace) < 2 or self.target:
             return None
-        (first_at, *first), (last_at, *last) = self.pace[0], self.pace[-1]
+        first, last = self._since(now), self.pace[-1]
         # quorum counts optimizer steps, the others the updates of all workers
-        counted = 1 if self.settings["schedule"].startswith("quorum") else 0
-        total = self.settings["steps"] * (1 if counted else self.settings["workers"])
+        counted = 2 if self.settings["schedule"].startswith("quorum") else 1
+        total = self.settings["steps"] * (1 if counted == 2 else self.settings["workers"])
         moved = last[counted] - first[counted]
-        return max(0, total - last[counted]) * (last_at - first_at) / moved if moved else None
+        return max(0, total - last[counted]) * (now - first[0]) / moved if moved else None
 
-    def updates_per_s(self) -> float | None:
-        """Recent updates per second."""
-        if len(self.pace) < 2 or self.pace[-1][0] == self.pace[0][0]:
+    def updates_per_s(self, now: float) -> float | None:
+        """Updates per second in the recent past up to `now`, so that less and less is said while nothing happens."""
+        if len(self.pace) < 2 or now == self._since(now)[0]:
             return None
-        return (self.pace[-1][1] - self.pace[0][1]) / (self.pace[-1][0] - self.pace[0][0])
+        first = self._since(now)
+        return (self.pace[-1][1] - first[1]) / (now - first[0])
 
-    def facts(self) -> list[str]:
-        """All that is known by now, in a few words each."""
+    def facts(self, now: float) -> list[str]:
+        """All that is known at `now`, in a few words each."""
         facts = [f"version {self.version}"]
         if self.losses:
-            facts.append(f"loss {statistics.fmean(self.losses):.4g}")
+            facts.append(f"training loss {statistics.fmean(self.losses):.4g}")
         if self.metrics:
             facts.append(self.metrics)
-        rate = self.updates_per_s()
+        rate = self.updates_per_s(now)
         if rate is not None:
             facts.append(f"{rate:.3g} updates/s")
+        if self.pace and now - self.pace[-1][0] > RATE_OVER_S:
+            facts.append(f"last commit {_format.duration(now - self.pace[-1][0])} ago")
         if self.staleness:
             from lambdaml.run import Staleness
 
             recent = Staleness.of(list(self.staleness))
             facts.append(f"staleness p50 {recent.p50:.0f} p95 {recent.p95:.0f}")
-        left_s = self.left_s()
+        left_s = self.left_s(now)
         if left_s is not None:
             facts.append(f"{_format.duration(left_s)} left")
         if self.target:
@@ -206,6 +216,7 @@ class Progress:
 
             self._live = Live(self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
             self._live.start()
+            sys.breakpointhook = self._debug
         return self
 
     def __exit__(
@@ -216,7 +227,17 @@ class Progress:
     def close(self) -> None:
         """Show no more."""
         if self._live is not None:
+            sys.breakpointhook = sys.__breakpointhook__
             self._live.stop()
+
+    def _debug(self, *args: Any, **options: Any) -> Any:
+        """A `breakpoint()` of the job: the terminal is the debugger's from now on."""
+        self.close()
+        if "PYTHONBREAKPOINT" in os.environ:
+            return sys.__breakpointhook__(*args, **options)  # noqa: T100
+        from pdb import Pdb
+
+        return Pdb(nosigint=True).set_trace(sys._getframe(1))
 
     def take(self, event: Event) -> None:
         """Show an event.
@@ -231,7 +252,7 @@ class Progress:
             if facts_due and not news:
                 self._line_at = now
         if not news and facts_due:
-            news = ", ".join(self._now().facts())
+            news = ", ".join(self._now().facts(now))
         if news:
             self.say(news)
         if self._stopping and not self._stopped and threading.current_thread() is threading.main_thread():
@@ -266,8 +287,9 @@ class Progress:
         from rich.text import Text
 
         picture = self._now()
-        facts = picture.facts() if picture.version else ["starting"]
-        waits = picture.waits(time.monotonic())
+        now = time.monotonic()
+        facts = picture.facts(now) if picture.version else ["starting"]
+        waits = picture.waits(now)
         yield Text(" · ".join(["stopping"] if self._stopping else facts), style="bold")
         if waits:
             yield Text(f"waiting for {waits}", style="yellow")

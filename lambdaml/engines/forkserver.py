@@ -68,6 +68,7 @@ def main() -> None:
 
     events = os.dup(1)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a job prints is seen when it does
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -144,6 +145,8 @@ def _function(command: dict[str, Any], events: int, ledger: Ledger) -> int:
         told = True
 
     signal.signal(signal.SIGTERM, leave)
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = _no_terminal
     name = os.environ[FUNCTION] = command["name"]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
@@ -164,6 +167,13 @@ def _function(command: dict[str, Any], events: int, ledger: Ledger) -> int:
             traceback.print_exc()
         return FAILED
     return DONE if outcome == "done" else LEFT
+
+
+def _no_terminal(*_: Any, **__: Any) -> None:
+    """A `breakpoint()` of the job."""
+    from lambdaml.errors import JobError
+
+    raise JobError("breakpoint() needs a terminal, which functions do not have: add --engine inline --functions 1")
 
 
 def _say(events: int, event: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The picture that events make of a run, and how it is shown."""
 
 import io
+import sys
 from threading import Thread
 from typing import Any, ClassVar
 
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from lambdaml.cli._format import duration, shown, size
 from lambdaml.cli._progress import Picture, Progress
+from lambdaml.engines.forkserver import _no_terminal
+from lambdaml.errors import JobError
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -16,7 +19,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def commit(version: int, progress: int, **more: Any) -> dict[str, Any]:
-    return {"event": "commit", "version": version, "progress": progress, "loss": 0.5, "staleness": [1], **more}
+    return {"event": "commit", "version": version, "progress": progress, "training_loss": 0.5, "staleness": [1], **more}
 
 
 def picture(**changes: Any) -> Picture:
@@ -29,9 +32,46 @@ def test_rate_and_time_left_come_from_the_recent_pace() -> None:
     made = picture()
     for second in range(31):
         made.take(commit(10 * second, 10 * second), float(second))
-    assert made.updates_per_s() == pytest.approx(10)
-    assert made.left_s() == pytest.approx(10)
-    assert made.facts() == ["version 300", "loss 0.5", "10 updates/s", "staleness p50 1 p95 1", "10 s left"]
+    assert made.updates_per_s(30.0) == pytest.approx(10)
+    assert made.left_s(30.0) == pytest.approx(10)
+    assert made.facts(30.0) == [
+        "version 300",
+        "training loss 0.5",
+        "10 updates/s",
+        "staleness p50 1 p95 1",
+        "10 s left",
+    ]
+
+
+def test_rate_and_time_left_age_while_nothing_happens() -> None:
+    made = picture()
+    for tick in range(101):
+        made.take(commit(tick, tick), tick / 100)
+    assert made.updates_per_s(1.0) == pytest.approx(100)
+    rates = [made.updates_per_s(float(now)) or 0 for now in (1, 2, 5, 10)]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(10)
+    facts = made.facts(41.0)
+    assert facts[2:4] == ["0.025 updates/s", "last commit 40 s ago"]
+    assert facts[-1] == "3 h 20 min left"  # 300 updates, as slow as the last one
+    made.take(commit(101, 101), 41.0)
+    assert made.updates_per_s(41.0) == pytest.approx(1 / 40)
+    assert "last commit" not in " ".join(made.facts(41.0))
+
+
+def test_slow_commits_have_a_rate_too() -> None:
+    made = picture()
+    for number in range(4):
+        made.take(commit(number, 4 * number), 30.0 * number)
+    assert made.updates_per_s(90.0) == pytest.approx(4 / 30)
+    assert made.left_s(90.0) == pytest.approx((400 - 12) * 30 / 4)
+
+
+def test_a_metric_named_loss_is_not_the_training_loss() -> None:
+    made = picture()
+    made.take(commit(7, 7), 1.0)
+    news = made.take({"event": "metrics", "version": 7, "metrics": {"accuracy": 0.75, "loss": 0.9}}, 1.0)
+    assert news == "version 7: accuracy 0.75, evaluation loss 0.9"
+    assert made.facts(1.0)[1:3] == ["training loss 0.5", "accuracy 0.75, evaluation loss 0.9 at version 7"]
 
 
 def test_time_left_counts_steps_with_quorum_and_is_unknown_with_a_target() -> None:
@@ -39,9 +79,9 @@ def test_time_left_counts_steps_with_quorum_and_is_unknown_with_a_target() -> No
     for made in (quorum, target):
         made.take(commit(1, 4), 0.0)
         made.take(commit(51, 204), 10.0)
-    assert quorum.left_s() == pytest.approx(49 / 5)
-    assert target.left_s() is None
-    assert target.facts()[-1] == "until accuracy>=0.95"
+    assert quorum.left_s(10.0) == pytest.approx(49 / 5)
+    assert target.left_s(10.0) is None
+    assert target.facts(10.0)[-1] == "until accuracy>=0.95"
 
 
 def test_a_wait_is_shown_until_the_next_commit() -> None:
@@ -80,8 +120,34 @@ def test_off_a_terminal_lines_are_few_and_plain() -> None:
         progress.take({"event": "metrics", "version": 50, "metrics": {"accuracy": 0.75}})
     first, second, third = out.getvalue().splitlines()
     assert first == "runs/x-1: asp, 4 workers on 2 functions, 100 steps"
-    assert second == "version 1, loss 0.5, staleness p50 1 p95 1"
+    assert second == "version 1, training loss 0.5, staleness p50 1 p95 1"
     assert third == "version 50: accuracy 0.75"
+
+
+def test_a_breakpoint_of_the_job_has_the_terminal_to_itself_and_stops_in_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+    monkeypatch.setattr("pdb.Pdb.set_trace", lambda self, frame: stopped.append(frame.f_code.co_name))
+    monkeypatch.setattr(sys, "breakpointhook", sys.breakpointhook)
+    out = io.StringIO()
+
+    def loss() -> None:
+        breakpoint()  # noqa: T100
+        print("still drawing?", file=sys.stdout)
+
+    with Progress(Console(file=out, force_terminal=True), "x") as progress:
+        drawing = sys.stdout
+        loss()
+        assert sys.stdout is not drawing  # the display no longer catches what is printed
+        progress.take(commit(1, 1))
+    assert stopped == ["loss"]
+
+
+def test_a_breakpoint_in_a_function_says_what_to_do() -> None:
+    with pytest.raises(JobError, match="--engine inline"):
+        _no_terminal()
 
 
 class AskingConsole(Console):
@@ -132,7 +198,7 @@ def test_a_terminal_shows_the_picture_without_colour_if_so_wished(
         progress.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
         progress.take(commit(5, 5))
         progress.take({"event": "waiting", "worker": 1, "seconds": 11.0})
-    assert "version 5 · loss 0.5" in out.getvalue()
+    assert "version 5 · training loss 0.5" in out.getvalue()
     yellow = "\x1b[33m"
     assert (yellow in out.getvalue()) is not no_color
 
