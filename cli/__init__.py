@@ -13,6 +13,7 @@ __all__ = ["main"]
 def main() -> None:
     """Be the `lambdaml` command, reproducible unless a verb or its run is not: set before NumPy or torch are loaded."""
     from lambdaml.cli._interrupt import NOTHING_DONE, at_once, from_now_on
+    from lambdaml.cli._stdout import keep_for_results
 
     code = 1
 
@@ -23,6 +24,8 @@ def main() -> None:
         os._exit(code)
 
     atexit.register(leave)  # first, so that it is the last to be called
+    if any(word.partition("=")[0] in ("--json", "--csv") for word in sys.argv):
+        keep_for_results()
     from_now_on("stopped")
     with at_once(NOTHING_DONE):
         from lambdaml import numerics

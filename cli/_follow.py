@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +90,12 @@ def _kept(store: Store) -> Run | None:
     from lambdaml import keys
     from lambdaml.asked import free_place
 
-    place = open_store(free_place(run.settings.job.spec))
-    # Functions that were not waited for may write on. A snapshot is as new as the log that was written before it.
-    copy(store, place, keys.SNAPSHOTS)
-    copy(store, place)
-    return Run(place)
+    with free_place(run.settings.job.spec) as url:
+        place = open_store(url)
+        # Functions that were not waited for may write on. A snapshot is as new as the log that was written before it.
+        copy(store, place, keys.SNAPSHOTS)
+        copy(store, place)
+        return Run(place)
 
 
 def _stopped(run: Run | None) -> str:
@@ -125,9 +127,9 @@ def _demand_success(result: TrainResult, run: Run) -> None:
 
     target = run.settings.target
     if result.stop == "replanned" and not met(result, target):
-        place = _format.shown(f"{run.url}@{result.version}")
+        job, place = run.settings.job.spec, _format.shown(f"{run.url}@{result.version}")
         raise RunFailed(
-            f"the run ended to be planned anew; go on with: lambdaml train {run.settings.job.spec} --from {place}"
+            f"the run ended to be planned anew; go on with: lambdaml train {shlex.quote(job)} --from {place}"
         )
     if result.stop not in ("steps", "target", "replanned"):
         raise RunFailed(f"the run was {_ENDS.get(result.stop, result.stop)}")

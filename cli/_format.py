@@ -6,12 +6,23 @@ import json
 import math
 import os
 import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from lambdaml.cli._stdout import results
 
 if TYPE_CHECKING:
     from lambdaml.run import Staleness
+
+
+_NARROW = 16
+"""Columns that words need at least."""
+
+_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def size(size_bytes: float) -> str:
@@ -40,8 +51,9 @@ def usd(value: float) -> str:
 
 
 def metrics(values: Mapping[str, float]) -> str:
-    """`accuracy 0.9667, loss 0.127`"""
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "no metrics"
+    """`accuracy 0.9667, evaluation loss 0.127`: a metric that is named like the training loss is told apart from it."""
+    named = {"evaluation loss" if name == "loss" else name: value for name, value in values.items()}
+    return ", ".join(f"{name} {value:.4g}" for name, value in named.items()) or "no metrics"
 
 
 def counts(values: Mapping[str, int]) -> str:
@@ -56,11 +68,44 @@ def staleness(values: Staleness) -> str:
 
 def shown(url: str) -> str:
     """A run's URL as one would type it here, quoted for the shell: paths below the working folder are relative."""
-    path = url.removeprefix("file://")
-    if path != url and "?" not in url:
+    path = unquote(url.removeprefix("file://"))
+    if url.startswith("file://") and "?" not in url + path:  # in a path it would begin parameters
         relative = os.path.relpath(path)
         url = path if relative.startswith("..") else relative
+        if url.startswith(("-", "~")):
+            url = f"./{url}"
     return shlex.quote(url)
+
+
+def columns() -> int:
+    """How wide output may be: as the terminal is, and 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def print_text(text: str, indent: str = "", first: str | None = None) -> None:
+    """Sentences, broken between words.
+
+    Args:
+        indent: before each line.
+        first: before the first one, instead.
+    """
+    for line in _wrapped(text, columns() - len(indent)):
+        print(f"{indent if first is None else first}{line}".rstrip())
+        first = None
+
+
+def print_command(command: str, indent: str = "  ") -> None:
+    """A command for a shell, over as many lines as it takes."""
+    pieces: list[str] = []  # words, and options with their values
+    for word in map(shlex.quote, shlex.split(command)):
+        if pieces and pieces[-1].startswith("--") and "\0" not in pieces[-1] and not word.startswith("--"):
+            pieces[-1] += "\0" + word.replace(" ", "\0")
+        else:
+            pieces.append(word.replace(" ", "\0"))
+    lines = textwrap.wrap(" ".join(pieces), columns() - len(indent) - 4, **_WHOLE)
+    print(
+        " \\\n".join(f"{indent}{'  ' if number else ''}{line}" for number, line in enumerate(lines)).replace("\0", " ")
+    )
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
@@ -68,29 +113,75 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     rows = list(pairs)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:{width}}  {value}")
+        if value.startswith("lambdaml "):  # to be pasted
+            print(f"{name:{width}}  {value}")
+        else:
+            print_text(value, " " * (width + 2), f"{name:{width}}  ")
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()) -> None:
-    """Rows in columns as wide as they need, so that output is the same on a terminal and in a file.
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = (), keys: int = 1
+) -> None:
+    """Rows in columns as wide as they need. Where that is too wide, the widest column of words is broken between them,
+    or if that is not enough, the columns are dealt out to several tables.
 
     Args:
         left: headings of columns that are aligned to the left; the others are numbers.
+        keys: how many columns name the row, and stand in each of the tables.
     """
-    lines = [headings, *rows]
+    lines = [list(headings), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    every, words = range(len(headings)), [column for column, heading in enumerate(headings) if heading in left]
+    whole = _narrowed(widths, every, words)
+    for number, block in enumerate([every] if whole is not None else _blocks(widths, keys)):
+        if number:
+            print()
+        _print_columns(lines, block, whole or _narrowed(widths, block, words) or widths, left)
+
+
+def _narrowed(widths: Sequence[int], block: Sequence[int], words: Sequence[int]) -> Sequence[int] | None:
+    """The widths with which these columns fit, where the widest one of words may be narrower; None if they cannot."""
+    excess = sum(widths[column] for column in block) + 2 * (len(block) - 1) - columns()
+    if excess <= 0:
+        return widths
+    widest = max((column for column in block if column in words), key=widths.__getitem__, default=None)
+    if widest is None or widths[widest] - excess < _NARROW:
+        return None
+    return [width - excess if column == widest else width for column, width in enumerate(widths)]
+
+
+def _blocks(widths: Sequence[int], keys: int) -> Iterator[Sequence[int]]:
+    """The columns of each table."""
+    block = list(range(keys))
+    for column in range(keys, len(widths)):
+        if len(block) > keys and sum(widths[c] + 2 for c in block) + widths[column] > columns():
+            yield block
+            block = list(range(keys))
+        block.append(column)
+    yield block
+
+
+def _print_columns(
+    lines: Sequence[Sequence[str]], block: Sequence[int], widths: Sequence[int], left: Sequence[str]
+) -> None:
     for line in lines:
-        cells = (
-            f"{cell:{width}}" if heading in left else f"{cell:>{width}}"
-            for heading, cell, width in zip(headings, line, widths)
-        )
-        print("  ".join(cells).rstrip())
+        cells = [_wrapped(line[column], widths[column]) for column in block]
+        for parts in zip_longest(*cells, fillvalue=""):
+            aligned = (
+                f"{part:{widths[column]}}" if lines[0][column] in left else f"{part:>{widths[column]}}"
+                for column, part in zip(block, parts, strict=True)
+            )
+            print("  ".join(aligned).rstrip())
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words; one at least."""
+    return textwrap.wrap(text, max(width, _NARROW), **_WHOLE) if len(text) > width else [text]
 
 
 def print_json(value: Any) -> None:
     """Strict JSON on stdout: what is not a finite number becomes null."""
-    json.dump(_finite(value), sys.stdout, indent=2, allow_nan=False)
-    print()
+    print(json.dumps(_finite(value), indent=2, allow_nan=False), file=results(), flush=True)
 
 
 def _finite(value: Any) -> Any:

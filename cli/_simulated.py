@@ -20,16 +20,16 @@ def print_result(schedule: str, result: SimulationResult, bill: Bill, asked: Map
         asked: the options it was given.
         origin: of what its computations take and weigh: `assumed`, `measured` or `given`.
     """
-    print(f"{schedule}, {_setting(asked)}")
+    _format.print_text(f"{schedule}, {_setting(asked)}")
     _format.print_pairs(_summary(result, bill, origin))
 
 
 def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Mapping[str, Any], origin: str) -> None:
     """Several, one line each."""
-    print(_setting(asked))
-    print(f"{origin}: {costs(results[0][1].costs)}")
+    _format.print_text(_setting(asked))
+    _format.print_text(f"{origin}: {costs(results[0][1].costs)}")
     print()
-    headings = ["schedule", "time", "USD", "stale mean", "p95", "applied", "commits", "requests", "busy"]
+    headings = ["schedule", "time", "USD", "stale", "p95", "applied", "commits", "requests", "busy"]
     _format.print_table(headings, [_row(*one) for one in results], left=["schedule"])
 
 

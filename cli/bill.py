@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lambdaml.cli import _format, _options
+from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,10 +77,11 @@ def _write_csv(target: str, found: RunBill) -> None:
         for item in items
     ]
     try:
-        with nullcontext(sys.stdout) if target == "-" else open(target, "w", newline="", encoding="utf-8") as file:
+        with nullcontext(results()) if target == "-" else open(target, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+            file.flush()
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
 
@@ -102,10 +103,11 @@ def _print(found: RunBill) -> None:
         _format.print_table(headings, map(_worker, _shown(found.workers)))
         print()
         _commits(found)
+    print()
     for line in found.bill.lines:
-        print(f"price   {line.price.id}: {line.price.origin}")
+        _format.print_text(f"{line.price.id}: {line.price.origin}", " " * 8, "price   ")
     for note in found.notes:
-        print(f"note    {note}")
+        _format.print_text(note, " " * 8, "note    ")
 
 
 def _facts(found: RunBill) -> Iterator[tuple[str, str]]:
@@ -154,8 +156,9 @@ def _commits(found: RunBill) -> None:
         dearest = max(own, key=lambda item: item.usd)
         mean = sum(item.usd for item in own) / len(own)
         most = f"at most {_usd(dearest.usd)} (commit {dearest.name})"
-        print(
-            f"commits {len(own):,}, each USD {_usd(mean)} on average, {most}; the run beside them {_usd(found.commits[-1].usd)}"
+        beside = _usd(found.commits[-1].usd)
+        _format.print_text(
+            f"commits {len(own):,}, each USD {_usd(mean)} on average, {most}; the run beside them {beside}"
         )
 
 

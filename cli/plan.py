@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from lambdaml.cli._caps import seconds
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
+from lambdaml.cli._stdout import results
 from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
@@ -196,16 +196,25 @@ def _profile(job: str | None, file: Path | None, args: list[str] | None, target:
 
 def _print(found: Plan, how: HowTo, everything: bool) -> None:
     shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
-    headings = ["", "schedule", "workers", "functions", "batch", "codec", "platform", "store"]
+    headings = ["", "place", "schedule", "workers", "functions", "batch", "codec", "platform", "store"]
     headings += ["steps", "staleness", "time", "9 of 10", "cost", "9 of 10", "requests"]
-    rows = [[_mark(found, place), *_cells(outlook)] for place, outlook in shown]
-    _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"])
-    print(f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s")
-    print(f"\n{found.reason[0].upper()}{found.reason[1:]}.")
+    rows = [[_mark(found, place), f"{place + 1}", *_cells(outlook)] for place, outlook in shown]
+    _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"], keys=2)
+    for place, outlook in shown:
+        if outlook.obstacle:
+            _format.print_text(f"{place + 1}: {outlook.obstacle}", "  ")
+    print(
+        f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s\n"
+    )
+    _format.print_text(f"{found.reason[0].upper()}{found.reason[1:]}.")
     for sentence in found.near_misses:
-        print(f"  {sentence}")
-    for line in how.lines():
-        print(f"\n{line}")
+        _format.print_text(sentence, "  ")
+    if how.command is not None:
+        print("\nTo run it:")
+        _format.print_command(how.command)
+    for remark in how.remarks:
+        print()
+        _format.print_text(f"{remark[0].upper()}{remark[1:]}.")
     marks = {mark: sum(a.mark == mark for a in found.assumptions) for mark in ("measured", "given", "assumed")}
     print("\nRests on " + ", ".join(f"{count} {mark}" for mark, count in marks.items() if count) + " numbers:")
     rows = [[a.what, f"{a.value} {a.unit}".strip(), a.mark] for a in found.assumptions]
@@ -227,7 +236,7 @@ def _cells(outlook: Outlook) -> list[str]:
     chosen += [candidate.codec]
     chosen += [candidate.platform, candidate.channel]
     if outlook.obstacle:
-        return [*chosen, "", f"{outlook.staleness:.1f}", outlook.obstacle, "", "", "", ""]
+        return [*chosen, "", f"{outlook.staleness:.1f}", "never", "", "", "", ""]
     return [
         *chosen,
         f"{outlook.steps:,}",
@@ -245,9 +254,10 @@ def _print_csv(found: Plan) -> None:
     for place, outlook in enumerate(found.candidates):
         row = {key: value for key, value in outlook.to_dict().items() if key != "parts_usd"}
         rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row})
-    writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(results(), rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    results().flush()
 
 
 def parse_range(text: str) -> tuple[int, int]:

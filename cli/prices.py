@@ -56,7 +56,8 @@ def prices(file: File = None, refresh: Refresh = False, as_json: _options.Json =
     _format.print_table(
         ["price", "USD", "a", "date", "how", "source"], rows, left=["price", "a", "date", "how", "source"]
     )
-    print(f"\nyour own prices: {own}{'' if own.is_file() else ' (there is none)'}")
+    print()
+    _format.print_text(f"your own prices: {own}{'' if own.is_file() else ' (there is none)'}")
     return 0
 
 

@@ -16,8 +16,10 @@ _OPENING = """\
 
 Made by `python -m lambdaml.cli.reference > docs/cli.md`; a test checks that it is up to date.
 
-Results go to stdout, errors to stderr as one line. With `--json`, stdout holds JSON and nothing else, and progress
-goes to stderr. `NO_COLOR` switches colours off; `LAMBDAML_TRACEBACK=1` adds the traceback to an error.
+Results go to stdout, errors to stderr as one line, followed by the lines of the job if it was the job's. With `--json` or
+`--csv`, stdout holds JSON or CSV and nothing else, whatever a job prints, and progress goes to stderr. Tables are as wide
+as the terminal at most, and 80 columns wide where there is none. `NO_COLOR` switches colours off; `LAMBDAML_TRACEBACK=1`
+adds the traceback to an error.
 
 A run is named by its URL or path. `moto://` and `memory://` stores end with the command, so `train` copies their runs
 to the next free `./runs/<job>-<n>`, also when it fails or is interrupted; with `--json` that place is `run`, and

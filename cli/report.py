@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lambdaml.cli import _format, _options
+
+if TYPE_CHECKING:
+    from lambdaml.cost.report import Comparison
+
+_TIMES = ("time", "time of a step")
 
 
 def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
@@ -20,13 +27,27 @@ def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.
             row.what,
             f"{row.planned:,.4g} {row.unit}".strip(),
             f"{row.actual:,.4g} {row.unit}".strip(),
-            "" if row.error is None else f"{row.error:+.0%}",
+            _than_planned(row),
         ]
         for row in found.comparisons
     ]
-    _format.print_table(["", "planned", "actual", "off"], rows, left=[""])
-    print(f"\nplanned: {found.reason}")
-    print(f"billed as {found.bill.platform} on {found.bill.channel}: {_format.usd(found.bill.bill.usd)}")
+    _format.print_table(["", "planned", "actual", "than planned"], rows, left=["", "than planned"])
+    print()
+    _format.print_text(f"planned: {found.reason}")
+    billed = f"billed as {found.bill.platform} on {found.bill.channel}"
+    _format.print_text(f"{billed}: {_format.usd(found.bill.bill.usd)}")
     for note in found.bill.notes:
-        print(f"  {note}")
+        _format.print_text(note, "  ")
     return 0
+
+
+def _than_planned(row: Comparison) -> str:
+    """`1.2x slower`, `1.3x less`: which side is larger, in words."""
+    if row.planned == row.actual:
+        return "the same"
+    if not row.planned or not row.actual:
+        return "more" if row.actual > row.planned else "less"
+    more, less = ("slower", "faster") if row.what in _TIMES else ("more", "less")
+    ratio = row.actual / row.planned
+    shown = f"{max(ratio, 1 / ratio):.2f}"
+    return "about the same" if shown == "1.00" else f"{shown}x {more if ratio > 1 else less}"

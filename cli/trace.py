@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import statistics
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lambdaml.cli import _format, _options
+from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PHASES = ("download", "compute", "encode", "upload", "wait", "apply")
 
-_SHOWN = 20
+_SHOWN = 10
 
 Row = dict[str, Any]
 
@@ -51,7 +51,8 @@ def trace(run: _options.Run, to_csv: Csv = None, to_parquet: Parquet = None, as_
 
 def _write_csv(target: str, rows: list[Row]) -> None:
     if target == "-":
-        _csv_to(sys.stdout, rows)
+        _csv_to(results(), rows)
+        results().flush()
         return
     try:
         with open(target, "w", newline="", encoding="utf-8") as file:
@@ -75,11 +76,13 @@ def _print(trace: Trace) -> None:
         return
     headings = ["version", "worker", "seq", "base", "stale", "weight", "fate", "loss", "samples"]
     shown = [[*_facts(row), *(_ms(row[f"{phase}_s"]) for phase in PHASES)] for row in rows[-_SHOWN:]]
-    _format.print_table([*headings, *(f"{phase} ms" for phase in PHASES)], shown, left=["fate"])
+    _format.print_table([*headings, *PHASES], shown, left=["fate"], keys=3)
+    print()
     fates = Counter(row["fate"] for row in rows)
-    print(f"{len(rows)} updates ({_format.counts(fates)}); staleness {_format.staleness(trace.staleness)}")
+    staleness = _format.staleness(trace.staleness)
+    _format.print_text(f"{len(rows)} updates ({_format.counts(fates)}); staleness {staleness}")
     means = {phase: _mean_ms([row[f"{phase}_s"] for row in rows]) for phase in PHASES}
-    print("mean ms: " + ", ".join(f"{phase} {mean}" for phase, mean in means.items()))
+    _format.print_text("phases in ms, on average: " + ", ".join(f"{phase} {mean}" for phase, mean in means.items()))
 
 
 def _facts(row: Row) -> list[str]:

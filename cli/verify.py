@@ -47,15 +47,15 @@ def _progress() -> Callable[[int, int], None]:
 
 def _print(report: Report) -> None:
     result = ", the result" if report.model else ""
-    print(
+    _format.print_text(
         f"checked {report.commits:,} commits up to version {report.version:,}, {report.updates:,} updates with a fate "
         f"and {report.pending:,} without, {report.digests:,} digests, {report.snapshots:,} snapshots{result}"
     )
     if report.first:
         print(f"what was before version {report.first:,} is deleted: checked from there on")
     for fault in report.faults:
-        print(f"fault: {fault}")
+        _format.print_text(f"fault: {fault}")
     if report.unproven:
-        print(f"unproven: {report.unproven}")
+        _format.print_text(f"unproven: {report.unproven}")
     if report.faults or not report.unproven:
         print(f"{len(report.faults)} faults" if report.faults else "OK")

@@ -16,7 +16,6 @@ import stat
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
-from pathlib import Path
 
 from lambdaml.storage.backend import LOCAL_PAGE, SMALL_BYTES, Backend, Page, check_key, check_prefix, flat
 from lambdaml.storage.errors import StoreError, StoreFull
@@ -47,7 +46,7 @@ class DirectoryStore(Backend):
     near = True
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = os.path.abspath(Path(root).expanduser())
+        self.root = os.path.abspath(os.path.expanduser(root))
         self.url = "file://" + urllib.parse.quote(self.root)
         self._base = self.root.rstrip("/") + "/"
         self._token = secrets.token_hex(4)

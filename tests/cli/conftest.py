@@ -15,7 +15,7 @@ import pytest
 from lambdaml.cli._app import run
 
 DIGITS = f"{Path(__file__).resolve().parents[2] / 'examples' / 'digits.py'}:Digits"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """The command in this process, with a fresh working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LAMBDAML_TRACEBACK", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LAMBDAML_PRICES", str(tmp_path / "no-prices.toml"))
 
     def call(*arguments: object) -> Ended:

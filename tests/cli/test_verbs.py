@@ -40,12 +40,19 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 
 
 def test_trace_prints_the_last_updates_and_a_summary(trained: Trained, cli: Cli) -> None:
-    lines = cli("trace", trained.place).out.splitlines()
-    assert lines[0].split()[:7] == "version worker seq base stale weight fate".split()
-    assert len(lines) == 1 + 20 + 2
-    assert lines[-3].split()[0] == "48"
-    assert lines[-2].startswith("48 updates (applied 48); staleness mean ")
-    assert lines[-1].startswith("mean ms: download ")
+    facts, phases, summary = (part.splitlines() for part in cli("trace", trained.place).out.split("\n\n"))
+    assert facts[0].split() == "version worker seq base stale weight fate loss samples".split()
+    assert phases[0].split() == "version worker seq download compute encode upload wait apply".split()
+    assert len(facts) == len(phases) == 1 + 10
+    assert facts[-1].split()[:3] == phases[-1].split()[:3] and facts[-1].split()[0] == "48"
+    assert summary[0].startswith("48 updates (applied 48); staleness mean ")
+    assert "phases in ms, on average: download " in " ".join(summary)
+
+
+def test_trace_is_one_table_where_there_is_room(trained: Trained, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    table, _ = cli("trace", trained.place).out.split("\n\n")
+    assert len(table.splitlines()[0].split()) == 9 + 6
 
 
 def test_trace_as_csv_has_a_row_for_each_update(trained: Trained, cli: Cli) -> None:
