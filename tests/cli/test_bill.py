@@ -6,12 +6,17 @@ import csv
 import io
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Cli, Trained
 
 AS = ("--as", "lambda-arm:1769", "--store-as", "s3-standard")
 
 
-def test_a_run_is_billed_as_if_on_a_platform_and_says_where_prices_are_from(trained: Trained, cli: Cli) -> None:
+def test_a_run_is_billed_as_if_on_a_platform_and_says_where_prices_are_from(
+    trained: Trained, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     ended = cli("bill", trained.place, *AS)
     assert (ended.code, ended.err) == (0, "")
     facts = {line.split("  ")[0]: line for line in ended.out.splitlines()}

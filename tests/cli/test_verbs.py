@@ -41,8 +41,11 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 
 def test_trace_prints_the_last_updates_and_a_summary(trained: Trained, cli: Cli) -> None:
     facts, phases, summary = (part.splitlines() for part in cli("trace", trained.place).out.split("\n\n"))
-    assert facts[0].split() == "version worker seq base stale weight fate loss samples".split()
-    assert phases[0].split() == "version worker seq download compute encode upload wait apply".split()
+    headings = (
+        "version worker seq base stale weight fate loss samples download compute encode upload wait apply".split()
+    )
+    assert phases[0].split()[:3] == headings[:3]
+    assert facts[0].split() + phases[0].split()[3:] == headings
     assert len(facts) == len(phases) == 1 + 10
     assert facts[-1].split()[:3] == phases[-1].split()[:3] and facts[-1].split()[0] == "48"
     assert summary[0].startswith("48 updates (applied 48); staleness mean ")
