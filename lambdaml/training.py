@@ -172,8 +172,7 @@ def train(
         _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
         check(opened)
         begin(opened, run_settings, instance, chosen, new=True)
-        count = functions_for(run_settings.workers, functions)
-        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
+        launch = Launch(opened, run_settings, instance, functions_for(workers, functions), device, lifetime_s)
         return _supervise(launch, chosen, accounts, cap, on_event)
 
 

@@ -16,6 +16,7 @@ import stat
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
+from pathlib import Path
 
 from lambdaml.storage.backend import LOCAL_PAGE, SMALL_BYTES, Backend, Page, check_key, check_prefix, flat
 from lambdaml.storage.errors import StoreError, StoreFull
