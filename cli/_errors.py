@@ -19,7 +19,9 @@ EXIT_CODES = {
     2: "a mistake in what was asked for",
     3: "a wish that no plan can meet",
     70: "a bug of ours",
+    129: "ended by SIGHUP, as when the terminal closes",
     INTERRUPTED: "interrupted",
+    143: "ended by SIGTERM",
 }
 """Exit status -> what it means."""
 

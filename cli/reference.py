@@ -28,7 +28,11 @@ to the next free `./runs/<job>-<n>`, also when it fails or is interrupted; with 
 Ctrl-C ends `train` and `resume` with status 130 within about two seconds, at any moment, and in good order: functions
 publish what they have, and the last line says how to go on. An evaluation is not waited for, and what takes longer than
 1.5 s is given up: functions that compute a long step leave by themselves when they have published it, or are ended after
-10 s. A second Ctrl-C quits at once. Nothing that was committed is lost in either way.
+10 s. A second Ctrl-C quits at once. Nothing that was committed is lost in either way. SIGTERM and SIGHUP (a terminal that
+closes) do the same, with status 143 and 129; under `nohup` the latter is ignored.
+
+A store that cannot be reached is waited for, for up to the run's patience of 10 minutes; one that cannot be reached when
+the command begins is not.
 """
 
 _EXIT_NOTE = """

@@ -111,6 +111,7 @@ def serve(bucket: str) -> None:
     The input is a pipe from the process that wants the server, so it ends when that process does, even by SIGKILL.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     boto3: Any = import_module("boto3")
     from moto.server import ThreadedMotoServer
 
