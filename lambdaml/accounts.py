@@ -34,6 +34,7 @@ class Accounts:
         self._before = self._metered()
         self._name = f"{LAUNCHER}{secrets.token_hex(6)}"
         self._latest: dict[str, Usage] = {}
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="usage")
         self._written: list[Future[None]] = []
@@ -47,7 +48,9 @@ class Accounts:
                 self._latest[usage.function] = usage
         elif event["event"] == "ended" and event["function"] in self._latest:
             with self._lock:
-                usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=True)
+                counted = not event.get("uncounted", False)
+                usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=counted)
+                self._ended.add(usage.function)
                 self._settled = self._settled + usage.reading
             self._written.append(self._writer.submit(self._write, usage))
 
@@ -65,7 +68,7 @@ class Accounts:
         """All requests and bytes by now, in earlier calls too, and of the calling processes."""
         own = self._metered() - self._before
         with self._lock:
-            return self._settled + total(usage for usage in self._latest.values() if not usage.complete) + own
+            return self._settled + total(self._alive()) + own
 
     def begin(self, earlier: list[Usage]) -> None:
         """The run has been used before."""
@@ -80,7 +83,7 @@ class Accounts:
         if self._closed is not None:
             return self._closed
         with self._lock:
-            alive = [usage for usage in self._latest.values() if not usage.complete]
+            alive = self._alive()
         with self._writer:
             self._written += [self._writer.submit(self._write, usage) for usage in alive]
         for future in self._written:
@@ -100,6 +103,9 @@ class Accounts:
         """Write what can be written, after an error."""
         with contextlib.suppress(StoreError):
             self.close()
+
+    def _alive(self) -> list[Usage]:
+        return [usage for usage in self._latest.values() if usage.function not in self._ended]
 
     def _write(self, usage: Usage) -> None:
         self._store.create(keys.usage(usage.function), usage.dump())

@@ -34,7 +34,7 @@ OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 # store or call what a user wrote: that is how a run deadlocks. A client's own constructor calls nobody back.
 CALLED_UNDER_A_LOCK = {
     "cli/_progress.py": {"self._picture.take", "self._picture.copy"},
-    "lambdaml/accounts.py": {"self._latest.values", "replace", "total"},
+    "lambdaml/accounts.py": {"self._latest.values", "self._ended.add", "self._alive", "event.get", "replace", "total"},
     "storage/boto.py": {"self._connect", "_plain_session", "_plain_session().client"},
     "storage/cloud.py": {"self._clients.get", "self._new_client", "self._clients.clear"},
     "storage/draws.py": set(),

@@ -6,6 +6,9 @@ ends, because the engine ended, the server asks its functions to leave and ends 
 
 Each function counts its requests in memory that the server shares with it, so the server knows them also when the
 function was killed between any two instructions.
+
+A function says by its exit status how it ended, with a number that nothing else in its process uses by chance: code that
+calls `os._exit(0)` has not finished the run.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lambdaml.engines.pipe import Voice
 from lambdaml.storage import Ledger, MeterReading, read_ledger
 from lambdaml.storage.ledger import in_flight
 from lambdaml.usage import usage_event
@@ -36,8 +40,8 @@ TELL_S = 0.05
 TELL_ALL_S = 0.4
 """Seconds between accounts of a function that sends no requests."""
 
-_LINE_LIMIT = 4000
-"""Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes never mix."""
+_SAID = 100
+"""Plus the code of a function's end: its exit status."""
 
 
 @dataclass(slots=True)
@@ -63,35 +67,48 @@ class _Child:
 def main() -> None:
     """Serve until standard input ends."""
     _die_with(os.getppid())  # while there are no functions that would have to leave in good order
-    warm_up()
-    _outlive()
-
-    events = os.dup(1)
+    voice = Voice(os.dup(1))
     os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a job prints is seen when it does
+    try:
+        warm_up()
+    except Exception as error:
+        voice.say(_failed_to_start(error))
+        voice.finish()
+        os._exit(1)
+    _outlive()
+
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: dict[int, _Child] = {}
-    _say(events, {"event": "ready"})
+    voice.say({"event": "ready"})
     buffer = b""
     while True:
-        readable, _, _ = select.select([0, wake_read], [], [], TELL_S if children else None)
+        readable, _, _ = select.select([0, wake_read], [], [], TELL_S if children or not voice.free else None)
         if wake_read in readable:
             os.read(wake_read, 4096)
-            _reap(children, events)
+            _reap(children, voice)
+        voice.flush()
         for child in children.values():
-            if child.due():
-                _say(events, child.usage(_peak_bytes(child.pid)))
+            if voice.free and child.due():
+                voice.say(child.usage(_peak_bytes(child.pid)))
         if 0 in readable:
             data = os.read(0, 65536)
             if not data:
                 break
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                _obey(json.loads(line), children, events, (wake_read, wake_write))
+                _obey(json.loads(line), children, voice, (wake_read, wake_write))
     _end(children)
+
+
+def _failed_to_start(error: Exception) -> dict[str, Any]:
+    if os.environ.get("LAMBDAML_TRACEBACK"):
+        traceback.print_exc()
+    message = f"the process that starts functions could not start: {type(error).__name__}: {error}"
+    return {"event": "error", "function": "", "type": "RunFailed", "message": message[:2000]}
 
 
 def warm_up() -> None:
@@ -106,7 +123,7 @@ def warm_up() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
 
 
-def _obey(command: dict[str, Any], children: dict[int, _Child], events: int, pipes: tuple[int, int]) -> None:
+def _obey(command: dict[str, Any], children: dict[int, _Child], voice: Voice, pipes: tuple[int, int]) -> None:
     if command["command"] == "leave":
         for pid in children:
             os.kill(pid, signal.SIGTERM)
@@ -116,7 +133,7 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], events: int, pip
     pid = os.fork()
     if pid:
         children[pid] = _Child(pid, command["name"], ledger)
-        _say(events, {"event": "started", "function": command["name"], "pid": pid})
+        voice.say({"event": "started", "function": command["name"], "pid": pid})
         return
     code = 70
     try:
@@ -125,17 +142,18 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], events: int, pip
         for pipe in pipes:
             os.close(pipe)
         _die_with(parent)
-        code = _function(command, events, ledger)
+        code = _SAID + _function(command, voice.of_fork(), ledger)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _function(command: dict[str, Any], events: int, ledger: Ledger) -> int:
-    """Be a function; the exit status is the code of its end."""
+def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
+    """Be a function; returns the code of its end."""
     from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
     from lambdaml.entry import FUNCTION, run_function
+    from lambdaml.errors import JobFailed
     from lambdaml.storage import Meter
 
     told = False
@@ -157,15 +175,20 @@ def _function(command: dict[str, Any], events: int, ledger: Ledger) -> int:
             dead=command["dead"],
             device=command["device"],
             lifetime_s=command["lifetime_s"] or float("inf"),
-            emit=lambda event: _say(events, {"function": name, **event}),
+            emit=lambda event: voice.say({"function": name, **event}),
             leaving=lambda: told,
             meter=Meter(ledger),
         )
     except Exception as error:
-        _say(events, error_event(name, error))
+        voice.say(error_event(name, error))
         if os.environ.get("LAMBDAML_TRACEBACK"):
             traceback.print_exc()
         return FAILED
+    except SystemExit as end:
+        voice.say(error_event(name, JobFailed(f"the job called sys.exit({end.code!r}) while it was trained")))
+        return FAILED
+    finally:
+        voice.finish()
     return DONE if outcome == "done" else LEFT
 
 
@@ -176,22 +199,27 @@ def _no_terminal(*_: Any, **__: Any) -> None:
     raise JobError("breakpoint() needs a terminal, which functions do not have: add --engine inline --functions 1")
 
 
-def _say(events: int, event: dict[str, Any]) -> None:
-    line = json.dumps(event).encode()
-    if len(line) > _LINE_LIMIT:
-        short = {key: value for key, value in event.items() if not isinstance(value, list)}
-        line = json.dumps(short).encode()[:_LINE_LIMIT]
-    with contextlib.suppress(BrokenPipeError):
-        os.write(events, line + b"\n")
-
-
-def _reap(children: dict[int, _Child], events: int) -> None:
+def _reap(children: dict[int, _Child], voice: Voice) -> None:
     for pid in list(children):
         done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
             child = children.pop(pid)
-            _say(events, child.usage(1024 * used.ru_maxrss))
-            _say(events, {"event": "ended", "function": child.name, "code": os.waitstatus_to_exitcode(status)})
+            voice.say(child.usage(1024 * used.ru_maxrss))
+            voice.say({"event": "ended", "function": child.name, **_outcome(os.waitstatus_to_exitcode(status))})
+
+
+def _outcome(status: int) -> dict[str, Any]:
+    """The code of a function's end, and where it did not say how it ended, the reason in words."""
+    from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
+
+    if status - _SAID in (DONE, LEFT, FAILED):
+        return {"code": status - _SAID}
+    if status < 0:
+        return {"code": status}
+    return {
+        "code": DIED,
+        "reason": f"the job's process ended itself without having finished, with exit status {status}",
+    }
 
 
 def _peak_bytes(pid: int) -> int:

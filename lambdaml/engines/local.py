@@ -1,29 +1,35 @@
 """Functions as processes of this machine, forked from a server that has imported torch once.
 
 A function that dies is replaced at once, and its workers' leases are free at once, since the engine saw it die. What
-it had computed and not published is computed again.
+it had computed and not published is computed again. The server may die, too: its functions die with it where the kernel can
+do that (Linux), and another server starts others in their place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lambdaml import keys
 from lambdaml.engines import Emit, Launch
-from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
-from lambdaml.errors import RunFailed
+from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, Event, supervise
 from lambdaml.reads import read_now
 from lambdaml.records import Lease
 from lambdaml.storage import Store
 from lambdaml.worlds.live import OneThread
+
+LOOK_S = 0.25
+"""Seconds between looks whether the server lives. Its pipe tells its end, unless what a function started holds it open."""
 
 
 class LocalEngine:
@@ -44,44 +50,62 @@ class LocalEngine:
 
     def start(self) -> None:
         """Start the server, which imports torch."""
+        self.server()
+
+    def server(self) -> subprocess.Popen[bytes]:
+        """The server. One that is known to have died is followed by another."""
+        if self._server is not None and self._server.returncode is not None:
+            self._forget()
         if self._server is None:
             environment = {**ENVIRONMENT, **os.environ, **ONE_CORE}
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-m", "lambdaml.engines.forkserver"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # what is still buffered for a dead server would be an error when its pipe is closed
                 env=environment,
                 start_new_session=True,  # Ctrl-C is the engine's to handle
             )
+        return self._server
 
     def run(self, launch: Launch, emit: Emit) -> None:
-        self.start()
-        assert self._server is not None
         self._used = True
         dead = gone_holders(launch.store, launch.settings.workers)
-        supervise(_Forks(self._server, launch, self._count), launch.functions, emit, dead)
+        supervise(_Forks(self, launch, self._count), launch.functions, emit, dead)
 
     def close(self) -> None:
-        if self._server is not None and self._server.stdin is not None:
+        if self._server is not None:
             if not self._used:
                 self._server.kill()  # it may be busy with importing torch for seconds, for nothing
-            self._server.stdin.close()
-            self._server.wait()
-            self._server = None
+            self._forget()
         self._compute.shutdown(wait=True)
+
+    def _forget(self) -> None:
+        server, self._server = self._server, None
+        assert server is not None and server.stdin is not None and server.stdout is not None
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()
 
 
 class _Forks:
-    """Functions forked by one server."""
+    """Functions forked by a server, and by the next one if that dies."""
 
-    def __init__(self, server: subprocess.Popen[bytes], launch: Launch, count: Iterator[int]) -> None:
-        self._server = server
+    def __init__(self, engine: LocalEngine, launch: Launch, count: Iterator[int]) -> None:
+        self._engine = engine
+        self._server = engine.server()
+        self._prefix = function_prefix(self._server.pid)
         self._launch = launch
         self._count = count
+        self._alive: dict[str, None] = {}
+        self._lost: deque[Event] = deque()
+        self._heard = b""
+        self._leaving = False
 
     def start(self, index: int, dead: Sequence[str]) -> str:
         launch = self._launch
-        name = f"{function_prefix(self._server.pid)}.{next(self._count)}"
+        name = f"{self._prefix}.{next(self._count)}"
+        self._alive[name] = None
         self._tell(
             {
                 "command": "fork",
@@ -96,24 +120,54 @@ class _Forks:
         return name
 
     def leave(self) -> None:
+        self._leaving = True
         self._tell({"command": "leave"})
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self) -> Iterator[Event]:
+        while True:
+            while self._lost:
+                yield self._lost.popleft()
+            for event in self._said():
+                if event["event"] == "ended":
+                    self._alive.pop(event["function"], None)
+                yield event
+            self._lost.extend(_lost_with(self._server, list(self._alive)))
+            self._alive.clear()
+            if not self._leaving:
+                self._server = self._engine.server()
+                self._prefix, self._heard = function_prefix(self._server.pid), b""
+            elif not self._lost:
+                return
+
+    def _said(self) -> Iterator[Event]:
+        """What the server and its functions say, until it has ended."""
         assert self._server.stdout is not None
-        for line in self._server.stdout:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
-        raise RunFailed("the process that starts functions is gone; resume the run to go on")
+        pipe = self._server.stdout.fileno()
+        while True:
+            while b"\n" in self._heard:
+                line, _, self._heard = self._heard.partition(b"\n")
+                with contextlib.suppress(ValueError):  # the library of a job may have written there
+                    yield json.loads(line)
+            ended = self._server.poll() is not None  # looked at first: all that it said lies in the pipe then
+            readable, _, _ = select.select([pipe], [], [], 0.0 if ended else LOOK_S)
+            data = os.read(pipe, 65536) if readable else b""
+            if (readable or ended) and not data:
+                return
+            self._heard += data
 
     def _tell(self, command: dict[str, Any]) -> None:
         assert self._server.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # `events` tells of its end
             self._server.stdin.write(json.dumps(command).encode() + b"\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            raise RunFailed("the process that starts functions is gone; resume the run to go on") from None
+
+
+def _lost_with(server: subprocess.Popen[bytes], functions: Iterable[str]) -> Iterator[Event]:
+    """The ends of functions that died with their server."""
+    status = server.wait()
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    end = {"code": min(-1, status), "reason": f"the process that starts functions ended, with {how}"}
+    for name in functions:
+        yield {"event": "ended", "function": name, "uncounted": True, **end}
 
 
 def function_prefix(pid: int) -> str:

@@ -20,6 +20,9 @@ DONE, LEFT, FAILED = 0, 1, 2
 """How a function ended, in the `code` of its "ended" event: the run has ended, others must go on, it said what went
 wrong. Everything else is a death."""
 
+DIED = 70
+"""Such a `code` for a function that ended without a word and was not killed by a signal."""
+
 MAX_BARREN = 5
 """Times that as many functions as there are may die without any commit in between."""
 
@@ -45,7 +48,8 @@ class Crew(Protocol):
 
     def events(self) -> Iterator[Event]:
         """What functions say, and when each ends: `{"event": "ended", "function": name, "code": ...}`, with a `reason`
-        where that is known. Called again after an interruption; ends, if ever, when there are no more functions."""
+        where that is known, and with `uncounted` where what it used last was lost. Called again after an interruption;
+        ends, if ever, when there are no more functions."""
 
 
 def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) -> None:
@@ -57,7 +61,7 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
     """
     gone = list(dead)
     running: dict[str, int] = {}
-    barren = 0
+    barren = unreachable = 0
     error: LambdaMLError | None = None
     try:
         for index in range(functions):
@@ -66,10 +70,12 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
             index = running.pop(event["function"], -1) if event["event"] == "ended" else -1
             emit(event)
             if event["event"] == "commit":
-                barren = 0
+                barren = unreachable = 0
             elif event["event"] == "error":
                 revived = _revive(event)
-                if error is None and not isinstance(revived, StoreUnavailable):
+                unreachable += isinstance(revived, StoreUnavailable)
+                # One function alone may lack the store. Each has had the run's patience with it before it said so.
+                if error is None and (not isinstance(revived, StoreUnavailable) or unreachable >= functions):
                     error = revived
                     crew.leave()
             elif event["event"] == "ended":

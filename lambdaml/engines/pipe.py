@@ -1,0 +1,92 @@
+"""Events on a pipe, as lines of JSON. Whoever says something never waits for who reads it.
+
+The pipe has many writers, a fork server and its functions, and one reader, which may be slow or stand still. A line is
+written whole or not at all. What there is no room for waits in its writer, or is left out where a later event of its kind
+says more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+LINE_BYTES = 4000
+"""Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes never mix."""
+
+MOST_UNSAID = 1000
+"""Lines that wait for room in one writer."""
+
+_LATER_SAYS_MORE = {"commit", "waiting", "outage"}
+_NEVER_LOST = {"error", "ended"}
+
+
+class Voice:
+    """One writer of the pipe, which every writer sets to non-blocking."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._unsaid: deque[bytes] = deque()
+        os.set_blocking(descriptor, False)
+
+    def of_fork(self) -> Voice:
+        """The voice of a process that was forked from this one, and says nothing of what waits here."""
+        return Voice(self._descriptor)
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing waits to be said."""
+        return not self._unsaid
+
+    def say(self, event: Mapping[str, Any]) -> None:
+        """Write an event, now or when there is room; see above for what may never be written."""
+        self.flush()
+        kind, waiting = event["event"], len(self._unsaid)
+        if not waiting or kind in _NEVER_LOST or (kind not in _LATER_SAYS_MORE and waiting < MOST_UNSAID):
+            self._unsaid.append(line_of(event))
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, as far as there is room. Where nobody reads any more it is forgotten."""
+        try:
+            while self._unsaid:
+                written = os.write(self._descriptor, self._unsaid[0])
+                if written == len(self._unsaid[0]):
+                    self._unsaid.popleft()
+                else:
+                    self._unsaid[0] = self._unsaid[0][written:]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsaid.clear()
+
+    def finish(self) -> None:
+        """Wait until everything is written, or nobody reads any more."""
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
+        while self._unsaid:
+            room.poll()
+            self.flush()
+
+
+def line_of(event: Mapping[str, Any]) -> bytes:
+    """The event as a line of JSON in UTF-8. One that is too long loses its lists, and then the ends of its longest texts."""
+    line = _dump(event)
+    if len(line) <= LINE_BYTES:
+        return line
+    short = {name: value for name, value in event.items() if not isinstance(value, list)}
+    while len(line := _dump(short)) > LINE_BYTES:
+        texts = [name for name, value in short.items() if isinstance(value, str)]
+        longest = max(texts, key=lambda name: len(short[name]), default="")
+        if not longest or len(short[longest]) < 2:
+            break
+        short[longest] = f"{short[longest][: 3 * len(short[longest]) // 4 - 1]}…"
+    return line
+
+
+def _dump(event: Mapping[str, Any]) -> bytes:
+    # What UTF-8 cannot say, a lone surrogate, becomes the escape that JSON has for it.
+    return json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
