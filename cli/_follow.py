@@ -37,6 +37,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
         from rich.console import Console
 
         import lambdaml.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
+        from lambdaml.errors import RunNotFound
         from lambdaml.storage import open_store
 
         store = open_store(url)
@@ -64,7 +65,8 @@ def follow(url: str, work: Work, as_json: bool) -> int:
                         progress.say(f"the run was kept: {_format.shown(run.url)}")
                     raise
                 run = _kept(store)
-                assert run is not None
+                if run is None:
+                    raise RunNotFound(f"{_format.shown(url)} is not there any more: was it deleted?")
         if as_json:
             _format.print_json({**result.to_dict(), "run": run.url, "store": url})
         else:

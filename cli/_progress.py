@@ -51,6 +51,8 @@ class Picture:
     staleness: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_UPDATES))
     pace: deque[tuple[float, int, int]] = field(default_factory=deque)
     waiting: dict[int, float] = field(default_factory=dict)
+    cut_off: set[str] = field(default_factory=set)
+    """Whoever cannot reach the store: functions by their names, and this process as an empty one."""
     warned: set[str] = field(default_factory=set)
     heard: bool = False
     """Whether any function has said a word, or was said something of."""
@@ -63,6 +65,7 @@ class Picture:
             staleness=self.staleness.copy(),
             pace=self.pace.copy(),
             waiting=self.waiting.copy(),
+            cut_off=self.cut_off.copy(),
         )
 
     def take(self, event: Event, now: float) -> str | None:
@@ -87,6 +90,7 @@ class Picture:
 
     def _take_ended(self, event: Event, now: float) -> str | None:
         code = event["code"]
+        self.cut_off.discard(event["function"])
         if code in _LEFT_OR_SAID_WHY:
             return None
         reason = event.get("reason") or (f"signal {-code}" if code < 0 else f"status {code}")
@@ -102,6 +106,17 @@ class Picture:
     def _take_waiting(self, event: Event, now: float) -> str:
         self.waiting[event["worker"]] = now - event["seconds"]
         return f"waiting for worker {event['worker']} since {_format.duration(event['seconds'])}"
+
+    def _take_outage(self, event: Event, now: float) -> str | None:
+        first = not self.cut_off
+        self.cut_off.add(event.get("function", ""))
+        patience = _format.duration(event["patience_s"])
+        return f"the store cannot be reached, waiting for up to {patience}: {event['error']}" if first else None
+
+    def _take_recovered(self, event: Event, now: float) -> str | None:
+        self.cut_off.discard(event.get("function", ""))
+        seconds = _format.duration(event["seconds"])
+        return None if self.cut_off else f"the store can be reached again, after {seconds}"
 
     def _take_metrics(self, event: Event, now: float) -> str:
         values = _format.metrics(event["metrics"])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
-from lambdaml.errors import ReplicaDiverged
+from lambdaml.errors import ReplicaDiverged, RunFailed
 from lambdaml.machine import State
 from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Stop
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 STOP_POLL_S = 1.0
 """Seconds between looks for stop.json. With a target there is one more for each snapshot."""
+
+RUN_POLL = 5
+"""Each look of this number is for run.json instead: whoever deleted it wants the run to end, too."""
 
 LEAD = 3
 """Snapshots without an evaluation that a run with a target may be ahead of. Evaluation goes through them in order, so
@@ -161,14 +164,21 @@ class Committer:
     async def watch_for_stop(self) -> None:
         """Look for stop.json now and then, and whenever a snapshot of a run with a target was written."""
         function = self._function
-        due_s = function.world.now() + STOP_POLL_S
+        due_s, looks = function.world.now() + STOP_POLL_S, 0
         while self.wish is None:
-            timeout_s = max(0.0, due_s - function.world.now())
-            if not await function.until(lambda: self._must_look, timeout_s):
-                due_s = function.world.now() + STOP_POLL_S
+            asked = await function.until(lambda: self._must_look, max(0.0, due_s - function.world.now()))
+            if not asked:
+                due_s, looks = function.world.now() + STOP_POLL_S, looks + 1
             self._must_look = False
-            if self.active:
+            if self.active and (asked or looks % RUN_POLL):
                 await self._look_for_stop()
+            elif self.active:
+                await self._demand_run()
+
+    async def _demand_run(self) -> None:
+        """Raises RunFailed where run.json is gone."""
+        if await self._function.world.store.head(keys.RUN) is None:
+            raise RunFailed(f"{keys.RUN} is not there any more: was the run deleted while it went on?")
 
     async def _look_for_stop(self) -> None:
         function = self._function

@@ -14,9 +14,10 @@ from lambdaml.function import Function, Outcome
 from lambdaml.job import Job, load_job
 from lambdaml.reads import read_now
 from lambdaml.sampling import derive_seed
-from lambdaml.settings import Settings
+from lambdaml.settings import PATIENCE_S, Settings
 from lambdaml.source import fingerprint, split_spec
 from lambdaml.storage import Meter, Store, open_store
+from lambdaml.storage.patience import Patience, Patient
 from lambdaml.worlds.live import Emit, LiveWorld, OneThread
 
 FUNCTION = "LAMBDAML_FUNCTION"
@@ -59,7 +60,7 @@ def run_function(
     store = open_store(url, meter)
     compute = OneThread()
     try:
-        settings = read_settings(store)
+        settings = read_settings(Patient(store, Patience(PATIENCE_S, emit=emit, hurried=leaving)))
         work = function_coroutine(
             store,
             settings,
@@ -99,7 +100,8 @@ async def function_coroutine(
     """
     from lambdaml.replica import Replica
 
-    world = LiveWorld(store, compute, seed=derive_seed(settings.seed, name), **world_options)
+    seed = derive_seed(settings.seed, name)
+    world = LiveWorld(store, compute, seed=seed, patience_s=settings.patience_s, **world_options)
     try:
         await world.compute(lambda: numerics.demand(settings.numerics))
         replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))

@@ -107,6 +107,7 @@ class Function:
         self._published = False
         self._leaving = False
         self._closed = False
+        self._finished = False
         self._failure: BaseException | None = None
         self._progress_at = world.now()
 
@@ -124,6 +125,7 @@ class Function:
             await self.until(lambda: self._over or (self._leaving and not self._workers))
             if self._over and (self.committer.active or not self._published):
                 await self.committer.finish()
+            self._finished = self._over
         except (RunFailed, ReplicaDiverged, BadObject):
             if not await self._overtaken():
                 raise
@@ -230,6 +232,8 @@ class Function:
 
     async def _end(self) -> None:
         self._closed = True
+        if self._failure is not None:
+            self.world.store.patience.give_up()  # what failed is to be heard of now, even if the store is down
         for task in self._tasks:
             task.cancel()
         try:
@@ -239,7 +243,7 @@ class Function:
                 coroutine.close()
         try:
             await self.tracer.close()
-            if not self._over:
+            if not self._finished:
                 await self.world.gather(*[self.leases.release(worker) for worker in list(self.leases.held)])
         except StoreError:
             if self._failure is None:
@@ -289,7 +293,7 @@ class Function:
             RunFailed: there was no commit for the run's `patience_s`, nor is anything being computed here.
         """
         now = self.world.now()
-        if self.computing or self.head.stop is not None:
+        if self.computing or self.head.stop is not None or self.world.store.patience.failing:
             self._progress_at = now
         elif now - self._progress_at > self.settings.patience_s:
             raise RunFailed(

@@ -5,6 +5,10 @@ every update carries. A lease holds for `duration_s` after the worker last gave 
 itself, or its newest update; so a working function pays for no heartbeat. All times are the store's: a function
 learns the difference to its own clock from the first object it writes.
 
+While the store is down nobody can renew, so afterwards leases have run out although their holders are well. Each
+function knows an outage from its own failed requests. What it holds it renews with the first request that is answered;
+what others hold it leaves alone for as long as a lease lasts.
+
 Who takes over a worker that is meant for another function stands in for it, and says so in the lease. The other one
 may then take it at any time, and whoever stands in looks for that once a second.
 """
@@ -74,7 +78,14 @@ class Leases:
             return False
         before = keys.update(worker, fated - 2) if fated > 1 else ""
         news = await self._world.store.list(keys.updates(worker), after=before)
+        if self._recovering(lease.duration_s):
+            return False
         return now >= max([modified, *[info.modified for info in news]]) + lease.duration_s
+
+    def _recovering(self, duration_s: float) -> bool:
+        """Whether the store was down so lately that the holder of a lease that long may not have renewed it yet."""
+        patience = self._world.store.patience
+        return patience.failing or self._world.now() < patience.recovered_at + duration_s
 
     async def _create(self, worker: int, generation: int, released: bool = False) -> bool:
         lease = Lease(worker, generation, self._function, self._duration_s, released, worker in self._standins)

@@ -13,6 +13,9 @@ from lambdaml.errors import BadObject, SettingsError
 from lambdaml.numerics import Numerics
 from lambdaml.view import RECENT
 
+PATIENCE_S = 600.0
+"""What `patience_s` is by default."""
+
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
 
@@ -51,7 +54,7 @@ class Settings(BaseModel):
         max_rejected: the run stops as diverged when this many of the latest twice as many updates were rejected.
         max_update_norm: updates with a greater 2-norm are rejected.
         keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.retention`.
-        patience_s: a function gives up when nothing at all happened for this long.
+        patience_s: a function gives up when nothing at all happened for this long, or when the store was down for it.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
             it.
         origin: the state it begins with; by default the job's fresh model.
@@ -79,7 +82,7 @@ class Settings(BaseModel):
     lease_s: float = Field(default=30.0, gt=0)
     max_rejected: int = Field(default=10, ge=1, le=RECENT // 2)
     max_update_norm: float | None = Field(default=None, gt=0)
-    patience_s: float = Field(default=600.0, gt=0)
+    patience_s: float = Field(default=PATIENCE_S, gt=0)
     keep_bytes: int | None = Field(default=None, ge=1)
     planned: dict[str, Any] | None = None
     origin: Origin | None = None

@@ -32,6 +32,7 @@ from lambdaml.snapshot import State
 from lambdaml.source import loading
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
+from lambdaml.storage.patience import Patience, Patient
 from lambdaml.storage.probe import check
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ def train(
     _demand_sense(schedule, codec, staleness, functions)
     prepare(numerics)
     with ExitStack() as held:
-        opened = store if isinstance(store, Store) else open_store(store or held.enter_context(free_place(_name(job))))
+        opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
         accounts = Accounts(opened)
         chosen = held.enter_context(closing(_engine(engine, engine_options, opened, not stands_in_a_file(job))))
         job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
@@ -173,7 +174,7 @@ def train(
         check(opened)
         begin(opened, run_settings, instance, chosen, new=True)
         launch = Launch(opened, run_settings, instance, functions_for(workers, functions), device, lifetime_s)
-        return _supervise(launch, chosen, accounts, cap, on_event)
+        return _supervise(launch, opened.patience, chosen, accounts, cap, on_event)
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -189,6 +190,11 @@ def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: An
 def _warn(on_event: Emit, texts: Iterable[str]) -> None:
     for text in texts:
         on_event({"event": "warning", "text": text})
+
+
+def _opened(store: str | Store, on_event: Emit) -> Patient:
+    """The store, with no patience yet: one that cannot be reached before anything has begun may be misspelt."""
+    return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, emit=on_event))
 
 
 def _name(job: str | type[Job] | Job) -> str:
@@ -225,7 +231,7 @@ def resume(
         OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `origin`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = _opened(store, on_event)
     accounts = Accounts(opened)
     settings = read_settings(opened)
     prepare_for(settings.numerics)
@@ -236,7 +242,7 @@ def resume(
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
         launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
-        return _supervise(launch, chosen, accounts, cap, on_event)
+        return _supervise(launch, opened.patience, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
 
@@ -328,9 +334,12 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
     return replace(found, mode=mode) if mode == "fast" else found
 
 
-def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit) -> TrainResult:
+def _supervise(
+    launch: Launch, patience: Patience, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
+) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
     store, settings = launch.store, launch.settings
+    patience.patience_s = settings.patience_s
     run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
     watch = Evaluations(engine.compute, launch, on_event)
@@ -376,6 +385,7 @@ def _supervise(launch: Launch, engine: Engine, accounts: Accounts, cap: Cap | No
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             watch.abandon()
+        patience.give_up()
         accounts.abandon()
         raise
 
@@ -387,6 +397,8 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         RunFailed: it ended without a result, and why.
     """
     summary = run.summary()
+    if summary.stop is None:
+        raise _endless(run)
     model = read_twice(run.store, keys.MODEL)
     rejected = [entry for commit in run.log() for entry in commit.refused if entry.fate == "rejected"]
     rejections = summarise(rejected, run.settings) if rejected else ""
@@ -404,7 +416,7 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
     version = summary.version if summary.stop_version is None else summary.stop_version
     return TrainResult(
         run=run.url,
-        stop=summary.stop or "stopped",
+        stop=summary.stop,
         version=version,
         metrics=metrics.get(version, {}),
         seconds=round(seconds, 3),
@@ -418,3 +430,10 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,
         best=best(metrics, run.settings.target) if run.settings.target is not None else None,
     )
+
+
+def _endless(run: Run) -> RunFailed:
+    """Why a run whose functions have ended has a log without an end."""
+    if run.store.head(keys.RUN) is None:
+        return RunFailed(f"{keys.RUN} is not there any more: was {run.url} deleted while the run went on?")
+    return RunFailed("functions ended without having finished the run; resume it to go on")

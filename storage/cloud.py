@@ -36,7 +36,10 @@ from lambdaml.storage.url import StoreURL, masked
 T = TypeVar("T")
 
 UPLOAD_STEP_BYTES = 64 * 2**20
-"""Uploads get one more timeout for each step of this size."""
+"""Uploads get two timeouts for each step of this size, in which nothing tells that bytes flow."""
+
+SMALL_UPLOAD_BYTES = 2**20
+"""But an upload of no more than this is given up after one, as a read is that gets no byte."""
 
 LONGEST_READ_S = 3600.0
 
@@ -77,7 +80,7 @@ class CloudStore(Backend):
         url: opens the same store in another process.
         connect: makes the obstore store of the whole bucket, given obstore's `client_options`, and whether objects must
             be deleted one by one.
-        timeout_s: the longest silence of the server, and the time for each 64 MB of upload.
+        timeout_s: the longest silence of the server, and half the time for each 64 MB of upload.
         sorts: whether the cloud lists in the order of keys and starts after a given key.
         bulk_deletes: whether one request may delete many objects; tried until the server refuses.
     """
@@ -213,7 +216,7 @@ class CloudStore(Backend):
 
         path = self._base + check_key(key)
         data = flat(data)
-        client = self._client(1 + len(data) // UPLOAD_STEP_BYTES)
+        client = self._client(1 + len(data) // UPLOAD_STEP_BYTES if len(data) > SMALL_UPLOAD_BYTES else 0)
         put: Any = obstore.put
         try:
             self._call(verb, key, lambda: put(client, path, data, mode=mode, use_multipart=False))
@@ -262,7 +265,7 @@ class CloudStore(Backend):
         return StoreError(f"{what}: {masked(head)[:200]}")
 
     def _client(self, upload_steps: int = 0, single_deletes: bool = False) -> Any:
-        """A client for reads (0), or for uploads of so many steps of 64 MB, which get that much more time."""
+        """A client for reads and small uploads (0), or for uploads of so many steps of 64 MB, which get more time."""
         global _runtime_pid
         if _runtime_pid != os.getpid():
             if _runtime_pid is not None:
@@ -282,7 +285,7 @@ class CloudStore(Backend):
     def _new_client(self, steps: int, single_deletes: bool) -> Any:
         from obstore.exceptions import BaseError
 
-        longest_s = self._timeout_s * steps if steps else LONGEST_READ_S
+        longest_s = 2 * self._timeout_s * steps if steps else LONGEST_READ_S
         options: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
             "timeout": timedelta(seconds=longest_s),

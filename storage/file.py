@@ -7,6 +7,7 @@ creators wins, and both hold between processes. Measured (docs of `lambdaml.stor
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -65,7 +66,7 @@ class DirectoryStore(Backend):
         try:
             self._name(os.replace, temporary, path)
         except OSError as error:
-            os.unlink(temporary)
+            _remove(temporary)
             raise _failed("put", key, error) from error
 
     def try_create(self, key: str, data: Data) -> bool:
@@ -82,7 +83,7 @@ class DirectoryStore(Backend):
         except OSError as error:
             raise _failed("create", key, error) from error
         finally:
-            os.unlink(temporary)
+            _remove(temporary)
         return True
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -146,7 +147,7 @@ class DirectoryStore(Backend):
                 while written < len(data):
                     written += os.write(fd, memoryview(data)[written:])
             except BaseException:
-                os.unlink(path)
+                _remove(path)
                 raise
             finally:
                 os.close(fd)
@@ -185,6 +186,11 @@ class DirectoryStore(Backend):
                 except FileNotFoundError:
                     continue
                 yield ObjectInfo(name, info.st_size, info.st_mtime)
+
+
+def _remove(temporary: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # somebody deletes the whole folder
+        os.unlink(temporary)
 
 
 def _failed(verb: str, key: str, error: OSError) -> StoreError:

@@ -22,6 +22,10 @@ BASE_S = 0.05
 CAP_S = 5.0
 ATTEMPTS = 8
 
+WITHIN_S = 9.0
+"""No attempt begins later than this after the first one. So a server that accepts requests and never answers is given up
+after one attempt, and whoever has the patience to wait for it (`lambdaml.storage.patience`) knows what it waits for."""
+
 
 def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
     """Seconds to wait after the failed attempt of this number, from 1."""
@@ -29,7 +33,8 @@ def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
 
 
 class Retrying(Store):
-    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all.
+    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all, and not
+    for longer than `WITHIN_S`.
 
     Every other error passes through at once. When the attempts run out the last error is raised, saying how many there
     were and how long they took. `meter` counts every request, repeated ones included.
@@ -124,8 +129,9 @@ class Retrying(Store):
             try:
                 return call()
             except StoreUnavailable as error:
-                if attempt == self.attempts:
-                    elapsed = time.monotonic() - begin
-                    raise type(error)(f"{error}; gave up after {attempt} attempts in {elapsed:.1f} s") from error
+                elapsed = time.monotonic() - begin
+                if attempt == self.attempts or elapsed > WITHIN_S:
+                    times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
+                    raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
                 self._sleep(pause_s(attempt, self._uniform))
         raise AssertionError("unreachable: attempts is at least 1")

@@ -20,8 +20,9 @@ from lambdaml.storage.errors import BadStoreURL
 from lambdaml.storage.url import StoreURL, nearest
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 20.0
-"""The longest silence of a server, and the time for up to 64 MB of upload."""
+ANSWER_TIMEOUT_S = 10.0
+"""The longest silence of a server. obstore does not tell how far an upload has come: one of more than 1 MB has twice that
+time for each 64 MB."""
 
 CLIENTS = ("obstore", "boto3")
 

@@ -142,6 +142,7 @@ class Virtual:
             bytes_per_s=self.platform.bandwidth_bytes_per_s,
             slowness=lambda: self.stragglers.factor(index, uniform) / speed,
             lifetime_s=lifetime_s,
+            patience_s=self.settings.patience_s,
             skew_s=fate.skew_s,
             drift=fate.drift,
             emit=lambda event: self.trace(self.kernel.now, event),

@@ -2,7 +2,7 @@
 
 `Scenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
 start twice, are told that the living are dead, have clocks that are off; requests that are refused, lost, slow, take
-effect late or twice; reads that are damaged; storms of 503. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
+effect late or twice; reads that are damaged; storms of 503; a store that is down for a minute. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
 in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
 
     lambdaml simulate --faults 17              # plays the history of seed 17, with its events
@@ -43,6 +43,7 @@ class Scenario:
     Attributes:
         rates: the share of requests that meet each fault.
         storm: from when to when the store refuses most requests, in seconds.
+        outage: from when to when the store is down, in seconds: no request has any effect.
         crash, freeze, spare, lie: how likely a life of a function is to be killed, to stand still, to get a double,
             and to be told that the living are dead.
         turns: a killed function makes fewer turns than this.
@@ -73,6 +74,7 @@ class Scenario:
     evaluation_s: float = 0.0
     damage: float = 0.0
     keep_bytes: int | None = None
+    outage: tuple[float, float] = (0.0, 0.0)
     calm_s: float = 60.0
 
     @staticmethod
@@ -107,12 +109,15 @@ class Scenario:
             evaluation_s=chance(10.0),
             damage=chance(0.05),
             keep_bytes=stream.choice((None, None, 1, 2000)),
+            outage=(start_s, start_s + chance(50.0)),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
         """See `lambdaml.worlds.virtual.Weather`."""
         if now > self.calm_s:
             return ""
+        if self.outage[0] <= now < self.outage[1]:
+            return "down"
         if self.storm[0] <= now < self.storm[1] and uniform() < 0.7:
             return "slowdown"
         unit = uniform()

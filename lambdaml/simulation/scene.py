@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.committer import STOP_POLL_S
+from lambdaml.committer import RUN_POLL, STOP_POLL_S
 from lambdaml.patterns.gather import LOOKAHEAD
 from lambdaml.records import Commit, Entry, Update
 from lambdaml.sampling import Sampler
@@ -202,6 +202,8 @@ class Scene:
         ended += writes.many(len(ended))
         tally.put("put", int(parts.sum()), _METER_BYTES)
         tally.sent_bytes += updates * _ROW_BYTES
-        tally.requests["get_miss"] += int((over[0] - launched[0]) / (STOP_POLL_S + self.reads.mean_s))
+        looks = int((over[0] - launched[0]) / (STOP_POLL_S + self.reads.mean_s))
+        tally.requests["get_miss"] += looks - looks // RUN_POLL
+        tally.requests["head"] += looks // RUN_POLL
         self.function_seconds += float((ended - launched).sum())
         return float(ended.max())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 
 T = TypeVar("T")
@@ -28,7 +29,15 @@ class Task(Protocol):
 
 
 class WorldStore(Protocol):
-    """The store of `lambdaml.storage.protocol`, awaited. Requests in flight at once overlap."""
+    """The store of `lambdaml.storage.protocol`, awaited. Requests in flight at once overlap. Each is repeated while the
+    store is down.
+
+    Attributes:
+        patience: for how long, and whether the store was down lately.
+    """
+
+    @property
+    def patience(self) -> Patience: ...
 
     async def get(self, key: str) -> Bytes | None: ...
     async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]: ...

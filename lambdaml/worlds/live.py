@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from lambdaml.storage import Store
+from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.worlds import Signal
 
@@ -48,13 +49,17 @@ class LiveSignal:
 
 
 class LiveStore:
-    """A store whose calls are awaited."""
+    """A store whose calls are awaited, and repeated while it is down."""
 
-    def __init__(self, store: Store, threads: Executor) -> None:
+    def __init__(self, store: Store, threads: Executor, patience: Patience) -> None:
+        self.patience = patience
         self._store = store
         self._threads = threads
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        return await self.patience.keep(lambda: self._once(function, *args), asyncio.sleep)
+
+    async def _once(self, function: Callable[..., T], *args: Any) -> T:
         if self._store.near and all(len(arg) <= SMALL_BYTES for arg in args):
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -95,6 +100,7 @@ class LiveWorld:
         seed: of the jitter.
         emit: takes progress events; called from the event loop.
         lifetime_s: after how many seconds from now the engine will end this function.
+        patience_s: how long a request waits for a store that is down.
         leaving: becomes true when the engine wants this function to leave.
         vacant: workers that the engine wants this function to stand in for; see `World.vacant`.
     """
@@ -107,11 +113,12 @@ class LiveWorld:
         seed: int = 0,
         emit: Emit = lambda event: None,
         lifetime_s: float = float("inf"),
+        patience_s: float = 0.0,
         leaving: Callable[[], bool] = lambda: False,
         vacant: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="store")
-        self.store = LiveStore(store, self._threads)
+        self.store = LiveStore(store, self._threads, Patience(patience_s, self.now, self.uniform, emit, leaving))
         self._compute = compute
         self._near = store.near
         self._queued = 0

@@ -16,8 +16,9 @@ from lambdaml.storage.backend import WRITES, Op, flat, settle
 from lambdaml.storage.errors import StoreError, StoreTimeout, StoreUnavailable, Throttled
 from lambdaml.storage.faults import damaged
 from lambdaml.storage.meter import Meter
+from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.retry import ATTEMPTS, pause_s
+from lambdaml.storage.retry import ATTEMPTS, WITHIN_S, pause_s
 from lambdaml.worlds import Signal
 from lambdaml.worlds.channel import Channel, Pipe, TokenBucket
 from lambdaml.worlds.kernel import Future, Group, Kernel, Killed, Task, sleep
@@ -29,7 +30,7 @@ class Weather(Protocol):
     """What befalls requests; see `lambdaml.simulation.faults`."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """`""`, or one of `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
+        """`""`, or one of `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
 
 
 class Calm:
@@ -127,8 +128,9 @@ class Bucket:
 class VirtualStore:
     """One function's connection to a bucket."""
 
-    def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float) -> None:
+    def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float, patience: Patience) -> None:
         self.meter = Meter()
+        self.patience = patience
         self._bucket = bucket
         self._world = world
         self._up, self._down = Pipe(bytes_per_s), Pipe(bytes_per_s)
@@ -183,10 +185,17 @@ class VirtualStore:
                 return standing
 
     async def _retried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await self.patience.keep(lambda: self._tried(call), self._world.sleep)
+
+    async def _tried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `lambdaml.storage.retry` does."""
+        last_s = self._world.kernel.now + WITHIN_S
         for attempt in range(1, ATTEMPTS):
             try:
                 return await call()
             except StoreUnavailable:
+                if self._world.kernel.now > last_s:
+                    raise
                 await self._world.sleep(pause_s(attempt, self._world.uniform))
         return await call()
 
@@ -203,6 +212,8 @@ class VirtualStore:
         up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
         await world.sleep(up_s + latency_s / 2)
         try:
+            if fault == "down":
+                raise StoreUnavailable(f"{op} {key}: connection failed")
             if fault == "slowdown" or bucket.busy(op):
                 await world.sleep(latency_s / 2)
                 raise Throttled(f"{op} {key}: slow down")
@@ -254,6 +265,7 @@ class VirtualWorld:
         bytes_per_s: of the function's network, each way.
         slowness: drawn for each piece of compute; multiplies what it is charged for.
         lifetime_s: from now until the engine ends this function.
+        patience_s: how long a request waits for a store that is down.
         skew_s: what its clock is off by.
         drift: seconds that its clock gains in one.
         emit: takes events.
@@ -267,13 +279,15 @@ class VirtualWorld:
         bytes_per_s: float = float("inf"),
         slowness: Callable[[], float] = lambda: 1.0,
         lifetime_s: float = float("inf"),
+        patience_s: float = 0.0,
         skew_s: float = 0.0,
         drift: float = 0.0,
         emit: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         self.group = group
         self.kernel = group.kernel
-        self.store = VirtualStore(bucket, self, bytes_per_s)
+        patience = Patience(patience_s, self.now, self.uniform, self.tell, self.leaving)
+        self.store = VirtualStore(bucket, self, bytes_per_s, patience)
         self.busy_s = 0.0
         self._told_to_leave = False
         self._end = self.kernel.now + lifetime_s
@@ -375,8 +389,12 @@ class VirtualWorld:
         self._told_to_leave = True
 
     def emit(self, event: str, **fields: Any) -> None:
+        self.tell({"event": event, **fields})
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """The same for an event that is put together already."""
         if not self.group.dead:
-            self._emit({"event": event, "function": self.group.name, **fields})
+            self._emit({**event, "function": self.group.name})
 
 
 def _ignore(_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from lambdaml import keys
 from lambdaml.errors import AccessDenied, BadObject, JobFailed, ReplicaDiverged, StoreUnavailable
 from lambdaml.replica import Replica
 from lambdaml.storage import MemoryStore
+from lambdaml.storage.patience import Patience
+from lambdaml.storage.retry import ATTEMPTS
 from tests.lambdaml.lab import Tiny, memory, model_bytes
 
 STEPS = 12
@@ -144,12 +147,39 @@ def test_a_store_that_refused_is_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(MemoryStore, "try_create", refuse)
-        patch.setattr("lambdaml.storage.retry.ATTEMPTS", 1)
         patch.setattr("lambdaml.storage.retry.pause_s", lambda attempt, uniform: 0.0)
+        patch.setattr(
+            Patience, "patience_s", property(lambda patience: 0.0, lambda patience, seconds: None), raising=False
+        )
         with pytest.raises(error):
             lambdaml.train(job, store.url, **OPTIONS)
     assert_nothing_is_final(store)
     assert_it_goes_on(store, job, plain)
+
+
+@pytest.mark.parametrize("part", [keys.UPDATES, keys.LOG, keys.SNAPSHOTS, keys.METRICS, keys.USAGE])
+def test_a_store_that_was_down_for_a_while_is_waited_for(
+    part: str, monkeypatch: pytest.MonkeyPatch, plain: lambdaml.Run
+) -> None:
+    """Each object of a kind is refused for longer than a request is repeated, whoever writes it."""
+    create, store = MemoryStore.try_create, memory()
+    tries: Counter[str] = Counter()
+    events: list[str] = []
+
+    def refuse(self: MemoryStore, key: str, data: Any) -> bool:
+        tries[key] += 1
+        if key.startswith(part) and key != keys.snapshot(0) and tries[key] <= ATTEMPTS + 3:
+            raise StoreUnavailable(f"create {key}: not now")
+        return create(self, key, data)
+
+    monkeypatch.setattr(MemoryStore, "try_create", refuse)
+    monkeypatch.setattr("lambdaml.storage.retry.pause_s", lambda attempt, uniform: 0.0)
+    monkeypatch.setattr("lambdaml.storage.patience.BASE_S", 0.001)
+    result = lambdaml.train(Tiny(), store.url, on_event=lambda event: events.append(event["event"]), **OPTIONS)
+    assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
+    assert result.metrics == plain.metrics()[STEPS]
+    assert {"outage", "recovered"} <= {*events}
+    assert lambdaml.Run(store, Tiny()).verify().faults == []
 
 
 @pytest.mark.parametrize(

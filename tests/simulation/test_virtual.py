@@ -160,7 +160,8 @@ def test_requests_of_a_synchronous_round() -> None:
     )
     more = {kind: long.run.requests[kind] - short.run.requests[kind] for kind in ("create", "get", "list", "head")}
     assert more.pop("get") == pytest.approx(steps * workers * (workers - 1), rel=0.01)  # and stop.json, once a second
-    assert more == {"create": steps * (workers + 1), "list": 0, "head": 0}
+    assert more.pop("head") <= 1 + steps * 0.1 / 5  # run.json, every fifth second
+    assert more == {"create": steps * (workers + 1), "list": 0}
     misses = long.run.requests["get_miss"] - short.run.requests["get_miss"]
     assert misses <= 0.5 * steps * workers * (workers - 1) + steps
 

@@ -1,0 +1,207 @@
+"""Waiting for a store that is down: calls are repeated for as long as somebody has patience with it.
+
+`lambdaml.storage.retry` gets a request past a hiccup of seconds. What is still refused after that is repeated here after
+pauses that grow from half a second to five, until the store answers or the patience has run out; then the store's last
+error is raised. Whoever watches is told of the outage and of its end, once each.
+
+Repeating a whole `create` is safe. The object that the first attempt may have written after all is read back and known
+by its bytes, which carry the writer's token; see `lambdaml.storage.backend.settle`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+from lambdaml.storage.errors import StoreUnavailable
+from lambdaml.storage.meter import Meter
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+
+T = TypeVar("T")
+Emit = Callable[[dict[str, Any]], None]
+
+BASE_S = 0.5
+CAP_S = 5.0
+
+
+class Patience:
+    """How long the requests of one process wait for its store, and what they have found out about it.
+
+    Args:
+        patience_s: a call that has failed for so many seconds fails for good; 0 repeats nothing.
+        now, uniform: a clock in seconds, and a random number between two others.
+        emit: takes the events `outage` (with the store's last error in `error`), again after each further failure, and
+            `recovered` (with the `seconds` that it took). It may raise, which ends the call.
+        hurried: becomes true when nobody has time to wait any more.
+
+    Attributes:
+        recovered_at: when the store last answered a call that had failed before, by `now`.
+    """
+
+    def __init__(
+        self,
+        patience_s: float,
+        now: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+        emit: Emit = lambda event: None,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.patience_s = patience_s
+        self.recovered_at = float("-inf")
+        self._now = now
+        self._uniform = uniform
+        self._emit = emit
+        self._hurried = hurried
+        self._failing: set[_Trial] = set()
+        self._since = 0.0
+
+    @property
+    def failing(self) -> bool:
+        """Whether the store refuses some call at the moment."""
+        return bool(self._failing)
+
+    async def keep(self, call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]]) -> T:
+        """Make an awaited call until it is answered.
+
+        Raises:
+            StoreUnavailable: the patience has run out, now or for an earlier call.
+        """
+        with _Trial(self) as trial:
+            while True:
+                try:
+                    answer = await call()
+                except StoreUnavailable as error:
+                    pause_s = trial.failed(error)
+                else:
+                    trial.answered()
+                    return answer
+                await sleep(pause_s)
+
+    def keep_now(self, call: Callable[[], T]) -> T:
+        """The same for a call that blocks."""
+        with _Trial(self) as trial:
+            while True:
+                try:
+                    answer = call()
+                except StoreUnavailable as error:
+                    pause_s = trial.failed(error)
+                else:
+                    trial.answered()
+                    return answer
+                time.sleep(pause_s)
+
+    def give_up(self) -> None:
+        """Let calls that fail from now on fail for good."""
+        self.patience_s = 0.0
+
+
+class _Trial:
+    """One call, from its beginning to its answer."""
+
+    __slots__ = ("_begun", "_patience", "_pause_s")
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._begun = patience._now()
+        self._pause_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patience._failing.discard(self)
+
+    def failed(self, error: StoreUnavailable) -> float:
+        """Seconds to wait before the call is repeated.
+
+        Raises:
+            StoreUnavailable: it is not to be repeated.
+        """
+        patience = self._patience
+        now = patience._now()
+        seconds = now - self._begun
+        if patience.patience_s <= 0 or patience._hurried():
+            raise error
+        if seconds > patience.patience_s:
+            patience.give_up()
+            raise type(error)(
+                f"{error}; it was tried for {seconds:.0f} s in vain: resume the run when the store answers again"
+            ) from error
+        if not patience._failing:
+            patience._since = self._begun
+        patience._failing.add(self)
+        patience._emit({"event": "outage", "error": str(error), "patience_s": patience.patience_s})
+        self._pause_s = min(CAP_S, 2 * self._pause_s or BASE_S)
+        return patience._uniform(self._pause_s / 2, self._pause_s)
+
+    def answered(self) -> None:
+        """The store answered."""
+        patience = self._patience
+        if self not in patience._failing:
+            return
+        patience.recovered_at = patience._now()
+        patience._failing.discard(self)
+        if not patience._failing:
+            patience._emit({"event": "recovered", "seconds": round(patience.recovered_at - patience._since, 1)})
+
+
+class Patient(Store):
+    """A store around another that waits while that is down; see `Patience`."""
+
+    def __init__(self, inner: Store, patience: Patience) -> None:
+        self.inner = inner
+        self.patience = patience
+        self.url = inner.url
+        self.shared = inner.shared
+        self.ephemeral = inner.ephemeral
+        self.near = inner.near
+
+    @property
+    def meter(self) -> Meter | None:
+        """Counts the requests, where the store inside has a meter."""
+        return getattr(self.inner, "meter", None)
+
+    def get(self, key: str) -> Bytes | None:
+        return self.patience.keep_now(lambda: self.inner.get(key))
+
+    def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        return self.patience.keep_now(lambda: self.inner.get_range(key, start, length))
+
+    def put(self, key: str, data: Data) -> None:
+        return self.patience.keep_now(lambda: self.inner.put(key, data))
+
+    def create(self, key: str, data: Data) -> Bytes | None:
+        return self.patience.keep_now(lambda: self.inner.create(key, data))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        return self.patience.keep_now(lambda: self.inner.head(key))
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        found = self.inner.list(prefix, after)
+
+        def step() -> ObjectInfo | None:
+            nonlocal found
+            try:
+                return next(found, None)
+            except StoreUnavailable:
+                found = self.inner.list(prefix, after)  # it goes on after the last object that came
+                raise
+
+        while (info := self.patience.keep_now(step)) is not None:
+            after = info.key
+            yield info
+
+    def delete(self, keys: Iterable[str]) -> None:
+        doomed = [*keys]
+        self.patience.keep_now(lambda: self.inner.delete(doomed))
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        return self.patience.keep_now(lambda: self.inner.get_many(keys))
+
+    def wait(self, key: str, timeout_s: float) -> bool:
+        return self.patience.keep_now(lambda: self.inner.wait(key, timeout_s))
+
+    def close(self) -> None:
+        self.inner.close()
