@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from lambdaml.errors import JobError, JobFailed
+from lambdaml.errors import JobError, JobFailed, LambdaMLError
 from lambdaml.frames import own_frames
 from lambdaml.job import Job
 from lambdaml.sampling import derive_seed
@@ -25,7 +26,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except JobError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         trace = error.__traceback__
         while (
             trace is not None and trace.tb_next is not None and "torch" not in trace.tb_next.tb_frame.f_code.co_filename
@@ -38,6 +39,23 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         for line in own_frames(error):
             failed.add_note(line)
         raise failed from error
+
+
+@contextmanager
+def examined(what: str) -> Iterator[None]:
+    """Within it, and in a function that it decorates, something that the user's code made is looked at: what that raises is
+    that code's fault.
+
+    Raises:
+        JobError: in place of everything but our own errors; it names `what`.
+    """
+    try:
+        yield
+    except LambdaMLError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split())
+        raise JobError(f"{what} cannot be used: {type(error).__name__}: {message}") from error
 
 
 def fetch(job: Job, dataset: Any, indices: list[int]) -> Any:

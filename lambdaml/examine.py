@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lambdaml.calls import call, seed_streams
+from lambdaml.calls import call, examined, seed_streams
 from lambdaml.encoding import Tensors, copied
 from lambdaml.errors import JobError, JobFailed
 from lambdaml.job import Job
@@ -31,6 +31,7 @@ BEFORE, AFTER = 3, 2
 """Steps before the state is written, and after it was read."""
 
 
+@examined("the job's optimizer or scheduler")
 def examine(job: Job, seed: int) -> None:
     """Refuse what cannot be carried. The global random streams are seeded.
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_map_only
 
-from lambdaml.calls import call
+from lambdaml.calls import call, examined
 from lambdaml.encoding import Tensors, decode, encode
 from lambdaml.errors import JobError
 from lambdaml.job import Job
@@ -37,6 +37,7 @@ def build(job: Job, device: torch.device) -> tuple[nn.Module, Optimizer, Any]:
     return model, optimizer, build_scheduler(job, optimizer)
 
 
+@examined("the job's model")
 def build_model(job: Job) -> nn.Module:
     """The job's model, checked."""
     model = call(job.model)
@@ -57,6 +58,7 @@ def build_model(job: Job) -> nn.Module:
     return model
 
 
+@examined("the job's optimizer")
 def build_optimizer(job: Job, model: nn.Module) -> Optimizer:
     """The job's optimizer of this model, checked."""
     optimizer = call(job.optimizer, model)
@@ -75,6 +77,7 @@ def build_optimizer(job: Job, model: nn.Module) -> Optimizer:
     return optimizer
 
 
+@examined("the job's scheduler")
 def build_scheduler(job: Job, optimizer: Optimizer) -> Any:
     """The job's scheduler of this optimizer, checked; None for none."""
     scheduler = call(job.scheduler, optimizer)
@@ -85,6 +88,8 @@ def build_scheduler(job: Job, optimizer: Optimizer) -> Any:
         raise JobError(
             f"{where}: ReduceLROnPlateau looks at a metric: use one that depends on the number of steps alone"
         )
+    if isinstance(scheduler, type):
+        raise JobError(f"{where} must return a scheduler of torch.optim.lr_scheduler or None, not {_kind(scheduler)}")
     missing = [
         name for name in ("step", "state_dict", "load_state_dict") if not callable(getattr(scheduler, name, None))
     ]
@@ -110,6 +115,7 @@ def extra_state(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
     return tensors, plain
 
 
+@examined("the state_dict() of the job's optimizer or scheduler")
 def encode_training(optimizer: Optimizer, scheduler: Any, tensors: Tensors) -> tuple[dict[str, Any], Any]:
     """Their state as JSON; tensors go into `tensors`.
 

@@ -153,7 +153,6 @@ def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
     """Be a function; returns the code of its end."""
     from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
     from lambdaml.entry import FUNCTION, run_function
-    from lambdaml.errors import JobFailed
     from lambdaml.storage import Meter
 
     told = False
@@ -183,9 +182,6 @@ def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
         voice.say(error_event(name, error))
         if os.environ.get("LAMBDAML_TRACEBACK"):
             traceback.print_exc()
-        return FAILED
-    except SystemExit as end:
-        voice.say(error_event(name, JobFailed(f"the job called sys.exit({end.code!r}) while it was trained")))
         return FAILED
     finally:
         voice.finish()

@@ -206,3 +206,51 @@ with interruptible(lambda: say("stop"), lambda: say("last words")):
 say("done")
 """
     assert ended(code) == (0, ["done"])
+
+
+ENDS = [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "status"), ENDS)
+def test_sigterm_and_sighup_end_work_in_good_order_with_a_status_of_their_own(number: int, status: int) -> None:
+    code = f"""
+import threading
+stopped = threading.Event()
+with interruptible(stopped.set, lambda: say("last words"), patience_s=patient):
+    os.kill(os.getpid(), {number})
+    stopped.wait()
+    say("unwound")
+    raise KeyboardInterrupt
+"""
+    assert ended(code) == (status, ["unwound", "last words"])
+
+
+@pytest.mark.parametrize(("number", "status"), ENDS)
+def test_a_second_signal_of_any_kind_quits_at_once(number: int, status: int) -> None:
+    code = f"""
+with interruptible(press, lambda: say("never"), patience_s=patient):
+    os.kill(os.getpid(), {number})
+    wait()
+"""
+    assert ended(code) == (status, [])
+
+
+def test_under_nohup_the_end_of_the_terminal_is_ignored() -> None:
+    code = """
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from_now_on("gone")
+with interruptible(lambda: say("stop"), lambda: say("last words")):
+    os.kill(os.getpid(), signal.SIGHUP)
+say("done")
+"""
+    assert ended(code) == (0, ["done"])
+
+
+def test_where_ctrl_c_is_an_exception_sigterm_ends_the_process() -> None:
+    code = """
+from_now_on("gone")
+with raising():
+    os.kill(os.getpid(), signal.SIGTERM)
+    wait()
+"""
+    assert ended(code) == (-signal.SIGTERM, [])

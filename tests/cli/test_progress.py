@@ -105,6 +105,19 @@ def test_deaths_and_replacements_are_news_and_good_ends_are_not() -> None:
     assert made.take({"event": "something new"}, 2) is None
 
 
+def test_an_outage_is_told_of_once_and_so_is_its_end_however_many_functions_see_it() -> None:
+    made = picture()
+    outage = {"event": "outage", "error": "get a: connection failed", "patience_s": 600.0}
+    recovered = {"event": "recovered", "seconds": 41.0}
+    said = [made.take({**outage, "function": name}, 1.0) for name in ("f.1", "f.2", "f.1")]
+    assert said == ["the store cannot be reached, waiting for up to 10 min 0 s: get a: connection failed", None, None]
+    assert made.take(outage, 2.0) is None, "this process"
+    assert made.take({"event": "ended", "function": "f.2", "code": 2}, 3.0) is None
+    assert made.take(recovered, 40.0) is None
+    assert made.take({**recovered, "function": "f.1"}, 41.0) == "the store can be reached again, after 41 s"
+    assert made.take({**outage, "function": "f.1"}, 50.0) == said[0]
+
+
 def test_rejections_are_news() -> None:
     rejected = ["worker 0's update 3: its loss is not finite"]
     assert picture().take(commit(7, 8, rejected=rejected), 1.0) == f"version 7: rejected {rejected[0]}"

@@ -118,7 +118,7 @@ class Polite(Tiny):
     ("end", "error", "message"),
     [
         ("os._exit(0)", RunFailed, r"without progress \(.* ended itself without having finished, with exit status 0\)"),
-        ("sys.exit(0)", JobFailed, r"the job called sys\.exit\(0\) while it was trained"),
+        ("sys.exit(0)", JobFailed, r"Polite\.loss raised SystemExit: 0"),
     ],
 )
 def test_a_function_that_ends_politely_has_not_finished(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 import lambdaml
-from lambdaml.errors import JobError
+from lambdaml.errors import JobError, JobFailed
 from lambdaml.examine import SMALL, examine
 from tests.lambdaml.lab import memory
 from tests.lambdaml.test_replica import Made, mlp
@@ -100,3 +100,73 @@ def test_a_large_model_is_cut_down_for_the_rehearsal() -> None:
     examine(Made(lambda: nn.Linear(SMALL, 3), lambda ps: torch.optim.Adam(ps, lr=0.1)), 0)
     with pytest.raises(JobError, match="Forgetful"):
         examine(Made(lambda: nn.Linear(SMALL, 3), lambda ps: Forgetful(ps, lr=0.1)), 0)
+
+
+class NoInit(nn.Module):
+    def __init__(self) -> None:
+        pass
+
+
+class Nameless(nn.Linear):
+    def named_parameters(self, *args: Any, **options: Any) -> Any:
+        raise RuntimeError("no names")
+
+
+class NoGroups(SGD):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.param_groups = None  # type: ignore[assignment]
+
+
+class Exiting(SGD):
+    def load_state_dict(self, state_dict: Any) -> None:
+        raise SystemExit(2)
+
+
+class Slots:
+    """A scheduler of one's own without a `__dict__`."""
+
+    __slots__ = ()
+
+    def step(self) -> None: ...
+    def state_dict(self) -> Any:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+def saying(state: Any) -> Any:
+    """An optimizer whose state_dict() is this."""
+    return lambda parameters: type("Saying", (SGD,), {"state_dict": lambda self: state})(parameters, lr=0.1)
+
+
+def leave(*_: Any) -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"model": NoInit}, "the job's model cannot be used: AttributeError"),
+        ({"model": lambda: Nameless(6, 3)}, "the job's model cannot be used: RuntimeError: no names"),
+        ({"model": leave}, r"model raised SystemExit: 3"),
+        ({"optimizer": NoGroups}, "the job's optimizer cannot be used: TypeError"),
+        ({"optimizer": leave}, r"optimizer raised SystemExit: 3"),
+        ({"optimizer": saying(None)}, r"state_dict\(\) of the job's optimizer or scheduler cannot be used: TypeError"),
+        (
+            {"optimizer": saying([1, 2])},
+            r"state_dict\(\) of the job's optimizer or scheduler cannot be used: TypeError",
+        ),
+        ({"optimizer": lambda ps: Exiting(ps, lr=0.1)}, "optimizer or scheduler cannot be used: SystemExit: 2"),
+        ({"scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR}, "not the class StepLR"),
+        ({"scheduler": lambda optimizer: Slots()}, "optimizer or scheduler cannot be used: TypeError"),
+        ({"dataset": leave}, r"dataset raised SystemExit: 3"),
+    ],
+)
+def test_whatever_a_job_makes_or_raises_is_the_jobs_error_and_nothing_is_written(
+    parts: dict[str, Any], message: str
+) -> None:
+    store = memory()
+    with pytest.raises((JobError, JobFailed), match=message):
+        lambdaml.train(Made(**parts), store.url, workers=1, steps=2)
+    assert list(store.list()) == []
