@@ -174,7 +174,7 @@ def train(
         check(opened)
         begin(opened, run_settings, instance, chosen, new=True)
         launch = Launch(opened, run_settings, instance, functions_for(workers, functions), device, lifetime_s)
-        return _supervise(launch, opened.patience, chosen, accounts, cap, on_event)
+        return _supervise(launch, opened, chosen, accounts, cap, on_event)
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -242,7 +242,7 @@ def resume(
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
         launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
-        return _supervise(launch, opened.patience, chosen, accounts, cap, on_event)
+        return _supervise(launch, opened, chosen, accounts, cap, on_event)
     finally:
         chosen.close()
 
@@ -335,11 +335,11 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
 
 
 def _supervise(
-    launch: Launch, patience: Patience, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
+    launch: Launch, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
 ) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
-    store, settings = launch.store, launch.settings
-    patience.patience_s = settings.patience_s
+    settings = launch.settings
+    store.wait_for(settings.patience_s)
     run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
     watch = Evaluations(engine.compute, launch, on_event)
@@ -385,7 +385,7 @@ def _supervise(
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             watch.abandon()
-        patience.give_up()
+        store.patience.give_up()
         accounts.abandon()
         raise
 

@@ -164,7 +164,7 @@ class CloudStore(Backend):
         start = max(behind if is_key(behind) else "", _just_before(full)) if self._sorts else ""
 
         def read() -> list[ObjectInfo]:
-            chunks = obstore.list(self._client(), folder, offset=start or None, chunk_size=BATCH)
+            chunks = obstore.list(self._client(1), folder, offset=start or None, chunk_size=BATCH)
             infos: list[ObjectInfo] = []
             for rows in chunks:
                 page = [ObjectInfo(row["path"], row["size"], row["last_modified"].timestamp()) for row in rows]
@@ -265,7 +265,8 @@ class CloudStore(Backend):
         return StoreError(f"{what}: {masked(head)[:200]}")
 
     def _client(self, upload_steps: int = 0, single_deletes: bool = False) -> Any:
-        """A client for reads and small uploads (0), or for uploads of so many steps of 64 MB, which get more time."""
+        """A client for reads and small uploads (0), or for uploads of so many steps of 64 MB, which get more time; so do
+        lists, which a server may have to think about."""
         global _runtime_pid
         if _runtime_pid != os.getpid():
             if _runtime_pid is not None:

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from lambdaml.storage.errors import StoreUnavailable
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+from lambdaml.storage.retry import HASTY_S, Retrying
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
@@ -147,6 +148,12 @@ class _Trial:
             patience._emit({"event": "recovered", "seconds": round(patience.recovered_at - patience._since, 1)})
 
 
+def hasten(store: Store) -> None:
+    """Have a store give calls up soon, since they are repeated here."""
+    if isinstance(store, Retrying):
+        store.within_s = HASTY_S
+
+
 class Patient(Store):
     """A store around another that waits while that is down; see `Patience`."""
 
@@ -162,6 +169,11 @@ class Patient(Store):
     def meter(self) -> Meter | None:
         """Counts the requests, where the store inside has a meter."""
         return getattr(self.inner, "meter", None)
+
+    def wait_for(self, patience_s: float) -> None:
+        """Have that much patience with the store from now on."""
+        self.patience.patience_s = patience_s
+        hasten(self.inner)
 
     def get(self, key: str) -> Bytes | None:
         return self.patience.keep_now(lambda: self.inner.get(key))

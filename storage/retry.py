@@ -22,9 +22,9 @@ BASE_S = 0.05
 CAP_S = 5.0
 ATTEMPTS = 8
 
-WITHIN_S = 9.0
-"""No attempt begins later than this after the first one. So a server that accepts requests and never answers is given up
-after one attempt, and whoever has the patience to wait for it (`lambdaml.storage.patience`) knows what it waits for."""
+HASTY_S = 9.0
+"""`within_s` where somebody repeats the call (`lambdaml.storage.patience`): a server that accepts requests and never answers
+is given up after one attempt, so that it can be told of."""
 
 
 def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
@@ -33,8 +33,8 @@ def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
 
 
 class Retrying(Store):
-    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all, and not
-    for longer than `WITHIN_S`.
+    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all, none
+    of which begins more than `within_s` seconds after the first one.
 
     Every other error passes through at once. When the attempts run out the last error is raised, saying how many there
     were and how long they took. `meter` counts every request, repeated ones included.
@@ -58,6 +58,7 @@ class Retrying(Store):
     ) -> None:
         self.inner = inner
         self.attempts = attempts
+        self.within_s = float("inf")
         self.url = inner.url
         self.shared = inner.shared
         self.ephemeral = inner.ephemeral
@@ -130,7 +131,7 @@ class Retrying(Store):
                 return call()
             except StoreUnavailable as error:
                 elapsed = time.monotonic() - begin
-                if attempt == self.attempts or elapsed > WITHIN_S:
+                if attempt == self.attempts or elapsed > self.within_s:
                     times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
                     raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
                 self._sleep(pause_s(attempt, self._uniform))

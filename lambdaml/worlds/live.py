@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from lambdaml.storage import Store
-from lambdaml.storage.patience import Patience
+from lambdaml.storage.patience import Patience, hasten
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.worlds import Signal
 
@@ -52,6 +52,7 @@ class LiveStore:
     """A store whose calls are awaited, and repeated while it is down."""
 
     def __init__(self, store: Store, threads: Executor, patience: Patience) -> None:
+        hasten(store)
         self.patience = patience
         self._store = store
         self._threads = threads

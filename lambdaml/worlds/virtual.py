@@ -18,7 +18,7 @@ from lambdaml.storage.faults import damaged
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.retry import ATTEMPTS, WITHIN_S, pause_s
+from lambdaml.storage.retry import ATTEMPTS, HASTY_S, pause_s
 from lambdaml.worlds import Signal
 from lambdaml.worlds.channel import Channel, Pipe, TokenBucket
 from lambdaml.worlds.kernel import Future, Group, Kernel, Killed, Task, sleep
@@ -189,7 +189,7 @@ class VirtualStore:
 
     async def _tried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What `lambdaml.storage.retry` does."""
-        last_s = self._world.kernel.now + WITHIN_S
+        last_s = self._world.kernel.now + HASTY_S
         for attempt in range(1, ATTEMPTS):
             try:
                 return await call()
