@@ -65,6 +65,17 @@ class Judged(Classifier):
         return {"quality": 0.5}
 
 
+class Paced(Judged):
+    """The same, but a step takes `seconds` and no core."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        time.sleep(self.seconds)
+        return super().loss(model, batch)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"quality": 0.5}
+
+
 class Payload(Job):
     """A gradient of `floats` numbers and next to no compute: what is measured is communication."""
 
