@@ -215,5 +215,8 @@ class Patient(Store):
     def wait(self, key: str, timeout_s: float) -> bool:
         return self.patience.keep_now(lambda: self.inner.wait(key, timeout_s))
 
+    def free_bytes(self) -> int | None:
+        return self.inner.free_bytes()
+
     def close(self) -> None:
         self.inner.close()

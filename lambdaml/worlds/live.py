@@ -85,7 +85,8 @@ class LiveStore:
 
     async def delete(self, keys: Sequence[str]) -> None:
         """In a thread always: there may be many."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._store.delete, keys)
+        run = asyncio.get_running_loop().run_in_executor
+        await self.patience.keep(lambda: run(self._threads, self._store.delete, keys), asyncio.sleep)
 
     def reading(self) -> dict[str, Any]:
         meter = getattr(self._store, "meter", None)

@@ -15,6 +15,7 @@ from lambdaml.errors import BadObject, LeaseLost
 from lambdaml.leases import Leases
 from lambdaml.records import Lease
 from lambdaml.storage import ObjectInfo
+from lambdaml.storage.patience import Patience
 from tests.lambdaml.lab import memory
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Bucket:
         self.store = memory()
         self.now = 1_000_000.0
         self.modified: dict[str, float] = {}
+        self.patience = Patience(0.0, lambda: self.now)
 
     async def get(self, key: str) -> Any:
         await asyncio.sleep(0)
