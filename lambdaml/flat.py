@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from lambdaml.errors import JobError
 
+_BLOCK = 2**20
+"""Numbers that are summed at once."""
+
 ABSENT = "absent"
 """Part of an update: the numbers, int32 and rising, of the parameters that its backward pass did not reach."""
 
@@ -79,7 +82,7 @@ class FlatGradient:
             gradient.zero_()
         self._reached.clear()
         self._versions = [parameter._version for _, parameter in self._named]
-        self._bits = [_sum_of_bits(parameter) for _, parameter in self._named] if self._first else None
+        self._bits = [sum_of_bits(parameter) for _, parameter in self._named] if self._first else None
         self._first = False
 
     def finish(self) -> NDArray[np.int32]:
@@ -146,7 +149,7 @@ class FlatGradient:
                     f"the loss changed requires_grad of {name}: what is trained is fixed when the run begins"
                 )
             # What is changed through `.data` has no new version. Looking at every bit is too slow to be done each time.
-            if parameter._version != version or (self._bits and self._bits[number] != _sum_of_bits(parameter)):
+            if parameter._version != version or (self._bits and self._bits[number] != sum_of_bits(parameter)):
                 raise JobError(
                     f"computing the loss changed parameter {name}: only the run's optimizer may "
                     "(is there another optimizer, a clamp, or nn.Embedding(max_norm=...)?)"
@@ -157,11 +160,14 @@ def _length(parameter: Tensor) -> int:
     return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
-def _sum_of_bits(tensor: Tensor) -> int:
-    """A number that changes with nearly every change of the tensor's bits."""
+def sum_of_bits(tensor: Tensor) -> int:
+    """A number that changes with nearly every change of the tensor's bits. Torch copies what it sums as another type."""
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     real = _real(tensor.detach())
-    return int(real.view(whole[real.element_size()]).sum(dtype=torch.int64))
+    bits, total = real.view(whole[real.element_size()]), 0
+    for start in range(0, bits.numel(), _BLOCK):
+        total += int(bits[start : start + _BLOCK].sum(dtype=torch.int64))
+    return total
 
 
 def _real(tensor: Tensor) -> Tensor:

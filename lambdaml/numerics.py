@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["reproducible", "fast"]
 
+_BLOCK = 2**18
+"""Numbers that are squared at once."""
+
 VARIABLES = (
     "MKL_CBWR",
     "ATEN_CPU_CAPABILITY",
@@ -168,9 +171,14 @@ def demand(run: Numerics | None) -> None:
 
 def norm(vector: NDArray[Any]) -> float:
     """The 2-norm, the same bits on every CPU: squares in float64, halves added to halves until one number is left."""
-    squares = vector.astype("float64")
+    half = vector.size // 2
+    size = vector.size - half
+    squares = vector[:size].astype("float64")
     squares *= squares
-    size = squares.size
+    for start in range(0, half, _BLOCK):  # the first halving, without the squares of the second half all at once
+        part = vector[size + start : min(size + start + _BLOCK, vector.size)].astype("float64")
+        part *= part
+        squares[start : start + len(part)] += part
     while size > 1:
         half = size // 2
         squares[:half] += squares[size - half : size]

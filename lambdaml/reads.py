@@ -67,15 +67,28 @@ def read_twice(store: Store, key: str) -> Bytes | None:
     Raises:
         BadObject: no two readings agree.
     """
-    seen: set[bytes] = set()
+    found = _agreed(store, key)
+    return None if found is None else found[0]
+
+
+def sha256_of(store: Store, key: str) -> str | None:
+    """The SHA-256 of what `read_twice` gives."""
+    found = _agreed(store, key)
+    return None if found is None else found[1]
+
+
+def _agreed(store: Store, key: str) -> tuple[Bytes, str] | None:
+    seen: set[str] = set()
+    data: Bytes | None = None
     for pause_s in (0.0, 0.0, *PAUSES_S):
         time.sleep(pause_s)
+        data = None  # one copy at a time
         data = store.get(key)
         if data is None:
             return None
-        digest = hashlib.sha256(data).digest()
+        digest = hashlib.sha256(data).hexdigest()
         if digest in seen:
-            return data
+            return data, digest
         seen.add(digest)
     raise BadObject(f"{key} reads differently each time: the store damages what it is asked for")
 

@@ -25,6 +25,8 @@ LOCAL_PAGE = 10_000
 SMALL_BYTES = 64 * 1024
 """Objects below this size are read as `bytes`, larger ones as a `memoryview` where that saves a copy."""
 
+_BLOCK = 2**20
+
 Op = Literal["get", "get_range", "put", "create", "head", "list", "delete", "wait"]
 """One kind of request."""
 
@@ -215,4 +217,9 @@ def batches(keys: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _same(found: Bytes, data: Data) -> bool:
-    return len(found) == size_bytes(data) and bytes(found) == bytes(data)
+    """Block by block: a memoryview compares slowly, and a copy of all of it may be large."""
+    if len(found) != size_bytes(data):
+        return False
+    left, right = memoryview(found), memoryview(flat(data))
+    starts = range(0, len(left), _BLOCK)
+    return all(bytes(left[start : start + _BLOCK]) == bytes(right[start : start + _BLOCK]) for start in starts)

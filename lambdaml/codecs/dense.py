@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from lambdaml.records import Body
 
+_BLOCK = 2**18
+"""Numbers that are rounded at once, so that no intermediate value has the gradient's size."""
+
 
 class Fp32:
     """The gradient as it is."""
@@ -35,18 +38,27 @@ class Bf16:
     exact = False
 
     def encode(self, gradient: NDArray[Any]) -> Body:
-        bits = gradient.astype(np.float32, copy=False).view(np.uint32)
-        rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16).astype(np.uint16)
-        nan = (bits & 0x7FFFFFFF) > 0x7F800000
-        if nan.any():
-            rounded[nan] = 0x7FC0
+        rounded = np.empty(gradient.shape, np.uint16)
+        for start in range(0, len(gradient), _BLOCK):
+            rounded[start : start + _BLOCK] = _rounded(gradient[start : start + _BLOCK])
         return {"gradient": rounded}
 
     def check(self, body: Body, size: int) -> str:
         return _shape(body, size, ("uint16",))
 
     def decode(self, body: Body, size: int) -> NDArray[Any]:
-        return (body["gradient"].astype(np.uint32) << 16).view(np.float32)
+        bits = body["gradient"].astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
+
+
+def _rounded(gradient: NDArray[Any]) -> NDArray[np.uint16]:
+    bits = gradient.astype(np.float32, copy=False).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16).astype(np.uint16)
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    if nan.any():
+        rounded[nan] = 0x7FC0
+    return rounded
 
 
 def _shape(body: Body, size: int, dtypes: tuple[str, ...]) -> str:
