@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lambdaml.encoding import copied
+from lambdaml.encoding import shown
 from lambdaml.errors import JobError
 from lambdaml.records import Body
 
@@ -169,8 +169,8 @@ class Buffers:
         return torch.where(arithmetic | (total == 0), found, last)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of those buffers that are no part of the `state_dict` and have changed."""
-        return {LOCAL + self._names[number]: copied(self._at(number)) for number in sorted(self._travelled)}
+        """Those buffers that are no part of the `state_dict` and have changed."""
+        return {LOCAL + self._names[number]: shown(self._at(number)) for number in sorted(self._travelled)}
 
     def load(self, tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
         """Take what `state` gave, and have room for the buffers of a `state_dict`."""

@@ -30,9 +30,8 @@ import numpy as np
 from lambdaml import keys
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
-from lambdaml.reads import read_now
 from lambdaml.sampling import derive_seed
-from lambdaml.snapshot import State
+from lambdaml.snapshot import read_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -220,7 +219,7 @@ def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> 
 
     def states() -> Iterator[tuple[int, nn.Module]]:
         for key in found:
-            state = read_now(run.store, key, State.load)
+            state = read_state(run.store, key)
             if state is not None:
                 state.load_into(model)
                 yield keys.number(key), model

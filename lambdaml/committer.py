@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
@@ -41,12 +41,22 @@ MAX_UNWRITTEN = 16
 """Commits that an agreed schedule may be ahead of its log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot that is to be written: its version, the values of its state, and its bytes."""
+
+    version: int
+    meta: dict[str, Any]
+    data: bytes
+
+
 class Committer:
     """Writes on behalf of all. Idle in functions that do not hold worker 0.
 
     Attributes:
         wish: a stop that was asked for and is not in the log yet.
         digest: of the newest state whose digest is not in the log yet.
+        making_bytes: what a snapshot will take that is about to be made.
         unjudged: versions of the snapshots written here whose evaluations were not seen, in a run with a target.
         retention: deletes what is too much.
     """
@@ -55,7 +65,8 @@ class Committer:
         self.wish: Stop | None = None
         self.digest: Digest | None = None
         self.unwritten: deque[Commit] = deque()
-        self.snapshots: deque[State] = deque()
+        self.snapshots: deque[Snapshot] = deque()
+        self.making_bytes = 0
         self.unjudged: deque[int] = deque()
         self.retention = Retention(function)
         self._judged = function.settings.target is not None
@@ -78,6 +89,18 @@ class Committer:
         """Whether commits are made faster than the log is written, or than snapshots are looked at for a target."""
         waiting = len(self.snapshots) + len(self.unjudged) if self._judged and self.wish is None else 0
         return self.active and (len(self.unwritten) >= MAX_UNWRITTEN or waiting > LEAD)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the snapshots take that are being made, or written now or next."""
+        return self.making_bytes + sum(len(each.data) for each in self.snapshots) if self.active else 0
+
+    async def take_snapshot(self, state: State, sha256: str) -> None:
+        """Have a state with this digest written; it may change when this has returned."""
+        data = await self._function.world.background(lambda: state.dump(sha256))
+        self.snapshots.append(Snapshot(state.version, state.meta, data))
+        self.making_bytes = 0
+        self._function.changed.set()
 
     async def append(self, commit: Commit) -> Commit:
         """Write the log entry, or find out that somebody else did: returns the one that stands."""
@@ -127,18 +150,18 @@ class Committer:
         while True:
             await function.until(ready)
             await self.write_snapshot(self.snapshots[0])
-            written = self.snapshots.popleft()
+            version = self.snapshots.popleft().version  # no name for its bytes, which are to be freed
             if self._judged:
-                self.unjudged.append(written.version)
+                self.unjudged.append(version)
                 self._must_look = len(self.unjudged) < LEAD  # from then on, `keep_lead` looks as often
             function.changed.set()
 
-    async def write_snapshot(self, state: State) -> None:
+    async def write_snapshot(self, snapshot: Snapshot) -> None:
         world = self._function.world
-        data = await world.background(state.dump)
-        if await world.store.create(keys.snapshot(state.version), data) is None:
-            self.retention.wrote(state, len(data))
-        world.emit("snapshot", version=state.version, size_bytes=len(data))
+        data = snapshot.data
+        if await world.store.create(keys.snapshot(snapshot.version), data) is None:
+            self.retention.wrote(snapshot.meta["view"], len(data))
+        world.emit("snapshot", version=snapshot.version, size_bytes=len(data))
 
     async def keep_lead(self) -> None:
         """In a run with a target, see to it that evaluation keeps up: note which snapshots have been evaluated, and
@@ -201,12 +224,14 @@ class Committer:
         for commit in list(self.unwritten):
             if commit.commit >= function.tail:
                 await self.append(commit)
-        state = await function.world.compute(function.replica.state)
-        await self.write_snapshot(state)
+        state = await function.world.compute(function.replica.shared_state)
+        data = await function.world.background(state.dump)
+        await self.write_snapshot(Snapshot(state.version, state.meta, data))
+        del data
         if stop.reason == "diverged":
             return
         if stop.version is not None and stop.version != state.version:
-            found = await read(function.world, keys.snapshot(stop.version), function.replica.read)
+            found = await function.read_state(keys.snapshot(stop.version))
             if found is None:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
             state = found

@@ -43,7 +43,7 @@ _MADE_OF: dict[str, Callable[[Any], Any]] = {
 
 
 def encode(value: Any, path: str, tensors: Tensors) -> Any:
-    """The value as JSON; its tensors go into `tensors`, copied to the CPU, under names that begin with `path`.
+    """The value as JSON; its tensors go into `tensors`, shown to the CPU, under names that begin with `path`.
 
     Raises:
         JobError: something in it has no exact form; the message names it by its path.
@@ -73,9 +73,9 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         raise BadObject(f"a value that is marked {tag} cannot be read: {error}") from error
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares nothing and holds what the tensor shows."""
-    return tensor.detach().to("cpu", copy=True).resolve_conj().resolve_neg().contiguous()
+def shown(tensor: Tensor) -> Tensor:
+    """What the tensor shows, plain and on the CPU; in the tensor's own memory where it is that already."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def _encode(value: Any, path: str, tensors: Tensors) -> Any:
@@ -126,7 +126,7 @@ def _put(tensor: Tensor, path: str, tensors: Tensors) -> str:
     name = path
     while name in tensors:
         name += "'"
-    tensors[name] = copied(tensor)
+    tensors[name] = shown(tensor)
     return name
 
 

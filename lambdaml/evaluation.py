@@ -12,10 +12,9 @@ from lambdaml import keys, wire
 from lambdaml.caps import Enough
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
-from lambdaml.reads import read_now
 from lambdaml.settings import Settings, parse_target, reached
-from lambdaml.snapshot import State
-from lambdaml.storage import Store
+from lambdaml.snapshot import State, read_state
+from lambdaml.storage import ObjectInfo, Store
 
 if TYPE_CHECKING:
     from lambdaml.coherence import Probe
@@ -68,14 +67,17 @@ class Evaluator:
             before, self._last = self._last or keys.snapshot(0), info.key
             version = keys.number(info.key)
             if version not in done:
-                self._evaluate(version, info.key, before)
+                self._evaluate(info, before)
 
-    def _evaluate(self, version: int, key: str, before: str) -> None:
-        state = read_now(self._store, key, State.load)
-        if state is None:
-            return
+    def _evaluate(self, info: ObjectInfo, before: str) -> None:
+        from lambdaml.streaming import load_model
+
+        version = keys.number(info.key)
         probe = self._probe_from(before) if self._settings.coherence else None
-        metrics = evaluate(self._job, state, self._device, self._fresh_model())
+        model = self._fresh_model()
+        if not load_model(self._store, info.key, info.size_bytes, model):
+            return
+        metrics = _metrics(self._job, model)
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
@@ -93,7 +95,7 @@ class Evaluator:
 
         if self._probe is None:
             self._probe = Probe(self._job, kept=1, seed=self._settings.seed, device=self._device)
-            state = read_now(self._store, key, State.load)
+            state = read_state(self._store, key)
             if state is not None:
                 model = self._fresh_model()
                 state.load_into(model)
@@ -157,19 +159,24 @@ class Evaluations:
         self._compute.abandon()
 
 
-def evaluate(job: Job, state: State, device: str = "cpu", model: Any = None) -> dict[str, float]:
+def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
     """The job's metrics of a state's model.
 
     Raises:
         JobFailed: the job's `evaluate` raised, or returned something else than numbers.
     """
+    from lambdaml.calls import call
+
+    model = call(job.model).to(device)
+    state.load_into(model)
+    return _metrics(job, model)
+
+
+def _metrics(job: Job, model: Any) -> dict[str, float]:
     import torch
 
     from lambdaml.calls import call
 
-    if model is None:
-        model = call(job.model).to(device)
-    state.load_into(model)
     model.eval()
     with torch.no_grad():
         metrics = call(job.evaluate, model)

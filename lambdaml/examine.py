@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lambdaml.calls import call, examined, seed_streams
-from lambdaml.encoding import Tensors, copied
+from lambdaml.encoding import Tensors, shown
 from lambdaml.errors import JobError, JobFailed
 from lambdaml.job import Job
 from lambdaml.jobparts import build_model, build_optimizer, build_scheduler, encode_training, load_training
@@ -32,8 +32,11 @@ BEFORE, AFTER = 3, 2
 
 
 @examined("the job's optimizer or scheduler")
-def examine(job: Job, seed: int) -> None:
+def examine(job: Job, seed: int) -> float:
     """Refuse what cannot be carried. The global random streams are seeded.
+
+    Returns:
+        What the optimizer keeps, in bytes for each byte of a trained parameter.
 
     Raises:
         JobError: what it is, and why.
@@ -55,6 +58,7 @@ def examine(job: Job, seed: int) -> None:
             f"{type(first.optimizer).__name__}{what} of {type(job).__name__} cannot be stopped and gone on with: "
             "state_dict() and load_state_dict() do not carry all that changes"
         )
+    return first.share()
 
 
 def _demand_nothing_else(job: Job, one: Any, other: Any) -> None:
@@ -108,9 +112,14 @@ class _Rehearsal:
             raise JobError(f"{where}: {type(part).__name__} cannot be used here: {error}") from error
 
     def state(self) -> State:
-        tensors: Tensors = {f"model/{name}": copied(p) for name, p in self._model.named_parameters()}
+        tensors: Tensors = {f"model/{name}": shown(p) for name, p in self._model.named_parameters()}
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
         return State(tensors, {"optimizer": optimizer, "scheduler": scheduler})
+
+    def share(self) -> float:
+        """What the optimizer keeps, in bytes for each byte of a trained parameter."""
+        kept = sum(tensor.nbytes for name, tensor in self.state().tensors.items() if not name.startswith("model/"))
+        return kept / max(1, sum(p.nbytes for p in self._model.parameters() if p.requires_grad))
 
     def load(self, state: State) -> None:
         with torch.no_grad():

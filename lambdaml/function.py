@@ -8,20 +8,19 @@ keeps leases and the trace. They meet at one signal, `changed`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from lambdaml import keys
+from lambdaml.backlog import Backlog, Pending
 from lambdaml.commits import draft
 from lambdaml.committer import Committer
 from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
 from lambdaml.leases import Leases
 from lambdaml.log import LogReader
-from lambdaml.machine import Machine, State
+from lambdaml.machine import FROZEN, Machine, State
 from lambdaml.patterns.gather import Gather
-from lambdaml.reads import read
+from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Update
 from lambdaml.rejections import describe, sampler_of
 from lambdaml.retention import passed
@@ -30,28 +29,17 @@ from lambdaml.settings import Settings
 from lambdaml.staleness import RULES
 from lambdaml.tracing import Tracer
 from lambdaml.view import View
+from lambdaml.window import MAX_UNAPPLIED
 from lambdaml.worker import work
 from lambdaml.worlds import Task, World
 
 Outcome = Literal["done", "left"]
-
-MAX_UNAPPLIED = 64
-"""Commits the head may be ahead of the replica."""
 
 RESTORES = 5
 """Snapshots that are tried by a function that starts, as each may be deleted while it is read."""
 
 REPORT_WAIT_S = 10.0
 """A wait longer than this is reported."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A commit that is decided but not applied yet."""
-
-    commit: Commit
-    updates: dict[tuple[int, int], Update] | None
-    download_s: float = 0.0
 
 
 class Function:
@@ -86,22 +74,22 @@ class Function:
         self.tail = 0
         self.changed = world.signal()
         self.leases = Leases(world, name, settings.lease_s, dead)
-        self.channel = Gather(self)
         self.committer = Committer(self)
+        self.channel = Gather(self)
+        self.backlog = Backlog(self)
         self.reader = LogReader(self)
         self.tracer = Tracer(world, name)
         self.warm = False
         self.computing = 0
         self._assigned = list(assigned)
-        self._pending: deque[_Pending] = deque()
         self.digests: dict[int, str] = {}  # by commits taken
         self.newest: tuple[int, Digest] | None = None  # with its version
         self.fated_at = [world.now()] * settings.workers
         self._heard: dict[int, float] = {}
         self._reported: dict[int, float] = {}
         self._workers: dict[int, Task] = {}
-        self._tasks: list[Task] = []
-        self._coroutines: list[Coroutine[Any, Any, None]] = []
+        self._tasks: set[Task] = set()
+        self._coroutines: set[Coroutine[Any, Any, None]] = set()
         self._awaited = 0
         self._hold = False
         self._published = False
@@ -143,7 +131,7 @@ class Function:
 
     @property
     def _over(self) -> bool:
-        return self.head.stop is not None and not self._pending
+        return self.head.stop is not None and not self.backlog
 
     @property
     def ending(self) -> bool:
@@ -183,10 +171,13 @@ class Function:
             except Exception as error:
                 self._failure = self._failure or error
                 self.changed.set()
+            finally:
+                self._coroutines.discard(task)
+                self._tasks.discard(spawned)
 
-        self._coroutines.append(task)
+        self._coroutines.add(task)
         spawned = self.world.spawn(guarded())
-        self._tasks.append(spawned)
+        self._tasks.add(spawned)
         return spawned
 
     async def _start(self) -> None:
@@ -200,6 +191,7 @@ class Function:
             self.heard(worker)
         self.spawn(self._advance())
         self.spawn(self._apply())
+        self.spawn(self.backlog.keep_reading())
         self.spawn(self._keep())
         for duty in self.committer.duties():
             self.spawn(duty)
@@ -225,21 +217,28 @@ class Function:
             snapshots = await self.world.store.list(keys.SNAPSHOTS)
             if not snapshots:
                 raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
-            found = await read(self.world, snapshots[-1].key, self.replica.read)
+            found = await self.read_state(snapshots[-1].key)
             if found is not None:
                 return found
         raise RunFailed(f"{snapshots[-1].key} was deleted while a function started, and so were those before it")
+
+    async def read_state(self, key: str) -> State | None:
+        """A snapshot with all that belongs to it, or None where there is none."""
+        state = await read(self.world, key, self.replica.read)
+        if state is None or FROZEN not in state.meta:
+            return state
+        return state.over(present(await read(self.world, keys.FROZEN, self.replica.read), keys.FROZEN))
 
     async def _end(self) -> None:
         self._closed = True
         if self._failure is not None:
             self.world.store.patience.give_up()  # what failed is to be heard of now, even if the store is down
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         try:
             await self.world.sleep(0)  # let them see it
         finally:
-            for coroutine in self._coroutines:
+            for coroutine in list(self._coroutines):
                 coroutine.close()
         try:
             await self.tracer.close()
@@ -311,7 +310,7 @@ class Function:
     async def _advance(self) -> None:
         """Advance the head: decide the next commit, or read it."""
         while self.head.stop is None:
-            await self.until(lambda: len(self._pending) < MAX_UNAPPLIED and not self.committer.behind)
+            await self.until(lambda: len(self.backlog) < MAX_UNAPPLIED and not self.committer.behind)
             if self.schedule.agreed or (self.committer.active and self.head.commit >= self.tail):
                 commit = draft(
                     self.head,
@@ -347,49 +346,50 @@ class Function:
         for entry in commit.entries:
             self.heard(entry.worker)
             self.fated_at[entry.worker] = self._progress_at
-        known = self.channel.take(commit)
-        pending = _Pending(commit, None, max((update.download_s for update in known.values()), default=0.0))
-        if len(known) >= len(commit.applied) and all((e.worker, e.seq) in known for e in commit.applied):
-            pending.updates = known
-        else:
-            self.spawn(self._load(pending, known))
-        self._pending.append(pending)
+        self.backlog.add(commit, self.channel.take(commit))
         if commit.stop:
             self._roles_changed()
-        self.changed.set()
-
-    async def _load(self, pending: _Pending, known: dict[tuple[int, int], Update]) -> None:
-        start = self.world.now()
-        pending.updates = await self.channel.load(pending.commit, known)
-        pending.download_s = max(pending.download_s, self.world.now() - start)
         self.changed.set()
 
     async def _apply(self) -> None:
         """Apply decided commits to the replica, in order."""
         while True:
-            await self.until(lambda: bool(self._pending) and self._pending[0].updates is not None)
-            pending = self._pending[0]
-            commit, updates = pending.commit, pending.updates
-            assert updates is not None
+            pending = await self.backlog.next()
+            commit = pending.commit
             before = self.queued.progress
             self.queued.advance(commit)
             checkpoint = self._crosses(before, self.queued.progress)
-            self._hold = checkpoint
+            self._hold = checkpoint or pending.absent > 0
             self.changed.set()
             start = self.world.now()
-            await self.world.compute(lambda: self.replica.apply(commit, updates))
+            if pending.absent:
+                await self._add_up(commit)
+            else:
+                await self.world.compute(lambda: self.replica.apply(commit, pending.updates))
             apply_s = self.world.now() - start
             if checkpoint:
                 await self._checkpoint()
             self._hold = False
-            self._account(pending, updates, apply_s)
-            self._compare(commit, updates)
-            self._pending.popleft()
-            self.changed.set()
+            self._account(pending, apply_s)
+            self._compare(commit, pending.updates)
+            self.backlog.applied()
 
-    def _account(self, pending: _Pending, updates: dict[tuple[int, int], Update], apply_s: float) -> None:
+    async def _add_up(self, commit: Commit) -> None:
+        """Apply a commit whose updates are not in memory all at once: each is freed when it has been added."""
+        replica, compute, position = self.replica, self.world.compute, 0
+        await compute(lambda: replica.begin(commit))
+        for step in commit.steps:
+            for entry in step:
+                update = await self.backlog.update(position)
+                await compute(lambda: replica.add(entry, update))
+                self.channel.window.free(update)
+                position += 1
+            await compute(lambda: replica.step(step))
+        await compute(lambda: replica.end(commit))
+
+    def _account(self, pending: Pending, apply_s: float) -> None:
         channel, commit = self.channel, pending.commit
-        for update in updates.values():
+        for update in pending.updates.values():
             self.committer.retention.applied(update.size_bytes)
         self.tracer.applied(
             commit,
@@ -401,7 +401,7 @@ class Function:
         )
         channel.gets = channel.polls = channel.bytes_received = 0
         if self.committer.active:
-            self.tracer.arrived(commit, updates)
+            self.tracer.arrived(commit, pending.updates)
             applied = commit.applied
             self.world.emit(
                 "commit",
@@ -426,14 +426,18 @@ class Function:
 
     async def _checkpoint(self) -> None:
         """Note the state's digest; whoever holds worker 0 also writes a snapshot."""
-        state = await self.world.compute(self.replica.state)
+        state = await self.world.compute(self.replica.shared_state)  # nothing changes it while workers hold
+        if self.committer.active:
+            self.committer.making_bytes = state.size_bytes  # it takes the place of the updates that were applied
+        self.backlog.let_go()
         sha256 = await self.world.background(state.digest)
         digest = Digest(state.meta["view"]["commit"], sha256)
         self.digests[digest.commits] = sha256
         self.newest = state.version, digest
         if self.committer.active:
             self.committer.digest = digest
-            self.committer.snapshots.append(state)
+            await self.committer.take_snapshot(state, sha256)
+        self.committer.making_bytes = 0
 
     def _compare(self, commit: Commit, updates: dict[tuple[int, int], Update]) -> None:
         """Check the digests that came along against ours.

@@ -4,6 +4,7 @@ run.json                              create-only: what was asked for
 log/{commit:010d}.json                create-only: one per commit, without gaps
 updates/{worker:05d}/{seq:010d}       create-only: what a worker published
 snapshots/{version:010d}.safetensors  full state at a version
+frozen.safetensors                    create-only: the parameters that require no gradient, if there are any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot
 leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
 trace/{function}/{part:05d}.jsonl     what a function measured
@@ -19,6 +20,7 @@ from __future__ import annotations
 RUN = "run.json"
 STOP = "stop.json"
 MODEL = "model.safetensors"
+FROZEN = "frozen.safetensors"
 LOG = "log/"
 UPDATES = "updates/"
 SNAPSHOTS = "snapshots/"

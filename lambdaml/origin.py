@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from lambdaml import keys
 from lambdaml.errors import JobError, RunNotFound, SettingsError
-from lambdaml.reads import read_now
+from lambdaml.machine import FROZEN
 from lambdaml.settings import Origin
-from lambdaml.snapshot import RULE, State
+from lambdaml.snapshot import RULE, State, read_state
 from lambdaml.storage.errors import BadStoreURL
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def go_on_from(replica: Replica, origin: Origin) -> None:
     from lambdaml.run import Run
 
     run = Run(origin.run)
-    state = read_now(run.store, keys.snapshot(origin.version), State.load)
+    state = read_state(run.store, keys.snapshot(origin.version))
     if state is None:
         if not run.settings.job.fingerprint:  # its job was an object
             run = Run(origin.run, replica.job)
         state = replay(run, origin.version)  # in whatever class: the new run begins with a snapshot of it
     if (state.meta["scheduler"] is None) != (replica.scheduler is None):
         raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
-    fresh = replica.state()
-    tensors = {name: tensor for name, tensor in state.tensors.items() if not name.startswith(RULE)}
+    fresh = replica.shared_state()
+    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(RULE)}
     tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE)}
-    replica.load(State(tensors, {**state.meta, "view": fresh.meta["view"]}))
+    replica.load(State(tensors, {**state.meta, "view": fresh.meta["view"], FROZEN: None}))

@@ -18,6 +18,8 @@ from lambdaml.errors import BadObject
 
 Fate = Literal["applied", "discarded", "rejected"]
 Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
+DAMAGED = "damaged"
+"""Why an update whose object cannot be read is rejected."""
 Body = dict[str, NDArray[Any]]
 """The encoded arrays of an update, by name, as its codec wrote them."""
 
@@ -49,7 +51,7 @@ class Update:
     start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
     along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
     for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, `arrived_s` (when it had
-    read and checked it), and `fault`, its reason to reject the update.
+    read and checked it), `fault`, its reason to reject the update, and `loaded`: whether `body` is in memory, or was let go.
     """
 
     worker: int
@@ -72,10 +74,15 @@ class Update:
     download_s: float = 0.0
     arrived_s: float | None = None
     fault: str = ""
+    loaded: bool = True
 
     @property
     def id(self) -> tuple[int, int]:
         return self.worker, self.seq
+
+    def let_go(self) -> None:
+        """Free the arrays; the header stays."""
+        self.body, self.loaded = {}, False
 
     def pack(self) -> bytes:
         """The object's bytes; from now on `body` and `size_bytes` are those of the object."""
@@ -153,7 +160,7 @@ class Update:
 
 def damaged(worker: int, seq: int, size_bytes: int) -> Update:
     """Stands for an update whose object cannot be read; every replica makes the same of it."""
-    return Update(worker, seq, -1, 0, "", 0, math.nan, "", size_bytes=size_bytes, fault="damaged")
+    return Update(worker, seq, -1, 0, "", 0, math.nan, "", size_bytes=size_bytes, fault=DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +353,7 @@ _HEADER = frozenset(Update.__dataclass_fields__) - {
     "download_s",
     "arrived_s",
     "fault",
+    "loaded",
 }
 
 

@@ -11,11 +11,16 @@ from lambdaml.errors import BadObject, SettingsError
 from lambdaml.reads import present, read_now
 from lambdaml.records import Commit, Update, damaged
 from lambdaml.retention import horizon_of, snapshots_kept
-from lambdaml.snapshot import State
+from lambdaml.snapshot import State, read_state
+from lambdaml.window import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from lambdaml.replica import Replica
     from lambdaml.run import Run
+
+
+AHEAD = 16
+"""Commits whose updates are read ahead, if they take no more memory than those of a function may."""
 
 
 def replay(run: Run, version: int | None = None) -> State:
@@ -59,7 +64,7 @@ def replica_at(run: Run, version: int) -> Replica:
     from lambdaml.replica import Replica
 
     key = keys.snapshot(version)
-    state = present(read_now(run.store, key, State.load), key)
+    state = present(read_state(run.store, key), key)
     replica = Replica(run.job(), run.settings)
     replica.load(state)
     return replica
@@ -84,7 +89,8 @@ def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int,
             found[update.id] = update
         return found
 
-    ahead = 16
+    commit_bytes = 4 * run.settings.parameters * run.settings.workers
+    ahead = max(1, min(AHEAD, WINDOW_BYTES // max(1, commit_bytes)))
     with ThreadPoolExecutor(ahead) as pool:
         waiting = []
         for commit in run.log(start):

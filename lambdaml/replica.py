@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ from torch import Tensor
 from lambdaml.buffers import Buffers
 from lambdaml.calls import call, fetch, seed_streams
 from lambdaml.codecs import CODECS
-from lambdaml.encoding import copied
+from lambdaml.encoding import shown
 from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.flat import ABSENT, FlatGradient
+from lambdaml.frozen import Frozen
 from lambdaml.job import Job
 from lambdaml.jobparts import build, encode_training, extra_state, load_training
+from lambdaml.machine import FROZEN
 from lambdaml.numerics import norm
 from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.sampling import Sampler, derive_seed
@@ -36,6 +38,8 @@ from lambdaml.strays import Strays
 from lambdaml.view import View
 
 _MAX_LOSS_SCALE = 2.0**16
+_BLOCK = 2**18
+"""Numbers that are added at once; they fit into a processor's cache."""
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
 
 
@@ -54,6 +58,17 @@ class Gradient:
     encode_s: float
     labels: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What was added of a step: buffers, whether each update is of this very version, what none has a gradient of; and
+    the gradients, where the sum is taken later."""
+
+    rest: list[Body] = field(default_factory=list)
+    fresh: list[bool] = field(default_factory=list)
+    absent: set[int] = field(default_factory=set)
+    gradients: list[NDArray[Any]] = field(default_factory=list)
 
 
 class Replica:
@@ -88,9 +103,21 @@ class Replica:
         self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).agreed)
         self.flat = FlatGradient(self.model, self.device)
         self.size = self.flat.size
+        self.frozen = Frozen(self.model)
         self.strays = Strays(job, self.model)
         self._has_extra = bool(extra_state(self.model)[1])
         self.dataset: Any = None
+        self._sum = _Sum()
+
+    @property
+    def update_bytes(self) -> int:
+        """What an update will take in memory, its buffers apart."""
+        one = self.codec.encode(np.zeros(1, self.flat.host.dtype))
+        return self.size * sum(array.nbytes for array in one.values())
+
+    def held_bytes(self, update: Update) -> int:
+        """What an update takes in memory."""
+        return update.size_bytes
 
     def gradient(self, worker: int, seq: int) -> Gradient:
         """Compute update `seq` of `worker` at the present version. The state is left as it was.
@@ -205,40 +232,60 @@ class Replica:
 
         `updates` holds every update that the commit applies.
         """
-        if commit.version != self.version:
-            raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
-        if commit.steps and self.transform is not None:
-            self.transform.begin(self.version, self.flat.values)
+        self.begin(commit)
         for step in commit.steps:
             if self.version == until:
                 self.view.version = self.version
                 return
-            self._step(step, updates)
+            for entry in step:
+                self.add(entry, updates[entry.worker, entry.seq])
+            self.step(step)
+        self.end(commit)
+
+    def begin(self, commit: Commit) -> None:
+        """Begin to apply a commit: `add` each update of a step in order, then take the `step`, and in the end `end`."""
+        if commit.version != self.version:
+            raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
+        if commit.steps and self.transform is not None:
+            self.transform.begin(self.version, self.flat.values)
+        self._sum = _Sum()
+
+    def add(self, entry: Entry, update: Update) -> None:
+        """Add an update to the sum of its step. It may be freed then, unless the run's rule changes gradients."""
+        body, rest = _parts(update.body)
+        gradient, total = self.codec.decode(body, self.size), self._sum
+        absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
+        if self.transform is not None:
+            total.gradients.append(gradient)
+        else:
+            _add(gradient, entry.weight, self.flat.host, first=not total.rest)
+            total.absent = total.absent & absent if total.rest else absent
+        total.rest.append({name: np.array(array) for name, array in rest.items()})
+        total.fresh.append(update.base == self.version)
+
+    def step(self, step: tuple[Entry, ...]) -> None:
+        """Take the optimizer step along the sum of what was added."""
+        total, self._sum = self._sum, _Sum()
+        weights = [entry.weight for entry in step]
+        moves = True
+        if self.transform is not None:
+            terms = self.transform.terms(step, total.gradients, self.flat.values)
+            for number, (vector, weight) in enumerate(terms):
+                _add(vector, weight, self.flat.host, first=not number)
+            moves = bool(terms)
+        self.buffers.merge(total.rest, weights, total.fresh)
+        if moves:
+            self._move(total.absent)
+        self.version += 1
+
+    def end(self, commit: Commit) -> None:
+        """All steps of the commit were taken."""
         epochs = self.view.progress // (self.settings.workers * self.settings.steps_per_epoch)
         self.view.advance(commit)
         if self.scheduler is not None and self.job.scheduler_interval == "epoch":
             now = self.view.progress // (self.settings.workers * self.settings.steps_per_epoch)
             for _ in range(now - epochs):
                 self.scheduler.step()
-
-    def _step(self, step: tuple[Entry, ...], updates: Mapping[tuple[int, int], Update]) -> None:
-        used = [updates[entry.worker, entry.seq] for entry in step]
-        weights = [entry.weight for entry in step]
-        bodies, rest = zip(*[_parts(update.body) for update in used], strict=True)
-        gradients = [self.codec.decode(body, self.size) for body in bodies]
-        moves = True
-        absent: set[int] = set()
-        if self.transform is None:
-            _weighted_sum(gradients, weights, self.flat.host)
-            absent = set.intersection(*[set(part[ABSENT].tolist()) if ABSENT in part else set() for part in rest])
-        elif terms := self.transform.terms(step, gradients, self.flat.values):
-            _weighted_sum([vector for vector, _ in terms], [weight for _, weight in terms], self.flat.host)
-        else:
-            moves = False
-        self.buffers.merge(rest, weights, [update.base == self.version for update in used])
-        if moves:
-            self._move(absent)
-        self.version += 1
 
     def _move(self, absent: set[int]) -> None:
         """An optimizer step along the gradient in the host's buffer; absent parameters have none.
@@ -256,16 +303,24 @@ class Replica:
 
     def state(self) -> State:
         """A copy of the whole state."""
+        shared = self.shared_state()
+        frozen = {name: tensor.clone() for name, tensor in shared.frozen.items()}
+        return State({name: tensor.clone() for name, tensor in shared.tensors.items()}, shared.meta, frozen)
+
+    def shared_state(self) -> State:
+        """The whole state, in the replica's own memory as far as that is the CPU's: to be used before the replica is."""
         tensors, extra = extra_state(self.model)
+        frozen, sha256 = self.frozen.still()
         for name, tensor in self.model.state_dict().items():
-            if MODEL + name not in tensors and name not in extra:
-                tensors[MODEL + name] = copied(tensor)
+            if MODEL + name not in tensors and MODEL + name not in frozen and name not in extra:
+                tensors[MODEL + name] = shown(tensor)
         tensors |= self.buffers.state()
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
         if self.transform is not None:
             tensors |= {RULE + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
         meta = {"view": self.view.dump(), "optimizer": optimizer, "scheduler": scheduler}
-        return State(tensors, meta | ({"extra": extra} if extra else {}))
+        meta |= ({"extra": extra} if extra else {}) | ({FROZEN: sha256} if sha256 else {})
+        return State(tensors, meta, frozen)
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> State:
@@ -296,15 +351,18 @@ class Replica:
             raise JobError(f"this job's model or optimizer is not the one the snapshot is of: {reason}") from error
         self.view = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
         self.version = self.view.version
+        self.frozen.begin(state)
         self.flat.attach()
 
 
-def _weighted_sum(arrays: list[NDArray[Any]], weights: list[float], out: NDArray[Any]) -> NDArray[Any]:
-    """The sum of weight * array into `out`, in the order given."""
-    np.multiply(arrays[0], weights[0], out=out)
-    for array, weight in zip(arrays[1:], weights[1:], strict=True):
-        out += array * weight
-    return out
+def _add(array: NDArray[Any], weight: float, out: NDArray[Any], first: bool) -> None:
+    """Add weight * array to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
+    if first:
+        np.multiply(array, weight, out=out)
+        return
+    for start in range(0, len(out), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        out[block] += array[block] * weight
 
 
 def _parts(body: Body) -> tuple[Body, Body]:

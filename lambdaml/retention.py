@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
 from lambdaml.errors import BadObject, SettingsError
-from lambdaml.machine import State
 from lambdaml.reads import present, read, read_many, read_now
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.backend import batches
@@ -54,9 +53,8 @@ class Horizon:
         return sum(self.fated)
 
     @staticmethod
-    def of(state: State) -> Horizon:
-        """The place of a state."""
-        view = state.meta["view"]
+    def of(view: Mapping[str, Any]) -> Horizon:
+        """The place of a state whose account of the log is this; see `View.dump`."""
         return Horizon(view["version"], view["commit"], tuple(view["fated"]))
 
     def dump(self) -> bytes:
@@ -122,10 +120,10 @@ class Retention:
         """An update of this size was applied."""
         self._update_bytes = max(self._update_bytes, size_bytes)
 
-    def wrote(self, state: State, size_bytes: int) -> None:
+    def wrote(self, view: Mapping[str, Any], size_bytes: int) -> None:
         """A snapshot was written here, and nobody else's stands in its place."""
         self._snapshot_bytes = max(self._snapshot_bytes, size_bytes)
-        self._marks.append(Horizon.of(state))
+        self._marks.append(Horizon.of(view))
         self._due = True
 
     async def keep(self) -> None:
@@ -246,7 +244,7 @@ def garbage(store: Store, result: int | None) -> tuple[Horizon, list[str]] | Non
     newest = keys.number(infos[-1].key)
     wanted = min(version for version in (newest, result, *pins) if version is not None)
     oldest = max((info.key for info in infos if keys.number(info.key) <= wanted), default=infos[0].key)
-    horizon = Horizon.of(present(read_now(store, oldest, Snapshot.load), oldest))
+    horizon = Horizon.of(present(read_now(store, oldest, Snapshot.load), oldest).meta["view"])
     doomed = [info.key for info in infos if info.key < oldest]
     for info in store.list(keys.UPDATES):
         worker, seq = keys.update_id(info.key)

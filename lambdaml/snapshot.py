@@ -5,17 +5,24 @@ Tensors are named `model/<state_dict name>`, `buffer/<name>` for buffers that ar
 that is not a tensor stands as JSON in the metadata, under `state` (`lambdaml.encoding`). Nothing needs pickle, and any
 safetensors reader can look inside. safetensors knows complex64 and no other complex numbers: those stand as pairs of
 real numbers, and the metadata's `complex` names them.
+
+Parameters that require no gradient when the run begins stand once, in `frozen.safetensors`; snapshots name the SHA-256 of
+that state under `frozen`, and hold only what became of those that something changed all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lambdaml import wire
+from lambdaml import keys, wire
 from lambdaml.errors import BadObject
+from lambdaml.machine import FROZEN
+from lambdaml.reads import present, read_now
+from lambdaml.storage.protocol import Store
 from lambdaml.wire import canonical
 
 if TYPE_CHECKING:
@@ -29,22 +36,53 @@ EXTRA = "extra/"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a replica, detached from it: CPU tensors by name, and other values as `lambdaml.encoding` writes them."""
+    """The state of a replica: CPU tensors by name, and other values as `lambdaml.encoding` writes them.
+
+    Attributes:
+        frozen: the parameters that require no gradient and are as they were when the run began; by name. A state that was
+            just read has none of them, see `over`.
+    """
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
         version: int = self.meta["view"]["version"]
         return version
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensors that a snapshot holds."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Those that are frozen included."""
+        return {**self.frozen, **self.tensors}
+
+    def base(self) -> State:
+        """What stands in frozen.safetensors: a state of the frozen parameters alone."""
+        return State(dict(self.frozen), {})
+
+    def over(self, base: State) -> State:
+        """This state together with the frozen parameters that it was read without.
+
+        Raises:
+            BadObject: it is a state over others.
+        """
+        if base.digest() != self.meta[FROZEN]:
+            raise BadObject(f"{keys.FROZEN} holds other parameters than the run's snapshots were taken with")
+        return replace(self, frozen=base.tensors)
+
     def model(self) -> dict[str, Any]:
         """The model's state_dict."""
         from lambdaml.encoding import decode
 
-        tensors = {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
-        return tensors | {name: decode(value, self.tensors) for name, value in self.meta.get("extra", {}).items()}
+        named = self.all_tensors
+        tensors = {name.removeprefix(MODEL): t for name, t in named.items() if name.startswith(MODEL)}
+        return tensors | {name: decode(value, named) for name, value in self.meta.get("extra", {}).items()}
 
     def load_into(self, model: nn.Module) -> None:
         """Give a module of the same job the model of this state.
@@ -59,29 +97,40 @@ class State:
         model.load_state_dict(state)
 
     def digest(self, schema: int = wire.SCHEMA) -> str:
-        """SHA-256 over the schema, all tensors and values, in the order of their names."""
+        """SHA-256 over the schema, all values, and the tensors in the order of their names; frozen ones count by their own
+        digest, which is one of the values."""
+        from lambdaml.tensorfile import raw
+
         sha = hashlib.sha256(canonical({"schema": schema, **self.meta}))
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
-            sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            sha.update(_bytes(tensor))
+            sha.update(heading(name, tensor.dtype, tuple(tensor.shape)))
+            sha.update(raw(tensor))
         return sha.hexdigest()
 
-    def dump(self) -> bytes:
-        """The bytes of the snapshot object."""
-        record = {"schema": wire.SCHEMA, "sha256": self.digest(wire.SCHEMA), **self.meta}
-        return _save(self.tensors, {"state": json.dumps(record, separators=(",", ":"), allow_nan=False)})
+    def dump(self, sha256: str = "") -> bytes:
+        """The bytes of the snapshot object, the one copy of the tensors that this makes.
+
+        Args:
+            sha256: the digest, if it is known already.
+        """
+        from lambdaml.tensorfile import dump
+
+        record = {"schema": wire.SCHEMA, "sha256": sha256 or self.digest(wire.SCHEMA), **self.meta}
+        return dump(self.tensors, {"state": json.dumps(record, separators=(",", ":"), allow_nan=False)})
 
     def dump_model(self) -> bytes:
         """The bytes of model.safetensors: the state_dict alone, so that equal models are equal files.
 
         Extra state (`get_extra_state`) stands in the metadata's `extra`.
         """
+        from lambdaml.tensorfile import dump
+
         extra = self.meta.get("extra")
         metadata = {"format": "pt"} | ({"extra": canonical(extra).decode()} if extra else {})
         kept = (MODEL, EXTRA) if extra else (MODEL,)
-        return _save(
-            {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(kept)}, metadata
+        return dump(
+            {name.removeprefix(MODEL): t for name, t in self.all_tensors.items() if name.startswith(kept)}, metadata
         )
 
     @staticmethod
@@ -92,17 +141,13 @@ class State:
             BadObject: it is damaged or truncated.
             NewerSchema: it was written by a newer lambdaml.
         """
-        from safetensors import SafetensorError
+        from lambdaml.tensorfile import load
 
-        raw = bytes(data)
         try:
-            tensors, metadata = _load(raw)
-            meta = json.loads(metadata["state"])
-            if not isinstance(meta, dict):
-                raise TypeError("no state")
-            schema, sha256 = int(meta.pop("schema")), meta.pop("sha256")
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise BadObject(f"{key} is not a snapshot: it is damaged or truncated ({len(raw)} bytes)") from error
+            tensors, metadata = load(data)
+            meta, schema, sha256 = read_meta(metadata)
+        except ValueError as error:
+            raise BadObject(f"{key} is not a snapshot: it is damaged or truncated ({len(data)} bytes)") from error
         state = State(tensors, meta)
         if state.digest(schema) != sha256:
             raise BadObject(f"{key} does not match its checksum")
@@ -110,56 +155,39 @@ class State:
         return state
 
 
-def read_model(data: bytes | memoryview) -> State:
-    """The state_dict that a model.safetensors holds, as a state without anything else."""
-    tensors, metadata = _load(bytes(data))
-    model = {name if name.startswith(EXTRA) else MODEL + name: tensor for name, tensor in tensors.items()}
-    return State(model, {"extra": json.loads(metadata.get("extra", "{}"))})
+def heading(name: str, dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """What of a tensor goes into a digest ahead of its bytes."""
+    return f"{name}:{dtype}:{shape}".encode()
 
 
-def _save(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    import torch
-    from safetensors.torch import save
-
-    pairs = [name for name, t in tensors.items() if t.is_complex() and t.dtype != torch.complex64]
-    if pairs:
-        kinds = {name: str(tensors[name].dtype).removeprefix("torch.") for name in sorted(pairs)}
-        tensors = tensors | {name: torch.view_as_real(tensors[name]) for name in pairs}
-        metadata = metadata | {"complex": json.dumps(kinds)}
-    data = save(tensors, metadata=metadata)
-    return data if len(metadata) == 1 else _in_order(data)
-
-
-def _in_order(data: bytes) -> bytes:
-    """The same file, its metadata in the order of their names. safetensors puts them in a random one."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
+def read_meta(metadata: Mapping[str, str]) -> tuple[dict[str, Any], int, str]:
+    """A state's values, its schema and its digest, from the metadata of its file. Raises ValueError."""
+    try:
+        meta = json.loads(metadata["state"])
+        if not isinstance(meta, dict):
+            raise TypeError("no state")
+        schema, sha256 = int(meta.pop("schema")), str(meta.pop("sha256"))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"no state: {error}") from error
+    return meta, schema, sha256
 
 
-def _load(raw: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata.
+def read_state(store: Store, key: str) -> State | None:
+    """A snapshot with all that belongs to it, or None where there is none.
 
     Raises:
-        SafetensorError, ValueError, KeyError, TypeError: it is no such file.
+        BadObject: it, or the frozen parameters, are damaged or not there.
     """
-    import torch
-    from safetensors.torch import load
-
-    tensors = load(raw)
-    length = int.from_bytes(raw[:8], "little")
-    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
-    for name in json.loads(metadata.get("complex", "{}")):
-        tensors[name] = torch.view_as_complex(tensors[name])
-    return tensors, metadata
+    state = read_now(store, key, State.load)
+    if state is None or FROZEN not in state.meta:
+        return state
+    return state.over(present(read_now(store, keys.FROZEN, State.load), keys.FROZEN))
 
 
-def _bytes(tensor: Tensor) -> memoryview | bytes:
-    import torch
+def read_model(data: bytes | memoryview) -> State:
+    """The state_dict that a model.safetensors holds, as a state without anything else."""
+    from lambdaml.tensorfile import load
 
-    if tensor.numel() == 0:
-        return b""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    tensors, metadata = load(data)
+    model = {name if name.startswith(EXTRA) else MODEL + name: tensor for name, tensor in tensors.items()}
+    return State(model, {"extra": json.loads(metadata.get("extra", "{}"))})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,11 +19,12 @@ from lambdaml.engines import ENGINES, Engine, Launch, functions_for
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, RunExists, RunFailed, SettingsError
 from lambdaml.evaluation import Evaluated, Evaluations, best, evaluate
+from lambdaml.footprint import Footprint, free_memory_bytes, warning
 from lambdaml.job import Job
 from lambdaml.members import warnings_of
 from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
 from lambdaml.origin import find_origin, go_on_from
-from lambdaml.reads import read_now, read_twice
+from lambdaml.reads import read_now, sha256_of
 from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
@@ -37,6 +38,9 @@ from lambdaml.storage.probe import check
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
+
+MANY_PARAMETERS = 10**7
+"""A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,8 @@ def train(
     with ExitStack() as held:
         opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
         accounts = Accounts(opened)
-        chosen = held.enter_context(closing(_engine(engine, engine_options, opened, not stands_in_a_file(job))))
+        chosen = _engine(engine, engine_options, opened, not stands_in_a_file(job))
+        held.callback(_close, chosen, opened, store)
         job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
         _warn(on_event, warnings_of(instance))
         device = pick_device(device)
@@ -172,8 +177,9 @@ def train(
         )
         _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
         check(opened)
-        begin(opened, run_settings, instance, chosen, new=True)
-        launch = Launch(opened, run_settings, instance, functions_for(workers, functions), device, lifetime_s)
+        count = functions_for(run_settings.workers, functions)
+        begin(opened, run_settings, instance, chosen, new=True, functions=count, on_event=on_event)
+        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
         return _supervise(launch, opened, chosen, accounts, cap, on_event)
 
 
@@ -185,6 +191,13 @@ def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: An
     except KeyboardInterrupt:
         engine.compute.abandon()
         raise
+
+
+def _close(engine: Engine, opened: Store, given: str | Store | None) -> None:
+    """Close what was opened here; a server that was started for a store (moto://) goes on, so that its run can be seen."""
+    engine.close()
+    if not isinstance(given, Store) and not (opened.ephemeral and opened.shared):
+        opened.close()
 
 
 def _warn(on_event: Emit, texts: Iterable[str]) -> None:
@@ -244,15 +257,25 @@ def resume(
         launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
         return _supervise(launch, opened, chosen, accounts, cap, on_event)
     finally:
-        chosen.close()
+        _close(chosen, opened, store)
 
 
-def begin(store: Store, settings: Settings, job: Job, engine: Engine, *, new: bool) -> None:
+def begin(
+    store: Store,
+    settings: Settings,
+    job: Job,
+    engine: Engine,
+    *,
+    new: bool,
+    functions: int = 1,
+    on_event: Emit = lambda event: None,
+) -> None:
     """Write run.json and the first snapshot. Of several that begin a run at one prefix, the one whose run.json stands goes
     on; the others write nothing.
 
     Args:
         new: whether this is a run that nobody has begun. One that was begun may lack its snapshot.
+        functions: that are to work on it; a warning is given if they do not fit into this machine's memory.
 
     Raises:
         RunExists: another run, or what is left of one, stands at this prefix.
@@ -262,25 +285,38 @@ def begin(store: Store, settings: Settings, job: Job, engine: Engine, *, new: bo
     if begun and new:
         raise _exists(store)
     if not begun:
-        state = _first_state(settings, job, engine)
+        state, footprint = _first_state(settings, job, engine)
+        text = warning(footprint, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
+        if text:
+            on_event({"event": "warning", "text": text})
         if new:
             _claim(store, settings)
-        store.create(keys.snapshot(0), state.dump())
+        _write_first(store, state)
+        del state
+        if settings.parameters > MANY_PARAMETERS:
+            gc.collect()
 
 
-def _first_state(settings: Settings, job: Job, engine: Engine) -> State:
-    """The state that the run begins with. The model is built here, and only here."""
+def _write_first(store: Store, state: State) -> None:
+    if state.frozen:
+        store.create(keys.FROZEN, state.base().dump())
+    store.create(keys.snapshot(0), state.dump())
+
+
+def _first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
+    """The state that the run begins with, and what the run needs of memory. The model is built here, and only here."""
     from lambdaml.examine import examine
     from lambdaml.replica import Replica
 
-    engine.compute.submit(examine, job, settings.seed).result()
+    share = engine.compute.submit(examine, job, settings.seed).result()
     replica = engine.compute.submit(Replica, job, settings).result()
     if settings.origin is not None:
         engine.compute.submit(go_on_from, replica, settings.origin).result()
-    state = engine.compute.submit(replica.state).result()
+    state = engine.compute.submit(replica.shared_state).result()
     if settings.target is not None:
         reached(settings.target, engine.compute.submit(evaluate, job, state).result())
-    return state
+    trained_bytes, frozen_bytes = replica.flat.host.nbytes, sum(tensor.nbytes for tensor in state.frozen.values())
+    return state, Footprint(trained_bytes, frozen_bytes, round(share * trained_bytes), settings.workers)
 
 
 def _claim(store: Store, settings: Settings) -> None:
@@ -399,7 +435,7 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
     summary = run.summary()
     if summary.stop is None:
         raise _endless(run)
-    model = read_twice(run.store, keys.MODEL)
+    model_sha256 = sha256_of(run.store, keys.MODEL)
     rejected = [entry for commit in run.log() for entry in commit.refused if entry.fate == "rejected"]
     rejections = summarise(rejected, run.settings) if rejected else ""
     if summary.stop == "diverged":
@@ -427,7 +463,7 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
         staleness=summary.staleness,
         fates=summary.fates,
         rejections=rejections,
-        model_sha256=hashlib.sha256(bytes(model)).hexdigest() if model is not None else None,
+        model_sha256=model_sha256,
         best=best(metrics, run.settings.target) if run.settings.target is not None else None,
     )
 

@@ -19,7 +19,7 @@ from lambdaml.records import Commit, Update
 from lambdaml.retention import snapshots_kept
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
-from lambdaml.snapshot import State
+from lambdaml.snapshot import State, read_state
 from lambdaml.staleness import RULES
 from lambdaml.storage import Bytes
 from lambdaml.view import View
@@ -179,7 +179,7 @@ def _check_model(run: Run, version: int, report: Report) -> None:
     if model is None:
         return
     report.model = True
-    state = read_now(run.store, keys.snapshot(version), State.load)
+    state = read_state(run.store, keys.snapshot(version))
 
     def compare(data: Bytes, key: str) -> None:
         if state is None or state.dump_model() != bytes(data):

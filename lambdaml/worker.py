@@ -19,40 +19,56 @@ LEAVE_MARGIN = 3.0
 async def work(function: Function, worker: int) -> None:
     """Compute and publish the updates of `worker` until the run ends, the lease is lost, or the function leaves."""
     world, schedule = function.world, function.schedule
-    seq = await function.channel.recover(worker)
+    channel = function.channel
+    seq = await channel.recover(worker)
     base = -1
     upload_s: float | None = None
+
+    def may_start() -> bool:
+        return function.may_start(worker, seq, base) and channel.window.fits(over=not function.backlog)
+
     while True:
-        await function.until(
-            lambda: function.ending or function.head.fated[worker] > seq or function.may_start(worker, seq, base)
-        )
+        await function.until(lambda: function.ending or function.head.fated[worker] > seq or may_start())
         if function.ending or schedule.leaves(function.queued, worker, seq):
             return
         if function.head.fated[worker] > seq:  # another function that held the lease, or holds it now, published it
             if function.head.generation[worker] > function.leases.held.get(worker, 0):
                 raise LeaseLost(f"worker {worker} was taken over")
-            seq, base = await function.channel.recover(worker), -1
+            seq, base = await channel.recover(worker), -1
             continue
         started = world.now()
-        function.computing += 1
+        channel.window.reserve((worker, seq))
         try:
-            update, data, warnings = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+            update, upload_s = await _publish(function, worker, seq, started, upload_s)
+            function.published(update, started, upload_s)
         finally:
-            function.computing -= 1
-        for text in warnings:
-            world.emit("warning", text=text)
-        sent = world.now()
-        standing = await world.store.create(keys.update(worker, seq), data)
-        upload_s = world.now() - sent
-        if standing is not None:
-            update = await function.channel.unpack(standing, worker, seq)
-            if update.generation > function.leases.held.get(worker, 0):
-                raise LeaseLost(f"worker {worker} was taken over by {update.function}")
-        function.published(update, started, upload_s)
+            channel.release((worker, seq))
         base = update.base
         seq += 1
         if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
             function.leave()
+
+
+async def _publish(
+    function: Function, worker: int, seq: int, started: float, upload_s: float | None
+) -> tuple[Update, float]:
+    """Compute an update and create its object; returns the one that stands, and how long creating it took."""
+    world = function.world
+    function.computing += 1
+    try:
+        update, data, warnings = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
+    finally:
+        function.computing -= 1
+    for text in warnings:
+        world.emit("warning", text=text)
+    sent = world.now()
+    standing = await world.store.create(keys.update(worker, seq), data)
+    upload_s = world.now() - sent
+    if standing is not None:
+        update = await function.channel.unpack(standing, worker, seq)
+        if update.generation > function.leases.held.get(worker, 0):
+            raise LeaseLost(f"worker {worker} was taken over by {update.function}")
+    return update, upload_s
 
 
 def _compute(

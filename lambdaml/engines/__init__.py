@@ -54,10 +54,12 @@ class Engine(Protocol):
     Attributes:
         takes_objects: whether functions can be given a job that is an object, rather than import it.
         in_process: whether functions compute in the caller's process.
+        nearby: whether functions run on the caller's machine.
     """
 
     takes_objects: bool
     in_process: bool
+    nearby: bool
 
     @property
     def compute(self) -> OneThread:

@@ -31,6 +31,7 @@ class InlineEngine:
 
     takes_objects = True
     in_process = True
+    nearby = True
 
     def __init__(self) -> None:
         self._compute = OneThread(shared=False)
@@ -117,9 +118,10 @@ class InlineEngine:
                 tell(account())
 
         accountant = asyncio.create_task(keep_account())
+        store = open_store(launch.store.url, meter)
         try:
             outcome = await function_coroutine(
-                open_store(launch.store.url, meter),
+                store,
                 launch.settings,
                 launch.job,
                 name,
@@ -134,6 +136,7 @@ class InlineEngine:
             return outcome
         finally:
             accountant.cancel()
+            store.close()
             tell(accounts.pop(name)())
             tell({"event": "ended", "function": name, "code": code})
 

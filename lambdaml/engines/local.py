@@ -37,6 +37,7 @@ class LocalEngine:
 
     takes_objects = False
     in_process = False
+    nearby = True
 
     def __init__(self) -> None:
         self._compute = OneThread()

@@ -73,6 +73,7 @@ class RayEngine:
 
     takes_objects = True
     in_process = False
+    nearby = False
 
     def __init__(self, address: str = "", cpus: float = 1.0, gpus: float = 0.0) -> None:
         if cpus < 0 or gpus < 0:

@@ -16,13 +16,14 @@ from lambdaml.reads import read
 from lambdaml.records import Commit, Update, damaged
 from lambdaml.retention import passed
 from lambdaml.storage.protocol import Bytes
+from lambdaml.window import Id, Window
 from lambdaml.worlds import Task
 
 if TYPE_CHECKING:
     from lambdaml.function import Function
 
 LOOKAHEAD = 8
-"""Rounds that a replica which is behind reads ahead of those it has applied."""
+"""Rounds that a function which is behind reads ahead of those that it has decided, if they fit into its window."""
 
 _FIRST_LOOK_S = 2.0
 """How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
@@ -32,9 +33,14 @@ SMALL_BYTES = 2**20
 
 
 class Gather:
-    """The updates that this function knows and that have no fate yet, and the tasks that look for more."""
+    """The updates that this function knows and that have no fate yet, and the tasks that look for more.
+
+    Attributes:
+        window: what updates take in this function's memory, those that are decided included.
+    """
 
     def __init__(self, function: Function) -> None:
+        self.window = Window(function.replica.update_bytes, lambda: function.committer.waiting_bytes)
         self.arrived: dict[tuple[int, int], Update] = {}
         self.news = 0
         self.latency_s = 0.01
@@ -56,6 +62,7 @@ class Gather:
     def add(self, update: Update) -> None:
         """An update became known: looked up, or published here."""
         if update.seq >= self._function.head.fated[update.worker] and update.id not in self.arrived:
+            self.window.hold(update, self._function.replica.held_bytes(update))
             self.arrived[update.id] = update
             update.arrived_s = self._function.world.now()
             if update.upload_s is not None:
@@ -63,18 +70,14 @@ class Gather:
             self.news += 1
             self._function.heard(update.worker)
             self._function.changed.set()
+        else:
+            self.release(update.id)
+            update.let_go()
 
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
         """Hand over what is known of the updates that get their fate in this commit, and forget them."""
         taken = [self.arrived.pop((entry.worker, entry.seq), None) for entry in commit.entries]
         return {update.id: update for update in taken if update is not None}
-
-    async def load(self, commit: Commit, known: dict[tuple[int, int], Update]) -> dict[tuple[int, int], Update]:
-        """All updates that the commit applies; those not known yet are read, all at once."""
-        missing = [entry for entry in commit.applied if (entry.worker, entry.seq) not in known]
-        for update in await self._function.world.gather(*[self._read(e.worker, e.seq) for e in missing]):
-            known[update.id] = update
-        return known
 
     def forecast_s(self, commit: Commit) -> float:
         """Seconds from now until enough updates for another commit after this one will have been read."""
@@ -103,11 +106,13 @@ class Gather:
         while True:
             await function.until(lambda: seq < function.head.fated[worker] + LOOKAHEAD)
             seq = max(seq, function.head.fated[worker])
-            data = await self._get(worker, seq)
-            if data is None and seq >= function.head.fated[worker]:
+            if not await self._room(worker, seq):
+                continue
+            update = await self._fetch(worker, seq)
+            if update is None and seq >= function.head.fated[worker]:
                 return seq
-            if data is not None:
-                self.add(await self.unpack(data, worker, seq))
+            if update is not None:
+                self.add(update)
                 function.warm = True
                 seq += 1
 
@@ -133,10 +138,53 @@ class Gather:
         def check() -> bool:
             if seq < function.head.fated[worker]:
                 return True
-            ahead = function.schedule.agreed and seq < min(function.tail, function.head.fated[worker] + LOOKAHEAD)
+            ahead = function.schedule.agreed and seq < min(function.tail, function.head.fated[worker] + self._ahead())
             return ahead or function.schedule.may_start(function.head, worker, seq, base)
 
         return check
+
+    def _ahead(self) -> int:
+        """Rounds that may be read ahead of the decided ones: as many as fit into the window."""
+        round_bytes = max(1, self._function.settings.workers * self.window.update_bytes)
+        return max(1, min(LOOKAHEAD, self.window.limit_bytes // round_bytes))
+
+    async def _room(self, worker: int, seq: int) -> bool:
+        """Wait until an update may be read, and return True; or until it has its fate, and need not be.
+
+        What the next decision may need is read even if others must go, but only when there is nothing left to apply,
+        which would make room by itself.
+        """
+        function = self._function
+
+        def room() -> bool:
+            fated = function.head.fated[worker]
+            needed = seq == fated or not function.schedule.agreed
+            return seq < fated or self.window.fits(over=needed and not function.backlog)
+
+        await function.until(room)
+        return seq >= function.head.fated[worker]
+
+    async def _fetch(self, worker: int, seq: int) -> Update | None:
+        """Read and check an update, if it is there; it has its reservation in the window until it is added."""
+        self.window.reserve((worker, seq))
+        update = None
+        try:
+            data = await self._get(worker, seq)
+            get_s = self._get_s
+            if data is not None:
+                update = await self.unpack(data, worker, seq)
+                update.download_s = get_s
+        finally:
+            if update is None:
+                self.release((worker, seq))
+        return update
+
+    def release(self, update: Id) -> None:
+        """Give back the room that was reserved for an update."""
+        full = not self.window.fits()
+        self.window.release(update)
+        if full:
+            self._function.changed.set()
 
     async def _look(self, worker: int, seq: int, pace: Pace) -> Update | None:
         """Wait for an update; None if it got its fate meanwhile."""
@@ -153,13 +201,13 @@ class Gather:
         first = world.now()
         missed = False
         while seq >= function.head.fated[worker]:
+            if not await self._room(worker, seq):
+                break
             looked = world.now()
-            data = await self._get(worker, seq)
-            if data is not None:
+            update = await self._fetch(worker, seq)
+            if update is not None:
                 if not behind:
                     pace.looked(looked - first if missed else None, self.latency_s)
-                update = await self.unpack(data, worker, seq)
-                update.download_s = self._get_s
                 return update
             missed = True
             if function.waits_for(worker, since) and await passed(world, function.queued.commit):
@@ -167,7 +215,7 @@ class Gather:
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
         return None
 
-    async def _read(self, worker: int, seq: int) -> Update:
+    async def read(self, worker: int, seq: int) -> Update:
         """An update that the log says exists."""
         data = await self._get(worker, seq)
         if data is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from lambdaml.job import Job
-from lambdaml.records import Commit, Update
+from lambdaml.records import Commit
 from lambdaml.replica import Gradient, Replica
 from lambdaml.settings import Settings
 from lambdaml.simulation.shadow import Costs
@@ -35,8 +35,8 @@ class Timed(Replica):
         self._charge(self._costs.encode_s)
         return replace(gradient, body=body, compute_s=computed - start, encode_s=self.clock() - computed)
 
-    def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:
-        super().apply(commit, updates, until)
+    def end(self, commit: Commit) -> None:
+        super().end(commit)
         steps, applied = len(commit.steps), len(commit.applied)
         self._charge(self._costs.apply_s * steps + self._costs.apply_update_s * applied)
 

@@ -14,11 +14,14 @@ from typing import Any
 
 from lambdaml import wire
 from lambdaml.errors import BadObject
-from lambdaml.records import Body, Commit, Update
+from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.sampling import Sampler
 from lambdaml.settings import Settings
 from lambdaml.view import View
 from lambdaml.wire import canonical
+
+HEADER_BYTES = 512
+"""Of an update, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,18 @@ class ShadowState:
         version: int = self.meta["view"]["version"]
         return version
 
+    @property
+    def size_bytes(self) -> int:
+        return 0
+
     def digest(self) -> str:
         return hashlib.sha256(canonical(self.meta)).hexdigest()
 
-    def dump(self) -> bytes:
+    def dump(self, sha256: str = "") -> bytes:
         return wire.dump_json(self.meta)
+
+    def over(self, base: ShadowState) -> ShadowState:
+        return self
 
     def dump_model(self) -> bytes:
         return wire.dump_json({"chain": self.meta["chain"]})
@@ -104,6 +114,8 @@ class Shadow:
         self.version = 0
         self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
         self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self._next = self.chain
+        self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._charge, self._clock, self._bad = charge, clock, bad
 
     def gradient(self, worker: int, seq: int) -> ShadowGradient:
@@ -117,15 +129,42 @@ class Shadow:
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self._bad(update.worker, update.seq) else ""
 
+    @property
+    def update_bytes(self) -> int:
+        return self.costs.update_bytes + HEADER_BYTES
+
+    def held_bytes(self, update: Update) -> int:
+        return update.size_bytes + self.costs.update_bytes
+
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:
+        self.begin(commit)
+        for step in commit.steps:
+            for entry in step:
+                self.add(entry, updates[entry.worker, entry.seq])
+            self.step(step)
+        self.end(commit)
+
+    def begin(self, commit: Commit) -> None:
         if commit.version != self.version:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
-        for step in commit.steps:
-            terms = [(updates[e.worker, e.seq].id, updates[e.worker, e.seq].loss, e.weight) for e in step]
-            self.chain = hashlib.blake2b(self.chain + repr(terms).encode(), digest_size=16).digest()
-            self.version += 1
-            self._charge(self.costs.apply_s + self.costs.apply_update_s * len(step))
+        self._next, self._terms = self.chain, []
+
+    def add(self, entry: Entry, update: Update) -> None:
+        assert update.loaded, f"update {update.id} was let go before it was added"
+        self._terms.append((update.id, update.loss, entry.weight))
+
+    def step(self, step: tuple[Entry, ...]) -> None:
+        self._next = hashlib.blake2b(self._next + repr(self._terms).encode(), digest_size=16).digest()
+        self._terms = []
+        self._charge(self.costs.apply_s + self.costs.apply_update_s * len(step))
+
+    def end(self, commit: Commit) -> None:
+        """The state changes here alone, so that who dies within a commit leaves a state that the log knows."""
+        self.chain, self.version = self._next, commit.last_version
         self.view.advance(commit)
+
+    def shared_state(self) -> ShadowState:
+        return self.state()
 
     def state(self) -> ShadowState:
         return ShadowState({"view": self.view.dump(), "chain": self.chain.hex()})

@@ -14,7 +14,6 @@ from collections import deque
 import numpy as np
 
 from lambdaml.commits import draft
-from lambdaml.function import MAX_UNAPPLIED
 from lambdaml.pace import Backoff, Pace
 from lambdaml.records import Commit, Update
 from lambdaml.schedules import SCHEDULES
@@ -23,6 +22,7 @@ from lambdaml.simulation.reading import Readers
 from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
 from lambdaml.staleness import RULES
 from lambdaml.view import View
+from lambdaml.window import MAX_UNAPPLIED
 from lambdaml.worlds.channel import Pipe
 
 Event = tuple[float, int, int, Update | None, bool]

@@ -20,6 +20,7 @@ from lambdaml.worlds.live import OneThread
 class ToyEngine:
     takes_objects = True
     in_process = True
+    nearby = True
 
     def __init__(self) -> None:
         self.compute = OneThread()

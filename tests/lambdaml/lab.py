@@ -16,6 +16,7 @@ from lambdaml.job import Job
 from lambdaml.records import Body, Commit, Entry, Update
 from lambdaml.replica import Replica
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.snapshot import State
 from lambdaml.storage import MemoryStore, copy
 
 
@@ -174,6 +175,12 @@ def light(worker: int, seq: int, base: int = 0, *, generation: int = 1, samples:
     """An update without a gradient, for code that looks at headers alone."""
     body: Body = {"gradient": np.zeros(1, np.float32)}
     return Update(worker, seq, base, generation, "f", samples, 0.5, "fp32", body=body, fault=fault)
+
+
+def read_back(state: State) -> State:
+    """A state that was written and read, frozen parameters included."""
+    found = State.load(state.dump(), "written")
+    return found.over(State.load(state.base().dump(), "base")) if state.frozen else found
 
 
 def round_of(replica: Replica) -> Commit:

@@ -74,12 +74,13 @@ def test_paths_that_are_alike_do_not_hide_one_another() -> None:
     assert (float(found[1]), float(found["1"])) == (1.0, 0.0)
 
 
-def test_an_encoded_tensor_shares_nothing_with_the_original() -> None:
+def test_an_encoded_tensor_is_the_original_and_no_copy_where_it_is_plain() -> None:
+    """A snapshot is written without a second copy of the state; who keeps one copies it, as `Replica.state` does."""
     tensors: dict[str, torch.Tensor] = {}
-    value = torch.ones(3)
-    encode(value, "s", tensors)
-    value.zero_()
-    assert tensors["s"].tolist() == [1, 1, 1]
+    value, turned = torch.ones(3), torch.ones(2, 3).t()
+    encode([value, turned], "s", tensors)
+    assert tensors["s/0"].data_ptr() == value.data_ptr()
+    assert tensors["s/1"].is_contiguous() and torch.equal(tensors["s/1"], turned)
 
 
 class Odd:

@@ -19,8 +19,7 @@ from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.records import Commit, Entry
 from lambdaml.replica import Replica
 from lambdaml.sampling import Sampler, derive_seed
-from lambdaml.snapshot import State
-from tests.lambdaml.lab import Made, Tiny, equal, replica_of, round_of, settings_of, train, update_of
+from tests.lambdaml.lab import Made, Tiny, equal, read_back, replica_of, round_of, settings_of, train, update_of
 
 STEPS = 12
 
@@ -274,7 +273,7 @@ def test_a_replica_that_loads_a_snapshot_goes_on_like_the_one_it_was_taken_from(
         round_of(whole)
     resumed = replica_of(JOBS[name](), workers=2)
     resumed.gradient(1, 3)
-    resumed.load(State.load(whole.state().dump(), "snapshots/0000000005.safetensors"))
+    resumed.load(read_back(whole.state()))
     assert resumed.state().digest() == whole.state().digest()
     for _ in range(6):
         round_of(whole)
@@ -304,7 +303,7 @@ def test_every_optimizer_goes_on_after_a_snapshot_bit_for_bit(name: str) -> None
     whole, resumed = (replica_of(Made(mlp, OPTIMIZERS[name])) for _ in range(2))
     for _ in range(3):
         round_of(whole)
-    resumed.load(State.load(whole.state().dump(), "k"))
+    resumed.load(read_back(whole.state()))
     for _ in range(3):
         round_of(whole)
         round_of(resumed)

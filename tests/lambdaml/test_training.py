@@ -19,6 +19,7 @@ from lambdaml import keys, training
 from lambdaml.engines.inline import InlineEngine
 from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
 from lambdaml.evaluation import Evaluations
+from lambdaml.footprint import Footprint
 from lambdaml.records import Lease, Update
 from lambdaml.settings import Settings
 from lambdaml.snapshot import State
@@ -229,7 +230,7 @@ def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
     if not new:
         store.create(keys.RUN, plain.settings.dump())
 
-    def meet(settings: Settings, *_: Any) -> State:
+    def meet(settings: Settings, *_: Any) -> tuple[State, Footprint]:
         barrier.wait()
         return states[settings.token]
 
@@ -247,7 +248,7 @@ def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
     token = lambdaml.Run(store).settings.token
     assert began == [token] * (1 if new else 4)
     assert {info.key for info in store.list()} == {keys.RUN, keys.snapshot(0)}
-    assert store.get(keys.snapshot(0)) == states[token].dump()
+    assert store.get(keys.snapshot(0)) == states[token][0].dump()
 
 
 def test_what_is_left_of_a_run_is_not_gone_on_with_as_another() -> None:
