@@ -119,6 +119,10 @@ def _print(found: Profile, place: Path) -> None:
     print(f"kept in {_format.shown(str(place))}")
 
 
+MANY_WORKERS = 10**6
+"""Workers whose updates would fill any memory."""
+
+
 def _facts(found: Profile) -> Iterator[tuple[str, str]]:
     job, machine, spent = found.job, found.machine, found.spent
     yield "job", f"{job.samples:,} samples, batch {job.batch_size:,}, {job.parameters:,} parameters"
@@ -129,6 +133,7 @@ def _facts(found: Profile) -> Iterator[tuple[str, str]]:
     yield "gradient", _line(found.step_time)
     yield "step", f"{shown_s(found.optimizer_s)} for the optimizer; see codecs for its updates"
     yield "sizes", f"model {_format.size(job.model_bytes)}, snapshot {_format.size(job.snapshot_bytes)}"
+    yield "memory", _memory(found)
     yield "noise scale", _noise(found.noise)
     if found.coherence is not None:
         yield "coherence", _coherence(found.coherence)
@@ -144,6 +149,14 @@ def _line(found: StepTime) -> str:
     return (
         f"{shown_s(found.overhead_s)} + {shown_s(found.slope_s_per_sample)} a sample, fits within "
         f"{100 * found.worst_fit_error:.0f} %; p95 {found.p95_over_p50:.2f} and p99 {found.p99_over_p50:.2f} medians"
+    )
+
+
+def _memory(found: Profile) -> str:
+    batch = found.job.batch_size
+    peak_mb, most_mb = found.memory.peak_mb(batch), found.function_mb(batch, MANY_WORKERS)
+    return (
+        f"{peak_mb:,.0f} MB with a batch of {batch:,}; in functions up to {most_mb - peak_mb:,.0f} MB of updates beside"
     )
 
 

@@ -109,9 +109,14 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
     if any(_sized(spec) for spec in basis.wishes.space.platforms):
         inputs = ("Memory.base_mb", "Memory.slope_mb_per_sample")
+        workers = max(one.workers for one in basis.candidates)
         peak_mb = round(profile.memory.peak_mb(job.batch_size))
+        held_mb = round(profile.function_mb(job.batch_size, workers) - profile.memory.peak_mb(job.batch_size))
         yield Assumption("peak memory of a function", peak_mb, "MB", "measured", here, inputs)
-        yield Assumption("memory over that peak", f"{HEADROOM - 1:.0%}", "", "assumed", "")
+        yield Assumption(
+            "updates that it may hold, at most", held_mb, "MB", "measured", here, ("CodecFacts.update_bytes",)
+        )
+        yield Assumption("memory over that", f"{HEADROOM - 1:.0%}", "", "assumed", "")
     if profile.startup is not None:
         yield _measured("the job's own start", f"{profile.startup.job_s:.3g}", "s", here, "Startup.job_s")
 

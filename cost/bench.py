@@ -211,9 +211,9 @@ class Bench:
         times = []
         for _ in range(3):
             begun = self.clock()
-            snapshot = self.replica.state().dump()
+            snapshot = self.replica.shared_state().dump()
             times.append(self.clock() - begun)
-        model = self.replica.state().dump_model()
+        model = self.replica.shared_state().dump_model()
         self.reset()
         return len(model), len(snapshot), median(times)
 

@@ -21,7 +21,7 @@ REMOTE = ("s3", "gs", "az")
 """Schemes of stores that functions on other machines can reach."""
 
 HEADROOM = 1.15
-"""Of memory over the peak that was measured."""
+"""Of memory over what a function needs by what was measured."""
 
 MEMORY_SHARES = (0.5, 1.0)
 """Of the memory at which a function has a whole core; more buys a thread of compute nothing."""
@@ -90,7 +90,7 @@ class Space:
             for schedule in self._schedules(workers)
             for batch in batches
             if workers * batch <= max(profile.job.samples, batches[0])
-            for platform in self._platforms(profile, batch)
+            for platform in self._platforms(profile, batch, workers)
             for codec in self.codecs or profile.codecs
             for channel in self.channels or [_channel(profile, platform)]
         ]
@@ -103,13 +103,13 @@ class Space:
             return SCHEDULES.variants(workers)
         return [spec for spec in self.schedules if SCHEDULES.make(spec).needs(workers) <= workers]
 
-    def _platforms(self, profile: Profile, batch_size: int) -> Iterator[str]:
+    def _platforms(self, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
         for spec in self.platforms:
             platform = Platform.parse(spec)
             if ":" in spec or not platform.mb_per_vcpu:
                 yield spec
                 continue
-            needed = HEADROOM * profile.memory.peak_mb(batch_size)
+            needed = HEADROOM * profile.function_mb(batch_size, workers)
             sizes = {round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES}
             fitting = sorted(size for size in sizes if size >= needed)
             for size in fitting or [64 * -(-int(needed) // 64)]:

@@ -22,6 +22,7 @@ from lambdaml.cost.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.meter import MeterReading
+from lambdaml.window import MAX_UNAPPLIED, most_bytes
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 
@@ -129,7 +130,10 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peak memory of a process that holds one replica, `base_mb + slope_mb_per_sample * batch_size`; MB of 2^20."""
+    """Peak memory of a process that holds one replica, `base_mb + slope_mb_per_sample * batch_size`; MB of 2^20.
+
+    A function also holds updates that were read and are not applied yet: see `Profile.function_mb`.
+    """
 
     base_mb: float
     slope_mb_per_sample: float
@@ -297,6 +301,11 @@ class Profile:
             cold = slowest = self.startup.import_s
             job_s = self.startup.job_s * max(1.0, functions / self.machine.cores)
         return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
+
+    def function_mb(self, batch_size: float, workers: int) -> float:
+        """Memory that a function needs at most: what was measured, and the updates of so many workers that it may hold."""
+        update_bytes = max(codec.update_bytes for codec in self.codecs.values())
+        return self.memory.peak_mb(batch_size) + most_bytes(update_bytes, MAX_UNAPPLIED * workers) / 2**20
 
     def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
         """What a simulation needs to know of the job.

@@ -23,9 +23,10 @@ def test_one_screen_says_what_was_found_and_what_it_took(cli: Cli) -> None:
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     facts = {line.split()[0]: line for line in lines[: lines.index("")]}
-    assert set(facts) == set("job machine gradient step sizes noise coherence this".split()), ended.out
+    assert set(facts) == set("job machine gradient step sizes memory noise coherence this".split()), ended.out
     assert "1,437 samples, batch 32, 610 parameters" in facts["job"]
     assert " a sample, fits within " in facts["gradient"]
+    assert " MB with a batch of 32; in functions up to 256 MB of updates beside" in facts["memory"]
     assert " gradients, " in facts["this"] and " requests, " in facts["this"]
     headings = [
         line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ("batch", "codec", "request")
