@@ -49,6 +49,26 @@ class Dense(Classifier):
         return nn.Sequential(nn.Linear(w, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 10))
 
 
+class Stack(Classifier):
+    """Sixteen square layers with about so many parameters in all: what is measured is memory."""
+
+    batch_size, samples = 4, 64
+
+    def __init__(self, parameters: float = 20e6, momentum: float = 0.9) -> None:
+        self.width = max(1, round((parameters / 16) ** 0.5))
+        self.momentum, self.shape = momentum, (self.width,)
+
+    def model(self) -> nn.Module:
+        layers = [nn.Linear(self.width, self.width, bias=False) for _ in range(16)]
+        return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())], nn.Linear(self.width, 10))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=self.momentum)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"loss": float(self.loss(model, self.dataset()[:8]))}
+
+
 class Judged(Classifier):
     """A linear model on 64 points: a step takes next to nothing, and an evaluation `seconds`."""
 
