@@ -148,12 +148,11 @@ def train(
     prepare(numerics)
     with ExitStack() as held:
         opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
-        accounts = Accounts(opened)
+        accounts, device = Accounts(opened), pick_device(device)
         chosen = _engine(engine, engine_options, opened, not stands_in_a_file(job))
         held.callback(_close, chosen, opened, store)
         job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
         _warn(on_event, warnings_of(instance))
-        device = pick_device(device)
         if opened.head(keys.RUN) is not None:
             raise _exists(opened)
         run_settings = _there(

@@ -156,7 +156,9 @@ def test_every_schedule_is_a_candidate(profile: Profile) -> None:
 def test_memory_is_enough_for_what_was_measured_and_for_the_updates_of_all_workers(profile: Profile) -> None:
     large = replace(profile, memory=replace(profile.memory, base_mb=2_500.0))
     platforms = {one.workers: one.platform for one in Space().candidates(large)}
-    assert (platforms[1], platforms[64]) == ("lambda-arm:2880", "lambda-arm:3072")
+    sizes = {workers: int(platform.partition(":")[2]) for workers, platform in platforms.items()}
+    assert sizes[1] == 2880
+    assert sizes[max(sizes)] >= 1.15 * (2_500.0 + 64 * max(sizes) * 38_440 / 2**20) > 2880
 
 
 def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -> None:
