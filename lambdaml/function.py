@@ -93,6 +93,7 @@ class Function:
         self._awaited = 0
         self._hold = False
         self._published = False
+        self._began_at = 0
         self._leaving = False
         self._closed = False
         self._finished = False
@@ -122,8 +123,9 @@ class Function:
         return "done" if self._over else "left"
 
     async def _overtaken(self) -> bool:
-        """Whether the run's horizon has passed this function: it must begin anew, whatever it stumbled over."""
-        overtaken = await passed(self.world, self.queued.commit)
+        """Whether the run's horizon has passed where this function began: it must begin anew, whatever it stumbled over. It
+        may have computed again what was deleted, and so have come to another log; one that is at fault stumbles again."""
+        overtaken = await passed(self.world, self._began_at)
         if overtaken:
             self._leaving = True
             self.world.emit("overtaken", function=self.name)
@@ -204,7 +206,7 @@ class Function:
         state = await self._newest_snapshot()
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
-        self.queued = self.head.copy()
+        self.queued, self._began_at = self.head.copy(), self.head.commit
         entries = await self.world.store.list(
             keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else ""
         )

@@ -146,18 +146,25 @@ class Retention:
             """Whether the history from there on is too much, or will be when the next snapshot stands."""
             return sizes.history(function.head.progress - place.progress + sizes.every) > keep_bytes
 
-        if not exceeds(self._horizons[-1]):
+        if not self._marks or not exceeds(self._horizons[-1]):
             return
         if not self._known:  # somebody else's may stand
             self._horizons = await _published(function.world) or self._horizons
             self._known = True
         limit = min([*await self._pinned(), *function.committer.unjudged, self._marks[-1].version])
         wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
-        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version)]
+        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version) and self._stops(mark)]
         if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
             await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
             self._horizons.append(allowed[-1])
         await self._delete()
+
+    def _stops(self, place: Horizon) -> bool:
+        """Whether a function that thaws and publishes anew what was deleted before this place, without reading the log,
+        meets an update that stands, which tells it that it was replaced."""
+        function = self._function
+        fated = zip(function.head.fated, place.fated, strict=True)
+        return not function.schedule.agreed or all(now > then for now, then in fated)
 
     async def _delete(self) -> None:
         """Delete what lies below the newest horizon that no pin forbids."""

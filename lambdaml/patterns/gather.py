@@ -110,6 +110,8 @@ class Gather:
                 continue
             update = await self._fetch(worker, seq)
             if update is None and seq >= function.head.fated[worker]:
+                if await passed(function.world, function.head.commit):  # it may have been deleted
+                    raise _missing(worker, seq)
                 return seq
             if update is not None:
                 self.add(update)
