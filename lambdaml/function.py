@@ -481,13 +481,21 @@ class Function:
         vacant = self.world.vacant()
         self.leases.dead.update(vacant.values())
         for worker in range(self.settings.workers):
-            silent_s = self.world.now() - self._heard[worker]
             finished = worker != 0 and self.schedule.leaves(self.head, worker, self.head.fated[worker])
             idle = worker not in self.leases.held and not finished  # somebody must hold worker 0: he writes the log
-            if idle and (worker in vacant or silent_s > self.settings.lease_s * (1 + self.world.uniform(0, 0.5))):
-                self.heard(worker)
+            if idle and (worker in vacant or self._may_be_free(worker)):
                 standin = worker not in self._assigned
                 if await self.leases.acquire(worker, self.head.fated[worker], standin=standin):
                     self.world.emit("takeover", worker=worker, function=self.name)
                     self._host(worker)
                     self._roles_changed()
+
+    def _may_be_free(self, worker: int) -> bool:
+        """Whether to ask for the worker's lease: at the moment at which the store's dates have it run out for whom the
+        worker is meant for, and so much later for the others that he goes first."""
+        lease_s, now = self.settings.lease_s, self.world.now()
+        runs_out = self.leases.runs_out.get(worker)
+        if worker in self._assigned and runs_out is not None:
+            return now >= runs_out
+        silent = now - self._heard[worker] > lease_s * (1 + self.world.uniform(0, 0.5))
+        return silent and (runs_out is None or now > runs_out + lease_s / 4)

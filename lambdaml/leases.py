@@ -30,6 +30,10 @@ class Leases:
     Args:
         function: this function's name, unique among all functions that ever work on the run.
         dead: functions that the engine saw die; their leases are free.
+
+    Attributes:
+        runs_out: for each worker that could not be had, the moment of this function's clock at which its lease runs out,
+            as far as its holder's latest sign of life was known.
     """
 
     def __init__(self, world: World, function: str, duration_s: float, dead: Collection[str] = ()) -> None:
@@ -42,6 +46,7 @@ class Leases:
         self._renewed: dict[int, float] = {}
         self._offset_s = 0.0
         self.clock_error_s = 0.0
+        self.runs_out: dict[int, float] = {}
 
     def set_clock(self, before: float, after: float, stored: float) -> None:
         """Learn the store's clock: an object written between two readings of ours was dated `stored`."""
@@ -58,6 +63,7 @@ class Leases:
                 whoever stands in.
         """
         self._standins = self._standins | {worker} if standin else self._standins - {worker}
+        self.runs_out[worker] = self._world.now() + self._duration_s  # if somebody else is quicker now
         if fresh and await self._create(worker, 1):
             return True
         found = await self._world.store.list(keys.leases(worker))
@@ -73,14 +79,18 @@ class Leases:
         return await self._create(worker, generation + 1)
 
     async def _expired(self, worker: int, fated: int, lease: Lease, modified: float) -> bool:
-        now = self._world.now() + self._offset_s - self.clock_error_s
-        if now < modified + lease.duration_s:
-            return False
-        before = keys.update(worker, fated - 2) if fated > 1 else ""
-        news = await self._world.store.list(keys.updates(worker), after=before)
+        behind_s = self._offset_s - self.clock_error_s
+        now = self._world.now() + behind_s
+        seen = modified
+        if now >= seen + lease.duration_s:
+            before = keys.update(worker, fated - 2) if fated > 1 else ""
+            news = await self._world.store.list(keys.updates(worker), after=before)
+            seen = max([seen, *[info.modified for info in news]])
+        self.runs_out[worker] = seen + lease.duration_s - behind_s
         if self._recovering(lease.duration_s):
+            self.runs_out[worker] = max(self.runs_out[worker], self._world.now() + lease.duration_s)
             return False
-        return now >= max([modified, *[info.modified for info in news]]) + lease.duration_s
+        return now >= seen + lease.duration_s
 
     def _recovering(self, duration_s: float) -> bool:
         """Whether the store was down so lately that the holder of a lease that long may not have renewed it yet."""
@@ -95,6 +105,7 @@ class Leases:
             return False
         if not released:
             self.held[worker] = generation
+            self.runs_out.pop(worker, None)
             self.alive(worker)
         return True
 

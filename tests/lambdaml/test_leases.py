@@ -89,6 +89,21 @@ def bucket() -> Bucket:
     return Bucket()
 
 
+def test_who_could_not_have_a_worker_knows_when_its_lease_runs_out(bucket: Bucket) -> None:
+    one, two = leases(bucket, "one"), leases(bucket, "two", skew_s=5000.0)
+    assert run(one.acquire(0, 0))
+    bucket.now += DURATION_S - 1
+    publish(bucket, 0, 0)
+    assert not run(two.acquire(0, 0))
+    bucket.now = two.runs_out[0] - 5000.0
+    assert not run(two.acquire(0, 0)), "the update was seen only now"
+    bucket.now = two.runs_out[0] - 5000.0 - 0.01
+    assert not run(two.acquire(0, 0))
+    bucket.now += 0.01
+    assert run(two.acquire(0, 0))
+    assert two.runs_out == {}
+
+
 def test_a_free_worker_is_taken_with_the_first_generation(bucket: Bucket) -> None:
     one = leases(bucket, "one")
     assert run(one.acquire(3, 0))
