@@ -203,4 +203,13 @@ def _guarded(load: Callable[[], Any], spec: str) -> Any:
     except JobError:
         raise
     except (Exception, SystemExit) as error:
-        raise JobError(f"cannot import {spec}: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        if _is_script(spec):  # what it does for the second time, such as ray.init(), may be what failed
+            why = f"it is the script that runs, so put what it does under if __name__ == '__main__': ({why})"
+        raise JobError(f"cannot import {spec}: {why}") from error
+
+
+def _is_script(spec: str) -> bool:
+    """Whether the spec names the file that Python was started with."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return script is not None and Path(script).resolve() == Path(split_spec(spec)[0]).resolve()

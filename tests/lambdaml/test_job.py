@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,6 +202,18 @@ def test_a_path_may_hold_colons(folder: Path) -> None:
     (folder / "12:30").mkdir()
     (folder / "12:30" / "mine.py").write_text(ONE)
     assert lr(load_job("12:30/mine.py:Mine")) == lr(load_job("12:30/mine.py")) == 0.1
+
+
+def test_a_script_that_fails_when_it_runs_for_the_second_time_is_told_of_the_guard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that calls `ray.init()` and then trains."""
+    (folder / "mine.py").write_text(ONE + "raise RuntimeError('Maybe you called ray.init twice by accident?')\n")
+    with pytest.raises(JobError, match=r"^cannot import mine.py:Mine: RuntimeError: Maybe you called ray.init twice"):
+        load_job("mine.py:Mine")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / "mine.py"), raising=False)
+    with pytest.raises(JobError, match=r"is the script that runs, so put .* if __name__ == '__main__': \(RuntimeError"):
+        load_job("mine.py:Mine")
 
 
 def test_a_script_that_trains_when_it_is_imported_is_refused(folder: Path) -> None:
