@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lambdaml.errors import UserError
 
 Run = Annotated[
     str,
@@ -63,6 +66,24 @@ Gpus = Annotated[
         rich_help_panel=_RAY,
     ),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-per-function",
+        metavar="SIZE",
+        help="Memory that Ray sets aside for each function, as 2GB; by default none.",
+        rich_help_panel=_RAY,
+    ),
+]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resource-per-function",
+        metavar="NAME=X",
+        help="What each function takes up of a resource that nodes have by name. Repeatable.",
+        rich_help_panel=_RAY,
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="`cpu`, `cuda`, or `auto` for the best there is.")]
 Lifetime = Annotated[
     float | None,
@@ -70,7 +91,36 @@ Lifetime = Annotated[
 ]
 
 
-def engine_options(address: str | None, cpus: float | None, gpus: float | None) -> dict[str, Any]:
-    """What was asked for of an engine's own options."""
-    asked = {"address": address, "cpus": cpus, "gpus": gpus}
+def engine_options(
+    address: str | None, cpus: float | None, gpus: float | None, memory: str | None, resources: list[str] | None
+) -> dict[str, Any]:
+    """What was asked for of an engine's own options.
+
+    Raises:
+        UserError: a size or a resource that cannot be read.
+    """
+    asked = {
+        "address": address,
+        "cpus": cpus,
+        "gpus": gpus,
+        "memory_bytes": _bytes(memory) if memory else None,
+        "resources": dict(_resource(text) for text in resources) if resources else None,
+    }
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _bytes(text: str) -> float:
+    """`2GB`, `500 MB`, `1.5GiB` or a number of bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(?:([kMGT]?)(i?)B)?\s*", text)
+    if found is None:
+        raise UserError(f"--memory-per-function {text}: write a size, for example 2GB")
+    number, unit, binary = found.groups()
+    return float(number) * (1024 if binary else 1000) ** " kMGT".index(unit or " ")
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, equals, amount = text.partition("=")
+    try:
+        return name, float(amount) if equals and name else float("")
+    except ValueError:
+        raise UserError(f"--resource-per-function {text}: write NAME=NUMBER, for example fast=1") from None

@@ -100,6 +100,10 @@ class Picture:
         seconds = _format.duration(event["seconds"])
         return f"no room for a function, which needs {event['needs']}, since {seconds}: ask for less or add nodes"
 
+    def _take_sent(self, event: Event, now: float) -> str:
+        size, files = _format.size(event["size_bytes"]), event["files"]
+        return f"sent to Ray's nodes: {event['folder']}, {files} file{'s' if files > 1 else ''}, {size}"
+
     def _take_takeover(self, event: Event, now: float) -> str:
         return f"{event['function']} takes over worker {event['worker']}, which fell silent"
 

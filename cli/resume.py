@@ -14,6 +14,8 @@ def resume(
     address: _options.Address = None,
     num_cpus_per_function: _options.Cpus = None,
     num_gpus_per_function: _options.Gpus = None,
+    memory_per_function: _options.Memory = None,
+    resource_per_function: _options.Resources = None,
     budget: _caps.Budget = None,
     deadline: _caps.Deadline = None,
     max_requests: _caps.MaxRequests = None,
@@ -25,6 +27,9 @@ def resume(
     import lambdaml
     from lambdaml.cli._follow import follow
 
+    options = _options.engine_options(
+        address, num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
+    )
     cap = _caps.caps(run, budget, deadline, max_requests, platform, store_as)
     return follow(
         run,
@@ -32,7 +37,7 @@ def resume(
             opened,
             functions=functions,
             engine=engine,
-            engine_options=_options.engine_options(address, num_cpus_per_function, num_gpus_per_function),
+            engine_options=options,
             device=device,
             lifetime_s=float("inf") if lifetime is None else lifetime,
             cap=cap,

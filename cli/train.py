@@ -192,6 +192,8 @@ def train(
     address: _options.Address = None,
     num_cpus_per_function: _options.Cpus = None,
     num_gpus_per_function: _options.Gpus = None,
+    memory_per_function: _options.Memory = None,
+    resource_per_function: _options.Resources = None,
     keep: Keep = None,
     lease: Lease = None,
     max_update_norm: MaxUpdateNorm = None,
@@ -218,7 +220,9 @@ def train(
     limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}
     options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}
-    options["engine_options"] = _options.engine_options(address, num_cpus_per_function, num_gpus_per_function)
+    options["engine_options"] = _options.engine_options(
+        address, num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
+    )
     if schedule != "auto" and (replan or profile is not None):
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     with nullcontext(store) if store else free_place(job) as place:

@@ -12,6 +12,7 @@ of a notebook: Ray pickles them, and they never enter the bucket.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lambdaml import training
@@ -29,6 +30,8 @@ def train(
     address: str = "",
     num_cpus_per_function: float = 1.0,
     num_gpus_per_function: float = 0.0,
+    memory_bytes_per_function: float = 0.0,
+    resources_per_function: Mapping[str, float] | None = None,
     **options: Any,
 ) -> TrainResult:
     """`lambdaml.train` with `engine="ray"`; `options` are its arguments, such as `workers` and `functions`.
@@ -38,9 +41,16 @@ def train(
         store: where all nodes reach it: a bucket, `ray://name`, or a folder that they share.
         address: of the cluster: `auto` or `host:port`, or `local` to start one. By default the one that this process
             is connected to, else `$RAY_ADDRESS`, else `local`.
-        num_cpus_per_function, num_gpus_per_function: what Ray sets aside for each function.
+        num_cpus_per_function, num_gpus_per_function, memory_bytes_per_function: what Ray sets aside for each function.
+        resources_per_function: likewise, of what nodes have by name, as in `ray start --resources='{"fast": 4}'`.
     """
-    engine_options = _engine_options(address, num_cpus_per_function, num_gpus_per_function)
+    engine_options = {
+        "address": address,
+        "cpus": num_cpus_per_function,
+        "gpus": num_gpus_per_function,
+        "memory_bytes": memory_bytes_per_function,
+        "resources": resources_per_function,
+    }
     return training.train(job, store, engine="ray", engine_options=engine_options, **options)
 
 
@@ -50,12 +60,16 @@ def resume(
     address: str = "",
     num_cpus_per_function: float = 1.0,
     num_gpus_per_function: float = 0.0,
+    memory_bytes_per_function: float = 0.0,
+    resources_per_function: Mapping[str, float] | None = None,
     **options: Any,
 ) -> TrainResult:
     """`lambdaml.resume` with `engine="ray"`. A job that was given as an object is to be given again: `job=`."""
-    engine_options = _engine_options(address, num_cpus_per_function, num_gpus_per_function)
+    engine_options = {
+        "address": address,
+        "cpus": num_cpus_per_function,
+        "gpus": num_gpus_per_function,
+        "memory_bytes": memory_bytes_per_function,
+        "resources": resources_per_function,
+    }
     return training.resume(store, engine="ray", engine_options=engine_options, **options)
-
-
-def _engine_options(address: str, cpus: float, gpus: float) -> dict[str, Any]:
-    return {"address": address, "cpus": cpus, "gpus": gpus}

@@ -20,18 +20,15 @@ import importlib.util
 import itertools
 import os
 import secrets
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from lambdaml.engines import Emit, Launch
-from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, supervise
+from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, error_event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
 from lambdaml.numerics import VARIABLES
 from lambdaml.source import split_spec
@@ -41,7 +38,9 @@ try:
     import ray
     from ray import exceptions
 
-    from lambdaml.engines.raytask import Desk, ask, work
+    from lambdaml.engines.raypackage import send
+    from lambdaml.engines.raypulse import Pulse
+    from lambdaml.engines.raytask import LISTENERS, Desk, ask, work
 except ImportError:
     raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
 
@@ -54,11 +53,18 @@ TICK_S = 0.25
 GRACE_S = 5.0
 """Seconds without a start after which others stand in for functions that wait for room."""
 
-DRAIN_S = 5.0
+DRAIN_S = 4.0
 """Seconds between looks for nodes that are being drained."""
 
 REPORT_WAIT_S = 10.0
 """Seconds without room for any function after which that is reported."""
+
+GONE_S = 10.0
+"""Seconds without an answer from Ray's control service after which functions are asked to leave. Ray itself waits for 60,
+and then ends this process."""
+
+LAST_S = 20.0
+"""Seconds that they may then take."""
 
 
 class RayEngine:
@@ -69,17 +75,30 @@ class RayEngine:
             that this process is connected to, else `$RAY_ADDRESS`, else `local`.
         cpus: that each function takes up.
         gpus: the same; with any, functions compute on `cuda`, else on `cpu`.
+        memory_bytes: that a node must have to spare for each function, of what was not set aside for others. Ray counts,
+            and does not enforce it.
+        resources: that each function takes up of those which nodes were given by name, as `{"tpu": 1}`.
     """
 
     takes_objects = True
     in_process = False
     nearby = False
 
-    def __init__(self, address: str = "", cpus: float = 1.0, gpus: float = 0.0) -> None:
-        if cpus < 0 or gpus < 0:
-            raise ValueError("cpus and gpus must be 0 or more")
+    def __init__(
+        self,
+        address: str = "",
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        memory_bytes: float = 0.0,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        resources = dict(resources or {})
+        if min(cpus, gpus, memory_bytes, *resources.values()) < 0:
+            raise ValueError("cpus, gpus, memory_bytes and resources must be 0 or more")
+        if own := sorted({"CPU", "GPU", "memory", "object_store_memory"} & set(resources)):
+            raise ValueError(f"resources: {own[0]} is asked for by cpus, gpus or memory_bytes")
         self._address = address
-        self._needs = {"num_cpus": cpus, "num_gpus": gpus}
+        self._needs = {"num_cpus": cpus, "num_gpus": gpus, "memory": int(memory_bytes) or None, "resources": resources}
         self._compute = OneThread()
         self._ours = False
 
@@ -104,14 +123,18 @@ class RayEngine:
         self._ours = not connected
 
     def run(self, launch: Launch, emit: Emit) -> None:
+        pulse = Pulse(ray.get_runtime_context().gcs_address, _draining_nodes, DRAIN_S)
         try:
-            crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec, launch.store.url))
+            crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec, launch.store.url, emit), pulse)
             try:
                 supervise(crew, launch.functions, emit)
             finally:
-                crew.close()
+                if pulse.silent_s() < GONE_S:  # else Ray would wait for it
+                    crew.close()
         except exceptions.RayError as error:
-            raise RunFailed(f"Ray: {_line_of(error)}") from None
+            raise RunFailed(_gone(pulse) if pulse.silent_s() > GONE_S else f"Ray: {_line_of(error)}") from None
+        finally:
+            pulse.close()
 
     def close(self) -> None:
         if self._ours:
@@ -134,13 +157,16 @@ class _Member:
 class _Crew:
     """The functions of one call of `run`, and who is meant to work as which worker."""
 
-    def __init__(self, launch: Launch, needs: Mapping[str, float], environment: dict[str, Any]) -> None:
+    def __init__(self, launch: Launch, needs: Mapping[str, Any], environment: dict[str, Any], pulse: Pulse) -> None:
         self._launch = launch
-        self._desk: Any = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment).remote()
+        self._pulse = pulse
+        self._gone_at: float | None = None
+        desk = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment, max_concurrency=LISTENERS)
+        self._desk: Any = desk.remote()
         self._function: Any = ray.remote(work).options(
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )
-        self._needs = " and ".join(f"{count:g} {kind[4:-1].upper()}" for kind, count in needs.items() if count)
+        self._needs = _in_words(needs)
         self._common = {
             "url": launch.store.url,
             "desk": self._desk,
@@ -155,7 +181,7 @@ class _Crew:
         self._words: dict[str, dict[str, Any]] = {}
         self._seen = 0
         self._leaving = self._over = False
-        self._started = self._looked = self._reported = time.monotonic()
+        self._started = self._reported = time.monotonic()
 
     def start(self, index: int, dead: Sequence[str]) -> str:
         name = f"ray-{self._token}.{next(self._count)}"
@@ -176,7 +202,8 @@ class _Crew:
             # Looked at first: whatever these said before they ended is at the desk by now.
             tasks = {member.task: member for member in self._members.values()}
             ended, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
-            for event in ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
+            yield from self._heed_pulse()
+            for event in self._ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
                 self._seen += 1
                 self._note(event)
                 yield event
@@ -186,6 +213,19 @@ class _Crew:
                 yield from self._check_room()
                 self._heed_drains()
                 self._find_standins()
+
+    def _heed_pulse(self) -> Iterator[Event]:
+        """Say so when Ray's control service is gone; functions are then asked to leave, which they can for a while.
+
+        Raises:
+            RunFailed: they did not.
+        """
+        now = time.monotonic()
+        if self._gone_at is None and self._pulse.silent_s() > GONE_S:
+            self._gone_at = now
+            yield error_event("", RunFailed(_gone(self._pulse)))
+        elif self._gone_at is not None and now - self._gone_at > LAST_S:
+            raise RunFailed(_gone(self._pulse))
 
     def _note(self, event: Event) -> None:
         name = event["function"]
@@ -229,12 +269,8 @@ class _Crew:
             self._tell()
 
     def _heed_drains(self) -> None:
-        now = time.monotonic()
-        if now - self._looked < DRAIN_S:
-            return
-        self._looked = now
-        draining: Mapping[str, int] = ray._private.state.state.get_draining_nodes()  # Ray has no public way
-        leaving = [member.name for member in self._members.values() if member.node in draining]
+        draining = self._pulse.draining
+        leaving = [m.name for m in self._members.values() if m.node in draining and not self._word(m.name)["leave"]]
         for name in leaving:
             self._word(name)["leave"] = True
         if leaving:
@@ -263,7 +299,10 @@ class _Crew:
         return self._words.setdefault(name, {"leave": False, "vacant": {}})
 
     def _tell(self) -> None:
-        ask(lambda: self._desk.tell.remote(self._words, self._leaving))
+        self._ask(lambda: self._desk.tell.remote(self._words, self._leaving))
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        return ask(question, hopeless=lambda: self._pulse.silent_s() > GONE_S)
 
     def close(self) -> None:
         """End what is left, if anything is, and the desk."""
@@ -273,10 +312,29 @@ class _Crew:
         ray.kill(self._desk)
 
 
-def _environment(spec: str, store: str = "") -> dict[str, Any]:
-    """Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
+def _in_words(needs: Mapping[str, Any]) -> str:
+    """`2 CPU and 1 GPU`"""
+    counts = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"]}
+    words = [f"{count:g} {kind}" for kind, count in (counts | needs["resources"]).items() if count]
+    words += [f"{needs['memory'] / 1e9:.3g} GB of memory"] if needs["memory"] else []
+    return " and ".join(words)
 
-    Runs, the store's folder and what git ignores stay behind.
+
+def _draining_nodes() -> Collection[str]:
+    found: Mapping[str, int] = ray._private.state.state.get_draining_nodes()  # Ray has no public way
+    return found.keys()
+
+
+def _gone(pulse: Pulse) -> str:
+    return (
+        f"Ray's control service (GCS) at {pulse.address} has not answered for {pulse.silent_s():.0f} s: its head node or "
+        "that process is gone, and the cluster with it. Nothing that was written is lost: start Ray again, then go on with "
+        "'lambdaml resume'"
+    )
+
+
+def _environment(spec: str, store: str = "", emit: Emit = lambda event: None) -> dict[str, Any]:
+    """Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
 
     Raises:
         SettingsError: the folder is too large, or cannot be sent for another reason.
@@ -286,29 +344,16 @@ def _environment(spec: str, store: str = "") -> dict[str, Any]:
     folder = _job_folder(spec)
     if folder is None or ray.get_runtime_context().runtime_env.get("working_dir"):
         return environment
-    from ray._private.runtime_env.working_dir import upload_working_dir_if_needed  # a task takes only what was sent
-
-    what = {"working_dir": str(folder), "excludes": _not_sent(folder, store)}
     try:
-        # Ray makes its archive in the working directory by default, which may be the very folder that it packs.
-        with tempfile.TemporaryDirectory() as scratch:
-            sent = upload_working_dir_if_needed(what, include_gitignore=True, scratch_dir=scratch)
+        sent = send(folder, store)
     except Exception as error:
         raise SettingsError(
             f"{folder} cannot be sent to Ray's nodes: {_line_of(error)}; move the job to a folder of its own, or name "
             "what is not needed in its .rayignore"
         ) from None
-    return environment | {"working_dir": sent["working_dir"]}
-
-
-def _not_sent(folder: Path, store: str) -> list[str]:
-    """Patterns, as git's, of what lies in the job's folder and is not its code."""
-    patterns = ["/runs/"]
-    if store.startswith("file://"):
-        place = Path(url2pathname(urlsplit(store).path)).resolve()
-        if place != folder and folder in place.parents:
-            patterns.append(f"/{place.relative_to(folder).as_posix()}/")
-    return patterns
+    if sent.files:
+        emit({"event": "sent", "folder": str(folder), "files": sent.files, "size_bytes": sent.size_bytes})
+    return environment | {"working_dir": sent.uri}
 
 
 def _job_folder(spec: str) -> Path | None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -25,6 +26,13 @@ from lambdaml.usage import usage_event
 
 SEND_S = 0.5
 """Seconds between a function's messages to the desk."""
+
+LISTEN_S = 30.0
+"""Seconds that a function waits for a word from the engine with one question, so that the desk does not remember for ever
+who has died waiting."""
+
+LISTENERS = 10_000
+"""Questions that the desk has in hand at once, those that wait included."""
 
 ASK_S = 30.0
 """Seconds that an answer from the desk may take."""
@@ -44,16 +52,24 @@ class Desk:
         self._news = asyncio.Event()
         self._words: dict[str, dict[str, Any]] = {}
         self._leaving = False
+        self._told = 0
+        self._word = asyncio.Condition()
 
-    async def post(self, name: str, first: int, events: list[Event]) -> dict[str, Any]:
-        """What a function has to say, from its event number `first` on; returns what the engine has to say to it."""
+    async def post(self, name: str, first: int, events: list[Event]) -> None:
+        """What a function has to say, from its event number `first` on."""
         fresh = events[self._posted[name] - first :]
         self._posted[name] += len(fresh)
         self._events += fresh
         if fresh:
             self._news.set()
+
+    async def listen(self, name: str, heard: int, timeout_s: float) -> dict[str, Any]:
+        """What the engine has to say to a function, as soon as that may be another word than number `heard`."""
+        async with self._word:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._word.wait_for(lambda: self._told != heard), timeout_s)
         word = self._words.get(name, {"leave": False, "vacant": {}})
-        return word | {"leave": word["leave"] or self._leaving}
+        return word | {"leave": word["leave"] or self._leaving, "number": self._told}
 
     async def take(self, seen: int, timeout_s: float) -> list[Event]:
         """What functions said after the first `seen` events, as soon as there is something."""
@@ -67,11 +83,17 @@ class Desk:
 
     async def tell(self, words: dict[str, dict[str, Any]], leaving: bool) -> None:
         """What the engine has to say to functions: to each, and to all."""
-        self._words, self._leaving = words, leaving
+        async with self._word:
+            self._words, self._leaving = words, leaving
+            self._told += 1
+            self._word.notify_all()
 
 
 class _Line:
-    """A function's line to the desk, in a thread: a call from a task's main thread that waits gives up its CPU."""
+    """A function's line to the desk, in a thread: a call from a task's main thread that waits gives up its CPU.
+
+    What the function says is sent now and then; what the engine says is heard at once.
+    """
 
     def __init__(self, desk: Any, name: str) -> None:
         self.meter = Meter()
@@ -82,8 +104,9 @@ class _Line:
         self._began = time.monotonic()
         node = ray.get_runtime_context().get_node_id()
         self._events: list[Event] = [{"event": "started", "function": name, "pid": os.getpid(), "node": node}]
-        self._posted = 0
-        self._closed = threading.Event()
+        self._posted = self._heard = 0
+        self._closed = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="line", daemon=True)
         self._thread.start()
 
@@ -92,26 +115,41 @@ class _Line:
 
     def close(self) -> None:
         """Send what is left."""
-        self._closed.set()
+        self._closed = True
+        self._wake.set()
         self._thread.join()
 
     def _talk(self) -> None:
         try:
+            word = self._listen()
             self._send()
-            while not self._closed.wait(SEND_S):
+            while not self._closed:
+                self._wake.wait(SEND_S)
+                self._wake.clear()
+                if word.done():
+                    self._heed(word)
+                    word = self._listen()
                 self._send()
-            self._send()
         except exceptions.RayError:  # nobody is at the desk any more
             self.leaving = True
+
+    def _listen(self) -> Future[dict[str, Any]]:
+        word: Future[dict[str, Any]] = self._desk.listen.remote(self._name, self._heard, LISTEN_S).future()
+        word.add_done_callback(lambda _: self._wake.set())
+        return word
+
+    def _heed(self, answer: Future[dict[str, Any]]) -> None:
+        with contextlib.suppress(exceptions.ActorUnavailableError):
+            word = answer.result()
+            self.leaving, self.vacant, self._heard = word["leave"], word["vacant"], word["number"]
 
     def _send(self) -> None:
         memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.emit(usage_event(self._name, time.monotonic() - self._began, memory_bytes, self.meter.snapshot()))
         events = list(self._events)
-        word = ask(lambda: self._desk.post.remote(self._name, self._posted, events))
+        ask(lambda: self._desk.post.remote(self._name, self._posted, events))
         self._posted += len(events)
         del self._events[: len(events)]
-        self.leaving, self.vacant = word["leave"], word["vacant"]
 
 
 def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
@@ -145,11 +183,13 @@ def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
     return DONE if outcome == "done" else LEFT
 
 
-def ask(question: Callable[[], Any]) -> Any:
-    """The desk's answer; asked again a few times while Ray cannot reach it."""
+def ask(question: Callable[[], Any], hopeless: Callable[[], bool] = lambda: False) -> Any:
+    """The desk's answer; asked again a few times while Ray cannot reach it and that is not hopeless."""
     for pause_s in PAUSES_S:
         try:
             return ray.get(question(), timeout=ASK_S)
         except (exceptions.ActorUnavailableError, exceptions.GetTimeoutError):
+            if hopeless():
+                raise
             time.sleep(pause_s)
     return ray.get(question(), timeout=ASK_S)

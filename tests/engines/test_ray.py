@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ ray = pytest.importorskip("ray")
 
 import lambdaml.ray
 from lambdaml.engines import ray as engine
+from lambdaml.engines.raypulse import Pulse
+from lambdaml.engines.raytask import Desk
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
 WORKERS, STEPS = 4, 40
@@ -191,6 +195,77 @@ def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytes
             on_event=watch,
         )
     assert watch.some("room")[0]["needs"] == "99 CPU and 1 GPU"
+
+
+def test_functions_take_up_memory_and_resources_that_were_asked_for(cluster: Any, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=2, resources={"fast": 2})
+    watch = Watch()
+    wanted: dict[str, Any] = {"memory_bytes_per_function": 1e6, "resources_per_function": {"fast": 1}}
+    train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch, **wanted)
+    assert {event["node"] for event in watch.some("started")} == {node.node_id}
+    with pytest.raises(RunFailed, match=r"needs 1 CPU and 3 fast and 9e\+03 GB of memory, for"):
+        train(
+            f"file://{tmp_path}/more",
+            functions=1,
+            patience_s=0.5,
+            memory_bytes_per_function=9e12,
+            resources_per_function={"fast": 3},
+        )
+    cluster.remove_node(node)
+
+
+def test_a_function_hears_at_once_that_it_shall_leave() -> None:
+    """It hears by an answer that the desk holds back until there is something to say, not when it next has something to
+    say itself."""
+
+    async def scene() -> None:
+        desk = Desk()
+        waiting = [asyncio.ensure_future(desk.listen(name, 0, 60.0)) for name in ("one", "two")]
+        await asyncio.sleep(0)
+        await desk.post("one", 0, [{"event": "started", "function": "one"}])
+        assert not any(answer.done() for answer in waiting)
+        await desk.tell({"one": {"leave": False, "vacant": {3: "gone"}}}, False)
+        one, two = await asyncio.gather(*waiting)
+        assert one == {"leave": False, "vacant": {3: "gone"}, "number": 1}
+        assert two == {"leave": False, "vacant": {}, "number": 1}
+        await desk.tell({}, True)
+        assert (await desk.listen("two", 1, 60.0))["leave"]
+        assert (await desk.listen("two", 2, 0.001))["number"] == 2
+
+    asyncio.run(scene())
+
+
+def test_after_ctrl_c_functions_publish_one_update_more_at_most(cluster: Any, tmp_path: Path) -> None:
+    watch = Watch()
+
+    def interrupt(event: dict[str, Any]) -> None:
+        watch(event)
+        if event["event"] == "commit" and len(watch.some("commit")) == 1:
+            seen.append(lambdaml.Run(url).status().version)
+            raise KeyboardInterrupt
+
+    url, seen = f"file://{tmp_path}/run", list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        train(url, schedule="asp", functions=2, steps=5000, args={"seconds": 0.2}, on_event=interrupt)
+    after = lambdaml.Run(url).status().version - seen[0]
+    assert after <= 2 * WORKERS, "what was in flight when Ctrl-C was pressed, and when functions heard of it"
+
+
+def test_a_control_service_that_is_gone_is_told_and_functions_leave_in_good_order(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question to it does not return; Ray itself would say so after a minute, and end the process."""
+    gone = threading.Event()
+    monkeypatch.setattr(engine, "GONE_S", 1.0)
+    monkeypatch.setattr(engine, "Pulse", lambda address, ask, every_s: Pulse("head:1", lambda: [str(gone.wait())], 0.1))
+    watch, url = Watch(), f"file://{tmp_path}/run"
+    with pytest.raises(
+        RunFailed, match=r"\(GCS\) at head:1 has not answered for \d+ s: .* then go on with 'lambdaml resume'"
+    ):
+        train(url, steps=50_000, functions=2, args={"seconds": 0.05}, on_event=watch)
+    gone.set()
+    assert {event["code"] for event in watch.some("ended")} == {engine.LEFT}
+    assert lambdaml.Run(url).verify().faults == []
 
 
 def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(
