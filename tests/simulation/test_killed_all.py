@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.shadow import Costs

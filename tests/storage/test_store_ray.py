@@ -109,6 +109,28 @@ def test_reads_share_memory_and_outlive_replacing_and_deleting(store: Store) -> 
     assert bytes(first) == b"a" * LARGE and bytes(part) == b"a" * 80_000
 
 
+def test_what_was_deleted_is_freed(store: Store) -> None:
+    import ray
+    from ray._private.internal_api import node_stats
+
+    def used_bytes() -> int:
+        (node,) = [node for node in ray.nodes() if node["Alive"]]
+        stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+        return int(stats.store_stats.object_store_bytes_used)
+
+    before = used_bytes()
+    names = [f"k/{n}" for n in range(12)]
+    for name in names:
+        store.put(name, b"x" * LARGE)
+        assert len(store.get(name) or b"") == LARGE
+    assert used_bytes() >= before + 12 * LARGE
+    store.delete(names)
+    deadline = time.monotonic() + 60
+    while used_bytes() > before + LARGE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert used_bytes() <= before + LARGE
+
+
 def test_all_that_wait_are_told_at_once_and_each_counts_as_a_request(url: str) -> None:
     store = open_store(url)
     answers: list[bool] = []
