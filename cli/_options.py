@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +70,7 @@ Memory = Annotated[
     typer.Option(
         "--memory-per-function",
         metavar="SIZE",
-        help="Memory that Ray sets aside for each function, as 2GB; by default none.",
+        help="Memory that Ray sets aside for each function, as 2G; by default none.",
         rich_help_panel=_RAY,
     ),
 ]
@@ -110,12 +109,11 @@ def engine_options(
 
 
 def _bytes(text: str) -> float:
-    """`2GB`, `500 MB`, `1.5GiB` or a number of bytes."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(?:([kMGT]?)(i?)B)?\s*", text)
-    if found is None:
-        raise UserError(f"--memory-per-function {text}: write a size, for example 2GB")
-    number, unit, binary = found.groups()
-    return float(number) * (1024 if binary else 1000) ** " kMGT".index(unit or " ")
+    from lambdaml.asked import bytes_of
+
+    if (size := bytes_of(text)) < 1:
+        raise UserError(f"--memory-per-function {text}: write a size, for example 2G")
+    return size
 
 
 def _resource(text: str) -> tuple[str, float]:

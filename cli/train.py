@@ -212,17 +212,15 @@ def train(
     from lambdaml.asked import free_place
 
     arguments = parse_args(args or ())
-    length = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
-    how = {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    how |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin, "numerics": numerics}
-    where = {"functions": functions, "engine": engine, "device": device}
+    options: dict[str, Any] = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
+    options |= {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
+    options |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin}
+    options |= {"numerics": numerics, "functions": functions, "engine": engine, "device": device}
     limits = {"lifetime_s": lifetime, "lease_s": lease, "keep": keep}
     limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}
-    options: dict[str, Any] = {**length, **how, **where}
     options |= {name: value for name, value in limits.items() if value is not None}
-    options["engine_options"] = _options.engine_options(
-        address, num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
-    )
+    ray = num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
+    options["engine_options"] = _options.engine_options(address, *ray)
     if schedule != "auto" and (replan or profile is not None):
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     with nullcontext(store) if store else free_place(job) as place:

@@ -205,11 +205,7 @@ def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int)
     if keep is None:
         free = math.inf if free_bytes is None else free_bytes
         return round(max(min(KEEP_BYTES, KEEP_SHARE * free), min(4 * interval_bytes, free / 2), 1))
-    match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(?:i?B)?", str(keep), re.IGNORECASE)
-    try:
-        size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    except ValueError:
-        size = 0.0
+    size = bytes_of(str(keep))
     if size < 1:
         raise SettingsError(f"keep: 'all' or a size such as 500M or 2G (it is {keep!r})")
     if size < 2 * interval_bytes:
@@ -218,6 +214,15 @@ def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int)
             "often with snapshot_every, or keep more"
         )
     return int(size)
+
+
+def bytes_of(text: str) -> float:
+    """`500M` or `2 GB` in bytes, by powers of 1024; 0 for what is no size."""
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    try:
+        return float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    except ValueError:
+        return 0.0
 
 
 def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str]:

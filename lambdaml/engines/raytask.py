@@ -53,7 +53,7 @@ class Desk:
         self._words: dict[str, dict[str, Any]] = {}
         self._leaving = False
         self._told = 0
-        self._word = asyncio.Condition()
+        self._word = asyncio.Event()
 
     async def post(self, name: str, first: int, events: list[Event]) -> None:
         """What a function has to say, from its event number `first` on."""
@@ -65,9 +65,9 @@ class Desk:
 
     async def listen(self, name: str, heard: int, timeout_s: float) -> dict[str, Any]:
         """What the engine has to say to a function, as soon as that may be another word than number `heard`."""
-        async with self._word:
+        if self._told == heard:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._word.wait_for(lambda: self._told != heard), timeout_s)
+                await asyncio.wait_for(self._word.wait(), timeout_s)
         word = self._words.get(name, {"leave": False, "vacant": {}})
         return word | {"leave": word["leave"] or self._leaving, "number": self._told}
 
@@ -83,10 +83,10 @@ class Desk:
 
     async def tell(self, words: dict[str, dict[str, Any]], leaving: bool) -> None:
         """What the engine has to say to functions: to each, and to all."""
-        async with self._word:
-            self._words, self._leaving = words, leaving
-            self._told += 1
-            self._word.notify_all()
+        self._words, self._leaving = words, leaving
+        self._told += 1
+        self._word.set()  # for those that wait now
+        self._word = asyncio.Event()
 
 
 class _Line:
@@ -122,14 +122,14 @@ class _Line:
     def _talk(self) -> None:
         try:
             word = self._listen()
-            self._send()
             while not self._closed:
+                self._send()
                 self._wake.wait(SEND_S)
                 self._wake.clear()
                 if word.done():
                     self._heed(word)
                     word = self._listen()
-                self._send()
+            self._send()
         except exceptions.RayError:  # nobody is at the desk any more
             self.leaving = True
 
