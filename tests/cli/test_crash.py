@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.engines import forkserver
+from lambdaml.engines.pipe import line_of
 from lambdaml.engines.supervise import _revive, error_event
 from lambdaml.errors import JobFailed
 from tests.cli.conftest import Cli
@@ -80,11 +80,10 @@ def test_the_whole_traceback_is_there_if_it_is_asked_for(cli: Cli, monkeypatch: 
     assert "Traceback (most recent call last)" in ended.err and "_call_impl" in ended.err
 
 
-def test_the_jobs_lines_come_through_from_other_processes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_jobs_lines_come_through_from_other_processes() -> None:
     failed = JobFailed("loss raised ValueError: no (job.py:3)")
     failed.add_note("job.py:3 in loss: raise ValueError('no')")
-    forkserver._say(1, error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))
-    revived = _revive(json.loads(capfd.readouterr().out))
+    revived = _revive(json.loads(line_of(error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))))
     assert isinstance(revived, JobFailed)
     assert str(revived) == "update 3 of worker 1 (sample 7): loss raised ValueError: no (job.py:3)"
     assert revived.__notes__ == ["job.py:3 in loss: raise ValueError('no')"]

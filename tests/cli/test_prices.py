@@ -13,6 +13,12 @@ from tests.cli.conftest import Cli
 MINE = '[[price]]\nid = "s3-standard/get"\nusd = 3e-7\nunit = "request"\nsource = "my contract"\ndate = 2026-11-01\n'
 
 
+@pytest.fixture(autouse=True)
+def wide(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a line of the screen is a line of text; tests/cli/test_width.py is about narrow ones."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_every_price_is_listed_with_its_date_and_source(cli: Cli) -> None:
     ended = cli("prices")
     assert (ended.code, ended.err) == (0, "")

@@ -17,6 +17,12 @@ from tests.cost.profiles import digits
 QUICK = ("--seconds", 1, "--set", "hidden=8")
 
 
+@pytest.fixture(autouse=True)
+def wide(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a line of the screen is a line of text; tests/cli/test_width.py is about narrow ones."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_one_screen_says_what_was_found_and_what_it_took(cli: Cli) -> None:
     options = ("--store", "memory://profile", "--target", "accuracy>=0.5", "--workers-hint", 1)
     ended = cli("profile", DIGITS, *QUICK, *options)

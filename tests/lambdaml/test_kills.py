@@ -21,7 +21,8 @@ SLOW = "?latency=5ms"
 
 
 class Killer:
-    """Kills a random function whenever the run has come a stretch further; the last stretch is left in peace."""
+    """Kills a random function whenever the run has come a stretch further; the last four stretches are left in peace, so that
+    the last kill strikes somebody even where it comes late."""
 
     def __init__(self, kills: int, seed: int) -> None:
         self.kills, self.done, self._random = kills, 0, random.Random(seed)
@@ -34,7 +35,7 @@ class Killer:
                 self._alive[event["function"]] = event["pid"]
             elif event["event"] == "ended":
                 self._alive.pop(event["function"], None)
-            elif event["event"] == "commit" and event["fraction"] * (self.kills + 1) > self.done + 1 and self._alive:
+            elif event["event"] == "commit" and event["fraction"] * (self.kills + 4) > self.done + 1 and self._alive:
                 with suppress(ProcessLookupError):  # it has just left by itself
                     os.kill(self._alive.pop(self._random.choice(sorted(self._alive))), signal.SIGKILL)
                     self.done += 1
