@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -111,24 +111,24 @@ def test_reads_share_memory_and_outlive_replacing_and_deleting(store: Store) -> 
 
 def test_what_was_deleted_is_freed(store: Store) -> None:
     import ray
-    from ray._private.internal_api import node_stats
 
-    def used_bytes() -> int:
-        (node,) = [node for node in ray.nodes() if node["Alive"]]
-        stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
-        return int(stats.store_stats.object_store_bytes_used)
+    def until_free(enough: Callable[[float], bool]) -> float:
+        """Ray says what is free a moment later."""
+        deadline = time.monotonic() + 60
+        while not enough(free := ray.available_resources().get("object_store_memory", 0.0)):
+            assert time.monotonic() < deadline, f"{free:,.0f} bytes are free"
+            time.sleep(0.1)
+        return float(free)
 
-    before = used_bytes()
-    names = [f"k/{n}" for n in range(12)]
+    names, size_bytes = [f"k/{n}" for n in range(16)], 4 * LARGE
+    much = len(names) * size_bytes / 2  # what other tests left may be freed meanwhile, which is less
+    before = ray.available_resources()["object_store_memory"]
     for name in names:
-        store.put(name, b"x" * LARGE)
-        assert len(store.get(name) or b"") == LARGE
-    assert used_bytes() >= before + 12 * LARGE
+        store.put(name, b"x" * size_bytes)
+        assert len(store.get(name) or b"") == size_bytes
+    full = until_free(lambda free: free <= before - much)
     store.delete(names)
-    deadline = time.monotonic() + 60
-    while used_bytes() > before + LARGE and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert used_bytes() <= before + LARGE
+    until_free(lambda free: free >= full + much)
 
 
 def test_all_that_wait_are_told_at_once_and_each_counts_as_a_request(url: str) -> None:
