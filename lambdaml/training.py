@@ -175,7 +175,6 @@ def train(
             **settings,
         )
         _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
-        check(opened)
         count = functions_for(run_settings.workers, functions)
         begin(opened, run_settings, instance, chosen, new=True, functions=count, on_event=on_event)
         launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
@@ -280,6 +279,8 @@ def begin(
         RunExists: another run, or what is left of one, stands at this prefix.
         JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
     """
+    if new:
+        check(store)
     begun = next(iter(store.list(keys.SNAPSHOTS)), None) is not None
     if begun and new:
         raise _exists(store)

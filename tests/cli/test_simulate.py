@@ -37,6 +37,12 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SCHEDULES, "factories", dict(SCHEDULES.factories))
 
 
+@pytest.fixture(autouse=True)
+def wide(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a line of the screen is a line of text; tests/cli/test_width.py is about narrow ones."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_json_has_the_fields_of_train_and_what_is_modelled(trained: Trained, cli: Cli) -> None:
     ended = cli("simulate", *FEW, "--schedule", "asp", "--json")
     assert (ended.code, ended.err) == (0, "")
