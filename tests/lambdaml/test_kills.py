@@ -35,10 +35,13 @@ class Killer:
                 self._alive[event["function"]] = event["pid"]
             elif event["event"] == "ended":
                 self._alive.pop(event["function"], None)
-            elif event["event"] == "commit" and event["fraction"] * (self.kills + 4) > self.done + 1 and self._alive:
+            elif event["event"] == "commit" and self._due(event["fraction"]) and self._alive:
                 with suppress(ProcessLookupError):  # it has just left by itself
                     os.kill(self._alive.pop(self._random.choice(sorted(self._alive))), signal.SIGKILL)
                     self.done += 1
+
+    def _due(self, fraction: float) -> bool:
+        return self.done < self.kills and fraction * (self.kills + 4) > self.done + 1
 
 
 def train(url: str, killer: Killer | None = None, **options: Any) -> lambdaml.TrainResult:
