@@ -105,6 +105,7 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         yield Assumption(f"reading and adding one, {name}", took_s, "s", "measured", here, inputs)
     yield _measured("snapshot", job.snapshot_bytes, "bytes", here, "JobFacts.snapshot_bytes")
     yield _measured("data set", job.samples, "samples", here, "JobFacts.samples")
+    yield _measured("model", job.parameters, "parameters", here, "JobFacts.parameters")
     if not basis.wishes.space.batch_sizes:
         yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
     if any(_sized(spec) for spec in basis.wishes.space.platforms):
