@@ -132,4 +132,5 @@ def test_a_function_whose_job_failed_says_so_although_the_store_is_down(monkeypa
     virtual, told = run("asp", Outage(10.0, 500.0))
     with pytest.raises(JobFailed, match="no such file"):
         virtual.run(60.0)
-    assert "no such file" in [event["outcome"] for event in told if event["event"] == "ended" and event["at"] < 30.0]
+    ends = [event["outcome"] for event in told if event["event"] == "ended" and event["at"] < 30.0]
+    assert any(end.startswith("update ") and end.endswith("): no such file") for end in ends)
