@@ -44,14 +44,8 @@ def train(
         num_cpus_per_function, num_gpus_per_function, memory_bytes_per_function: what Ray sets aside for each function.
         resources_per_function: likewise, of what nodes have by name, as in `ray start --resources='{"fast": 4}'`.
     """
-    engine_options = {
-        "address": address,
-        "cpus": num_cpus_per_function,
-        "gpus": num_gpus_per_function,
-        "memory_bytes": memory_bytes_per_function,
-        "resources": resources_per_function,
-    }
-    return training.train(job, store, engine="ray", engine_options=engine_options, **options)
+    needs = num_cpus_per_function, num_gpus_per_function, memory_bytes_per_function, resources_per_function
+    return training.train(job, store, engine="ray", engine_options=_engine_options(address, *needs), **options)
 
 
 def resume(
@@ -65,11 +59,12 @@ def resume(
     **options: Any,
 ) -> TrainResult:
     """`lambdaml.resume` with `engine="ray"`. A job that was given as an object is to be given again: `job=`."""
-    engine_options = {
-        "address": address,
-        "cpus": num_cpus_per_function,
-        "gpus": num_gpus_per_function,
-        "memory_bytes": memory_bytes_per_function,
-        "resources": resources_per_function,
-    }
-    return training.resume(store, engine="ray", engine_options=engine_options, **options)
+    needs = num_cpus_per_function, num_gpus_per_function, memory_bytes_per_function, resources_per_function
+    return training.resume(store, engine="ray", engine_options=_engine_options(address, *needs), **options)
+
+
+def _engine_options(
+    address: str, cpus: float, gpus: float, memory_bytes: float, resources: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """What `lambdaml.engines.ray.RayEngine` is made with."""
+    return {"address": address, "cpus": cpus, "gpus": gpus, "memory_bytes": memory_bytes, "resources": resources}

@@ -62,16 +62,12 @@ class Window:
 
     def fits(self, over: bool = False) -> bool:
         """Whether another update may be read or made now; with `over`, if need be in place of undecided ones."""
-        spare_bytes = self._open_bytes if over else 0
-        return self.held_bytes + self._claims() - spare_bytes + self.update_bytes <= self.limit_bytes
+        return self._fits_without(self._open_bytes if over else 0)
 
     def reserve(self, update: Id) -> None:
         """An update is about to be read or made; undecided ones make room, those of the latest turn first."""
         self.release(update)
-        for other in sorted(self._open, key=lambda each: (each[1], each[0]), reverse=True):
-            if self.fits():
-                break
-            self.free(self._open[other])
+        self._free_undecided()
         self._reserved[update] = self.update_bytes
         self.held_bytes += self.update_bytes
 
@@ -109,15 +105,11 @@ class Window:
         if wanted is None or place > wanted:
             return False
         later_bytes = sum(self._sizes[key] for key, (after, _) in self._decided.items() if after > place)
-        spare_bytes = self._open_bytes + later_bytes
-        return self.held_bytes + self._claims() - spare_bytes + self.update_bytes <= self.limit_bytes
+        return self._fits_without(self._open_bytes + later_bytes)
 
     def make_room(self, place: Place) -> list[tuple[Place, Id]]:
         """Have updates that are needed later make room for one that is applied next; returns which of them are decided."""
-        for other in sorted(self._open, key=lambda each: (each[1], each[0]), reverse=True):
-            if self.fits():
-                return []
-            self.free(self._open[other])
+        self._free_undecided()
         evicted = []
         for after, update in sorted(self._decided.values(), key=lambda held: held[0], reverse=True):
             if self.fits() or after < place:
@@ -125,6 +117,17 @@ class Window:
             self.free(update)
             evicted.append((after, update.id))
         return evicted
+
+    def _fits_without(self, spare_bytes: int) -> bool:
+        """Whether another update fits where so many bytes are let go."""
+        return self.held_bytes + self._claims() - spare_bytes + self.update_bytes <= self.limit_bytes
+
+    def _free_undecided(self) -> None:
+        """Let go of undecided updates, those of the latest turn first, until another fits."""
+        for other in sorted(self._open, key=lambda each: (each[1], each[0]), reverse=True):
+            if self.fits():
+                return
+            self.free(self._open[other])
 
     def _forget(self, update: Update) -> None:
         size_bytes = self._sizes.pop(update.id, 0)
