@@ -62,11 +62,8 @@ class FlatGradient:
                 self._targets.append(torch.zeros(parameter.shape, dtype=parameter.dtype, device=device))
                 self._odd.append((self._targets[-1], view))
             hook: Any = parameter.register_post_accumulate_grad_hook
-            hook(partial(self._reach, number))
+            hook(partial(_reach, self._reached, number))  # hooks are out of sight of Python's search for circles
         self.attach()
-
-    def _reach(self, number: int, parameter: Tensor) -> None:
-        self._reached.add(number)
 
     def attach(self) -> None:
         """Have every parameter's gradient be its own again."""
@@ -154,6 +151,10 @@ class FlatGradient:
                     f"computing the loss changed parameter {name}: only the run's optimizer may "
                     "(is there another optimizer, a clamp, or nn.Embedding(max_norm=...)?)"
                 )
+
+
+def _reach(reached: set[int], number: int, parameter: Tensor) -> None:
+    reached.add(number)
 
 
 def _length(parameter: Tensor) -> int:
