@@ -71,6 +71,7 @@ class Committer:
         self.retention = Retention(function)
         self._judged = function.settings.target is not None
         self._must_look = False
+        self._written = -1  # version of the newest snapshot that stands here
         self._function = function
 
     @property
@@ -161,6 +162,7 @@ class Committer:
         data = snapshot.data
         if await world.store.create(keys.snapshot(snapshot.version), data) is None:
             self.retention.wrote(snapshot.meta["view"], len(data))
+        self._written = snapshot.version
         world.emit("snapshot", version=snapshot.version, size_bytes=len(data))
 
     async def keep_lead(self) -> None:
@@ -225,9 +227,10 @@ class Committer:
             if commit.commit >= function.tail:
                 await self.append(commit)
         state = await function.world.compute(function.replica.shared_state)
-        data = await function.world.background(state.dump)
-        await self.write_snapshot(Snapshot(state.version, state.meta, data))
-        del data
+        if state.version != self._written:
+            data = await function.world.background(state.dump)
+            await self.write_snapshot(Snapshot(state.version, state.meta, data))
+            del data
         if stop.reason == "diverged":
             return
         if stop.version is not None and stop.version != state.version:

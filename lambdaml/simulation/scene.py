@@ -194,9 +194,10 @@ class Scene:
         """
         tally, writes = self.tally, self.writes
         ended = over.copy()
-        for _ in range(2):  # the last snapshot, and the result
+        snapshots = int(updates % (self.settings.snapshot_every * self.settings.workers) > 0)  # else it stands already
+        for _ in range(snapshots + 1):  # and the result
             ended[0] += self.writes.next() + self.upload_s(self.snapshot_bytes)
-        tally.put("create", 1, self.snapshot_bytes)
+        tally.put("create", snapshots, self.snapshot_bytes)
         tally.put("create", 1, self.costs.snapshot_bytes or 100)
         parts = 1 + np.floor((over - launched) / (FLUSH_S + writes.mean_s))
         ended += writes.many(len(ended))
