@@ -143,8 +143,9 @@ class Retention:
         )
 
         def exceeds(place: Horizon) -> bool:
-            """Whether the history from there on is too much, or will be when the next snapshot stands."""
-            return sizes.history(function.head.progress - place.progress + sizes.every) > keep_bytes
+            """Whether the history from there on is too much, or will be when two more snapshots stand: a successor takes
+            its first one before it can delete up to it."""
+            return sizes.history(function.head.progress - place.progress + 2 * sizes.every) > keep_bytes
 
         if not self._marks or not exceeds(self._horizons[-1]):
             return
