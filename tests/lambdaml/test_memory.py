@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 import weakref
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_shared_state_is_the_replicas_own_memory_and_a_state_is_not() -> None:
     assert not {weight, *moments} & {tensor.data_ptr() for tensor in own.tensors.values()}
     assert shared.digest() == own.digest()
     assert shared.dump(shared.digest()) == own.dump()
+
+
+def test_a_replica_is_gone_when_it_is_needed_no_more() -> None:
+    replica = replica_of(Tiny())
+    replica.gradient(0, 0)
+    gone, gradient = weakref.ref(replica), weakref.ref(replica.flat)
+    del replica
+    gc.collect()
+    assert gone() is gradient() is None
 
 
 def test_what_the_starter_made_is_gone_before_functions_start(monkeypatch: pytest.MonkeyPatch) -> None:
