@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     def once(watch: replan.Replanner) -> bool:
         return watch._since is not None and watch._plans == 0 and watch._plan.wishes.left == 1.0
 
+    take = replan.Replanner.take
+
+    def take_and_wait(watch: replan.Replanner, event: dict[str, Any]) -> None:  # or a short run ends before it is planned
+        take(watch, event)
+        if watch._thread is not None:
+            watch._thread.join()
+
+    monkeypatch.setattr(replan.Replanner, "take", take_and_wait)
     monkeypatch.setattr(replan.Replanner, "_left_the_plan", once)
     monkeypatch.setattr(replan, "LEAVES", 1e9)
     monkeypatch.setattr(replan, "WORTH", 1e9)
