@@ -49,7 +49,8 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
 
     take = replan.Replanner.take
 
-    def take_and_wait(watch: replan.Replanner, event: dict[str, Any]) -> None:  # or a short run ends before it is planned
+    def take_and_wait(watch: replan.Replanner, event: dict[str, Any]) -> None:
+        """Or a short run ends before it is planned."""
         take(watch, event)
         if watch._thread is not None:
             watch._thread.join()
