@@ -1,7 +1,7 @@
 """How much memory a run needs on a machine, told from its model before it starts.
 
 A function holds its model, one gradient, what the optimizer keeps, and the updates and snapshots of its window
-(`lambdaml.window`). The process that starts the run holds the first state twice while it writes it, and later the model that
+(`lambdaml.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator. The process that starts the run holds the first state twice while it writes it, and later the model that
 it evaluates.
 """
 
@@ -39,7 +39,7 @@ class Footprint:
         held_bytes = most_bytes(self.trained_bytes, MAX_UNAPPLIED * self.workers)
         snapshot_bytes = self.trained_bytes + self.optimizer_bytes
         window_bytes = max(held_bytes, snapshot_bytes)
-        return PROCESS_BYTES + self.frozen_bytes + 2 * self.trained_bytes + self.optimizer_bytes + window_bytes
+        return PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
 
     @property
     def starter_bytes(self) -> int:

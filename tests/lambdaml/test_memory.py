@@ -252,16 +252,16 @@ def test_evaluating_a_large_snapshot_needs_no_copy_of_it(tmp_path: Path, monkeyp
 
 def test_the_formula_of_a_function() -> None:
     found = Footprint(trained_bytes=1000 * MB, frozen_bytes=0, optimizer_bytes=1000 * MB, workers=2)
-    assert found.function_bytes == (300 + 2000 + 1000 + 2000) * MB
+    assert found.function_bytes == (300 + 3000 + 1000 + 2000) * MB
     small = Footprint(trained_bytes=MB, frozen_bytes=10 * MB, optimizer_bytes=0, workers=1)
-    assert small.function_bytes == (300 + 10 + 2 + 64) * MB
+    assert small.function_bytes == (300 + 10 + 3 + 64) * MB
     assert small.starter_bytes == (300 + 22) * MB
 
 
 def test_a_run_that_does_not_fit_is_told_of_and_one_that_does_is_not() -> None:
     large = Footprint(10**9, 0, 10**9, 4)
     text = warning(large, 4, False, 16 * 10**9)
-    assert "4 functions of 5.3 GB" in text and "16.0 GB are free" in text
+    assert "4 functions of 6.3 GB" in text and "16.0 GB are free" in text
     assert not warning(large, 1, False, 16 * 10**9)
     assert not warning(large, 4, False, None)
 
