@@ -1,8 +1,8 @@
 """How much memory a run needs on a machine, told from its model before it starts.
 
 A function holds its model, one gradient, what the optimizer keeps, and the updates and snapshots of its window
-(`lambdaml.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator. The process that starts the run holds the first state twice while it writes it, and later the model that
-it evaluates.
+(`lambdaml.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator. The process
+that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
 
 from __future__ import annotations
