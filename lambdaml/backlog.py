@@ -81,7 +81,21 @@ class Backlog:
         self._wanted = None
         return first
 
-    async def update(self, position: int) -> Update:
+    async def add_up(self, commit: Commit) -> None:
+        """Apply the first commit, whose updates are not in memory all at once: each is freed when it has been added."""
+        function, position = self._function, 0
+        replica, compute = function.replica, function.world.compute
+        await compute(lambda: replica.begin(commit))
+        for step in commit.steps:
+            for entry in step:
+                update = await self._update(position)
+                await compute(lambda: replica.add(entry, update))
+                function.channel.window.free(update)
+                position += 1
+            await compute(lambda: replica.step(step))
+        await compute(lambda: replica.end(commit))
+
+    async def _update(self, position: int) -> Update:
         """An update of the first commit, as soon as it is in memory."""
         first = self._pending[0]
         entry = first.commit.applied[position]

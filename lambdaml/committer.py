@@ -16,6 +16,8 @@ from lambdaml.errors import ReplicaDiverged, RunFailed
 from lambdaml.machine import State
 from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Stop
+from lambdaml.rejections import describe, sampler_of
+from lambdaml.restoring import read_state
 from lambdaml.retention import Retention
 
 if TYPE_CHECKING:
@@ -124,6 +126,24 @@ class Committer:
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to go on beside the workers for as long as the function lives."""
         return self.keep_log(), self.keep_snapshots(), self.keep_lead(), self.watch_for_stop(), self.retention.keep()
+
+    def tell(self, commit: Commit) -> None:
+        """Emit the event of a commit that was applied."""
+        function, applied = self._function, commit.applied
+        rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
+        sampler = sampler_of(function.settings) if rejected else None
+        function.world.emit(
+            "commit",
+            commit=commit.commit,
+            version=commit.last_version,
+            progress=function.replica.view.progress,
+            fraction=commit.progress,
+            updates=len(commit.entries),
+            refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
+            rejected=[describe(entry, sampler) for entry in rejected] if sampler is not None else [],
+            training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
+            staleness=[entry.staleness for entry in applied],
+        )
 
     async def keep_log(self) -> None:
         """Write the commits of an agreed schedule, in order, while the workers go on."""
@@ -234,7 +254,7 @@ class Committer:
         if stop.reason == "diverged":
             return
         if stop.version is not None and stop.version != state.version:
-            found = await function.read_state(keys.snapshot(stop.version))
+            found = await read_state(function.world, function.replica, keys.snapshot(stop.version))
             if found is None:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
             state = found

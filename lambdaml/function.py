@@ -15,14 +15,13 @@ from lambdaml import keys
 from lambdaml.backlog import Backlog, Pending
 from lambdaml.commits import draft
 from lambdaml.committer import Committer
-from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, RunNotFound, StoreError
+from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, StoreError
 from lambdaml.leases import Leases
 from lambdaml.log import LogReader
-from lambdaml.machine import FROZEN, Machine, State
+from lambdaml.machine import Machine
 from lambdaml.patterns.gather import Gather
-from lambdaml.reads import present, read
 from lambdaml.records import Commit, Digest, Update
-from lambdaml.rejections import describe, sampler_of
+from lambdaml.restoring import newest_snapshot
 from lambdaml.retention import passed
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
@@ -34,9 +33,6 @@ from lambdaml.worker import work
 from lambdaml.worlds import Task, World
 
 Outcome = Literal["done", "left"]
-
-RESTORES = 5
-"""Snapshots that are tried by a function that starts, as each may be deleted while it is read."""
 
 REPORT_WAIT_S = 10.0
 """A wait longer than this is reported."""
@@ -203,7 +199,7 @@ class Function:
 
     async def _restore(self) -> bool:
         """Load the newest snapshot and find the end of the log; returns whether the run is new."""
-        state = await self._newest_snapshot()
+        state = await newest_snapshot(self.world, self.replica)
         await self.world.compute(lambda: self.replica.load(state))
         self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
         self.queued, self._began_at = self.head.copy(), self.head.commit
@@ -212,24 +208,6 @@ class Function:
         )
         self.tail = keys.number(entries[-1].key) + 1 if entries else self.head.commit
         return self.tail == 0
-
-    async def _newest_snapshot(self) -> State:
-        """The newest snapshot; again where it is deleted meanwhile, for then a newer one stands."""
-        for _ in range(RESTORES):
-            snapshots = await self.world.store.list(keys.SNAPSHOTS)
-            if not snapshots:
-                raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
-            found = await self.read_state(snapshots[-1].key)
-            if found is not None:
-                return found
-        raise RunFailed(f"{snapshots[-1].key} was deleted while a function started, and so were those before it")
-
-    async def read_state(self, key: str) -> State | None:
-        """A snapshot with all that belongs to it, or None where there is none."""
-        state = await read(self.world, key, self.replica.read)
-        if state is None or FROZEN not in state.meta:
-            return state
-        return state.over(present(await read(self.world, keys.FROZEN, self.replica.read), keys.FROZEN))
 
     async def _end(self) -> None:
         self._closed = True
@@ -365,7 +343,7 @@ class Function:
             self.changed.set()
             start = self.world.now()
             if pending.absent:
-                await self._add_up(commit)
+                await self.backlog.add_up(commit)
             else:
                 await self.world.compute(lambda: self.replica.apply(commit, pending.updates))
             apply_s = self.world.now() - start
@@ -375,19 +353,6 @@ class Function:
             self._account(pending, apply_s)
             self._compare(commit, pending.updates)
             self.backlog.applied()
-
-    async def _add_up(self, commit: Commit) -> None:
-        """Apply a commit whose updates are not in memory all at once: each is freed when it has been added."""
-        replica, compute, position = self.replica, self.world.compute, 0
-        await compute(lambda: replica.begin(commit))
-        for step in commit.steps:
-            for entry in step:
-                update = await self.backlog.update(position)
-                await compute(lambda: replica.add(entry, update))
-                self.channel.window.free(update)
-                position += 1
-            await compute(lambda: replica.step(step))
-        await compute(lambda: replica.end(commit))
 
     def _account(self, pending: Pending, apply_s: float) -> None:
         channel, commit = self.channel, pending.commit
@@ -404,23 +369,7 @@ class Function:
         channel.gets = channel.polls = channel.bytes_received = 0
         if self.committer.active:
             self.tracer.arrived(commit, pending.updates)
-            applied = commit.applied
-            self.world.emit(
-                "commit",
-                commit=commit.commit,
-                version=commit.last_version,
-                progress=self.replica.view.progress,
-                fraction=commit.progress,
-                updates=len(commit.entries),
-                refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
-                rejected=self._rejected(commit),
-                training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
-                staleness=[entry.staleness for entry in applied],
-            )
-
-    def _rejected(self, commit: Commit) -> list[str]:
-        rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
-        return [describe(entry, sampler_of(self.settings)) for entry in rejected]
+            self.committer.tell(commit)
 
     def _crosses(self, before: int, after: int) -> bool:
         every = self.settings.snapshot_every * self.settings.workers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -13,34 +12,28 @@ from typing import Any, TypeVar
 from lambdaml import keys
 from lambdaml.accounts import Accounts
 from lambdaml.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
+from lambdaml.beginning import begin, exists
 from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Engine, Launch, functions_for
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
-from lambdaml.errors import JobError, RunExists, RunFailed, SettingsError
-from lambdaml.evaluation import Evaluated, Evaluations, best, evaluate
-from lambdaml.footprint import Footprint, free_memory_bytes, warning
+from lambdaml.errors import JobError, RunFailed, SettingsError
+from lambdaml.evaluation import Evaluated, Evaluations, best
 from lambdaml.job import Job
 from lambdaml.members import warnings_of
 from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
-from lambdaml.origin import find_origin, go_on_from
-from lambdaml.reads import read_now, sha256_of
+from lambdaml.origin import find_origin
+from lambdaml.reads import sha256_of
 from lambdaml.rejections import summarise
 from lambdaml.run import Run, Staleness
 from lambdaml.schedules import SCHEDULES
-from lambdaml.settings import Settings, reached
-from lambdaml.snapshot import State
 from lambdaml.source import loading
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
-from lambdaml.storage.probe import check
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
-
-MANY_PARAMETERS = 10**7
-"""A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +147,7 @@ def train(
         job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
         _warn(on_event, warnings_of(instance))
         if opened.head(keys.RUN) is not None:
-            raise _exists(opened)
+            raise exists(opened)
         run_settings = _there(
             chosen,
             settings_for,
@@ -256,86 +249,6 @@ def resume(
         return _supervise(launch, opened, chosen, accounts, cap, on_event)
     finally:
         _close(chosen, opened, store)
-
-
-def begin(
-    store: Store,
-    settings: Settings,
-    job: Job,
-    engine: Engine,
-    *,
-    new: bool,
-    functions: int = 1,
-    on_event: Emit = lambda event: None,
-) -> None:
-    """Write run.json and the first snapshot. Of several that begin a run at one prefix, the one whose run.json stands goes
-    on; the others write nothing.
-
-    Args:
-        new: whether this is a run that nobody has begun. One that was begun may lack its snapshot.
-        functions: that are to work on it; a warning is given if they do not fit into this machine's memory.
-
-    Raises:
-        RunExists: another run, or what is left of one, stands at this prefix.
-        JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
-    """
-    if new:
-        check(store)
-    begun = next(iter(store.list(keys.SNAPSHOTS)), None) is not None
-    if begun and new:
-        raise _exists(store)
-    if not begun:
-        state, footprint = _first_state(settings, job, engine)
-        text = warning(footprint, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
-        if text:
-            on_event({"event": "warning", "text": text})
-        if new:
-            _claim(store, settings)
-        _write_first(store, state)
-        del state
-        if settings.parameters > MANY_PARAMETERS:
-            gc.collect()
-
-
-def _write_first(store: Store, state: State) -> None:
-    if state.frozen:
-        store.create(keys.FROZEN, state.base().dump())
-    store.create(keys.snapshot(0), state.dump())
-
-
-def _first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
-    """The state that the run begins with, and what the run needs of memory. The model is built here, and only here."""
-    from lambdaml.examine import examine
-    from lambdaml.replica import Replica
-
-    share = engine.compute.submit(examine, job, settings.seed).result()
-    replica = engine.compute.submit(Replica, job, settings).result()
-    if settings.origin is not None:
-        engine.compute.submit(go_on_from, replica, settings.origin).result()
-    state = engine.compute.submit(replica.shared_state).result()
-    if settings.target is not None:
-        reached(settings.target, engine.compute.submit(evaluate, job, state).result())
-    trained_bytes, frozen_bytes = replica.flat.host.nbytes, sum(tensor.nbytes for tensor in state.frozen.values())
-    return state, Footprint(trained_bytes, frozen_bytes, round(share * trained_bytes), settings.workers)
-
-
-def _claim(store: Store, settings: Settings) -> None:
-    """Write run.json.
-
-    Raises:
-        RunExists: somebody else has written his.
-    """
-    standing = store.create(keys.RUN, settings.dump())
-    if standing is not None:  # it may be ours, but damaged on its way
-        found = read_now(store, keys.RUN, Settings.read, standing)
-        if found is None or found.token != settings.token:
-            raise _exists(store)
-
-
-def _exists(store: Store) -> RunExists:
-    if store.head(keys.RUN) is None:
-        return RunExists(f"{store.url} holds what is left of a run without its {keys.RUN}: choose another place")
-    return RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")
 
 
 def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:

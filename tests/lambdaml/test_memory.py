@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import footprint, keys, streaming, training, window
+from lambdaml import beginning, footprint, keys, streaming, window
 from lambdaml.footprint import Footprint, warning
 from lambdaml.replica import _add
 from lambdaml.storage import DirectoryStore, MemoryStore, open_store
@@ -108,7 +108,7 @@ def test_a_replica_is_gone_when_it_is_needed_no_more() -> None:
 
 
 def test_what_the_starter_made_is_gone_before_functions_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "MANY_PARAMETERS", 0)
+    monkeypatch.setattr(beginning, "MANY_PARAMETERS", 0)
     made: list[weakref.ref[nn.Module]] = []
     alive: list[int] = []
 
@@ -267,7 +267,7 @@ def test_a_run_that_does_not_fit_is_told_of_and_one_that_does_is_not() -> None:
 
 
 def test_train_warns_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "free_memory_bytes", lambda: 10**6)
+    monkeypatch.setattr(beginning, "free_memory_bytes", lambda: 10**6)
     events: list[dict[str, Any]] = []
     lambdaml.train(Tiny, memory(), workers=1, steps=1, on_event=events.append)
     told = [event["event"] for event in events]

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 import lambdaml
-from lambdaml import keys, training
+from lambdaml import beginning, keys
 from lambdaml.engines.inline import InlineEngine
 from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
 from lambdaml.evaluation import Evaluations
@@ -197,20 +197,20 @@ def test_a_run_that_stands_there_is_left_alone(plain: lambdaml.Run) -> None:
     assert {info.key: plain.store.get(info.key) for info in plain.store.list()} == before
 
 
-@pytest.mark.parametrize("moment", ["check", "_first_state"])
+@pytest.mark.parametrize("moment", ["check", "first_state"])
 def test_a_run_that_began_while_ours_was_about_to_is_left_alone(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, usual = memory(), getattr(training, moment)
+    store, usual = memory(), getattr(beginning, moment)
     theirs: list[tuple[lambdaml.TrainResult, dict[str, Any]]] = []
 
     def late(*arguments: Any) -> Any:
         found = usual(*arguments)
         if not theirs:
-            monkeypatch.setattr(training, moment, usual)
+            monkeypatch.setattr(beginning, moment, usual)
             result = lambdaml.train(Tiny(lr=0.5), store.url, workers=2, steps=3, seed=7)
             theirs.append((result, {info.key: store.get(info.key) for info in store.list()}))
         return found
 
-    monkeypatch.setattr(training, moment, late)
+    monkeypatch.setattr(beginning, moment, late)
     with pytest.raises(RunExists, match="resume"):
         lambdaml.train(Tiny(lr=0.1), store.url, workers=4, steps=20, seed=1)
     ((result, objects),) = theirs
@@ -226,7 +226,7 @@ def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
     store, barrier, new = memory(), Barrier(4), who == "train"
     asked = [plain.settings.model_copy(update={"seed": seed, "token": f"t{seed}"} if new else {}) for seed in range(4)]
     engine = InlineEngine()
-    states = {settings.token: training._first_state(settings, Tiny(), engine) for settings in asked}
+    states = {settings.token: beginning.first_state(settings, Tiny(), engine) for settings in asked}
     if not new:
         store.create(keys.RUN, plain.settings.dump())
 
@@ -236,12 +236,12 @@ def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
 
     def begin(settings: Settings) -> str:
         try:
-            training.begin(store, settings, Tiny(), engine, new=new)
+            beginning.begin(store, settings, Tiny(), engine, new=new)
         except RunExists:
             return ""
         return settings.token
 
-    monkeypatch.setattr(training, "_first_state", meet)
+    monkeypatch.setattr(beginning, "first_state", meet)
     with ThreadPoolExecutor(4) as pool:
         began = [token for token in pool.map(begin, asked) if token]
     engine.close()
