@@ -61,7 +61,7 @@ def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
     raw = bytes(data)
     at = raw.rfind(_CRC_MEMBER)
     try:
-        record = json.loads(raw)
+        record = json.loads(raw, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BadObject(f"{key} is not valid JSON: it is damaged or truncated ({len(raw)} bytes)") from error
     if not isinstance(record, dict):
@@ -117,7 +117,7 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
     if zero or start > len(view) or zlib.crc32(view[_PREAMBLE.size :]) != crc:
         raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(view)} bytes)")
     try:
-        header = json.loads(bytes(view[_PREAMBLE.size : start]))
+        header = json.loads(bytes(view[_PREAMBLE.size : start]), parse_constant=_refuse)
         if not isinstance(header, dict):
             raise TypeError("no header")
         check_schema(header, key)
@@ -126,6 +126,11 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
         return header, _arrays(view[start:], shapes)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadObject(f"{key} has a header that does not fit its payload: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    """Raise ValueError for `NaN` and the like, which Python reads although JSON has no such thing."""
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _arrays(payload: memoryview, shapes: list[Any]) -> dict[str, NDArray[Any]]:

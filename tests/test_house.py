@@ -59,7 +59,7 @@ CALLED_UNDER_A_LOCK = {
 }
 LOCKS = {"Lock", "RLock", "Condition", "BoundedSemaphore"}
 
-MAX_FILE_LINES = 600
+MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 

@@ -222,6 +222,15 @@ def test_a_header_without_parts_is_a_bad_object() -> None:
         wire.unpack(envelope({"schema": wire.SCHEMA}), "k")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_know_are_refused_when_reading(number: str) -> None:
+    record = f'{{"schema":{wire.SCHEMA},"time_s":{number}'.encode()
+    with pytest.raises(BadObject):
+        wire.load_json(b'%b,"crc32":"%08x"}' % (record, zlib.crc32(record)), "k")
+    with pytest.raises(BadObject):
+        wire.unpack(envelope(b'{"schema":%d,"loss":%b,"parts":[]}' % (wire.SCHEMA, number.encode())), "k")
+
+
 def test_a_huge_array_that_is_announced_but_not_there_costs_no_memory() -> None:
     with pytest.raises(BadObject):
         wire.unpack(envelope({"schema": wire.SCHEMA, "parts": [["g", "float64", [2**40]]]}, b"\0" * 8), "k")
