@@ -30,7 +30,8 @@ class FlatGradient:
 
     Attributes:
         parameters: those that require a gradient, in the order of `model.parameters()`.
-        size: numbers in the flat gradient. A complex parameter takes two for each of its own.
+        lengths: of each, the numbers in the flat gradient. A complex parameter takes two for each of its own.
+        size: of all.
         dtype: float32; float64 for a model with parameters in double precision.
         vector: the gradient, flat, on the model's device.
         host: the same in the CPU's memory. There it is the flat buffer itself, so sums land where steps read them.
@@ -42,7 +43,8 @@ class FlatGradient:
         self.parameters = [parameter for _, parameter in self._named if parameter.requires_grad]
         wide = (torch.float64, torch.complex128)
         self.dtype = torch.float64 if any(p.dtype in wide for p in self.parameters) else torch.float32
-        self.size = sum(_length(parameter) for parameter in self.parameters)
+        self.lengths = [_length(parameter) for parameter in self.parameters]
+        self.size = sum(self.lengths)
         self.vector = torch.zeros(self.size, dtype=self.dtype, device=device)
         self.host: NDArray[Any] = self.vector.cpu().numpy()
         self._own = device.type == "cpu"

@@ -29,6 +29,7 @@ from lambdaml.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.machine import FROZEN
 from lambdaml.numerics import norm
 from lambdaml.records import Body, Commit, Entry, Update
+from lambdaml.rows import Rows
 from lambdaml.sampling import Sampler, derive_seed
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
@@ -38,9 +39,8 @@ from lambdaml.strays import Strays
 from lambdaml.view import View
 
 _MAX_LOSS_SCALE = 2.0**16
-_BLOCK = 2**18
-"""Numbers that are added at once; they fit into a processor's cache."""
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
+_ROWS = re.compile(r"r\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Replica:
         self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).agreed)
         self.flat = FlatGradient(self.model, self.device)
         self.size = self.flat.size
+        self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)
         self.frozen = Frozen(self.model)
         self.strays = Strays(job, self.model)
         self._has_extra = bool(extra_state(self.model)[1])
@@ -141,7 +142,9 @@ class Replica:
             self.buffers.restore(kept)
         labels = self._labels(batch) if self.rule.labels else ()
         computed = self.clock()
-        body = self.codec.encode(self.flat.to_host())
+        gradient = self.flat.to_host()
+        rows = self.rows.find(gradient)
+        body = self.codec.encode(self.rows.pack(gradient, rows)) | rows
         if len(absent):
             body[ABSENT] = absent
         body |= self.buffers.changes(kept)
@@ -205,9 +208,11 @@ class Replica:
         body = update.body
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
-        encoded, rest = _parts(body)
+        encoded, rows, rest = _parts(body)
         absent = rest.pop(ABSENT, None)
-        fault = self.codec.check(encoded, self.size) or self.buffers.check(rest) or self.flat.check(absent)
+        fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
+        size = 0 if fault else self.rows.size(rows)
+        fault = fault or self.codec.check(encoded, size)
         if fault:
             return fault
         dealt = self.sampler.count(update.worker, update.seq)
@@ -217,7 +222,7 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
-        vector = self.codec.decode(encoded, self.size)
+        vector = self.codec.decode(encoded, size)
         # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
         with np.errstate(over="ignore", invalid="ignore"):
             if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
@@ -252,13 +257,13 @@ class Replica:
 
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. It may be freed then, unless the run's rule changes gradients."""
-        body, rest = _parts(update.body)
-        gradient, total = self.codec.decode(body, self.size), self._sum
+        body, rows, rest = _parts(update.body)
+        gradient, total = self.codec.decode(body, self.rows.size(rows)), self._sum
         absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
         if self.transform is not None:
-            total.gradients.append(gradient)
+            total.gradients.append(self.rows.unpack(gradient, rows))
         else:
-            _add(gradient, entry.weight, self.flat.host, first=not total.rest)
+            self.rows.add(gradient, rows, entry.weight, self.flat.host, first=not total.rest)
             total.absent = total.absent & absent if total.rest else absent
         total.rest.append({name: np.array(array) for name, array in rest.items()})
         total.fresh.append(update.base == self.version)
@@ -271,7 +276,7 @@ class Replica:
         if self.transform is not None:
             terms = self.transform.terms(step, total.gradients, self.flat.values)
             for number, (vector, weight) in enumerate(terms):
-                _add(vector, weight, self.flat.host, first=not number)
+                self.rows.add(vector, {}, weight, self.flat.host, first=not number)
             moves = bool(terms)
         self.buffers.merge(total.rest, weights, total.fresh)
         if moves:
@@ -355,20 +360,11 @@ class Replica:
         self.flat.attach()
 
 
-def _add(array: NDArray[Any], weight: float, out: NDArray[Any], first: bool) -> None:
-    """Add weight * array to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
-    if first:
-        np.multiply(array, weight, out=out)
-        return
-    for start in range(0, len(out), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        out[block] += array[block] * weight
-
-
-def _parts(body: Body) -> tuple[Body, Body]:
-    """What the codec wrote, and the rest: buffers, and the list of absent parameters."""
+def _parts(body: Body) -> tuple[Body, Body, Body]:
+    """What the codec wrote, the rows that it is of, and the rest: buffers, and the list of absent parameters."""
     rest = {name: array for name, array in body.items() if _REST.fullmatch(name)}
-    return {name: array for name, array in body.items() if name not in rest}, rest
+    rows = {name: array for name, array in body.items() if _ROWS.fullmatch(name)}
+    return {name: array for name, array in body.items() if name not in rest and name not in rows}, rows, rest
 
 
 def _name(job: Job) -> str:

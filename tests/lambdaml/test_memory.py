@@ -16,7 +16,7 @@ from torch import nn
 import lambdaml
 from lambdaml import beginning, footprint, keys, streaming, window
 from lambdaml.footprint import Footprint, warning
-from lambdaml.replica import _add
+from lambdaml.rows import _add
 from lambdaml.storage import DirectoryStore, MemoryStore, open_store
 from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, replica_of, round_of, train
 
