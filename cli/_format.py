@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from lambdaml.cli._stdout import results
 
 if TYPE_CHECKING:
-    from lambdaml.run import Staleness
+    from lambdaml.summary import Staleness
 
 
 _NARROW = 16

@@ -29,10 +29,10 @@ from lambdaml.cost.outlook import Outlook
 from lambdaml.cost.plan import Plan, make_plan
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.stores import measure_store
-from lambdaml.evaluation import request_stop
 from lambdaml.reads import read_many
 from lambdaml.records import Update
 from lambdaml.run import Run
+from lambdaml.stops import request_stop
 
 LEAVES = 1.5
 """A step takes so many times what was planned, or the other way round: then reality has left the plan."""

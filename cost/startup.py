@@ -46,7 +46,7 @@ def startup(job: JobSettings) -> Startup | None:
 
 def _main(text: str) -> None:
     from lambdaml.asked import settings_for
-    from lambdaml.job import load_job
+    from lambdaml.loading import load_job
     from lambdaml.replica import Replica
     from lambdaml.worlds.live import OneThread
 

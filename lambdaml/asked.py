@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from lambdaml.arguments import fit_arguments
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
-from lambdaml.job import Job, construct, make_job
+from lambdaml.job import Job
+from lambdaml.loading import construct, make_job
 from lambdaml.members import check_members
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from lambdaml.clocks import Clocks
 from lambdaml.effective import effective_staleness
 from lambdaml.records import Commit, Entry
-from lambdaml.run import Staleness
+from lambdaml.summary import Staleness
 from lambdaml.tracing import update_facts
 
 Row = dict[str, Any]

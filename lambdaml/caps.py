@@ -17,7 +17,7 @@ from typing import Any
 
 from lambdaml import keys
 from lambdaml.accounts import Accounts
-from lambdaml.engines import Launch
+from lambdaml.engines import Enough, Launch
 from lambdaml.errors import RunCapped
 from lambdaml.run import Run
 from lambdaml.storage import MeterReading
@@ -67,10 +67,6 @@ class Spent:
 
 Cap = Callable[[Spent], str | None]
 """Says why the run must stop, or None."""
-
-
-class Enough(KeyboardInterrupt):
-    """Has an engine ask its functions to leave, as Ctrl-C does. Never leaves `lambdaml.training`."""
 
 
 @dataclass(frozen=True, slots=True)

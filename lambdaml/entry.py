@@ -11,7 +11,8 @@ from typing import Any
 from lambdaml import keys, numerics
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.function import Function, Outcome
-from lambdaml.job import Job, load_job
+from lambdaml.job import Job
+from lambdaml.loading import load_job
 from lambdaml.reads import read_now
 from lambdaml.sampling import derive_seed
 from lambdaml.settings import PATIENCE_S, Settings

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
-from lambdaml.caps import Enough
+from lambdaml.engines import Enough
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
 from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.snapshot import State, read_state
+from lambdaml.stops import request_stop
 from lambdaml.storage import ObjectInfo, Store
 
 if TYPE_CHECKING:
@@ -210,9 +211,3 @@ def best(metrics: Mapping[int, dict[str, float]], target: str) -> Evaluated | No
     sign = -1 if comparison.startswith(">") else 1
     version = min(values, key=lambda version: (sign * values[version], version))
     return Evaluated(version, metrics[version])
-
-
-def request_stop(store: Store, reason: str, version: int | None = None) -> None:
-    """Ask the run to end; the first wish stands. Whoever writes the log heeds it within about a second;
-    that of a target with the next snapshot, if that comes sooner."""
-    store.create(keys.STOP, wire.dump_json({"reason": reason, "version": version}))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lambdaml import keys, wire
@@ -18,8 +16,10 @@ from lambdaml.reads import present, read_many, read_now, read_twice
 from lambdaml.records import Commit
 from lambdaml.retention import Horizon, garbage, pin, snapshots_kept, unpin
 from lambdaml.settings import Settings
+from lambdaml.stops import request_stop
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 from lambdaml.storage.probe import store_time
+from lambdaml.summary import Staleness, Summary
 from lambdaml.tracing import read_parts, unpack_rows
 from lambdaml.usage import Usage
 
@@ -32,47 +32,6 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 """Log entries that are asked for at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Staleness:
-    """Optimizer steps between the version an applied update was computed from and the step that applied it."""
-
-    mean: float
-    p50: float
-    p95: float
-    max: int
-
-    @staticmethod
-    def of(values: list[int]) -> Staleness:
-        """The distribution of these; all zero for none."""
-        return Staleness.of_counts(Counter(values))
-
-    @staticmethod
-    def of_counts(counts: Mapping[int, int]) -> Staleness:
-        """The distribution in which each value occurs so often; all zero for none."""
-        if not counts:
-            return Staleness(0.0, 0.0, 0.0, 0)
-        ordered = sorted(counts)
-        ends = list(accumulate(counts[value] for value in ordered))
-        total = ends[-1]
-        p50, p95 = (float(ordered[bisect_right(ends, min(total - 1, int(q * total)))]) for q in (0.5, 0.95))
-        mean = sum(value * count for value, count in counts.items()) / total
-        return Staleness(mean, p50, p95, ordered[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What the log of a run adds up to."""
-
-    commits: int
-    version: int
-    updates: int
-    samples: int
-    fates: dict[str, int]
-    staleness: Staleness
-    stop: str | None
-    stop_version: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +286,6 @@ class Run:
 
     def cancel(self) -> None:
         """Ask the functions to end the run. They heed it within seconds; it cannot be resumed."""
-        from lambdaml.evaluation import request_stop
-
         request_stop(self.store, "cancelled")
 
     def gc(self) -> int:

@@ -13,9 +13,9 @@ from lambdaml import keys
 from lambdaml.accounts import Accounts
 from lambdaml.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
 from lambdaml.beginning import begin, exists
-from lambdaml.caps import Cap, Enough, Judge, capped, keep_newest
+from lambdaml.caps import Cap, Judge, capped, keep_newest
 from lambdaml.codecs import CODECS
-from lambdaml.engines import ENGINES, Engine, Launch, functions_for
+from lambdaml.engines import ENGINES, Engine, Enough, Launch, functions_for
 from lambdaml.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.evaluation import Evaluated, Evaluations, best
@@ -25,12 +25,13 @@ from lambdaml.numerics import Mode, Numerics, differences, of_new_process, prepa
 from lambdaml.origin import find_origin
 from lambdaml.reads import sha256_of
 from lambdaml.rejections import summarise
-from lambdaml.run import Run, Staleness
+from lambdaml.run import Run
 from lambdaml.schedules import SCHEDULES
 from lambdaml.source import loading
 from lambdaml.staleness import RULES
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
+from lambdaml.summary import Staleness
 
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]

@@ -15,9 +15,9 @@ from typing import Any
 from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, check_order, flat
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
+from lambdaml.storage.place import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place
 from lambdaml.storage.profile import HOW, boto_session, plain_session
 from lambdaml.storage.protocol import MANY, Bytes, Data, ObjectInfo
-from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place
 
 CONNECTIONS = 32
 

@@ -29,8 +29,8 @@ from lambdaml.storage.backend import (
 )
 from lambdaml.storage.connect import Options, connect_azure, connect_google, connect_s3, endpoint_of
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
+from lambdaml.storage.place import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, split_bucket
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.s3 import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, split_bucket
 from lambdaml.storage.url import StoreURL, masked
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ _runtime_pid: int | None = None
 
 
 def open_backend(url: StoreURL) -> CloudStore:
-    """`gs://bucket/prefix?endpoint=` and `az://container/prefix?endpoint=`; `lambdaml.storage.s3` reads `s3://`.
+    """`gs://bucket/prefix?endpoint=` and `az://container/prefix?endpoint=`; `lambdaml.storage.place` reads `s3://`.
 
     Credentials as obstore finds them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, ...; see
     `lambdaml.storage.connect` for servers on this machine.

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lambdaml.storage.endpoint import clean_endpoint, host_of, is_local
+from lambdaml.storage.place import EXPRESS, Keys, S3Place
 from lambdaml.storage.profile import boto_session
-from lambdaml.storage.s3 import EXPRESS, Keys, S3Place
 from lambdaml.storage.url import StoreURL
 
 Options = dict[str, Any]

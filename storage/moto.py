@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from lambdaml.storage.backend import Layer, Op
 from lambdaml.storage.errors import StoreError
-from lambdaml.storage.s3 import MADE_UP, split_bucket
+from lambdaml.storage.place import MADE_UP, split_bucket
 from lambdaml.storage.s3 import open_backend as open_s3
 from lambdaml.storage.url import StoreURL
 

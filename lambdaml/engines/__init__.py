@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 Emit = Callable[[dict[str, Any]], None]
 
 
+class Enough(KeyboardInterrupt):
+    """Has an engine ask its functions to leave, as Ctrl-C does. Never leaves `lambdaml.training`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What to run, and how.

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lambdaml.run import Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.simulation.rounds import Rounds
 from lambdaml.simulation.scene import OnCommit, Scene
 from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stream import Stream
+from lambdaml.summary import Staleness
 from lambdaml.worlds.channel import Channel
 from lambdaml.worlds.platform import Platform
 from lambdaml.worlds.stragglers import Even, Stragglers

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import NewerSchema, UserError
-from lambdaml.run import Run, Staleness
+from lambdaml.run import Run
 from lambdaml.settings import Settings, make_settings
+from lambdaml.summary import Staleness
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,8 +12,9 @@ from torch import nn
 import lambdaml
 from lambdaml import keys, wire
 from lambdaml.errors import JobFailed, SettingsError
-from lambdaml.evaluation import Evaluated, Evaluator, best, evaluate, request_stop
+from lambdaml.evaluation import Evaluated, Evaluator, best, evaluate
 from lambdaml.snapshot import State
+from lambdaml.stops import request_stop
 from lambdaml.storage import copy
 from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, train
 

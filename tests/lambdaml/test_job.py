@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lambdaml.errors import JobError
-from lambdaml.job import Job, load_job
+from lambdaml.job import Job
+from lambdaml.loading import load_job
 from lambdaml.source import fingerprint, sources
 
 ONE = """

@@ -155,7 +155,7 @@ def target_run() -> lambdaml.Run:
 
     def accuracy(event: dict[str, Any]) -> None:
         if event["event"] == "snapshot" and event["version"] == 4:
-            from lambdaml.evaluation import request_stop
+            from lambdaml.stops import request_stop
 
             request_stop(store, "target", 4)
 

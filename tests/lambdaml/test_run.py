@@ -10,8 +10,8 @@ import pytest
 import lambdaml
 from lambdaml import keys, wire
 from lambdaml.errors import BadObject, NewerSchema, RunNotFound
-from lambdaml.run import Staleness
 from lambdaml.storage import copy
+from lambdaml.summary import Staleness
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 
 STEPS = 8

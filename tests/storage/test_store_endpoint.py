@@ -14,7 +14,7 @@ from lambdaml.storage import AccessDenied, BadStoreURL, StoreError, StoreUnavail
 from lambdaml.storage.boto import BotoStore
 from lambdaml.storage.cloud import CloudStore
 from lambdaml.storage.connect import connect_s3
-from lambdaml.storage.s3 import S3Place
+from lambdaml.storage.place import S3Place
 from lambdaml.storage.url import StoreURL
 
 CLIENTS = ("obstore", "boto3")

@@ -30,7 +30,7 @@ from lambdaml.storage import (
 from lambdaml.storage.backend import Backend
 from lambdaml.storage.boto import BotoStore
 from lambdaml.storage.cloud import CloudStore
-from lambdaml.storage.s3 import S3Place
+from lambdaml.storage.place import S3Place
 from lambdaml.storage.url import StoreURL
 
 CLIENTS = ("obstore", "boto3")

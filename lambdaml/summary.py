@@ -1,0 +1,50 @@
+"""What the log of a run adds up to."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """Optimizer steps between the version an applied update was computed from and the step that applied it."""
+
+    mean: float
+    p50: float
+    p95: float
+    max: int
+
+    @staticmethod
+    def of(values: list[int]) -> Staleness:
+        """The distribution of these; all zero for none."""
+        return Staleness.of_counts(Counter(values))
+
+    @staticmethod
+    def of_counts(counts: Mapping[int, int]) -> Staleness:
+        """The distribution in which each value occurs so often; all zero for none."""
+        if not counts:
+            return Staleness(0.0, 0.0, 0.0, 0)
+        ordered = sorted(counts)
+        ends = list(accumulate(counts[value] for value in ordered))
+        total = ends[-1]
+        p50, p95 = (float(ordered[bisect_right(ends, min(total - 1, int(q * total)))]) for q in (0.5, 0.95))
+        mean = sum(value * count for value, count in counts.items()) / total
+        return Staleness(mean, p50, p95, ordered[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the log of a run adds up to."""
+
+    commits: int
+    version: int
+    updates: int
+    samples: int
+    fates: dict[str, int]
+    staleness: Staleness
+    stop: str | None
+    stop_version: int | None
