@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,20 @@ def module_name(path: Path) -> str:
     return ".".join([FOLDERS[folder], *rest]).removesuffix(".__init__")
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+class AtRunTime(ast.NodeTransformer):
+    """Leaves out what only type checkers see."""
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        return node if ast.unparse(node.test) != "TYPE_CHECKING" else ast.Pass()
+
+
+def imports(path: Path, of_types: bool = True) -> Iterator[tuple[int, str]]:
     """Each (line, full module or name) that a file imports, at its top, in a function, or for type checkers alone."""
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree if of_types else AtRunTime().visit(tree)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -203,6 +212,20 @@ def test_imports_go_one_way(path: Path) -> None:
         or name.partition(".")[0] in {"storage", "cost", "cli"}
     ]
     assert not wrong
+
+
+def test_no_module_imports_itself_by_way_of_others_not_even_within_a_function() -> None:
+    modules = {module_name(path): path for path in SHIPPED}
+    graph = {
+        module: {
+            found
+            for _, name in imports(path, of_types=False)
+            if (found := name if name in modules else name.rpartition(".")[0]) in modules.keys() - {module, "lambdaml"}
+        }
+        for module, path in modules.items()
+    }
+    assert sum(map(len, graph.values())) > 500
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=label)
