@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lambdaml.asked import resolve_job, settings_for
 from lambdaml.cost.pilot import pilot
 from lambdaml.cost.profile import CodecFacts, JobFacts, MachineFacts, Memory, Profile, Spent, StepTime
+from lambdaml.training.asked import resolve_job, settings_for
 
 
 def quick_profile(

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lambdaml.simulation import simulate
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.platform import Platform
 from tests.cost.test_closed_forms import message_s, scatter_reduce_s
 
 SIZE = 12_000_000

@@ -22,8 +22,8 @@ from statistics import median
 import ray
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.engines.ray import RayEngine
+from lambdaml.log import keys
 from lambdaml.storage import open_store
 
 sys.path.insert(0, str(Path(__file__).parent))

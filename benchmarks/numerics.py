@@ -15,7 +15,7 @@ import sys
 import time
 from statistics import median
 
-from lambdaml import numerics
+from lambdaml.training import numerics
 
 ROUNDS, STEPS, WARM = 5, 60, 10
 

@@ -18,8 +18,8 @@ from statistics import median
 import torch
 
 import lambdaml
-from lambdaml import numerics
-from lambdaml.sampling import Sampler
+from lambdaml.training import numerics
+from lambdaml.training.sampling import Sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 import jobs

@@ -33,8 +33,8 @@ from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.stores import measure_store
 from lambdaml.cost.tariff import Quantities, Tariff
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.stragglers import STRAGGLERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 JOBS = {

@@ -23,10 +23,10 @@ from statistics import median
 from typing import Any
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.engines.ray import RayEngine
-from lambdaml.reads import read_now
-from lambdaml.records import Commit
+from lambdaml.log import keys
+from lambdaml.log.reads import read_now
+from lambdaml.log.records import Commit
 from lambdaml.storage import Store, open_store
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Convolutions"

@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import lambdaml
+from lambdaml.simulation.platform import lambda_arm
 from lambdaml.simulation.shadow import Costs
 from lambdaml.traces import Trace
-from lambdaml.worlds.platform import lambda_arm
 
 JOB = f"{Path(__file__).parents[1] / 'examples' / 'digits.py'}:Digits"
 WORKERS, TARGET, EVALUATE_EVERY, TUNING_SEED = 8, 0.93, 4, 1000

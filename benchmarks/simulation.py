@@ -17,11 +17,11 @@ from collections.abc import Callable
 import simpy
 
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.flow import Flow
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
 
 # S3's latencies without its limits: at 5,500 reads a second, a thousand functions could read five updates a second.
 S3 = "s3-standard:reads_per_s=1000000000"

@@ -22,12 +22,12 @@ from statistics import fmean
 from typing import Any
 
 import lambdaml
-from lambdaml.asked import resolve_job, settings_for
-from lambdaml.attribution import PHASES, Explained, explain
+from lambdaml.engines.live import OneThread
 from lambdaml.simulation import Costs, simulate
 from lambdaml.simulation.costs import measure
 from lambdaml.traces import Trace
-from lambdaml.worlds.live import OneThread
+from lambdaml.traces.attribution import PHASES, Explained, explain
+from lambdaml.training.asked import resolve_job, settings_for
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Asleep"
 NEEDED = 0.10

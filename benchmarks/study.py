@@ -23,16 +23,16 @@ from statistics import median
 
 import torch
 
-from lambdaml import numerics
-from lambdaml.study.data import digits
-from lambdaml.study.engine import train
-from lambdaml.study.learning import GradientLearner
-from lambdaml.study.mlp import MlpProblem
-from lambdaml.study.plan import Plan
-from lambdaml.study.rate_table import RATES
-from lambdaml.study.runner import run_study
-from lambdaml.study.table import bars
+from lambdaml.studies.staleness.data import digits
+from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.learning import GradientLearner
+from lambdaml.studies.staleness.mlp import MlpProblem
+from lambdaml.studies.staleness.plan import Plan
+from lambdaml.studies.staleness.rate_table import RATES
+from lambdaml.studies.staleness.runner import run_study
+from lambdaml.studies.staleness.table import bars
 from lambdaml.traces.delays import Categorical
+from lambdaml.training import numerics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

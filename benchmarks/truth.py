@@ -19,10 +19,10 @@ from statistics import median
 from typing import Any
 
 import lambdaml
-from lambdaml.asked import resolve_job, settings_for
+from lambdaml.engines.live import OneThread
 from lambdaml.simulation import simulate
 from lambdaml.simulation.costs import measure
-from lambdaml.worlds.live import OneThread
+from lambdaml.training.asked import resolve_job, settings_for
 
 sys.path.insert(0, str(Path(__file__).parent))
 

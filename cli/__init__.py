@@ -28,7 +28,7 @@ def main() -> None:
         keep_for_results()
     from_now_on("stopped")
     with at_once(NOTHING_DONE):
-        from lambdaml import numerics
+        from lambdaml.training import numerics
 
         numerics.prepare("reproducible")
         from lambdaml.cli._app import run

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lambdaml.cost.plan import Plan
     from lambdaml.cost.profile import Profile
     from lambdaml.storage import Store
-    from lambdaml.training import TrainResult
+    from lambdaml.training.driver import TrainResult
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -58,7 +58,7 @@ class _Auto:
     def learn(self, run: str) -> None:
         """Let the next plan know how fast this machine was."""
         from lambdaml.cost.iprof import Device, busy, learn
-        from lambdaml.run import Run
+        from lambdaml.log.run import Run
 
         rows = Run(run).trace()
         learn(self.profile, rows, Device.here(self.functions, busy(rows, self.functions)))
@@ -149,7 +149,7 @@ def _demand_replannable(place: str, options: Mapping[str, Any]) -> None:
 
 def _beside(first: str, number: int) -> tuple[str, int]:
     """The next free place of `a.2`, `a.3` ..., from this number on, beside the first run's `a`; and its number."""
-    from lambdaml import keys
+    from lambdaml.log import keys
     from lambdaml.storage import open_store
 
     path, query, options = first.partition("?")

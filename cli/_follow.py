@@ -11,9 +11,9 @@ from lambdaml.cli._interrupt import NOTHING_DONE, PATIENCE_S, WITHIN_S, at_once,
 from lambdaml.cli._progress import Progress
 
 if TYPE_CHECKING:
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
     from lambdaml.storage import Store
-    from lambdaml.training import TrainResult
+    from lambdaml.training.driver import TrainResult
 
 Work = Callable[["Store", Callable[[dict[str, Any]], None]], "TrainResult"]
 
@@ -36,7 +36,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
     with at_once(NOTHING_DONE):
         from rich.console import Console
 
-        import lambdaml.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
+        import lambdaml.log.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
         from lambdaml.errors import RunNotFound
         from lambdaml.storage import open_store
 
@@ -80,7 +80,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
 def _kept(store: Store) -> Run | None:
     """The run where it lies from now on; None if there is none."""
     from lambdaml.errors import RunNotFound
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
     from lambdaml.storage import copy, open_store
 
     try:
@@ -89,8 +89,8 @@ def _kept(store: Store) -> Run | None:
         return None
     if not store.ephemeral:
         return run
-    from lambdaml import keys
-    from lambdaml.asked import free_place
+    from lambdaml.log import keys
+    from lambdaml.training.asked import free_place
 
     with free_place(run.settings.job.spec) as url:
         place = open_store(url)

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from lambdaml.cli._stdout import results
 
 if TYPE_CHECKING:
-    from lambdaml.summary import Staleness
+    from lambdaml.log.summary import Staleness
 
 
 _NARROW = 16

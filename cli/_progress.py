@@ -191,7 +191,7 @@ class Picture:
         if self.pace and now - self.pace[-1][0] > RATE_OVER_S:
             facts.append(f"last commit {_format.duration(now - self.pace[-1][0])} ago")
         if self.staleness:
-            from lambdaml.summary import Staleness
+            from lambdaml.log.summary import Staleness
 
             recent = Staleness.of(list(self.staleness))
             facts.append(f"staleness p50 {recent.p50:.0f} p95 {recent.p95:.0f}")

@@ -57,7 +57,7 @@ def bill(
     """
     from lambdaml.cost.bill import bill_run
     from lambdaml.cost.prices import user_book
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
 
     book = user_book(*([prices] if prices else []))
     found = bill_run(Run(run), platform=platform, channel=store_as, transfer=transfer, book=book)

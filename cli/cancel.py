@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.run import Run, Status
+    from lambdaml.log.run import Run, Status
 
 WAIT_S = 15.0
 _LOOK_EVERY_S = 0.5
@@ -16,7 +16,7 @@ _LOOK_EVERY_S = 0.5
 
 def cancel(run: _options.Run) -> int:
     """End a run for good: its functions stop, and it cannot be resumed. What was committed stays."""
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
 
     found = Run(run)
     before = found.status()

@@ -16,7 +16,7 @@ def gc(run: _options.Run, yes: Yes = False) -> int:
 
     The log, the metrics, the trace and the result stay. Earlier versions can no longer be replayed.
     """
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
 
     found = Run(run)
     garbage = found.garbage()

@@ -21,7 +21,7 @@ Out = Annotated[
 
 def replay(run: _options.Run, version: Version = None, out: Out = None) -> int:
     """Rebuild the model of any version from the log, bit for bit, and print its checksum."""
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
 
     state = Run(run).replay(version)
     model = state.dump_model()

@@ -16,7 +16,7 @@ def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.
     """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
     from lambdaml.cost.prices import user_book
     from lambdaml.cost.report import report as compare
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
 
     found = compare(Run(run), user_book(*([prices] if prices else [])))
     if as_json:

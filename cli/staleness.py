@@ -12,8 +12,8 @@ import typer
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.attribution import Explained, Part
     from lambdaml.traces import Trace
+    from lambdaml.traces.attribution import Explained, Part
 
 _BARS = 16
 _BAR_WIDTH = 40
@@ -26,9 +26,9 @@ Source = Annotated[
 
 def staleness(run: Source, as_json: _options.Json = False) -> int:
     """Show how stale updates were, which of them, and why: what was committed while they were on their way."""
-    from lambdaml.attribution import explain
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
     from lambdaml.traces import Trace
+    from lambdaml.traces.attribution import explain
 
     trace = Trace.load(run) if Path(run).is_file() else Trace.of(Run(run))
     found = explain(trace.rows)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.run import Status
+    from lambdaml.log.run import Status
 
 
 def status(run: _options.Run, as_json: _options.Json = False) -> int:
     """Say where a run stands: running, stopped, or how it ended."""
-    from lambdaml.run import Run, to_dict
+    from lambdaml.log.run import Run, to_dict
 
     found = Run(run).status()
     if as_json:

@@ -16,10 +16,10 @@ from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from lambdaml.study.models import Data
-    from lambdaml.study.plan import Plan
-    from lambdaml.study.table import Bar, Row
-    from lambdaml.study.theory import Theorem
+    from lambdaml.studies.staleness.models import Data
+    from lambdaml.studies.staleness.plan import Plan
+    from lambdaml.studies.staleness.table import Bar, Row
+    from lambdaml.studies.staleness.theory import Theorem
 
 STUDIES = ("staleness",)
 
@@ -92,9 +92,9 @@ def study(
     """
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}{nearest(name, STUDIES)}")
-    from lambdaml.study.plan import Plan
-    from lambdaml.study.runner import run_study
-    from lambdaml.study.table import bars
+    from lambdaml.studies.staleness.plan import Plan
+    from lambdaml.studies.staleness.runner import run_study
+    from lambdaml.studies.staleness.table import bars
 
     plan = Plan(
         _names(models),
@@ -140,7 +140,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _theorems(plan: Plan) -> list[Theorem]:
     """The theory's part of the page; for the digits' networks alone."""
-    from lambdaml.study.theory import theorem
+    from lambdaml.studies.staleness.theory import theorem
 
     depths = {"mlr": 0, "dnn1": 1}
     chosen = [depths[model] for model in plan.models if model in depths and plan.data == "bundled"]
@@ -148,7 +148,7 @@ def _theorems(plan: Plan) -> list[Theorem]:
 
 
 def _write_page(plan: Plan, rows: list[Row], theorems: list[Theorem], out: Path) -> Path:
-    from lambdaml.study.page import page
+    from lambdaml.studies.staleness.page import page
 
     place = out / "study.html"
     try:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdaml.arguments import Text
 from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
-from lambdaml.numerics import Mode, prepare
+from lambdaml.training.arguments import Text
+from lambdaml.training.numerics import Mode, prepare
 
 _LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
 
@@ -209,7 +209,7 @@ def train(
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
-    from lambdaml.asked import free_place
+    from lambdaml.training.asked import free_place
 
     arguments = parse_args(args or ())
     options: dict[str, Any] = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}

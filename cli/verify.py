@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.verify import Report
+    from lambdaml.log.verify import Report
 
 _QUIET_S = 2.0
 
 
 def verify(run: _options.Run, as_json: _options.Json = False) -> int:
     """Check the whole log, the fate of every update, all checksums, and that a replay gives the same bits."""
-    from lambdaml.run import Run
-    from lambdaml.verify import verify as check
+    from lambdaml.log.run import Run
+    from lambdaml.log.verify import verify as check
 
     report = check(Run(run), _progress())
     if as_json:

@@ -11,24 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lambdaml.asked import default_interval
 from lambdaml.cost.candidates import HEADROOM, Candidate
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Goal
 from lambdaml.cost.prices import Price
 from lambdaml.cost.profile import MEASURED, Profile
-from lambdaml.sampling import Sampler
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import DETECT_S
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.training.asked import default_interval
+from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
     from lambdaml.cost.plan import Wishes
 
 Mark = Literal["measured", "given", "assumed"]
 
-PLATFORMS = "lambdaml.worlds.platform.PLATFORMS"
-CHANNELS = "lambdaml.worlds.channel.CHANNELS"
+PLATFORMS = "lambdaml.simulation.platform.PLATFORMS"
+CHANNELS = "lambdaml.simulation.channel.CHANNELS"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from lambdaml.run import Run
-from lambdaml.tracing import read_parts
-from lambdaml.usage import Usage
+from lambdaml.log.run import Run
+from lambdaml.log.usage import Usage
+from lambdaml.worker.tracing import read_parts
 
 PHASES = {
     "start-up": "from asking for a function until its first update is begun",

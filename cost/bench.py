@@ -19,17 +19,17 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lambdaml.codecs import CODECS
-from lambdaml.commits import averaged
 from lambdaml.cost.fit import batch_sizes, line, quantile, spread
 from lambdaml.cost.profile import CodecFacts, Memory, StepPoint, StepTime
 from lambdaml.errors import SettingsError
-from lambdaml.records import Update
-from lambdaml.sampling import Sampler
+from lambdaml.log.commits import averaged
+from lambdaml.log.records import Update
+from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
     from lambdaml.job import Job
+    from lambdaml.log.snapshot import State
     from lambdaml.settings import Settings
-    from lambdaml.snapshot import State
 
 PAUSE_S = 0.02
 
@@ -53,14 +53,14 @@ class Times:
 
 
 class Bench:
-    """A replica to be timed. Use it where tensor work is done: see `lambdaml.worlds.live.OneThread`.
+    """A replica to be timed. Use it where tensor work is done: see `lambdaml.engines.live.OneThread`.
 
     Raises:
         JobFailed, JobError: the job's own code failed.
     """
 
     def __init__(self, job: Job, settings: Settings, device: str, clock: Callable[[], float]) -> None:
-        from lambdaml.replica import Replica
+        from lambdaml.training.replica import Replica
 
         self.clock = clock
         self.replica = Replica(job, settings, clock, device)

@@ -13,10 +13,10 @@ from typing import Any
 from lambdaml.cost.attribution import PHASES, SHARED, Share, attribute
 from lambdaml.cost.prices import PriceBook, user_book
 from lambdaml.cost.tariff import Bill, Quantities, Tariff
-from lambdaml.run import Run
+from lambdaml.log.run import Run
+from lambdaml.log.usage import Usage
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.url import StoreURL
-from lambdaml.usage import Usage
 
 HERE = "local"
 """The platform of functions that are processes of a machine which is paid for anyhow."""

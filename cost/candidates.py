@@ -14,8 +14,8 @@ from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
 from lambdaml.storage.url import StoreURL
-from lambdaml.worlds.platform import LAMBDA_MB_PER_VCPU, Platform
 
 REMOTE = ("s3", "gs", "az")
 """Schemes of stores that functions on other machines can reach."""

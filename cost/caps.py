@@ -1,4 +1,4 @@
-"""Caps in dollars, seconds and requests, for `lambdaml.train(cap=...)`; how they are kept stands in `lambdaml.caps`.
+"""Caps in dollars, seconds and requests, for `lambdaml.train(cap=...)`; how they are kept stands in `lambdaml.engines.caps`.
 
     tariff = Tariff(user_book(), "s3-standard", "lambda-arm:1769")
     lambdaml.train(job, store, cap=Caps(budget_usd=2.50, deadline_s=1200, usd=priced(tariff)))
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lambdaml.caps import Spent
 from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.engines.caps import Spent
 from lambdaml.errors import SettingsError
 
 

@@ -17,14 +17,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
-from lambdaml.asked import places
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.plan import Plan
 from lambdaml.cost.profile import MEASURED, Profile
-from lambdaml.source import split_spec
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.storage.url import StoreURL
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.training.asked import places
+from lambdaml.training.source import split_spec
 
 ENGINES = {"local": None, "spot": "ray"}
 """Platforms that functions can run on -> the engine to ask for; None for the default."""

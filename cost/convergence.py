@@ -8,7 +8,7 @@ Two effects, each taken from pilots (`lambdaml.cost.pilot`) of this very job:
 * **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0), of the pilots whose number of
   updates a step comes nearest, is taken on a straight line in (log(1 + d), log factor). Beyond the delays at which
   pilots reached the target nothing is promised. Where there was no time for pilots with a delay, a step d late is worth
-  as many fresh ones as its coherence says (`lambdaml.coherence`), up to what that calls tolerable.
+  as many fresh ones as its coherence says (`lambdaml.training.coherence`), up to what that calls tolerable.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.cost.profile import Profile
-from lambdaml.worlds.platform import Platform
+from lambdaml.simulation.platform import Platform
 
 SCHEMA_VERSION = 1
 

@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lambdaml.asked import versions
 from lambdaml.cost.profile import MachineFacts
+from lambdaml.training.asked import versions
 
 _SIZE = 512
 

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.asked import resolve_job, settings_for
 from lambdaml.cost.bench import Bench
 from lambdaml.cost.machine import this_machine
 from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
@@ -24,14 +23,15 @@ from lambdaml.cost.pilot import default_plan, pilot
 from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
 from lambdaml.cost.startup import startup
 from lambdaml.cost.stores import measure_store
-from lambdaml.entry import pick_device
+from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError
-from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
 from lambdaml.settings import Settings, reached
+from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.evaluation import evaluate
 
 if TYPE_CHECKING:
-    from lambdaml.coherence import Coherence
+    from lambdaml.training.coherence import Coherence
 
 SECONDS = 60.0
 
@@ -106,7 +106,7 @@ def measure(
         JobFailed: the job's own code raised.
         StoreError: the store cannot be used.
     """
-    from lambdaml.worlds.live import OneThread
+    from lambdaml.engines.live import OneThread
 
     if not 0 < seconds < math.inf:
         raise SettingsError(f"seconds: must be more than 0 (it is {seconds!r})")
@@ -183,7 +183,7 @@ def _times(bench: Bench, clockwork: Clockwork) -> Profile:
 
 def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) -> Profile:
     """Noise scale, coherence and the norm of gradients, along a training with one worker."""
-    from lambdaml.coherence import Coherence, Probe
+    from lambdaml.training.coherence import Coherence, Probe
 
     replica, settings = bench.replica, bench.replica.settings
     course = Course.within(clockwork.seconds_of("training"), profile)

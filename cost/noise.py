@@ -20,10 +20,10 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from lambdaml.cost.profile import NoisePoint, NoiseScale
-from lambdaml.sampling import Sampler
+from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
-    from lambdaml.replica import Replica
+    from lambdaml.training.replica import Replica
 
 MOST_BATCHES = 32
 LEAST_BATCHES = 4

@@ -13,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lambdaml.asked import default_interval
-from lambdaml.committer import LEAD, STOP_POLL_S
 from lambdaml.cost.candidates import Candidate
 from lambdaml.cost.convergence import Convergence, Steps
 from lambdaml.cost.pace import Amounts, Pace
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.tariff import Quantities, Tariff
-from lambdaml.sampling import Sampler
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import DETECT_S
-from lambdaml.view import View
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.training.asked import default_interval
+from lambdaml.training.sampling import Sampler
+from lambdaml.worker.committer import LEAD, STOP_POLL_S
 
 UNLIKELY = 0.9
 """The share of runs that keep within the greater of the two numbers of an outlook."""
@@ -213,7 +213,7 @@ class Launcher:
         self._heeded_s = write_s + read_s
 
     def overshoot_steps(self, step_s: float) -> float:
-        """Steps from the snapshot that meets the target to the end of the run; see `lambdaml.committer`.
+        """Steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.committer`.
 
         The snapshot is written, found and read, and the wish to stop is written; then somebody looks for it, once a
         second and with the next snapshot, reads it, and writes it into the log; and the step that is under way goes

@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lambdaml.effective import effective_staleness
-from lambdaml.records import Commit
+from lambdaml.log.records import Commit
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, make_settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.flow import Flow, FlowResult
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import OnCommit
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import Stragglers
+from lambdaml.simulation.stragglers import Stragglers
+from lambdaml.traces.effective import effective_staleness
 
 UPDATES = 128
 """Of the longer run, about."""
@@ -82,7 +82,7 @@ class Pace:
     Attributes:
         group: updates applied by a step, on average.
         staleness: of an applied update, on average.
-        effective: staleness; see `lambdaml.effective`.
+        effective: staleness; see `lambdaml.traces.effective`.
         steps: of the longer run.
     """
 

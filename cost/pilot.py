@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from lambdaml.asked import resolve_job, settings_for
-from lambdaml.commits import averaged
 from lambdaml.errors import SettingsError
-from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
-from lambdaml.records import Update
+from lambdaml.log.commits import averaged
+from lambdaml.log.records import Update
 from lambdaml.settings import Settings, parse_target, reached
+from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.evaluation import evaluate
 
 GROWTH = 1.03
 """Evaluations are so much further apart than the last two were, but never closer than every second step."""
@@ -97,7 +97,7 @@ def pilot(
         SettingsError: the job does not report the target's metric.
         JobFailed, JobError: the job's own code failed.
     """
-    from lambdaml.worlds.live import OneThread
+    from lambdaml.engines.live import OneThread
 
     job_settings, instance = resolve_job(job, dict(args or {}))
     if batch is not None:
@@ -146,7 +146,7 @@ def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
 
 def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
     """One pilot; stops at the target, after so many steps, or when the time is over."""
-    from lambdaml.replica import Replica
+    from lambdaml.training.replica import Replica
 
     assert settings.target is not None
     name = parse_target(settings.target)[0]

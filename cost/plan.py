@@ -29,13 +29,13 @@ from lambdaml.cost.pace import UPDATES, Pace, Shape, busy_share, mixed, pace, wa
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.tariff import Tariff
+from lambdaml.engines.processes import fresh_processes
 from lambdaml.errors import RunFailed, SettingsError, UserError
-from lambdaml.processes import fresh_processes
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.simulation.stragglers import STRAGGLERS
 
 REFINED = 12
 """Candidates that are simulated once more, as they are."""

@@ -20,11 +20,11 @@ from typing import Any
 from lambdaml.cost.pilot import PilotRun
 from lambdaml.cost.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.meter import MeterReading
-from lambdaml.window import MAX_UNAPPLIED, most_bytes
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 SCHEMA_VERSION = 1
 
@@ -232,7 +232,7 @@ class NoiseScale:
 
 @dataclass(frozen=True, slots=True)
 class CoherenceFacts:
-    """Gradient coherence along a training with one worker; see `lambdaml.coherence`.
+    """Gradient coherence along a training with one worker; see `lambdaml.training.coherence`.
 
     Attributes:
         steps: of that training.

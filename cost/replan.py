@@ -23,16 +23,16 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from lambdaml import keys
 from lambdaml.cost.iprof import Device, IProf
 from lambdaml.cost.outlook import Outlook
 from lambdaml.cost.plan import Plan, make_plan
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.stores import measure_store
-from lambdaml.reads import read_many
-from lambdaml.records import Update
-from lambdaml.run import Run
-from lambdaml.stops import request_stop
+from lambdaml.log import keys
+from lambdaml.log.reads import read_many
+from lambdaml.log.records import Update
+from lambdaml.log.run import Run
+from lambdaml.log.stops import request_stop
 
 LEAVES = 1.5
 """A step takes so many times what was planned, or the other way round: then reality has left the plan."""

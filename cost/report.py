@@ -9,7 +9,7 @@ from lambdaml.cost.bill import RunBill, bill_run
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.profile import MEASURED
 from lambdaml.errors import UserError
-from lambdaml.run import Run
+from lambdaml.log.run import Run
 
 
 @dataclass(frozen=True, slots=True)

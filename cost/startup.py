@@ -45,10 +45,10 @@ def startup(job: JobSettings) -> Startup | None:
 
 
 def _main(text: str) -> None:
-    from lambdaml.asked import settings_for
-    from lambdaml.loading import load_job
-    from lambdaml.replica import Replica
-    from lambdaml.worlds.live import OneThread
+    from lambdaml.engines.live import OneThread
+    from lambdaml.training.asked import settings_for
+    from lambdaml.training.loading import load_job
+    from lambdaml.training.replica import Replica
 
     begin = time.perf_counter()
     answer = os.dup(1)

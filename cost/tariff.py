@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.cost.prices import Price, PriceBook
 from lambdaml.errors import SettingsError, nearest
-from lambdaml.worlds.channel import CHANNELS, Channel
-from lambdaml.worlds.platform import PLATFORMS, Platform
+from lambdaml.simulation.channel import CHANNELS, Channel
+from lambdaml.simulation.platform import PLATFORMS, Platform
 
 if TYPE_CHECKING:
     from lambdaml.simulation import SimulationResult
@@ -150,9 +150,9 @@ class Tariff:
     """The prices of a platform and a store, ready to bill with.
 
     Args:
-        channel: a preset of `lambdaml.worlds.channel`, options included; a time such as `40ms`, which costs nothing;
+        channel: a preset of `lambdaml.simulation.channel`, options included; a time such as `40ms`, which costs nothing;
             or any store of the book.
-        platform: a preset of `lambdaml.worlds.platform`, its memory included, such as `lambda-arm:1769`; or any
+        platform: a preset of `lambdaml.simulation.platform`, its memory included, such as `lambda-arm:1769`; or any
             platform of the book.
         memory_mb: of a function, instead of the platform's.
         transfer: one of `TRANSFERS`.

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
-    from lambdaml.run import Run
+    from lambdaml.log.run import Run
     from lambdaml.simulation import SimulationResult, simulate
     from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
-    from lambdaml.training import TrainResult, resume, train
+    from lambdaml.training.driver import TrainResult, resume, train
 
 __all__ = [
     "Job",
@@ -45,15 +45,15 @@ __path__ = extend_path(__path__, __name__)
 _HOMES = {
     "Job": "lambdaml.job",
     "LambdaMLError": "lambdaml.errors",
-    "Run": "lambdaml.run",
+    "Run": "lambdaml.log.run",
     "SimulationResult": "lambdaml.simulation",
     "Trace": "lambdaml.traces",
-    "TrainResult": "lambdaml.training",
+    "TrainResult": "lambdaml.training.driver",
     "UserError": "lambdaml.errors",
     "replay_trace": "lambdaml.traces.replay",
-    "resume": "lambdaml.training",
+    "resume": "lambdaml.training.driver",
     "simulate": "lambdaml.simulation",
-    "train": "lambdaml.training",
+    "train": "lambdaml.training.driver",
 }
 
 

@@ -80,7 +80,7 @@ class SettingsError(UserError):
 
 
 class OtherNumerics(UserError):
-    """This process computes in another numerics class than the run, which promises bits; see `lambdaml.numerics`."""
+    """This process computes in another numerics class than the run, which promises bits; see `lambdaml.training.numerics`."""
 
 
 class RunExists(UserError):

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lambdaml import training
 from lambdaml.job import Job
 from lambdaml.storage import Store
-from lambdaml.training import TrainResult
+from lambdaml.training import driver as training
+from lambdaml.training.driver import TrainResult
 
 __all__ = ["TrainResult", "resume", "train"]
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lambdaml import keys, wire
 from lambdaml.errors import BadObject, SettingsError
-from lambdaml.numerics import Numerics
-from lambdaml.view import RECENT
+from lambdaml.log import keys, wire
+from lambdaml.log.view import RECENT
+from lambdaml.training.numerics import Numerics
 
 PATIENCE_S = 600.0
 """What `patience_s` is by default."""
@@ -53,7 +53,7 @@ class Settings(BaseModel):
         lease_s: how long a function that fell silent keeps its workers.
         max_rejected: the run stops as diverged when this many of the latest twice as many updates were rejected.
         max_update_norm: updates with a greater 2-norm are rejected.
-        keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.retention`.
+        keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.log.retention`.
         patience_s: a function gives up when nothing at all happened for this long, or when the store was down for it.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
             it.

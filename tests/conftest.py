@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import settings
 
-from lambdaml import numerics
+from lambdaml.training import numerics
 
 # Whatever the environment that tests are run in: before anything here or in a worker of xdist loads NumPy or torch.
 numerics.prepare("reproducible")

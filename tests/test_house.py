@@ -23,9 +23,10 @@ HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 
 # Code that the virtual world runs unchanged: it asks its world for time, randomness and waiting (design, section 3).
 PROTOCOL = (
-    *(f"lambdaml/{name}.py" for name in ("commits", "committer", "function", "leases", "log", "pace", "records")),
-    *(f"lambdaml/{name}.py" for name in ("tracing", "view", "worker", "worlds/__init__")),
-    *(f"lambdaml/worlds/{name}.py" for name in ("channel", "platform", "stragglers")),
+    *(f"lambdaml/log/{name}.py" for name in ("commits", "records", "view")),
+    *(f"lambdaml/worker/{name}.py" for name in ("backlog", "committer", "function", "leases", "log_reader", "pace")),
+    *(f"lambdaml/worker/{name}.py" for name in ("tracing", "window", "worker", "world")),
+    *(f"lambdaml/simulation/{name}.py" for name in ("channel", "platform", "stragglers")),
     *(f"lambdaml/simulation/{name}.py" for name in ("draws", "flow", "reading", "rounds", "scene", "stream")),
     *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
 )
@@ -35,7 +36,14 @@ OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 # store or call what a user wrote: that is how a run deadlocks. A client's own constructor calls nobody back.
 CALLED_UNDER_A_LOCK = {
     "cli/_progress.py": {"self._picture.take", "self._picture.copy"},
-    "lambdaml/accounts.py": {"self._latest.values", "self._ended.add", "self._alive", "event.get", "replace", "total"},
+    "lambdaml/engines/accounts.py": {
+        "self._latest.values",
+        "self._ended.add",
+        "self._alive",
+        "event.get",
+        "replace",
+        "total",
+    },
     "storage/boto.py": {"self._connect", "_plain_session", "_plain_session().client"},
     "storage/cloud.py": {"self._clients.get", "self._new_client", "self._clients.clear"},
     "storage/draws.py": set(),

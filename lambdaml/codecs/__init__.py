@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from lambdaml.records import Body
+from lambdaml.log.records import Body
 from lambdaml.registry import Registry
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.records import Body
+from lambdaml.log.records import Body
 
 _BLOCK = 2**18
 """Numbers that are rounded at once, so that no intermediate value has the gradient's size."""

@@ -1,6 +1,6 @@
 """Engines: what executes functions. One file each.
 
-An engine starts functions (`lambdaml.entry.run_function`), starts others in place of those that die or leave before
+An engine starts functions (`lambdaml.engines.entry.run_function`), starts others in place of those that die or leave before
 the run has ended, and passes on what they say. Nothing else: leases, resume and the end of a run are the functions'
 own business. To add one: a file with a class that has the members of `Engine`, and one line in `ENGINES`. Where
 functions can die one by one, `lambdaml.engines.supervise` keeps them going.
@@ -19,13 +19,13 @@ from lambdaml.settings import Settings
 from lambdaml.storage import Store
 
 if TYPE_CHECKING:
-    from lambdaml.worlds.live import OneThread
+    from lambdaml.engines.live import OneThread
 
 Emit = Callable[[dict[str, Any]], None]
 
 
 class Enough(KeyboardInterrupt):
-    """Has an engine ask its functions to leave, as Ctrl-C does. Never leaves `lambdaml.training`."""
+    """Has an engine ask its functions to leave, as Ctrl-C does. Never leaves `lambdaml.training.driver`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def functions_for(workers: int, asked: int | None = None) -> int:
 
 
 class Engine(Protocol):
-    """What `lambdaml.training` asks of an engine. Its constructor's parameters are the engine's options.
+    """What `lambdaml.training.driver` asks of an engine. Its constructor's parameters are the engine's options.
 
     Attributes:
         takes_objects: whether functions can be given a job that is an object, rather than import it.
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """Run functions until the run has ended.
 
         `emit` is called with the functions' events, from any thread. Beside what functions say themselves (what
-        `World.emit` was given), these are "started", `lambdaml.usage.usage_event`, a few times a second for each function
+        `World.emit` was given), these are "started", `lambdaml.log.usage.usage_event`, a few times a second for each function
         and once more when it has ended, and then `{"event": "ended", "function": name, "code": ...}`. On
         KeyboardInterrupt, which `emit` may raise too, the functions are asked to leave, and are gone when this raises it
         again.

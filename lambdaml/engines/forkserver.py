@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.engines.pipe import Voice
+from lambdaml.log.usage import usage_event
 from lambdaml.storage import Ledger, MeterReading, read_ledger
 from lambdaml.storage.ledger import in_flight
-from lambdaml.usage import usage_event
 
 GRACE_S = 10.0
 """Seconds that functions have to leave before they are killed."""
@@ -116,8 +116,8 @@ def warm_up() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
-    import lambdaml.entry
-    import lambdaml.replica  # noqa: F401
+    import lambdaml.engines.entry
+    import lambdaml.training.replica  # noqa: F401
 
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()
@@ -151,8 +151,8 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], voice: Voice, pi
 
 def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
     """Be a function; returns the code of its end."""
+    from lambdaml.engines.entry import FUNCTION, run_function
     from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
-    from lambdaml.entry import FUNCTION, run_function
     from lambdaml.storage import Meter
 
     told = False

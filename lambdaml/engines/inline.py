@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lambdaml.engines import Emit, Launch
+from lambdaml.engines.entry import SWITCH_S, function_coroutine
+from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT
-from lambdaml.entry import SWITCH_S, function_coroutine
+from lambdaml.log.usage import usage_event
 from lambdaml.storage import Meter, open_store
-from lambdaml.usage import usage_event
-from lambdaml.worlds.live import OneThread
 
 TELL_S = 0.1
 """Seconds between accounts of what each function has used."""

@@ -20,13 +20,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lambdaml import keys
 from lambdaml.engines import Emit, Launch
+from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, Event, supervise
-from lambdaml.reads import read_now
-from lambdaml.records import Lease
+from lambdaml.log import keys
+from lambdaml.log.reads import read_now
+from lambdaml.log.records import Lease
 from lambdaml.storage import Store
-from lambdaml.worlds.live import OneThread
 
 LOOK_S = 0.25
 """Seconds between looks whether the server lives. Its pipe tells its end, unless what a function started holds it open."""

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.engines import Emit, Launch
+from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, error_event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
-from lambdaml.numerics import VARIABLES
-from lambdaml.source import split_spec
-from lambdaml.worlds.live import OneThread
+from lambdaml.training.numerics import VARIABLES
+from lambdaml.training.source import split_spec
 
 try:
     import ray

@@ -18,11 +18,11 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from lambdaml.engines.entry import FUNCTION, run_function
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event
-from lambdaml.entry import FUNCTION, run_function
 from lambdaml.errors import RunNotFound, SettingsError
+from lambdaml.log.usage import usage_event
 from lambdaml.storage import Meter
-from lambdaml.usage import usage_event
 
 SEND_S = 0.5
 """Seconds between a function's messages to the desk."""

@@ -1,7 +1,7 @@
 """Gather: every function reads every update. N puts and N(N-1) gets a round, no list, no delete.
 
 An update's key is computable, so nobody has to be told that it exists: a reader looks when the writer's pace says
-that it should be there (`lambdaml.pace`). A store answers a look that finds the update with the update itself.
+that it should be there (`lambdaml.worker.pace`). A store answers a look that finds the update with the update itself.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from lambdaml import keys
 from lambdaml.errors import BadObject, LeaseLost, RunFailed
-from lambdaml.pace import Backoff, Pace
-from lambdaml.reads import read
-from lambdaml.records import Commit, Update, damaged
-from lambdaml.retention import passed
+from lambdaml.log import keys
+from lambdaml.log.reads import read
+from lambdaml.log.records import Commit, Update, damaged
+from lambdaml.log.retention import passed
 from lambdaml.storage.protocol import Bytes
-from lambdaml.window import Id, Window
-from lambdaml.worlds import Task
+from lambdaml.worker.pace import Backoff, Pace
+from lambdaml.worker.window import Id, Window
+from lambdaml.worker.world import Task
 
 if TYPE_CHECKING:
-    from lambdaml.function import Function
+    from lambdaml.worker.function import Function
 
 LOOKAHEAD = 8
 """Rounds that a function which is behind reads ahead of those that it has decided, if they fit into its window."""
@@ -253,5 +253,5 @@ class Gather:
 
 
 def _missing(worker: int, seq: int) -> RunFailed:
-    """Ends the run, unless a horizon has passed this function; see `lambdaml.retention`."""
+    """Ends the run, unless a horizon has passed this function; see `lambdaml.log.retention`."""
     return RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lambdaml.records import Update
+from lambdaml.log.records import Update
+from lambdaml.log.view import View
 from lambdaml.registry import Registry
-from lambdaml.view import View
 
 
 @dataclass(frozen=True, slots=True)

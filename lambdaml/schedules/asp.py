@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lambdaml.records import Update
+from lambdaml.log.records import Update
+from lambdaml.log.view import View
 from lambdaml.schedules import Decision
-from lambdaml.view import View
 
 
 class Asp:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lambdaml.records import Update
+from lambdaml.log.records import Update
+from lambdaml.log.view import View
 from lambdaml.schedules import Decision
-from lambdaml.view import View
 
 
 class Quorum:

@@ -7,10 +7,10 @@ holds all updates that everyone made before clock c - s, since the log is totall
 
 from __future__ import annotations
 
+from lambdaml.log.view import View
 from lambdaml.schedules import Schedule
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
-from lambdaml.view import View
 
 
 class Ssp(Asp):

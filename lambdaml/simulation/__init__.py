@@ -12,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.asked import resolve_job, settings_for
-from lambdaml.attribution import Split
 from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.costs import assumed, measure
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.staleness import RULES
-from lambdaml.training import TrainResult, result
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.traces.attribution import Split
+from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.driver import TrainResult, result
 
 if TYPE_CHECKING:
     from lambdaml.simulation.engine import Virtual
@@ -116,8 +116,8 @@ def simulate(
         job: as in `train`; its step time and sizes are measured here for some seconds. Without one, see `assumed`.
         updates: in all, or `steps` of each worker; see `DEFAULT_UPDATES`.
         functions: by default one per worker.
-        channel: a preset of `lambdaml.worlds.channel`, or a time such as `40ms`.
-        platform: a preset of `lambdaml.worlds.platform`.
+        channel: a preset of `lambdaml.simulation.channel`, or a time such as `40ms`.
+        platform: a preset of `lambdaml.simulation.platform`.
         stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR`, `spread:S`.
         costs: instead of measured or assumed ones.
         real: compute the job's real gradients, at modelled times.
@@ -130,7 +130,7 @@ def simulate(
         UserError: what was asked for makes no sense.
         RunFailed: the simulated run stopped before it finished, and why.
     """
-    from lambdaml.worlds.live import OneThread
+    from lambdaml.engines.live import OneThread
 
     began = time.monotonic()
     CODECS.make(codec), RULES.make(staleness)
@@ -242,7 +242,7 @@ def _exact_result(
 
     run = virtual.run_of()
     if job is not None:
-        from lambdaml.evaluation import Evaluator
+        from lambdaml.training.evaluation import Evaluator
 
         Evaluator(run.store, virtual.settings, job).catch_up()
     rows = run.trace()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 
 from lambdaml.job import Job
-from lambdaml.records import Commit, Entry, Update
+from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.settings import Settings
 from lambdaml.simulation.shadow import Costs
 
@@ -29,12 +29,12 @@ def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int
 def measure(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
     """Time a job's gradients and optimizer steps for about two seconds, and weigh what it writes.
 
-    To be called where tensor work is done; see `lambdaml.worlds.live.OneThread`.
+    To be called where tensor work is done; see `lambdaml.engines.live.OneThread`.
 
     Raises:
         JobFailed: the job's own code raised.
     """
-    from lambdaml.replica import Replica
+    from lambdaml.training.replica import Replica
 
     replica = Replica(job, settings, clock)
     state_bytes = len(replica.state().dump())

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.worlds.channel import Channel
+from lambdaml.simulation.channel import Channel
 
 Floats = NDArray[np.float64]
 

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lambdaml import keys
 from lambdaml.errors import LambdaMLError, StoreUnavailable
-from lambdaml.function import Function
-from lambdaml.machine import Machine
-from lambdaml.records import Commit
-from lambdaml.run import Run
+from lambdaml.log import keys
+from lambdaml.log.records import Commit
+from lambdaml.log.run import Run
 from lambdaml.settings import Settings
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.kernel import Kernel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs, Shadow
+from lambdaml.simulation.stragglers import Even, Stragglers
+from lambdaml.simulation.virtual import Bucket, VirtualWorld, Weather
 from lambdaml.storage import MemoryStore
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.kernel import Kernel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import Even, Stragglers
-from lambdaml.worlds.virtual import Bucket, VirtualWorld, Weather
+from lambdaml.worker.function import Function
+from lambdaml.worker.machine import Machine
 
 Event = dict[str, Any]
 

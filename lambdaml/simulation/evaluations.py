@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lambdaml import keys, wire
+from lambdaml.log import keys, wire
 from lambdaml.simulation.engine import Event, Virtual
 
 
 class Evaluations:
-    """What `lambdaml.evaluation.Evaluator` does to a bucket: goes through snapshots in order, and asks the run to stop
+    """What `lambdaml.training.evaluation.Evaluator` does to a bucket: goes through snapshots in order, and asks the run to stop
     at the first that meets the target. It never fails, and its requests take no time.
 
     Args:

@@ -21,13 +21,13 @@ from typing import Any
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.evaluations import Evaluations
 from lambdaml.simulation.judge import judge
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage.backend import Op
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
 
 SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
 LIMIT_S = 600.0
@@ -113,7 +113,7 @@ class Scenario:
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """See `lambdaml.worlds.virtual.Weather`."""
+        """See `lambdaml.simulation.virtual.Weather`."""
         if now > self.calm_s:
             return ""
         if self.outage[0] <= now < self.outage[1]:

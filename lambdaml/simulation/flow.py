@@ -22,16 +22,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lambdaml.log.summary import Staleness
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.rounds import Rounds
 from lambdaml.simulation.scene import OnCommit, Scene
 from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stream import Stream
-from lambdaml.summary import Staleness
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import Even, Stragglers
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-from lambdaml import keys, wire
 from lambdaml.errors import LambdaMLError
-from lambdaml.records import Commit, Update, damaged
+from lambdaml.log import keys, wire
+from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.shadow import fingerprint
 

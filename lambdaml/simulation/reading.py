@@ -1,6 +1,6 @@
 """All functions that follow the log, at once: when each finds an entry, has read its updates, and has applied it.
 
-The same as `lambdaml.log.LogReader`, `Gather.load` and `Function._apply`, for arrays of functions. An entry costs some
+The same as `lambdaml.worker.log_reader.LogReader`, `Gather.load` and `Function._apply`, for arrays of functions. An entry costs some
 dozen operations on arrays, however many functions read it and however many updates it holds.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lambdaml.log import _BURST, _EARLY
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.scene import Ints, Scene
+from lambdaml.worker.log_reader import _BURST, _EARLY
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lambdaml.job import Job
-from lambdaml.records import Commit
-from lambdaml.replica import Gradient, Replica
+from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.simulation.shadow import Costs
+from lambdaml.training.replica import Gradient, Replica
 
 
 class Timed(Replica):

@@ -1,7 +1,7 @@
 """Runs in which every function decides every commit by itself, when it has all workers' updates: bsp.
 
 A round is a few dozen operations on arrays (readers x workers). Up to `READERS` functions, each looks for each update
-when its own pace says so (`lambdaml.pace`). Of more functions, so many do; the others come to a round's end when one of
+when its own pace says so (`lambdaml.worker.pace`). Of more functions, so many do; the others come to a round's end when one of
 these does, drawn anew each round, for they are alike in all but their own updates.
 
 Left out: that a function may be no more than `MAX_UNWRITTEN` commits ahead of the log.
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from lambdaml.commits import draft
-from lambdaml.pace import _HIT_STEP, _MARGIN_LIMIT, _MISS_STEP, _WINDOW
-from lambdaml.records import Update
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Update
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.scene import FIRST_LOOK_S, Bools, Ints, OnCommit, Scene
 from lambdaml.staleness import RULES
-from lambdaml.view import View
+from lambdaml.worker.pace import _HIT_STEP, _MARGIN_LIMIT, _MISS_STEP, _WINDOW
 
 READERS = 32
 """Functions whose looks are simulated."""

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.committer import RUN_POLL, STOP_POLL_S
+from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.log.view import View
+from lambdaml.log.wire import canonical
 from lambdaml.patterns.gather import LOOKAHEAD
-from lambdaml.records import Commit, Entry, Update
-from lambdaml.sampling import Sampler
 from lambdaml.settings import Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.draws import Floats, Latency, uniforms
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs, ShadowState
-from lambdaml.tracing import FLUSH_S
-from lambdaml.view import View
-from lambdaml.wire import canonical
-from lambdaml.worker import LEAVE_MARGIN
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import Even, Stragglers
+from lambdaml.simulation.stragglers import Even, Stragglers
+from lambdaml.training.sampling import Sampler
+from lambdaml.worker.committer import RUN_POLL, STOP_POLL_S
+from lambdaml.worker.tracing import FLUSH_S
+from lambdaml.worker.worker import LEAVE_MARGIN
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -160,7 +160,7 @@ class Scene:
         return done, looked
 
     def leaves(self, remaining_s: Floats, step_s: Floats) -> Bools:
-        """Which functions leave before their lifetime is over; see `lambdaml.worker`."""
+        """Which functions leave before their lifetime is over; see `lambdaml.worker.worker`."""
         few: Bools = remaining_s < np.maximum(LEAVE_MARGIN * step_s, 2 * min(1.0, self.settings.lease_s / 8))
         return few
 

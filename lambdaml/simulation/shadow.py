@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdaml import wire
 from lambdaml.errors import BadObject
-from lambdaml.records import Body, Commit, Entry, Update
-from lambdaml.sampling import Sampler
+from lambdaml.log import wire
+from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.view import View
+from lambdaml.log.wire import canonical
 from lambdaml.settings import Settings
-from lambdaml.view import View
-from lambdaml.wire import canonical
+from lambdaml.training.sampling import Sampler
 
 HEADER_BYTES = 512
 """Of an update, at most."""
@@ -92,7 +92,7 @@ class ShadowState:
 
 
 class Shadow:
-    """A `lambdaml.machine.Machine`.
+    """A `lambdaml.worker.machine.Machine`.
 
     Args:
         charge: takes the seconds that each piece of work lasts; see `VirtualWorld.charge`.

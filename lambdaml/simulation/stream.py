@@ -13,17 +13,17 @@ from collections import deque
 
 import numpy as np
 
-from lambdaml.commits import draft
-from lambdaml.pace import Backoff, Pace
-from lambdaml.records import Commit, Update
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Commit, Update
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.channel import Pipe
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.reading import Readers
 from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
 from lambdaml.staleness import RULES
-from lambdaml.view import View
-from lambdaml.window import MAX_UNAPPLIED
-from lambdaml.worlds.channel import Pipe
+from lambdaml.worker.pace import Backoff, Pace
+from lambdaml.worker.window import MAX_UNAPPLIED
 
 Event = tuple[float, int, int, Update | None, bool]
 """When, a serial number, the worker, its update (None: it may start), and whether the update's bytes still have to

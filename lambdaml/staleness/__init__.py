@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from lambdaml.records import Entry
+from lambdaml.log.records import Entry
+from lambdaml.log.view import View
 from lambdaml.registry import Registry
-from lambdaml.view import View
 
 STALE = "stale"
 """The reason of an update that a rule discarded."""

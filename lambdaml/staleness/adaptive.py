@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 
+from lambdaml.log.view import View
 from lambdaml.staleness import Rule
-from lambdaml.view import View
 
 
 class Adaptive(Rule):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lambdaml.records import Entry
+from lambdaml.log.records import Entry
 from lambdaml.staleness import Rule, Transform, Vector
 
 _TINY = 1e-7

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 
-from lambdaml.records import Entry
+from lambdaml.log.records import Entry
+from lambdaml.log.view import View
 from lambdaml.staleness import Rule
-from lambdaml.view import View
 
 
 class Discard(Rule):

@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lambdaml.records import Entry
+from lambdaml.log.records import Entry
+from lambdaml.log.view import View
 from lambdaml.staleness import Rule
-from lambdaml.view import View
 
 _LEAST_SIMILARITY = 0.1
 _OUTLIER = 1.5

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lambdaml.log.view import View
 from lambdaml.staleness import Rule
-from lambdaml.view import View
 
 
 class Inverse(Rule):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
+from lambdaml.log.view import View
 from lambdaml.staleness import Rule
-from lambdaml.view import View
 
 
 class Polynomial(Rule):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lambdaml.records import Entry
+from lambdaml.log.records import Entry
 from lambdaml.staleness import Rule, Transform, Vector
 
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import NewerSchema, UserError
-from lambdaml.run import Run
+from lambdaml.log.run import Run
+from lambdaml.log.summary import Staleness
 from lambdaml.settings import Settings, make_settings
-from lambdaml.summary import Staleness
 
 if TYPE_CHECKING:
     import pyarrow

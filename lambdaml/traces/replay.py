@@ -16,26 +16,26 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.asked import resolve_job, settings_for
-from lambdaml.commits import draft
-from lambdaml.entry import load_run_job, pick_device
+from lambdaml.engines.entry import load_run_job, pick_device
+from lambdaml.engines.live import OneThread
 from lambdaml.errors import SettingsError, UserError
-from lambdaml.evaluation import evaluate
 from lambdaml.job import Job
-from lambdaml.records import Commit, Entry, Stop, Update
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Commit, Entry, Stop, Update
+from lambdaml.log.snapshot import State
 from lambdaml.schedules import Decision
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.settings import JobSettings, Settings
-from lambdaml.snapshot import State
 from lambdaml.staleness import RULES
 from lambdaml.traces import Row, Trace
-from lambdaml.worlds.live import OneThread
+from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.evaluation import evaluate
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from lambdaml.replica import Replica
+    from lambdaml.training.replica import Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def _replay(
     evaluate_every: int | None,
     device: str,
 ) -> TraceReplay:
-    from lambdaml.replica import Replica
+    from lambdaml.training.replica import Replica
 
     replica = Replica(job, settings, device=device)
     rule = RULES.make(settings.staleness)

@@ -79,7 +79,7 @@ def test_the_printed_command_parses_back_to_the_plan(
     assert best["functions"] == min(2, best["workers"])
     assert {name: found[name] for name in length} == length
     assert found["device"] == "cpu" and found["engine"] is None
-    from lambdaml.asked import resolve_job
+    from lambdaml.training.asked import resolve_job
 
     assert resolve_job(found["job"], found["args"])[0].args == {"hidden": 16, "lr": 0.25}
     assert not Path(found["store"].removeprefix("file://").partition("?")[0]).exists()

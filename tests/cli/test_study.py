@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lambdaml.errors import UserError
-from lambdaml.study import rates, runner, table
-from lambdaml.study.plan import Plan, Unit, make_delays
-from lambdaml.study.rate_table import RATES
+from lambdaml.studies.staleness import rates, runner, table
+from lambdaml.studies.staleness.plan import Plan, Unit, make_delays
+from lambdaml.studies.staleness.rate_table import RATES
 from lambdaml.traces.delays import synthetic_trace
 from tests.cli.conftest import Cli
 
@@ -87,8 +87,8 @@ def test_the_rate_is_the_smallest_that_is_quick_enough() -> None:
 
 
 def test_there_is_a_rate_for_each_model_and_algorithm() -> None:
-    from lambdaml.study.algorithms import ALGORITHMS
-    from lambdaml.study.models import MODELS
+    from lambdaml.studies.staleness.algorithms import ALGORITHMS
+    from lambdaml.studies.staleness.models import MODELS
 
     assert set(RATES) == {name for name, model in MODELS.items() if model.make}
     assert all(set(found) == set(ALGORITHMS) for found in RATES.values())
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line(cli: Cli, options: list[str], says: str) -> None:
 
 def test_data_that_cannot_be_downloaded_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAMBDAML_DATA", str(tmp_path))
-    monkeypatch.setattr("lambdaml.study.downloads._MOVIELENS", "http://127.0.0.1:9/ml-1m.zip")
+    monkeypatch.setattr("lambdaml.studies.staleness.downloads._MOVIELENS", "http://127.0.0.1:9/ml-1m.zip")
     ended = cli("study", "staleness", "--models", "mf", "--data", "paper", "--processes", 1)
     assert ended.code == 2
     assert "cannot download http://127.0.0.1:9/ml-1m.zip" in ended.err and ended.err.count("\n") == 1

@@ -19,9 +19,9 @@ from lambdaml.cost.plan import Wishes, make_plan
 from lambdaml.cost.prices import Price, PriceBook
 from lambdaml.cost.profile import Profile
 from lambdaml.cost.startup import Startup
+from lambdaml.simulation.channel import Channel, Empirical
+from lambdaml.simulation.platform import Platform
 from lambdaml.storage.latency import LatencyModel
-from lambdaml.worlds.channel import Channel, Empirical
-from lambdaml.worlds.platform import Platform
 from tests.cost.profiles import digits
 from tests.cost.test_plan import PILOTS, TARGET
 

@@ -12,13 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.cost.attribution import PHASES, SHARED, Share, _slices, attribute
 from lambdaml.cost.bill import RunBill, bill_run, channel_of, quantities
 from lambdaml.cost.prices import PriceBook
 from lambdaml.errors import SettingsError
+from lambdaml.log import keys
+from lambdaml.log.usage import Usage
 from lambdaml.storage import MeterReading, ObjectInfo
-from lambdaml.usage import Usage
 from tests.lambdaml.test_kills import JOB as KILLED_JOB
 from tests.lambdaml.test_kills import Killer
 

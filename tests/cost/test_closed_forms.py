@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.kernel import Kernel
-from lambdaml.worlds.virtual import Bucket, VirtualWorld
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.kernel import Kernel
+from lambdaml.simulation.virtual import Bucket, VirtualWorld
 
 
 def elapsed(channel: str, workers: int, play: Any) -> float:

@@ -13,7 +13,7 @@ import pytest
 
 from lambdaml.cost.iprof import Device, IProf, Maui, SlopeModel, busy, home, learn
 from lambdaml.cost.profile import Profile
-from lambdaml.worlds.platform import Platform
+from lambdaml.simulation.platform import Platform
 from tests.cost.profiles import digits
 
 LIMIT_MS, C0_MS = 3000.0, 100.0

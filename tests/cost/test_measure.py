@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from lambdaml.asked import resolve_job, settings_for
 from lambdaml.cost.bench import Bench
 from lambdaml.cost.measure import LAGS, LEAST_STEPS, measure
 from lambdaml.cost.profile import Profile
@@ -20,6 +19,7 @@ from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
 from lambdaml.simulation import simulate
 from lambdaml.storage import open_store
+from lambdaml.training.asked import resolve_job, settings_for
 from tests.cost.test_noise import Quadratic
 
 DIGITS = f"{Path(__file__).resolve().parents[2] / 'examples' / 'digits.py'}:Digits"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lambdaml import Job
-from lambdaml.asked import resolve_job, settings_for
 from lambdaml.cost.noise import LEAST_BATCHES, Noise, estimate, layout
-from lambdaml.replica import Replica
+from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.replica import Replica
 
 DIMENSIONS, SAMPLES = 10, 4000
 SIGMAS = np.linspace(0.5, 2.0, DIMENSIONS)

@@ -21,10 +21,10 @@ from lambdaml.cost.tariff import Tariff
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation import simulate
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.simulation.stragglers import STRAGGLERS
 from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, memory
 

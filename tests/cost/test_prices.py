@@ -11,8 +11,8 @@ import pytest
 from lambdaml.cost import prices
 from lambdaml.cost.prices import ENVIRONMENT, HOW, ITEMS, Price, PriceBook, user_book, user_file
 from lambdaml.errors import SettingsError
-from lambdaml.worlds.channel import CHANNELS
-from lambdaml.worlds.platform import PLATFORMS
+from lambdaml.simulation.channel import CHANNELS
+from lambdaml.simulation.platform import PLATFORMS
 
 DATA = Path(__file__).resolve().parents[2] / "cost" / "data"
 
@@ -45,7 +45,7 @@ def test_today_and_the_published_models_are_priced_and_the_machine_at_hand_is_no
 
 
 def test_no_price_stands_in_code() -> None:
-    folders = ("cost", "lambdaml/worlds", "lambdaml/simulation")
+    folders = ("cost", "lambdaml/simulation")
     shipped = [path for folder in folders for path in (DATA.parents[1] / folder).rglob("*.py")]
     prices = {price.usd for price in PriceBook.load().values()}
     known = {usd for usd in prices if 0 < usd < 1e-4 or len(f"{usd:g}".lstrip("0.")) > 2}  # no numbers like 0.02

@@ -11,7 +11,7 @@ import pytest
 
 from lambdaml.cost.profile import SCHEMA_VERSION, Profile
 from lambdaml.errors import NewerSchema, UserError
-from lambdaml.worlds.channel import Channel
+from lambdaml.simulation.channel import Channel
 from tests.cost.profiles import digits
 
 

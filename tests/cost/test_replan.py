@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.cost import replan
 from lambdaml.cost.candidates import Space
 from lambdaml.cost.iprof import IProf
@@ -19,6 +18,7 @@ from lambdaml.cost.pilot import PilotRun
 from lambdaml.cost.plan import Plan, Wishes, make_plan
 from lambdaml.cost.profile import MEASURED, Profile
 from lambdaml.cost.replan import LEAST_S, MOST_PLANS, Replanner
+from lambdaml.log import keys
 from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, train
 

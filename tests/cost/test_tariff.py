@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lambdaml.cost.prices import Price, PriceBook
 from lambdaml.cost.tariff import GB_BYTES, MONTH_S, PARTS, REQUESTS, Bill, Quantities, Tariff, billed_s
 from lambdaml.errors import SettingsError
-from lambdaml.worlds.channel import CHANNELS
-from lambdaml.worlds.platform import PLATFORMS
+from lambdaml.simulation.channel import CHANNELS
+from lambdaml.simulation.platform import PLATFORMS
 
 BOOK = PriceBook.load()
 MIB = 2**20

@@ -21,7 +21,7 @@ import pytest
 import lambdaml
 from lambdaml.engines import Launch
 from lambdaml.errors import JobError, RunFailed, SettingsError
-from lambdaml.loading import load_job
+from lambdaml.training.loading import load_job
 from tests.engines.jobs import Points
 
 ray = pytest.importorskip("ray")

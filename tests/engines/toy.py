@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from lambdaml.engines import Emit, Launch
+from lambdaml.engines.entry import function_coroutine
+from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event, supervise
-from lambdaml.entry import function_coroutine
+from lambdaml.log.usage import usage_event
 from lambdaml.storage import open_store
-from lambdaml.usage import usage_event
-from lambdaml.worlds.live import OneThread
 
 
 class ToyEngine:

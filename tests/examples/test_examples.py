@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lambdaml.job import Job
-from lambdaml.loading import load_job
+from lambdaml.training.loading import load_job
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = ["digits.py:Digits", "cnn.py:DigitsCNN", "charlm.py:CharLM"]

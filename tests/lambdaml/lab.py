@@ -13,11 +13,11 @@ from torch.utils.data import TensorDataset
 
 import lambdaml
 from lambdaml.job import Job
-from lambdaml.records import Body, Commit, Entry, Update
-from lambdaml.replica import Replica
+from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.snapshot import State
 from lambdaml.settings import JobSettings, Settings
-from lambdaml.snapshot import State
 from lambdaml.storage import MemoryStore, copy
+from lambdaml.training.replica import Replica
 
 
 def table(samples: int, features: int = 6, classes: int = 3) -> TensorDataset:
@@ -130,7 +130,7 @@ def model_bytes(run: lambdaml.Run) -> bytes:
 
 def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any) -> Settings:
     """Settings as `train` would resolve them."""
-    from lambdaml.sampling import Sampler
+    from lambdaml.training.sampling import Sampler
 
     samples = len(job.dataset())
     return Settings(

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from lambdaml.records import Commit, Entry
+from lambdaml.log.records import Commit, Entry
+from lambdaml.log.view import View
 from lambdaml.staleness import RULES
 from lambdaml.traces.delays import DELAYS
-from lambdaml.view import View
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, Optional
 
 import pytest
 
-from lambdaml.arguments import Text, fit_arguments
 from lambdaml.errors import JobError
+from lambdaml.training.arguments import Text, fit_arguments
 
 
 class Annotated:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.attribution import PHASES, Measured, Split, explain, join
-from lambdaml.records import Commit, Entry, Update
+from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.traces import Trace
+from lambdaml.traces.attribution import PHASES, Measured, Split, explain, join
 from lambdaml.traces.delays import synthetic_trace
-from lambdaml.tracing import Tracer
+from lambdaml.worker.tracing import Tracer
 from tests.lambdaml.lab import light, train
 
 Row = dict[str, Any]

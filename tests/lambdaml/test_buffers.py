@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from lambdaml.buffers import Buffers
 from lambdaml.errors import JobError
+from lambdaml.training.buffers import Buffers
 
 
 class Holder(nn.Module):

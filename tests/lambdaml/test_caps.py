@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.accounts import total
-from lambdaml.caps import Spent
 from lambdaml.cost.caps import Caps, priced
 from lambdaml.cost.prices import PriceBook
 from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.engines.accounts import total
+from lambdaml.engines.caps import Spent
 from lambdaml.errors import RunCapped, SettingsError
 from tests.lambdaml.lab import model_bytes
 

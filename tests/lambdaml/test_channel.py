@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambdaml.errors import SettingsError
+from lambdaml.simulation.channel import CHANNELS, Channel, Pipe, TokenBucket
 from lambdaml.storage import Meter
 from lambdaml.storage.latency import PRESETS, LatencyModel
 from lambdaml.storage.meter import BINS_PER_OCTAVE, MeterReading
-from lambdaml.worlds.channel import CHANNELS, Channel, Pipe, TokenBucket
 
 BIN = 2 ** (1 / BINS_PER_OCTAVE)
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from lambdaml.clocks import DATE_S, Clocks, Offset
+from lambdaml.traces.clocks import DATE_S, Clocks, Offset
 
 CLOSE = {"abs": 1e-5}
 

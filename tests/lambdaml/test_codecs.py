@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
-from lambdaml.records import Update
+from lambdaml.log.records import Update
 
 CODEC_NAMES = ["fp32", "bf16"]
 

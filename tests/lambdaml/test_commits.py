@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.commits import draft
-from lambdaml.records import Commit, Stop, Update
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Commit, Stop, Update
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES, Decision
 from lambdaml.staleness import RULES
-from lambdaml.view import View
 from tests.lambdaml.lab import light
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lambdaml.effective import effective_staleness
+from lambdaml.traces.effective import effective_staleness
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3, 7, 20, 63])

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.encoding import decode, encode
 from lambdaml.errors import JobError
+from lambdaml.log.encoding import decode, encode
 
 VALUES = [
     *[None, True, 3, -0.0, 0.1 + 0.2, math.inf, -math.inf, 1e-320, "text", "", 2 + 3j, b"\x00\xff"],

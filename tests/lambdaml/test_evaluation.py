@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import keys, wire
 from lambdaml.errors import JobFailed, SettingsError
-from lambdaml.evaluation import Evaluated, Evaluator, best, evaluate
-from lambdaml.snapshot import State
-from lambdaml.stops import request_stop
+from lambdaml.log import keys, wire
+from lambdaml.log.snapshot import State
+from lambdaml.log.stops import request_stop
 from lambdaml.storage import copy
+from lambdaml.training.evaluation import Evaluated, Evaluator, best, evaluate
 from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, train
 
 

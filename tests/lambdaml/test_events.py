@@ -12,7 +12,7 @@ import lambdaml
 from tests.lambdaml import lab
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = ("lambdaml/simulation/", "lambdaml/worlds/virtual.py")
+ELSEWHERE = ("lambdaml/simulation/", "lambdaml/simulation/virtual.py")
 """Events of the virtual world are other ones."""
 
 

@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 import lambdaml
 from lambdaml.errors import JobError, JobFailed
-from lambdaml.examine import SMALL, examine
+from lambdaml.training.examine import SMALL, examine
 from tests.lambdaml.lab import memory
 from tests.lambdaml.test_replica import Made, mlp
 

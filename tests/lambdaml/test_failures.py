@@ -10,12 +10,12 @@ import pytest
 from torch import nn
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.errors import AccessDenied, BadObject, JobFailed, ReplicaDiverged, StoreUnavailable
-from lambdaml.replica import Replica
+from lambdaml.log import keys
 from lambdaml.storage import MemoryStore
 from lambdaml.storage.patience import Patience
 from lambdaml.storage.retry import ATTEMPTS
+from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, memory, model_bytes
 
 STEPS = 12
@@ -188,7 +188,7 @@ def test_a_store_that_was_down_for_a_while_is_waited_for(
 def test_an_object_that_is_damaged_at_its_place_is_named_and_when_it_is_whole_again_the_run_goes_on(
     key: str, schedule: str, plain: lambdaml.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambdaml.reads.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("lambdaml.log.reads.PAUSES_S", (0.0, 0.0))
     store = broken_off(schedule)
     whole = bytes(store.get(key) or b"")
     assert whole

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lambdaml.errors import JobError
-from lambdaml.flat import FlatGradient
+from lambdaml.training.flat import FlatGradient
 
 
 class Pair(nn.Module):

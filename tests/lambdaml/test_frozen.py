@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.errors import BadObject
-from lambdaml.frozen import Frozen
-from lambdaml.snapshot import State, read_state
+from lambdaml.log import keys
+from lambdaml.log.snapshot import State, read_state
+from lambdaml.training.frozen import Frozen
 from tests.lambdaml.lab import Made, Tiny, broken_off, equal, model_bytes, read_back, replica_of, round_of, train
 
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lambdaml
-from lambdaml import holders, keys
 from lambdaml.errors import AccessDenied, SettingsError
-from lambdaml.holders import MAX_SKEW_S, last_of
-from lambdaml.records import Commit, Entry, Lease
-from lambdaml.run import Run
+from lambdaml.log import holders, keys
+from lambdaml.log.holders import MAX_SKEW_S, last_of
+from lambdaml.log.records import Commit, Entry, Lease
+from lambdaml.log.run import Run
+from lambdaml.log.usage import Usage
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import MemoryStore, Metered, MeterReading, ObjectInfo, Retrying
 from lambdaml.storage.probe import store_time
-from lambdaml.usage import Usage
 from tests.lambdaml.lab import Tiny, memory
 
 LEASE_S = 30.0
@@ -45,7 +45,7 @@ class Place:
         )  # fmt: skip
         self.store.create(keys.RUN, settings.dump())
         self.run = Run(self.store)
-        monkeypatch.setattr("lambdaml.run.time.time", lambda: self.now + self.skew_s)
+        monkeypatch.setattr("lambdaml.log.run.time.time", lambda: self.now + self.skew_s)
 
     def lease(self, worker: int, function: str, generation: int = 1, released: bool = False) -> None:
         self.store.create(keys.lease(worker, generation), Lease(worker, generation, function, LEASE_S, released).pack())

@@ -10,8 +10,8 @@ import pytest
 
 from lambdaml.errors import JobError
 from lambdaml.job import Job
-from lambdaml.loading import load_job
-from lambdaml.source import fingerprint, sources
+from lambdaml.training.loading import load_job
+from lambdaml.training.source import fingerprint, sources
 
 ONE = """
 import lambdaml

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml import keys
 from lambdaml.errors import BadObject, LeaseLost
-from lambdaml.leases import Leases
-from lambdaml.records import Lease
+from lambdaml.log import keys
+from lambdaml.log.records import Lease
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.patience import Patience
+from lambdaml.worker.leases import Leases
 from tests.lambdaml.lab import memory
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import pytest
 
 from lambdaml.errors import JobError
 from lambdaml.job import Job
-from lambdaml.members import check_members, warnings_of
+from lambdaml.training.members import check_members, warnings_of
 
 
 class Misspelt(Job):

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import beginning, footprint, keys, streaming, window
-from lambdaml.footprint import Footprint, warning
-from lambdaml.rows import _add
+from lambdaml.log import keys
 from lambdaml.storage import DirectoryStore, MemoryStore, open_store
+from lambdaml.training import beginning, footprint, streaming
+from lambdaml.training.footprint import Footprint, warning
+from lambdaml.training.rows import _add
+from lambdaml.worker import window
 from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, replica_of, round_of, train
 
 MB = 2**20

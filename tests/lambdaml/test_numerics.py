@@ -18,13 +18,13 @@ import pytest
 import torch
 
 import lambdaml
-from lambdaml import numerics
 from lambdaml.errors import OtherNumerics, RunFailed, SettingsError
-from lambdaml.numerics import Numerics, differences, norm, present
-from lambdaml.replica import Replica
-from lambdaml.run import Run
+from lambdaml.log.run import Run
 from lambdaml.settings import Settings
 from lambdaml.storage import copy
+from lambdaml.training import numerics
+from lambdaml.training.numerics import Numerics, differences, norm, present
+from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +89,7 @@ def test_tests_compute_reproducibly_whatever_the_environment_that_they_are_run_i
     )
 
 
-IN_CLASS = "import json; from dataclasses import asdict; from lambdaml.numerics import present, prepare\n"
+IN_CLASS = "import json; from dataclasses import asdict; from lambdaml.training.numerics import present, prepare\n"
 SAY = "\nprint(json.dumps(asdict(present())))"
 
 
@@ -156,7 +156,7 @@ found = {
     for i in range(16) for j in range(16)
 }
 print(len(found))"""
-    prelude = "from lambdaml.numerics import prepare; prepare('reproducible'); import torch; torch.set_num_threads(1)"
+    prelude = "from lambdaml.training.numerics import prepare; prepare('reproducible'); import torch; torch.set_num_threads(1)"
     assert python(f"{prelude}; torch.manual_seed(0){code}") == 1
 
 

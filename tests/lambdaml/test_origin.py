@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.log import keys
+from lambdaml.log.snapshot import RULE, State
 from lambdaml.settings import Origin
-from lambdaml.snapshot import RULE, State
 from tests.lambdaml.lab import Made, Tiny, model_bytes, train
 
 
@@ -52,7 +52,7 @@ def test_its_steps_are_plain_torch_steps_from_there() -> None:
     for name, parameter in model.named_parameters():
         index = [n for n, _ in model.named_parameters()].index(name)
         optimizer.state[parameter]["momentum_buffer"] = before.replay(3).tensors[f"optimizer/{index}/momentum_buffer"]
-    from lambdaml.sampling import Sampler
+    from lambdaml.training.sampling import Sampler
 
     x, y = job.dataset().tensors
     for seq in range(2):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.pace import Backoff, Pace
+from lambdaml.worker.pace import Backoff, Pace
 
 LATENCY = 0.04
 

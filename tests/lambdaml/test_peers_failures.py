@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.entry import function_coroutine, read_settings
+from lambdaml.engines.entry import function_coroutine, read_settings
+from lambdaml.engines.live import OneThread
 from lambdaml.errors import RunFailed
-from lambdaml.records import Commit, Lease, Stop, Update
-from lambdaml.replica import Replica
-from lambdaml.snapshot import State
+from lambdaml.log import keys
+from lambdaml.log.records import Commit, Lease, Stop, Update
+from lambdaml.log.snapshot import State
 from lambdaml.storage import MemoryStore, open_store
-from lambdaml.worlds.live import OneThread
+from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Made, Tiny, broken_off, memory, model_bytes, settings_of, table, train, update_of
 
 STEPS = 8
@@ -116,7 +116,7 @@ def test_2_a_function_that_comes_when_all_is_over_finishes_too(plain: lambdaml.R
 def test_3_a_wait_is_bounded_says_for_whom_and_costs_few_requests(
     plain: lambdaml.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambdaml.function.REPORT_WAIT_S", 0.2)
+    monkeypatch.setattr("lambdaml.worker.function.REPORT_WAIT_S", 0.2)
     store = empty_run(plain, patience_s=1.5)
     gone = [("a", [0, 1]), ("b", [])]
     store.create(keys.lease(2, 1), _held_by_another(2))

@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 import pytest
 
 from lambdaml.errors import SettingsError
-from lambdaml.worlds.platform import PLATFORMS, Platform
+from lambdaml.simulation.platform import PLATFORMS, Platform
 
 
 @pytest.mark.parametrize("name", PLATFORMS.factories)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml import keys, reads
 from lambdaml.errors import BadObject
-from lambdaml.reads import PAUSES_S, read, read_many, read_now, read_twice
+from lambdaml.log import keys, reads
+from lambdaml.log.reads import PAUSES_S, read, read_many, read_now, read_twice
 from lambdaml.storage import MemoryStore, Store
 from lambdaml.storage.draws import Draws
-from lambdaml.tracing import pack_rows, unpack_rows
+from lambdaml.worker.tracing import pack_rows, unpack_rows
 from tests.lambdaml.lab import Tiny, memory
 
 STEPS = 8
@@ -60,7 +60,7 @@ class World:
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr("lambdaml.reads.time.sleep", slept.append)
+    monkeypatch.setattr("lambdaml.log.reads.time.sleep", slept.append)
     return slept
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml import wire
 from lambdaml.errors import BadObject, NewerSchema
-from lambdaml.records import Commit, Digest, Entry, Lease, Stop, Update
+from lambdaml.log import wire
+from lambdaml.log.records import Commit, Digest, Entry, Lease, Stop, Update
 
 numbers = st.integers(0, 2**40)
 floats = st.floats(allow_nan=False, allow_infinity=False)

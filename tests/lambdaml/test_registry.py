@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from lambdaml.errors import SettingsError
+from lambdaml.log.view import View
 from lambdaml.registry import Registry
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.quorum import Quorum
 from lambdaml.staleness import RULES
-from lambdaml.view import View
 
 
 def thing(k: int, rate: float = 0.5, mode: str = "fast") -> tuple[int, float, str]:

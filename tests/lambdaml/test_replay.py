@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.commits import draft
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
-from lambdaml.records import Update
-from lambdaml.replica import Replica
-from lambdaml.sampling import derive_seed
+from lambdaml.log import keys
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Update
 from lambdaml.schedules import SCHEDULES
 from lambdaml.staleness import RULES
 from lambdaml.storage import copy
+from lambdaml.training.replica import Replica
+from lambdaml.training.sampling import derive_seed
 from tests.lambdaml.lab import Tiny, broken_off, equal, memory, model_bytes, train, update_of
 
 STEPS = 9
@@ -155,7 +155,7 @@ def target_run() -> lambdaml.Run:
 
     def accuracy(event: dict[str, Any]) -> None:
         if event["event"] == "snapshot" and event["version"] == 4:
-            from lambdaml.stops import request_stop
+            from lambdaml.log.stops import request_stop
 
             request_stop(store, "target", 4)
 

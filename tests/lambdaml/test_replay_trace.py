@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import keys
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.job import Job
-from lambdaml.records import Commit, Stop
+from lambdaml.log import keys
+from lambdaml.log.records import Commit, Stop
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Recorded, synthetic_trace
 from tests.lambdaml.lab import Made, Tiny, broken_off, equal, model_bytes, train
@@ -173,7 +173,7 @@ def test_a_stale_gradient_is_that_of_its_base() -> None:
 
 
 def batch_of(job: Made, seq: int, trace: Trace) -> Any:
-    from lambdaml.sampling import Sampler
+    from lambdaml.training.sampling import Sampler
 
     settings = trace.settings
     assert settings is not None

@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, Se
 from torch.utils.data import default_collate
 
 from lambdaml.errors import BadObject, JobError, JobFailed
-from lambdaml.records import Commit, Entry
-from lambdaml.replica import Replica
-from lambdaml.sampling import Sampler, derive_seed
+from lambdaml.log.records import Commit, Entry
+from lambdaml.training.replica import Replica
+from lambdaml.training.sampling import Sampler, derive_seed
 from tests.lambdaml.lab import Made, Tiny, equal, read_back, replica_of, round_of, settings_of, train, update_of
 
 STEPS = 12

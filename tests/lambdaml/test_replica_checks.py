@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from lambdaml.records import Update
-from lambdaml.replica import Replica
+from lambdaml.log.records import Update
+from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Made, Tiny, replica_of, update_of
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml import keys, wire
-from lambdaml.asked import bounded, default_interval, warnings_of_room
 from lambdaml.errors import BadObject, SettingsError, StoreFull
-from lambdaml.retention import Horizon, Sizes, garbage, horizon_of, pin, snapshots_kept, unpin
+from lambdaml.log import keys, wire
+from lambdaml.log.retention import Horizon, Sizes, garbage, horizon_of, pin, snapshots_kept, unpin
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.judge import judge
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
 from lambdaml.storage import MemoryStore, open_store
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.training.asked import bounded, default_interval, warnings_of_room
 from tests.lambdaml.lab import Tiny, memory, model_bytes
 
 STEPS, WORKERS, EVERY = 60, 2, 4

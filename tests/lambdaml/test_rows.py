@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.records import Update
-from lambdaml.rows import Rows
+from lambdaml.log import keys
+from lambdaml.log.records import Update
+from lambdaml.training.rows import Rows
 from tests.lambdaml.lab import Made, broken_off, model_bytes, replica_of, train, update_of
 
 WORDS, WIDTH = 500, 8

@@ -8,10 +8,10 @@ import math
 import pytest
 
 import lambdaml
-from lambdaml import keys, wire
 from lambdaml.errors import BadObject, NewerSchema, RunNotFound
+from lambdaml.log import keys, wire
+from lambdaml.log.summary import Staleness
 from lambdaml.storage import copy
-from lambdaml.summary import Staleness
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 
 STEPS = 8
@@ -46,7 +46,7 @@ def test_a_run_json_of_a_newer_schema_or_a_damaged_one_is_refused(
 ) -> None:
     store = memory()
     with monkeypatch.context() as patch:
-        patch.setattr("lambdaml.wire.SCHEMA", wire.SCHEMA + 1)
+        patch.setattr("lambdaml.log.wire.SCHEMA", wire.SCHEMA + 1)
         store.put(keys.RUN, bsp.settings.dump())
     with pytest.raises(NewerSchema):
         lambdaml.Run(store)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambdaml.commits import draft
 from lambdaml.errors import SettingsError
-from lambdaml.records import Commit, Entry, Stop, Update
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Commit, Entry, Stop, Update
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.bsp import Bsp
 from lambdaml.staleness import RULES
-from lambdaml.view import View
 from tests.lambdaml.lab import light, model_bytes, train
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lambdaml import wire
 from lambdaml.errors import BadObject, NewerSchema, SettingsError
+from lambdaml.log import wire
 from lambdaml.settings import Settings, make_settings, parse_target, reached
 from tests.lambdaml.lab import Tiny, settings_of
 

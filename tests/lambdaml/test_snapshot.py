@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 
 from lambdaml.errors import BadObject, NewerSchema, OlderSchema
-from lambdaml.snapshot import State, read_model
-from lambdaml.wire import SCHEMA
+from lambdaml.log.snapshot import State, read_model
+from lambdaml.log.wire import SCHEMA
 from tests.lambdaml.lab import equal
 
 KEY = "snapshots/0000000003.safetensors"
@@ -66,7 +66,7 @@ def test_any_truncation_of_a_snapshot_is_a_bad_object() -> None:
 
 def test_a_newer_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lambdaml.wire.SCHEMA", SCHEMA + 1)
+        patch.setattr("lambdaml.log.wire.SCHEMA", SCHEMA + 1)
         data = state().dump()
     with pytest.raises(NewerSchema):
         State.load(data, KEY)
@@ -74,7 +74,7 @@ def test_a_newer_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPa
 
 def test_an_older_snapshot_is_told_apart_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lambdaml.wire.SCHEMA", SCHEMA - 1)
+        patch.setattr("lambdaml.log.wire.SCHEMA", SCHEMA - 1)
         data = state().dump()
     with pytest.raises(OlderSchema):
         State.load(data, KEY)

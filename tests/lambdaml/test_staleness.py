@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.commits import decision_of, draft
 from lambdaml.errors import SettingsError
-from lambdaml.records import Commit, Entry, Update
+from lambdaml.log import keys
+from lambdaml.log.commits import decision_of, draft
+from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.log.snapshot import RULE, State
+from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
-from lambdaml.snapshot import RULE, State
 from lambdaml.staleness import RULES
 from lambdaml.staleness.discard import step_size
 from lambdaml.staleness.exponential import similarity
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Recorded, synthetic_trace
-from lambdaml.view import View
 from tests.lambdaml.lab import Made, Tiny, broken_off, light, model_bytes, table, train
 from tests.lambdaml.test_kills import Killer
 from tests.lambdaml.test_kills import train as train_processes

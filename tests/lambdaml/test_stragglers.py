@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 import pytest
 
 from lambdaml.errors import SettingsError
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.simulation.stragglers import STRAGGLERS
 
 
 @pytest.mark.parametrize("spec", ["none", "lognormal:0", "lognormal:0.5", "pareto:3", "spread:0.4"])

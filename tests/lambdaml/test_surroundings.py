@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import lambdaml
 from lambdaml import Job
-from lambdaml.asked import free_place
 from lambdaml.storage import open_store
+from lambdaml.training.asked import free_place
 
 THREADS: dict[str, set[int]] = {}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load as load_by_library
 from safetensors.torch import save
 
-from lambdaml import tensorfile
+from lambdaml.log import tensorfile
 from tests.lambdaml.lab import equal
 
 DTYPES = [

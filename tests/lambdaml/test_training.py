@@ -15,14 +15,15 @@ import torch
 from torch.utils.data import IterableDataset
 
 import lambdaml
-from lambdaml import beginning, keys
 from lambdaml.engines.inline import InlineEngine
 from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
-from lambdaml.evaluation import Evaluations
-from lambdaml.footprint import Footprint
-from lambdaml.records import Lease, Update
+from lambdaml.log import keys
+from lambdaml.log.records import Lease, Update
+from lambdaml.log.snapshot import State
 from lambdaml.settings import Settings
-from lambdaml.snapshot import State
+from lambdaml.training import beginning
+from lambdaml.training.evaluation import Evaluations
+from lambdaml.training.footprint import Footprint
 from tests.lambdaml.lab import Made, Tiny, broken_off, equal, memory, model_bytes, table, train
 
 STEPS = 10

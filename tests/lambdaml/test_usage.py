@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.accounts import Accounts, total
+from lambdaml.engines.accounts import Accounts, total
 from lambdaml.errors import BadObject
+from lambdaml.log import keys
+from lambdaml.log.usage import Usage, usage_event
 from lambdaml.storage import MemoryStore, MeterReading, copy, open_store
 from lambdaml.storage.protocol import Bytes, Data
-from lambdaml.usage import Usage, usage_event
 from tests.lambdaml.test_kills import JOB, Killer
 from tests.storage.s3server import S3Server
 

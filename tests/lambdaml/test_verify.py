@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import lambdaml
-from lambdaml import keys
-from lambdaml.records import Commit, Digest, Entry, Stop, Update
-from lambdaml.snapshot import State
+from lambdaml.log import keys
+from lambdaml.log.records import Commit, Digest, Entry, Stop, Update
+from lambdaml.log.snapshot import State
 from lambdaml.storage import copy
 from tests.lambdaml.lab import Tiny, memory, train
 
@@ -317,7 +317,7 @@ def test_a_refused_update_is_checked_too(quorum: lambdaml.Run, tamper: Callable[
 
 
 def test_verifying_reports_how_far_it_is(bsp: lambdaml.Run) -> None:
-    from lambdaml.verify import verify
+    from lambdaml.log.verify import verify
 
     seen: list[tuple[int, int]] = []
     verify(bsp, lambda done, total: seen.append((done, total)))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambdaml.errors import BadObject
-from lambdaml.records import Commit, Entry, Stop
-from lambdaml.view import View
+from lambdaml.log.records import Commit, Entry, Stop
+from lambdaml.log.view import View
 
 
 def entry(worker: int, seq: int, **changes: object) -> Entry:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lambdaml import wire
 from lambdaml.errors import BadObject, NewerSchema, OlderSchema
+from lambdaml.log import wire
 
 DTYPES = ["float32", "float64", "float16", "uint16", "uint8", "int8", "int32", "int64", "bool"]
 

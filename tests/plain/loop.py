@@ -19,9 +19,9 @@ from torch.utils.data import default_collate
 import lambdaml
 from lambdaml import Job
 from lambdaml.errors import JobError
-from lambdaml.replay import replica_at
-from lambdaml.sampling import Sampler, derive_seed
+from lambdaml.log.replay import replica_at
 from lambdaml.storage import Store
+from lambdaml.training.sampling import Sampler, derive_seed
 
 STEPS = 8
 STOP_AT = 4

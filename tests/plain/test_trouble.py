@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 import lambdaml
 from lambdaml import Job
 from lambdaml.errors import RunFailed
-from lambdaml.replay import replica_at
+from lambdaml.log.replay import replica_at
 from lambdaml.storage import MemoryStore
 from tests.plain.case import Case
 from tests.plain.loop import assert_refused

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from lambdaml.log.summary import Staleness
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.flow import Flow
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.summary import Staleness
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
 
 
 @dataclass(frozen=True)

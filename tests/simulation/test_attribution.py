@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.attribution import PHASES, explain
-from lambdaml.clocks import Clocks, Offset
-from lambdaml.run import Run
+from lambdaml.log.run import Run
 from lambdaml.simulation import Costs
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.traces import Trace
+from lambdaml.traces.attribution import PHASES, explain
+from lambdaml.traces.clocks import Clocks, Offset
 from tests.simulation.scenes import scene
 
 Row = dict[str, Any]

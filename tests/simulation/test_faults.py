@@ -12,22 +12,23 @@ from typing import Any
 
 import pytest
 
-from lambdaml import commits, function, keys, retention, worker
-from lambdaml.commits import draft
-from lambdaml.committer import LEAD, Committer
 from lambdaml.errors import BadObject
-from lambdaml.pace import Backoff
+from lambdaml.log import commits, keys, retention
+from lambdaml.log.commits import draft
+from lambdaml.log.records import Commit, Update
+from lambdaml.log.retention import Horizon
+from lambdaml.log.view import View
 from lambdaml.patterns.gather import Gather
-from lambdaml.records import Commit, Update
-from lambdaml.retention import Horizon
 from lambdaml.schedules import Decision
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
 from lambdaml.simulation.shadow import Shadow
-from lambdaml.view import View
-from lambdaml.worlds.virtual import Bucket, VirtualStore
+from lambdaml.simulation.virtual import Bucket, VirtualStore
+from lambdaml.worker import function, worker
+from lambdaml.worker.committer import LEAD, Committer
+from lambdaml.worker.pace import Backoff
 
 IN_THE_SUITE = 10_000
 IN_THE_SOAK = 200_000

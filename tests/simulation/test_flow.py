@@ -9,9 +9,9 @@ from statistics import fmean
 
 import pytest
 
-from lambdaml.records import Commit
+from lambdaml.log.records import Commit
+from lambdaml.log.summary import Staleness
 from lambdaml.simulation.flow import FlowResult
-from lambdaml.summary import Staleness
 from tests.simulation.scenes import exact, fast, scene
 
 TOLERANCE = 0.10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lambdaml.worlds.kernel import Cancelled, Future, Group, Kernel, Killed, Livelock, sleep
+from lambdaml.simulation.kernel import Cancelled, Future, Group, Kernel, Killed, Livelock, sleep
 
 
 def test_time_jumps_from_event_to_event() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lambdaml.worlds.stragglers import STRAGGLERS
+from lambdaml.simulation.stragglers import STRAGGLERS
 from tests.simulation.scenes import Outcome, exact, fast, scene
 
 BOTH = pytest.mark.parametrize("simulate", [fast, exact])

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from lambdaml import keys
 from lambdaml.errors import JobFailed
-from lambdaml.leases import Leases
+from lambdaml.log import keys
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.judge import judge
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs, Shadow
 from lambdaml.storage.backend import Op
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.worker.leases import Leases
 
 LEASE_S = 30.0
 

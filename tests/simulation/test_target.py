@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from lambdaml import keys
-from lambdaml.committer import LEAD, STOP_POLL_S
+from lambdaml.log import keys
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.evaluations import Evaluations
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.worker.committer import LEAD, STOP_POLL_S
 from tests.simulation.scenes import settings_for
 
 WORKERS = 4

@@ -12,11 +12,11 @@ import pytest
 import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.simulation import Costs, simulate
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.kernel import Kernel
+from lambdaml.simulation.virtual import Bucket, VirtualWorld
 from lambdaml.storage.errors import Throttled
 from lambdaml.traces import Trace
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.kernel import Kernel
-from lambdaml.worlds.virtual import Bucket, VirtualWorld
 
 JOB = f"{Path(__file__).parents[1] / 'lambdaml' / 'lab.py'}:Tiny"
 FAST: dict[str, Any] = {"channel": "5ms", "platform": "local", "costs": Costs(step_s=0.05)}

@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
-from lambdaml import keys, window
-from lambdaml.backlog import Backlog
 from lambdaml.errors import RunFailed
-from lambdaml.function import Function
+from lambdaml.log import keys
+from lambdaml.log.records import Update
 from lambdaml.patterns import gather
-from lambdaml.records import Update
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, play
 from lambdaml.simulation.judge import judge
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from lambdaml.window import Window, most_bytes
-from lambdaml.worlds.channel import Channel
-from lambdaml.worlds.platform import Platform
+from lambdaml.worker import window
+from lambdaml.worker.backlog import Backlog
+from lambdaml.worker.function import Function
+from lambdaml.worker.window import Window, most_bytes
 from tests.lambdaml.lab import light
 from tests.simulation.scenes import scene, settings_for
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def single_thread() -> Iterator[None]:
-    from lambdaml.study.engine import one_thread
+    from lambdaml.studies.staleness.engine import one_thread
 
     with one_thread():
         yield

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdaml.study.data import Images
-from lambdaml.study.learning import Batches
-from lambdaml.study.mlp import Mlp
+from lambdaml.studies.staleness.data import Images
+from lambdaml.studies.staleness.learning import Batches
+from lambdaml.studies.staleness.mlp import Mlp
 from lambdaml.traces.delays import Delays
 
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lambdaml.study.algorithms import ALGORITHMS
-from lambdaml.study.data import digits
-from lambdaml.study.delivery import Delivery
-from lambdaml.study.engine import train
-from lambdaml.study.learning import Batches, GradientLearner
-from lambdaml.study.mlp import MlpProblem
-from lambdaml.study.theory import theorem
+from lambdaml.studies.staleness.algorithms import ALGORITHMS
+from lambdaml.studies.staleness.data import digits
+from lambdaml.studies.staleness.delivery import Delivery
+from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.learning import Batches, GradientLearner
+from lambdaml.studies.staleness.mlp import MlpProblem
+from lambdaml.studies.staleness.theory import theorem
 from lambdaml.traces.delays import Categorical, Delays, Geometric
 from tests.study.loop import LoopOverWorkers, optimizer_of
 

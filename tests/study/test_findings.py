@@ -7,9 +7,9 @@ from statistics import fmean
 
 import pytest
 
-from lambdaml.study.engine import train
-from lambdaml.study.models import make_learner
-from lambdaml.study.topics import BATCHES_PER_SWEEP
+from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.models import make_learner
+from lambdaml.studies.staleness.topics import BATCHES_PER_SWEEP
 from lambdaml.traces.delays import Categorical
 
 SEEDS = [0, 1, 2]

@@ -1,0 +1,233 @@
+"""Caps: a run leaves off, in good order, before it has spent more than it may.
+
+Whoever starts a run may give a cap, which is asked at each commit and a few times a second. It is not told what has
+been spent, but what will have been spent if the run is stopped now: the round that is under way, the one that may begin
+before functions hear of it, and what winding down costs. So the cap itself is hardly ever exceeded, and by no more than
+one round's spending. A round is N updates: one commit of `bsp`, N of `asp`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lambdaml.engines import Enough, Launch
+from lambdaml.engines.accounts import Accounts
+from lambdaml.errors import RunCapped
+from lambdaml.log import keys
+from lambdaml.log.run import Run
+from lambdaml.storage import MeterReading
+
+REACTION_S = 0.25
+"""From the moment that an engine is told to have functions leave until no further round begins, where they are in other
+processes. Functions in this one tell of each commit themselves, and hear at once."""
+
+REPLAY_SHARE = 0.1
+"""Of a round's time that its replay takes, assumed: it computes no gradient and fetches many updates at once."""
+
+WINDOW_S = 5.0
+"""Recent time that rounds are measured over, or one round where that takes longer."""
+
+PAUSE_S = 0.005
+"""Between two questions to the cap, which commits may follow each other faster than."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a run has spent: all calls of `train` and `resume`, but for `seconds`.
+
+    Attributes:
+        seconds: wall time of this call.
+        run_seconds: wall time of all calls.
+        lifetimes_s: how long each function lasted, from asking for it.
+        reading: requests by kind, errors, bytes; of functions and of the processes that started them.
+        commits: seen by this call.
+    """
+
+    seconds: float
+    run_seconds: float
+    lifetimes_s: tuple[float, ...]
+    reading: MeterReading
+    commits: int
+
+    @property
+    def function_seconds(self) -> float:
+        """Of all functions."""
+        return math.fsum(self.lifetimes_s)
+
+    @property
+    def invocations(self) -> int:
+        """Functions that were started."""
+        return len(self.lifetimes_s)
+
+
+Cap = Callable[[Spent], str | None]
+"""Says why the run must stop, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What had been spent when so many updates had their fate."""
+
+    at: float
+    updates: int
+    reading: MeterReading
+
+
+class Judge:
+    """Asks the cap of one call of `train` or `resume`.
+
+    Args:
+        snapshot: version of the run's newest snapshot.
+        in_process: whether the functions are in this process; see `REACTION_S`.
+
+    Attributes:
+        reason: why the run must stop, once the cap has said so.
+    """
+
+    def __init__(self, cap: Cap, launch: Launch, accounts: Accounts, snapshot: int, in_process: bool) -> None:
+        self.reason: str | None = None
+        self._cap = cap
+        self._settings = launch.settings
+        self._functions = launch.functions
+        self._accounts = accounts
+        self._in_process = in_process
+        self._snapshot, self._snapshot_bytes = snapshot, 0
+        self._version = snapshot
+        self._commits = self._updates = self._versions = 0
+        self._fraction = 0.0
+        self._alive: dict[str, float] = {}
+        self._samples: deque[_Sample] = deque()
+        self._asked_at = -math.inf
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Learn from an engine's event.
+
+        Raises:
+            Enough: the cap says so, for the first time.
+        """
+        kind = event["event"]
+        if kind == "snapshot":
+            self._snapshot = max(self._snapshot, event["version"])
+            self._snapshot_bytes = event["size_bytes"]
+        elif kind == "ended":
+            self._alive.pop(event["function"], None)
+        elif kind == "usage":
+            self._alive[event["function"]] = time.monotonic()
+        elif kind == "commit":
+            if not self._commits:
+                self._samples.clear()  # beginning is dearer than going on
+            self._versions += event["version"] - self._version if self._commits else 0
+            self._version, self._fraction = event["version"], event["fraction"]
+            self._commits += 1
+            self._updates += event["updates"]
+        if kind in ("commit", "usage") and self.reason is None and self.ask() is not None:
+            raise Enough(self.reason)
+
+    def ask(self) -> str | None:
+        """Ask the cap; returns why the run must stop."""
+        now = time.monotonic()
+        if now - self._asked_at >= PAUSE_S:
+            self._asked_at = now
+            self.reason = self._cap(self.if_stopped(now))
+        return self.reason
+
+    def if_stopped(self, now: float) -> Spent:
+        """What the run will have spent if it is stopped now."""
+        reading = self._accounts.reading()
+        self._sample(_Sample(now, self._updates, reading))
+        round_s, per_round = self._round()
+        told_s = now - min(self._alive.values(), default=now)
+        unheard_s = 0.0 if self._in_process else min(told_s, WINDOW_S) + (REACTION_S if self._alive else 0.0)
+        rounds = 1.0 + (unheard_s / round_s if round_s else 0.0)
+        requests = Counter({kind: math.ceil(count * rounds) for kind, count in per_round.requests.items()})
+        ahead = MeterReading(
+            requests + self._winding_down() + self._ending(rounds),
+            bytes_sent=math.ceil(per_round.bytes_sent * rounds) + self._snapshot_bytes,
+            bytes_received=math.ceil(per_round.bytes_received * rounds) + self._snapshot_bytes,
+        )
+        seconds = self._accounts.seconds + rounds * round_s + REPLAY_SHARE * round_s * self._unkept_rounds()
+        lifetimes_s = tuple(
+            each.seconds + (now - self._alive[each.function] + rounds * round_s if each.function in self._alive else 0)
+            for each in self._accounts.functions()
+        )
+        earlier_s = math.fsum(each.seconds for each in self._accounts.earlier if each.launcher)
+        return Spent(seconds, earlier_s + seconds, lifetimes_s, reading + ahead, self._commits)
+
+    def _sample(self, sample: _Sample) -> None:
+        samples, workers = self._samples, self._settings.workers
+        samples.append(sample)
+        while (
+            len(samples) > 2 and sample.at - samples[1].at > WINDOW_S and self._updates - samples[1].updates >= workers
+        ):
+            samples.popleft()
+
+    def _round(self) -> tuple[float, MeterReading]:
+        """Seconds and requests of a round: as lately measured, or before that as they should be, at a time unknown."""
+        workers = self._settings.workers
+        first, last = self._samples[0], self._samples[-1]
+        updates = last.updates - first.updates
+        if updates < workers:
+            gets = {"get": workers * (self._functions - 1) + self._functions, "get_miss": workers}
+            return 0.0, MeterReading({"create": workers + 1, **gets})
+        share, spent = workers / updates, last.reading - first.reading
+        requests = Counter(spent.requests)
+        for name, count in spent.errors.items():
+            requests[name.partition("/")[0]] += count
+        return (last.at - first.at) * share, MeterReading(
+            {kind: math.ceil(count * share) for kind, count in requests.items()},
+            bytes_sent=math.ceil(spent.bytes_sent * share),
+            bytes_received=math.ceil(spent.bytes_received * share),
+        )
+
+    def _unkept_rounds(self) -> float:
+        """Rounds since the newest snapshot."""
+        updates_per_version = self._updates / self._versions if self._versions else self._settings.workers
+        return max(0, self._version - self._snapshot) * updates_per_version / self._settings.workers
+
+    def _winding_down(self) -> Counter[str]:
+        """Requests until everybody has left and the newest version is kept."""
+        functions, workers = self._functions, self._settings.workers
+        starting = 0 if self._alive else functions + workers
+        unkept = max(0, self._version - self._snapshot) + 1
+        return Counter(
+            put=functions + starting,  # traces
+            create=workers + functions + 3 + starting,  # leases, usage, snapshot and its evaluation
+            get=math.ceil(self._unkept_rounds() + 1) * workers + unkept + 3 + 3 * starting,
+            get_miss=unkept + 8 + starting,
+            list=4 + 2 * starting,
+            head=1 + starting,
+        )
+
+    def _ending(self, rounds: float) -> Counter[str]:
+        """Requests that the run's own end takes, where that may be near: its log is read then."""
+        settings = self._settings
+        if settings.target is None and self._fraction + 2 * rounds / settings.steps < 1:
+            return Counter()
+        evaluations = 1 + self._version // settings.snapshot_every
+        return Counter(
+            get=self._version + evaluations + 5, get_miss=min(256, self._version + 8), create=4, list=4, head=4
+        )
+
+
+def keep_newest(run: Run) -> int:
+    """Write a snapshot of the newest committed version, unless there is one; returns that version."""
+    newest = run.newest_snapshot()
+    state = run.replay()
+    if state.version != newest:
+        run.store.create(keys.snapshot(state.version), state.dump())
+    return state.version
+
+
+def capped(reason: str | None, version: int, accounts: Accounts) -> RunCapped:
+    """What to raise: why the run has stopped, and what it has spent by then. Closes the accounts."""
+    spent, functions = accounts.close(), accounts.functions()
+    seconds = math.fsum(each.seconds for each in functions)
+    return RunCapped(
+        f"{reason}. The run has stopped at version {version}, after {spent.total:,} requests and {seconds:,.1f} s of "
+        f"{len(functions):,} functions; resume it with a higher cap to go on"
+    )

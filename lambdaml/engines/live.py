@@ -1,0 +1,309 @@
+"""The live world: a real store, the real clock, torch in one thread at a time.
+
+Where a store is far, its calls run in a pool of threads, so that requests overlap, and tensor work in a thread of its
+own, so that it stops nothing else. Where it is near, both are quicker done at once than handed to a thread (which
+costs a step of 10 ms about a fifth of its time), unless they are large. Tensor work runs one piece at a time:
+gradients are reproducible because nothing else touches torch's random stream meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from lambdaml.storage import Store
+from lambdaml.storage.patience import Patience, hasten
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.worker.world import Signal
+
+T = TypeVar("T")
+Emit = Callable[[dict[str, Any]], None]
+
+REQUESTS = 64
+"""Requests of one function that may be in flight at once."""
+
+SMALL_BYTES = 2**20
+"""A write to a near store of more than this goes to a thread."""
+
+NEAR_BATCH = 8
+"""Objects of a near store that are deleted at once."""
+
+SHORT_S = 0.1
+"""So does tensor work, unless it lately took less than this: leases must be renewed meanwhile."""
+
+
+class LiveSignal:
+    """Wakes the coroutines whose condition holds."""
+
+    def __init__(self) -> None:
+        self.waiters: dict[asyncio.Future[None], Callable[[], bool]] = {}
+
+    def set(self) -> None:
+        for waiter, condition in list(self.waiters.items()):
+            if not waiter.done() and condition():
+                waiter.set_result(None)
+
+
+class LiveStore:
+    """A store whose calls are awaited, and repeated while it is down."""
+
+    def __init__(self, store: Store, threads: Executor, patience: Patience) -> None:
+        hasten(store)
+        self.patience = patience
+        self._store = store
+        self._threads = threads
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        return await self.patience.keep(lambda: self._once(function, *args), asyncio.sleep)
+
+    async def _once(self, function: Callable[..., T], *args: Any) -> T:
+        if self._store.near and all(len(arg) <= SMALL_BYTES for arg in args):
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def get(self, key: str) -> Bytes | None:
+        return await self._call(self._store.get, key)
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        return await asyncio.gather(*[self.get(key) for key in keys])
+
+    async def put(self, key: str, data: Data) -> None:
+        await self._call(self._store.put, key, data)
+
+    async def create(self, key: str, data: Data) -> Bytes | None:
+        return await self._call(self._store.create, key, data)
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        return await self._call(self._store.head, key)
+
+    async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
+        return list(await self._call(lambda *args: list(self._store.list(*args)), prefix, after))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Of a near store a few at a time, since a thread that deletes one after the other takes turns with this one for
+        each, and each turn may wait for a core."""
+        if self._store.near:
+            for start in range(0, len(keys), NEAR_BATCH):
+                await self._call(self._store.delete, keys[start : start + NEAR_BATCH])
+                await asyncio.sleep(0)
+        else:
+            await self._call(self._store.delete, keys)
+
+    def reading(self) -> dict[str, Any]:
+        meter = getattr(self._store, "meter", None)
+        return meter.snapshot().to_dict() if meter is not None else {}
+
+
+class LiveWorld:
+    """One function's world.
+
+    Args:
+        store: opened in this process, after any fork.
+        compute: runs tensor work; see `one_thread`. Functions that share a process share it.
+        seed: of the jitter.
+        emit: takes progress events; called from the event loop.
+        lifetime_s: after how many seconds from now the engine will end this function.
+        patience_s: how long a request waits for a store that is down.
+        leaving: becomes true when the engine wants this function to leave.
+        vacant: workers that the engine wants this function to stand in for; see `World.vacant`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        compute: OneThread,
+        *,
+        seed: int = 0,
+        emit: Emit = lambda event: None,
+        lifetime_s: float = float("inf"),
+        patience_s: float = 0.0,
+        leaving: Callable[[], bool] = lambda: False,
+        vacant: Callable[[], Mapping[int, str]] = dict,
+    ) -> None:
+        self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="store")
+        self.store = LiveStore(store, self._threads, Patience(patience_s, self.now, self.uniform, emit, leaving))
+        self._compute = compute
+        self._near = store.near
+        self._queued = 0
+        self._work_s = math.inf
+        self._random = random.Random(seed)
+        self._emit = emit
+        self._end = time.monotonic() + lifetime_s
+        self._leaving = leaving
+        self._vacant = vacant
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def signal(self) -> LiveSignal:
+        return LiveSignal()
+
+    async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        assert isinstance(signal, LiveSignal)
+        loop = asyncio.get_running_loop()
+        end = None if timeout_s is None else loop.time() + timeout_s
+        while not condition():
+            if end is not None and loop.time() >= end:
+                return False
+            waiter: asyncio.Future[None] = loop.create_future()
+            signal.waiters[waiter] = condition
+            alarm = loop.call_at(end, _wake, waiter) if end is not None else None
+            try:
+                await waiter
+            finally:
+                del signal.waiters[waiter]
+                if alarm is not None:
+                    alarm.cancel()
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
+        return list(await asyncio.gather(*work))
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        if self._near and not self._queued and self._work_s < SHORT_S:
+            with self._compute.here() as mine:
+                if mine:
+                    return self._timed(work)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = self._timed(work)
+            except BaseException as error:
+                loop.call_soon_threadsafe(_settle, outcome, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, outcome, result, None)
+
+        self._queued += 1
+        self._compute.submit(run)
+        try:
+            return await outcome
+        finally:
+            self._queued -= 1
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            took_s = time.perf_counter() - start
+            self._work_s = took_s if self._work_s == math.inf else max(took_s, 0.8 * self._work_s)
+
+    async def background(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._random.uniform(low, high)
+
+    def remaining_s(self) -> float:
+        return self._end - time.monotonic()
+
+    def leaving(self) -> bool:
+        return self._leaving()
+
+    def vacant(self) -> Mapping[int, str]:
+        return self._vacant()
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self._emit({"event": event, **fields})
+
+    def close(self) -> None:
+        """Wait for requests in flight and end the threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class OneThread(ThreadPoolExecutor):
+    """Runs tensor work of this process, one piece at a time; torch uses exactly one thread for it, so that results
+    do not depend on the machine's cores. Work that another thread may do at once, in `here`, takes its turn, too.
+
+    The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
+    the user's code that runs in a turn may wait for whatever it likes.
+
+    Args:
+        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection to
+            SQLite, may be of no use in another.
+    """
+
+    def __init__(self, shared: bool = True) -> None:
+        super().__init__(1, thread_name_prefix="compute", initializer=_use_one_core)
+        self._shared = shared
+        self._turn = threading.Semaphore()
+        self._abandoned = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        def alone() -> T:
+            self._turn.acquire()
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._turn.release()
+
+        return super().submit(alone)
+
+    @contextmanager
+    def here(self) -> Iterator[bool]:
+        """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
+        mine = self._shared and self._turn.acquire(blocking=False)
+        try:
+            if mine:
+                with _one_core():
+                    yield True
+            else:
+                yield False
+        finally:
+            if mine:
+                self._turn.release()
+
+    def abandon(self) -> None:
+        """Begin no more of what was submitted, and have `shutdown` not wait for what has begun."""
+        self._abandoned = True
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait and not self._abandoned, cancel_futures=cancel_futures)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _use_one_core() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _settle(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if outcome.done():
+        return
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(result)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,124 @@
+"""From a schedule's decision to a commit: fates, staleness, weights, and the end of the run. No input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lambdaml.log.records import Commit, Entry, Fate, Stop, Update
+from lambdaml.log.view import View
+from lambdaml.schedules import Decision, Schedule
+from lambdaml.staleness import STALE, Rule
+
+
+def draft(
+    view: View,
+    schedule: Schedule,
+    rule: Rule,
+    arrived: Sequence[Update],
+    *,
+    max_rejected: int,
+    wish: Stop | None = None,
+) -> Commit | None:
+    """The commit that follows `view`, or None while the schedule waits.
+
+    The updates of one step are averaged weighted by their samples, which makes the mean over equal workers the
+    gradient of the mean loss over all their batches; the staleness rule multiplies that, or discards an update.
+
+    Args:
+        max_rejected: the run stops as diverged when this many of the latest twice as many updates have been rejected.
+        wish: a stop that was asked for; it makes this commit the last one. Where the schedule is agreed, the wish
+            travels in worker 0's update instead, so that everyone knows it at the same commit.
+    """
+    decision = schedule.decide(view, arrived)
+    if decision is None or not (any(decision.steps) or decision.discarded):
+        ends = wish is not None and not schedule.agreed
+        return Commit(view.commit, view.version, (), stop=wish, progress=schedule.progress(view)) if ends else None
+    steps: list[tuple[Entry, ...]] = []
+    refused: list[Entry] = []
+    version = view.version
+    faults = _faults(decision, view)
+    for step in decision.steps:
+        refused += [_refuse(update, view, "rejected", faults[update.id]) for update in step if faults[update.id]]
+        judged = [_judge(update, version, rule, view) for update in step if not faults[update.id]]
+        refused += [entry for entry in judged if entry.fate != "applied"]
+        used = [entry for entry in judged if entry.fate == "applied"]
+        if used:
+            samples = sum(entry.samples for entry in used)
+            steps.append(tuple(replace(entry, weight=entry.weight * (entry.samples / samples)) for entry in used))
+            version += 1
+    for update in decision.discarded:
+        fault = faults[update.id]
+        refused.append(_refuse(update, view, "rejected" if fault else "discarded", fault or "late"))
+    if schedule.agreed:
+        decided = [update for step in decision.steps for update in step] + list(decision.discarded)
+        wish = next((update.stop for update in decided if update.stop), None)
+    commit = Commit(view.commit, view.version, tuple(steps), tuple(refused))
+    after = view.copy()
+    after.advance(commit)
+    progress = schedule.progress(after)
+    if wish is None:
+        diverged = after.rejected_lately(2 * max_rejected) >= max_rejected
+        wish = Stop("diverged") if diverged else Stop("steps") if progress >= 1 else None
+    return replace(commit, stop=wish, progress=progress)
+
+
+def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
+    """One optimizer step on the mean of these updates over their samples, however stale: a commit without a rule."""
+    samples = sum(update.samples for update in updates)
+    entries = (replace(_entry(u, version - u.base), weight=u.samples / samples) for u in updates)
+    return Commit(commit, version, (tuple(entries),))
+
+
+def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
+    """A decision from which `draft` makes this commit again: what the rule discarded stands where it would have been."""
+    steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
+    before: dict[int, list[Update]] = {}
+    others: list[Update] = []
+    for entry in commit.refused:
+        update, place = updates[entry.worker, entry.seq], entry.base + entry.staleness - commit.version
+        if (entry.fate, entry.reason) == ("discarded", STALE) and 0 <= place <= len(steps):
+            before.setdefault(place, []).append(update)
+        else:
+            others.append(update)
+    ordered = []
+    for place in range(len(steps) + 1):
+        ordered += [[update] for update in before.get(place, [])] + steps[place : place + 1]
+    return Decision(ordered, others)
+
+
+def _judge(update: Update, version: int, rule: Rule, view: View) -> Entry:
+    """The rule's word on an update: applied, its weight still to be shared out among the step's, or discarded."""
+    entry = _entry(update, version - update.base)
+    if update.labels:
+        entry = replace(entry, labels=update.labels)
+    weight = rule.judge(entry, view)
+    if weight is None:
+        return replace(entry, fate="discarded", reason=STALE, labels=())
+    return replace(entry, weight=weight)
+
+
+def _refuse(update: Update, view: View, fate: Fate, reason: str) -> Entry:
+    staleness = view.version - update.base if update.base >= 0 else 0
+    return replace(_entry(update, staleness), fate=fate, reason=reason)
+
+
+def _entry(update: Update, staleness: int) -> Entry:
+    return Entry(update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness)
+
+
+def _faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
+    """Why each update must be rejected, or "". A worker's generations must not go back, within a commit either."""
+    updates = [update for step in decision.steps for update in step] + list(decision.discarded)
+    highest = list(view.generation)
+    faults: dict[tuple[int, int], str] = {}
+    for update in sorted(updates, key=lambda update: update.id):
+        fault = update.fault
+        if not fault and update.generation < highest[update.worker]:
+            fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
+        if not fault and update.base > view.version:
+            fault = f"computed from version {update.base}, which does not exist yet"
+        if not fault:
+            highest[update.worker] = update.generation
+        faults[update.id] = fault
+    return faults

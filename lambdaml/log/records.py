@@ -1,0 +1,392 @@
+"""The records of a run: updates, commits and leases, as they stand in the bucket.
+
+All are immutable and created once. Numbers that name things: a `worker` is 0..N-1, `seq` counts a worker's updates
+from 0, `commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's
+leases from 1 and is its fencing token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from numpy.typing import NDArray
+
+from lambdaml.errors import BadObject
+from lambdaml.log import keys, wire
+
+Fate = Literal["applied", "discarded", "rejected"]
+Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
+DAMAGED = "damaged"
+"""Why an update whose object cannot be read is rejected."""
+Body = dict[str, NDArray[Any]]
+"""The encoded arrays of an update, by name, as its codec wrote them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why and where a run ends. `version` is the version of the result; None for the last one."""
+
+    reason: Reason
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """SHA-256 of the full training state after so many commits; replicas that differ are found by comparing them.
+
+    A version would not do: commits that take no step change the state's account of fates and leave the version.
+    """
+
+    commits: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Update:
+    """What a worker publishes: where it was computed, how long that took, and the encoded gradient.
+
+    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
+    start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
+    along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
+    for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, `arrived_s` (when it had
+    read and checked it), `fault`, its reason to reject the update, and `loaded`: whether `body` is in memory, or was let go.
+    """
+
+    worker: int
+    seq: int
+    base: int
+    generation: int
+    function: str
+    samples: int
+    loss: float
+    codec: str
+    ready_s: float = 0.0
+    compute_s: float = 0.0
+    encode_s: float = 0.0
+    upload_s: float | None = None
+    digest: Digest | None = None
+    stop: Stop | None = None
+    labels: tuple[int, ...] = ()
+    body: Body = field(default_factory=dict)
+    size_bytes: int = 0
+    download_s: float = 0.0
+    arrived_s: float | None = None
+    fault: str = ""
+    loaded: bool = True
+
+    @property
+    def id(self) -> tuple[int, int]:
+        return self.worker, self.seq
+
+    def let_go(self) -> None:
+        """Free the arrays; the header stays."""
+        self.body, self.loaded = {}, False
+
+    def pack(self) -> bytes:
+        """The object's bytes; from now on `body` and `size_bytes` are those of the object."""
+        header: dict[str, Any] = {
+            "worker": self.worker,
+            "seq": self.seq,
+            "base": self.base,
+            "generation": self.generation,
+            "function": self.function,
+            "samples": self.samples,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "codec": self.codec,
+            "ready_s": round(self.ready_s, 6),
+            "compute_s": round(self.compute_s, 6),
+            "encode_s": round(self.encode_s, 6),
+            "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
+        }
+        if self.digest:
+            header["digest"] = [self.digest.commits, self.digest.sha256]
+        if self.stop:
+            header["stop"] = asdict(self.stop)
+        if self.labels:
+            header["labels"] = list(self.labels)
+        data, self.body = wire.pack(header, list(self.body.items()))
+        self.size_bytes = len(data)
+        return data
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, worker: int, seq: int) -> Update:
+        """Read an update back and check that it is the one its key names.
+
+        Raises:
+            BadObject, NewerSchema: as in `wire.unpack`.
+        """
+        key = keys.update(worker, seq)
+        header, body = wire.unpack(data, key)
+        try:
+            digest, stop, loss = header.pop("digest", None), header.pop("stop", None), header.pop("loss")
+            labels = header.pop("labels", [])
+            if not set(header) <= _HEADER:
+                raise ValueError(f"unknown {sorted(set(header) - _HEADER)}")
+            update = Update(
+                **header,
+                loss=math.nan if loss is None else loss,
+                digest=_digest(digest),
+                stop=_stop(stop),
+                labels=_labels(labels),
+                body=body,
+                size_bytes=len(data),
+            )
+            _demand(update, int, "worker", "seq", "base", "generation", "samples")
+            _demand(
+                update,
+                float,
+                "loss",
+                "ready_s",
+                "compute_s",
+                "encode_s",
+                *(["upload_s"] if header["upload_s"] is not None else []),
+            )
+            _demand(update, str, "function", "codec")
+            if update.base < 0 or update.samples < 1:
+                raise ValueError("base or samples out of range")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadObject(f"{key} has a header that is not an update's: {error}") from error
+        if update.id != (worker, seq):
+            raise BadObject(f"{key} holds update {update.id}")
+        return update
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Update:
+        """`unpack` by the update's key."""
+        return Update.unpack(data, *keys.update_id(key))
+
+
+def damaged(worker: int, seq: int, size_bytes: int) -> Update:
+    """Stands for an update whose object cannot be read; every replica makes the same of it."""
+    return Update(worker, seq, -1, 0, "", 0, math.nan, "", size_bytes=size_bytes, fault=DAMAGED)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One update's line in the log: its fate, and all that a staleness rule may look at.
+
+    `weight` multiplies the gradient (0 unless applied); `staleness` is the number of optimizer steps between the
+    version it was computed from and the step that applied it, or that it would have been part of. `labels` are those of
+    an applied update.
+    """
+
+    worker: int
+    seq: int
+    base: int
+    generation: int
+    samples: int
+    loss: float
+    staleness: int
+    weight: float = 0.0
+    fate: Fate = "applied"
+    reason: str = ""
+    labels: tuple[int, ...] = ()
+
+    def dump(self) -> list[Any]:
+        loss = self.loss if math.isfinite(self.loss) else None
+        line = [self.worker, self.seq, self.base, self.generation, self.samples, loss, self.staleness]
+        if self.fate != "applied":
+            return [*line, self.fate, self.reason]
+        return [*line, self.weight, list(self.labels)] if self.labels else [*line, self.weight]
+
+    @staticmethod
+    def load(line: list[Any]) -> Entry:
+        worker, seq, base, generation, samples, loss, staleness, *rest = line
+        loss = math.nan if loss is None else loss
+        if isinstance(rest[0], str):
+            fate, reason = rest
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
+        else:
+            weight, labels = rest if len(rest) == 2 else (*rest, [])
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, weight, labels=_labels(labels))
+        _demand(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
+        _demand(entry, float, "loss", "weight")
+        if entry.fate not in get_args(Fate):
+            raise ValueError(f"fate {entry.fate!r}")
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses.
+
+    `progress` is the share of the run that is done after it, in [0, 1]. `next_s` is the writer's guess of how long after this entry the next one will be there, for those who wait for it.
+    """
+
+    commit: int
+    version: int
+    steps: tuple[tuple[Entry, ...], ...]
+    refused: tuple[Entry, ...] = ()
+    stop: Stop | None = None
+    digest: Digest | None = None
+    function: str = ""
+    time_s: float = 0.0
+    next_s: float = 0.0
+    progress: float = 0.0
+
+    @property
+    def last_version(self) -> int:
+        """The version after this commit."""
+        return self.version + len(self.steps)
+
+    @property
+    def applied(self) -> list[Entry]:
+        return [entry for step in self.steps for entry in step]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every update that gets its fate here."""
+        return [*self.applied, *self.refused]
+
+    def same(self, other: Commit) -> bool:
+        """Whether two functions came to the same commit; who wrote it, and when, aside."""
+        return self._content() == other._content()
+
+    def _content(self) -> tuple[Any, ...]:
+        steps = [[entry.dump() for entry in step] for step in self.steps]
+        return self.commit, self.version, steps, sorted(entry.dump()[:2] for entry in self.refused), self.stop
+
+    def pack(self) -> bytes:
+        """The object's bytes."""
+        return wire.dump_json(
+            {
+                "commit": self.commit,
+                "version": self.version,
+                "steps": [[entry.dump() for entry in step] for step in self.steps],
+                "refused": [entry.dump() for entry in self.refused],
+                "stop": asdict(self.stop) if self.stop else None,
+                "digest": [self.digest.commits, self.digest.sha256] if self.digest else None,
+                "function": self.function,
+                "time_s": round(self.time_s, 6),
+                "next_s": round(self.next_s, 6),
+                "progress": self.progress,
+            }
+        )
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, commit: int) -> Commit:
+        """Read a log entry back.
+
+        Raises:
+            BadObject, NewerSchema: as in `wire.load_json`.
+        """
+        key = keys.log(commit)
+        record = wire.load_json(data, key)
+        try:
+            found = Commit(
+                commit=record["commit"],
+                version=record["version"],
+                steps=tuple(tuple(Entry.load(line) for line in step) for step in record["steps"]),
+                refused=tuple(Entry.load(line) for line in record["refused"]),
+                stop=_stop(record["stop"]),
+                digest=_digest(record["digest"]),
+                function=record["function"],
+                time_s=record["time_s"],
+                next_s=record["next_s"],
+                progress=record["progress"],
+            )
+            _demand(found, int, "commit", "version")
+            _demand(found, float, "time_s", "next_s", "progress")
+            _demand(found, str, "function")
+            if not all(found.steps):
+                raise ValueError("an empty step")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise BadObject(f"{key} is not a log entry: {error}") from error
+        if found.commit != commit:
+            raise BadObject(f"{key} holds commit {found.commit}")
+        return found
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Commit:
+        """`unpack` by the entry's key."""
+        return Commit.unpack(data, keys.number(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """`function` works as `worker` until `duration_s` after this object, or the worker's latest update, was written.
+
+    By the store's clock. A lease with `released` set is free at once. One with `standin` set is held in place of the
+    function that the worker is meant for, which may take it at any time.
+    """
+
+    worker: int
+    generation: int
+    function: str
+    duration_s: float
+    released: bool = False
+    standin: bool = False
+
+    def pack(self) -> bytes:
+        return wire.dump_json(asdict(self))
+
+    @staticmethod
+    def unpack(data: bytes | memoryview, worker: int, generation: int) -> Lease:
+        key = keys.lease(worker, generation)
+        try:
+            lease = Lease(**wire.load_json(data, key))
+            _demand(lease, int, "worker", "generation")
+            _demand(lease, float, "duration_s")
+            _demand(lease, str, "function")
+        except TypeError as error:
+            raise BadObject(f"{key} is not a lease: {error}") from error
+        if (lease.worker, lease.generation) != (worker, generation):
+            raise BadObject(f"{key} holds the lease of worker {lease.worker}, generation {lease.generation}")
+        return lease
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Lease:
+        """`unpack` by the lease's key."""
+        _, worker, generation = key.split("/")
+        return Lease.unpack(data, int(worker), int(generation))
+
+
+_HEADER = frozenset(Update.__dataclass_fields__) - {
+    "digest",
+    "stop",
+    "labels",
+    "loss",
+    "body",
+    "size_bytes",
+    "download_s",
+    "arrived_s",
+    "fault",
+    "loaded",
+}
+
+
+def _demand(record: object, kind: type, *names: str) -> None:
+    """Raise TypeError unless these attributes are of this kind; an int may stand for a float, a bool for nothing."""
+    kinds = (int, float) if kind is float else (kind,)
+    for name in names:
+        value = getattr(record, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _stop(record: Any) -> Stop | None:
+    if record is None:
+        return None
+    stop = Stop(**record)
+    if stop.reason not in get_args(Reason):
+        raise ValueError(f"stop {stop.reason!r}")
+    if stop.version is not None:
+        _demand(stop, int, "version")
+    return stop
+
+
+def _labels(counts: Any) -> tuple[int, ...]:
+    if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
+        raise TypeError(f"labels are {counts!r}")
+    return tuple(counts)
+
+
+def _digest(record: Any) -> Digest | None:
+    if record is None:
+        return None
+    digest = Digest(*record)
+    _demand(digest, int, "commits")
+    _demand(digest, str, "sha256")
+    return digest

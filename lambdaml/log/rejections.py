@@ -1,0 +1,49 @@
+"""What is said of updates that the log rejected, or that could not be computed: which, of which samples, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lambdaml.log.records import Entry
+from lambdaml.settings import Settings
+from lambdaml.training.sampling import Sampler
+
+SHOWN = 8
+"""Sample numbers that are named; of more, only these."""
+
+
+def sampler_of(settings: Settings) -> Sampler:
+    """What deals the run's samples."""
+    return Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+
+
+def describe(entry: Entry, sampler: Sampler) -> str:
+    """`update 3 of worker 0 (samples 40, 12): loss is not finite`."""
+    return f"{describe_update(entry.worker, entry.seq, sampler)}: {entry.reason}"
+
+
+def describe_update(worker: int, seq: int, sampler: Sampler) -> str:
+    """`update 3 of worker 0 (samples 40, 12)`."""
+    return f"update {seq} of worker {worker} ({_samples(sorted(sampler.indices(worker, seq).tolist()))})"
+
+
+def summarise(entries: Sequence[Entry], settings: Settings) -> str:
+    """All of them in a sentence: how many, why, the first, and the samples that each of several was computed from."""
+    sampler = sampler_of(settings)
+    reasons = "; ".join(sorted({entry.reason for entry in entries}))
+    said = f"{len(entries)} rejected ({reasons}), the first: {describe(entries[0], sampler)}"
+    common = set(sampler.indices(entries[0].worker, entries[0].seq).tolist())
+    for entry in entries[1:]:
+        common &= set(sampler.indices(entry.worker, entry.seq).tolist())
+    if len(entries) > 1 and common:
+        said += f"; each of them was computed from {_samples(sorted(common))}, among others"
+    workers = {entry.worker for entry in entries}
+    if len(entries) > 1 and len(workers) == 1 and settings.workers > 1:
+        said += f"; all are worker {workers.pop()}'s"
+    return said
+
+
+def _samples(numbers: list[int]) -> str:
+    named = ", ".join(map(str, numbers[:SHOWN]))
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return f"sample{'s' if len(numbers) > 1 else ''} {named}{more}"

@@ -1,0 +1,271 @@
+"""What a run keeps of its history, and how the rest is deleted while it goes on.
+
+A run goes on from its newest snapshot. The snapshots before it, and the updates that have their fate before it, serve
+replay only; where their bytes are bounded (`Settings.keep_bytes`), whoever writes the log deletes the oldest of them.
+
+The *horizon* says from which snapshot on everything is kept. It is an object that is created before anything below it
+is deleted, so whoever finds an object missing can tell deletion from loss: functions that a horizon has passed load the
+newest snapshot, readers begin at the horizon. Snapshots are deleted before the updates that a replay from them would
+demand. Horizon objects are deleted last, so that a successor finds what was begun. A snapshot or an update that was
+written late, by a request of long ago, may stand below the horizon; nobody looks there.
+
+A *pin* keeps the history from a version on for a reader. It is written first, and the horizon looked at afterwards;
+whoever deletes publishes the horizon first and looks at the pins afterwards: so one of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.errors import BadObject, SettingsError
+from lambdaml.log import keys, wire
+from lambdaml.log.reads import present, read, read_many, read_now
+from lambdaml.storage import ObjectInfo
+from lambdaml.storage.backend import batches
+from lambdaml.storage.protocol import Bytes, Store
+from lambdaml.worker.world import World
+
+if TYPE_CHECKING:
+    from lambdaml.worker.function import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """A snapshot, as a place in the run's history.
+
+    Attributes:
+        version: of the snapshot.
+        commit: log entries that it rests on.
+        fated: per worker, how many of its updates have their fate in those.
+    """
+
+    version: int
+    commit: int
+    fated: tuple[int, ...]
+
+    @property
+    def progress(self) -> int:
+        """Updates with a fate, over all workers."""
+        return sum(self.fated)
+
+    @staticmethod
+    def of(view: Mapping[str, Any]) -> Horizon:
+        """The place of a state whose account of the log is this; see `View.dump`."""
+        return Horizon(view["version"], view["commit"], tuple(view["fated"]))
+
+    def dump(self) -> bytes:
+        """The object's bytes."""
+        return wire.dump_json({"version": self.version, "commit": self.commit, "fated": list(self.fated)})
+
+    @staticmethod
+    def read(data: Bytes, key: str) -> Horizon:
+        """Read one back.
+
+        Raises:
+            BadObject: it is damaged.
+        """
+        record = wire.load_json(data, key)
+        try:
+            return Horizon(int(record["version"]), int(record["commit"]), tuple(map(int, record["fated"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadObject(f"{key} is no horizon") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a run's history is made of.
+
+    Attributes:
+        update_bytes: of the largest update seen.
+        snapshot_bytes: of the largest snapshot seen.
+        every: updates between snapshots, over all workers.
+    """
+
+    update_bytes: int
+    snapshot_bytes: int
+    every: int
+
+    def history(self, updates: int) -> int:
+        """Bytes of so many updates and their snapshots, those at both ends included."""
+        return updates * self.update_bytes + (updates // self.every + 1) * self.snapshot_bytes
+
+
+def updates_between(older: Horizon, newer: Horizon) -> Iterator[str]:
+    """Keys of the updates that have their fate between the two."""
+    for worker, (start, end) in enumerate(zip(older.fated, newer.fated, strict=True)):
+        for seq in range(start, end):
+            yield keys.update(worker, seq)
+
+
+class Retention:
+    """Moves the horizon of a run whose history is bounded, for the function that holds worker 0.
+
+    Args:
+        function: that one.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._update_bytes = self._snapshot_bytes = 0
+        self._marks: deque[Horizon] = deque()  # snapshots written here that may become the horizon
+        self._horizons = [Horizon(0, 0, (0,) * function.settings.workers)]  # down to the first all is deleted
+        self._known = False
+        self._due = False
+
+    def applied(self, size_bytes: int) -> None:
+        """An update of this size was applied."""
+        self._update_bytes = max(self._update_bytes, size_bytes)
+
+    def wrote(self, view: Mapping[str, Any], size_bytes: int) -> None:
+        """A snapshot was written here, and nobody else's stands in its place."""
+        self._snapshot_bytes = max(self._snapshot_bytes, size_bytes)
+        self._marks.append(Horizon.of(view))
+        self._due = True
+
+    async def keep(self) -> None:
+        """After each snapshot, delete what the bound demands, until the run ends."""
+        function = self._function
+        while function.settings.keep_bytes is not None:
+            await function.until(lambda: self._due)
+            self._due = False
+            committer = function.committer
+            if committer.active and committer.wish is None and function.head.stop is None:
+                await self._advance(function.settings.keep_bytes)
+
+    async def _advance(self, keep_bytes: int) -> None:
+        function, store = self._function, self._function.world.store
+        sizes = Sizes(
+            self._update_bytes, self._snapshot_bytes, function.settings.snapshot_every * function.settings.workers
+        )
+
+        def exceeds(place: Horizon) -> bool:
+            """Whether the history from there on is too much, or will be when two more snapshots stand: a successor takes
+            its first one before it can delete up to it."""
+            return sizes.history(function.head.progress - place.progress + 2 * sizes.every) > keep_bytes
+
+        if not self._marks or not exceeds(self._horizons[-1]):
+            return
+        if not self._known:  # somebody else's may stand
+            self._horizons = await _published(function.world) or self._horizons
+            self._known = True
+        limit = min([*await self._pinned(), *function.committer.unjudged, self._marks[-1].version])
+        wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
+        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version) and self._stops(mark)]
+        if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
+            await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
+            self._horizons.append(allowed[-1])
+        await self._delete()
+
+    def _stops(self, place: Horizon) -> bool:
+        """Whether a function that thaws and publishes anew what was deleted before this place, without reading the log,
+        meets an update that stands, which tells it that it was replaced."""
+        function = self._function
+        fated = zip(function.head.fated, place.fated, strict=True)
+        return not function.schedule.agreed or all(now > then for now, then in fated)
+
+    async def _delete(self) -> None:
+        """Delete what lies below the newest horizon that no pin forbids."""
+        store, first = self._function.world.store, self._horizons[0]
+        limit = min(await self._pinned(), default=self._horizons[-1].version)
+        passed = [horizon for horizon in self._horizons if horizon.version <= limit]
+        if not passed or passed[-1] == first:
+            return
+        last = passed[-1]
+        older = [info.key for info in await store.list(keys.SNAPSHOTS) if keys.number(info.key) < last.version]
+        spent = [keys.horizon(horizon.commit) for horizon in passed[:-1]]
+        for doomed in (older, updates_between(first, last), spent):
+            for batch in batches(doomed):
+                await store.delete(batch)
+        self._horizons = self._horizons[len(passed) - 1 :]
+        self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
+        self._function.world.emit("horizon", version=last.version)
+
+    async def _pinned(self) -> list[int]:
+        """The versions that pins name."""
+        world = self._function.world
+        found = [await read(world, info.key, _version) for info in await world.store.list(keys.PINS)]
+        return [version for version in found if version is not None]
+
+
+async def _published(world: World) -> list[Horizon]:
+    """The horizons that stand, the newest last."""
+    found = [await read(world, info.key, Horizon.read) for info in await world.store.list(keys.HORIZONS)]
+    return [horizon for horizon in found if horizon is not None]
+
+
+async def passed(world: World, commit: int) -> bool:
+    """Whether a function that has applied so many commits may miss what it needs to go on: the horizon is ahead."""
+    infos = await world.store.list(keys.HORIZONS)
+    return bool(infos) and keys.number(infos[-1].key) > commit
+
+
+def horizon_of(store: Store) -> Horizon | None:
+    """The newest horizon; None where nothing was ever deleted."""
+    *_, newest = [None, *(info.key for info in store.list(keys.HORIZONS))]
+    return None if newest is None else present(read_now(store, newest, Horizon.read), newest)
+
+
+def snapshots_kept(store: Store) -> Iterator[ObjectInfo]:
+    """The snapshots that the run can be replayed from, in order."""
+    horizon = horizon_of(store)
+    first = horizon.version if horizon is not None else 0
+    return store.list(keys.SNAPSHOTS, after=keys.snapshot(first - 1) if first else "")
+
+
+def pin(store: Store, name: str, version: int) -> None:
+    """Keep the history from a version on until `unpin`, whatever the run's bound says.
+
+    Raises:
+        SettingsError: it is deleted already, or the name is no part of a key.
+    """
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise SettingsError(f"a pin's name is made of letters, digits, '_', '-' and '.' (it is {name!r})")
+    store.put(keys.pin(name), wire.dump_json({"version": version}))
+    horizon = horizon_of(store)
+    if horizon is not None and horizon.version > version:
+        unpin(store, name)
+        raise SettingsError(f"the history of {store.url} begins at version {horizon.version}: {version} is deleted")
+
+
+def unpin(store: Store, name: str) -> None:
+    """Take a pin away; one that is not there is no error."""
+    store.delete([keys.pin(name)])
+
+
+def garbage(store: Store, result: int | None) -> tuple[Horizon, list[str]] | None:
+    """What only replay needs of a run that nobody works on: the horizon to publish first, and the keys to delete then,
+    in their order. None if that is nothing.
+
+    Args:
+        result: the version of the run's result, where that is not the last one.
+    """
+    from lambdaml.log.snapshot import State as Snapshot
+
+    infos = list(store.list(keys.SNAPSHOTS))
+    pins = read_many(store, [info.key for info in store.list(keys.PINS)], _version)
+    if not infos:
+        return None
+    newest = keys.number(infos[-1].key)
+    wanted = min(version for version in (newest, result, *pins) if version is not None)
+    oldest = max((info.key for info in infos if keys.number(info.key) <= wanted), default=infos[0].key)
+    horizon = Horizon.of(present(read_now(store, oldest, Snapshot.load), oldest).meta["view"])
+    doomed = [info.key for info in infos if info.key < oldest]
+    for info in store.list(keys.UPDATES):
+        worker, seq = keys.update_id(info.key)
+        if seq < horizon.fated[worker]:
+            doomed.append(info.key)
+    spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
+    return (horizon, doomed + spent) if doomed else None
+
+
+def _version(data: Bytes, key: str) -> int:
+    """The version that a pin names."""
+    record: dict[str, Any] = wire.load_json(data, key)
+    try:
+        return int(record["version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadObject(f"{key} is no pin") from error

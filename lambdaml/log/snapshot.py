@@ -1,0 +1,193 @@
+"""Snapshots: the full training state at a version, as one safetensors file.
+
+Tensors are named `model/<state_dict name>`, `buffer/<name>` for buffers that are no part of the state_dict,
+`optimizer/<parameter index>/<entry>`, `scheduler/...`, and `rule/<name>` for what a staleness rule remembers. Everything
+that is not a tensor stands as JSON in the metadata, under `state` (`lambdaml.log.encoding`). Nothing needs pickle, and any
+safetensors reader can look inside. safetensors knows complex64 and no other complex numbers: those stand as pairs of
+real numbers, and the metadata's `complex` names them.
+
+Parameters that require no gradient when the run begins stand once, in `frozen.safetensors`; snapshots name the SHA-256 of
+that state under `frozen`, and hold only what became of those that something changed all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.errors import BadObject
+from lambdaml.log import keys, wire
+from lambdaml.log.reads import present, read_now
+from lambdaml.log.wire import canonical
+from lambdaml.storage.protocol import Store
+from lambdaml.worker.machine import FROZEN
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODEL = "model/"
+RULE = "rule/"
+EXTRA = "extra/"
+"""Begins the names of tensors in a module's extra state."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state of a replica: CPU tensors by name, and other values as `lambdaml.log.encoding` writes them.
+
+    Attributes:
+        frozen: the parameters that require no gradient and are as they were when the run began; by name. A state that was
+            just read has none of them, see `over`.
+    """
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        version: int = self.meta["view"]["version"]
+        return version
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensors that a snapshot holds."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Those that are frozen included."""
+        return {**self.frozen, **self.tensors}
+
+    def base(self) -> State:
+        """What stands in frozen.safetensors: a state of the frozen parameters alone."""
+        return State(dict(self.frozen), {})
+
+    def over(self, base: State) -> State:
+        """This state together with the frozen parameters that it was read without.
+
+        Raises:
+            BadObject: it is a state over others.
+        """
+        if base.digest() != self.meta[FROZEN]:
+            raise BadObject(f"{keys.FROZEN} holds other parameters than the run's snapshots were taken with")
+        return replace(self, frozen=base.tensors)
+
+    def model(self) -> dict[str, Any]:
+        """The model's state_dict."""
+        from lambdaml.log.encoding import decode
+
+        named = self.all_tensors
+        tensors = {name.removeprefix(MODEL): t for name, t in named.items() if name.startswith(MODEL)}
+        return tensors | {name: decode(value, named) for name, value in self.meta.get("extra", {}).items()}
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give a module of the same job the model of this state.
+
+        Raises:
+            RuntimeError: it is another model.
+        """
+        from lambdaml.training.buffers import Buffers
+
+        state = self.model()
+        Buffers(model, late=False).load(self.tensors, state)
+        model.load_state_dict(state)
+
+    def digest(self, schema: int = wire.SCHEMA) -> str:
+        """SHA-256 over the schema, all values, and the tensors in the order of their names; frozen ones count by their own
+        digest, which is one of the values."""
+        from lambdaml.log.tensorfile import raw
+
+        sha = hashlib.sha256(canonical({"schema": schema, **self.meta}))
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            sha.update(heading(name, tensor.dtype, tuple(tensor.shape)))
+            sha.update(raw(tensor))
+        return sha.hexdigest()
+
+    def dump(self, sha256: str = "") -> bytes:
+        """The bytes of the snapshot object, the one copy of the tensors that this makes.
+
+        Args:
+            sha256: the digest, if it is known already.
+        """
+        from lambdaml.log.tensorfile import dump
+
+        record = {"schema": wire.SCHEMA, "sha256": sha256 or self.digest(wire.SCHEMA), **self.meta}
+        return dump(self.tensors, {"state": json.dumps(record, separators=(",", ":"), allow_nan=False)})
+
+    def dump_model(self) -> bytes:
+        """The bytes of model.safetensors: the state_dict alone, so that equal models are equal files.
+
+        Extra state (`get_extra_state`) stands in the metadata's `extra`.
+        """
+        from lambdaml.log.tensorfile import dump
+
+        extra = self.meta.get("extra")
+        metadata = {"format": "pt"} | ({"extra": canonical(extra).decode()} if extra else {})
+        kept = (MODEL, EXTRA) if extra else (MODEL,)
+        return dump(
+            {name.removeprefix(MODEL): t for name, t in self.all_tensors.items() if name.startswith(kept)}, metadata
+        )
+
+    @staticmethod
+    def load(data: bytes | memoryview, key: str) -> State:
+        """Read a snapshot and check it against the digest it carries.
+
+        Raises:
+            BadObject: it is damaged or truncated.
+            NewerSchema: it was written by a newer lambdaml.
+        """
+        from lambdaml.log.tensorfile import load
+
+        try:
+            tensors, metadata = load(data)
+            meta, schema, sha256 = read_meta(metadata)
+        except ValueError as error:
+            raise BadObject(f"{key} is not a snapshot: it is damaged or truncated ({len(data)} bytes)") from error
+        state = State(tensors, meta)
+        if state.digest(schema) != sha256:
+            raise BadObject(f"{key} does not match its checksum")
+        wire.check_schema({"schema": schema}, key)
+        return state
+
+
+def heading(name: str, dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """What of a tensor goes into a digest ahead of its bytes."""
+    return f"{name}:{dtype}:{shape}".encode()
+
+
+def read_meta(metadata: Mapping[str, str]) -> tuple[dict[str, Any], int, str]:
+    """A state's values, its schema and its digest, from the metadata of its file. Raises ValueError."""
+    try:
+        meta = json.loads(metadata["state"])
+        if not isinstance(meta, dict):
+            raise TypeError("no state")
+        schema, sha256 = int(meta.pop("schema")), str(meta.pop("sha256"))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"no state: {error}") from error
+    return meta, schema, sha256
+
+
+def read_state(store: Store, key: str) -> State | None:
+    """A snapshot with all that belongs to it, or None where there is none.
+
+    Raises:
+        BadObject: it, or the frozen parameters, are damaged or not there.
+    """
+    state = read_now(store, key, State.load)
+    if state is None or FROZEN not in state.meta:
+        return state
+    return state.over(present(read_now(store, keys.FROZEN, State.load), keys.FROZEN))
+
+
+def read_model(data: bytes | memoryview) -> State:
+    """The state_dict that a model.safetensors holds, as a state without anything else."""
+    from lambdaml.log.tensorfile import load
+
+    tensors, metadata = load(data)
+    model = {name if name.startswith(EXTRA) else MODEL + name: tensor for name, tensor in tensors.items()}
+    return State(model, {"extra": json.loads(metadata.get("extra", "{}"))})

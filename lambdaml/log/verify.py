@@ -1,0 +1,215 @@
+"""Verify: check a run's promises against nothing but its bucket.
+
+The log has no gap; every published update has exactly one fate; what the log says of each update is what the update
+says of itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result,
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lambdaml.errors import BadObject, LambdaMLError
+from lambdaml.log import keys
+from lambdaml.log.commits import decision_of, draft
+from lambdaml.log.reads import read_now
+from lambdaml.log.records import Commit, Update
+from lambdaml.log.retention import snapshots_kept
+from lambdaml.log.snapshot import State, read_state
+from lambdaml.log.view import View
+from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules.fixed import Fixed
+from lambdaml.staleness import RULES
+from lambdaml.storage import Bytes
+from lambdaml.training import numerics
+
+if TYPE_CHECKING:
+    from lambdaml.log.run import Run
+    from lambdaml.training.replica import Replica
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked, and what was found. `faults` is empty for a run that keeps its promises.
+
+    Attributes:
+        first: The version that the check begins at; what was before it is deleted.
+        unproven: How many states differ from a replay that this process computed in another numerics class than the
+            run's, which is no fault of the run, and in what the classes differ.
+    """
+
+    commits: int = 0
+    updates: int = 0
+    pending: int = 0
+    digests: int = 0
+    snapshots: int = 0
+    version: int = 0
+    first: int = 0
+    model: bool = False
+    faults: list[str] = field(default_factory=list)
+    unproven: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults and not self.unproven
+
+
+def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """Check everything, from the earliest snapshot that is kept.
+
+    Args:
+        progress: called with commits checked and commits there are.
+    """
+    from lambdaml.engines.live import OneThread
+
+    numerics.prepare_for(run.settings.numerics)
+    with OneThread() as compute:
+        return compute.submit(_verify, run, progress).result()
+
+
+def _verify(run: Run, progress: Callable[[int, int], None]) -> Report:
+    report = Report()
+    try:
+        numbers = [keys.number(info.key) for info in run.store.list(keys.LOG)]
+        if numbers != list(range(len(numbers))):
+            gap = next(expected for expected, number in enumerate(numbers) if expected != number)
+            report.faults.append(f"the log has a gap: {keys.log(gap)} is missing")
+            return report
+        _check_fates(run, report, _check_replay(run, report, len(numbers), progress))
+    except LambdaMLError as error:
+        report.faults.append(str(error))
+    return report
+
+
+def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int, int], None]) -> list[int] | None:
+    """Returns how many updates of each worker had their fate when the history that is kept begins."""
+    from lambdaml.log.replay import commits_from, replica_at
+
+    snapshots = [keys.number(info.key) for info in snapshots_kept(run.store)]
+    if not snapshots:
+        report.faults.append("the run has no snapshot")
+        return None
+    replica = replica_at(run, snapshots[0])
+    report.first, begin = snapshots[0], list(replica.view.fated)
+    # Commits that take no step leave the version as it is, so a version may have several states.
+    states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
+    digests: dict[int, str] = {}
+    unchecked = {}
+    differ: list[str] = []
+    for commit, updates in commits_from(run, replica.view.commit):
+        _check_commit(run, replica, commit, updates, report)
+        replica.apply(commit, updates)
+        report.commits = commit.commit + 1
+        wanted = replica.version in snapshots
+        if wanted:
+            sha256 = digests[replica.view.commit] = replica.state().digest()
+            states.setdefault(replica.version, set()).add(sha256)
+        claims = [(update.digest, f"update {update.id}") for update in updates.values() if update.digest]
+        for digest, where in [*claims, (commit.digest, keys.log(commit.commit))]:
+            if digest:
+                unchecked[digest.commits, digest.sha256] = where
+        progress(report.commits, total)
+    report.version = replica.version
+    for (commits, sha256), where in unchecked.items():
+        if commits in digests:
+            report.digests += 1
+            if sha256 != digests[commits]:
+                differ.append(f"{where} claims another state after {commits} commits than the replay")
+    differ += _check_snapshots(run, replica, states, snapshots, report)
+    why = numerics.differences(run.settings.numerics) if differ else ""
+    if why:
+        report.unproven = f"{len(differ)} states differ from the replay here, in another numerics class: {why}"
+    else:
+        report.faults += differ
+    return begin
+
+
+def _check_commit(
+    run: Run, replica: Replica, commit: Commit, updates: dict[tuple[int, int], Update], report: Report
+) -> None:
+    """The log's account of each applied update against the update itself, and against the rule."""
+    settings, where = run.settings, keys.log(commit.commit)
+    for update in updates.values():
+        update.fault = update.fault or replica.check(update)
+    for entry in commit.applied:
+        fault = updates[entry.worker, entry.seq].fault
+        if fault:
+            report.faults.append(
+                f"{where} applies {keys.update(entry.worker, entry.seq)}, which must be rejected: {fault}"
+            )
+    if not commit.entries:
+        return
+    again = draft(
+        replica.view.copy(),
+        Fixed(decision_of(commit, updates)),
+        RULES.make(settings.staleness),
+        (),
+        max_rejected=settings.max_rejected,
+    )
+    assert again is not None
+    if _account(again) != _account(commit):
+        report.faults.append(f"{where} does not say of its updates what they say of themselves")
+    order = [[entry.worker for entry in step] for step in commit.steps]
+    if SCHEDULES.make(settings.schedule).agreed and any(step != sorted(step) for step in order):
+        report.faults.append(f"{where} sums its updates in another order than by worker")
+
+
+def _check_snapshots(
+    run: Run, replica: Replica, states: dict[int, set[str]], snapshots: list[int], report: Report
+) -> list[str]:
+    """Counts the snapshots and looks at the result; returns which snapshots differ from the replay."""
+    differ = []
+    for version in snapshots:
+        state = read_now(run.store, keys.snapshot(version), State.load)
+        if state is None or version not in states:
+            report.faults.append(f"{keys.snapshot(version)} is of a version that the log does not make")
+            continue
+        report.snapshots += 1
+        if state.digest() not in states[version]:
+            differ.append(f"{keys.snapshot(version)} differs from the replay")
+    stop = replica.view.stop
+    _check_model(run, replica.version if stop is None or stop.version is None else stop.version, report)
+    return differ
+
+
+def _check_model(run: Run, version: int, report: Report) -> None:
+    """The result, if there is one, against the snapshot of its version."""
+    model = run.store.get(keys.MODEL)
+    if model is None:
+        return
+    report.model = True
+    state = read_state(run.store, keys.snapshot(version))
+
+    def compare(data: Bytes, key: str) -> None:
+        if state is None or state.dump_model() != bytes(data):
+            raise BadObject(f"{key} is not the model of version {version}")
+
+    try:
+        read_now(run.store, keys.MODEL, compare, model)
+    except BadObject as error:
+        report.faults.append(str(error))
+
+
+def _check_fates(run: Run, report: Report, begin: list[int] | None) -> None:
+    """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
+    fated: set[tuple[int, int]] = set()
+    view = View(run.settings.workers, run.settings.steps)
+    for commit in run.log():
+        for entry in commit.entries:
+            if (entry.worker, entry.seq) in fated:
+                report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
+            fated.add((entry.worker, entry.seq))
+        view.advance(commit)
+    published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
+    report.updates = len(fated)
+    report.pending = len(published - fated)
+    kept = {(worker, seq) for worker, seq in fated if begin and seq >= begin[worker]}
+    for worker, seq in sorted(kept - published):
+        report.faults.append(f"{keys.update(worker, seq)} has a fate but does not exist")
+
+
+def _account(commit: Commit) -> tuple[object, ...]:
+    steps = [[entry.dump() for entry in step] for step in commit.steps]
+    return steps, sorted(entry.dump() for entry in commit.refused)

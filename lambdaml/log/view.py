@@ -1,0 +1,136 @@
+"""What the log says so far, in numbers: the part of a replica that needs no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from lambdaml.errors import BadObject
+from lambdaml.log.records import Commit, Stop
+
+RECENT = 20_000
+"""Updates over which rejections are remembered."""
+
+
+class View:
+    """The run as told by commits 0 .. `commit` - 1. A pure function of them.
+
+    Attributes:
+        workers: N.
+        steps: updates each worker is to publish, or commits to make where a schedule counts those.
+        commit: number of the next log entry.
+        version: optimizer steps taken.
+        fated: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
+        generation: per worker, the highest fencing token seen.
+        rejected: updates with the fate "rejected".
+        rejections: of the newest of these, at which `progress` each got its fate; none older than `RECENT`.
+        staleness: how many applied updates were how many steps old.
+        labels: sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
+        stop: why the run ended, or None while it goes on.
+    """
+
+    __slots__ = (
+        *("commit", "fated", "generation", "labels", "rejected", "rejections"),
+        *("staleness", "steps", "stop", "version", "workers"),
+    )
+
+    def __init__(self, workers: int, steps: int) -> None:
+        self.workers = workers
+        self.steps = steps
+        self.commit = 0
+        self.version = 0
+        self.fated = [0] * workers
+        self.generation = [0] * workers
+        self.rejected = 0
+        self.rejections: list[int] = []
+        self.staleness: dict[int, int] = {}
+        self.labels: list[int] = []
+        self.stop: Stop | None = None
+
+    @property
+    def progress(self) -> int:
+        """Updates with a fate, over all workers."""
+        return sum(self.fated)
+
+    def advance(self, commit: Commit) -> None:
+        """Take in the next commit.
+
+        Raises:
+            BadObject: it is not the next one, or gives an update a fate out of turn or twice.
+        """
+        if (commit.commit, commit.version) != (self.commit, self.version) or self.stop:
+            raise BadObject(
+                f"log entry {commit.commit} from version {commit.version} does not follow "
+                f"commit {self.commit} at version {self.version}"
+            )
+        fated, entries = list(self.fated), commit.entries
+        for worker, seq in sorted([(entry.worker, entry.seq) for entry in entries]):
+            if not 0 <= worker < self.workers:
+                raise BadObject(f"log entry {commit.commit} names worker {worker} of {self.workers}")
+            if seq != fated[worker]:
+                raise BadObject(
+                    f"log entry {commit.commit} decides update {seq} of worker {worker}, but {fated[worker]} is next"
+                )
+            fated[worker] += 1
+        self.fated = fated
+        for entry in entries:
+            self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
+            if entry.fate == "rejected":
+                self.rejected += 1
+                self.rejections.append(self.progress)  # all of a commit are its newest
+        oldest = self.progress - RECENT
+        self.rejections = [place for place in self.rejections if place > oldest]
+        for entry in commit.applied:
+            self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
+            if entry.labels:
+                self._count(entry.labels)
+        self.commit += 1
+        self.version = commit.last_version
+        self.stop = commit.stop
+
+    def rejected_lately(self, updates: int) -> int:
+        """How many of the latest so many updates, at most `RECENT`, were rejected."""
+        return sum(place > self.progress - updates for place in self.rejections)
+
+    def _count(self, labels: tuple[int, ...]) -> None:
+        self.labels += [0] * (len(labels) - len(self.labels))
+        for label, count in enumerate(labels):
+            self.labels[label] += count
+
+    def copy(self) -> View:
+        """One that advances by itself."""
+        view = View(self.workers, self.steps)
+        view.commit, view.version, view.rejected, view.stop = self.commit, self.version, self.rejected, self.stop
+        view.fated, view.generation = list(self.fated), list(self.generation)
+        view.staleness, view.labels = dict(self.staleness), list(self.labels)
+        view.rejections = list(self.rejections)
+        return view
+
+    def dump(self) -> dict[str, Any]:
+        """For a snapshot's metadata."""
+        return {
+            "commit": self.commit,
+            "version": self.version,
+            "fated": list(self.fated),
+            "generation": list(self.generation),
+            "rejected": self.rejected,
+            "rejections": list(self.rejections),
+            "staleness": [list(pair) for pair in sorted(self.staleness.items())],
+            "labels": list(self.labels),
+            "stop": asdict(self.stop) if self.stop else None,
+        }
+
+    @staticmethod
+    def load(record: dict[str, Any], workers: int, steps: int) -> View:
+        """From a snapshot's metadata."""
+        view = View(workers, steps)
+        view.commit = record["commit"]
+        view.version = record["version"]
+        view.fated = list(record["fated"])
+        view.generation = list(record["generation"])
+        view.rejected = record["rejected"]
+        view.rejections = list(record["rejections"])
+        view.staleness = {staleness: count for staleness, count in record["staleness"]}
+        view.labels = list(record["labels"])
+        view.stop = Stop(**record["stop"]) if record["stop"] else None
+        return view

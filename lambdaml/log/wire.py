@@ -1,0 +1,148 @@
+"""How objects are written, and how they are checked when they are read.
+
+Two forms. Small records are one JSON object in UTF-8 whose last member is a CRC-32 of everything before it, so that
+a person can read them and a program can trust them. Tensors travel in an envelope:
+
+    4 bytes   magic "LML1"
+    4 bytes   length H of the header, little-endian
+    4 bytes   CRC-32 of header and payload
+    4 bytes   zero
+    H bytes   JSON header, padded with spaces so that the payload begins at a multiple of 64
+    rest      the parts one after the other, raw and little-endian, as the header's `parts` says: name, dtype, shape
+
+Nothing that is read is executed, and sizes are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.errors import BadObject, NewerSchema, OlderSchema
+
+SCHEMA = 2
+"""Version of every format in this file and in `lambdaml.log.records`."""
+
+_PREAMBLE = struct.Struct("<4sIII")
+_MAGIC = b"LML1"
+_ALIGN = 64
+_CRC_MEMBER = b',"crc32":"'
+_DTYPES = ("float32", "float64", "float16", "uint16", "uint8", "int8", "int32", "int64", "bool")
+
+Part = tuple[str, NDArray[Any]]
+"""A named array of an envelope."""
+
+
+def dump_json(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON with `schema` first and `crc32` last. Floats keep every bit; NaN becomes null."""
+    body = json.dumps({"schema": SCHEMA, **record}, separators=(",", ":"), allow_nan=False).encode()
+    return b'%b,"crc32":"%08x"}' % (body[:-1], zlib.crc32(body[:-1]))
+
+
+def canonical(value: Any) -> bytes:
+    """JSON that is equal for equal values, in whatever order their members were put."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
+    """Read a record back.
+
+    Raises:
+        BadObject: it is truncated, damaged, or not such a record.
+        NewerSchema: it was written by a newer lambdaml.
+    """
+    raw = bytes(data)
+    at = raw.rfind(_CRC_MEMBER)
+    try:
+        record = json.loads(raw, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadObject(f"{key} is not valid JSON: it is damaged or truncated ({len(raw)} bytes)") from error
+    if not isinstance(record, dict):
+        raise BadObject(f"{key} is not a record")
+    if at < 0 or record.pop("crc32", None) != f"{zlib.crc32(raw[:at]):08x}":
+        raise BadObject(f"{key} does not match its checksum")
+    check_schema(record, key)
+    del record["schema"]
+    return record
+
+
+def check_schema(record: Mapping[str, Any], key: str) -> None:
+    """Raise if the record's schema is not one this version reads."""
+    schema = record.get("schema")
+    if not isinstance(schema, int):
+        raise BadObject(f"{key} names no schema version")
+    if schema > SCHEMA:
+        raise NewerSchema(f"{key} has schema {schema}, this lambdaml reads {SCHEMA}: install a newer version")
+    if schema < SCHEMA:
+        raise OlderSchema(
+            f"{key} has schema {schema}, this lambdaml reads {SCHEMA}: go on with the version that wrote it"
+        )
+
+
+def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """An envelope with this header and these arrays, and the arrays as they stand in it.
+
+    Arrays must be contiguous and little-endian. Those returned are read-only views of the envelope.
+    """
+    shapes = [[name, array.dtype.name, list(array.shape)] for name, array in parts]
+    text = json.dumps({"schema": SCHEMA, **header, "parts": shapes}, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-(_PREAMBLE.size + len(text)) % _ALIGN)
+    crc = zlib.crc32(text)
+    payload = [array.reshape(-1).view(np.uint8).data if array.size else b"" for _, array in parts]
+    for piece in payload:
+        crc = zlib.crc32(piece, crc)
+    data = b"".join([_PREAMBLE.pack(_MAGIC, len(text), crc, 0), text, *payload])
+    return data, _arrays(memoryview(data)[_PREAMBLE.size + len(text) :], shapes)
+
+
+def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Header and arrays of an envelope. The arrays are read-only views of `data`.
+
+    Raises:
+        BadObject: it is truncated, damaged, or not an envelope.
+        NewerSchema: it was written by a newer lambdaml.
+    """
+    view = memoryview(data)
+    if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
+        raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
+    _, length, crc, zero = _PREAMBLE.unpack(view[: _PREAMBLE.size])
+    start = _PREAMBLE.size + length
+    if zero or start > len(view) or zlib.crc32(view[_PREAMBLE.size :]) != crc:
+        raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(view)} bytes)")
+    try:
+        header = json.loads(bytes(view[_PREAMBLE.size : start]), parse_constant=_refuse)
+        if not isinstance(header, dict):
+            raise TypeError("no header")
+        check_schema(header, key)
+        shapes = header.pop("parts")
+        del header["schema"]
+        return header, _arrays(view[start:], shapes)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise BadObject(f"{key} has a header that does not fit its payload: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    """Raise ValueError for `NaN` and the like, which Python reads although JSON has no such thing."""
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _arrays(payload: memoryview, shapes: list[Any]) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    offset = 0
+    for name, dtype, shape in shapes:
+        if dtype not in _DTYPES or name in arrays or min(shape, default=0) < 0:
+            raise ValueError(f"part {name!r} of dtype {dtype!r} and shape {shape!r}")
+        count = math.prod(shape)
+        array = np.frombuffer(payload, dtype=dtype, count=count, offset=offset) if count else np.empty(0, dtype)
+        arrays[name] = array.reshape(shape)
+        offset += array.nbytes
+    if offset != len(payload):
+        raise ValueError(f"{len(payload)} bytes of payload where {offset} were announced")
+    return arrays

@@ -1,0 +1,401 @@
+"""The virtual world: a modelled store and modelled functions on the kernel's clock.
+
+One `Bucket` stands for the store; each function gets a `VirtualWorld` of its own, as it gets a `LiveWorld` in life.
+Requests take drawn latencies, share their function's network, and take effect where they would: a write after its
+transfer and half of its latency, a read half-way. Compute takes the time that it is charged for, one piece at a time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from lambdaml.simulation.channel import Channel, Pipe, TokenBucket
+from lambdaml.simulation.kernel import Future, Group, Kernel, Killed, Task, sleep
+from lambdaml.storage.backend import WRITES, Op, flat, settle
+from lambdaml.storage.errors import StoreError, StoreTimeout, StoreUnavailable, Throttled
+from lambdaml.storage.faults import damaged
+from lambdaml.storage.meter import Meter
+from lambdaml.storage.patience import Patience
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.storage.retry import ATTEMPTS, HASTY_S, pause_s
+from lambdaml.worker.world import Signal
+
+T = TypeVar("T")
+
+
+class Weather(Protocol):
+    """What befalls requests; see `lambdaml.simulation.faults`."""
+
+    def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
+        """`""`, or one of `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
+
+
+class Calm:
+    """Nothing ever happens."""
+
+    def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An object that was deleted, and the keys that stood just then, by prefix."""
+
+    key: str
+    data: bytes
+    standing: dict[str, list[str]]
+
+
+class Bucket:
+    """The objects of a virtual store, seen by all functions.
+
+    Args:
+        payloads: bytes that objects whose keys begin with these prefixes have beyond what is really stored.
+        weather: the faults of its requests.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        channel: Channel,
+        payloads: dict[str, int] | None = None,
+        weather: Weather | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.channel = channel
+        self.weather: Weather = weather or Calm()
+        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.overwritten: list[str] = []
+        self.deleted: list[Deleted] = []
+        self._payloads = payloads or {}
+        self._sorted: list[str] = []
+        limits = (channel.reads_per_s, channel.writes_per_s)
+        self._reads, self._writes = (TokenBucket(rate) if rate else None for rate in limits)
+
+    def size_bytes(self, key: str, data: Bytes | Data) -> int:
+        """What the object counts as on the network."""
+        return len(data) + self._payloads.get(key[: key.find("/") + 1], 0)
+
+    def busy(self, op: Op) -> bool:
+        """Whether the store refuses a request now, because there have been too many."""
+        tokens = self._writes if op in WRITES else self._reads
+        return tokens is not None and not tokens.take(self.kernel.now)
+
+    def get(self, key: str) -> bytes | None:
+        found = self.objects.get(key)
+        return None if found is None else found[0]
+
+    def try_create(self, key: str, data: Data) -> bool:
+        if key in self.objects:
+            return False
+        self.put(key, data)
+        return True
+
+    def put(self, key: str, data: Data) -> None:
+        if key in self.objects:
+            self.overwritten.append(key)
+        else:
+            insort(self._sorted, key)
+        self.objects[key] = (bytes(flat(data)), self.kernel.now)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        found = self.objects.get(key)
+        return None if found is None else ObjectInfo(key, self.size_bytes(key, found[0]), found[1])
+
+    def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
+        start = bisect_right(self._sorted, max(after, prefix)) if after >= prefix else 0
+        found = []
+        for key in self._sorted[start or bisect_right(self._sorted, prefix) :]:
+            if not key.startswith(prefix):
+                break
+            info = self.head(key)
+            assert info is not None
+            found.append(info)
+        return found
+
+    def delete(self, key: str) -> None:
+        """Forget an object, as a lifecycle rule does; `deleted` remembers it, and what stood meanwhile."""
+        found = self.objects.pop(key, None)
+        if found is not None:
+            self._sorted.remove(key)
+            standing = {prefix: [info.key for info in self.list(prefix)] for prefix in ("snapshots/", "horizon/")}
+            self.deleted.append(Deleted(key, found[0], standing))
+
+
+class VirtualStore:
+    """One function's connection to a bucket."""
+
+    def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float, patience: Patience) -> None:
+        self.meter = Meter()
+        self.patience = patience
+        self._bucket = bucket
+        self._world = world
+        self._up, self._down = Pipe(bytes_per_s), Pipe(bytes_per_s)
+
+    def reading(self) -> dict[str, Any]:
+        return self.meter.snapshot().to_dict()
+
+    async def get(self, key: str) -> Bytes | None:
+        return await self._retried(lambda: self._request("get", key, 0, lambda: self._bucket.get(key)))
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        return await self._world.gather(*[self.get(key) for key in keys])
+
+    async def put(self, key: str, data: Data) -> None:
+        size = self._bucket.size_bytes(key, data)
+        await self._retried(lambda: self._request("put", key, size, lambda: self._bucket.put(key, data)))
+
+    async def create(self, key: str, data: Data) -> Bytes | None:
+        return await self._retried(lambda: self._settled(key, data))
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        return await self._retried(lambda: self._request("head", key, 0, lambda: self._bucket.head(key)))
+
+    async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
+        return await self._retried(lambda: self._request("list", prefix, 0, lambda: self._bucket.list(prefix, after)))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        def effect() -> None:
+            for key in keys:
+                self._bucket.delete(key)
+
+        await self._retried(lambda: self._request("delete", keys[0], 0, effect))
+
+    async def _settled(self, key: str, data: Data) -> Bytes | None:
+        size = self._bucket.size_bytes(key, data)
+        steps = settle(key, data)
+        request = next(steps)
+        while True:
+            answer: bool | Bytes | None
+            try:
+                if request == "create":
+                    answer = await self._request("create", key, size, lambda: self._bucket.try_create(key, data))
+                else:
+                    answer = await self._request("get", key, 0, lambda: self._bucket.get(key))
+            except StoreUnavailable as error:
+                request = steps.throw(error)
+                continue
+            try:
+                request = steps.send(answer)
+            except StopIteration as settled:
+                standing: Bytes | None = settled.value
+                return standing
+
+    async def _retried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await self.patience.keep(lambda: self._tried(call), self._world.sleep)
+
+    async def _tried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `lambdaml.storage.retry` does."""
+        last_s = self._world.kernel.now + HASTY_S
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return await call()
+            except StoreUnavailable:
+                if self._world.kernel.now > last_s:
+                    raise
+                await self._world.sleep(pause_s(attempt, self._world.uniform))
+        return await call()
+
+    async def _request(self, op: Op, key: str, sent: int, effect: Callable[[], T]) -> T:
+        """One request: there, its effect, and back."""
+        world, bucket, began = self._world, self._bucket, self._world.kernel.now
+        channel, uniform = bucket.channel, world.group.random.random
+        fault = bucket.weather.strike(op, key, began, uniform)
+        latency_s = channel.latency_s(op, uniform())
+        if fault:
+            world.emit("fault", fault=fault, op=op, key=key)
+        if fault == "slow":
+            latency_s = max(10 * latency_s, latency_s + 0.2)
+        up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
+        await world.sleep(up_s + latency_s / 2)
+        try:
+            if fault == "down":
+                raise StoreUnavailable(f"{op} {key}: connection failed")
+            if fault == "slowdown" or bucket.busy(op):
+                await world.sleep(latency_s / 2)
+                raise Throttled(f"{op} {key}: slow down")
+            if fault == "late":  # it takes effect long after everybody has given up on it
+                delay_s = 60.0 * uniform()
+                world.kernel.at(world.kernel.now + delay_s, lambda: _ignore(effect()))
+                raise StoreTimeout(f"{op} {key}: no answer in time")
+            result = effect()
+            if fault == "twice":
+                world.kernel.at(world.kernel.now + 5.0 * uniform(), lambda: _ignore(effect()))
+            if fault in ("timeout", "lost"):
+                await world.sleep(latency_s / 2)
+                raise (StoreTimeout if fault == "timeout" else StoreUnavailable)(f"{op} {key}: the answer was lost")
+        except StoreError as error:
+            self.meter.failed(op, type(error).__name__, sent)
+            raise
+        received = bucket.size_bytes(key, result) if isinstance(result, bytes) else 0
+        if fault == "damage" and isinstance(result, bytes):
+            result = cast(T, damaged(result, uniform()))
+        arrives = world.kernel.now + latency_s / 2
+        if received:
+            arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)
+        await world.sleep(arrives - world.kernel.now)
+        kind = "get_miss" if op == "get" and result is None else "create_lost" if result is False else op
+        self.meter.answered(kind, world.kernel.now - began, sent, received)
+        return result
+
+
+class VirtualSignal:
+    """Wakes the coroutines whose condition holds."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self) -> None:
+        self.waiters: dict[Future[None], Callable[[], bool]] = {}
+
+    def set(self) -> None:
+        for waiter, condition in list(self.waiters.items()):
+            if not waiter.done and condition():
+                waiter.set()
+
+
+class VirtualWorld:
+    """One function's world.
+
+    Args:
+        group: runs the function's tasks; its random stream is the function's.
+        bucket: the run's store.
+        bytes_per_s: of the function's network, each way.
+        slowness: drawn for each piece of compute; multiplies what it is charged for.
+        lifetime_s: from now until the engine ends this function.
+        patience_s: how long a request waits for a store that is down.
+        skew_s: what its clock is off by.
+        drift: seconds that its clock gains in one.
+        emit: takes events.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        bucket: Bucket,
+        *,
+        bytes_per_s: float = float("inf"),
+        slowness: Callable[[], float] = lambda: 1.0,
+        lifetime_s: float = float("inf"),
+        patience_s: float = 0.0,
+        skew_s: float = 0.0,
+        drift: float = 0.0,
+        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self.group = group
+        self.kernel = group.kernel
+        patience = Patience(patience_s, self.now, self.uniform, self.tell, self.leaving)
+        self.store = VirtualStore(bucket, self, bytes_per_s, patience)
+        self.busy_s = 0.0
+        self._told_to_leave = False
+        self._end = self.kernel.now + lifetime_s
+        self._slowness = slowness
+        self._skew_s, self._rate = skew_s, 1.0 + drift
+        self._emit = emit
+        self._core: Future[None] | None = None
+        self._charged_s = 0.0
+
+    def now(self) -> float:
+        return (self.kernel.now + self._charged_s) * self._rate + self._skew_s
+
+    async def sleep(self, seconds: float) -> None:
+        if self.group.dead:
+            raise Killed
+        await sleep(seconds)
+
+    def signal(self) -> VirtualSignal:
+        return VirtualSignal()
+
+    async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        assert isinstance(signal, VirtualSignal)
+        kernel = self.kernel
+        end = None if timeout_s is None else kernel.now + timeout_s
+        while not condition():
+            if self.group.dead:
+                raise Killed
+            if end is not None and kernel.now >= end:
+                return False
+            waiter: Future[None] = Future(kernel)
+            signal.waiters[waiter] = condition
+            if end is not None:
+                kernel.at(end, waiter.set)
+            try:
+                await waiter.wait()
+            finally:
+                del signal.waiters[waiter]
+        return True
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Task:
+        if self.group.dead:
+            work.close()
+            raise Killed
+        return self.group.spawn(work)
+
+    async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
+        if self.group.dead:
+            for one in work:
+                one.close()
+            raise Killed
+        if len(work) == 1:
+            return [await work[0]]
+        return await self.kernel.gather(self.group, work)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        before, mine = self._core, Future[None](self.kernel)
+        self._core = mine
+        try:
+            if before is not None and not before.done:
+                await before.wait()
+            if self.group.dead:
+                raise Killed
+            try:
+                result = work()
+            finally:
+                seconds, self._charged_s = self._charged_s, 0.0
+            if seconds:
+                self.busy_s += seconds
+                await sleep(seconds)
+            return result
+        finally:
+            mine.set()
+
+    async def background(self, work: Callable[[], T]) -> T:
+        if self.group.dead:
+            raise Killed
+        result = work()
+        self._charged_s = 0.0
+        return result
+
+    def charge(self, seconds: float) -> None:
+        """The work being computed takes so long, at the nominal speed."""
+        self._charged_s += seconds * self._slowness()
+
+    def uniform(self, low: float, high: float) -> float:
+        return self.group.random.uniform(low, high)
+
+    def remaining_s(self) -> float:
+        return self._end - self.kernel.now
+
+    def leaving(self) -> bool:
+        return self._told_to_leave
+
+    def vacant(self) -> Mapping[int, str]:
+        return {}
+
+    def ask_to_leave(self) -> None:
+        """What an engine does before it ends a function."""
+        self._told_to_leave = True
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.tell({"event": event, **fields})
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """The same for an event that is put together already."""
+        if not self.group.dead:
+            self._emit({**event, "function": self.group.name})
+
+
+def _ignore(_: object) -> None:
+    return None

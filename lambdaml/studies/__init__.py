@@ -1,0 +1,1 @@
+"""Studies: experiments at scale, each with a table and a page of its own."""

@@ -1,0 +1,86 @@
+"""Gradient learning by the workers of several settings: batches, gradients, and each worker's own optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lambdaml.studies.staleness.algorithms import ALGORITHMS
+from lambdaml.training.sampling import derive_seed
+
+_CHUNK = 64
+
+
+class Problem(Protocol):
+    """A model with its data: parameters are rows of a stack [rows, size]."""
+
+    size: int
+    samples: int
+    """In the training set."""
+    rising: bool
+    """Whether quality is better when it is higher."""
+
+    def initial(self, seed: int) -> Tensor:
+        """Parameters to begin with, [size]."""
+
+    def gradients(self, parameters: Tensor, samples: Tensor, seed: int) -> Tensor:
+        """Of the mean loss of each row's own samples (numbers of training samples, [rows, batch]): [rows, size].
+
+        Args:
+            seed: of what the loss draws by itself, if anything.
+        """
+
+    def quality(self, parameters: Tensor) -> Tensor:
+        """Of each row: [rows]."""
+
+
+class Batches:
+    """Sample numbers, drawn with replacement: a pure function of (seed, worker, iteration), so that settings which
+    differ in algorithm, rate or delays are compared on the same batches."""
+
+    def __init__(self, seed: int, samples: int, workers: int, batch: int) -> None:
+        self._seed, self._samples, self._shape = seed, samples, (workers, batch)
+        self._chunk, self._drawn = -1, torch.empty(0)
+
+    def at(self, iteration: int) -> Tensor:
+        """int64 [P, batch]."""
+        chunk, place = divmod(iteration, _CHUNK)
+        if chunk != self._chunk:
+            stream = np.random.RandomState(derive_seed("study batches", self._seed, chunk) % 2**32)
+            self._chunk = chunk
+            self._drawn = torch.from_numpy(stream.randint(0, self._samples, (_CHUNK, *self._shape), np.int64))
+        return self._drawn[place]
+
+
+class GradientLearner:
+    """A `lambdaml.studies.staleness.engine.Learner`: each worker's own optimizer on the gradients at its own cache."""
+
+    def __init__(
+        self, problem: Problem, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, batch: int
+    ) -> None:
+        self.rising = problem.rising
+        self._problem, self._algorithm, self._workers = problem, ALGORITHMS[algorithm](), workers
+        self._rates = torch.tensor(rates, dtype=torch.float32).repeat_interleave(workers)[:, None]
+        self._seeds = list(seeds)
+        self._batches = {seed: Batches(seed, problem.samples, workers, batch) for seed in seeds}
+
+    def start(self) -> Tensor:
+        first = {seed: self._problem.initial(seed) for seed in self._batches}
+        return torch.stack([first[seed] for seed in self._seeds]).repeat_interleave(self._workers, 0)
+
+    def updates(self, iteration: int, caches: Tensor) -> Tensor:
+        samples = torch.cat([self._batches[seed].at(iteration) for seed in self._seeds])
+        return self._algorithm(self._problem.gradients(caches, samples, iteration), self._rates)
+
+    def quality(self, caches: Tensor) -> Tensor:
+        return self._problem.quality(caches)
+
+    def keep(self, which: Sequence[int]) -> None:
+        first = torch.tensor(which, dtype=torch.long) * self._workers
+        rows = (first[:, None] + torch.arange(self._workers)).flatten()
+        self._algorithm.keep(rows)
+        self._rates, self._seeds = self._rates[rows], [self._seeds[position] for position in which]

@@ -1,0 +1,100 @@
+"""The study's models: what each is made of, its data, its batch, and the quality to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from lambdaml.errors import SettingsError, nearest
+from lambdaml.studies.staleness import data, downloads
+from lambdaml.studies.staleness.engine import Learner
+from lambdaml.studies.staleness.factors import Factorisation, generated_ratings
+from lambdaml.studies.staleness.learning import GradientLearner, Problem
+from lambdaml.studies.staleness.mlp import MlpProblem
+from lambdaml.studies.staleness.nets import Autoencoder, cnn, resnet8
+from lambdaml.studies.staleness.topics import GibbsLearner, generated_corpus
+
+Data = Literal["bundled", "paper"]
+"""`bundled`: the digits and what is generated. `paper`: MNIST, CIFAR-10, MovieLens-1M, 20 Newsgroups, downloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a model's rows have in common.
+
+    Attributes:
+        batch: samples of each worker at each iteration; or of all workers together, where `shared`.
+        target: quality to reach, for either data.
+        gain: in place of a target, this part of what the synchronous run gains in `limit` iterations.
+        limit: iterations that a synchronous run may take.
+    """
+
+    make: Callable[[Data], Problem] | None
+    target: dict[Data, float]
+    batch: dict[Data, int]
+    shared: bool = False
+    gain: float | None = None
+    limit: int = 1500
+
+
+def _mlp(depth: int) -> Callable[[Data], Problem]:
+    return lambda source: MlpProblem(
+        data.digits() if source == "bundled" else downloads.mnist(), depth, 64 if source == "bundled" else 256
+    )
+
+
+def _images(source: Data) -> data.Images:
+    return data.digits() if source == "bundled" else downloads.cifar10()
+
+
+_BATCH: dict[Data, int] = {"bundled": 32, "paper": 32}
+_ACCURACY: dict[Data, float] = {"bundled": 0.92, "paper": 0.92}
+
+MODELS: dict[str, Model] = {
+    "mlr": Model(_mlp(0), _ACCURACY, _BATCH),
+    **{f"dnn{depth}": Model(_mlp(depth), _ACCURACY, _BATCH) for depth in range(1, 7)},
+    "cnn": Model(lambda source: cnn(_images(source)), {"bundled": 0.92, "paper": 0.71}, _BATCH),
+    "resnet8": Model(lambda source: resnet8(_images(source)), {"bundled": 0.92, "paper": 0.71}, _BATCH),
+    "vae": Model(
+        lambda source: Autoencoder(data.digits() if source == "bundled" else downloads.mnist(), 64),
+        {"bundled": 23.0, "paper": 130.0},
+        _BATCH,
+    ),
+    "mf": Model(
+        lambda source: Factorisation(generated_ratings() if source == "bundled" else downloads.movielens()),
+        {"bundled": 0.25, "paper": 0.5},
+        {"bundled": 250, "paper": 25_000},
+        shared=True,
+        limit=4000,
+    ),
+    "lda": Model(None, {}, {}, gain=0.95, limit=300),
+}
+"""Name -> model."""
+
+
+def model_named(name: str) -> Model:
+    """Raises: SettingsError: there is none of this name."""
+    if name not in MODELS:
+        raise SettingsError(f"there is no model {name!r}{nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+@cache
+def problem_of(name: str, source: Data) -> Problem:
+    """A gradient model with its data, loaded once in a process."""
+    make = model_named(name).make
+    assert make is not None, f"{name} learns by no gradients"
+    return make(source)
+
+
+def make_learner(
+    name: str, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, source: Data
+) -> Learner:
+    """The workers of several settings of one model: one rate and one seed each."""
+    model = model_named(name)
+    if model.make is None:
+        return GibbsLearner(generated_corpus() if source == "bundled" else downloads.newsgroups(), seeds, workers)
+    batch = max(1, model.batch[source] // workers) if model.shared else model.batch[source]
+    return GradientLearner(problem_of(name, source), algorithm, rates, seeds, workers, batch)

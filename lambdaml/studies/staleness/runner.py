@@ -1,0 +1,225 @@
+"""Run a study: settings dealt out to processes, rows kept as they come, so that a killed study goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from lambdaml.engines.processes import fresh_processes
+from lambdaml.errors import UserError
+from lambdaml.studies.staleness import rates, table
+from lambdaml.studies.staleness.engine import Course, one_thread, train
+from lambdaml.studies.staleness.models import make_learner, model_named, problem_of
+from lambdaml.studies.staleness.plan import Plan, Unit, make_delays, split
+from lambdaml.studies.staleness.rate_table import RATES
+from lambdaml.studies.staleness.table import Row
+
+Progress = Callable[[float], None]
+"""Is told which share of the settings is done."""
+
+Pair = tuple[str, str, int]
+
+
+def run_study(plan: Plan, folder: Path, processes: int = 1, progress: Progress | None = None) -> list[Row]:
+    """Compute what is missing in the folder's table; returns the rows of this plan, in its order.
+
+    Args:
+        folder: is made if it is not there; see `lambdaml.studies.staleness.table`. Tuned rates are kept in its `rates.json`.
+        processes: each with one thread.
+
+    Raises:
+        UserError: the folder cannot be used, or data cannot be downloaded.
+        SettingsError: no rate of the grid meets a target without staleness (with `tune`).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    study = _Study(plan, folder, progress or (lambda _share: None))
+    if study.missing():
+        with _workers(processes) as pool:
+            study.run(pool)
+    return study.found()
+
+
+class _Study:
+    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.rows = {row.key: row for row in table.load(folder)}
+        self.rates: dict[Pair, float] = _kept_rates(folder) if plan.tune else {}
+        for model, algorithm, workers in plan.pairs():
+            if not plan.tune or algorithm == "gibbs":
+                self.rates[model, algorithm, workers] = _table_rate(model, algorithm)
+        self.futures: dict[Future[list[Row]], tuple[str, Pair]] = {}
+        self.tried: dict[Pair, list[Row]] = {}
+
+    def run(self, pool: Executor | None) -> None:
+        # The longest first, so that no process is left alone with them at the end.
+        for pair in reversed(self.plan.pairs()):
+            stage = self._next(pair)
+            if stage:
+                self._submit(pool, stage, pair)
+        while self.futures:
+            for future in wait(self.futures, return_when=FIRST_COMPLETED).done:
+                stage, pair = self.futures.pop(future)
+                self._take(future.result(), stage, pair)
+                if not any(waiting == pair for _, waiting in self.futures.values()) and (stage := self._next(pair)):
+                    self._submit(pool, stage, pair)
+
+    def missing(self) -> bool:
+        return any(self._next(pair) for pair in self.plan.pairs())
+
+    def found(self) -> list[Row]:
+        keys = [self._key(pair, s, seed) for pair in self.plan.pairs() for s in self._all() for seed in self._seeds()]
+        return [self.rows[key] for key in keys if key in self.rows]
+
+    def _all(self) -> tuple[int, ...]:
+        return 0, *self.plan.values()
+
+    def _seeds(self) -> range:
+        return range(self.plan.seeds)
+
+    def _key(self, pair: Pair, s: int, seed: int) -> tuple[str, str, int, str, str, int, int]:
+        model, algorithm, workers = pair
+        return model, algorithm, workers, self.plan.delays, self.plan.data, s, seed
+
+    def _row(self, pair: Pair, s: int, seed: int) -> Row | None:
+        row = self.rows.get(self._key(pair, s, seed))
+        return row if row is not None and row.rate == self.rates.get(pair) else None
+
+    def _next(self, pair: Pair) -> str:
+        """What is to be done for a model and algorithm: its rate, then s = 0, then the others, then nothing."""
+        if pair not in self.rates:
+            return "rate"
+        if any(self._row(pair, 0, seed) is None for seed in self._seeds()):
+            return "synchronous"
+        return "stale" if any(self._row(pair, s, seed) is None for s in self._all() for seed in self._seeds()) else ""
+
+    def _submit(self, pool: Executor | None, stage: str, pair: Pair) -> None:
+        model, algorithm, workers = pair
+        made = model_named(model)
+        target = made.target.get(self.plan.data, math.inf)
+        seeds = [seed for seed in self._seeds() if self._row(pair, 0, seed) is None]
+        if stage == "rate":
+            tried = rates.grid(model, algorithm)
+            settings = [(0, seed, rate, made.limit // 2, target) for rate in tried for seed in range(3)]
+        elif stage == "synchronous":
+            settings = [(0, seed, self.rates[pair], made.limit, target) for seed in seeds]
+        else:
+            settings = [
+                (s, seed, self.rates[pair], limit, goal)
+                for s in self.plan.values()
+                for seed, (limit, goal) in self._goals(pair).items()
+                if self._row(pair, s, seed) is None
+            ]
+        floats = workers * (problem_of(model, self.plan.data).size if made.make else 2000)
+        for chosen in split(settings, floats):
+            parts = tuple(settings[place] for place in chosen)
+            unit = Unit(model, algorithm, workers, self.plan.delays, self.plan.data, parts)
+            future: Future[list[Row]] = Future()
+            if pool is not None:
+                future = pool.submit(run_unit, unit)
+            else:
+                future.set_result(run_unit(unit))
+            self.futures[future] = stage, pair
+
+    def _goals(self, pair: Pair) -> dict[int, tuple[int, float]]:
+        """For each seed the limit of iterations and the target under staleness."""
+        model = model_named(pair[0])
+        base = {seed: row for seed in self._seeds() if (row := self._row(pair, 0, seed)) is not None}
+        if model.gain is not None:
+            return {seed: (model.limit, row.target) for seed, row in base.items()}
+        # Where synchronous training missed the target, there is nothing to be a multiple of.
+        usual = median(row.iterations or row.limit / self.plan.longest for row in base.values())
+        return {seed: (math.ceil(self.plan.longest * usual), row.target) for seed, row in base.items()}
+
+    def _take(self, rows: list[Row], stage: str, pair: Pair) -> None:
+        if stage == "rate":
+            self.tried.setdefault(pair, []).extend(rows)
+            if not any(waiting == pair for _, waiting in self.futures.values()):
+                found: dict[float, list[int | None]] = {}
+                for row in self.tried.pop(pair):
+                    found.setdefault(row.rate, []).append(row.iterations)
+                self.rates[pair] = rates.choose(found)
+                _keep_rates(self.folder, self.rates)
+        else:
+            self.rows |= {row.key: row for row in rows}
+            table.save(self.folder, list(self.rows.values()))
+        self.progress(len(self.found()) / (len(self.plan.pairs()) * len(self._all()) * self.plan.seeds))
+
+
+def run_unit(unit: Unit) -> list[Row]:
+    """Compute a unit's settings, all at once."""
+    values, seeds, tried, limits, targets = (list(column) for column in zip(*unit.settings))
+    model = model_named(unit.model)
+    learner = make_learner(unit.model, unit.algorithm, tried, seeds, unit.workers, unit.data)
+    begin: list[float] = []
+    if model.gain is not None:
+        begin = learner.quality(learner.start()[:: unit.workers]).tolist()
+    delays = [make_delays(unit.delays, s) for s in values]
+    courses = train(learner, delays, seeds, unit.workers, targets, limits)
+    rows = []
+    for place, course in enumerate(courses):
+        target = targets[place]
+        if model.gain is not None and values[place] == 0:
+            target = begin[place] + model.gain * (course.curve[-1][1] - begin[place])
+            course = Course(next(at for at, quality in course.curve if quality >= target), course.ran, course.curve)
+        rows.append(
+            Row(
+                unit.model,
+                unit.algorithm,
+                unit.workers,
+                unit.delays,
+                unit.data,
+                values[place],
+                seeds[place],
+                tried[place],
+                target,
+                limits[place],
+                course.iterations,
+                course.ran,
+                table.thinned(course.curve),
+            )
+        )
+    return rows
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Executor | None]:
+    """Processes that end with the block, however it ends; None for one, which is this."""
+    if processes == 1:
+        with one_thread():
+            yield None
+        return
+    with fresh_processes(processes, _begin) as pool:
+        yield pool
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+
+
+def _table_rate(model: str, algorithm: str) -> float:
+    return 0.0 if algorithm == "gibbs" else RATES[model][algorithm]
+
+
+def _keep_rates(folder: Path, found: dict[Pair, float]) -> None:
+    records = [[*pair, rate] for pair, rate in sorted(found.items())]
+    (folder / "rates.json").write_text(json.dumps(records, indent=1))
+
+
+def _kept_rates(folder: Path) -> dict[Pair, float]:
+    try:
+        records: Sequence[Sequence[str | int | float]] = json.loads((folder / "rates.json").read_text())
+        return {(str(model), str(name), int(workers)): float(rate) for model, name, workers, rate in records}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {folder / 'rates.json'}: {error}") from None

@@ -1,0 +1,311 @@
+"""Where staleness comes from: each step between an update's base and its own is booked on the phase of the update's
+life in which it was committed.
+
+    base committed ... started ... computed, encoded | upload | found, waited for ... committed
+    |---- storage ----|-------- compute -------------|-storage-|--------- wait -------------|
+
+* storage: before the worker could start (its function was still fetching log and updates), or during the upload;
+* compute: while the gradient waited for the compute thread, was computed, encoded and packed;
+* wait: from then on until its own step. `tau_delivery` is the part of it before the log's writer had read the update.
+
+Each step falls into exactly one, so tau = tau_storage + tau_compute + tau_wait. A step's time is on the clock of the
+function that wrote the log, the phases are on that of the function that published the update: `lambdaml.traces.clocks` bounds
+the difference, and a step is uncertain where a phase boundary lies within that bound. What the log's order says is
+certain: a step of the update's own commit, or after the writer had read it, belongs to wait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.log.records import Commit, Entry
+from lambdaml.log.summary import Staleness
+from lambdaml.traces.clocks import Clocks
+from lambdaml.traces.effective import effective_staleness
+from lambdaml.worker.tracing import update_facts
+
+Row = dict[str, Any]
+
+PHASES = ("storage", "compute", "wait")
+
+_MOMENTS = ("started_s", "published_s", "applied_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Mean staleness by the phase of the update's life in which the intervening steps were committed; adds up."""
+
+    storage: float
+    compute: float
+    wait: float
+
+    @staticmethod
+    def of(rows: Iterable[Mapping[str, Any]]) -> Split | None:
+        """Of a trace's rows, as far as they are attributed; None if none is."""
+        known = [row for row in rows if row.get("tau_wait") is not None]
+        return Split(*(fmean(row[f"tau_{phase}"] for row in known) for phase in PHASES)) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of a trace's applied updates.
+
+    Attributes:
+        first, last: the versions or the worker that it is of.
+        age_s: mean time from the commit of their bases to their own; None where it is not known.
+        split: of those that are attributed; None if none is.
+    """
+
+    first: int
+    last: int
+    updates: int
+    staleness: Staleness
+    age_s: float | None
+    split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The staleness of a trace.
+
+    Attributes:
+        effective: staleness; see `lambdaml.traces.effective`.
+        counts: applied updates by staleness.
+        ages_s: `mean`, `p50`, `p95`, `max` of the seconds from base to step; None where they are not known.
+        attributed: applied updates whose steps are booked on phases; of the others measurements were lost.
+        split: means over those, in steps.
+        store: the share of their steps that were committed while the store moved something: before the function had
+            the newer state, during the upload, and until the log's writer had read the update. What a store without
+            latency would have removed, had the steps come at the same pace; None where it is not known.
+        uncertain: the share of their steps whose phase may be another, clocks being as far apart as they can be.
+        clock_s: how far that is, at most.
+        workers: one each.
+        trend: in the order of versions, in at most `TREND` parts.
+    """
+
+    applied: int
+    staleness: Staleness
+    effective: float
+    counts: dict[int, int]
+    ages_s: dict[str, float] | None
+    attributed: int
+    split: Split | None
+    store: float | None
+    uncertain: float | None
+    clock_s: float | None
+    workers: tuple[Part, ...]
+    trend: tuple[Part, ...]
+
+
+TREND = 10
+
+
+def explain(rows: Iterable[Mapping[str, Any]]) -> Explained:
+    """Sum up where the staleness of a trace comes from: `Trace.rows`, or what `Run.trace` gives."""
+    applied = [row for row in rows if row["fate"] == "applied"]
+    known = [row for row in applied if row.get("tau_wait") is not None]
+    steps = sum(row["staleness"] for row in known)
+    ages = sorted(row["age_s"] for row in applied if row.get("age_s") is not None)
+    moved = [row["tau_storage"] + row["tau_delivery"] for row in known if row.get("tau_delivery") is not None]
+    whole = len(moved) == len(known) and steps > 0
+    workers = sorted({row["worker"] for row in applied})
+    size = -(-len(applied) // TREND) or 1
+    pieces = [applied[start : start + size] for start in range(0, len(applied), size)]
+    return Explained(
+        applied=len(applied),
+        staleness=_distribution(applied),
+        effective=effective_staleness(
+            [[row["staleness"] for row in rows] for _, rows in groupby(applied, itemgetter("version"))]
+        ),
+        counts=dict(sorted(Counter(row["staleness"] for row in applied).items())),
+        ages_s={"mean": fmean(ages), **_percentiles(ages)} if ages else None,
+        attributed=len(known),
+        split=Split.of(known),
+        store=sum(moved) / steps if whole else None,
+        uncertain=sum(row["tau_uncertain"] for row in known) / steps if steps else None,
+        clock_s=max((row["clock_s"] for row in known if row.get("clock_s") is not None), default=None),
+        workers=tuple(_part(worker, worker, [row for row in applied if row["worker"] == worker]) for worker in workers),
+        trend=tuple(_part(piece[0]["version"], piece[-1]["version"], piece) for piece in pieces),
+    )
+
+
+def _part(first: int, last: int, rows: Sequence[Mapping[str, Any]]) -> Part:
+    ages = [row["age_s"] for row in rows if row.get("age_s") is not None]
+    return Part(first, last, len(rows), _distribution(rows), fmean(ages) if ages else None, Split.of(rows))
+
+
+def _distribution(rows: Iterable[Mapping[str, Any]]) -> Staleness:
+    return Staleness.of([row["staleness"] for row in rows])
+
+
+def _percentiles(ordered: Sequence[float]) -> dict[str, float]:
+    p50, p95 = (ordered[int(share * len(ordered))] for share in (0.5, 0.95))
+    return {"p50": p50, "p95": p95, "max": ordered[-1]}
+
+
+@dataclass(slots=True)
+class Measured:
+    """What functions wrote into the trace of a run.
+
+    Attributes:
+        updates: by worker and number; moments are on the function's own clock.
+        hellos: when each function began to write its first part, and the store's date of that.
+        answered: when that part had been written.
+        arrived: by function and commit, when it had read each of the commit's updates; None for those it never saw.
+    """
+
+    updates: dict[tuple[int, int], Row] = field(default_factory=dict)
+    hellos: dict[str, tuple[float, float]] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
+    arrived: dict[tuple[str, int], list[float | None]] = field(default_factory=dict)
+
+    def add(self, row: Row, function: str, date_s: float) -> None:
+        """Take a row of a part that was dated `date_s` by the store."""
+        kind = row["kind"]
+        if kind == "update":
+            self.updates[row["worker"], row["seq"]] = row
+        elif kind == "function" and "now_s" in row:
+            self.hellos[function] = row["now_s"], date_s
+        elif kind == "clock":
+            self.answered[function] = row["after_s"]
+        elif kind == "arrivals":
+            self.arrived[function, row["commit"]] = row["at"]
+
+
+def join(commits: Sequence[Commit], measured: Measured, logged: bool) -> list[Row]:
+    """One row per update that has a fate, in the order of the log: what the log says, what its function measured, and
+    where its staleness comes from. Columns as in `lambdaml.traces`; what is not known is left out.
+
+    Args:
+        commits: the whole log.
+        logged: whether functions follow the log; with an agreed schedule they come to a commit before it is logged.
+    """
+    table = _Table(commits, measured, logged)
+    return [row for commit in commits for row in table.rows(commit)]
+
+
+class _Table:
+    def __init__(self, commits: Sequence[Commit], measured: Measured, logged: bool) -> None:
+        self._measured = measured
+        self._clocks = _clocks(commits, measured, logged)
+        self._root = commits[0].function if commits else ""
+        self._began = measured.hellos.get(self._root, (None, None))[0]
+        made = [commit for commit in commits for _ in commit.steps]
+        self._writers = sorted({commit.function for commit in commits})
+        self._moments = np.array([commit.time_s for commit in made], dtype=float)
+        self._writer = np.array([self._writers.index(commit.function) for commit in made], dtype=int)
+
+    def rows(self, commit: Commit) -> Iterator[Row]:
+        committed_s = self._placed(commit.function, commit.time_s)
+        arrivals = self._measured.arrived.get((commit.function, commit.commit), [])
+        for number, (entry, version) in enumerate(_decided(commit)):
+            row = update_facts(commit, entry, version) | {"committed_s": committed_s}
+            if (age_s := self._age_s(commit, entry.base)) is not None:
+                row["age_s"] = age_s
+            arrived = arrivals[number] if number < len(arrivals) else None
+            if arrived is not None:
+                row["arrived_s"] = self._placed(commit.function, arrived)
+            phases = dict(self._measured.updates.get((entry.worker, entry.seq), {}))
+            if version is not None:
+                row |= self._attributed(commit, entry.base, version, phases, arrived)
+            for name in _MOMENTS:
+                if name in phases:
+                    row[name] = self._placed(phases["function"], phases.pop(name))
+            yield row | {name: value for name, value in phases.items() if name not in ("kind", *row)}
+
+    def _placed(self, function: str, moment_s: float) -> float | None:
+        """Seconds since the run's first writer began; None where clocks cannot be compared."""
+        offset = self._clocks.offset(function, self._root)
+        if self._began is None or offset is None:
+            return None
+        return round(moment_s + offset.seconds - self._began, 6)
+
+    def _age_s(self, commit: Commit, base: int) -> float | None:
+        if not 0 <= base <= len(self._moments):
+            return None
+        writer = self._writers[self._writer[base - 1]] if base else self._root
+        moment = self._moments[base - 1] if base else self._began
+        offset = self._clocks.offset(writer, commit.function)
+        if offset is None or moment is None:
+            return None
+        return round(float(commit.time_s - moment - offset.seconds), 6)
+
+    def _attributed(self, commit: Commit, base: int, version: int, phases: Row, arrived: float | None) -> Row:
+        """The steps base+1 ... version-1 by phase; nothing where what it takes was lost."""
+        between = slice(base, version - 1)  # by version - 1
+        if base == version - 1:
+            return {"tau_storage": 0, "tau_compute": 0, "tau_wait": 0, "tau_delivery": 0, "tau_uncertain": 0}
+        if not phases:
+            return {}
+        moments, uncertainty_s = self._seen_by(phases["function"], between)
+        if not np.isfinite(uncertainty_s).all():
+            return {}
+        same = self._writer[between] == self._writers.index(commit.function)
+        decided = np.arange(base + 1, version) > commit.version  # in its own commit
+        read = same & (self._moments[between] >= arrived) if arrived is not None else np.zeros_like(same)
+        started, published = phases["started_s"], phases["published_s"]
+        sent = published - phases["upload_s"]
+        settled = decided | read
+        wait = settled | (moments > published)
+        storage = ~wait & ((moments <= started) | (moments > sent))
+        close = np.zeros_like(wait)
+        for boundary in (started, sent, published):
+            close |= np.abs(moments - boundary) < uncertainty_s
+        counts = {
+            "tau_storage": storage.sum(),
+            "tau_compute": (~wait & ~storage).sum(),
+            "tau_wait": wait.sum(),
+            "tau_uncertain": (close & ~settled).sum(),
+        }
+        if arrived is not None:
+            counts["tau_delivery"] = (wait & ~settled).sum()
+        return {name: int(count) for name, count in counts.items()} | {"clock_s": float(uncertainty_s.max().round(6))}
+
+    def _seen_by(self, function: str, steps: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """When these steps were committed on the function's clock, and how far off that may be; in seconds."""
+        moments, uncertainty_s = self._moments[steps].copy(), np.zeros(steps.stop - steps.start)
+        for number in np.unique(self._writer[steps]):
+            offset = self._clocks.offset(self._writers[number], function)
+            mine = self._writer[steps] == number
+            moments[mine] += offset.seconds if offset else 0.0
+            uncertainty_s[mine] = offset.uncertainty_s if offset else np.inf
+        return moments, uncertainty_s
+
+
+def _decided(commit: Commit) -> Iterator[tuple[Entry, int | None]]:
+    """The entries of a commit in order, each with the version that its step makes."""
+    for version, step in enumerate(commit.steps, commit.version + 1):
+        yield from ((entry, version) for entry in step)
+    yield from ((entry, None) for entry in commit.refused)
+
+
+def _clocks(commits: Sequence[Commit], measured: Measured, logged: bool) -> Clocks:
+    clocks = Clocks(measured.hellos)
+    for name, (before_s, date_s) in measured.hellos.items():
+        clocks.dated(name, before_s, measured.answered.get(name), date_s)
+    made = [commit for commit in commits for _ in commit.steps]
+    for commit in commits:
+        arrivals = measured.arrived.get((commit.function, commit.commit), [])
+        for number, entry in enumerate(commit.entries):
+            row = measured.updates.get((entry.worker, entry.seq))
+            if row is None:
+                continue
+            arrived = arrivals[number] if number < len(arrivals) else None
+            sent_s = row["published_s"] - row["upload_s"]
+            clocks.order(row["function"], sent_s, commit.function, commit.time_s if arrived is None else arrived)
+            if logged:
+                if "applied_s" in row:
+                    clocks.order(commit.function, commit.time_s, row["function"], row["applied_s"])
+                if 0 < entry.base <= len(made):
+                    base, begun_s = made[entry.base - 1], sent_s - row["encode_s"] - row["compute_s"]
+                    clocks.order(base.function, base.time_s, row["function"], begun_s)
+    return clocks

@@ -1,0 +1,105 @@
+"""The beginning of a run: run.json, and the snapshot of a model that has learned nothing yet."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+from lambdaml.engines import Engine
+from lambdaml.errors import RunExists
+from lambdaml.job import Job
+from lambdaml.log import keys
+from lambdaml.log.reads import read_now
+from lambdaml.log.snapshot import State
+from lambdaml.settings import Settings, reached
+from lambdaml.storage import Store
+from lambdaml.storage.probe import check
+from lambdaml.training.evaluation import evaluate
+from lambdaml.training.footprint import Footprint, free_memory_bytes, warning
+from lambdaml.training.origin import go_on_from
+
+Emit = Callable[[dict[str, Any]], None]
+
+MANY_PARAMETERS = 10**7
+"""A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
+
+
+def begin(
+    store: Store,
+    settings: Settings,
+    job: Job,
+    engine: Engine,
+    *,
+    new: bool,
+    functions: int = 1,
+    on_event: Emit = lambda event: None,
+) -> None:
+    """Write run.json and the first snapshot. Of several that begin a run at one prefix, the one whose run.json stands goes
+    on; the others write nothing.
+
+    Args:
+        new: whether this is a run that nobody has begun. One that was begun may lack its snapshot.
+        functions: that are to work on it; a warning is given if they do not fit into this machine's memory.
+
+    Raises:
+        RunExists: another run, or what is left of one, stands at this prefix.
+        JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
+    """
+    if new:
+        check(store)
+    begun = next(iter(store.list(keys.SNAPSHOTS)), None) is not None
+    if begun and new:
+        raise exists(store)
+    if not begun:
+        state, footprint = first_state(settings, job, engine)
+        text = warning(footprint, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
+        if text:
+            on_event({"event": "warning", "text": text})
+        if new:
+            _claim(store, settings)
+        _write_first(store, state)
+        del state
+        if settings.parameters > MANY_PARAMETERS:
+            gc.collect()
+
+
+def _write_first(store: Store, state: State) -> None:
+    if state.frozen:
+        store.create(keys.FROZEN, state.base().dump())
+    store.create(keys.snapshot(0), state.dump())
+
+
+def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
+    """The state that the run begins with, and what the run needs of memory. The model is built here, and only here."""
+    from lambdaml.training.examine import examine
+    from lambdaml.training.replica import Replica
+
+    share = engine.compute.submit(examine, job, settings.seed).result()
+    replica = engine.compute.submit(Replica, job, settings).result()
+    if settings.origin is not None:
+        engine.compute.submit(go_on_from, replica, settings.origin).result()
+    state = engine.compute.submit(replica.shared_state).result()
+    if settings.target is not None:
+        reached(settings.target, engine.compute.submit(evaluate, job, state).result())
+    trained_bytes, frozen_bytes = replica.flat.host.nbytes, sum(tensor.nbytes for tensor in state.frozen.values())
+    return state, Footprint(trained_bytes, frozen_bytes, round(share * trained_bytes), settings.workers)
+
+
+def _claim(store: Store, settings: Settings) -> None:
+    """Write run.json.
+
+    Raises:
+        RunExists: somebody else has written his.
+    """
+    standing = store.create(keys.RUN, settings.dump())
+    if standing is not None:  # it may be ours, but damaged on its way
+        found = read_now(store, keys.RUN, Settings.read, standing)
+        if found is None or found.token != settings.token:
+            raise exists(store)
+
+
+def exists(store: Store) -> RunExists:
+    if store.head(keys.RUN) is None:
+        return RunExists(f"{store.url} holds what is left of a run without its {keys.RUN}: choose another place")
+    return RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")

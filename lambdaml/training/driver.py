@@ -1,0 +1,389 @@
+"""Start a run, or go on with one, and wait for its end."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from lambdaml.codecs import CODECS
+from lambdaml.engines import ENGINES, Engine, Enough, Launch, functions_for
+from lambdaml.engines.accounts import Accounts
+from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
+from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
+from lambdaml.errors import JobError, RunFailed, SettingsError
+from lambdaml.job import Job
+from lambdaml.log import keys
+from lambdaml.log.reads import sha256_of
+from lambdaml.log.rejections import summarise
+from lambdaml.log.run import Run
+from lambdaml.log.summary import Staleness
+from lambdaml.schedules import SCHEDULES
+from lambdaml.staleness import RULES
+from lambdaml.storage import MeterReading, Store, open_store
+from lambdaml.storage.patience import Patience, Patient
+from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
+from lambdaml.training.beginning import begin, exists
+from lambdaml.training.evaluation import Evaluated, Evaluations, best
+from lambdaml.training.members import warnings_of
+from lambdaml.training.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
+from lambdaml.training.origin import find_origin
+from lambdaml.training.source import loading
+
+T = TypeVar("T")
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run went. `requests` and `bytes` count everything that the run asked for: functions that were killed, this
+    process, and earlier calls included; see `Run.usage`.
+
+    Attributes:
+        run: its URL.
+        stop: why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
+        version: of the result, in optimizer steps.
+        metrics: of the result.
+        best: the best snapshot that was evaluated, by the target's metric; None in a run without a target. The result of
+            a run that reached its target is the first snapshot that met it, and the run goes on for a little while.
+        seconds: wall time of this call.
+        samples: that went into applied updates.
+        updates: with a fate.
+        bytes: sent and received.
+        rejections: what is to be said of rejected updates; "" where there are none.
+        model_sha256: of model.safetensors; None if the run has no result.
+    """
+
+    run: str
+    stop: str
+    version: int
+    metrics: dict[str, float]
+    seconds: float
+    samples: int
+    updates: int
+    requests: dict[str, int]
+    bytes: dict[str, int]
+    staleness: Staleness
+    fates: dict[str, int]
+    rejections: str
+    model_sha256: str | None
+    best: Evaluated | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def train(
+    job: str | type[Job] | Job,
+    store: str | Store | None = None,
+    *,
+    workers: int = 4,
+    schedule: str = "bsp",
+    steps: int | None = None,
+    epochs: float | None = None,
+    target: str | None = None,
+    codec: str = "fp32",
+    staleness: str = "constant",
+    functions: int | None = None,
+    engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    args: Mapping[str, Any] | None = None,
+    snapshot_every: int | None = None,
+    origin: str | None = None,
+    numerics: Mode = "reproducible",
+    lifetime_s: float = float("inf"),
+    cap: Cap | None = None,
+    on_event: Emit = lambda event: None,
+    **settings: Any,
+) -> TrainResult:
+    """Train a job with stateless workers that share nothing but a store.
+
+    Args:
+        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (engines `inline` and `ray` only).
+        store: the run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
+        workers: N, the streams of updates the data is dealt out to.
+        schedule: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see `lambdaml.schedules.SCHEDULES`.
+        steps: updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
+        target: stop at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
+        codec: how gradients are written: `fp32`, `bf16`.
+        staleness: what becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
+            `lambdaml.staleness.RULES`.
+        functions: processes that share the workers; by default one per worker, but no more than there are cores.
+        engine: `local` (processes), `inline` (this process) or `ray`; by default `local` or `inline`, whichever the
+            store and the job allow.
+        engine_options: arguments of the engine's constructor, such as `{"address": "auto", "cpus": 2}` for `ray`.
+        device: `cpu`, `cuda`, or `auto`.
+        args: keyword arguments of the job's constructor.
+        snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
+        origin: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
+            its result, or of the newest snapshot; of another version as URL@VERSION.
+        numerics: `reproducible`, for the same bits each time and on each CPU of a class, or `fast`, which promises none;
+            see `lambdaml.training.numerics`. The engine `inline` cannot change what torch computes in once it has computed: such a
+            run is recorded as `fast`, with a warning.
+        lifetime_s: limits the life of each function, as platforms do.
+        cap: says when the run must stop, for what it will have spent by then; see `lambdaml.engines.caps`.
+        on_event: takes progress events, from any thread.
+        settings: `keep`, how much history stays for `replay` and `verify`: `all`, or a size in bytes or as `500M`; by
+            default 2 GiB or a tenth of the free disk, and what is older is deleted while the run goes on. And
+            `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+
+    Raises:
+        UserError: what was asked for makes no sense; nothing was started.
+        JobFailed: the job's own code raised.
+        RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
+    """
+    _demand_sense(schedule, codec, staleness, functions)
+    prepare(numerics)
+    with ExitStack() as held:
+        opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
+        accounts, device = Accounts(opened), pick_device(device)
+        chosen = _engine(engine, engine_options, opened, not stands_in_a_file(job))
+        held.callback(_close, chosen, opened, store)
+        job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
+        _warn(on_event, warnings_of(instance))
+        if opened.head(keys.RUN) is not None:
+            raise exists(opened)
+        run_settings = _there(
+            chosen,
+            settings_for,
+            instance,
+            job_settings,
+            workers=workers,
+            schedule=schedule,
+            steps=steps,
+            epochs=epochs,
+            target=target,
+            codec=codec,
+            staleness=staleness,
+            seed=seed,
+            snapshot_every=snapshot_every,
+            origin=find_origin(origin) if origin is not None else None,
+            numerics=_numerics(numerics, chosen),
+            free_bytes=opened.free_bytes(),
+            **settings,
+        )
+        _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
+        count = functions_for(run_settings.workers, functions)
+        begin(opened, run_settings, instance, chosen, new=True, functions=count, on_event=on_event)
+        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
+        return _supervise(launch, opened, chosen, accounts, cap, on_event)
+
+
+def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call what calls the job's code, in the thread where all of that runs. Ctrl-C does not wait for it."""
+    found = engine.compute.submit(function, *args, **options)
+    try:
+        return found.result()
+    except KeyboardInterrupt:
+        engine.compute.abandon()
+        raise
+
+
+def _close(engine: Engine, opened: Store, given: str | Store | None) -> None:
+    """Close what was opened here; a server that was started for a store (moto://) goes on, so that its run can be seen."""
+    engine.close()
+    if not isinstance(given, Store) and not (opened.ephemeral and opened.shared):
+        opened.close()
+
+
+def _warn(on_event: Emit, texts: Iterable[str]) -> None:
+    for text in texts:
+        on_event({"event": "warning", "text": text})
+
+
+def _opened(store: str | Store, on_event: Emit) -> Patient:
+    """The store, with no patience yet: one that cannot be reached before anything has begun may be misspelt."""
+    return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, emit=on_event))
+
+
+def _name(job: str | type[Job] | Job) -> str:
+    return job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
+
+
+def _demand_sense(schedule: str, codec: str, staleness: str, functions: int | None) -> None:
+    """Raises a UserError, before anything is started."""
+    if FUNCTION in os.environ or loading():
+        raise JobError(
+            "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
+        )
+    SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
+    if functions is not None and functions < 1:
+        raise SettingsError(f"functions: must be 1 or more (it is {functions})")
+
+
+def resume(
+    store: str | Store,
+    *,
+    functions: int | None = None,
+    engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    lifetime_s: float = float("inf"),
+    cap: Cap | None = None,
+    job: Job | None = None,
+    on_event: Emit = lambda event: None,
+) -> TrainResult:
+    """Go on with a run where its log ends. Arguments as in `train`; what the run is stands in its run.json.
+
+    Raises:
+        RunNotFound, JobError, NewerSchema: it cannot be gone on with.
+        OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `origin`.
+        RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
+    """
+    opened = _opened(store, on_event)
+    accounts = Accounts(opened)
+    settings = read_settings(opened)
+    prepare_for(settings.numerics)
+    chosen = _engine(engine, engine_options, opened, is_object=job is not None)
+    try:
+        device = pick_device(device)
+        instance = job or _there(chosen, load_run_job, settings)
+        begin(opened, settings, instance, chosen, new=False)
+        accounts.begin(Run(opened).usage())
+        launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
+        return _supervise(launch, opened, chosen, accounts, cap, on_event)
+    finally:
+        _close(chosen, opened, store)
+
+
+def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:
+    """The engine asked for, or whichever fits; already starting, since that takes seconds."""
+    if name is None:
+        name = "local" if store.shared and not is_object else "inline"
+    engine = ENGINES.make(name, options)
+    if name != "inline" and not store.shared:
+        raise SettingsError(
+            f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
+        )
+    if is_object and not engine.takes_objects:
+        raise SettingsError(
+            "a job given as an instance, or as a class that stands in no file, cannot be sent to other processes: use "
+            "engine='inline'"
+        )
+    engine.start()
+    return engine
+
+
+def _numerics(mode: Mode, engine: Engine) -> Numerics:
+    """The class that the engine's functions compute in."""
+    found = present()
+    if found.mode != mode and not engine.in_process:
+        found = of_new_process()
+    if found.mode != mode == "reproducible":
+        warnings.warn(
+            "torch has computed before this run could make it reproducible: the run is recorded as 'fast', and no bits "
+            "are promised. Train first thing in a process, or with engine='local'",
+            stacklevel=3,
+        )
+    return replace(found, mode=mode) if mode == "fast" else found
+
+
+def _supervise(
+    launch: Launch, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
+) -> TrainResult:
+    """Run functions and evaluate what they write, until the run ends or may spend no more."""
+    settings = launch.settings
+    store.wait_for(settings.patience_s)
+    run = Run(store, launch.job)
+    on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
+    watch = Evaluations(engine.compute, launch, on_event)
+    snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
+    judge = Judge(cap, launch, accounts, snapshots[-1], engine.in_process) if cap is not None else None
+
+    leaving = False
+    enough: Enough | None = None
+
+    def emit(event: dict[str, Any]) -> None:
+        nonlocal leaving
+        accounts.take(event)
+        if event["event"] == "snapshot":
+            watch.go()
+        try:
+            on_event(event)
+            if not leaving:  # once is enough: functions leave now
+                watch.heed()
+                if judge is not None:
+                    judge.take(event)
+        except KeyboardInterrupt:
+            leaving = True
+            raise
+
+    try:
+        try:
+            for count in (launch.functions, 1):  # again if the result's writer, perhaps not one of ours, was lost
+                if store.head(keys.MODEL) is None:
+                    if judge is not None and judge.ask() is not None:
+                        raise capped(judge.reason, snapshots[-1], accounts)
+                    engine.run(replace(launch, functions=count), emit)
+        except Enough as stop:
+            enough = stop
+        if enough is not None and store.head(keys.MODEL) is None:
+            watch.join()
+            # A replay in another class than the functions' may round differently.
+            alike = launch.device == "cpu" and not differences(settings.numerics)
+            version = keep_newest(run) if alike else run.status().version
+            raise capped(str(enough), version, accounts)
+        watch.go()
+        watch.join()
+        return result(run, accounts.seconds, accounts.close)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            watch.abandon()
+        store.patience.give_up()
+        accounts.abandon()
+        raise
+
+
+def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
+    """Gather what a run that has ended came to. `requests` is called when nothing more will be asked of the store.
+
+    Raises:
+        RunFailed: it ended without a result, and why.
+    """
+    summary = run.summary()
+    if summary.stop is None:
+        raise _endless(run)
+    model_sha256 = sha256_of(run.store, keys.MODEL)
+    rejected = [entry for commit in run.log() for entry in commit.refused if entry.fate == "rejected"]
+    rejections = summarise(rejected, run.settings) if rejected else ""
+    if summary.stop == "diverged":
+        raise RunFailed(
+            f"the run diverged: of {summary.updates} updates {rejections}. The last good state is version "
+            f"{run.newest_snapshot()}; look at these samples, or try a smaller learning rate or clip_norm"
+        )
+    if summary.stop == "steps" and not summary.fates["applied"]:
+        raise RunFailed(
+            f"nothing was learned: of {summary.updates} updates none was applied; {rejections or 'all late'}"
+        )
+    metrics = run.metrics()
+    spent = requests()
+    version = summary.version if summary.stop_version is None else summary.stop_version
+    return TrainResult(
+        run=run.url,
+        stop=summary.stop,
+        version=version,
+        metrics=metrics.get(version, {}),
+        seconds=round(seconds, 3),
+        samples=summary.samples,
+        updates=summary.updates,
+        requests=dict(sorted(spent.requests.items())),
+        bytes={"sent": spent.bytes_sent, "received": spent.bytes_received},
+        staleness=summary.staleness,
+        fates=summary.fates,
+        rejections=rejections,
+        model_sha256=model_sha256,
+        best=best(metrics, run.settings.target) if run.settings.target is not None else None,
+    )
+
+
+def _endless(run: Run) -> RunFailed:
+    """Why a run whose functions have ended has a log without an end."""
+    if run.store.head(keys.RUN) is None:
+        return RunFailed(f"{keys.RUN} is not there any more: was {run.url} deleted while the run went on?")
+    return RunFailed("functions ended without having finished the run; resume it to go on")

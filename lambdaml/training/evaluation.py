@@ -1,0 +1,213 @@
+"""Evaluation: the job's metrics on snapshots, outside the workers, so that it never holds up training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambdaml.engines import Enough
+from lambdaml.errors import JobFailed
+from lambdaml.job import Job
+from lambdaml.log import keys, wire
+from lambdaml.log.snapshot import State, read_state
+from lambdaml.log.stops import request_stop
+from lambdaml.settings import Settings, parse_target, reached
+from lambdaml.storage import ObjectInfo, Store
+
+if TYPE_CHECKING:
+    from lambdaml.engines import Launch
+    from lambdaml.engines.live import OneThread
+    from lambdaml.training.coherence import Probe
+
+TELL_S = 0.1
+"""Seconds between signs of life while nothing but an evaluation goes on."""
+
+
+class Evaluator:
+    """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target.
+
+    With `coherence` in the settings there is one more metric of that name: the cosine between the gradients of this
+    snapshot and the one before on the reference set of `lambdaml.training.coherence`.
+
+    Args:
+        store: the run's bucket.
+        device: a torch device.
+        emit: takes an event `metrics` for each snapshot.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        job: Job,
+        device: str = "cpu",
+        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._job = job
+        self._device = device
+        self._emit = emit
+        self._model: Any = None
+        self._probe: Probe | None = None
+        self._last = ""
+        self._reached = False
+
+    def catch_up(self) -> None:
+        """Evaluate every snapshot that has no metrics yet, but not the untrained model.
+
+        Raises:
+            JobFailed: the job's `evaluate` raised, or returned something else than numbers.
+            SettingsError: it reports no metric of the target's name.
+        """
+        done = {keys.number(info.key) for info in self._store.list(keys.METRICS)} if not self._last else set()
+        for info in list(self._store.list(keys.SNAPSHOTS, after=self._last or keys.snapshot(0))):
+            before, self._last = self._last or keys.snapshot(0), info.key
+            version = keys.number(info.key)
+            if version not in done:
+                self._evaluate(info, before)
+
+    def _evaluate(self, info: ObjectInfo, before: str) -> None:
+        from lambdaml.training.streaming import load_model
+
+        version = keys.number(info.key)
+        probe = self._probe_from(before) if self._settings.coherence else None
+        model = self._fresh_model()
+        if not load_model(self._store, info.key, info.size_bytes, model):
+            return
+        metrics = _metrics(self._job, model)
+        if probe is not None:
+            for cosine in probe.add(version, self._model).cosine.values():
+                metrics.setdefault("coherence", cosine)
+        target = self._settings.target
+        if target and not self._reached and reached(target, metrics):
+            self._reached = True
+            request_stop(self._store, "target", version)  # before the metrics: who sees these looks for it
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
+        self._emit({"event": "metrics", "version": version, "metrics": metrics})
+
+    def _probe_from(self, key: str) -> Probe:
+        """What compares gradients with those of the snapshot before, which is `key`."""
+        from lambdaml.training.coherence import Probe
+
+        if self._probe is None:
+            self._probe = Probe(self._job, kept=1, seed=self._settings.seed, device=self._device)
+            state = read_state(self._store, key)
+            if state is not None:
+                model = self._fresh_model()
+                state.load_into(model)
+                self._probe.add(keys.number(key), model)
+        return self._probe
+
+    def _fresh_model(self) -> Any:
+        if self._model is None:
+            from lambdaml.training.calls import call
+
+            self._model = call(self._job.model).to(self._device)
+        return self._model
+
+
+class Evaluations:
+    """Evaluates in a compute thread, one request at a time, until that fails."""
+
+    def __init__(self, compute: OneThread, launch: Launch, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._compute = compute
+        self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
+        self._emit = emit
+        self._futures: list[Future[None]] = []
+        self._abandoned = self._failed = False
+
+    def go(self) -> None:
+        """Ask for the evaluation of what snapshots there are; returns at once."""
+        if not self._failed:
+            self._futures.append(self._compute.submit(self._evaluate))
+
+    def _evaluate(self) -> None:
+        try:
+            self._evaluator.catch_up()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def heed(self) -> None:
+        """Have the functions leave if an evaluation has failed; nothing is written, so the run can be resumed.
+
+        Raises:
+            Enough: one has; `join` raises what it failed with.
+        """
+        if self._failed:
+            raise Enough("an evaluation failed")
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._abandoned:
+            raise KeyboardInterrupt
+        self._emit(event)
+
+    def join(self) -> None:
+        """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
+        for future in self._futures:
+            while not wait((future,), TELL_S).done:
+                self._emit({"event": "evaluating"})
+            future.result()
+
+    def abandon(self) -> None:
+        """Wait for none: what has begun ends alone and unheard, and what has not never does."""
+        self._abandoned = True
+        self._compute.abandon()
+
+
+def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
+    """The job's metrics of a state's model.
+
+    Raises:
+        JobFailed: the job's `evaluate` raised, or returned something else than numbers.
+    """
+    from lambdaml.training.calls import call
+
+    model = call(job.model).to(device)
+    state.load_into(model)
+    return _metrics(job, model)
+
+
+def _metrics(job: Job, model: Any) -> dict[str, float]:
+    import torch
+
+    from lambdaml.training.calls import call
+
+    model.eval()
+    with torch.no_grad():
+        metrics = call(job.evaluate, model)
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise JobFailed(f"{type(job).__name__}.evaluate must return numbers by name: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A snapshot that was evaluated: its version, and its metrics by name."""
+
+    version: int
+    metrics: dict[str, float]
+
+
+def best(metrics: Mapping[int, dict[str, float]], target: str) -> Evaluated | None:
+    """The snapshot whose value of the target's metric lies farthest in the target's direction; the first of equal ones.
+
+    Args:
+        metrics: of each snapshot that was evaluated, by version.
+
+    Returns:
+        None where no snapshot has such a number.
+    """
+    name, comparison, _ = parse_target(target)
+    values = {version: found[name] for version, found in metrics.items() if math.isfinite(found.get(name, math.nan))}
+    if not values:
+        return None
+    sign = -1 if comparison.startswith(">") else 1
+    version = min(values, key=lambda version: (sign * values[version], version))
+    return Evaluated(version, metrics[version])

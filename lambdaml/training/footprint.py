@@ -1,0 +1,77 @@
+"""How much memory a run needs on a machine, told from its model before it starts.
+
+A function holds its model, one gradient, what the optimizer keeps, and the updates and snapshots of its window
+(`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator. The process
+that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
+
+PROCESS_BYTES = 300 * 2**20
+"""Of a process that has imported torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a run's parts take; bytes.
+
+    Attributes:
+        trained_bytes: of the parameters that are trained.
+        frozen_bytes: of those that are not.
+        optimizer_bytes: of what the optimizer keeps.
+        workers: of the run.
+    """
+
+    trained_bytes: int
+    frozen_bytes: int
+    optimizer_bytes: int
+    workers: int
+
+    @property
+    def function_bytes(self) -> int:
+        """Of a function, without its batch and what a forward pass keeps for the backward pass."""
+        held_bytes = most_bytes(self.trained_bytes, MAX_UNAPPLIED * self.workers)
+        snapshot_bytes = self.trained_bytes + self.optimizer_bytes
+        window_bytes = max(held_bytes, snapshot_bytes)
+        return PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
+
+    @property
+    def starter_bytes(self) -> int:
+        """Of the process that starts the run."""
+        return PROCESS_BYTES + 2 * (self.trained_bytes + self.frozen_bytes)
+
+
+def warning(footprint: Footprint, functions: int, in_process: bool, free_bytes: int | None) -> str:
+    """What is to be said before a run that does not fit into this machine; "" where it fits, or nobody knows.
+
+    Args:
+        in_process: whether functions share the process that starts the run.
+        free_bytes: of memory.
+    """
+    base_bytes = PROCESS_BYTES if in_process else 0
+    function_bytes, starter_bytes = footprint.function_bytes - base_bytes, footprint.starter_bytes
+    needed_bytes = functions * function_bytes + starter_bytes
+    if free_bytes is None or needed_bytes <= free_bytes:
+        return ""
+    return (
+        f"this run needs about {_gb(needed_bytes)} of memory here, and {_gb(free_bytes)} are free: {functions} function"
+        f"{'s' if functions > 1 else ''} of {_gb(function_bytes)} and {_gb(starter_bytes)} in this process, beside what a "
+        "batch takes; try fewer functions"
+    )
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that this machine can give; None where that cannot be told (it is asked of Linux)."""
+    with suppress(OSError, ValueError, IndexError):
+        return 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    return None
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

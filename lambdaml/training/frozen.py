@@ -1,0 +1,46 @@
+"""Parameters that require no gradient when a run begins, as those below a LoRA adapter: they are written once.
+
+Snapshots leave them out and name their digest. Should something change one of them all the same (an optimizer of one's own
+may), snapshots hold it from then on, like any other parameter.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lambdaml.log.encoding import shown
+from lambdaml.log.snapshot import MODEL, State
+from lambdaml.training.flat import sum_of_bits
+from lambdaml.worker.machine import FROZEN
+
+
+class Frozen:
+    """The frozen parameters of one model.
+
+    Buffers are never frozen, and neither is a parameter that requires a gradient now.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = model.state_dict(keep_vars=True)
+        self._all = {
+            MODEL + name: tensor
+            for name, tensor in named.items()
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        }
+        self._sha256: str | None = None
+        self._marks = {name: sum_of_bits(tensor) for name, tensor in self._all.items()}
+
+    def begin(self, state: State) -> None:
+        """The model has the values of this state."""
+        self._sha256 = state.meta.get(FROZEN)
+        left_out = state.frozen or self._all if FROZEN in state.meta else {}
+        self._marks = {name: sum_of_bits(tensor) for name, tensor in left_out.items()}
+
+    def still(self) -> tuple[dict[str, Tensor], str]:
+        """Those that are as they were, and the digest of all of them as they were; "" where there are none."""
+        kept = {name: self._all[name] for name, mark in self._marks.items() if sum_of_bits(self._all[name]) == mark}
+        found = {name: shown(tensor) for name, tensor in kept.items()}
+        if self._sha256 is None:
+            self._sha256 = State(found, {}).digest() if found else ""
+            self._marks = {name: self._marks[name] for name in kept}
+        return found, self._sha256

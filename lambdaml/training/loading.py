@@ -1,0 +1,77 @@
+"""From the words that name a job, `path/file.py:Name` or `package.module:Name`, to the job."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lambdaml.errors import JobError, nearest
+from lambdaml.job import Job
+from lambdaml.training.arguments import fit_arguments
+from lambdaml.training.members import check_members
+from lambdaml.training.source import load_module, split_spec
+
+
+def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
+    """Import and construct the job that `spec` names, from its sources as they are now.
+
+    Args:
+        spec: `path/file.py:Name` or `package.module:Name`. The name may be a `Job` subclass, an instance, or a
+            function that returns one. Without `:Name` the file's only job is taken.
+        args: keyword arguments for its constructor.
+
+    Raises:
+        JobError: the file or name does not exist, importing it fails, what it names is not a job, or does not take these
+            arguments.
+    """
+    return make_job(spec, args)[0]
+
+
+def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dict[str, Any]]:
+    """As `load_job`, with the arguments as they stand in run.json: read and checked as its parameters suggest."""
+    module_spec, name = split_spec(spec)
+    module = load_module(spec)
+    found = getattr(module, name, None) if name else _only_job(module, spec)
+    if found is None:
+        names = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Job)]
+        raise JobError(f"there is no {name!r} in {module_spec}{nearest(name, [n for n in names if n != 'Job'])}")
+    if isinstance(found, Job):
+        if args:
+            raise JobError(f"{spec} is an instance and takes no arguments, but {sorted(args)} were given")
+        return found, {}
+    if not callable(found):
+        raise JobError(f"{spec} is {type(found).__name__}, not a lambdaml.Job")
+    fitted = fit_arguments(found, args or {}, spec)
+    job = construct(found, fitted, spec)
+    check_members(job)
+    return job, fitted
+
+
+def construct(make: Any, args: Mapping[str, Any], what: str) -> Job:
+    """A job from its class, or from a function that returns one.
+
+    Raises:
+        JobError: it raised, or returned something else.
+    """
+    try:
+        job = make(**args)
+    except TypeError as error:
+        raise JobError(f"{what} does not take these arguments: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise JobError(f"{what} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(job, Job):
+        raise JobError(f"{what} is {type(job).__name__}, not a lambdaml.Job")
+    return job
+
+
+def _only_job(module: Any, spec: str) -> Any:
+    jobs = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Job) and value.__module__ == module.__name__
+    ]
+    if len(jobs) != 1:
+        names = ", ".join(job.__name__ for job in jobs) or "none"
+        raise JobError(f"{spec} must name one job as {spec}:Name (there is: {names})")
+    return jobs[0]

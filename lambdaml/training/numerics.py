@@ -1,0 +1,226 @@
+"""Numerics classes: in which arithmetic a process computes, and how to have the same one everywhere.
+
+A sum of floats depends on its order, and libraries choose that order by the CPU's instruction set and even by where an
+array happens to lie in memory. Environment variables tell them not to. They count if they are set before a library
+computes for the first time, so what a process really computes in is asked of the libraries, not of the environment.
+
+MKL takes `AVX2` on Intel's CPUs only. On others it says nothing and takes `AUTO`: the same bits whatever the alignment,
+but of that kind of CPU. `MKL_CBWR=COMPATIBLE`, where somebody has set it, is kept: its bits are the same on all x86-64
+CPUs. Source: oneMKL Developer Guide, "Obtaining Numerically Reproducible Results".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lambdaml.errors import OtherNumerics, SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Mode = Literal["reproducible", "fast"]
+
+_BLOCK = 2**18
+"""Numbers that are squared at once."""
+
+VARIABLES = (
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "NPY_DISABLE_CPU_FEATURES",
+)
+"""What limits MKL, ATen, oneDNN, NumPy's BLAS and NumPy itself, in this order."""
+
+_AVX2 = ("AVX2", "avx2", "AVX2", "Haswell")
+_OLDER_X86 = ("COMPATIBLE", "default", "SSE41", "Nehalem")
+_ARM = ("", "default", "", "ARMV8")
+_BRANCHES = (
+    "OFF AUTO COMPATIBLE SSE2 SSE3 SSSE3 SSE4_1 SSE4_2 AVX AVX2 AVX512_MIC AVX512 AVX512_MIC_E1 AVX512_E1".split()
+)
+"""MKL's names of its branches, from number 1 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """The numerics class of a process.
+
+    Attributes:
+        mode: `reproducible` if the same inputs give the same bits each time, else `fast`. A run may be `fast` by wish.
+        decides: What decides the bits of a training step, by name: architecture, versions, instruction sets.
+        noted: What may decide the bits of a job's own code, such as the versions of NumPy and glibc. Not compared.
+    """
+
+    mode: Mode
+    decides: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.mode}: " + ", ".join(f"{name} {value}" for name, value in self.decides.items())
+
+
+def environment(mode: Mode) -> dict[str, str]:
+    """The variables that a process of this mode needs on this machine; none for `fast`."""
+    if mode == "fast":
+        return {}
+    x86, avx2 = platform.machine().lower() in ("x86_64", "amd64"), "avx2" in _cpu()["flags"].split()
+    values = [*((_AVX2 if avx2 else _OLDER_X86) if x86 else _ARM), _too_new_for_numpy(avx2) if x86 else ""]
+    if x86 and os.environ.get("MKL_CBWR") == "COMPATIBLE":
+        values[0] = "COMPATIBLE"
+    return {name: value for name, value in zip(VARIABLES, values, strict=True) if value}
+
+
+def prepare(mode: Mode) -> None:
+    """Put the mode's variables into this process's environment, and take out those of the other mode.
+
+    Warning: a library that has computed already goes on as before. `present` tells what came of it.
+
+    Raises:
+        SettingsError: there is no such mode.
+    """
+    if mode not in get_args(Mode):
+        raise SettingsError(f"numerics: must be {' or '.join(get_args(Mode))} (it is {mode!r})")
+    for name, value in environment("reproducible").items():
+        if mode == "reproducible":
+            os.environ[name] = value
+        elif os.environ.get(name) == value:
+            del os.environ[name]
+
+
+def prepare_for(run: Numerics | None) -> None:
+    """As `prepare`, for what goes on with a run or checks it. A run that has recorded no class has no wish."""
+    if run is not None:
+        if run.decides.get("MKL", "").endswith("COMPATIBLE"):
+            os.environ["MKL_CBWR"] = "COMPATIBLE"
+        prepare(run.mode)
+
+
+def present() -> Numerics:
+    """The class that this process computes in. Asking loads torch, and fixes the class."""
+    import numpy
+    import torch
+
+    branch, cpu = _mkl_branch(), _cpu()
+    wide = "AVX512" if "avx512f" in cpu["flags"].split() else "AVX2" if "avx2" in cpu["flags"].split() else "SSE"
+    kind = f" on {cpu['vendor_id']} family {cpu['cpu family']}, {wide}" if branch in ("AUTO", "OFF") else ""
+    version = re.search(r"Math Kernel Library Version (\S+?)-", torch.__config__.show())
+    # oneDNN cannot be asked. Limits beyond what the CPU has are none.
+    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", wide) if wide == "AVX512" else wide
+    simd = numpy.show_config(mode="dicts")["SIMD Extensions"]
+    widest = [*simd.get("baseline", []), *simd.get("found", [])][-1:]
+    return Numerics(
+        "fast" if branch == "OFF" else "reproducible",
+        {
+            "machine": platform.machine(),
+            "torch": str(torch.__version__),
+            "MKL": f"{version[1] if version else ''} {branch}{kind}".strip(),
+            "ATen": torch.backends.cpu.get_cpu_capability(),
+            "oneDNN": onednn,
+        },
+        {
+            "NumPy": " ".join([numpy.__version__, *widest]),
+            "glibc": platform.libc_ver()[1],
+        },
+    )
+
+
+def of_new_process() -> Numerics:
+    """The class of a process that starts with this one's environment; takes as long as it takes to load torch."""
+    command = [sys.executable, "-P", "-m", "lambdaml.training.numerics"]
+    return Numerics(**json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def differences(run: Numerics | None) -> str:
+    """In what this process's class differs from a run's, on one line; "" if in nothing, or if the run has none."""
+    if run is None:
+        return ""
+    here = present()
+    pairs: list[tuple[str, str, str]] = [("mode", here.mode, run.mode)] if run.mode == "reproducible" else []
+    pairs += [(name, here.decides.get(name, "none"), value) for name, value in run.decides.items()]
+    return "; ".join(f"{name} is {mine} here and {theirs} in the run" for name, mine, theirs in pairs if mine != theirs)
+
+
+def demand(run: Numerics | None) -> None:
+    """Make sure that this process may compute for a run that promises bits.
+
+    Raises:
+        OtherNumerics: it is of another class than the run.
+    """
+    if run is None or run.mode == "fast" or not (found := differences(run)):
+        return
+    if "mode is" in found:
+        wanted = " ".join(f"{name}='{value}'" for name, value in environment(run.mode).items())
+        what = f"torch has computed before; use the command line, or begin Python with {wanted}"
+    else:
+        what = (
+            "use a machine and versions like the run's (runs begun with MKL_CBWR=COMPATIBLE can mix Intel and AMD), or "
+            "go on from here in a new run: lambdaml train --from RUN"
+        )
+    raise OtherNumerics(f"this process is of another numerics class than the run: {found}; {what}")
+
+
+def norm(vector: NDArray[Any]) -> float:
+    """The 2-norm, the same bits on every CPU: squares in float64, halves added to halves until one number is left."""
+    half = vector.size // 2
+    size = vector.size - half
+    squares = vector[:size].astype("float64")
+    squares *= squares
+    for start in range(0, half, _BLOCK):  # the first halving, without the squares of the second half all at once
+        part = vector[size + start : min(size + start + _BLOCK, vector.size)].astype("float64")
+        part *= part
+        squares[start : start + len(part)] += part
+    while size > 1:
+        half = size // 2
+        squares[:half] += squares[size - half : size]
+        size -= half
+    return math.sqrt(squares[0]) if size else 0.0
+
+
+def _mkl_branch() -> str:
+    """The branch that torch's MKL takes, `OFF` for whichever suits each array, or `none` without MKL."""
+    import torch
+
+    if "Math Kernel Library" not in torch.__config__.show():
+        return "none"
+    name = {"Darwin": "libtorch_cpu.dylib", "Windows": "torch_cpu.dll"}.get(platform.system(), "libtorch_cpu.so")
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+    for symbol in ("mkl_serv_cbwr_get", "MKL_CBWR_Get"):  # linked into torch, or a library of its own
+        if hasattr(library, symbol):
+            number = getattr(library, symbol)(-1)
+            branch, strict = max(1, number & 0xFFFF), ",STRICT" if number & 0x10000 else ""
+            return (_BRANCHES[branch - 1] if branch <= len(_BRANCHES) else f"number {branch}") + strict
+    return os.environ.get("MKL_CBWR", "OFF")
+
+
+def _too_new_for_numpy(avx2: bool) -> str:
+    """NumPy's names of the instruction sets that it must not use."""
+    from importlib.metadata import version
+
+    if tuple(int(part) for part in version("numpy").split(".")[:2]) >= (2, 4):
+        return "X86_V4 AVX512_ICL AVX512_SPR" if avx2 else "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
+    newer = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL"
+    return newer if avx2 else f"AVX F16C FMA3 AVX2 {newer}"
+
+
+def _cpu() -> dict[str, str]:
+    """The first processor's entry in /proc/cpuinfo; unknown where there is no such file."""
+    found = {"flags": "", "vendor_id": "unknown", "cpu family": "unknown"}
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return found
+    return found | {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(present())))

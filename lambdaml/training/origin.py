@@ -1,0 +1,77 @@
+"""Runs that begin where another one stands: with its weights, its optimizer and its learning-rate schedule.
+
+All else is their own: log, updates and versions count from zero, and the data is dealt out anew.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.log import keys
+from lambdaml.log.snapshot import RULE, State, read_state
+from lambdaml.settings import Origin
+from lambdaml.storage.errors import BadStoreURL
+from lambdaml.worker.machine import FROZEN
+
+if TYPE_CHECKING:
+    from lambdaml.training.replica import Replica
+
+
+def find_origin(spec: str) -> Origin:
+    """`URL`, whose result it is or else the newest snapshot, or `URL@VERSION`.
+
+    Raises:
+        RunNotFound: there is no such run.
+        SettingsError: it has no such version.
+    """
+    from lambdaml.log.run import Run
+
+    url, number = spec, ""
+    if (parts := re.fullmatch(r"(.+)@(\d+)", spec)) and not _is_run(spec):
+        url, number = parts[1], parts[2]
+    run = Run(url)
+    _, last, _ = run.tail()
+    if number:
+        if int(number) > (last.last_version if last else 0):
+            raise SettingsError(f"{url} has no version {number}: the last is {last.last_version if last else 0}")
+        return Origin(run=run.url, version=int(number))
+    if last is not None and last.stop is not None and last.stop.version is not None:
+        return Origin(run=run.url, version=last.stop.version)
+    return Origin(run=run.url, version=run.newest_snapshot())
+
+
+def _is_run(url: str) -> bool:
+    from lambdaml.log.run import Run
+
+    try:
+        Run(url)
+    except (RunNotFound, BadStoreURL):
+        return False
+    return True
+
+
+def go_on_from(replica: Replica, origin: Origin) -> None:
+    """Have a fresh replica begin with the origin's state. Staleness rules begin anew: what they remember is of the origin's
+    versions and workers.
+
+    Raises:
+        RunNotFound, SettingsError, BadObject: the origin is not there any more.
+        JobError: it has another model, optimizer or scheduler.
+    """
+    from lambdaml.log.replay import replay
+    from lambdaml.log.run import Run
+
+    run = Run(origin.run)
+    state = read_state(run.store, keys.snapshot(origin.version))
+    if state is None:
+        if not run.settings.job.fingerprint:  # its job was an object
+            run = Run(origin.run, replica.job)
+        state = replay(run, origin.version)  # in whatever class: the new run begins with a snapshot of it
+    if (state.meta["scheduler"] is None) != (replica.scheduler is None):
+        raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
+    fresh = replica.shared_state()
+    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(RULE)}
+    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE)}
+    replica.load(State(tensors, {**state.meta, "view": fresh.meta["view"], FROZEN: None}))

@@ -1,0 +1,136 @@
+"""Gradients that touch few rows travel as those rows: `nn.Embedding(sparse=True)` and `nn.EmbeddingBag(sparse=True)`.
+
+A batch uses some of an embedding's rows, and the gradient of all others is zero. What is encoded is the flat gradient without
+those zeros, and beside it, as part `r<number of the parameter>`, the rows that are left, int64 and rising. Sums are taken
+where the rows stand, so they have the bits of dense ones, and optimizers see dense gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lambdaml.log.records import Body
+
+_BLOCK = 2**18
+"""Numbers that are added at once; they fit into a processor's cache."""
+
+
+class _Span(NamedTuple):
+    """Where a parameter stands in the flat gradient, and how many numbers a row of it has."""
+
+    start: int
+    stop: int
+    width: int
+
+
+class Rows:
+    """The parameters of one model whose gradients may travel by rows.
+
+    Args:
+        parameters: the trained ones, in the order in which they stand in the flat gradient.
+        lengths: of each, in numbers of the flat gradient.
+    """
+
+    def __init__(self, model: nn.Module, parameters: Sequence[Tensor], lengths: Sequence[int]) -> None:
+        sparse = [
+            module.weight for module in model.modules() if getattr(module, "sparse", False) is True and _has(module)
+        ]
+        self._size = sum(lengths)
+        self._spans: dict[int, _Span] = {}
+        start = 0
+        for number, (parameter, length) in enumerate(zip(parameters, lengths, strict=True)):
+            if length and any(parameter is weight for weight in sparse):
+                self._spans[number] = _Span(start, start + length, length // parameter.shape[0])
+            start += length
+
+    def find(self, gradient: NDArray[Any]) -> Body:
+        """The rows of this gradient that are to travel, for each parameter where that saves bytes."""
+        found = {}
+        for number, span in self._spans.items():
+            bits = gradient[span.start : span.stop].view(f"u{gradient.itemsize}").reshape(-1, span.width)
+            rows = np.flatnonzero(bits.any(axis=1))
+            if len(rows) * (span.width + 2) < span.stop - span.start:
+                found[f"r{number}"] = rows.astype(np.int64)
+        return found
+
+    def pack(self, gradient: NDArray[Any], rows: Body) -> NDArray[Any]:
+        """The gradient without what `rows` leaves out; the gradient itself if that is nothing."""
+        if not rows:
+            return gradient
+        pieces = []
+        for span, kept in self._pieces(rows):
+            piece = gradient[span.start : span.stop]
+            pieces.append(piece if kept is None else piece.reshape(-1, span.width)[kept].reshape(-1))
+        return np.concatenate(pieces)
+
+    def size(self, rows: Body) -> int:
+        """Numbers that are left of a gradient."""
+        return sum(
+            span.stop - span.start if kept is None else len(kept) * span.width for span, kept in self._pieces(rows)
+        )
+
+    def check(self, rows: Body) -> str:
+        """What is wrong with the rows of an update; "" for nothing."""
+        for name, kept in rows.items():
+            span = self._spans.get(int(name[1:]))
+            if span is None:
+                return f"holds {name!r}, which is no part of an update to this model"
+            most = (span.stop - span.start) // span.width
+            if kept.dtype != np.int64 or kept.ndim != 1 or (np.diff(kept, prepend=-1, append=most) < 1).any():
+                return "names rows that the model does not have"
+        return ""
+
+    def add(self, packed: NDArray[Any], rows: Body, weight: float, out: NDArray[Any], first: bool) -> None:
+        """Add weight * gradient to `out`, or put it there."""
+        at = 0
+        for span, kept in self._pieces(rows):
+            place = out[span.start : span.stop]
+            length = len(place) if kept is None else len(kept) * span.width
+            piece, at = packed[at : at + length], at + length
+            if kept is None:
+                _add(piece, weight, place, first)
+                continue
+            if first:
+                place[:] = 0
+            product = (piece * weight).reshape(-1, span.width)
+            table = place.reshape(-1, span.width)
+            table[kept] = product if first else table[kept] + product
+
+    def unpack(self, packed: NDArray[Any], rows: Body) -> NDArray[Any]:
+        """The whole gradient; itself where nothing was left out."""
+        if not rows:
+            return packed
+        whole = np.empty(self._size, packed.dtype)
+        self.add(packed, rows, 1.0, whole, first=True)
+        return whole
+
+    def _pieces(self, rows: Body) -> Iterator[tuple[_Span, NDArray[Any] | None]]:
+        """The flat gradient in order: runs that travel whole, and parameters of which some rows do."""
+        at = 0
+        for number in sorted(int(name[1:]) for name in rows):
+            span = self._spans[number]
+            if span.start > at:
+                yield _Span(at, span.start, 1), None
+            yield span, rows[f"r{number}"]
+            at = span.stop
+        if at < self._size:
+            yield _Span(at, self._size, 1), None
+
+
+def _has(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "weight", None), Tensor)
+
+
+def _add(array: NDArray[Any], weight: float, out: NDArray[Any], first: bool) -> None:
+    """Add weight * array to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
+    if first:
+        np.multiply(array, weight, out=out)
+        return
+    for start in range(0, len(out), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        out[block] += array[block] * weight

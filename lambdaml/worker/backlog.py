@@ -1,0 +1,155 @@
+"""The commits that a function knows and has not applied yet, and the reading of the updates that they apply.
+
+What was read before the commit was decided is taken as it is; the rest is read in the order in which it will be applied,
+as far ahead as the window has room (`lambdaml.worker.window`). The update that is applied next always finds room. A commit whose
+updates do not fit into the window all at once is applied update by update.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lambdaml.errors import BadObject
+from lambdaml.log import keys
+from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.worker.window import Id, Place
+
+if TYPE_CHECKING:
+    from lambdaml.worker.function import Function
+
+
+@dataclass(slots=True)
+class Pending:
+    """A commit that is decided but not applied yet.
+
+    Attributes:
+        updates: those that are known, by worker and sequence number; not all of them are in memory.
+        absent: how many of those that it applies are not in memory.
+        download_s: the longest that one of them took to be read.
+    """
+
+    commit: Commit
+    updates: dict[Id, Update] = field(default_factory=dict)
+    absent: int = 0
+    download_s: float = 0.0
+
+
+class Backlog:
+    """Commits to be applied, in order."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._pending: deque[Pending] = deque()
+        self._missing: list[tuple[Place, Id]] = []
+        self._wanted: Place | None = None  # up to where the replica waits for updates
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, commit: Commit, known: Mapping[Id, Update]) -> None:
+        """A commit was decided; `known` are those of its updates that have arrived."""
+        window, pending = self._function.channel.window, Pending(commit, dict(known))
+        for position, entry in enumerate(commit.applied):
+            update, place = known.get((entry.worker, entry.seq)), (commit.commit, position)
+            if update is not None and update.loaded:
+                window.decide(update, place)
+            else:
+                pending.absent += 1
+                heapq.heappush(self._missing, (place, (entry.worker, entry.seq)))
+        for entry in commit.refused:
+            if (update := known.get((entry.worker, entry.seq))) is not None:
+                window.free(update)
+        pending.download_s = max((update.download_s for update in known.values()), default=0.0)
+        self._pending.append(pending)
+
+    def whole(self, pending: Pending) -> bool:
+        """Whether all updates that a commit applies may be in memory at once."""
+        window = self._function.channel.window
+        return len(pending.commit.applied) * window.update_bytes <= window.limit_bytes
+
+    async def next(self) -> Pending:
+        """The first commit, as soon as it can be applied: all at once, or update by update."""
+        await self._function.until(lambda: bool(self._pending))
+        first = self._pending[0]
+        if first.absent:
+            self._want((first.commit.commit, len(first.commit.applied)))
+            await self._function.until(lambda: not first.absent or not self.whole(first))
+        self._wanted = None
+        return first
+
+    async def add_up(self, commit: Commit) -> None:
+        """Apply the first commit, whose updates are not in memory all at once: each is freed when it has been added."""
+        function, position = self._function, 0
+        replica, compute = function.replica, function.world.compute
+        await compute(lambda: replica.begin(commit))
+        for step in commit.steps:
+            for entry in step:
+                update = await self._update(position)
+                await compute(lambda: replica.add(entry, update))
+                function.channel.window.free(update)
+                position += 1
+            await compute(lambda: replica.step(step))
+        await compute(lambda: replica.end(commit))
+
+    async def _update(self, position: int) -> Update:
+        """An update of the first commit, as soon as it is in memory."""
+        first = self._pending[0]
+        entry = first.commit.applied[position]
+        key = entry.worker, entry.seq
+        if key not in first.updates or not first.updates[key].loaded:
+            self._want((first.commit.commit, position))
+            await self._function.until(lambda: key in first.updates and first.updates[key].loaded)
+        self._wanted = None
+        return first.updates[key]
+
+    def let_go(self) -> None:
+        """The first commit's updates were added, and are needed no more."""
+        for update in self._pending[0].updates.values():
+            self._function.channel.window.free(update)
+
+    def applied(self) -> None:
+        """The first commit was applied, and what follows from that is done."""
+        self.let_go()
+        self._pending.popleft()
+        self._function.changed.set()
+
+    async def keep_reading(self) -> None:
+        """Read what is applied next and not in memory, as far as there is room."""
+        function, window = self._function, self._function.channel.window
+
+        def can_read() -> bool:
+            return bool(self._missing) and (window.fits() or window.can_fit(self._missing[0][0], self._wanted))
+
+        while True:
+            await function.until(can_read)
+            place, key = heapq.heappop(self._missing)
+            if not window.fits():
+                for later in window.make_room(place):
+                    self._at(later[0]).absent += 1
+                    heapq.heappush(self._missing, later)
+            window.reserve(key)
+            function.spawn(self._read(place, key))
+
+    def _want(self, place: Place) -> None:
+        self._wanted = place
+        self._function.changed.set()
+
+    def _at(self, place: Place) -> Pending:
+        return self._pending[place[0] - self._pending[0].commit.commit]
+
+    async def _read(self, place: Place, key: Id) -> None:
+        function, start = self._function, self._function.world.now()
+        found = await function.channel.read(*key)
+        if found.fault == DAMAGED:
+            raise BadObject(f"{keys.update(*key)} is applied by the log, but its object is damaged")
+        pending = self._at(place)
+        update = pending.updates.setdefault(key, found)
+        update.body = found.body
+        function.channel.window.hold(update, function.replica.held_bytes(found), place)
+        pending.absent -= 1
+        pending.download_s = max(pending.download_s, function.world.now() - start)
+        function.changed.set()

@@ -1,0 +1,162 @@
+"""What a function measured: one row per update it published, written to the bucket in parts while it works.
+
+The first part is written at the start and tells who this function is. It holds the function's clock, and its date is
+the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
+and from what must have happened before what, all clocks are compared (`lambdaml.traces.clocks`). Every later part ends with the
+meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
+last part is lost; fates and losses are not, they stand in the log. The last line of each part is its checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lambdaml.errors import BadObject
+from lambdaml.log import keys
+from lambdaml.log.reads import read_many
+from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.storage.protocol import ObjectInfo, Store
+from lambdaml.worker.world import World
+
+FLUSH_S = 15.0
+"""Seconds between parts."""
+
+
+class Tracer:
+    """The trace of one function."""
+
+    def __init__(self, world: World, function: str) -> None:
+        self._world = world
+        self._function = function
+        self._part = 0
+        self._rows: list[dict[str, Any]] = []
+        self._open: dict[tuple[int, int], dict[str, Any]] = {}
+        self._started = world.now()
+        self._flushed = world.now()
+
+    async def hello(self, **facts: Any) -> tuple[float, float, float]:
+        """Write the first part; returns the clock before and after, and the store's date of it."""
+        before = self._world.now()
+        self._rows.append({"kind": "function", "function": self._function, "now_s": round(before, 6), **facts})
+        await self.flush()
+        after = self._world.now()
+        self._rows.append({"kind": "clock", "function": self._function, "after_s": round(after, 6)})
+        info = await self._world.store.head(keys.trace(self._function, 0))
+        return before, after, info.modified if info else 0.0
+
+    def published(self, update: Update, started: float, upload_s: float) -> None:
+        """A worker's update stands in the bucket. One that an earlier function put there is not ours to account for."""
+        if update.function != self._function:
+            return
+        self._open[update.id] = {
+            "kind": "update",
+            "worker": update.worker,
+            "seq": update.seq,
+            "function": self._function,
+            "started_s": started,
+            "published_s": self._world.now(),
+            "compute_s": update.compute_s,
+            "encode_s": update.encode_s,
+            "upload_s": upload_s,
+            "bytes_sent": update.size_bytes,
+            "puts": 1,
+        }
+
+    def applied(
+        self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int
+    ) -> None:
+        """A commit was applied here. Its costs go to the first of this function's updates in it.
+
+        Times of the row are on this function's clock.
+        """
+        now = self._world.now()
+        for entry in commit.entries:
+            row = self._open.pop((entry.worker, entry.seq), None)
+            if row is None:
+                continue
+            wait_s = max(0.0, now - row["published_s"] - download_s - apply_s)
+            row |= {"applied_s": now, "download_s": download_s, "wait_s": wait_s, "apply_s": apply_s}
+            row |= {"gets": gets, "polls": polls, "bytes_received": received}
+            gets = polls = received = 0
+            self._rows.append(row)
+
+    def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
+        """This function wrote the log entry; these are the updates that it had read for it."""
+        found = [updates.get((entry.worker, entry.seq)) for entry in commit.entries]
+        moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
+        self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
+
+    async def close(self) -> None:
+        """Write the last part. Updates that have no fate yet, or whose commit was not applied here, are told of as
+        far as they came."""
+        self._rows += self._open.values()
+        self._open.clear()
+        await self.flush()
+
+    def due(self) -> bool:
+        """Whether it is time for another part."""
+        return bool(self._rows) and self._world.now() - self._flushed > FLUSH_S
+
+    async def flush(self) -> None:
+        """Write what has been measured since the last part, and the meter's reading."""
+        rows, self._rows = [_rounded(row) for row in self._rows], []
+        seconds = self._world.now() - self._started
+        rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
+        self._flushed = self._world.now()
+        part, self._part = self._part, self._part + 1
+        await self._world.store.put(keys.trace(self._function, part), pack_rows(rows))
+
+
+def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a part: one line of JSON for each row, and a last one with the CRC-32 of those before it."""
+    data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+    return data + b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(data)
+
+
+def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
+    """The rows of a part.
+
+    Raises:
+        BadObject: it is damaged or truncated.
+    """
+    raw = bytes(data)
+    *lines, end = raw.splitlines(keepends=True) or [b""]
+    if end != b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(raw[: len(raw) - len(end)]):
+        raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(raw)} bytes)")
+    return [json.loads(line) for line in lines]
+
+
+def read_parts(store: Store) -> list[tuple[ObjectInfo, list[dict[str, Any]]]]:
+    """What all functions of a run measured, part by part, each function's in their order.
+
+    Raises:
+        BadObject: a part is damaged.
+    """
+    infos = list(store.list(keys.TRACE))
+    found = read_many(store, [info.key for info in infos], unpack_rows)
+    return [(info, rows or []) for info, rows in zip(infos, found, strict=True)]
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
+    """What the log says of an update, for its row: `version` is the one its step made, None if refused."""
+    return {
+        "worker": entry.worker,
+        "seq": entry.seq,
+        "commit": commit.commit,
+        "base": entry.base,
+        "version": version,
+        "fate": entry.fate,
+        "reason": entry.reason,
+        "staleness": entry.staleness,
+        "weight": entry.weight,
+        "samples": entry.samples,
+        "loss": entry.loss,
+        "generation": entry.generation,
+    }
