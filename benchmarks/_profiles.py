@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lambdaml.cost.pilot import pilot
-from lambdaml.cost.profile import CodecFacts, JobFacts, MachineFacts, Memory, Profile, Spent, StepTime
+from lambdaml.cost.planning.pilot import pilot
+from lambdaml.cost.profiling.profile import CodecFacts, JobFacts, MachineFacts, Memory, Profile, Spent, StepTime
 from lambdaml.training.asked import resolve_job, settings_for
 
 

@@ -22,17 +22,17 @@ from pathlib import Path
 from statistics import median
 
 import lambdaml
-from lambdaml.cost.candidates import Candidate
-from lambdaml.cost.convergence import Convergence
-from lambdaml.cost.iprof import Device, IProf
-from lambdaml.cost.measure import measure
-from lambdaml.cost.outlook import Goal, outlook
-from lambdaml.cost.pace import Shape, busy_share, mixed, pace
-from lambdaml.cost.plan import REFINING_UPDATES
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import Profile
-from lambdaml.cost.stores import measure_store
-from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Quantities, Tariff
+from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.convergence import Convergence
+from lambdaml.cost.planning.outlook import Goal, outlook
+from lambdaml.cost.planning.pace import Shape, busy_share, mixed, pace
+from lambdaml.cost.planning.plan import REFINING_UPDATES
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.measure import measure
+from lambdaml.cost.profiling.profile import Profile
+from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.stragglers import STRAGGLERS
 

@@ -60,7 +60,7 @@ def profile(job: str):  # type: ignore[no-untyped-def]
     """What the planner knows of the job."""
     from _profiles import quick_profile  # type: ignore[import-not-found]
 
-    from lambdaml.cost.pilot import default_plan
+    from lambdaml.cost.planning.pilot import default_plan
 
     return quick_profile(_deep(), TARGET, JOBS[job], default_plan(WORKERS), step_s=STEP_S)
 
@@ -128,8 +128,8 @@ def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
 
 def planned(spread: str, latency: str, job: str) -> str:
     """The planner's schedule."""
-    from lambdaml.cost.candidates import Space
-    from lambdaml.cost.plan import Wishes, make_plan
+    from lambdaml.cost.planning.candidates import Space
+    from lambdaml.cost.planning.plan import Wishes, make_plan
 
     space = Space(
         workers=(WORKERS, WORKERS),

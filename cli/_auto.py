@@ -18,9 +18,9 @@ from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.iprof import IProf
-    from lambdaml.cost.plan import Plan
-    from lambdaml.cost.profile import Profile
+    from lambdaml.cost.planning.plan import Plan
+    from lambdaml.cost.profiling.iprof import IProf
+    from lambdaml.cost.profiling.profile import Profile
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
 
@@ -57,7 +57,7 @@ class _Auto:
 
     def learn(self, run: str) -> None:
         """Let the next plan know how fast this machine was."""
-        from lambdaml.cost.iprof import Device, busy, learn
+        from lambdaml.cost.profiling.iprof import Device, busy, learn
         from lambdaml.log.run import Run
 
         rows = Run(run).trace()
@@ -108,7 +108,7 @@ def _train_watched(
     auto: _Auto, job: str, place: str, options: Mapping[str, Any], store: Store, on_event: Emit
 ) -> TrainResult:
     """Raises _Superseded: the run ended for another way to be taken."""
-    from lambdaml.cost.replan import Replanner
+    from lambdaml.cost.planning.replan import Replanner
 
     def say(line: str) -> None:
         on_event({"event": "plan", "line": line})
@@ -168,10 +168,10 @@ def _beside(first: str, number: int) -> tuple[str, int]:
 
 def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> _Auto:
     """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
-    from lambdaml.cost.candidates import Space
-    from lambdaml.cost.iprof import IProf
-    from lambdaml.cost.plan import Wishes, make_plan
-    from lambdaml.cost.profile import Profile
+    from lambdaml.cost.planning.candidates import Space
+    from lambdaml.cost.planning.plan import Wishes, make_plan
+    from lambdaml.cost.profiling.iprof import IProf
+    from lambdaml.cost.profiling.profile import Profile
 
     target, epochs = options["target"], options["epochs"]
     if profile is not None:

@@ -10,7 +10,7 @@ import typer
 from lambdaml.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.caps import Caps
+    from lambdaml.cost.billing.caps import Caps
 
 _CAPS = "What it may spend"
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -65,15 +65,15 @@ def caps(
         raise UserError(f"{'--as' if platform else '--store-as'} says what a --budget is spent on: give one, too")
     if budget is None and deadline is None and max_requests is None:
         return None
-    from lambdaml.cost.caps import Caps, priced
+    from lambdaml.cost.billing.caps import Caps, priced
 
     usd = None
     if budget is not None:
         if platform is None:
             raise UserError("--budget: say what functions cost with --as, for example --as lambda-arm:1769")
-        from lambdaml.cost.bill import channel_of
-        from lambdaml.cost.prices import user_book
-        from lambdaml.cost.tariff import Tariff
+        from lambdaml.cost.billing.bill import channel_of
+        from lambdaml.cost.billing.prices import user_book
+        from lambdaml.cost.billing.tariff import Tariff
 
         try:
             usd = priced(Tariff(user_book(), store_as or channel_of(url), platform))

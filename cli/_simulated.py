@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.cli import _format
 
 if TYPE_CHECKING:
-    from lambdaml.cost.tariff import Bill
+    from lambdaml.cost.billing.tariff import Bill
     from lambdaml.simulation import SimulationResult
     from lambdaml.simulation.shadow import Costs
 

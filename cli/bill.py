@@ -14,7 +14,7 @@ from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.bill import Item, RunBill
+    from lambdaml.cost.billing.bill import Item, RunBill
 
 _SHOWN = 32
 
@@ -55,8 +55,8 @@ def bill(
 
     A run on this machine can be billed as if it had run elsewhere: its function-seconds stay as they were.
     """
-    from lambdaml.cost.bill import bill_run
-    from lambdaml.cost.prices import user_book
+    from lambdaml.cost.billing.bill import bill_run
+    from lambdaml.cost.billing.prices import user_book
     from lambdaml.log.run import Run
 
     book = user_book(*([prices] if prices else []))

@@ -20,10 +20,10 @@ from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.command import HowTo
-    from lambdaml.cost.outlook import Outlook
-    from lambdaml.cost.plan import Plan
-    from lambdaml.cost.profile import Profile
+    from lambdaml.cost.planning.command import HowTo
+    from lambdaml.cost.planning.outlook import Outlook
+    from lambdaml.cost.planning.plan import Plan
+    from lambdaml.cost.profiling.profile import Profile
 
 _WISHES, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
 INFEASIBLE = 3
@@ -136,10 +136,10 @@ def plan(
     least, most = parse_range(workers)
     limits = {"deadline_s": None if deadline is None else seconds(deadline), "budget_usd": parse_usd(budget)}
 
-    from lambdaml.cost.candidates import Space
-    from lambdaml.cost.iprof import IProf
-    from lambdaml.cost.plan import Wishes, make_plan
-    from lambdaml.cost.prices import user_book
+    from lambdaml.cost.billing.prices import user_book
+    from lambdaml.cost.planning.candidates import Space
+    from lambdaml.cost.planning.plan import Wishes, make_plan
+    from lambdaml.cost.profiling.iprof import IProf
 
     known = _profile(job, profile, args, None if epochs else target, most)
     wishes = Wishes(
@@ -165,11 +165,11 @@ def plan(
 
 
 def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
-    from lambdaml.cost.command import how_to_run
+    from lambdaml.cost.planning.command import how_to_run
 
     how = how_to_run(found, known)
     if html is not None:
-        from lambdaml.cost.page import page
+        from lambdaml.cost.planning.page import page
 
         try:
             html.write_text(page(found, f"Plan for {known.job.spec.rpartition('/')[2]}", how))
@@ -184,7 +184,7 @@ def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everythi
 
 
 def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:
-    from lambdaml.cost.profile import Profile
+    from lambdaml.cost.profiling.profile import Profile
 
     if (job is None) == (file is None):
         raise UserError("give a job to profile, or --profile FILE")

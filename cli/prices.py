@@ -12,7 +12,7 @@ from lambdaml.cli import _format, _options
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.refresh import Refreshed
+    from lambdaml.cost.billing.refresh import Refreshed
 
 File = Annotated[
     Path | None,
@@ -35,14 +35,14 @@ def prices(file: File = None, refresh: Refresh = False, as_json: _options.Json =
 
     Prices in your file replace the packaged ones.
     """
-    from lambdaml.cost.prices import PriceBook, user_file
+    from lambdaml.cost.billing.prices import PriceBook, user_file
 
     if file is not None and not refresh and not file.is_file():
         raise UserError(f"there is no file {file}")
     own = file or user_file()
     book = PriceBook.load(*([own] if own.is_file() else []))
     if refresh:
-        from lambdaml.cost.refresh import refresh as ask
+        from lambdaml.cost.billing.refresh import refresh as ask
 
         done = ask(own, book)
         if not as_json:

@@ -16,7 +16,7 @@ from lambdaml.cli.train import Args, Job, Seed, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.profile import CoherenceFacts, NoiseScale, Profile, StepTime, StoreFacts
+    from lambdaml.cost.profiling.profile import CoherenceFacts, NoiseScale, Profile, StepTime, StoreFacts
 
 Store = Annotated[
     str | None,

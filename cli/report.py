@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.cost.report import Comparison
+    from lambdaml.cost.planning.report import Comparison
 
 _TIMES = ("time", "time of a step")
 
 
 def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
     """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
-    from lambdaml.cost.prices import user_book
-    from lambdaml.cost.report import report as compare
+    from lambdaml.cost.billing.prices import user_book
+    from lambdaml.cost.planning.report import report as compare
     from lambdaml.log.run import Run
 
     found = compare(Run(run), user_book(*([prices] if prices else [])))

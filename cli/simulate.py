@@ -22,7 +22,7 @@ from lambdaml.cli.train import Args, Codec, Seed, StalenessRule, parse_args
 from lambdaml.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from lambdaml.cost.tariff import Bill
+    from lambdaml.cost.billing.tariff import Bill
     from lambdaml.simulation import SimulationResult
     from lambdaml.simulation.shadow import Costs
     from lambdaml.traces import Trace
@@ -202,8 +202,8 @@ def _results(
 ) -> Iterator[tuple[str, SimulationResult, Bill]]:
     """Simulate one after the other, all with what was measured for the first, and bill it."""
     import lambdaml
-    from lambdaml.cost.prices import user_book
-    from lambdaml.cost.tariff import Quantities, Tariff
+    from lambdaml.cost.billing.prices import user_book
+    from lambdaml.cost.billing.tariff import Quantities, Tariff
 
     tariff = Tariff(user_book(), asked["channel"], asked["platform"])
     for schedule in schedules:
@@ -265,7 +265,7 @@ def _read_profile(path: Path, codec: str) -> Costs:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if isinstance(record, dict) and "schema_version" in record:
-        from lambdaml.cost.profile import Profile
+        from lambdaml.cost.profiling.profile import Profile
 
         return Profile.of(record, str(path)).costs(codec=codec)
     if isinstance(record, list) and record:

@@ -55,7 +55,7 @@ class Settings(BaseModel):
         max_update_norm: updates with a greater 2-norm are rejected.
         keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.log.retention`.
         patience_s: a function gives up when nothing at all happened for this long, or when the store was down for it.
-        planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.plan`. Nothing depends on
+        planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.planning.plan`. Nothing depends on
             it.
         origin: the state it begins with; by default the job's fresh model.
         numerics: the class that its functions compute in; None where nothing is computed, as in the virtual world, and

@@ -47,7 +47,7 @@ class SimulationResult:
 
     Attributes:
         run: as of a real one; `seconds` is modelled time, `metrics` and `model_sha256` are there with `real` only.
-        lifetimes_s: of each function, its start included; what that costs: `lambdaml.cost.tariff`. Where requests are
+        lifetimes_s: of each function, its start included; what that costs: `lambdaml.cost.billing.tariff`. Where requests are
             not simulated one by one, all functions are taken to last equally long.
         stored_byte_s: bytes times the seconds that they were kept, taken to have come at an even pace.
         utilisation: the share of those seconds in which a gradient or an optimizer step was computed.

@@ -153,7 +153,7 @@ CHANNELS: dict[str, Channel] = {
         "fmi-redis": (),
     }.items()
 }
-"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`; prices: `lambdaml.cost.prices`. Written down
+"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`; prices: `lambdaml.cost.billing.prices`. Written down
 November 2026; us-east-1.
 
 | preset                   | limits                                       |

@@ -175,7 +175,7 @@ PLATFORMS: Registry[Platform] = Registry(
         for name in ("local", "lambda-x86", "lambda-arm", "spot", "lambdaml-2021")
     },
 )
-"""Presets; prices: `lambdaml.cost.prices`. Written down November 2026; us-east-1; none of it was measured by this
+"""Presets; prices: `lambdaml.cost.billing.prices`. Written down November 2026; us-east-1; none of it was measured by this
 project on AWS.
 
 | number                     | value                  | source                                                         |

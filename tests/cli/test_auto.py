@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cost import replan
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.planning import replan
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.profiling.profile import Profile
 from tests.cli.conftest import DIGITS, Cli
 from tests.cost.profiles import digits
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import UserError
 from tests.cli.conftest import DIGITS, Cli
 from tests.cost.profiles import digits

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost.prices import PriceBook, user_file
-from lambdaml.cost.refresh import Refreshed
+from lambdaml.cost.billing.prices import PriceBook, user_file
+from lambdaml.cost.billing.refresh import Refreshed
 from tests.cli.conftest import Cli
 
 MINE = '[[price]]\nid = "s3-standard/get"\nusd = 3e-7\nunit = "request"\nsource = "my contract"\ndate = 2026-11-01\n'
@@ -45,7 +45,7 @@ def test_refreshing_says_what_changed_and_where_it_was_written(cli: Cli, monkeyp
         prices = {id: book[id] for id in ("s3-standard/get", "s3-standard/put")}
         return Refreshed(prices, {"s3-standard/get": (4e-7, 3e-7)}, {"spot/instance": "why not"}, ("redis/ecpu",), file)
 
-    monkeypatch.setattr("lambdaml.cost.refresh.refresh", told)
+    monkeypatch.setattr("lambdaml.cost.billing.refresh.refresh", told)
     ended = cli("prices", "--refresh", "--prices", "new.toml")
     assert ended.code == 0
     assert ended.out.splitlines() == [

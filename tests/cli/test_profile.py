@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lambdaml.cli.profile import profile
-from lambdaml.cost.measure import SECONDS, measure
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profiling.measure import SECONDS, measure
+from lambdaml.cost.profiling.profile import Profile
 from tests.cli.conftest import DIGITS, Cli
 from tests.cost.profiles import digits
 

@@ -85,9 +85,9 @@ def test_planning_needs_no_main_guard_and_no_clean_folder(tmp_path: Path) -> Non
     here = traps(tmp_path / "here")
     digits().dump(here / "digits.profile.json")
     (tmp_path / "script.py").write_text(
-        "from lambdaml.cost.candidates import Space\n"
-        "from lambdaml.cost.plan import Wishes, make_plan\n"
-        "from lambdaml.cost.profile import Profile\n"
+        "from lambdaml.cost.planning.candidates import Space\n"
+        "from lambdaml.cost.planning.plan import Wishes, make_plan\n"
+        "from lambdaml.cost.profiling.profile import Profile\n"
         "print('here')\n"
         "space = Space(workers=(2, 16), schedules=('bsp', 'asp'), batch_sizes=(32,), platforms=('lambda-arm',))\n"
         "plan = make_plan(Profile.load('digits.profile.json'), Wishes(epochs=1, space=space), processes=2)\n"

@@ -12,11 +12,11 @@ import lambdaml
 from lambdaml.cli import _format
 from lambdaml.cli import plan as plan_verb
 from lambdaml.cli.report import _than_planned
-from lambdaml.cost.candidates import Space
-from lambdaml.cost.command import how_to_run
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.plan import Wishes, make_plan
-from lambdaml.cost.report import Comparison
+from lambdaml.cost.planning.candidates import Space
+from lambdaml.cost.planning.command import how_to_run
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.plan import Wishes, make_plan
+from lambdaml.cost.planning.report import Comparison
 from tests.cli.conftest import DIGITS, Cli, Trained
 from tests.cost.profiles import digits
 from tests.cost.test_report import JOB, PLANNED

@@ -1,7 +1,7 @@
 """A profile as `lambdaml profile examples/digits.py` might find it, with round numbers."""
 
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.profile import (
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.profiling.profile import (
     CodecFacts,
     CoherenceFacts,
     JobFacts,

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from lambdaml.cost import plan as planning
-from lambdaml.cost import profile as profiles
-from lambdaml.cost.assumptions import Assumption
-from lambdaml.cost.candidates import Space
-from lambdaml.cost.iprof import Device, IProf
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.plan import Wishes, make_plan
-from lambdaml.cost.prices import Price, PriceBook
-from lambdaml.cost.profile import Profile
-from lambdaml.cost.startup import Startup
+from lambdaml.cost.billing.prices import Price, PriceBook
+from lambdaml.cost.planning import plan as planning
+from lambdaml.cost.planning.assumptions import Assumption
+from lambdaml.cost.planning.candidates import Space
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.plan import Wishes, make_plan
+from lambdaml.cost.profiling import profile as profiles
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.profile import Profile
+from lambdaml.cost.profiling.startup import Startup
 from lambdaml.simulation.channel import Channel, Empirical
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.latency import LatencyModel

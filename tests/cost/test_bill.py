@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lambdaml
-from lambdaml.cost.attribution import PHASES, SHARED, Share, _slices, attribute
-from lambdaml.cost.bill import RunBill, bill_run, channel_of, quantities
-from lambdaml.cost.prices import PriceBook
+from lambdaml.cost.billing.attribution import PHASES, SHARED, Share, _slices, attribute
+from lambdaml.cost.billing.bill import RunBill, bill_run, channel_of, quantities
+from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.usage import Usage

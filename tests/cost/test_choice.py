@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lambdaml.cost.candidates import Candidate
-from lambdaml.cost.choice import TIE, by_a_tie, keeps, ranked
-from lambdaml.cost.outlook import Outlook
-from lambdaml.cost.plan import Aim, Wishes
-from lambdaml.cost.reasons import reason
+from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.choice import TIE, by_a_tie, keeps, ranked
+from lambdaml.cost.planning.outlook import Outlook
+from lambdaml.cost.planning.plan import Aim, Wishes
+from lambdaml.cost.planning.reasons import reason
 
 
 def one(codec: str, seconds: float, usd: float = 1.0, schedule: str = "bsp", obstacle: str = "") -> Outlook:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost.convergence import Convergence, Steps
-from lambdaml.cost.pilot import STEEP, PilotRun, default_plan, pilot
-from lambdaml.cost.profile import CoherenceFacts
+from lambdaml.cost.planning.convergence import Convergence, Steps
+from lambdaml.cost.planning.pilot import STEEP, PilotRun, default_plan, pilot
+from lambdaml.cost.profiling.profile import CoherenceFacts
 from lambdaml.errors import SettingsError
 from tests.lambdaml import lab
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lambdaml.cost.fit import batch_sizes, line, quantile, spread
+from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
 
 
 @pytest.mark.parametrize(("overhead", "slope"), [(0.002, 0.0001), (0.0, 0.01), (0.5, 0.0)])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lambdaml.cost.iprof import Device, IProf, Maui, SlopeModel, busy, home, learn
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profiling.iprof import Device, IProf, Maui, SlopeModel, busy, home, learn
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.simulation.platform import Platform
 from tests.cost.profiles import digits
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from lambdaml.cost.bench import Bench
-from lambdaml.cost.measure import LAGS, LEAST_STEPS, measure
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profiling.bench import Bench
+from lambdaml.cost.profiling.measure import LAGS, LEAST_STEPS, measure
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
 from lambdaml.simulation import simulate

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lambdaml import Job
-from lambdaml.cost.noise import LEAST_BATCHES, Noise, estimate, layout
+from lambdaml.cost.profiling.noise import LEAST_BATCHES, Noise, estimate, layout
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.replica import Replica
 

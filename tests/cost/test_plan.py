@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 
 import lambdaml
-from lambdaml.cost.candidates import Candidate, Space
-from lambdaml.cost.outlook import Goal, outlook
-from lambdaml.cost.pace import Shape, pace
-from lambdaml.cost.page import page
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.plan import Plan, Wishes, make_plan
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import Profile
-from lambdaml.cost.tariff import Tariff
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Tariff
+from lambdaml.cost.planning.candidates import Candidate, Space
+from lambdaml.cost.planning.outlook import Goal, outlook
+from lambdaml.cost.planning.pace import Shape, pace
+from lambdaml.cost.planning.page import page
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.plan import Plan, Wishes, make_plan
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation import simulate

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost import prices
-from lambdaml.cost.prices import ENVIRONMENT, HOW, ITEMS, Price, PriceBook, user_book, user_file
+from lambdaml.cost.billing import prices
+from lambdaml.cost.billing.prices import ENVIRONMENT, HOW, ITEMS, Price, PriceBook, user_book, user_file
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS

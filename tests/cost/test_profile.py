@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lambdaml.cost.profile import SCHEMA_VERSION, Profile
+from lambdaml.cost.profiling.profile import SCHEMA_VERSION, Profile
 from lambdaml.errors import NewerSchema, UserError
 from lambdaml.simulation.channel import Channel
 from tests.cost.profiles import digits

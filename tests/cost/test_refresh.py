@@ -15,8 +15,8 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.refresh import REGION, Product, products, refresh
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.refresh import REGION, Product, products, refresh
 from lambdaml.errors import PricesUnreachable, SettingsError
 
 TERM = "JRTCKXETXF"

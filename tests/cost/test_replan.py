@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cost import replan
-from lambdaml.cost.candidates import Space
-from lambdaml.cost.iprof import IProf
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.plan import Plan, Wishes, make_plan
-from lambdaml.cost.profile import MEASURED, Profile
-from lambdaml.cost.replan import LEAST_S, MOST_PLANS, Replanner
+from lambdaml.cost.planning import replan
+from lambdaml.cost.planning.candidates import Space
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.plan import Plan, Wishes, make_plan
+from lambdaml.cost.planning.replan import LEAST_S, MOST_PLANS, Replanner
+from lambdaml.cost.profiling.iprof import IProf
+from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.log import keys
 from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, train

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lambdaml
-from lambdaml.cost.report import report
+from lambdaml.cost.planning.report import report
 from lambdaml.errors import UserError
 from tests.lambdaml import lab
 

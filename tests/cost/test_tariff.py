@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.cost.prices import Price, PriceBook
-from lambdaml.cost.tariff import GB_BYTES, MONTH_S, PARTS, REQUESTS, Bill, Quantities, Tariff, billed_s
+from lambdaml.cost.billing.prices import Price, PriceBook
+from lambdaml.cost.billing.tariff import GB_BYTES, MONTH_S, PARTS, REQUESTS, Bill, Quantities, Tariff, billed_s
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS

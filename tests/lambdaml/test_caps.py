@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cost.caps import Caps, priced
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.cost.billing.caps import Caps, priced
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.engines.accounts import total
 from lambdaml.engines.caps import Spent
 from lambdaml.errors import RunCapped, SettingsError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.schedules import SCHEDULES

@@ -2,7 +2,7 @@
 
 Measured in a process of its own, since it can be seen once a process only:
 
-    python -m lambdaml.cost.startup '{"spec": "digits.py:Digits", "args": {}}'
+    python -m lambdaml.cost.profiling.startup '{"spec": "digits.py:Digits", "args": {}}'
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Startup:
 def startup(job: JobSettings) -> Startup | None:
     """Measure it; None where the job cannot be imported by another process, or that takes minutes."""
     begin = time.perf_counter()
-    command = [sys.executable, "-P", "-m", "lambdaml.cost.startup", job.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True)
         inside_s, job_s = json.loads(done.stdout)

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lambdaml.cost.prices import PRODUCTS, Price, PriceBook, read, write
+from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read, write
 from lambdaml.errors import PricesUnreachable
 
 REGION = "us-east-1"

@@ -52,7 +52,7 @@ HOW = {
 """How a price was learned."""
 
 PRODUCTS = "products.toml"
-"""The packaged file that is no price book; see `lambdaml.cost.refresh`."""
+"""The packaged file that is no price book; see `lambdaml.cost.billing.refresh`."""
 
 ENVIRONMENT = "LAMBDAML_PRICES"
 

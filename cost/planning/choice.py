@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.codecs import CODECS
-from lambdaml.cost.outlook import Outlook
+from lambdaml.cost.planning.outlook import Outlook
 
 if TYPE_CHECKING:
-    from lambdaml.cost.plan import Wishes
+    from lambdaml.cost.planning.plan import Wishes
 
 TIE = 0.01
 """Candidates whose values differ by no more than this share are equally good: simulations with other chances differ by

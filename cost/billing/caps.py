@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.engines.caps import Spent
 from lambdaml.errors import SettingsError
 

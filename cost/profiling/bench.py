@@ -19,8 +19,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lambdaml.codecs import CODECS
-from lambdaml.cost.fit import batch_sizes, line, quantile, spread
-from lambdaml.cost.profile import CodecFacts, Memory, StepPoint, StepTime
+from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
+from lambdaml.cost.profiling.profile import CodecFacts, Memory, StepPoint, StepTime
 from lambdaml.errors import SettingsError
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update

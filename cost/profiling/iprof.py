@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.cost.profile import Profile
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.simulation.platform import Platform
 
 SCHEMA_VERSION = 1

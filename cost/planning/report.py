@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lambdaml.cost.bill import RunBill, bill_run
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import MEASURED
+from lambdaml.cost.billing.bill import RunBill, bill_run
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.errors import UserError
 from lambdaml.log.run import Run
 

@@ -3,7 +3,7 @@
     profile = Profile.load("digits.profile.json")
     profile.costs(batch_size=64, codec="bf16")      # what a simulation needs; see `lambdaml.simulation`
 
-How the numbers are found: `lambdaml.cost.measure`. Every number carries its unit in its name; times are those of one
+How the numbers are found: `lambdaml.cost.profiling.measure`. Every number carries its unit in its name; times are those of one
 thread on the machine that the profile names.
 """
 
@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.startup import Startup
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.profiling.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
@@ -215,7 +215,7 @@ class NoisePoint:
 
 @dataclass(frozen=True, slots=True)
 class NoiseScale:
-    """The gradient noise scale; see `lambdaml.cost.noise`.
+    """The gradient noise scale; see `lambdaml.cost.profiling.noise`.
 
     Attributes:
         samples: B_simple, the median over the points; None where no point has one.
@@ -312,7 +312,7 @@ class Profile:
 
         Args:
             batch_size: samples of an update; by default the job's own.
-            slowdown: of the function against one thread of the machine that was measured; see `lambdaml.cost.iprof`.
+            slowdown: of the function against one thread of the machine that was measured; see `lambdaml.cost.profiling.iprof`.
 
         Raises:
             UserError: the profile knows no such codec.

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lambdaml.cost.choice import TIE, by_a_tie
-from lambdaml.cost.outlook import Outlook
+from lambdaml.cost.planning.choice import TIE, by_a_tie
+from lambdaml.cost.planning.outlook import Outlook
 
 if TYPE_CHECKING:
-    from lambdaml.cost.plan import Wishes
+    from lambdaml.cost.planning.plan import Wishes
 
 NEIGHBOURS = 8
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lambdaml.cost.candidates import HEADROOM, Candidate
-from lambdaml.cost.iprof import Device, IProf
-from lambdaml.cost.outlook import Goal
-from lambdaml.cost.prices import Price
-from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.cost.billing.prices import Price
+from lambdaml.cost.planning.candidates import HEADROOM, Candidate
+from lambdaml.cost.planning.outlook import Goal
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import DETECT_S
@@ -23,7 +23,7 @@ from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
-    from lambdaml.cost.plan import Wishes
+    from lambdaml.cost.planning.plan import Wishes
 
 Mark = Literal["measured", "given", "assumed"]
 

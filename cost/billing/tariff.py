@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.prices import Price, PriceBook
+from lambdaml.cost.billing.prices import Price, PriceBook
 from lambdaml.errors import SettingsError, nearest
 from lambdaml.simulation.channel import CHANNELS, Channel
 from lambdaml.simulation.platform import PLATFORMS, Platform

@@ -2,7 +2,7 @@
 
     seconds = once + steps(target, batch, staleness) * seconds a step + handovers + the way from target to end
 
-Once and a step: `lambdaml.cost.pace`. Steps: `lambdaml.cost.convergence`. A run is longer than the short ones that are
+Once and a step: `lambdaml.cost.planning.pace`. Steps: `lambdaml.cost.planning.convergence`. A run is longer than the short ones that are
 simulated, so functions whose lifetime ends, preemptions and snapshots are added in closed form.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lambdaml.cost.candidates import Candidate
-from lambdaml.cost.convergence import Convergence, Steps
-from lambdaml.cost.pace import Amounts, Pace
-from lambdaml.cost.profile import Profile
-from lambdaml.cost.tariff import Quantities, Tariff
+from lambdaml.cost.billing.tariff import Quantities, Tariff
+from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.convergence import Convergence, Steps
+from lambdaml.cost.planning.pace import Amounts, Pace
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.log.view import View
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel

@@ -23,11 +23,11 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from lambdaml.cost.iprof import Device, IProf
-from lambdaml.cost.outlook import Outlook
-from lambdaml.cost.plan import Plan, make_plan
-from lambdaml.cost.profile import Profile
-from lambdaml.cost.stores import measure_store
+from lambdaml.cost.planning.outlook import Outlook
+from lambdaml.cost.planning.plan import Plan, make_plan
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.profile import Profile
+from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.log import keys
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import Update

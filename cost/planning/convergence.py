@@ -1,6 +1,6 @@
 """How many optimizer steps to the target, by batch size and staleness: what pilots showed, and between them.
 
-Two effects, each taken from pilots (`lambdaml.cost.pilot`) of this very job:
+Two effects, each taken from pilots (`lambdaml.cost.planning.pilot`) of this very job:
 
 * **Batch.** Steps fall with the samples of a step, S(B) = S_min (1 + B_noise / B), until the batch exceeds the gradient
   noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots on a straight line in (log B, log S);
@@ -21,8 +21,8 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from lambdaml.cost.pilot import PilotRun
-from lambdaml.cost.profile import CoherenceFacts
+from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.profiling.profile import CoherenceFacts
 
 LEAST_SIGMA = 0.03
 """Spread that is assumed at least, of the logarithm of the steps."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdaml.cost.attribution import PHASES, SHARED, Share, attribute
-from lambdaml.cost.prices import PriceBook, user_book
-from lambdaml.cost.tariff import Bill, Quantities, Tariff
+from lambdaml.cost.billing.attribution import PHASES, SHARED, Share, attribute
+from lambdaml.cost.billing.prices import PriceBook, user_book
+from lambdaml.cost.billing.tariff import Bill, Quantities, Tariff
 from lambdaml.log.run import Run
 from lambdaml.log.usage import Usage
 from lambdaml.storage import ObjectInfo
@@ -123,7 +123,7 @@ def bill_run(
     Args:
         platform: that the functions are billed as; by default the one they ran on. Their seconds stay as they were.
         channel: that the store is billed as; by default the one it is.
-        transfer: how functions reach the store; see `lambdaml.cost.tariff.TRANSFERS`.
+        transfer: how functions reach the store; see `lambdaml.cost.billing.tariff.TRANSFERS`.
         book: by default the packaged prices with the user's own on top.
 
     Raises:

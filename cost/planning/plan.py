@@ -3,7 +3,7 @@
     plan = make_plan(Profile.load("digits.profile.json"), Wishes(target="accuracy>=0.95", deadline_s=1200, budget_usd=1))
     plan.chosen, plan.frontier, plan.near_misses, plan.assumptions
 
-Every candidate goes through the virtual world (`lambdaml.cost.pace`). Candidates that differ in how long a gradient
+Every candidate goes through the virtual world (`lambdaml.cost.planning.pace`). Candidates that differ in how long a gradient
 takes, and in nothing else that matters to the course of a run, lie on a line between the two extremes, which are
 simulated; the best are then simulated as they are, and longer.
 """
@@ -18,17 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from lambdaml.cost.assumptions import Assumption, Basis, assumptions
-from lambdaml.cost.bill import channel_of
-from lambdaml.cost.candidates import Candidate, Space
-from lambdaml.cost.choice import frontier, keeps, nearest, ranked
-from lambdaml.cost.convergence import Convergence
-from lambdaml.cost.iprof import Device, IProf
-from lambdaml.cost.outlook import Goal, Outlook, outlook
-from lambdaml.cost.pace import UPDATES, Pace, Shape, busy_share, mixed, pace, waits_s
-from lambdaml.cost.prices import PriceBook
-from lambdaml.cost.profile import MEASURED, Profile
-from lambdaml.cost.tariff import Tariff
+from lambdaml.cost.billing.bill import channel_of
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Tariff
+from lambdaml.cost.planning.assumptions import Assumption, Basis, assumptions
+from lambdaml.cost.planning.candidates import Candidate, Space
+from lambdaml.cost.planning.choice import frontier, keeps, nearest, ranked
+from lambdaml.cost.planning.convergence import Convergence
+from lambdaml.cost.planning.outlook import Goal, Outlook, outlook
+from lambdaml.cost.planning.pace import UPDATES, Pace, Shape, busy_share, mixed, pace, waits_s
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines.processes import fresh_processes
 from lambdaml.errors import RunFailed, SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
@@ -177,7 +177,7 @@ def make_plan(
     best = frontier(found)
     chosen = 0 if keeps(found[0], wishes) else None
     close = chosen if chosen is not None else nearest(found, wishes)
-    from lambdaml.cost.reasons import near_misses, reason
+    from lambdaml.cost.planning.reasons import near_misses, reason
 
     return Plan(
         wishes,

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lambdaml.cost.profile import MachineFacts
+from lambdaml.cost.profiling.profile import MachineFacts
 from lambdaml.training.asked import versions
 
 _SIZE = 512

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.bench import Bench
-from lambdaml.cost.machine import this_machine
-from lambdaml.cost.noise import LEAST_BATCHES, MOST_BATCHES, Noise
-from lambdaml.cost.pilot import default_plan, pilot
-from lambdaml.cost.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
-from lambdaml.cost.startup import startup
-from lambdaml.cost.stores import measure_store
+from lambdaml.cost.planning.pilot import default_plan, pilot
+from lambdaml.cost.profiling.bench import Bench
+from lambdaml.cost.profiling.machine import this_machine
+from lambdaml.cost.profiling.noise import LEAST_BATCHES, MOST_BATCHES, Noise
+from lambdaml.cost.profiling.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
+from lambdaml.cost.profiling.startup import startup
+from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
@@ -96,7 +96,7 @@ def measure(
     Args:
         job: as in `train`.
         store: URL of a place that may be written to, under `probe/`; what is written is removed.
-        target: also train to it by pilots (`lambdaml.cost.pilot`) for up to so many `workers`.
+        target: also train to it by pilots (`lambdaml.cost.planning.pilot`) for up to so many `workers`.
         seconds: to spend, about; pilots may take as many again. Less time means fewer repetitions.
         device: as in `train`.
         progress: takes the share that is done and what is being measured, now and then.

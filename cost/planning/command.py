@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
-from lambdaml.cost.candidates import Candidate
-from lambdaml.cost.plan import Plan
-from lambdaml.cost.profile import MEASURED, Profile
+from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.plan import Plan
+from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.url import StoreURL

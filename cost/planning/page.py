@@ -7,11 +7,11 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.reasons import duration, money
+from lambdaml.cost.planning.reasons import duration, money
 
 if TYPE_CHECKING:
-    from lambdaml.cost.command import HowTo
-    from lambdaml.cost.plan import Plan
+    from lambdaml.cost.planning.command import HowTo
+    from lambdaml.cost.planning.plan import Plan
 
 WIDTH, HEIGHT, MARGIN = 860, 460, 64
 

@@ -1,0 +1,1 @@
+"""Prices, tariffs and bills: what a run used, and what that costs."""

@@ -1,0 +1,1 @@
+"""Plans: candidates, what each would take, the choice, and why."""
