@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lambdaml.simulation import simulate
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.shadow import Costs
-from tests.cost.test_closed_forms import message_s, scatter_reduce_s
+from tests.cost.planning.test_closed_forms import message_s, scatter_reduce_s
 
 SIZE = 12_000_000
 WORKERS = (2, 3, 4, 6, 8, 12, 16, 24, 32)

@@ -3,7 +3,7 @@
     python benchmarks/hashes.py
 
 Two workers, one function, `bsp`, 30 steps, seed 7. The same class must give the same SHA-256 on every machine;
-`tests/lambdaml/test_numerics.py` computes the one of the digits again.
+`tests/lambdaml/training/test_numerics.py` computes the one of the digits again.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.planning.plan import Wishes, make_plan
 from lambdaml.cost.planning.report import Comparison
 from tests.cli.conftest import DIGITS, Cli, Trained
+from tests.cost.planning.test_report import JOB, PLANNED
 from tests.cost.profiles import digits
-from tests.cost.test_report import JOB, PLANNED
 
 VERBS: dict[str, tuple[str, ...]] = {
     "trace": ("trace", "{run}"),

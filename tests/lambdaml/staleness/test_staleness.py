@@ -27,8 +27,8 @@ from lambdaml.staleness.exponential import similarity
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Recorded, synthetic_trace
 from tests.lambdaml.lab import Made, Tiny, broken_off, light, model_bytes, table, train
-from tests.lambdaml.test_kills import Killer
-from tests.lambdaml.test_kills import train as train_processes
+from tests.lambdaml.worker.test_kills import Killer
+from tests.lambdaml.worker.test_kills import train as train_processes
 
 STEPS = 10
 

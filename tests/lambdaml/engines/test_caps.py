@@ -19,7 +19,7 @@ from lambdaml.engines.caps import Spent
 from lambdaml.errors import RunCapped, SettingsError
 from tests.lambdaml.lab import model_bytes
 
-JOB = f"{Path(__file__).parent / 'lab.py'}:Tiny"
+JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS = 3, 45
 TARIFF = Tariff(PriceBook.load(), "s3-standard", "lambda-arm:1769")
 

@@ -19,8 +19,8 @@ from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.usage import Usage
 from lambdaml.storage import MeterReading, ObjectInfo
-from tests.lambdaml.test_kills import JOB as KILLED_JOB
-from tests.lambdaml.test_kills import Killer
+from tests.lambdaml.worker.test_kills import JOB as KILLED_JOB
+from tests.lambdaml.worker.test_kills import Killer
 
 BOOK = PriceBook.load()
 JOB = "tests/lambdaml/lab.py:Tiny"

@@ -104,7 +104,7 @@ def test_a_metric_that_the_job_does_not_report_is_a_mistake() -> None:
 
 
 def test_where_the_need_for_steps_rises_steeply_delays_between_are_tried() -> None:
-    digits = f"{Path(__file__).parents[2] / 'examples' / 'digits.py'}:Digits"
+    digits = f"{Path(__file__).parents[3] / 'examples' / 'digits.py'}:Digits"
     found = pilot(digits, "accuracy>=0.9", args={"lr": 0.8}, plan=[(1, 0), (1, 15)], seeds=(5, 6))
     steps = {run.delay: run.steps for run in found if run.seed == 5}
     assert len(steps) > 2 and steps[0] is not None and steps[15] is None

@@ -19,7 +19,7 @@ from lambdaml.errors import NewerSchema, UserError
 from lambdaml.traces import COLUMNS, SCHEMA, Trace
 from tests.lambdaml.lab import broken_off, train
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "traces.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "concepts" / "traces.md"
 
 
 @pytest.fixture(scope="module")

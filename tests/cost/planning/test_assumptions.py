@@ -22,8 +22,8 @@ from lambdaml.cost.profiling.startup import Startup
 from lambdaml.simulation.channel import Channel, Empirical
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.latency import LatencyModel
+from tests.cost.planning.test_plan import PILOTS, TARGET
 from tests.cost.profiles import digits
-from tests.cost.test_plan import PILOTS, TARGET
 
 PARTS = [
     kind

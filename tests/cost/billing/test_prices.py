@@ -14,7 +14,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS
 
-DATA = Path(__file__).resolve().parents[2] / "cost" / "data"
+DATA = Path(__file__).resolve().parents[3] / "cost" / "data"
 
 
 def user(folder: Path, text: str) -> Path:

@@ -20,9 +20,9 @@ from lambdaml.job import Job
 from lambdaml.simulation import simulate
 from lambdaml.storage import open_store
 from lambdaml.training.asked import resolve_job, settings_for
-from tests.cost.test_noise import Quadratic
+from tests.cost.profiling.test_noise import Quadratic
 
-DIGITS = f"{Path(__file__).resolve().parents[2] / 'examples' / 'digits.py'}:Digits"
+DIGITS = f"{Path(__file__).resolve().parents[3] / 'examples' / 'digits.py'}:Digits"
 PARAMETERS = 64 * 16 + 16 + 16 * 10 + 10
 
 

@@ -104,7 +104,7 @@ def test_epochs_are_counted_in_updates_of_each_worker(epochs: float, steps: int)
 
 @pytest.mark.parametrize("given", ["class", "path", "instance"])
 def test_a_job_may_be_given_as_a_class_a_path_or_an_instance(plain: lambdaml.Run, given: str) -> None:
-    file = Path(__file__).with_name("lab.py")
+    file = Path(__file__).parents[1] / "lab.py"
     job: Any = {"class": Tiny, "path": f"{file}:Tiny", "instance": Tiny()}[given]
     run = train(job, workers=4, steps=STEPS)
     assert model_bytes(run) == model_bytes(plain)

@@ -17,7 +17,7 @@ from lambdaml.log import keys
 from lambdaml.log.usage import Usage, usage_event
 from lambdaml.storage import MemoryStore, MeterReading, copy, open_store
 from lambdaml.storage.protocol import Bytes, Data
-from tests.lambdaml.test_kills import JOB, Killer
+from tests.lambdaml.worker.test_kills import JOB, Killer
 from tests.storage.s3server import S3Server
 
 KILLS = 20

@@ -14,7 +14,7 @@ import pytest
 
 import lambdaml
 
-JOB = f"{Path(__file__).parent / 'lab.py'}:Tiny"
+JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
 SLOW = "?latency=5ms"
 """So that the killer hears of each commit before many others are made."""

@@ -27,9 +27,9 @@ from lambdaml.training.numerics import Numerics, differences, norm, present
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DIGITS = f"{ROOT / 'examples' / 'digits.py'}:Digits"
-TINY = f"{Path(__file__).parent / 'lab.py'}:Tiny"
+TINY = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 
 
 def python(code: str, **environment: str) -> Any:

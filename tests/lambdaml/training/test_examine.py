@@ -13,7 +13,7 @@ import lambdaml
 from lambdaml.errors import JobError, JobFailed
 from lambdaml.training.examine import SMALL, examine
 from tests.lambdaml.lab import memory
-from tests.lambdaml.test_replica import Made, mlp
+from tests.lambdaml.training.test_replica import Made, mlp
 
 
 class Forgetful(SGD):

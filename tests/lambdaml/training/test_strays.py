@@ -9,7 +9,7 @@ from torch import nn
 
 import lambdaml
 from tests.lambdaml.lab import memory
-from tests.lambdaml.test_replica import Made
+from tests.lambdaml.training.test_replica import Made
 
 
 class Counting(nn.Module):
