@@ -32,9 +32,6 @@ REQUESTS = 64
 SMALL_BYTES = 2**20
 """A write to a near store of more than this goes to a thread."""
 
-NEAR_BATCH = 8
-"""Objects of a near store that are deleted at once."""
-
 SHORT_S = 0.1
 """So does tensor work, unless it lately took less than this: leases must be renewed meanwhile."""
 
@@ -87,14 +84,9 @@ class LiveStore:
         return list(await self._call(lambda *args: list(self._store.list(*args)), prefix, after))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Of a near store a few at a time, since a thread that deletes one after the other takes turns with this one for
-        each, and each turn may wait for a core."""
-        if self._store.near:
-            for start in range(0, len(keys), NEAR_BATCH):
-                await self._call(self._store.delete, keys[start : start + NEAR_BATCH])
-                await asyncio.sleep(0)
-        else:
-            await self._call(self._store.delete, keys)
+        """In a thread always: there may be many."""
+        run = asyncio.get_running_loop().run_in_executor
+        await self.patience.keep(lambda: run(self._threads, self._store.delete, keys), asyncio.sleep)
 
     def reading(self) -> dict[str, Any]:
         meter = getattr(self._store, "meter", None)
