@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from typing import Any
 
-from lambdaml.engines import Engine
+from lambdaml.engines import Emit, Engine
 from lambdaml.errors import RunExists
 from lambdaml.job import Job
 from lambdaml.log import keys
@@ -18,8 +16,6 @@ from lambdaml.storage.probe import check
 from lambdaml.training.evaluation import evaluate
 from lambdaml.training.footprint import Footprint, free_memory_bytes, warning
 from lambdaml.training.origin import go_on_from
-
-Emit = Callable[[dict[str, Any]], None]
 
 MANY_PARAMETERS = 10**7
 """A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
@@ -100,6 +96,7 @@ def _claim(store: Store, settings: Settings) -> None:
 
 
 def exists(store: Store) -> RunExists:
+    """Why nothing can begin at a prefix where a run stands, or what is left of one."""
     if store.head(keys.RUN) is None:
         return RunExists(f"{store.url} holds what is left of a run without its {keys.RUN}: choose another place")
     return RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from lambdaml.codecs import CODECS
-from lambdaml.engines import ENGINES, Engine, Enough, Launch, functions_for
+from lambdaml.engines import ENGINES, Emit, Engine, Enough, Launch, functions_for
 from lambdaml.engines.accounts import Accounts
 from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
 from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
@@ -34,7 +34,6 @@ from lambdaml.training.origin import find_origin
 from lambdaml.training.source import loading
 
 T = TypeVar("T")
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)

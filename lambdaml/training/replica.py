@@ -211,9 +211,7 @@ class Replica:
         encoded, rows, rest = _parts(body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
-        size = 0 if fault else self.rows.size(rows)
-        fault = fault or self.codec.check(encoded, size)
-        if fault:
+        if fault := fault or self.codec.check(encoded, self.rows.size(rows)):
             return fault
         dealt = self.sampler.count(update.worker, update.seq)
         if update.samples != dealt:
@@ -222,7 +220,7 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
-        vector = self.codec.decode(encoded, size)
+        vector = self.codec.decode(encoded, self.rows.size(rows))
         # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
         with np.errstate(over="ignore", invalid="ignore"):
             if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():

@@ -70,9 +70,7 @@ class Rows:
 
     def size(self, rows: Body) -> int:
         """Numbers that are left of a gradient."""
-        return sum(
-            span.stop - span.start if kept is None else len(kept) * span.width for span, kept in self._pieces(rows)
-        )
+        return sum(_length(span, kept) for span, kept in self._pieces(rows))
 
     def check(self, rows: Body) -> str:
         """What is wrong with the rows of an update; "" for nothing."""
@@ -90,7 +88,7 @@ class Rows:
         at = 0
         for span, kept in self._pieces(rows):
             place = out[span.start : span.stop]
-            length = len(place) if kept is None else len(kept) * span.width
+            length = _length(span, kept)
             piece, at = packed[at : at + length], at + length
             if kept is None:
                 _add(piece, weight, place, first)
@@ -120,6 +118,11 @@ class Rows:
             at = span.stop
         if at < self._size:
             yield _Span(at, self._size, 1), None
+
+
+def _length(span: _Span, kept: NDArray[Any] | None) -> int:
+    """Numbers of a piece that travel."""
+    return span.stop - span.start if kept is None else len(kept) * span.width
 
 
 def _has(module: nn.Module) -> bool:

@@ -131,7 +131,6 @@ class Committer:
         """Emit the event of a commit that was applied."""
         function, applied = self._function, commit.applied
         rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
-        sampler = sampler_of(function.settings) if rejected else None
         function.world.emit(
             "commit",
             commit=commit.commit,
@@ -140,7 +139,7 @@ class Committer:
             fraction=commit.progress,
             updates=len(commit.entries),
             refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
-            rejected=[describe(entry, sampler) for entry in rejected] if sampler is not None else [],
+            rejected=[describe(entry, sampler_of(function.settings)) for entry in rejected],
             training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
             staleness=[entry.staleness for entry in applied],
         )
