@@ -70,7 +70,7 @@ class MemoryStore(Backend):
         return None if found is None else ObjectInfo(key, len(found[0]), found[1])
 
     def page(self, prefix: str, after: str) -> Page:
-        keys = sorted(key for key in tuple(self._objects) if key.startswith(prefix) and key > after)
+        keys = sorted(key for key in self._objects.copy() if key.startswith(prefix) and key > after)
         infos = [info for key in keys[:LOCAL_PAGE] if (info := self.head(key)) is not None]
         return Page(infos, keys[LOCAL_PAGE - 1] if len(keys) > LOCAL_PAGE else None)
 
