@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from lambdaml.cost.planning.pilot import pilot
-from lambdaml.cost.profiling.profile import CodecFacts, JobFacts, MachineFacts, Memory, Profile, Spent, StepTime
+from lambdaml.cost.profiling.profile import (
+    CodecFacts,
+    JobFacts,
+    MachineFacts,
+    MemoryModel,
+    Profile,
+    ProfilingCost,
+    StepTime,
+)
 from lambdaml.training.asked import resolve_job, settings_for
 
 
@@ -33,9 +41,9 @@ def quick_profile(
             size,
         ),
         machine=MachineFacts("", "", 1, 0, 0.0, "cpu", {}),
-        spent=Spent(0.0, {}, 0, {}, 0, 0),
+        spent=ProfilingCost(0.0, {}, 0, {}, 0, 0),
         step_time=StepTime(step_s, 0.0, 0.0, 1.0, 1.0, 0.0, ()),
-        memory=Memory(400.0, 0.0),
+        memory=MemoryModel(400.0, 0.0),
         optimizer_s=0.0,
         snapshot_s=0.0,
         update_norm=1.0,

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lambdaml.simulation import simulate
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from tests.cost.planning.test_closed_forms import message_s, scatter_reduce_s
 
 SIZE = 12_000_000

@@ -56,7 +56,7 @@ def measure() -> None:
         "small CNN": step_ms(cnn, torch.randn(32, 3, 32, 32)),
         "transformer layer": step_ms(layer, torch.randn(8, 32, 128)),
     }
-    print(json.dumps({"ms": found, "class": str(numerics.present())}))
+    print(json.dumps({"ms": found, "class": str(numerics.current_class())}))
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def run(name: str, url: str) -> float:
 
 def main() -> None:
     numerics.prepare("reproducible")
-    print(f"all {numerics.present()}")
+    print(f"all {numerics.current_class()}")
     for name in JOBS:
         measure(name)
 

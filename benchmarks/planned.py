@@ -26,9 +26,9 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.cost.planning.candidates import Candidate
 from lambdaml.cost.planning.convergence import Convergence
-from lambdaml.cost.planning.outlook import Goal, outlook
-from lambdaml.cost.planning.pace import Shape, busy_share, mixed, pace
+from lambdaml.cost.planning.estimate import StopCriterion, estimate
 from lambdaml.cost.planning.plan import REFINING_UPDATES
+from lambdaml.cost.planning.step_cost import Shape, busy_share, mixed, step_cost
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.measure import measure
 from lambdaml.cost.profiling.profile import Profile
@@ -98,9 +98,9 @@ def planned(
         STRAGGLERS.make("none"),
         workers,
     )
-    goal = Goal(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
-    course = mixed([(1 / CHANCES, pace(shape, seed, REFINING_UPDATES)) for seed in range(1, 1 + CHANCES)])
-    found = outlook(candidate, course, profile, goal, channel, tariff)
+    goal = StopCriterion(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
+    course = mixed([(1 / CHANCES, step_cost(shape, seed, REFINING_UPDATES)) for seed in range(1, 1 + CHANCES)])
+    found = estimate(candidate, course, profile, goal, channel, tariff)
     return Facts(found.seconds, found.usd, found.requests)
 
 

@@ -19,7 +19,7 @@ from statistics import mean, stdev
 
 import lambdaml
 from lambdaml.simulation.platform import lambda_arm
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces import Trace
 
 JOB = f"{Path(__file__).parents[1] / 'examples' / 'digits.py'}:Digits"

@@ -21,7 +21,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 
 # S3's latencies without its limits: at 5,500 reads a second, a thousand functions could read five updates a second.
 S3 = "s3-standard:reads_per_s=1000000000"

@@ -24,7 +24,7 @@ from typing import Any
 import lambdaml
 from lambdaml.engines.live import OneThread
 from lambdaml.simulation import Costs, simulate
-from lambdaml.simulation.costs import measure
+from lambdaml.simulation.costs import measure_costs
 from lambdaml.traces import Trace
 from lambdaml.traces.attribution import PHASES, Explained, explain
 from lambdaml.training.asked import resolve_job, settings_for
@@ -82,7 +82,7 @@ def costs_of(workers: int, step_s: float) -> Costs:
     options = {"schedule": "bsp", "epochs": None, "target": None, "snapshot_every": None}
     settings = settings_for(job, job_settings, workers=workers, steps=10, **options)
     with OneThread() as compute:
-        return compute.submit(measure, job, settings).result()
+        return compute.submit(measure_costs, job, settings).result()
 
 
 def line(name: str, found: Found) -> str:

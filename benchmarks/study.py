@@ -24,10 +24,10 @@ from statistics import median
 import torch
 
 from lambdaml.studies.staleness.data import digits
-from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.engine import train_in_numpy
 from lambdaml.studies.staleness.learning import GradientLearner
 from lambdaml.studies.staleness.mlp import MlpProblem
-from lambdaml.studies.staleness.plan import Plan
+from lambdaml.studies.staleness.plan import StudyPlan
 from lambdaml.studies.staleness.rate_table import RATES
 from lambdaml.studies.staleness.runner import run_study
 from lambdaml.studies.staleness.table import bars
@@ -77,7 +77,7 @@ def at_once(depth: int, algorithm: str, iterations: int) -> float:
     learner = GradientLearner(
         MlpProblem(digits(), depth, WIDTH), algorithm, [RATES[name][algorithm]] * SEEDS, seeds, WORKERS, 32
     )
-    train(learner, [Categorical(8)] * SEEDS, seeds, WORKERS, [2.0] * SEEDS, [iterations] * SEEDS)
+    train_in_numpy(learner, [Categorical(8)] * SEEDS, seeds, WORKERS, [2.0] * SEEDS, [iterations] * SEEDS)
     return time.perf_counter() - began
 
 
@@ -100,7 +100,7 @@ def default_study() -> None:
     cores = min(2, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        rows = run_study(Plan(), Path(folder), cores)
+        rows = run_study(StudyPlan(), Path(folder), cores)
         took = time.perf_counter() - began
     print(f"default study: {len(rows)} settings, {sum(row.ran for row in rows):,} iterations of 8 workers")
     print(f"{took:.0f} s with {cores} processes (300 needed on 2 cores)")
@@ -116,7 +116,7 @@ def speeds() -> None:
 
     def iterations(algorithm: str, rate: float, staleness: int, limits: list[int]) -> list[float]:
         learner = GradientLearner(MlpProblem(digits(), 4, WIDTH), algorithm, [rate] * SEEDS, seeds, WORKERS, 32)
-        courses = train(learner, [Categorical(staleness)] * SEEDS, seeds, WORKERS, [0.92] * SEEDS, limits)
+        courses = train_in_numpy(learner, [Categorical(staleness)] * SEEDS, seeds, WORKERS, [0.92] * SEEDS, limits)
         return [course.iterations or math.inf for course in courses]
 
     print("| algorithm | " + " | ".join(f"rate x {factor:g}" for factor in SPEEDS) + " |\n|---|" + "---|" * len(SPEEDS))

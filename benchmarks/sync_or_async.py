@@ -105,7 +105,7 @@ def _until(trace: Trace, version: int) -> Trace:
 def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
     """Of a run of this world, simulated request by request."""
     from lambdaml.simulation import simulate
-    from lambdaml.simulation.shadow import Costs
+    from lambdaml.simulation.stub_replica import Costs
     from lambdaml.traces import Trace
 
     group = int(schedule.partition(":")[2].partition(",")[0]) if schedule.startswith("quorum") else WORKERS
@@ -128,10 +128,10 @@ def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
 
 def planned(spread: str, latency: str, job: str) -> str:
     """The planner's schedule."""
-    from lambdaml.cost.planning.candidates import Space
-    from lambdaml.cost.planning.plan import Wishes, make_plan
+    from lambdaml.cost.planning.candidates import SearchSpace
+    from lambdaml.cost.planning.plan import Objective, make_plan
 
-    space = Space(
+    space = SearchSpace(
         workers=(WORKERS, WORKERS),
         schedules=SCHEDULES,
         batch_sizes=(32,),
@@ -140,7 +140,7 @@ def planned(spread: str, latency: str, job: str) -> str:
         functions=WORKERS,
         platforms=("local",),
     )
-    wishes = Wishes(target=TARGET, minimise="time", space=space, stragglers=spread, snapshot_every=1)
+    wishes = Objective(target=TARGET, minimise="time", space=space, stragglers=spread, snapshot_every=1)
     plan = make_plan(profile(job), wishes, processes=1)
     best = plan.choice
     return best.candidate.schedule if best else ""

@@ -21,7 +21,7 @@ from typing import Any
 import lambdaml
 from lambdaml.engines.live import OneThread
 from lambdaml.simulation import simulate
-from lambdaml.simulation.costs import measure
+from lambdaml.simulation.costs import measure_costs
 from lambdaml.training.asked import resolve_job, settings_for
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -78,7 +78,7 @@ def main() -> None:
     options = {"schedule": "bsp", "epochs": None, "target": None, "snapshot_every": None}
     settings = settings_for(job, job_settings, workers=WORKERS, steps=steps, **options)
     with OneThread() as compute:
-        costs = compute.submit(measure, job, settings).result()
+        costs = compute.submit(measure_costs, job, settings).result()
     errors: dict[str, list[float]] = {}
     names = ("ms an update", "staleness", "p95", "requests")
     print(f"{'':24}" + "".join(f"{name:>26}" for name in names) + "\n" + f"{'':24}" + f"{'live  simulated':>26}" * 4)

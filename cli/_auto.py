@@ -72,7 +72,7 @@ def train_planned(
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
     """
-    if options["origin"] and options["target"]:
+    if options["init_from"] and options["target"]:
         raise UserError(
             "--from: plans to a target are made from pilots, which begin with a fresh model; give a schedule"
         )
@@ -90,7 +90,7 @@ def train_planned(
             auto.learn(place)
             auto.plan = superseded.successor
             origin = f"{place}@{superseded.version}"
-            options |= {**auto.plan.options(), "origin": origin, "seed": options["seed"] + 1}
+            options |= {**auto.plan.options(), "init_from": origin, "seed": options["seed"] + 1}
             place, number = _beside(first, number + 1)
             continue
         if status == 0:
@@ -168,8 +168,8 @@ def _beside(first: str, number: int) -> tuple[str, int]:
 
 def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> _Auto:
     """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
-    from lambdaml.cost.planning.candidates import Space
-    from lambdaml.cost.planning.plan import Wishes, make_plan
+    from lambdaml.cost.planning.candidates import SearchSpace
+    from lambdaml.cost.planning.plan import Objective, make_plan
     from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.cost.profiling.profile import Profile
 
@@ -185,12 +185,12 @@ def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | N
             workers=options["workers"],
             seconds=MEASURE_S,
         )
-    space = Space(
+    space = SearchSpace(
         workers=(1, options["workers"]),
         platforms=("local",),
         functions=options["functions"],
     )
-    wishes = Wishes(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
+    wishes = Objective(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
     with Share("planning") as share, interruptible(share.stop, share.close):
         iprof = IProf.open(known)
         found = make_plan(known, wishes, iprof=iprof, progress=share)

@@ -10,7 +10,7 @@ from lambdaml.cli import _format
 if TYPE_CHECKING:
     from lambdaml.cost.billing.tariff import Bill
     from lambdaml.simulation import SimulationResult
-    from lambdaml.simulation.shadow import Costs
+    from lambdaml.simulation.stub_replica import Costs
 
 
 def print_result(schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str) -> None:

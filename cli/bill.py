@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 32
 
-As = Annotated[
+_As = Annotated[
     str | None,
     typer.Option(
         "--as",
@@ -27,7 +27,7 @@ As = Annotated[
         "`ec2-m7g.large` ...; by default where they ran.",
     ),
 ]
-StoreAs = Annotated[
+_StoreAs = Annotated[
     str | None,
     typer.Option(
         metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express`, `redis` ..."
@@ -37,18 +37,18 @@ Transfer = Annotated[
     str,
     typer.Option(metavar="WAY", help="How functions reach it: `same-region`, `cross-region`, `internet`, `nat`."),
 ]
-Csv = Annotated[
+_Csv = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="Write phases, workers and commits as CSV; `-` is stdout.")
 ]
 
 
 def bill(
     run: _options.Run,
-    platform: As = None,
-    store_as: StoreAs = None,
+    platform: _As = None,
+    store_as: _StoreAs = None,
     transfer: Transfer = "same-region",
     prices: _options.Prices = None,
-    to_csv: Csv = None,
+    to_csv: _Csv = None,
     as_json: _options.Json = False,
 ) -> int:
     """Say what a run used and what that costs, over all functions, deaths and restarts.

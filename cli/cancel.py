@@ -10,7 +10,7 @@ from lambdaml.cli import _format, _options
 if TYPE_CHECKING:
     from lambdaml.log.run import Run, Status
 
-WAIT_S = 15.0
+_WAIT_S = 15.0
 _LOOK_EVERY_S = 0.5
 
 
@@ -30,7 +30,7 @@ def cancel(run: _options.Run) -> int:
     after = _wait(found)
     if after.state == "running":
         holders = ", ".join(after.functions)
-        print(f"the run was asked to end, but after {WAIT_S:.0f} s it has not: {holders} may be dead or far behind")
+        print(f"the run was asked to end, but after {_WAIT_S:.0f} s it has not: {holders} may be dead or far behind")
         print(f"look again with: lambdaml status {_format.shown(found.url)}")
         return 1
     print(f"{after.state} at version {after.version}")
@@ -39,7 +39,7 @@ def cancel(run: _options.Run) -> int:
 
 def _wait(run: Run) -> Status:
     """Until the log shows the end, or patience does."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + _WAIT_S
     while True:
         status = run.status()
         if status.state != "running" or time.monotonic() > deadline:

@@ -10,15 +10,15 @@ from lambdaml.cli import _format, _options
 from lambdaml.cli._progress import Share
 from lambdaml.errors import RunFailed, UserError
 
-Source = Annotated[
+_Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="The store to read: ray://name, s3://bucket/prefix, ./path ...")
 ]
-Target = Annotated[
+_Target = Annotated[
     str, typer.Argument(metavar="TARGET", help="The store to write to; what stands there already is left alone.")
 ]
 
 
-def copy(source: Source, target: Target, as_json: _options.Json = False) -> int:
+def copy(source: _Source, target: _Target, as_json: _options.Json = False) -> int:
     """Copy a run, or whatever a store holds, to another store: out of a Ray cluster before it ends, say.
 
     Nothing is overwritten, so a copy that broke off can be started again. A run that goes on may be copied; what it

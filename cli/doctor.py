@@ -9,12 +9,12 @@ import typer
 
 from lambdaml.cli import _format, _options
 
-Store = Annotated[
+_Store = Annotated[
     str, typer.Argument(metavar="STORE", help="Where runs would lie: ./path, s3://bucket/prefix, moto://bucket ...")
 ]
 
 
-def doctor(store: Store, as_json: _options.Json = False) -> int:
+def doctor(store: _Store, as_json: _options.Json = False) -> int:
     """Find out whether a store keeps what runs are built on, and how fast it is: some 500 requests on fresh keys."""
     from lambdaml.storage import examine, open_store
 

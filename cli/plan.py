@@ -21,36 +21,36 @@ from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
     from lambdaml.cost.planning.command import HowTo
-    from lambdaml.cost.planning.outlook import Outlook
+    from lambdaml.cost.planning.estimate import Estimate
     from lambdaml.cost.planning.plan import Plan
     from lambdaml.cost.profiling.profile import Profile
 
 _WISHES, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
 INFEASIBLE = 3
 
-Job = Annotated[
+_Job = Annotated[
     str | None, typer.Argument(metavar="[JOB]", help="What to plan for; it is profiled first. Or give --profile.")
 ]
-ProfileFile = Annotated[
+_ProfileFile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="What 'lambdaml profile --target' wrote.")
 ]
-Target = Annotated[
+_Target = Annotated[
     str | None,
     typer.Option(metavar="METRIC>=X", help="As 'accuracy>=0.95'; by default the profile's.", rich_help_panel=_WISHES),
 ]
-Epochs = Annotated[
+_Epochs = Annotated[
     float | None,
     typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_WISHES),
 ]
-Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_WISHES)]
-Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
+_Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_WISHES)]
+_Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
 Minimise = Annotated[
     str,
     typer.Option(
         metavar="WHAT", help="`cost`, `time`, or `balanced`: the least product of both.", rich_help_panel=_WISHES
     ),
 ]
-Workers = Annotated[str, typer.Option(metavar="A..B", help="Least and most.", rich_help_panel=_SPACE)]
+_Workers = Annotated[str, typer.Option(metavar="A..B", help="Least and most.", rich_help_panel=_SPACE)]
 Platforms = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,7 +74,7 @@ Schedules = Annotated[
     list[str] | None,
     typer.Option("--schedule", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
 ]
-Batches = Annotated[
+_Batches = Annotated[
     list[int] | None,
     typer.Option(
         "--batch-size",
@@ -87,43 +87,43 @@ Codecs = Annotated[
     list[str] | None,
     typer.Option("--codec", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
 ]
-Stragglers = Annotated[
+_Stragglers = Annotated[
     str,
     typer.Option(metavar="MODEL", help="As 'lambdaml simulate' has them: `lognormal:0.3` ...", rich_help_panel=_WISHES),
 ]
-Prices = Annotated[
+_Prices = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Prices of your own, on top of the packaged ones. Repeatable."),
 ]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a chart.", rich_help_panel=_OUTPUT)
 ]
-Csv = Annotated[bool, typer.Option("--csv", help="Print all candidates as CSV.", rich_help_panel=_OUTPUT)]
+_Csv = Annotated[bool, typer.Option("--csv", help="Print all candidates as CSV.", rich_help_panel=_OUTPUT)]
 All = Annotated[bool, typer.Option("--all", help="Show all candidates, not the best only.", rich_help_panel=_OUTPUT)]
 
-SHOWN = 12
+_SHOWN = 12
 
 
 def plan(
-    job: Job = None,
-    profile: ProfileFile = None,
-    target: Target = None,
-    epochs: Epochs = None,
-    deadline: Deadline = None,
-    budget: Budget = None,
+    job: _Job = None,
+    profile: _ProfileFile = None,
+    target: _Target = None,
+    epochs: _Epochs = None,
+    deadline: _Deadline = None,
+    budget: _Budget = None,
     minimise: Minimise = "balanced",
-    workers: Workers = "1..64",
+    workers: _Workers = "1..64",
     platform: Platforms = None,
     channel: Channels = None,
     schedule: Schedules = None,
-    batch_size: Batches = None,
+    batch_size: _Batches = None,
     codec: Codecs = None,
     snapshot_every: SnapshotEvery = None,
-    stragglers: Stragglers = "none",
+    stragglers: _Stragglers = "none",
     args: Args = None,
-    prices: Prices = None,
+    prices: _Prices = None,
     html: Html = None,
-    as_csv: Csv = False,
+    as_csv: _Csv = False,
     everything: All = False,
     as_json: _options.Json = False,
 ) -> int:
@@ -137,18 +137,18 @@ def plan(
     limits = {"deadline_s": None if deadline is None else seconds(deadline), "budget_usd": parse_usd(budget)}
 
     from lambdaml.cost.billing.prices import user_book
-    from lambdaml.cost.planning.candidates import Space
-    from lambdaml.cost.planning.plan import Wishes, make_plan
+    from lambdaml.cost.planning.candidates import SearchSpace
+    from lambdaml.cost.planning.plan import Objective, make_plan
     from lambdaml.cost.profiling.iprof import IProf
 
     known = _profile(job, profile, args, None if epochs else target, most)
-    wishes = Wishes(
+    wishes = Objective(
         target=None if epochs else target or known.target,
         epochs=epochs,
         minimise=minimise,  # type: ignore[arg-type]
         stragglers=stragglers,
         snapshot_every=snapshot_every,
-        space=Space(
+        space=SearchSpace(
             workers=(least, most),
             schedules=tuple(schedule or ()),
             batch_sizes=tuple(batch_size or ()),
@@ -169,10 +169,10 @@ def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everythi
 
     how = how_to_run(found, known)
     if html is not None:
-        from lambdaml.cost.planning.page import page
+        from lambdaml.cost.planning.page import plan_page
 
         try:
-            html.write_text(page(found, f"Plan for {known.job.spec.rpartition('/')[2]}", how))
+            html.write_text(plan_page(found, f"Plan for {known.job.spec.rpartition('/')[2]}", how))
         except OSError as error:
             raise UserError(f"cannot write {html}: {error.strerror}") from error
     if as_json:
@@ -198,16 +198,16 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
     headings = ["", "place", "schedule", "workers", "functions", "batch", "codec", "platform", "store"]
     headings += ["steps", "staleness", "time", "9 of 10", "cost", "9 of 10", "requests"]
-    rows = [[_mark(found, place), f"{place + 1}", *_cells(outlook)] for place, outlook in shown]
+    rows = [[_mark(found, place), f"{place + 1}", *_cells(estimate)] for place, estimate in shown]
     _format.print_table(headings, rows, left=["", "schedule", "codec", "platform", "store"], keys=2)
-    for place, outlook in shown:
-        if outlook.obstacle:
-            _format.print_text(f"{place + 1}: {outlook.obstacle}", "  ")
+    for place, estimate in shown:
+        if estimate.obstacle:
+            _format.print_text(f"{place + 1}: {estimate.obstacle}", "  ")
     print(
         f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s\n"
     )
     _format.print_text(f"{found.reason[0].upper()}{found.reason[1:]}.")
-    for sentence in found.near_misses:
+    for sentence in found.explanations:
         _format.print_text(sentence, "  ")
     if how.command is not None:
         print("\nTo run it:")
@@ -221,8 +221,8 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     _format.print_table(["what", "value", ""], rows, left=["what", "value", ""])
 
 
-def _worth_showing(found: Plan) -> list[tuple[int, Outlook]]:
-    places = sorted({*range(min(SHOWN, len(found.candidates))), *found.frontier})
+def _worth_showing(found: Plan) -> list[tuple[int, Estimate]]:
+    places = sorted({*range(min(_SHOWN, len(found.candidates))), *found.frontier})
     return [(place, found.candidates[place]) for place in places]
 
 
@@ -230,29 +230,29 @@ def _mark(found: Plan, place: int) -> str:
     return "✔" if place == found.chosen else "*" if place in found.frontier else ""
 
 
-def _cells(outlook: Outlook) -> list[str]:
-    candidate = outlook.candidate
-    chosen = [candidate.schedule, f"{candidate.workers}", f"{outlook.functions or ''}", f"{candidate.batch_size}"]
+def _cells(estimate: Estimate) -> list[str]:
+    candidate = estimate.candidate
+    chosen = [candidate.schedule, f"{candidate.workers}", f"{estimate.functions or ''}", f"{candidate.batch_size}"]
     chosen += [candidate.codec]
     chosen += [candidate.platform, candidate.channel]
-    if outlook.obstacle:
-        return [*chosen, "", f"{outlook.staleness:.1f}", "never", "", "", "", ""]
+    if estimate.obstacle:
+        return [*chosen, "", f"{estimate.staleness:.1f}", "never", "", "", "", ""]
     return [
         *chosen,
-        f"{outlook.steps:,}",
-        f"{outlook.staleness:.1f}",
-        _format.duration(outlook.seconds),
-        _format.duration(outlook.unlikely_seconds),
-        _format.usd(outlook.usd),
-        _format.usd(outlook.unlikely_usd),
-        f"{outlook.requests:,}",
+        f"{estimate.steps:,}",
+        f"{estimate.staleness:.1f}",
+        _format.duration(estimate.seconds),
+        _format.duration(estimate.p90_seconds),
+        _format.usd(estimate.usd),
+        _format.usd(estimate.p90_usd),
+        f"{estimate.requests:,}",
     ]
 
 
 def _print_csv(found: Plan) -> None:
     rows: list[dict[str, Any]] = []
-    for place, outlook in enumerate(found.candidates):
-        row = {key: value for key, value in outlook.to_dict().items() if key != "parts_usd"}
+    for place, estimate in enumerate(found.candidates):
+        row = {key: value for key, value in estimate.to_dict().items() if key != "parts_usd"}
         rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row})
     writer = csv.DictWriter(results(), rows[0], lineterminator="\n")
     writer.writeheader()

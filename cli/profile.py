@@ -18,7 +18,7 @@ from lambdaml.errors import UserError
 if TYPE_CHECKING:
     from lambdaml.cost.profiling.profile import CoherenceFacts, NoiseScale, Profile, StepTime, StoreFacts
 
-Store = Annotated[
+_Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
@@ -26,7 +26,7 @@ Store = Annotated[
         "removed.",
     ),
 ]
-Target = Annotated[
+_Target = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC>=X",
@@ -40,19 +40,19 @@ Seconds = Annotated[
     float,
     typer.Option(min=1.0, metavar="S", help="Time to spend, about; the trainings to a target take as long again."),
 ]
-Out = Annotated[
+_Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Keep the profile here; by default ./<job>.profile.json.")
 ]
 
 
 def profile(
     job: Job,
-    store: Store = None,
+    store: _Store = None,
     args: Args = None,
-    target: Target = None,
+    target: _Target = None,
     workers_hint: WorkersHint = 16,
     seconds: Seconds = 60.0,
-    out: Out = None,
+    out: _Out = None,
     device: _options.Device = "auto",
     seed: Seed = 0,
     as_json: _options.Json = False,

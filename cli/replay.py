@@ -14,12 +14,12 @@ from lambdaml.errors import UserError
 Version = Annotated[
     int | None, typer.Option(metavar="V", help="In optimizer steps; by default the last one of the log.")
 ]
-Out = Annotated[
+_Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the model of that version there, as safetensors.")
 ]
 
 
-def replay(run: _options.Run, version: Version = None, out: Out = None) -> int:
+def replay(run: _options.Run, version: Version = None, out: _Out = None) -> int:
     """Rebuild the model of any version from the log, bit for bit, and print its checksum."""
     from lambdaml.log.run import Run
 

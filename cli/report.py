@@ -15,10 +15,10 @@ _TIMES = ("time", "time of a step")
 def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
     """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
     from lambdaml.cost.billing.prices import user_book
-    from lambdaml.cost.planning.report import report as compare
+    from lambdaml.cost.planning.report import plan_against_actual
     from lambdaml.log.run import Run
 
-    found = compare(Run(run), user_book(*([prices] if prices else [])))
+    found = plan_against_actual(Run(run), user_book(*([prices] if prices else [])))
     if as_json:
         _format.print_json(found.to_dict())
         return 0

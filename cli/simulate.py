@@ -24,12 +24,12 @@ from lambdaml.errors import UserError, nearest
 if TYPE_CHECKING:
     from lambdaml.cost.billing.tariff import Bill
     from lambdaml.simulation import SimulationResult
-    from lambdaml.simulation.shadow import Costs
+    from lambdaml.simulation.stub_replica import Costs
     from lambdaml.traces import Trace
 
 _PLACE, _LENGTH, _INSTEAD = "Where", "How long", "Instead of one run"
 
-Job = Annotated[
+_Job = Annotated[
     str | None,
     typer.Argument(
         metavar="[JOB]",
@@ -37,7 +37,7 @@ Job = Annotated[
         "0.1 s a gradient, a million parameters.",
     ),
 ]
-Profile = Annotated[
+_ProfileFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
@@ -46,11 +46,11 @@ Profile = Annotated[
         "`snapshot_bytes`.",
     ),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates.")]
-Functions = Annotated[
+_Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates.")]
+_Functions = Annotated[
     int | None, typer.Option(metavar="F", help="Functions that share the workers; by default one for each worker.")
 ]
-Schedule = Annotated[
+_Schedule = Annotated[
     str | None, typer.Option(metavar="NAME", help="As in `train`; by default `bsp`, with --faults what the seed draws.")
 ]
 Updates = Annotated[
@@ -62,11 +62,11 @@ Updates = Annotated[
         rich_help_panel=_LENGTH,
     ),
 ]
-Steps = Annotated[
+_Steps = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Updates of each worker; with `quorum`, commits.", rich_help_panel=_LENGTH),
 ]
-Channel = Annotated[
+_Channel = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -76,7 +76,7 @@ Channel = Annotated[
         rich_help_panel=_PLACE,
     ),
 ]
-Platform = Annotated[
+_Platform = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -85,7 +85,7 @@ Platform = Annotated[
         rich_help_panel=_PLACE,
     ),
 ]
-Stragglers = Annotated[
+_Stragglers = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
@@ -130,19 +130,19 @@ Import = Annotated[
 
 def simulate(
     context: typer.Context,
-    job: Job = None,
-    profile: Profile = None,
+    job: _Job = None,
+    profile: _ProfileFile = None,
     args: Args = None,
-    workers: Workers = 8,
-    functions: Functions = None,
-    schedule: Schedule = None,
+    workers: _Workers = 8,
+    functions: _Functions = None,
+    schedule: _Schedule = None,
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     updates: Updates = None,
-    steps: Steps = None,
-    channel: Channel = "s3-standard",
-    platform: Platform = "lambda-arm",
-    stragglers: Stragglers = "none",
+    steps: _Steps = None,
+    channel: _Channel = "s3-standard",
+    platform: _Platform = "lambda-arm",
+    stragglers: _Stragglers = "none",
     real: Real = False,
     exact: Exact = False,
     seed: Seed = 0,
@@ -256,7 +256,7 @@ def _read_profile(path: Path, codec: str) -> Costs:
     Raises:
         UserError: it cannot be read, or one of its fields is unknown, missing or not a number from 0 on.
     """
-    from lambdaml.simulation.shadow import Costs
+    from lambdaml.simulation.stub_replica import Costs
 
     try:
         record = json.loads(path.read_bytes())

@@ -13,18 +13,18 @@ from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
     from lambdaml.traces import Trace
-    from lambdaml.traces.attribution import Explained, Part
+    from lambdaml.traces.attribution import Explained, PhaseShare
 
 _BARS = 16
 _BAR_WIDTH = 40
 
-Source = Annotated[
+_Source = Annotated[
     str,
     typer.Argument(metavar="RUN", help="Where the run lies, or a trace file that `trace` or `simulate` wrote."),
 ]
 
 
-def staleness(run: Source, as_json: _options.Json = False) -> int:
+def staleness(run: _Source, as_json: _options.Json = False) -> int:
     """Show how stale updates were, which of them, and why: what was committed while they were on their way."""
     from lambdaml.log.run import Run
     from lambdaml.traces import Trace
@@ -84,7 +84,7 @@ def _bars(found: Explained) -> Iterator[list[str]]:
         yield [_span(first, last), f"{count:,}", "#" * round(_BAR_WIDTH * count / max(counts))]
 
 
-def _print_parts(heading: str, parts: Sequence[Part]) -> None:
+def _print_parts(heading: str, parts: Sequence[PhaseShare]) -> None:
     phases = ["storage", "compute", "wait"]
     rows = []
     for part in parts:

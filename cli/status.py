@@ -30,8 +30,8 @@ def _facts(found: Status) -> Iterator[tuple[str, str]]:
     yield "schedule", f"{found.schedule}, {found.workers} workers"
     if found.first:
         yield "kept from", f"version {found.first}: earlier ones cannot be replayed any more"
-    if found.origin is not None:
-        yield "began with", _format.shown(found.origin)
+    if found.init_from is not None:
+        yield "began with", _format.shown(found.init_from)
     if found.metrics_version is not None:
         yield "metrics", f"{_format.metrics(found.metrics)} at version {found.metrics_version}"
     if found.functions and found.state == "running":

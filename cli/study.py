@@ -16,9 +16,9 @@ from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from lambdaml.studies.staleness.models import Data
-    from lambdaml.studies.staleness.plan import Plan
-    from lambdaml.studies.staleness.table import Bar, Row
+    from lambdaml.studies.staleness.models import StudyData
+    from lambdaml.studies.staleness.plan import StudyPlan
+    from lambdaml.studies.staleness.table import Bar, StudyRow
     from lambdaml.studies.staleness.theory import Theorem
 
 STUDIES = ("staleness",)
@@ -38,8 +38,8 @@ Algorithms = Annotated[
 Values = Annotated[
     str, typer.Option("--staleness", metavar="NUMBERS", help="Values of s: an update is 0 to s iterations late.")
 ]
-Workers = Annotated[str, typer.Option(metavar="NUMBERS", help="How many workers, each with its own cache.")]
-Delays = Annotated[
+_Workers = Annotated[str, typer.Option(metavar="NUMBERS", help="How many workers, each with its own cache.")]
+_Delays = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
@@ -61,7 +61,7 @@ Longest = Annotated[
 Tune = Annotated[
     bool, typer.Option("--tune", help="Find the learning rates first, at s = 0, rather than take those of the table.")
 ]
-Out = Annotated[
+_Out = Annotated[
     Path, typer.Option(metavar="DIR", help="For the table and the page; what is there already is not computed again.")
 ]
 Processes = Annotated[
@@ -75,13 +75,13 @@ def study(
     models: Models = "mlr,dnn1,dnn2,dnn3,dnn4,dnn5,dnn6",
     algorithms: Algorithms = "sgd,momentum,adam,adagrad,rmsprop",
     staleness: Values = "0,4,8,16,32",
-    workers: Workers = "8",
-    delays: Delays = "categorical",
+    workers: _Workers = "8",
+    delays: _Delays = "categorical",
     seeds: Seeds = 3,
     data: DataOption = "bundled",
     longest: Longest = 10.0,
     tune: Tune = False,
-    out: Out = Path("study"),
+    out: _Out = Path("study"),
     processes: Processes = None,
     as_json: _options.Json = False,
 ) -> int:
@@ -92,18 +92,18 @@ def study(
     """
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}{nearest(name, STUDIES)}")
-    from lambdaml.studies.staleness.plan import Plan
+    from lambdaml.studies.staleness.plan import StudyPlan
     from lambdaml.studies.staleness.runner import run_study
     from lambdaml.studies.staleness.table import bars
 
-    plan = Plan(
+    plan = StudyPlan(
         _names(models),
         _names(algorithms),
         _numbers("--staleness", staleness),
         _numbers("--workers", workers),
         delays,
         seeds,
-        cast("Data", data),
+        cast("StudyData", data),
         longest,
         tune,
     )
@@ -138,7 +138,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         raise UserError(f"{option} takes whole numbers with commas between, not {text!r}") from None
 
 
-def _theorems(plan: Plan) -> list[Theorem]:
+def _theorems(plan: StudyPlan) -> list[Theorem]:
     """The theory's part of the page; for the digits' networks alone."""
     from lambdaml.studies.staleness.theory import theorem
 
@@ -147,12 +147,12 @@ def _theorems(plan: Plan) -> list[Theorem]:
     return [theorem(depth, s) for depth in chosen for s in (1, max(2, *plan.values(), 2))]
 
 
-def _write_page(plan: Plan, rows: list[Row], theorems: list[Theorem], out: Path) -> Path:
-    from lambdaml.studies.staleness.page import page
+def _write_page(plan: StudyPlan, rows: list[StudyRow], theorems: list[Theorem], out: Path) -> Path:
+    from lambdaml.studies.staleness.page import study_page
 
     place = out / "study.html"
     try:
-        place.write_text(page(plan, rows, theorems), encoding="utf-8")
+        place.write_text(study_page(plan, rows, theorems), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror}") from error
     return place

@@ -17,19 +17,19 @@ from lambdaml.errors import UserError
 if TYPE_CHECKING:
     from lambdaml.traces import Trace
 
-PHASES = ("download", "compute", "encode", "upload", "wait", "apply")
+_PHASES = ("download", "compute", "encode", "upload", "wait", "apply")
 
 _SHOWN = 10
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
-Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="Write all rows as CSV; `-` is stdout.")]
+_Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="Write all rows as CSV; `-` is stdout.")]
 Parquet = Annotated[
     Path | None, typer.Option("--parquet", metavar="FILE", help="Write the trace as Parquet, to be replayed.")
 ]
 
 
-def trace(run: _options.Run, to_csv: Csv = None, to_parquet: Parquet = None, as_json: _options.Json = False) -> int:
+def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as_json: _options.Json = False) -> int:
     """Show what became of each update: where it started, its fate, its staleness, and what took how long.
 
     Prints the last rows and a summary, or writes all of them with --csv, --parquet or --json.
@@ -49,7 +49,7 @@ def trace(run: _options.Run, to_csv: Csv = None, to_parquet: Parquet = None, as_
     return 0
 
 
-def _write_csv(target: str, rows: list[Row]) -> None:
+def _write_csv(target: str, rows: list[_Row]) -> None:
     if target == "-":
         _csv_to(results(), rows)
         results().flush()
@@ -61,7 +61,7 @@ def _write_csv(target: str, rows: list[Row]) -> None:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
 
 
-def _csv_to(file: IO[str], rows: list[Row]) -> None:
+def _csv_to(file: IO[str], rows: list[_Row]) -> None:
     from lambdaml.traces import COLUMNS
 
     writer = csv.DictWriter(file, [column.name for column in COLUMNS], lineterminator="\n")
@@ -75,17 +75,17 @@ def _print(trace: Trace) -> None:
         print("no update has a fate yet")
         return
     headings = ["version", "worker", "seq", "base", "stale", "weight", "fate", "loss", "samples"]
-    shown = [[*_facts(row), *(_ms(row[f"{phase}_s"]) for phase in PHASES)] for row in rows[-_SHOWN:]]
-    _format.print_table([*headings, *PHASES], shown, left=["fate"], keys=3)
+    shown = [[*_facts(row), *(_ms(row[f"{phase}_s"]) for phase in _PHASES)] for row in rows[-_SHOWN:]]
+    _format.print_table([*headings, *_PHASES], shown, left=["fate"], keys=3)
     print()
     fates = Counter(row["fate"] for row in rows)
     staleness = _format.staleness(trace.staleness)
     _format.print_text(f"{len(rows)} updates ({_format.counts(fates)}); staleness {staleness}")
-    means = {phase: _mean_ms([row[f"{phase}_s"] for row in rows]) for phase in PHASES}
+    means = {phase: _mean_ms([row[f"{phase}_s"] for row in rows]) for phase in _PHASES}
     _format.print_text("phases in ms, on average: " + ", ".join(f"{phase} {mean}" for phase, mean in means.items()))
 
 
-def _facts(row: Row) -> list[str]:
+def _facts(row: _Row) -> list[str]:
     version = "-" if row["version"] is None else str(row["version"])
     numbers = [version, *(str(row[name]) for name in ("worker", "seq", "base", "staleness"))]
     return [*numbers, f"{row['weight']:.3g}", row["fate"], f"{row['loss']:.4g}", str(row["samples"])]

@@ -24,7 +24,7 @@ def _prepare(mode: Mode) -> Mode:
 
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="What to train: path/file.py:Name or package.module:Name.")]
-Store = Annotated[
+_Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
@@ -40,25 +40,25 @@ Args = Annotated[
         help="An argument of the job's constructor, read as its annotation or default suggests. Repeatable.",
     ),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates that the data is dealt out to.")]
+_Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates that the data is dealt out to.")]
 Seed = Annotated[int, typer.Option(metavar="S", help="Of everything that is random.")]
 
-Steps = Annotated[
+_Steps = Annotated[
     int | None, typer.Option(metavar="N", help="Updates that each worker makes.", rich_help_panel=_LENGTH)
 ]
-Epochs = Annotated[
+_Epochs = Annotated[
     float | None,
     typer.Option(
         metavar="E", help="Passes over the data; by default 10, or 1000 with a target.", rich_help_panel=_LENGTH
     ),
 ]
-Target = Annotated[
+_Target = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC>=X", help="Stop at the first snapshot that meets it: 'accuracy>=0.95'.", rich_help_panel=_LENGTH
     ),
 ]
-Schedule = Annotated[
+_Schedule = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -87,7 +87,7 @@ StalenessRule = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-ProfileFile = Annotated[
+_ProfileFile = Annotated[
     Path | None,
     typer.Option(
         "--profile",
@@ -118,7 +118,7 @@ From = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-Numerics = Annotated[
+_Numerics = Annotated[
     Mode,
     typer.Option(
         metavar="MODE",
@@ -127,7 +127,7 @@ Numerics = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-Coherence = Annotated[
+_Coherence = Annotated[
     bool,
     typer.Option(
         "--coherence",
@@ -144,7 +144,7 @@ Keep = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
-Lease = Annotated[
+_Lease = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
@@ -168,22 +168,22 @@ MaxRejected = Annotated[
 
 def train(
     job: Job,
-    store: Store = None,
+    store: _Store = None,
     args: Args = None,
-    workers: Workers = 4,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    target: Target = None,
-    schedule: Schedule = "bsp",
-    profile: ProfileFile = None,
+    workers: _Workers = 4,
+    steps: _Steps = None,
+    epochs: _Epochs = None,
+    target: _Target = None,
+    schedule: _Schedule = "bsp",
+    profile: _ProfileFile = None,
     replan: Replan = False,
     batch_size: BatchSize = None,
     codec: Codec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
     origin: From = None,
-    coherence: Coherence = False,
-    numerics: Numerics = "reproducible",
+    coherence: _Coherence = False,
+    numerics: _Numerics = "reproducible",
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
@@ -195,7 +195,7 @@ def train(
     memory_per_function: _options.Memory = None,
     resource_per_function: _options.Resources = None,
     keep: Keep = None,
-    lease: Lease = None,
+    lease: _Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
     budget: _caps.Budget = None,
@@ -214,7 +214,7 @@ def train(
     arguments = parse_args(args or ())
     options: dict[str, Any] = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
     options |= {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    options |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "origin": origin}
+    options |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "init_from": origin}
     options |= {"numerics": numerics, "functions": functions, "engine": engine, "device": device}
     limits = {"lifetime_s": lifetime, "lease_s": lease, "keep": keep}
     limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}

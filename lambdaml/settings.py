@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys, wire
-from lambdaml.log.view import RECENT
+from lambdaml.log.state import RECENT
 from lambdaml.training.numerics import Numerics
 
 PATIENCE_S = 600.0
@@ -29,7 +29,7 @@ class JobSettings(BaseModel):
     fingerprint: str = ""
 
 
-class Origin(BaseModel):
+class RunVersion(BaseModel):
     """Where a run begins that goes on from another: at a version of the run at this URL."""
 
     model_config = ConfigDict(frozen=True)
@@ -57,7 +57,7 @@ class Settings(BaseModel):
         patience_s: a function gives up when nothing at all happened for this long, or when the store was down for it.
         planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.planning.plan`. Nothing depends on
             it.
-        origin: the state it begins with; by default the job's fresh model.
+        init_from: the state it begins with; by default the job's fresh model.
         numerics: the class that its functions compute in; None where nothing is computed, as in the virtual world, and
             in runs of before there were classes. Such a run is compared with nothing.
     """
@@ -85,7 +85,7 @@ class Settings(BaseModel):
     patience_s: float = Field(default=PATIENCE_S, gt=0)
     keep_bytes: int | None = Field(default=None, ge=1)
     planned: dict[str, Any] | None = None
-    origin: Origin | None = None
+    init_from: RunVersion | None = None
     numerics: Numerics | None = None
     token: str
     versions: dict[str, str] = Field(default_factory=dict)

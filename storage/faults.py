@@ -14,7 +14,7 @@ from lambdaml.storage.backend import WRITES, Backend, Layer, Op
 from lambdaml.storage.draws import Draws
 from lambdaml.storage.errors import BadStoreURL, StoreTimeout, StoreUnavailable, Throttled
 from lambdaml.storage.protocol import Bytes
-from lambdaml.storage.url import StoreURL, nearest, number
+from lambdaml.storage.url import StoreURL, nearest_known, parse_number
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def parse_rates(text: str) -> dict[str, float]:
     rates: dict[str, float] = {}
     for part in text.split(","):
         name, _, rate = part.partition(":")
-        rates[name] = number(rate, f"the rate of fault {name!r}")
+        rates[name] = parse_number(rate, f"the rate of fault {name!r}")
     _check(rates)
     return rates
 
@@ -70,7 +70,7 @@ class Faulty(Layer):
         if fault == "slow":
             time.sleep(max(0.2, 9 * (time.perf_counter() - begin)))
         if fault == "damage" and isinstance(result, bytes | memoryview):
-            return cast(T, damaged(result, where))
+            return cast(T, corrupted(result, where))
         return result
 
     def _draw(self, op: Op, key: str) -> tuple[str | None, float]:
@@ -83,7 +83,7 @@ class Faulty(Layer):
         return None, 0.0
 
 
-def damaged(data: Bytes, where: float) -> bytes:
+def corrupted(data: Bytes, where: float) -> bytes:
     """What a reader gets of these bytes when something goes wrong on the way: one in four times less than all, else one bit
     flipped. `where` from (0, 1) decides."""
     found = bytearray(data)
@@ -98,7 +98,7 @@ def damaged(data: Bytes, where: float) -> bytes:
 def _check(rates: Mapping[str, float]) -> None:
     for name, rate in rates.items():
         if name not in FAULTS:
-            raise BadStoreURL(f"unknown fault {name!r}{nearest(name, FAULTS)}")
+            raise BadStoreURL(f"unknown fault {name!r}{nearest_known(name, FAULTS)}")
         if not 0 <= rate <= 1:
             raise BadStoreURL(f"the rate of fault {name!r} must lie in 0..1, not {rate:g}")
     if sum(rates.values()) > 1:

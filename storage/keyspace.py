@@ -27,7 +27,7 @@ Answer = bytes | list[Any] | None
 
 
 class _Object:
-    """`small` holds the payload itself; else `view` does, until `ref` refers to this actor's own copy."""
+    """`small` holds the payload itself; else `log_state` does, until `ref` refers to this actor's own copy."""
 
     __slots__ = ("copying", "modified", "ref", "size_bytes", "small", "view")
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from lambdaml.storage.backend import WRITES, Backend, Layer, Op
 from lambdaml.storage.draws import Draws
 from lambdaml.storage.errors import BadStoreURL
-from lambdaml.storage.url import StoreURL, nearest, number
+from lambdaml.storage.url import StoreURL, nearest_known, parse_number
 
 T = TypeVar("T")
 
@@ -103,13 +103,15 @@ def parse_model(latency: str, bandwidth: str | None = None) -> LatencyModel:
     if model is None:
         match = re.fullmatch(r"([0-9.]+)(us|ms|s)", latency)
         if match is None:
-            raise BadStoreURL(f"latency={latency}: write a time like 40ms, or a preset{nearest(latency, PRESETS)}")
-        seconds = number(match[1], "latency") * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
+            raise BadStoreURL(
+                f"latency={latency}: write a time like 40ms, or a preset{nearest_known(latency, PRESETS)}"
+            )
+        seconds = parse_number(match[1], "latency") * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
         model = LatencyModel((seconds, seconds), (seconds, seconds))
     if bandwidth is None:
         return model
     match = re.fullmatch(r"([0-9.]+)(k|M|G)B/s", bandwidth)
-    if match is None or not (rate := number(match[1], "bandwidth") * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]):
+    if match is None or not (rate := parse_number(match[1], "bandwidth") * {"k": 1e3, "M": 1e6, "G": 1e9}[match[2]]):
         raise BadStoreURL(f"bandwidth={bandwidth}: write it like 65MB/s")
     return LatencyModel(model.read_s, model.write_s, rate)
 

@@ -26,7 +26,7 @@ from lambdaml.storage.url import StoreURL
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
-REGION = "us-east-1"
+_REGION = "us-east-1"
 
 
 def open_backend(url: StoreURL) -> MotoStore:
@@ -59,7 +59,7 @@ class MotoStore(Layer):
         atexit.register(self.close)
         try:
             endpoint = f"http://127.0.0.1:{self._port()}"
-            place = StoreURL("s3", url.location, url.params).adding(endpoint=endpoint, region=REGION, keys=MADE_UP)
+            place = StoreURL("s3", url.location, url.params).adding(endpoint=endpoint, region=_REGION, keys=MADE_UP)
             super().__init__(open_s3(place))
         except BaseException:
             atexit.unregister(self.close)
@@ -121,7 +121,7 @@ def serve(bucket: str) -> None:
     boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
-        region_name=REGION,
+        region_name=_REGION,
         aws_access_key_id="moto",
         aws_secret_access_key="moto",
     ).create_bucket(Bucket=bucket)

@@ -11,7 +11,7 @@ from lambdaml.storage.errors import BadStoreURL
 from lambdaml.storage.meter import Meter, Metered
 from lambdaml.storage.protocol import MANY, Store
 from lambdaml.storage.retry import Retrying
-from lambdaml.storage.url import StoreURL, nearest, number
+from lambdaml.storage.url import StoreURL, nearest_known, parse_number
 
 BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "": ("lambdaml.storage.file", ()),
@@ -51,7 +51,9 @@ def open_store(url: str, meter: Meter | None = None) -> Retrying:
     parsed = StoreURL.parse(url)
     entry = BACKENDS.get(parsed.scheme)
     if entry is None:
-        raise BadStoreURL(f"{parsed.scheme}:// is no store we know{nearest(parsed.scheme, [k for k in BACKENDS if k])}")
+        raise BadStoreURL(
+            f"{parsed.scheme}:// is no store we know{nearest_known(parsed.scheme, [k for k in BACKENDS if k])}"
+        )
     module, params = entry
     parsed.taking((*params, *AROUND))
     backend: Backend = import_module(module).open_backend(parsed.adding(**dict.fromkeys(AROUND)))
@@ -101,4 +103,4 @@ def _around(backend: Backend, url: StoreURL) -> Backend:
 
 
 def _seed(url: StoreURL, name: str) -> int:
-    return int(number(url.params.get(name, "0"), name))
+    return int(parse_number(url.params.get(name, "0"), name))

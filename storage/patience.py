@@ -21,10 +21,10 @@ from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 from lambdaml.storage.retry import HASTY_S, Retrying
 
 T = TypeVar("T")
-Emit = Callable[[dict[str, Any]], None]
+_Emit = Callable[[dict[str, Any]], None]
 
-BASE_S = 0.5
-CAP_S = 5.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 5.0
 
 
 class Patience:
@@ -46,7 +46,7 @@ class Patience:
         patience_s: float,
         now: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
-        emit: Emit = lambda event: None,
+        emit: _Emit = lambda event: None,
         hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self.patience_s = patience_s
@@ -134,7 +134,7 @@ class _Trial:
             patience._since = self._begun
         patience._failing.add(self)
         patience._emit({"event": "outage", "error": str(error), "patience_s": patience.patience_s})
-        self._pause_s = min(CAP_S, 2 * self._pause_s or BASE_S)
+        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s or FIRST_PAUSE_S)
         return patience._uniform(self._pause_s / 2, self._pause_s)
 
     def answered(self) -> None:

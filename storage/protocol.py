@@ -23,7 +23,7 @@ Bytes = bytes | memoryview
 MANY = 16
 """Requests in flight at once in `Store.get_many`."""
 
-FIRST_LOOK_S = 0.002
+_FIRST_LOOK_S = 0.002
 LONGEST_PAUSE_S = 1.0
 """`Store.wait` looks again after the one, then ever more rarely, and after the other at the latest."""
 
@@ -109,7 +109,7 @@ class Store(ABC):
         to a half at random: some ten requests in the first three seconds, then about four in three.
         """
         deadline = time.monotonic() + timeout_s
-        pause_s = FIRST_LOOK_S
+        pause_s = _FIRST_LOOK_S
         while self.head(key) is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:

@@ -47,13 +47,13 @@ INLINE_BYTES = 64 * 1024
 """Objects of at most this size travel in the messages to and from the actor, and live in its memory. Ray itself sends
 up to 100 KB that way, else by shared memory: a get of 64 KB takes 1.4 ms in the message, 1.8 ms by reference."""
 
-TIMEOUT_S = 60.0
+_TIMEOUT_S = 60.0
 """For one request; the first one waits for the actor to start."""
 
 KNOCK_S = 10.0
 """For a connection to a cluster to be accepted."""
 
-WAIT_S = 30.0
+_WAIT_S = 30.0
 """A longer wait is several requests, so that the actor does not remember for ever who has died waiting."""
 
 WAITERS = 10_000
@@ -201,10 +201,10 @@ class RayStore(Backend):
     def wait(self, key: str, timeout_s: float) -> bool:
         """The actor answers in the moment that the key is there; nothing is asked again in between."""
         where = self._at + check_key(key)
-        while timeout_s > WAIT_S:
-            if self._call("wait", key, where, WAIT_S):
+        while timeout_s > _WAIT_S:
+            if self._call("wait", key, where, _WAIT_S):
                 return True
-            timeout_s -= WAIT_S
+            timeout_s -= _WAIT_S
         return bool(self._call("wait", key, where, max(0.0, timeout_s)))
 
     def drop(self) -> None:
@@ -213,11 +213,11 @@ class RayStore(Backend):
 
     def _call(self, method: str, key: str, *args: Any) -> Any:
         what = f"{method} {key}"
-        return self._ask(what, lambda: ray.get(getattr(self._actor, method).remote(*args), timeout=TIMEOUT_S))
+        return self._ask(what, lambda: ray.get(getattr(self._actor, method).remote(*args), timeout=_TIMEOUT_S))
 
     def _read(self, method: str, key: str, answers: Sequence[Any]) -> list[Bytes | None]:
         refs = [answer[0] for answer in answers if isinstance(answer, list)]
-        arrays = iter(self._ask(f"{method} {key}", ray.get, refs, timeout=TIMEOUT_S) if refs else ())
+        arrays = iter(self._ask(f"{method} {key}", ray.get, refs, timeout=_TIMEOUT_S) if refs else ())
         return [memoryview(next(arrays)).toreadonly() if isinstance(a, list) else a for a in answers]
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -246,7 +246,7 @@ class RayStore(Backend):
         if isinstance(error, (failures.ObjectStoreFullError, failures.OutOfDiskError)):
             return StoreError(f"{why}; give the head node more room (`ray start --object-store-memory`)")
         if isinstance(error, failures.GetTimeoutError):
-            return StoreTimeout(f"{what}: the actor of ray://{self.name} did not answer within {TIMEOUT_S:.0f} s")
+            return StoreTimeout(f"{what}: the actor of ray://{self.name} did not answer within {_TIMEOUT_S:.0f} s")
         return StoreUnavailable(why)
 
 

@@ -19,7 +19,7 @@ from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 T = TypeVar("T")
 
 BASE_S = 0.05
-CAP_S = 5.0
+_CAP_S = 5.0
 ATTEMPTS = 8
 
 HASTY_S = 9.0
@@ -29,7 +29,7 @@ is given up after one attempt, so that it can be told of."""
 
 def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
     """Seconds to wait after the failed attempt of this number, from 1."""
-    return uniform(0.0, min(CAP_S, BASE_S * 2 ** (attempt - 1)))
+    return uniform(0.0, min(_CAP_S, BASE_S * 2 ** (attempt - 1)))
 
 
 class Retrying(Store):

@@ -7,7 +7,7 @@ from lambdaml.storage.boto import BotoStore
 from lambdaml.storage.cloud import CloudStore
 from lambdaml.storage.errors import BadStoreURL
 from lambdaml.storage.place import S3Place
-from lambdaml.storage.url import StoreURL, nearest
+from lambdaml.storage.url import StoreURL, nearest_known
 
 CLIENTS = ("obstore", "boto3")
 
@@ -20,4 +20,4 @@ def open_backend(url: StoreURL) -> Backend:
         return CloudStore.s3(place)
     if client == "boto3":
         return BotoStore(place)
-    raise BadStoreURL(f"client={client}: no such client{nearest(client, CLIENTS)}")
+    raise BadStoreURL(f"client={client}: no such client{nearest_known(client, CLIENTS)}")

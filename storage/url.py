@@ -50,7 +50,9 @@ class StoreURL:
         """Itself, if it has no other parameters than these. Raises BadStoreURL naming the nearest known one."""
         for name in self.params:
             if name not in known:
-                raise BadStoreURL(f"{self.scheme or 'file'} stores take no parameter {name!r}{nearest(name, known)}")
+                raise BadStoreURL(
+                    f"{self.scheme or 'file'} stores take no parameter {name!r}{nearest_known(name, known)}"
+                )
         return self
 
     def __str__(self) -> str:
@@ -63,13 +65,13 @@ def masked(text: str) -> str:
     return re.sub(r"\?\S*", "?***", re.sub(r"://\S*@", "://***@", text))
 
 
-def nearest(word: str, known: Collection[str]) -> str:
+def nearest_known(word: str, known: Collection[str]) -> str:
     """The end of a sentence that refuses `word`: the nearest known words, or all of them."""
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
 
 
-def number(text: str, what: str) -> float:
+def parse_number(text: str, what: str) -> float:
     """A number out of a URL. Raises BadStoreURL naming `what` it should have been."""
     try:
         value = float(text)

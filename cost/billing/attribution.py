@@ -17,7 +17,7 @@ from lambdaml.log.run import Run
 from lambdaml.log.usage import Usage
 from lambdaml.worker.tracing import read_parts
 
-PHASES = {
+COST_PHASES = {
     "start-up": "from asking for a function until its first update is begun",
     "download": "reading the updates of a commit",
     "compute": "fetching the batch, forward, backward",
@@ -38,7 +38,7 @@ _OWN_LAST = 2
 
 
 @dataclass(slots=True)
-class Share:
+class PhaseCost:
     """What was used for something.
 
     Attributes:
@@ -66,9 +66,9 @@ class Share:
 class Attribution:
     """Shares by phase, by worker and by commit. Those by worker, and those by commit, each add up to the whole."""
 
-    phases: dict[str, Share]
-    workers: dict[int | str, Share]
-    commits: dict[int | str, Share]
+    phases: dict[str, PhaseCost]
+    workers: dict[int | str, PhaseCost]
+    commits: dict[int | str, PhaseCost]
 
 
 @dataclass(slots=True)
@@ -86,9 +86,9 @@ def attribute(run: Run, usage: list[Usage]) -> Attribution:
     decided = {(row["worker"], row["seq"]): row["commit"] for row in run.trace()}
     reported = _reported(run)
     found = Attribution(
-        {phase: Share() for phase in PHASES},
-        defaultdict(Share, {worker: Share() for worker in range(run.settings.workers)}),
-        defaultdict(Share, {commit: Share() for commit in sorted(set(decided.values()))}),
+        {phase: PhaseCost() for phase in COST_PHASES},
+        defaultdict(PhaseCost, {worker: PhaseCost() for worker in range(run.settings.workers)}),
+        defaultdict(PhaseCost, {commit: PhaseCost() for commit in sorted(set(decided.values()))}),
     )
     for each in usage:
         if not each.launcher:
@@ -176,7 +176,7 @@ def _fitted(
             yield since, until, name, row
 
 
-def _rest(shares: dict[int | str, Share], usage: list[Usage]) -> None:
+def _rest(shares: dict[int | str, PhaseCost], usage: list[Usage]) -> None:
     """Put what was used for none of them under `SHARED`, so that they add up to what the meters counted."""
     known = list(shares.values())
     rest = shares[SHARED]

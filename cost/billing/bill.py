@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lambdaml.cost.billing.attribution import PHASES, SHARED, Share, attribute
+from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, attribute
 from lambdaml.cost.billing.prices import PriceBook, user_book
 from lambdaml.cost.billing.tariff import Bill, Quantities, Tariff
 from lambdaml.log.run import Run
@@ -31,7 +31,7 @@ class Item:
     """
 
     name: int | str
-    share: Share
+    share: PhaseCost
     usd: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def bill_run(
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
     second_usd = bill.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 
-    def items(shares: Mapping[int | str, Share]) -> tuple[Item, ...]:
+    def items(shares: Mapping[int | str, PhaseCost]) -> tuple[Item, ...]:
         own = [Item(n, s, _usd(tariff, s, second_usd)) for n, s in shares.items() if n != SHARED]
         return (*own, Item(SHARED, shares[SHARED], bill.usd - sum(item.usd for item in own)))
 
@@ -188,13 +188,13 @@ def channel_of(url: str) -> str:
     return "disk"
 
 
-def _usd(tariff: Tariff, share: Share, second_usd: float) -> float:
+def _usd(tariff: Tariff, share: PhaseCost, second_usd: float) -> float:
     used = Quantities((), share.requests, share.bytes_sent, share.bytes_received)
     parts = tariff.bill(used).parts()
     return share.seconds * second_usd + parts["requests"] + parts["transfer"]
 
 
-def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Mapping[str, Share]) -> list[str]:
+def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Mapping[str, PhaseCost]) -> list[str]:
     notes, functions = [], [each for each in usage if not each.launcher]
     if tariff.platform != HERE:
         notes.append(f"function-seconds are those of the machine it ran on, not those of {tariff.platform}")
@@ -205,7 +205,7 @@ def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Ma
     if lost := [each for each in functions if not each.complete]:
         notes.append(f"{len(lost)} of {len(functions)} functions could not report to their end: theirs is the least")
     if phases["unreported"].seconds > 0:
-        notes.append(f"unreported: {PHASES['unreported']}")
+        notes.append(f"unreported: {COST_PHASES['unreported']}")
     if failed := sum(sum(each.reading.errors.values()) for each in usage):
         notes.append(
             f"{failed:,} failed requests are not billed: S3 does not bill its own errors, lost answers it does"

@@ -42,7 +42,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
 }
 """The second half of an id -> the units that it may have."""
 
-HOW = {
+HOW_TO_PRICE = {
     "read": "read in the source named",
     "memory": "from memory",
     "assumed": "assumed",
@@ -54,7 +54,7 @@ HOW = {
 PRODUCTS = "products.toml"
 """The packaged file that is no price book; see `lambdaml.cost.billing.refresh`."""
 
-ENVIRONMENT = "LAMBDAML_PRICES"
+PRICES_VARIABLE = "LAMBDAML_PRICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Price:
         usd: of one unit, without tax.
         unit: a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
         source, date: where the price was found, and from when that is, as exactly as it is known.
-        how: one of `HOW`.
+        how: one of `HOW_TO_PRICE`.
         step_s: each function's time is billed in steps of so many seconds, rounded up; 0: as it is.
         minimum_s: each function is billed for at least so many seconds.
         minimum_gb: storage is billed for at least so many GB.
@@ -89,8 +89,8 @@ class Price:
             raise SettingsError(f"there is no price {self.id!r}: an id is place/item, item being one of those in ITEMS")
         if self.unit not in ITEMS[item]:
             raise SettingsError(f"{self.id}: unit must be {' or '.join(ITEMS[item])}, not {self.unit!r}")
-        if self.how not in HOW:
-            raise SettingsError(f"{self.id}: how must be one of {', '.join(HOW)}, not {self.how!r}")
+        if self.how not in HOW_TO_PRICE:
+            raise SettingsError(f"{self.id}: how must be one of {', '.join(HOW_TO_PRICE)}, not {self.how!r}")
         for name in ("usd", "step_s", "minimum_s", "minimum_gb"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -112,7 +112,7 @@ class Price:
     @property
     def origin(self) -> str:
         """`AWS Lambda pricing ... (2026-05, read in the source named)`"""
-        return f"{self.source} ({self.date}, {HOW[self.how]})"
+        return f"{self.source} ({self.date}, {HOW_TO_PRICE[self.how]})"
 
 
 _FIELDS = {field.name for field in fields(Price)}
@@ -141,7 +141,7 @@ class PriceBook(Mapping[str, Price]):
         """
         book = cls(_packaged())
         for file in files:
-            book = book.replaced(read(Path(file), book))
+            book = book.replaced(read_prices(Path(file), book))
         return book
 
     def replaced(self, prices: Mapping[str, Price]) -> PriceBook:
@@ -175,7 +175,7 @@ class PriceBook(Mapping[str, Price]):
 
 def user_file() -> Path:
     """Where a user's own prices are kept: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the folder for settings."""
-    if place := os.environ.get(ENVIRONMENT):
+    if place := os.environ.get(PRICES_VARIABLE):
         return Path(place)
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lambdaml" / "prices.toml"
 
@@ -186,7 +186,7 @@ def user_book(*files: str | os.PathLike[str]) -> PriceBook:
     return PriceBook.load(*([own] if own.is_file() else []), *files)
 
 
-def read(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
+def read_prices(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
     """The prices of a user's file, each of which must be one of the book's. Raises SettingsError; see `load`."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def read(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
 
 
 def write(prices: Mapping[str, Price], file: Path, comment: str) -> None:
-    """Write a user's file that `read` reads. Raises SettingsError if it cannot be written."""
+    """Write a user's file that `read_prices` reads. Raises SettingsError if it cannot be written."""
     lines = [f"# {comment}"]
     for price in prices.values():
         lines += ["", "[[price]]"]

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read, write
+from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read_prices, write
 from lambdaml.errors import PricesUnreachable
 
 REGION = "us-east-1"
@@ -86,7 +86,7 @@ def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
             prices[product.id] = _price(product, answers[question], book[product.id])
         except ValueError as error:
             failed[product.id] = str(error)
-    own = read(file, book) if file.is_file() else {}
+    own = read_prices(file, book) if file.is_file() else {}
     if prices:
         today = datetime.now(UTC).date()
         write({**own, **prices}, file, f"Written by `lambdaml prices --refresh` on {today}; what you add is kept.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import HEADROOM, Candidate
-from lambdaml.cost.planning.outlook import Goal
+from lambdaml.cost.planning.estimate import StopCriterion
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
@@ -23,12 +23,12 @@ from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
-    from lambdaml.cost.planning.plan import Wishes
+    from lambdaml.cost.planning.plan import Objective
 
 Mark = Literal["measured", "given", "assumed"]
 
-PLATFORMS = "lambdaml.simulation.platform.PLATFORMS"
-CHANNELS = "lambdaml.simulation.channel.CHANNELS"
+_PLATFORMS = "lambdaml.simulation.platform.PLATFORMS"
+_CHANNELS = "lambdaml.simulation.channel.CHANNELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Basis:
     """
 
     profile: Profile
-    wishes: Wishes
-    goal: Goal
+    wishes: Objective
+    goal: StopCriterion
     prices: Sequence[Price]
     candidates: Sequence[Candidate]
     channels: Mapping[str, Channel]
@@ -85,7 +85,7 @@ def assumptions(basis: Basis) -> Iterator[Assumption]:
         yield from _platform(basis, platform)
     for spec, platform in platforms.items():
         inputs = ("Platform.memory_mb", "Platform.max_vcpus", "Platform.mb_per_vcpu")
-        yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "of a core here", "assumed", PLATFORMS, inputs)
+        yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "of a core here", "assumed", _PLATFORMS, inputs)
     yield from _slowdowns(basis)
     yield from _prices(basis)
 
@@ -172,7 +172,7 @@ def _way(basis: Basis) -> Iterator[Assumption]:
 def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
     store = basis.profile.store
     mark: Mark = "assumed"
-    source = CHANNELS
+    source = _CHANNELS
     inputs: tuple[str, ...] = ("Channel.model", "LatencyModel.read_s", "LatencyModel.write_s")
     bytes_input = "LatencyModel.bandwidth_bytes_per_s"
     if spec == MEASURED and store is not None:
@@ -187,7 +187,7 @@ def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
     told = _limit(speed / 1e6, "MB/s")
     yield Assumption(f"bandwidth of {spec}", *told, mark, source, (bytes_input, *read))
     told = _limit(channel.reads_per_s or math.inf, "per s")
-    yield Assumption(f"reads that {spec} takes", *told, "assumed", CHANNELS, ("Channel.reads_per_s",))
+    yield Assumption(f"reads that {spec} takes", *told, "assumed", _CHANNELS, ("Channel.reads_per_s",))
 
 
 def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
@@ -197,11 +197,11 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
         yield _measured("import of torch here", f"{startup.import_s:.3g}", "s", _here(basis), "Startup.import_s")
         yield _measured("cores here", basis.profile.machine.cores, "", _here(basis), "MachineFacts.cores")
     else:
-        yield Assumption(f"cold start on {name}", cold, "s", "assumed", PLATFORMS, ("Platform.cold_start_s",))
+        yield Assumption(f"cold start on {name}", cold, "s", "assumed", _PLATFORMS, ("Platform.cold_start_s",))
     warm = f"{platform.warm_start_s[0]:g}, p99 {platform.warm_start_s[1]:g}"
-    yield Assumption(f"warm start on {name}", warm, "s", "assumed", PLATFORMS, ("Platform.warm_start_s",))
+    yield Assumption(f"warm start on {name}", warm, "s", "assumed", _PLATFORMS, ("Platform.warm_start_s",))
     ramp = ", ".join(f"{count:,} after {seconds:g} s" for count, seconds in platform.ramp) or "all at once"
-    yield Assumption(f"functions that may start on {name}", ramp, "", "assumed", PLATFORMS, ("Platform.ramp",))
+    yield Assumption(f"functions that may start on {name}", ramp, "", "assumed", _PLATFORMS, ("Platform.ramp",))
     yield Assumption(f"time until {name} replaces a function", DETECT_S, "s", "assumed", "")
     for what, value, unit, field in (
         ("lifetime of a function", platform.lifetime_s, "s", "lifetime_s"),
@@ -209,7 +209,7 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
         ("bandwidth of a function", platform.bandwidth_bytes_per_s / 1e6, "MB/s", "bandwidth_bytes_per_s"),
     ):
         told = _limit(value, unit)
-        yield Assumption(f"{what} on {name}", *told, "assumed", PLATFORMS, (f"Platform.{field}",))
+        yield Assumption(f"{what} on {name}", *told, "assumed", _PLATFORMS, (f"Platform.{field}",))
 
 
 def _slowdowns(basis: Basis) -> Iterator[Assumption]:

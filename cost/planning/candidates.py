@@ -49,7 +49,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class SearchSpace:
     """What may be chosen. Where a field is empty, everything that makes sense is tried.
 
     Attributes:

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.codecs import CODECS
-from lambdaml.cost.planning.outlook import Outlook
+from lambdaml.cost.planning.estimate import Estimate
 
 if TYPE_CHECKING:
-    from lambdaml.cost.planning.plan import Wishes
+    from lambdaml.cost.planning.plan import Objective
 
 TIE = 0.01
 """Candidates whose values differ by no more than this share are equally good: simulations with other chances differ by
 as much."""
 
 
-def ranked(found: Iterable[Outlook], wishes: Wishes) -> list[Outlook]:
+def ranked(found: Iterable[Estimate], wishes: Objective) -> list[Estimate]:
     """The best first: those that keep deadline and budget, then those that do not, then those that get nowhere.
 
     Where a codec that is not exact comes first, and an exact one is as good but for `TIE`, the best of these is first.
@@ -33,29 +33,25 @@ def ranked(found: Iterable[Outlook], wishes: Wishes) -> list[Outlook]:
     return order
 
 
-def by_a_tie(found: Sequence[Outlook], wishes: Wishes) -> bool:
+def by_a_tie(found: Sequence[Estimate], wishes: Objective) -> bool:
     """Whether the first of those that `ranked` put in order comes before a better one, for its exact codec."""
     return len(found) > 1 and keeps(found[0], wishes) and _rank(found[1], wishes) < _rank(found[0], wishes)
 
 
-def is_exact(outlook: Outlook) -> bool:
+def is_exact(estimate: Estimate) -> bool:
     """Whether the candidate's codec is."""
-    return CODECS.make(outlook.candidate.codec).exact
+    return CODECS.make(estimate.candidate.codec).exact
 
 
-def keeps(outlook: Outlook, wishes: Wishes) -> bool:
+def keeps(estimate: Estimate, wishes: Objective) -> bool:
     """Whether nine of ten runs keep deadline and budget."""
-    return (
-        not outlook.obstacle
-        and outlook.unlikely_seconds <= wishes.deadline_s
-        and outlook.unlikely_usd <= wishes.budget_usd
-    )
+    return not estimate.obstacle and estimate.p90_seconds <= wishes.deadline_s and estimate.p90_usd <= wishes.budget_usd
 
 
-def frontier(found: Sequence[Outlook]) -> list[int]:
+def frontier(found: Sequence[Estimate]) -> list[int]:
     """Places of those that no other beats in time and cost, the fastest first."""
     order = sorted(
-        (place for place, outlook in enumerate(found) if not outlook.obstacle),
+        (place for place, estimate in enumerate(found) if not estimate.obstacle),
         key=lambda place: (found[place].seconds, found[place].usd),
     )
     places: list[int] = []
@@ -65,25 +61,25 @@ def frontier(found: Sequence[Outlook]) -> list[int]:
     return places
 
 
-def nearest(found: Sequence[Outlook], wishes: Wishes) -> int | None:
+def nearest_feasible(found: Sequence[Estimate], wishes: Objective) -> int | None:
     """The place of the one that exceeds deadline and budget by the least factor."""
 
     def excess(place: int) -> float:
-        outlook = found[place]
-        late, dear = outlook.unlikely_seconds / wishes.deadline_s, outlook.unlikely_usd / wishes.budget_usd
+        estimate = found[place]
+        late, dear = estimate.p90_seconds / wishes.deadline_s, estimate.p90_usd / wishes.budget_usd
         return max(1.0, late) * max(1.0, dear)
 
-    places = [place for place, outlook in enumerate(found) if not outlook.obstacle]
+    places = [place for place, estimate in enumerate(found) if not estimate.obstacle]
     return min(places, key=excess, default=None)
 
 
-def _value(outlook: Outlook, wishes: Wishes) -> float:
+def _value(estimate: Estimate, wishes: Objective) -> float:
     """What is to be small."""
-    seconds, usd = outlook.seconds, outlook.usd
+    seconds, usd = estimate.seconds, estimate.usd
     return {"cost": usd, "time": seconds, "balanced": seconds * max(usd, 1e-12)}[wishes.minimise]
 
 
-def _rank(outlook: Outlook, wishes: Wishes) -> tuple[Any, ...]:
-    other = outlook.usd if wishes.minimise == "time" else outlook.seconds
-    value = _value(outlook, wishes)
-    return (bool(outlook.obstacle), not keeps(outlook, wishes), value, other, str(outlook.candidate))
+def _rank(estimate: Estimate, wishes: Objective) -> tuple[Any, ...]:
+    other = estimate.usd if wishes.minimise == "time" else estimate.seconds
+    value = _value(estimate, wishes)
+    return (bool(estimate.obstacle), not keeps(estimate, wishes), value, other, str(estimate.candidate))

@@ -26,7 +26,7 @@ from lambdaml.storage.url import StoreURL
 from lambdaml.training.asked import places
 from lambdaml.training.source import split_spec
 
-ENGINES = {"local": None, "spot": "ray"}
+_ENGINES = {"local": None, "spot": "ray"}
 """Platforms that functions can run on -> the engine to ask for; None for the default."""
 
 
@@ -64,10 +64,10 @@ def how_to_run(plan: Plan, profile: Profile) -> HowTo:
     if best is None:
         return HowTo(None)
     platform = Platform.parse(best.candidate.platform)
-    if platform.name not in ENGINES:
+    if platform.name not in _ENGINES:
         product = "AWS Lambda" if platform.name.startswith("lambda") else platform.name
         return HowTo(None, (f"there is no engine for {product} yet: this is what it would cost",))
-    engine = ENGINES[platform.name]
+    engine = _ENGINES[platform.name]
     store, remarks = _store(best.candidate, profile, engine)
     words = ["lambdaml", "train", _job(profile.job.spec)]
     words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]

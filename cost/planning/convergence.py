@@ -38,7 +38,7 @@ LEAST_STALENESS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class StepsToTarget:
     """Optimizer steps to the target: a lognormal with this median."""
 
     median: float
@@ -91,7 +91,7 @@ class Convergence:
         """Staleness from which on one update a step did not reach the target; infinite where every pilot did."""
         return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
-    def steps(self, group: float, samples: float, staleness: float = 0.0) -> Steps | None:
+    def steps(self, group: float, samples: float, staleness: float = 0.0) -> StepsToTarget | None:
         """Optimizer steps.
 
         Args:
@@ -108,7 +108,7 @@ class Convergence:
         if staleness > LEAST_STALENESS:
             near = min(self._worth, key=lambda size: abs(math.log(size / group)), default=None)
             factor = None if near is None else self._worth[near].factor(staleness)
-        return None if factor is None else Steps(self._at(samples) * factor, self.sigma)
+        return None if factor is None else StepsToTarget(self._at(samples) * factor, self.sigma)
 
     def _at(self, samples: float) -> float:
         least = self._batches[0]

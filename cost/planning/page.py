@@ -7,7 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.planning.reasons import duration, money
+from lambdaml.cost.planning.explain import money, rough_duration
 
 if TYPE_CHECKING:
     from lambdaml.cost.planning.command import HowTo
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, MARGIN = 860, 460, 64
 
 
-def page(plan: Plan, title: str, how: HowTo | None = None) -> str:
+def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
     """The page. It loads nothing from anywhere.
 
     Args:
         how: to run the choice.
     """
     data = plan.to_dict()
-    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in plan.near_misses)
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in plan.explanations)
     return _PAGE.format(
         title=html.escape(title),
         reason=html.escape(plan.reason),
         chosen=html.escape(_choice(plan)),
         how="".join(f"<pre>{html.escape(line)}</pre>" for line in how.lines()) if how is not None else "",
         chart=_chart(plan),
-        near_misses=f"<h2>Why not its neighbours</h2><ul>{sentences}</ul>" if sentences else "",
+        explanations=f"<h2>Why not its neighbours</h2><ul>{sentences}</ul>" if sentences else "",
         candidates=_candidates(plan),
         assumptions=_assumptions(data["assumptions"]),
         planning_s=f"{plan.seconds:.1f}",
@@ -51,7 +51,7 @@ def _chart(plan: Plan) -> str:
     up = _Axis([max(found.usd, 1e-9) for _, found in shown], HEIGHT - MARGIN, 20)
     ticks = [
         f'<line x1="{across.at(tick):.1f}" y1="20" x2="{across.at(tick):.1f}" y2="{HEIGHT - MARGIN}"/>'
-        f'<text x="{across.at(tick):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{duration(tick)}</text>'
+        f'<text x="{across.at(tick):.1f}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{rough_duration(tick)}</text>'
         for tick in across.ticks()
     ] + [
         f'<line x1="{MARGIN}" y1="{up.at(tick):.1f}" x2="{WIDTH - 20}" y2="{up.at(tick):.1f}"/>'
@@ -106,8 +106,8 @@ def _candidates(plan: Plan) -> str:
         mark = "&#10004;" if place == plan.chosen else "&#9670;" if place in plan.frontier else ""
         cells = [
             candidate.schedule, candidate.workers, found.functions or "", candidate.batch_size, candidate.codec, candidate.platform,
-            candidate.channel, found.steps or "", f"{found.staleness:.1f}", duration(found.seconds),
-            duration(found.unlikely_seconds), _money(found.usd), _money(found.unlikely_usd),
+            candidate.channel, found.steps or "", f"{found.staleness:.1f}", rough_duration(found.seconds),
+            rough_duration(found.p90_seconds), _money(found.usd), _money(found.p90_usd),
             f"{found.requests:,}" if found.requests else "", found.obstacle,
         ]  # fmt: skip
         rows.append(f"<tr data-place='{place}'><td>{mark}</td>{_cells(cells)}</tr>")
@@ -150,7 +150,7 @@ tr.lit {{ background: #ffe }} .scroll {{ max-height: 32rem; overflow: auto }}
 </style></head><body>
 <h1>{title}</h1><p><strong>{chosen}</strong></p><p>{reason}.</p>{how}
 {chart}<div id="tip"></div>
-{near_misses}
+{explanations}
 <h2>All candidates</h2><div class="scroll">{candidates}</div>
 <h2>What this rests on</h2>{assumptions}
 <p>Planned in {planning_s} s. Times and costs are medians; "9 of 10" is what nine of ten runs keep within.</p>
@@ -162,8 +162,8 @@ for (const circle of document.querySelectorAll("circle")) {{
   const c = plan.candidates[circle.dataset.place];
   circle.addEventListener("mousemove", event => {{
     tip.textContent = `${{c.schedule}}, ${{c.workers}} x ${{c.batch_size}}, ${{c.codec}}\\n${{c.platform}}, ${{c.channel}}\\n` +
-      `${{c.seconds.toFixed(1)}} s (9 of 10: ${{c.unlikely_seconds.toFixed(1)}} s)\\n` +
-      `$${{c.usd.toPrecision(3)}} (9 of 10: $${{c.unlikely_usd.toPrecision(3)}})\\n` +
+      `${{c.seconds.toFixed(1)}} s (9 of 10: ${{c.p90_seconds.toFixed(1)}} s)\\n` +
+      `$${{c.usd.toPrecision(3)}} (9 of 10: $${{c.p90_usd.toPrecision(3)}})\\n` +
       `${{c.steps}} steps, staleness ${{c.staleness.toFixed(1)}}, ${{c.requests}} requests`;
     tip.style.display = "block"; tip.style.left = event.clientX + 14 + "px"; tip.style.top = event.clientY + 14 + "px";
   }});

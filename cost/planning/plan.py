@@ -1,9 +1,9 @@
 """The plan: all candidates with what they would take, the frontier of time and cost, the choice, and why.
 
     plan = make_plan(Profile.load("digits.profile.json"), Wishes(target="accuracy>=0.95", deadline_s=1200, budget_usd=1))
-    plan.chosen, plan.frontier, plan.near_misses, plan.assumptions
+    plan.chosen, plan.frontier, plan.explanations, plan.assumptions
 
-Every candidate goes through the virtual world (`lambdaml.cost.planning.pace`). Candidates that differ in how long a gradient
+Every candidate goes through the virtual world (`lambdaml.cost.planning.step_cost`). Candidates that differ in how long a gradient
 takes, and in nothing else that matters to the course of a run, lie on a line between the two extremes, which are
 simulated; the best are then simulated as they are, and longer.
 """
@@ -22,11 +22,11 @@ from lambdaml.cost.billing.bill import channel_of
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.assumptions import Assumption, Basis, assumptions
-from lambdaml.cost.planning.candidates import Candidate, Space
-from lambdaml.cost.planning.choice import frontier, keeps, nearest, ranked
+from lambdaml.cost.planning.candidates import Candidate, SearchSpace
+from lambdaml.cost.planning.choice import frontier, keeps, nearest_feasible, ranked
 from lambdaml.cost.planning.convergence import Convergence
-from lambdaml.cost.planning.outlook import Goal, Outlook, outlook
-from lambdaml.cost.planning.pace import UPDATES, Pace, Shape, busy_share, mixed, pace, waits_s
+from lambdaml.cost.planning.estimate import Estimate, StopCriterion, estimate
+from lambdaml.cost.planning.step_cost import SIMULATED_UPDATES, Shape, StepCost, busy_share, mixed, step_cost, waits_s
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines.processes import fresh_processes
@@ -34,8 +34,8 @@ from lambdaml.errors import RunFailed, SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stragglers import STRAGGLERS
+from lambdaml.simulation.stub_replica import Costs
 
 REFINED = 12
 """Candidates that are simulated once more, as they are."""
@@ -43,7 +43,7 @@ REFINED = 12
 LEAST_REFINED = 3
 """And then whatever has come to the first places."""
 
-LEAST_CHANCES = 2
+LEAST_SEEDS = 2
 """Simulations of each, at least; of few candidates more, for the course of ssp depends on how functions happened to start."""
 
 REFINING_UPDATES = 512
@@ -55,7 +55,7 @@ Aim = Literal["cost", "time", "balanced"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Objective:
     """What is wanted.
 
     Attributes:
@@ -72,7 +72,7 @@ class Wishes:
     deadline_s: float = math.inf
     budget_usd: float = math.inf
     minimise: Aim = "balanced"
-    space: Space = field(default_factory=Space)
+    space: SearchSpace = field(default_factory=SearchSpace)
     stragglers: str = "none"
     snapshot_every: int | None = None
     left: float = 1.0
@@ -88,22 +88,22 @@ class Plan:
         chosen: place of the choice; None where no candidate keeps deadline and budget.
         nearest: place of the one that comes nearest to them; None where none would reach the target at all.
         reason: of the choice, or why there is none; a sentence.
-        near_misses: a sentence each.
+        explanations: a sentence each.
         seconds: that planning took.
     """
 
-    wishes: Wishes
-    candidates: tuple[Outlook, ...]
+    wishes: Objective
+    candidates: tuple[Estimate, ...]
     frontier: tuple[int, ...]
     chosen: int | None
     nearest: int | None
     reason: str
-    near_misses: tuple[str, ...]
+    explanations: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
     seconds: float
 
     @property
-    def choice(self) -> Outlook | None:
+    def choice(self) -> Estimate | None:
         """The chosen candidate."""
         return None if self.chosen is None else self.candidates[self.chosen]
 
@@ -136,7 +136,7 @@ class Plan:
             "chosen": self.chosen,
             "nearest": self.nearest,
             "reason": self.reason,
-            "near_misses": list(self.near_misses),
+            "explanations": list(self.explanations),
             "frontier": list(self.frontier),
             "candidates": [found.to_dict() for found in self.candidates],
             "assumptions": [assumption.to_dict() for assumption in self.assumptions],
@@ -146,7 +146,7 @@ class Plan:
 
 def make_plan(
     profile: Profile,
-    wishes: Wishes,
+    wishes: Objective,
     book: PriceBook | None = None,
     *,
     iprof: IProf | None = None,
@@ -167,17 +167,17 @@ def make_plan(
     candidates = wishes.space.candidates(profile)
     desk = _Desk(profile, wishes, goal, book or PriceBook.load(), iprof)
     processes = processes or os.cpu_count() or 1
-    found = ranked(desk.outlooks(candidates, processes, progress), wishes)
-    chances = max(LEAST_CHANCES, 2 * REFINED // len(found))
+    found = ranked(desk.estimates(candidates, processes, progress), wishes)
+    seeds = max(LEAST_SEEDS, 2 * REFINED // len(found))
     refined: set[Candidate] = set()
     while todo := [one for one in found[: REFINED if not refined else LEAST_REFINED] if one.candidate not in refined]:
         refined |= {one.candidate for one in todo}
-        again = {one.candidate: one for one in desk.refined(todo, chances, processes)}
+        again = {one.candidate: one for one in desk.refined(todo, seeds, processes)}
         found = ranked((again.get(one.candidate, one) for one in found), wishes)
     best = frontier(found)
     chosen = 0 if keeps(found[0], wishes) else None
-    close = chosen if chosen is not None else nearest(found, wishes)
-    from lambdaml.cost.planning.reasons import near_misses, reason
+    close = chosen if chosen is not None else nearest_feasible(found, wishes)
+    from lambdaml.cost.planning.explain import explain, reason
 
     return Plan(
         wishes,
@@ -186,15 +186,15 @@ def make_plan(
         chosen,
         close,
         reason(found, chosen, close, wishes),
-        tuple(near_misses(found, best, close, wishes)),
+        tuple(explain(found, best, close, wishes)),
         tuple(assumptions(desk.basis(candidates))),
         time.monotonic() - began,
     )
 
 
-def _goal(profile: Profile, wishes: Wishes) -> Goal:
+def _goal(profile: Profile, wishes: Objective) -> StopCriterion:
     if wishes.epochs is not None:
-        return Goal(None, wishes.epochs * wishes.left, wishes.snapshot_every)
+        return StopCriterion(None, wishes.epochs * wishes.left, wishes.snapshot_every)
     if wishes.target is None:
         raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
     if not profile.pilot or profile.target is None:
@@ -202,13 +202,15 @@ def _goal(profile: Profile, wishes: Wishes) -> Goal:
     if profile.target.replace(" ", "") != wishes.target.replace(" ", ""):
         raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {wishes.target!r}")
     noise = profile.noise.samples if profile.noise else None
-    return Goal(Convergence(profile.pilot, noise, profile.coherence), None, wishes.snapshot_every, wishes.left)
+    return StopCriterion(Convergence(profile.pilot, noise, profile.coherence), None, wishes.snapshot_every, wishes.left)
 
 
 class _Desk:
-    """What all outlooks of one plan share."""
+    """What all estimates of one plan share."""
 
-    def __init__(self, profile: Profile, wishes: Wishes, goal: Goal, book: PriceBook, iprof: IProf | None) -> None:
+    def __init__(
+        self, profile: Profile, wishes: Objective, goal: StopCriterion, book: PriceBook, iprof: IProf | None
+    ) -> None:
         self.profile, self.wishes, self.goal, self.book, self._iprof = profile, wishes, goal, book, iprof
         self._channels: dict[str, Channel] = {}
         self._tariffs: dict[tuple[str, str], Tariff] = {}
@@ -274,16 +276,16 @@ class _Desk:
         self._slowdowns[device] = self._iprof.slowdown(device)
         return self._slowdowns[device]
 
-    def outlook(self, candidate: Candidate, pace: Pace | str) -> Outlook:
-        if isinstance(pace, str):
-            return Outlook(candidate, obstacle=pace)
+    def estimate(self, candidate: Candidate, step_cost: StepCost | str) -> Estimate:
+        if isinstance(step_cost, str):
+            return Estimate(candidate, obstacle=step_cost)
         channel, tariff = self.channel(candidate.channel), self.tariff(candidate)
         functions = self.wishes.space.functions_for(candidate)
-        return outlook(candidate, pace, self.profile, self.goal, channel, tariff, functions)
+        return estimate(candidate, step_cost, self.profile, self.goal, channel, tariff, functions)
 
-    def outlooks(
+    def estimates(
         self, candidates: Sequence[Candidate], processes: int, progress: Callable[[float], None]
-    ) -> list[Outlook]:
+    ) -> list[Estimate]:
         """One for each candidate, in order."""
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
@@ -298,14 +300,18 @@ class _Desk:
             )
             families[key].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
-        paces = _simulate([(shape, 0, UPDATES) for pair in ends.values() for shape in pair], processes, progress)
-        known: dict[Candidate, Pace | str] = {}
+        paces = _simulate(
+            [(shape, 0, SIMULATED_UPDATES) for pair in ends.values() for shape in pair], processes, progress
+        )
+        known: dict[Candidate, StepCost | str] = {}
         for key, members in families.items():
             low, high = ends[key][0], ends[key][-1]
             for candidate, shape in members:
-                between = _between(shape.costs, low, high, paces[low, 0, UPDATES], paces[high, 0, UPDATES])
+                between = _between(
+                    shape.costs, low, high, paces[low, 0, SIMULATED_UPDATES], paces[high, 0, SIMULATED_UPDATES]
+                )
                 known[candidate] = self._with_codec(between, candidate, shape)
-        return [self.outlook(candidate, known[candidate]) for candidate in candidates]
+        return [self.estimate(candidate, known[candidate]) for candidate in candidates]
 
     def _standing_for(self, candidate: Candidate) -> Shape:
         """What is simulated for the candidate: where bytes take no time, that of the largest codec."""
@@ -315,23 +321,25 @@ class _Desk:
         round_s = shape.costs.step_s + waits_s(shape.channel)
         return shape if moved_s < NEGLIGIBLE * round_s else self.shape(candidate)
 
-    def _with_codec(self, pace: Pace | str, candidate: Candidate, shape: Shape) -> Pace | str:
+    def _with_codec(self, step_cost: StepCost | str, candidate: Candidate, shape: Shape) -> StepCost | str:
         """The bytes of the candidate's own codec."""
         own = self.profile.codecs[candidate.codec].update_bytes
-        if isinstance(pace, str) or own == shape.costs.update_bytes:
-            return pace
+        if isinstance(step_cost, str) or own == shape.costs.update_bytes:
+            return step_cost
         ratio = own / shape.costs.update_bytes
         step = replace(
-            pace.step, sent_bytes=pace.step.sent_bytes * ratio, received_bytes=pace.step.received_bytes * ratio
+            step_cost.step,
+            sent_bytes=step_cost.step.sent_bytes * ratio,
+            received_bytes=step_cost.step.received_bytes * ratio,
         )
-        return replace(pace, step=step)
+        return replace(step_cost, step=step)
 
-    def refined(self, found: Sequence[Outlook], chances: int, processes: int) -> list[Outlook]:
-        """The same candidates, each simulated as it is, so many times with other chances."""
-        shapes, seeds = [self.shape(one.candidate) for one in found], range(1, 1 + chances)
-        paces = _simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in seeds], processes)
-        means = [_mean([paces[shape, seed, REFINING_UPDATES] for seed in seeds]) for shape in shapes]
-        return [self.outlook(one.candidate, mean) for one, mean in zip(found, means, strict=True)]
+    def refined(self, found: Sequence[Estimate], seeds: int, processes: int) -> list[Estimate]:
+        """The same candidates, each simulated as it is, so many times with other seeds."""
+        shapes, each = [self.shape(one.candidate) for one in found], range(1, 1 + seeds)
+        paces = _simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in each], processes)
+        means = [_mean([paces[shape, seed, REFINING_UPDATES] for seed in each]) for shape in shapes]
+        return [self.estimate(one.candidate, mean) for one, mean in zip(found, means, strict=True)]
 
 
 def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -340,16 +348,16 @@ def _ends(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     return (ordered[0],) if ordered[0].costs == ordered[-1].costs else (ordered[0], ordered[-1])
 
 
-Task = tuple[Shape, int, int]
+_Task = tuple[Shape, int, int]
 """A shape, a seed, and updates."""
 
 
 def _simulate(
-    tasks: Sequence[Task], processes: int, progress: Callable[[float], None] = lambda share: None
-) -> dict[Task, Pace | str]:
+    tasks: Sequence[_Task], processes: int, progress: Callable[[float], None] = lambda share: None
+) -> dict[_Task, StepCost | str]:
     """The paces of all tasks, side by side; a sentence in place of one that gets nowhere."""
     todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
-    paces: dict[Task, Pace | str] = {}
+    paces: dict[_Task, StepCost | str] = {}
     if processes == 1 or len(todo) < 8:
         for task in todo:
             paces[task] = _pace(task)
@@ -367,14 +375,14 @@ def _know(schedules: dict[str, str]) -> None:
     SCHEDULES.factories.update(schedules)
 
 
-def _pace(task: Task) -> Pace | str:
+def _pace(task: _Task) -> StepCost | str:
     try:
-        return pace(*task)
+        return step_cost(*task)
     except RunFailed as error:
         return str(error)
 
 
-def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pace | str) -> Pace | str:
+def _between(costs: Costs, low: Shape, high: Shape, first: StepCost | str, last: StepCost | str) -> StepCost | str:
     """The pace at a gradient's time that lies between two."""
     if isinstance(first, str) or isinstance(last, str):
         return first if isinstance(first, str) else last
@@ -383,6 +391,6 @@ def _between(costs: Costs, low: Shape, high: Shape, first: Pace | str, last: Pac
     return mixed(((1 - share, first), (share, last)))
 
 
-def _mean(paces: Sequence[Pace | str]) -> Pace | str:
-    obstacle = next((pace for pace in paces if isinstance(pace, str)), None)
-    return obstacle or mixed([(1 / len(paces), pace) for pace in paces if not isinstance(pace, str)])
+def _mean(paces: Sequence[StepCost | str]) -> StepCost | str:
+    obstacle = next((step_cost for step_cost in paces if isinstance(step_cost, str)), None)
+    return obstacle or mixed([(1 / len(paces), step_cost) for step_cost in paces if not isinstance(step_cost, str)])

@@ -10,7 +10,7 @@ ends markedly sooner, the run is asked to end where it stands, and a successor g
     finally:
         watch.close()
     if result.stop == "replanned":
-        lambdaml.train(job, elsewhere, origin=f"{url}@{result.version}", **watch.successor.options())
+        lambdaml.train(job, elsewhere, init_from=f"{url}@{result.version}", **watch.successor.options())
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from lambdaml.cost.planning.outlook import Outlook
+from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.plan import Plan, make_plan
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import Profile
@@ -55,7 +55,7 @@ MOST_PLANS = 3
 STORE_S = 1.0
 """That measuring the store may take, about."""
 
-UPDATES = 16
+_UPDATES = 16
 """The newest ones, whose gradients tell how fast functions are."""
 
 
@@ -87,7 +87,7 @@ class Replanner:
         self.successor: Plan | None = None
         self._url, self._plan, self._profile, self._iprof, self._functions = url, plan, profile, iprof, functions
         self._say = say
-        self._expected: Outlook = plan.choice
+        self._expected: Estimate = plan.choice
         self._step_s = plan.choice.step_s
         self._since: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
@@ -195,7 +195,7 @@ class Replanner:
     def _newest(self, commit: int) -> list[Update]:
         """Applied updates of the log's last entries."""
         run = Run(self._url)
-        applied = [entry for logged in run.log(max(0, commit - UPDATES)) for entry in logged.applied][-UPDATES:]
+        applied = [entry for logged in run.log(max(0, commit - _UPDATES)) for entry in logged.applied][-_UPDATES:]
         found = read_many(run.store, [keys.update(entry.worker, entry.seq) for entry in applied], Update.read)
         return [update for update in found if update is not None]
 

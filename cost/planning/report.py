@@ -46,7 +46,7 @@ class RunReport:
         return {"run": self.run, "reason": self.reason, "comparisons": rows, "bill": self.bill.to_dict()}
 
 
-def report(run: Run, book: PriceBook | None = None) -> RunReport:
+def plan_against_actual(run: Run, book: PriceBook | None = None) -> RunReport:
     """Compare a run that has ended with its plan.
 
     Raises:

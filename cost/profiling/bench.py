@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml.codecs import CODECS
 from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
-from lambdaml.cost.profiling.profile import CodecFacts, Memory, StepPoint, StepTime
+from lambdaml.cost.profiling.profile import CodecFacts, MemoryModel, StepPoint, StepTime
 from lambdaml.errors import SettingsError
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from lambdaml.log.snapshot import State
     from lambdaml.settings import Settings
 
-PAUSE_S = 0.02
+_PAUSE_S = 0.02
 
-LEAST_ROUNDS = 3
+_LEAST_ROUNDS = 3
 MOST_ROUNDS = 200
 
 
@@ -95,7 +95,7 @@ class Bench:
 
     def _updates(self, count: int) -> list[Update]:
         """The next ones of worker 0, all from the present version; bodies are copies."""
-        replica, first = self.replica, self.replica.view.fated[0]
+        replica, first = self.replica, self.replica.log_state.next_seq[0]
         updates = [replica.update(0, seq) for seq in range(first, first + count)]
         self.gradients += count
         self._buffers_s = median(update.encode_s for update in updates)
@@ -103,12 +103,12 @@ class Bench:
 
     def _apply(self, updates: list[Update]) -> float:
         """Seconds of one optimizer step with these updates."""
-        commit = averaged(self.replica.view.commit, self.replica.version, updates)
+        commit = averaged(self.replica.log_state.commit, self.replica.version, updates)
         begun = self.clock()
         self.replica.apply(commit, {update.id: update for update in updates})
         return self.clock() - begun
 
-    def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, Memory]:
+    def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, MemoryModel]:
         """Gradients of several batch sizes, for about so many seconds, but each a few times.
 
         Args:
@@ -123,11 +123,11 @@ class Bench:
         counts = [0] * len(samplers)
         for number in range(MOST_ROUNDS):
             share = (self.clock() - begun) / seconds if seconds else 1.0
-            if share >= 1 and number >= LEAST_ROUNDS:
+            if share >= 1 and number >= _LEAST_ROUNDS:
                 break
             tell(min(1.0, share))
             for index, sampler in enumerate(samplers):
-                time.sleep(PAUSE_S)
+                time.sleep(_PAUSE_S)
                 counts[index], took_s = self.gradient_s(sampler, number)
                 times[index].append(took_s)
         points = tuple(
@@ -173,12 +173,12 @@ class Bench:
     def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
         """From a state with the optimizer's own in it; no step that is timed is the first one."""
         times, begun, rounds = Times(), self.clock(), 0
-        while rounds < LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
+        while rounds < _LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
             self.replica.load(warm)
             updates = [self._travelled(gradient, times) for gradient in gradients]
             self._apply(updates[:1])
             for update in updates[1:]:
-                time.sleep(PAUSE_S)
+                time.sleep(_PAUSE_S)
                 times.step_s.append(self._apply([update]))
             rounds += 1
         return times
@@ -189,12 +189,12 @@ class Bench:
         update = replace(gradient, codec=replica.settings.codec)
         total = gradient.body["gradient"].copy()
         buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
-        time.sleep(PAUSE_S)
+        time.sleep(_PAUSE_S)
         begun = self.clock()
         update.body = replica.codec.encode(gradient.body["gradient"]) | buffers
         data = update.pack()
         times.encode_s.append(self._buffers_s + self.clock() - begun)
-        time.sleep(PAUSE_S)
+        time.sleep(_PAUSE_S)
         packed = self.clock()
         read = Update.unpack(data, update.worker, update.seq)
         replica.check(read)
@@ -226,9 +226,9 @@ def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTi
     return StepTime(overhead_s, slope_s, sigma, p95, p99, worst, points)
 
 
-def memory(points: tuple[StepPoint, ...]) -> Memory:
+def memory(points: tuple[StepPoint, ...]) -> MemoryModel:
     """The line through the points' peaks."""
-    return Memory(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
+    return MemoryModel(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
 
 
 def _usable(name: str) -> bool:

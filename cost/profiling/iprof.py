@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.simulation.platform import Platform
 
-SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 1
 
 EPSILON = 0.1
 """FLeet's, of the latency's slope: smaller errors are no reason to learn."""
@@ -269,7 +269,7 @@ class IProf:
         if self.path is None:
             return False
         record = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": _SCHEMA_VERSION,
             "runs": self.runs,
             "observations": self.model.observations,
             "personal": self.model.personal,
@@ -284,7 +284,7 @@ class IProf:
         return True
 
     def _load(self, record: Mapping[str, Any]) -> None:
-        if record["schema_version"] != SCHEMA_VERSION:
+        if record["schema_version"] != _SCHEMA_VERSION:
             return
         observations = [([float(x) for x in features], float(slope)) for features, slope in record["observations"]]
         personal = {str(name): [float(w) for w in weights] for name, weights in record["personal"].items()}

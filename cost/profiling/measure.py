@@ -20,7 +20,7 @@ from lambdaml.cost.planning.pilot import default_plan, pilot
 from lambdaml.cost.profiling.bench import Bench
 from lambdaml.cost.profiling.machine import this_machine
 from lambdaml.cost.profiling.noise import LEAST_BATCHES, MOST_BATCHES, Noise
-from lambdaml.cost.profiling.profile import CoherenceFacts, JobFacts, Profile, Spent, StoreFacts
+from lambdaml.cost.profiling.profile import CoherenceFacts, JobFacts, Profile, ProfilingCost, StoreFacts
 from lambdaml.cost.profiling.startup import startup
 from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.engines.entry import pick_device
@@ -168,7 +168,7 @@ def _times(bench: Bench, clockwork: Clockwork) -> Profile:
             snapshot_bytes=snapshot_bytes,
         ),
         machine=this_machine(bench.replica.device.type),
-        spent=Spent(0.0, {}, bench.gradients, {}, 0, 0),
+        spent=ProfilingCost(0.0, {}, bench.gradients, {}, 0, 0),
         step_time=step_time,
         memory=memory,
         optimizer_s=optimizer_s,
@@ -186,7 +186,7 @@ def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) ->
     from lambdaml.training.coherence import Coherence, Probe
 
     replica, settings = bench.replica, bench.replica.settings
-    course = Course.within(clockwork.seconds_of("training"), profile)
+    course = _Course.within(clockwork.seconds_of("training"), profile)
     noise = Noise(replica, course.batches) if settings.samples > 1 else None
     probe = Probe(job, course.reference, course.lags, seed=settings.seed, device=str(replica.device))
     looks = {point - lag for point in course.points for lag in (0, *course.lags)}
@@ -212,7 +212,7 @@ def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class _Course:
     """A training with one worker; what is measured on the way is measured at `POINTS` moments, the last at its end.
 
     Attributes:
@@ -226,7 +226,7 @@ class Course:
     reference: int
 
     @staticmethod
-    def within(seconds: float, profile: Profile) -> Course:
+    def within(seconds: float, profile: Profile) -> _Course:
         """A third of the time for each. The training goes on for as long as the target took, or else ten epochs."""
         third, batch_size = seconds / 3, profile.job.batch_size
         slope_s, step_s = profile.step_time.slope_s_per_sample, profile.step_time.step_s(batch_size)
@@ -236,7 +236,7 @@ class Course:
         batches = max(LEAST_BATCHES, min(round(third / POINTS / step_s), MOST_BATCHES))
         affordable = round(third / (POINTS * (len(LAGS) + 1)) / max(slope_s, step_s / batch_size / 4))
         reference = min(max(LEAST_REFERENCE, min(affordable, MOST_REFERENCE)), profile.job.samples)
-        return Course(steps, batches, reference)
+        return _Course(steps, batches, reference)
 
     @property
     def points(self) -> list[int]:
@@ -249,7 +249,7 @@ class Course:
         return [lag for lag in LAGS if lag <= self.points[0]]
 
 
-def _facts(coherence: Coherence, course: Course) -> CoherenceFacts:
+def _facts(coherence: Coherence, course: _Course) -> CoherenceFacts:
     tolerance = coherence.tolerance()
     mu = {lag: coherence.mu(lag + 1) for lag in course.lags}
     steps, at_least = tolerance.steps, tolerance.at_least

@@ -29,7 +29,7 @@ MOST_BATCHES = 32
 LEAST_BATCHES = 4
 
 
-def estimate(small_squares: Sequence[float], sizes: Sequence[int], large_square: float) -> tuple[float, float]:
+def estimate_noise(small_squares: Sequence[float], sizes: Sequence[int], large_square: float) -> tuple[float, float]:
     """(|G|^2, tr(Sigma)), both without bias; the first may be negative.
 
     Args:
@@ -95,7 +95,7 @@ class Noise:
             replica.sampler = kept
         total /= sum(sizes)
         self.gradients += len(sizes)
-        point = NoisePoint(replica.version, *estimate(squares, sizes, float(total.dot(total))))
+        point = NoisePoint(replica.version, *estimate_noise(squares, sizes, float(total.dot(total))))
         self.points.append(point)
         return point
 

@@ -22,7 +22,7 @@ from lambdaml.cost.profiling.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.meter import MeterReading
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
@@ -77,7 +77,7 @@ class MachineFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class ProfilingCost:
     """What measuring took. `gradients` were computed by it, and the bytes went to and from the store.
 
     Attributes:
@@ -129,7 +129,7 @@ class StepTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryModel:
     """Peak memory of a process that holds one replica, `base_mb + slope_mb_per_sample * batch_size`; MB of 2^20.
 
     A function also holds updates that were read and are not applied yet: see `Profile.function_mb`.
@@ -269,9 +269,9 @@ class Profile:
     measured_on: str
     job: JobFacts
     machine: MachineFacts
-    spent: Spent
+    spent: ProfilingCost
     step_time: StepTime
-    memory: Memory
+    memory: MemoryModel
     optimizer_s: float
     snapshot_s: float
     update_norm: float

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lambdaml.settings import JobSettings
 
-TIMEOUT_S = 300.0
+_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def startup(job: JobSettings) -> Startup | None:
     begin = time.perf_counter()
     command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True)
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True, text=True)
         inside_s, job_s = json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
         return None

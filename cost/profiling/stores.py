@@ -12,8 +12,8 @@ from lambdaml.storage.open import open_store
 from lambdaml.storage.probe import check
 from lambdaml.storage.retry import Retrying
 
-SMALL_BYTES = 1024
-LARGE_BYTES = (2**20, 32 * 2**20)
+_SMALL_BYTES = 1024
+_LARGE_BYTES = (2**20, 32 * 2**20)
 """Between these lies the object that bandwidth is measured with: as large as an update, if that is possible."""
 
 LEAST_ROUNDS, MOST_ROUNDS = 8, 200
@@ -43,7 +43,7 @@ def measure_store(
         try:
             _small(store, root, seconds, tell)
             reading = store.meter.snapshot() - before
-            size = min(max(update_bytes, LARGE_BYTES[0]), LARGE_BYTES[1])
+            size = min(max(update_bytes, _LARGE_BYTES[0]), _LARGE_BYTES[1])
             write_s, read_s = _large(store, root, size)
         finally:
             store.delete([info.key for info in store.list(root + "/")])
@@ -73,7 +73,7 @@ def _small(store: Retrying, root: str, seconds: float, tell: Callable[[float], N
             break
         tell(min(1.0, passed / seconds) if seconds else 1.0)
         key = f"{root}/{number:05d}"
-        store.create(key, secrets.token_bytes(SMALL_BYTES))
+        store.create(key, secrets.token_bytes(_SMALL_BYTES))
         store.get(key)
         store.get(key + "-missing")
         store.head(key)

@@ -29,7 +29,7 @@ class Enough(KeyboardInterrupt):
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchSpec:
     """What to run, and how.
 
     `lifetime_s` limits each function's life, as platforms do; functions leave in time and others go on.
@@ -72,7 +72,7 @@ class Engine(Protocol):
     def start(self) -> None:
         """Begin whatever takes long, in the background. The caller may find out that it is not needed."""
 
-    def run(self, launch: Launch, emit: Emit) -> None:
+    def run(self, launch: LaunchSpec, emit: Emit) -> None:
         """Run functions until the run has ended.
 
         `emit` is called with the functions' events, from any thread. Beside what functions say themselves (what

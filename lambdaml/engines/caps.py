@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lambdaml.engines import Enough, Launch
+from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
 from lambdaml.log import keys
@@ -32,7 +32,7 @@ REPLAY_SHARE = 0.1
 WINDOW_S = 5.0
 """Recent time that rounds are measured over, or one round where that takes longer."""
 
-PAUSE_S = 0.005
+_PAUSE_S = 0.005
 """Between two questions to the cap, which commits may follow each other faster than."""
 
 
@@ -89,7 +89,7 @@ class Judge:
         reason: why the run must stop, once the cap has said so.
     """
 
-    def __init__(self, cap: Cap, launch: Launch, accounts: Accounts, snapshot: int, in_process: bool) -> None:
+    def __init__(self, cap: Cap, launch: LaunchSpec, accounts: Accounts, snapshot: int, in_process: bool) -> None:
         self.reason: str | None = None
         self._cap = cap
         self._settings = launch.settings
@@ -131,7 +131,7 @@ class Judge:
     def ask(self) -> str | None:
         """Ask the cap; returns why the run must stop."""
         now = time.monotonic()
-        if now - self._asked_at >= PAUSE_S:
+        if now - self._asked_at >= _PAUSE_S:
             self._asked_at = now
             self.reason = self._cap(self.if_stopped(now))
         return self.reason

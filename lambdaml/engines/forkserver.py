@@ -31,10 +31,10 @@ from lambdaml.log.usage import usage_event
 from lambdaml.storage import Ledger, MeterReading, read_ledger
 from lambdaml.storage.ledger import in_flight
 
-GRACE_S = 10.0
+_GRACE_S = 10.0
 """Seconds that functions have to leave before they are killed."""
 
-TELL_S = 0.05
+_TELL_S = 0.05
 """Seconds between looks at what functions use; who used something is told of."""
 
 TELL_ALL_S = 0.4
@@ -86,7 +86,7 @@ def main() -> None:
     voice.say({"event": "ready"})
     buffer = b""
     while True:
-        readable, _, _ = select.select([0, wake_read], [], [], TELL_S if children or not voice.free else None)
+        readable, _, _ = select.select([0, wake_read], [], [], _TELL_S if children or not voice.free else None)
         if wake_read in readable:
             os.read(wake_read, 4096)
             _reap(children, voice)
@@ -230,7 +230,7 @@ def _peak_bytes(pid: int) -> int:
 def _end(children: dict[int, _Child]) -> None:
     for pid in children:
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + _GRACE_S
     while children and time.monotonic() < deadline:
         time.sleep(0.02)
         for pid in list(children):

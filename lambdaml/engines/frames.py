@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-SHOWN = 5
+_SHOWN = 5
 """Lines that are shown; of more, those next to where it was raised."""
 
 _OURS = str(Path(__file__).parents[1])
@@ -26,7 +26,7 @@ def own_frames(error: BaseException) -> list[str]:
             continue
         text = linecache.getline(path, line, frame.f_globals).strip()
         found.append(f"{_shown(path)}:{line} in {frame.f_code.co_name}{f': {text}' if text else ''}")
-    return found[-SHOWN:]
+    return found[-_SHOWN:]
 
 
 def _shown(path: str) -> str:

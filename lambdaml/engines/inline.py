@@ -15,14 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lambdaml.engines import Emit, Launch
+from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.entry import SWITCH_S, function_coroutine
 from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT
 from lambdaml.log.usage import usage_event
 from lambdaml.storage import Meter, open_store
 
-TELL_S = 0.1
+_TELL_S = 0.1
 """Seconds between accounts of what each function has used."""
 
 
@@ -43,7 +43,7 @@ class InlineEngine:
     def start(self) -> None:
         """There is nothing to start."""
 
-    def run(self, launch: Launch, emit: Emit) -> None:
+    def run(self, launch: LaunchSpec, emit: Emit) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         ends: list[BaseException] = []  # why functions are to leave
@@ -57,7 +57,7 @@ class InlineEngine:
         finally:
             sys.setswitchinterval(interval)
 
-    def _run_aside(self, launch: Launch, emit: Emit, ends: list[BaseException]) -> None:
+    def _run_aside(self, launch: LaunchSpec, emit: Emit, ends: list[BaseException]) -> None:
         """In a thread of its own, for a caller whose event loop waits meanwhile, as a notebook's does."""
         with ThreadPoolExecutor(1, thread_name_prefix="inline") as aside:
             ended = aside.submit(asyncio.run, self._run(launch, emit, ends))
@@ -68,7 +68,7 @@ class InlineEngine:
                 ended.result()
                 raise
 
-    async def _run(self, launch: Launch, emit: Emit, ends: list[BaseException]) -> None:
+    async def _run(self, launch: LaunchSpec, emit: Emit, ends: list[BaseException]) -> None:
         token = secrets.token_hex(3)
         accounts: dict[str, Callable[[], dict[str, Any]]] = {}
 
@@ -97,7 +97,7 @@ class InlineEngine:
 
     async def _live(
         self,
-        launch: Launch,
+        launch: LaunchSpec,
         name: str,
         index: int,
         tell: Emit,
@@ -114,7 +114,7 @@ class InlineEngine:
 
         async def keep_account() -> None:
             while True:
-                await asyncio.sleep(TELL_S)
+                await asyncio.sleep(_TELL_S)
                 tell(account())
 
         accountant = asyncio.create_task(keep_account())

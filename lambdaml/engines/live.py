@@ -26,10 +26,10 @@ from lambdaml.worker.world import Signal
 T = TypeVar("T")
 Emit = Callable[[dict[str, Any]], None]
 
-REQUESTS = 64
+_REQUESTS = 64
 """Requests of one function that may be in flight at once."""
 
-SMALL_BYTES = 2**20
+_SMALL_BYTES = 2**20
 """A write to a near store of more than this goes to a thread."""
 
 SHORT_S = 0.1
@@ -61,7 +61,7 @@ class LiveStore:
         return await self.patience.keep(lambda: self._once(function, *args), asyncio.sleep)
 
     async def _once(self, function: Callable[..., T], *args: Any) -> T:
-        if self._store.near and all(len(arg) <= SMALL_BYTES for arg in args):
+        if self._store.near and all(len(arg) <= _SMALL_BYTES for arg in args):
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
@@ -119,7 +119,7 @@ class LiveWorld:
         leaving: Callable[[], bool] = lambda: False,
         vacant: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
-        self._threads = ThreadPoolExecutor(REQUESTS, thread_name_prefix="store")
+        self._threads = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="store")
         self.store = LiveStore(store, self._threads, Patience(patience_s, self.now, self.uniform, emit, leaving))
         self._compute = compute
         self._near = store.near

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lambdaml.engines import Emit, Launch
+from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, Event, supervise
 from lambdaml.log import keys
@@ -69,7 +69,7 @@ class LocalEngine:
             )
         return self._server
 
-    def run(self, launch: Launch, emit: Emit) -> None:
+    def run(self, launch: LaunchSpec, emit: Emit) -> None:
         self._used = True
         dead = gone_holders(launch.store, launch.settings.workers)
         supervise(_Forks(self, launch, self._count), launch.functions, emit, dead)
@@ -92,7 +92,7 @@ class LocalEngine:
 class _Forks:
     """Functions forked by a server, and by the next one if that dies."""
 
-    def __init__(self, engine: LocalEngine, launch: Launch, count: Iterator[int]) -> None:
+    def __init__(self, engine: LocalEngine, launch: LaunchSpec, count: Iterator[int]) -> None:
         self._engine = engine
         self._server = engine.server()
         self._prefix = function_prefix(self._server.pid)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambdaml.engines import Emit, Launch
+from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, error_event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
@@ -40,7 +40,7 @@ try:
 
     from lambdaml.engines.raypackage import send
     from lambdaml.engines.raypulse import Pulse
-    from lambdaml.engines.raytask import LISTENERS, Desk, ask, work
+    from lambdaml.engines.raytask import LISTENERS, Mailbox, ask, run_task
 except ImportError:
     raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
 
@@ -56,7 +56,7 @@ GRACE_S = 5.0
 DRAIN_S = 4.0
 """Seconds between looks for nodes that are being drained."""
 
-REPORT_WAIT_S = 10.0
+_REPORT_WAIT_S = 10.0
 """Seconds without room for any function after which that is reported."""
 
 GONE_S = 10.0
@@ -122,7 +122,7 @@ class RayEngine:
             raise SettingsError(str(error)) from None
         self._ours = not connected
 
-    def run(self, launch: Launch, emit: Emit) -> None:
+    def run(self, launch: LaunchSpec, emit: Emit) -> None:
         pulse = Pulse(ray.get_runtime_context().gcs_address, _draining_nodes, DRAIN_S)
         try:
             crew = _Crew(launch, self._needs, _environment(launch.settings.job.spec, launch.store.url, emit), pulse)
@@ -157,13 +157,15 @@ class _Member:
 class _Crew:
     """The functions of one call of `run`, and who is meant to work as which worker."""
 
-    def __init__(self, launch: Launch, needs: Mapping[str, Any], environment: dict[str, Any], pulse: Pulse) -> None:
+    def __init__(self, launch: LaunchSpec, needs: Mapping[str, Any], environment: dict[str, Any], pulse: Pulse) -> None:
         self._launch = launch
         self._pulse = pulse
         self._gone_at: float | None = None
-        desk = ray.remote(Desk).options(num_cpus=0, resources=HEAD, runtime_env=environment, max_concurrency=LISTENERS)
+        desk = ray.remote(Mailbox).options(
+            num_cpus=0, resources=HEAD, runtime_env=environment, max_concurrency=LISTENERS
+        )
         self._desk: Any = desk.remote()
-        self._function: Any = ray.remote(work).options(
+        self._function: Any = ray.remote(run_task).options(
             **needs, max_retries=0, runtime_env=environment, name="lambdaml", scheduling_strategy="SPREAD"
         )
         self._needs = _in_words(needs)
@@ -286,7 +288,7 @@ class _Crew:
         if any(member.node for member in self._members.values()):
             return
         waited_s = now - max(self._started, *(member.asked for member in self._members.values()))
-        if waited_s > REPORT_WAIT_S and now - self._reported > REPORT_WAIT_S:
+        if waited_s > _REPORT_WAIT_S and now - self._reported > _REPORT_WAIT_S:
             self._reported = now
             yield {"event": "room", "needs": self._needs or "no CPU", "seconds": round(waited_s, 1)}
         if waited_s > self._launch.settings.patience_s:

@@ -37,11 +37,11 @@ LISTENERS = 10_000
 ASK_S = 30.0
 """Seconds that an answer from the desk may take."""
 
-PAUSES_S = (0.1, 0.4, 1.6, 6.4)
+_PAUSES_S = (0.1, 0.4, 1.6, 6.4)
 """Pauses before a question to a desk that cannot be reached is repeated."""
 
 
-class Desk:
+class Mailbox:
     """Where the functions of a run and their engine meet: an actor of Ray. Both may repeat a message whose answer was
     lost, so events are numbered."""
 
@@ -152,7 +152,7 @@ class _Line:
         del self._events[: len(events)]
 
 
-def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
+def run_task(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
     """The body of the task; returns the code of its end."""
     os.environ[FUNCTION] = name
     line = _Line(desk, name)
@@ -185,7 +185,7 @@ def work(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
 
 def ask(question: Callable[[], Any], hopeless: Callable[[], bool] = lambda: False) -> Any:
     """The desk's answer; asked again a few times while Ray cannot reach it and that is not hopeless."""
-    for pause_s in PAUSES_S:
+    for pause_s in _PAUSES_S:
         try:
             return ray.get(question(), timeout=ASK_S)
         except (exceptions.ActorUnavailableError, exceptions.GetTimeoutError):

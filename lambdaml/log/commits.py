@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lambdaml.log.records import Commit, Entry, Fate, Stop, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision, Schedule
 from lambdaml.staleness import STALE, Rule
 
 
-def draft(
-    view: View,
+def build_commit(
+    log_state: LogState,
     schedule: Schedule,
     rule: Rule,
     arrived: Sequence[Update],
@@ -20,27 +20,31 @@ def draft(
     max_rejected: int,
     wish: Stop | None = None,
 ) -> Commit | None:
-    """The commit that follows `view`, or None while the schedule waits.
+    """The commit that follows `log_state`, or None while the schedule waits.
 
     The updates of one step are averaged weighted by their samples, which makes the mean over equal workers the
     gradient of the mean loss over all their batches; the staleness rule multiplies that, or discards an update.
 
     Args:
         max_rejected: the run stops as diverged when this many of the latest twice as many updates have been rejected.
-        wish: a stop that was asked for; it makes this commit the last one. Where the schedule is agreed, the wish
+        wish: a stop that was asked for; it makes this commit the last one. Where the schedule is deterministic, the wish
             travels in worker 0's update instead, so that everyone knows it at the same commit.
     """
-    decision = schedule.decide(view, arrived)
+    decision = schedule.decide(log_state, arrived)
     if decision is None or not (any(decision.steps) or decision.discarded):
-        ends = wish is not None and not schedule.agreed
-        return Commit(view.commit, view.version, (), stop=wish, progress=schedule.progress(view)) if ends else None
+        ends = wish is not None and not schedule.deterministic
+        return (
+            Commit(log_state.commit, log_state.version, (), stop=wish, progress=schedule.progress(log_state))
+            if ends
+            else None
+        )
     steps: list[tuple[Entry, ...]] = []
     refused: list[Entry] = []
-    version = view.version
-    faults = _faults(decision, view)
+    version = log_state.version
+    faults = _faults(decision, log_state)
     for step in decision.steps:
-        refused += [_refuse(update, view, "rejected", faults[update.id]) for update in step if faults[update.id]]
-        judged = [_judge(update, version, rule, view) for update in step if not faults[update.id]]
+        refused += [_refuse(update, log_state, "rejected", faults[update.id]) for update in step if faults[update.id]]
+        judged = [_judge(update, version, rule, log_state) for update in step if not faults[update.id]]
         refused += [entry for entry in judged if entry.fate != "applied"]
         used = [entry for entry in judged if entry.fate == "applied"]
         if used:
@@ -49,12 +53,12 @@ def draft(
             version += 1
     for update in decision.discarded:
         fault = faults[update.id]
-        refused.append(_refuse(update, view, "rejected" if fault else "discarded", fault or "late"))
-    if schedule.agreed:
+        refused.append(_refuse(update, log_state, "rejected" if fault else "discarded", fault or "late"))
+    if schedule.deterministic:
         decided = [update for step in decision.steps for update in step] + list(decision.discarded)
         wish = next((update.stop for update in decided if update.stop), None)
-    commit = Commit(view.commit, view.version, tuple(steps), tuple(refused))
-    after = view.copy()
+    commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused))
+    after = log_state.copy()
     after.advance(commit)
     progress = schedule.progress(after)
     if wish is None:
@@ -71,7 +75,7 @@ def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
 
 
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
-    """A decision from which `draft` makes this commit again: what the rule discarded stands where it would have been."""
+    """A decision from which `build_commit` makes this commit again: what the rule discarded stands where it would have been."""
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     before: dict[int, list[Update]] = {}
     others: list[Update] = []
@@ -87,19 +91,19 @@ def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> De
     return Decision(ordered, others)
 
 
-def _judge(update: Update, version: int, rule: Rule, view: View) -> Entry:
+def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Entry:
     """The rule's word on an update: applied, its weight still to be shared out among the step's, or discarded."""
     entry = _entry(update, version - update.base)
     if update.labels:
         entry = replace(entry, labels=update.labels)
-    weight = rule.judge(entry, view)
+    weight = rule.judge(entry, log_state)
     if weight is None:
         return replace(entry, fate="discarded", reason=STALE, labels=())
     return replace(entry, weight=weight)
 
 
-def _refuse(update: Update, view: View, fate: Fate, reason: str) -> Entry:
-    staleness = view.version - update.base if update.base >= 0 else 0
+def _refuse(update: Update, log_state: LogState, fate: Fate, reason: str) -> Entry:
+    staleness = log_state.version - update.base if update.base >= 0 else 0
     return replace(_entry(update, staleness), fate=fate, reason=reason)
 
 
@@ -107,16 +111,16 @@ def _entry(update: Update, staleness: int) -> Entry:
     return Entry(update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness)
 
 
-def _faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
+def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
     """Why each update must be rejected, or "". A worker's generations must not go back, within a commit either."""
     updates = [update for step in decision.steps for update in step] + list(decision.discarded)
-    highest = list(view.generation)
+    highest = list(log_state.generation)
     faults: dict[tuple[int, int], str] = {}
     for update in sorted(updates, key=lambda update: update.id):
         fault = update.fault
         if not fault and update.generation < highest[update.worker]:
             fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
-        if not fault and update.base > view.version:
+        if not fault and update.base > log_state.version:
             fault = f"computed from version {update.base}, which does not exist yet"
         if not fault:
             highest[update.worker] = update.generation

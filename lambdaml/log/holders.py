@@ -20,7 +20,7 @@ from lambdaml.storage import ObjectInfo, Store
 from lambdaml.storage.backend import BATCH
 from lambdaml.storage.probe import store_time
 
-DATE_S = 1.0
+_DATE_S = 1.0
 """What a store cuts off its dates, at most."""
 
 MAX_SKEW_S = 900.0
@@ -45,7 +45,7 @@ class Holder:
 
     def silent_s(self, now: float) -> float:
         """For how long the lease has run out; negative while it holds."""
-        return now - self.seen - self.duration_s - DATE_S
+        return now - self.seen - self.duration_s - _DATE_S
 
 
 def working(store: Store, commits: int, now: float) -> tuple[str, ...]:
@@ -126,16 +126,16 @@ def _alive(holders: list[Holder], store: Store, commits: int, now: float) -> tup
     """Functions of which a lease holds; where none does by its own date, the newest updates count."""
     alive = {holder.function for holder in holders if holder.silent_s(now) < 0}
     others = [holder for holder in holders if holder.function not in alive]
-    fated = _fated(store, commits, {holder.worker for holder in others})
+    next_seq = _next_seq(store, commits, {holder.worker for holder in others})
     for holder in others:
         if holder.function not in alive:
-            holder.seen = max(holder.seen, _newest_update(store, holder.worker, fated.get(holder.worker)))
+            holder.seen = max(holder.seen, _newest_update(store, holder.worker, next_seq.get(holder.worker)))
             if holder.silent_s(now) < 0:
                 alive.add(holder.function)
     return tuple(dict.fromkeys(holder.function for holder in holders if holder.function in alive))
 
 
-def _fated(store: Store, commits: int, workers: Collection[int]) -> dict[int, int]:
+def _next_seq(store: Store, commits: int, workers: Collection[int]) -> dict[int, int]:
     """Sequence numbers of late updates of these workers, from the log's last entries, as far as they are there."""
     found: dict[int, int] = {}
     end = commits
@@ -150,19 +150,19 @@ def _fated(store: Store, commits: int, workers: Collection[int]) -> dict[int, in
     return found
 
 
-def _newest_update(store: Store, worker: int, fated: int | None) -> float:
+def _newest_update(store: Store, worker: int, next_seq: int | None) -> float:
     """The date of the worker's newest update; 0 if there is none.
 
     Args:
-        fated: one that there was, so that it need not be sought from the beginning.
+        next_seq: one that there was, so that it need not be sought from the beginning.
     """
 
     def look(seq: int) -> ObjectInfo | None:
         return store.head(keys.update(worker, seq))
 
-    found = None if fated is None else last_of(look, fated)
+    found = None if next_seq is None else last_of(look, next_seq)
     if found is None:  # not in the log's last entries, or deleted by `gc`
-        after = "" if fated is None else keys.update(worker, fated)
+        after = "" if next_seq is None else keys.update(worker, next_seq)
         first = next(iter(store.list(keys.updates(worker), after=after)), None)
         found = None if first is None else last_of(look, keys.number(first.key))
     return 0.0 if found is None else found[1].modified

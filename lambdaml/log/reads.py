@@ -93,7 +93,7 @@ def _agreed(store: Store, key: str) -> tuple[Bytes, str] | None:
     raise BadObject(f"{key} reads differently each time: the store damages what it is asked for")
 
 
-def present(found: T | None, key: str) -> T:
+def demand_present(found: T | None, key: str) -> T:
     """What was found of an object that must be there.
 
     Raises:

@@ -308,7 +308,7 @@ class Commit:
 class Lease:
     """`function` works as `worker` until `duration_s` after this object, or the worker's latest update, was written.
 
-    By the store's clock. A lease with `released` set is free at once. One with `standin` set is held in place of the
+    By the store's clock. A lease with `released` set is free at once. One with `backup` set is held in place of the
     function that the worker is meant for, which may take it at any time.
     """
 
@@ -317,7 +317,7 @@ class Lease:
     function: str
     duration_s: float
     released: bool = False
-    standin: bool = False
+    backup: bool = False
 
     def pack(self) -> bytes:
         return wire.dump_json(asdict(self))

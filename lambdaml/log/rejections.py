@@ -8,7 +8,7 @@ from lambdaml.log.records import Entry
 from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
 
-SHOWN = 8
+_SHOWN = 8
 """Sample numbers that are named; of more, only these."""
 
 
@@ -44,6 +44,6 @@ def summarise(entries: Sequence[Entry], settings: Settings) -> str:
 
 
 def _samples(numbers: list[int]) -> str:
-    named = ", ".join(map(str, numbers[:SHOWN]))
-    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    named = ", ".join(map(str, numbers[:_SHOWN]))
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
     return f"sample{'s' if len(numbers) > 1 else ''} {named}{more}"

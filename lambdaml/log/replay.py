@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys
-from lambdaml.log.reads import present, read_now
+from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.log.retention import horizon_of, snapshots_kept
 from lambdaml.log.snapshot import State, read_state
@@ -42,7 +42,7 @@ def _replay(run: Run, version: int | None) -> State:
         first = f"the earliest kept is {versions[0]}" if versions else "it has no snapshot"
         raise SettingsError(f"version {version} of this run cannot be rebuilt: {first}")
     replica = replica_at(run, usable[-1])
-    for commit, updates in commits_from(run, replica.view.commit):
+    for commit, updates in commits_from(run, replica.log_state.commit):
         if replica.version == version:
             break
         replica.apply(commit, updates, until=version)
@@ -64,7 +64,7 @@ def replica_at(run: Run, version: int) -> Replica:
     from lambdaml.training.replica import Replica
 
     key = keys.snapshot(version)
-    state = present(read_state(run.store, key), key)
+    state = demand_present(read_state(run.store, key), key)
     replica = Replica(run.job(), run.settings)
     replica.load(state)
     return replica
@@ -81,7 +81,7 @@ def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int,
             if data is None:
                 raise BadObject(f"{key} is in the log but not in the bucket{_deleted(run, commit)}")
             try:
-                update = present(read_now(run.store, key, Update.read, data), key)
+                update = demand_present(read_now(run.store, key, Update.read, data), key)
             except BadObject:
                 if entry.fate == "applied":
                     raise

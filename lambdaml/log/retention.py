@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys, wire
-from lambdaml.log.reads import present, read, read_many, read_now
+from lambdaml.log.reads import demand_present, read, read_many, read_now
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.backend import batches
 from lambdaml.storage.protocol import Bytes, Store
@@ -40,26 +40,26 @@ class Horizon:
     Attributes:
         version: of the snapshot.
         commit: log entries that it rests on.
-        fated: per worker, how many of its updates have their fate in those.
+        next_seq: per worker, how many of its updates have their fate in those.
     """
 
     version: int
     commit: int
-    fated: tuple[int, ...]
+    next_seq: tuple[int, ...]
 
     @property
     def progress(self) -> int:
         """Updates with a fate, over all workers."""
-        return sum(self.fated)
+        return sum(self.next_seq)
 
     @staticmethod
-    def of(view: Mapping[str, Any]) -> Horizon:
-        """The place of a state whose account of the log is this; see `View.dump`."""
-        return Horizon(view["version"], view["commit"], tuple(view["fated"]))
+    def of(log_state: Mapping[str, Any]) -> Horizon:
+        """The place of a state whose account of the log is this; see `LogState.dump`."""
+        return Horizon(log_state["version"], log_state["commit"], tuple(log_state["next_seq"]))
 
     def dump(self) -> bytes:
         """The object's bytes."""
-        return wire.dump_json({"version": self.version, "commit": self.commit, "fated": list(self.fated)})
+        return wire.dump_json({"version": self.version, "commit": self.commit, "next_seq": list(self.next_seq)})
 
     @staticmethod
     def read(data: Bytes, key: str) -> Horizon:
@@ -70,7 +70,7 @@ class Horizon:
         """
         record = wire.load_json(data, key)
         try:
-            return Horizon(int(record["version"]), int(record["commit"]), tuple(map(int, record["fated"])))
+            return Horizon(int(record["version"]), int(record["commit"]), tuple(map(int, record["next_seq"])))
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is no horizon") from error
 
@@ -96,7 +96,7 @@ class Sizes:
 
 def updates_between(older: Horizon, newer: Horizon) -> Iterator[str]:
     """Keys of the updates that have their fate between the two."""
-    for worker, (start, end) in enumerate(zip(older.fated, newer.fated, strict=True)):
+    for worker, (start, end) in enumerate(zip(older.next_seq, newer.next_seq, strict=True)):
         for seq in range(start, end):
             yield keys.update(worker, seq)
 
@@ -120,10 +120,10 @@ class Retention:
         """An update of this size was applied."""
         self._update_bytes = max(self._update_bytes, size_bytes)
 
-    def wrote(self, view: Mapping[str, Any], size_bytes: int) -> None:
+    def wrote(self, log_state: Mapping[str, Any], size_bytes: int) -> None:
         """A snapshot was written here, and nobody else's stands in its place."""
         self._snapshot_bytes = max(self._snapshot_bytes, size_bytes)
-        self._marks.append(Horizon.of(view))
+        self._marks.append(Horizon.of(log_state))
         self._due = True
 
     async def keep(self) -> None:
@@ -164,8 +164,8 @@ class Retention:
         """Whether a function that thaws and publishes anew what was deleted before this place, without reading the log,
         meets an update that stands, which tells it that it was replaced."""
         function = self._function
-        fated = zip(function.head.fated, place.fated, strict=True)
-        return not function.schedule.agreed or all(now > then for now, then in fated)
+        pairs = zip(function.head.next_seq, place.next_seq, strict=True)
+        return not function.schedule.deterministic or all(now > then for now, then in pairs)
 
     async def _delete(self) -> None:
         """Delete what lies below the newest horizon that no pin forbids."""
@@ -206,7 +206,7 @@ async def passed(world: World, commit: int) -> bool:
 def horizon_of(store: Store) -> Horizon | None:
     """The newest horizon; None where nothing was ever deleted."""
     *_, newest = [None, *(info.key for info in store.list(keys.HORIZONS))]
-    return None if newest is None else present(read_now(store, newest, Horizon.read), newest)
+    return None if newest is None else demand_present(read_now(store, newest, Horizon.read), newest)
 
 
 def snapshots_kept(store: Store) -> Iterator[ObjectInfo]:
@@ -216,8 +216,8 @@ def snapshots_kept(store: Store) -> Iterator[ObjectInfo]:
     return store.list(keys.SNAPSHOTS, after=keys.snapshot(first - 1) if first else "")
 
 
-def pin(store: Store, name: str, version: int) -> None:
-    """Keep the history from a version on until `unpin`, whatever the run's bound says.
+def pin_version(store: Store, name: str, version: int) -> None:
+    """Keep the history from a version on until `unpin_version`, whatever the run's bound says.
 
     Raises:
         SettingsError: it is deleted already, or the name is no part of a key.
@@ -227,11 +227,11 @@ def pin(store: Store, name: str, version: int) -> None:
     store.put(keys.pin(name), wire.dump_json({"version": version}))
     horizon = horizon_of(store)
     if horizon is not None and horizon.version > version:
-        unpin(store, name)
+        unpin_version(store, name)
         raise SettingsError(f"the history of {store.url} begins at version {horizon.version}: {version} is deleted")
 
 
-def unpin(store: Store, name: str) -> None:
+def unpin_version(store: Store, name: str) -> None:
     """Take a pin away; one that is not there is no error."""
     store.delete([keys.pin(name)])
 
@@ -252,11 +252,11 @@ def garbage(store: Store, result: int | None) -> tuple[Horizon, list[str]] | Non
     newest = keys.number(infos[-1].key)
     wanted = min(version for version in (newest, result, *pins) if version is not None)
     oldest = max((info.key for info in infos if keys.number(info.key) <= wanted), default=infos[0].key)
-    horizon = Horizon.of(present(read_now(store, oldest, Snapshot.load), oldest).meta["view"])
+    horizon = Horizon.of(demand_present(read_now(store, oldest, Snapshot.load), oldest).meta["log_state"])
     doomed = [info.key for info in infos if info.key < oldest]
     for info in store.list(keys.UPDATES):
         worker, seq = keys.update_id(info.key)
-        if seq < horizon.fated[worker]:
+        if seq < horizon.next_seq[worker]:
             doomed.append(info.key)
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
     return (horizon, doomed + spent) if doomed else None

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.errors import RunNotFound, SettingsError, UserError
 from lambdaml.log import keys, wire
 from lambdaml.log.holders import last_of, seem_working, working
-from lambdaml.log.reads import present, read_many, read_now, read_twice
+from lambdaml.log.reads import demand_present, read_many, read_now, read_twice
 from lambdaml.log.records import Commit
-from lambdaml.log.retention import Horizon, garbage, pin, snapshots_kept, unpin
+from lambdaml.log.retention import Horizon, garbage, pin_version, snapshots_kept, unpin_version
 from lambdaml.log.stops import request_stop
 from lambdaml.log.summary import Staleness, Summary
 from lambdaml.log.usage import Usage
@@ -51,7 +51,7 @@ class Status:
     functions: tuple[str, ...] = ()
     age_s: float | None = None
     model: bool = False
-    origin: str | None = None
+    init_from: str | None = None
     first: int = 0
 
 
@@ -163,7 +163,7 @@ class Run:
             functions=holders,
             age_s=None if modified is None else now - modified,
             model=self.store.head(keys.MODEL) is not None,
-            origin=str(self.settings.origin) if self.settings.origin is not None else None,
+            init_from=str(self.settings.init_from) if self.settings.init_from is not None else None,
             first=next((keys.number(info.key) for info in snapshots_kept(self.store)), 0),
         )
 
@@ -176,7 +176,7 @@ class Run:
         if found is None:
             return 0, None, None
         last, info = found
-        return last + 1, present(read_now(self.store, info.key, Commit.read), info.key), info.modified
+        return last + 1, demand_present(read_now(self.store, info.key, Commit.read), info.key), info.modified
 
     def newest_snapshot(self) -> int:
         """The version of the newest snapshot; 0 if there is none."""
@@ -201,7 +201,7 @@ class Run:
         from lambdaml.schedules import SCHEDULES
 
         try:
-            return not SCHEDULES.make(self.settings.schedule).agreed
+            return not SCHEDULES.make(self.settings.schedule).deterministic
         except UserError:
             return False
 
@@ -315,7 +315,7 @@ class Run:
         return garbage(self.store, stop.version if stop else None)
 
     def pin(self, version: int, name: str) -> None:
-        """Keep the history from a version on, whatever the run's bound on it says, until `unpin`.
+        """Keep the history from a version on, whatever the run's bound on it says, until `unpin_version`.
 
         Args:
             name: of the reader; each has one pin.
@@ -323,11 +323,11 @@ class Run:
         Raises:
             SettingsError: that version is deleted already, or the name is no part of a key.
         """
-        pin(self.store, name, version)
+        pin_version(self.store, name, version)
 
     def unpin(self, name: str) -> None:
         """Take a pin away."""
-        unpin(self.store, name)
+        unpin_version(self.store, name)
 
 
 def _reading(row: Mapping[str, Any]) -> MeterReading:

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
-from lambdaml.log.reads import present, read_now
+from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Store
-from lambdaml.worker.machine import FROZEN
+from lambdaml.worker.machine import FROZEN_DIGEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MODEL = "model/"
-RULE = "rule/"
+MODEL_PREFIX = "model/"
+RULE_PREFIX = "rule/"
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
 
@@ -49,7 +49,7 @@ class State:
 
     @property
     def version(self) -> int:
-        version: int = self.meta["view"]["version"]
+        version: int = self.meta["log_state"]["version"]
         return version
 
     @property
@@ -72,7 +72,7 @@ class State:
         Raises:
             BadObject: it is a state over others.
         """
-        if base.digest() != self.meta[FROZEN]:
+        if base.digest() != self.meta[FROZEN_DIGEST]:
             raise BadObject(f"{keys.FROZEN} holds other parameters than the run's snapshots were taken with")
         return replace(self, frozen=base.tensors)
 
@@ -81,7 +81,7 @@ class State:
         from lambdaml.log.encoding import decode
 
         named = self.all_tensors
-        tensors = {name.removeprefix(MODEL): t for name, t in named.items() if name.startswith(MODEL)}
+        tensors = {name.removeprefix(MODEL_PREFIX): t for name, t in named.items() if name.startswith(MODEL_PREFIX)}
         return tensors | {name: decode(value, named) for name, value in self.meta.get("extra", {}).items()}
 
     def load_into(self, model: nn.Module) -> None:
@@ -128,9 +128,10 @@ class State:
 
         extra = self.meta.get("extra")
         metadata = {"format": "pt"} | ({"extra": canonical(extra).decode()} if extra else {})
-        kept = (MODEL, EXTRA) if extra else (MODEL,)
+        kept = (MODEL_PREFIX, EXTRA) if extra else (MODEL_PREFIX,)
         return dump(
-            {name.removeprefix(MODEL): t for name, t in self.all_tensors.items() if name.startswith(kept)}, metadata
+            {name.removeprefix(MODEL_PREFIX): t for name, t in self.all_tensors.items() if name.startswith(kept)},
+            metadata,
         )
 
     @staticmethod
@@ -141,10 +142,10 @@ class State:
             BadObject: it is damaged or truncated.
             NewerSchema: it was written by a newer lambdaml.
         """
-        from lambdaml.log.tensorfile import load
+        from lambdaml.log.tensorfile import load_tensors
 
         try:
-            tensors, metadata = load(data)
+            tensors, metadata = load_tensors(data)
             meta, schema, sha256 = read_meta(metadata)
         except ValueError as error:
             raise BadObject(f"{key} is not a snapshot: it is damaged or truncated ({len(data)} bytes)") from error
@@ -179,15 +180,15 @@ def read_state(store: Store, key: str) -> State | None:
         BadObject: it, or the frozen parameters, are damaged or not there.
     """
     state = read_now(store, key, State.load)
-    if state is None or FROZEN not in state.meta:
+    if state is None or FROZEN_DIGEST not in state.meta:
         return state
-    return state.over(present(read_now(store, keys.FROZEN, State.load), keys.FROZEN))
+    return state.over(demand_present(read_now(store, keys.FROZEN, State.load), keys.FROZEN))
 
 
 def read_model(data: bytes | memoryview) -> State:
     """The state_dict that a model.safetensors holds, as a state without anything else."""
-    from lambdaml.log.tensorfile import load
+    from lambdaml.log.tensorfile import load_tensors
 
-    tensors, metadata = load(data)
-    model = {name if name.startswith(EXTRA) else MODEL + name: tensor for name, tensor in tensors.items()}
+    tensors, metadata = load_tensors(data)
+    model = {name if name.startswith(EXTRA) else MODEL_PREFIX + name: tensor for name, tensor in tensors.items()}
     return State(model, {"extra": json.loads(metadata.get("extra", "{}"))})

@@ -46,7 +46,7 @@ _PAIRS = "complex"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorPart:
     """Where a tensor stands in a file.
 
     Attributes:
@@ -105,7 +105,7 @@ def raw(tensor: Tensor) -> memoryview | bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def load(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, each in memory of its own, and metadata.
 
     Raises:
@@ -125,7 +125,7 @@ def header_bytes(start: bytes | memoryview, size_bytes: int) -> int:
     return length
 
 
-def read_header(text: bytes | memoryview, size_bytes: int) -> tuple[list[Part], dict[str, str]]:
+def read_header(text: bytes | memoryview, size_bytes: int) -> tuple[list[TensorPart], dict[str, str]]:
     """What stands in a file, and its metadata, from its header.
 
     Raises:
@@ -141,14 +141,14 @@ def read_header(text: bytes | memoryview, size_bytes: int) -> tuple[list[Part], 
         raise ValueError(f"a header that is none: {error}") from error
 
 
-def _parts(header: Mapping[str, Any], start: int, size_bytes: int) -> Iterator[Part]:
+def _parts(header: Mapping[str, Any], start: int, size_bytes: int) -> Iterator[TensorPart]:
     end = start
     for name, found in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         first, last = found["data_offsets"]
         shape = tuple(found["shape"])
         if any(type(number) is not int or number < 0 for number in (first, last, *shape)):
             raise ValueError(f"{name} has no place")
-        part = Part(name, _TYPES[found["dtype"]], shape, start + first)
+        part = TensorPart(name, _TYPES[found["dtype"]], shape, start + first)
         if part.start != end or first + part.size_bytes != last:
             raise ValueError(f"{name} does not fit its place")
         end = start + last
@@ -157,14 +157,14 @@ def _parts(header: Mapping[str, Any], start: int, size_bytes: int) -> Iterator[P
         raise ValueError(f"{end} bytes were announced, there are {size_bytes}")
 
 
-def _complex(part: Part, kinds: Mapping[str, str]) -> Part:
+def _complex(part: TensorPart, kinds: Mapping[str, str]) -> TensorPart:
     """The part, as the complex tensor that it is of."""
     if part.name not in kinds:
         return part
     dtype = getattr(torch, kinds[part.name])
     if not isinstance(dtype, torch.dtype) or not dtype.is_complex or part.shape[-1:] != (2,):
         raise ValueError(f"{part.name} is not complex")
-    found = Part(part.name, dtype, part.shape[:-1], part.start)
+    found = TensorPart(part.name, dtype, part.shape[:-1], part.start)
     if found.size_bytes != part.size_bytes:
         raise ValueError(f"{part.name} is not {dtype}")
     return found

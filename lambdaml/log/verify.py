@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject, LambdaMLError
 from lambdaml.log import keys
-from lambdaml.log.commits import decision_of, draft
+from lambdaml.log.commits import build_commit, decision_of
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, read_state
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.staleness import RULES
@@ -92,19 +92,19 @@ def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int,
         report.faults.append("the run has no snapshot")
         return None
     replica = replica_at(run, snapshots[0])
-    report.first, begin = snapshots[0], list(replica.view.fated)
+    report.first, begin = snapshots[0], list(replica.log_state.next_seq)
     # Commits that take no step leave the version as it is, so a version may have several states.
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
     digests: dict[int, str] = {}
     unchecked = {}
     differ: list[str] = []
-    for commit, updates in commits_from(run, replica.view.commit):
+    for commit, updates in commits_from(run, replica.log_state.commit):
         _check_commit(run, replica, commit, updates, report)
         replica.apply(commit, updates)
         report.commits = commit.commit + 1
         wanted = replica.version in snapshots
         if wanted:
-            sha256 = digests[replica.view.commit] = replica.state().digest()
+            sha256 = digests[replica.log_state.commit] = replica.state().digest()
             states.setdefault(replica.version, set()).add(sha256)
         claims = [(update.digest, f"update {update.id}") for update in updates.values() if update.digest]
         for digest, where in [*claims, (commit.digest, keys.log(commit.commit))]:
@@ -141,8 +141,8 @@ def _check_commit(
             )
     if not commit.entries:
         return
-    again = draft(
-        replica.view.copy(),
+    again = build_commit(
+        replica.log_state.copy(),
         Fixed(decision_of(commit, updates)),
         RULES.make(settings.staleness),
         (),
@@ -152,7 +152,7 @@ def _check_commit(
     if _account(again) != _account(commit):
         report.faults.append(f"{where} does not say of its updates what they say of themselves")
     order = [[entry.worker for entry in step] for step in commit.steps]
-    if SCHEDULES.make(settings.schedule).agreed and any(step != sorted(step) for step in order):
+    if SCHEDULES.make(settings.schedule).deterministic and any(step != sorted(step) for step in order):
         report.faults.append(f"{where} sums its updates in another order than by worker")
 
 
@@ -169,7 +169,7 @@ def _check_snapshots(
         report.snapshots += 1
         if state.digest() not in states[version]:
             differ.append(f"{keys.snapshot(version)} differs from the replay")
-    stop = replica.view.stop
+    stop = replica.log_state.stop
     _check_model(run, replica.version if stop is None or stop.version is None else stop.version, report)
     return differ
 
@@ -194,18 +194,18 @@ def _check_model(run: Run, version: int, report: Report) -> None:
 
 def _check_fates(run: Run, report: Report, begin: list[int] | None) -> None:
     """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
-    fated: set[tuple[int, int]] = set()
-    view = View(run.settings.workers, run.settings.steps)
+    decided: set[tuple[int, int]] = set()
+    log_state = LogState(run.settings.workers, run.settings.steps)
     for commit in run.log():
         for entry in commit.entries:
-            if (entry.worker, entry.seq) in fated:
+            if (entry.worker, entry.seq) in decided:
                 report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
-            fated.add((entry.worker, entry.seq))
-        view.advance(commit)
+            decided.add((entry.worker, entry.seq))
+        log_state.advance(commit)
     published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
-    report.updates = len(fated)
-    report.pending = len(published - fated)
-    kept = {(worker, seq) for worker, seq in fated if begin and seq >= begin[worker]}
+    report.updates = len(decided)
+    report.pending = len(published - decided)
+    kept = {(worker, seq) for worker, seq in decided if begin and seq >= begin[worker]}
     for worker, seq in sorted(kept - published):
         report.faults.append(f"{keys.update(worker, seq)} has a fate but does not exist")
 

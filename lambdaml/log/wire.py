@@ -36,7 +36,7 @@ _ALIGN = 64
 _CRC_MEMBER = b',"crc32":"'
 _DTYPES = ("float32", "float64", "float16", "uint16", "uint8", "int8", "int32", "int64", "bool")
 
-Part = tuple[str, NDArray[Any]]
+ArrayPart = tuple[str, NDArray[Any]]
 """A named array of an envelope."""
 
 
@@ -86,7 +86,7 @@ def check_schema(record: Mapping[str, Any], key: str) -> None:
         )
 
 
-def pack(header: Mapping[str, Any], parts: Sequence[Part]) -> tuple[bytes, dict[str, NDArray[Any]]]:
+def pack(header: Mapping[str, Any], parts: Sequence[ArrayPart]) -> tuple[bytes, dict[str, NDArray[Any]]]:
     """An envelope with this header and these arrays, and the arrays as they stand in it.
 
     Arrays must be contiguous and little-endian. Those returned are read-only views of the envelope.

@@ -1,7 +1,7 @@
 """Gather: every function reads every update. N puts and N(N-1) gets a round, no list, no delete.
 
 An update's key is computable, so nobody has to be told that it exists: a reader looks when the writer's pace says
-that it should be there (`lambdaml.worker.pace`). A store answers a look that finds the update with the update itself.
+that it should be there (`lambdaml.worker.poll_timer`). A store answers a look that finds the update with the update itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lambdaml.log.reads import read
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.log.retention import passed
 from lambdaml.storage.protocol import Bytes
-from lambdaml.worker.pace import Backoff, Pace
+from lambdaml.worker.poll_timer import Backoff, PollTimer
 from lambdaml.worker.window import Id, Window
 from lambdaml.worker.world import Task
 
@@ -28,7 +28,7 @@ LOOKAHEAD = 8
 _FIRST_LOOK_S = 2.0
 """How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
 
-SMALL_BYTES = 2**20
+_SMALL_BYTES = 2**20
 """An update of more than this is checked in a thread of its own."""
 
 
@@ -50,7 +50,7 @@ class Gather:
         self._get_s = 0.0
         self._function = function
         self._tasks: dict[int, Task] = {}
-        self._paces: dict[int, Pace] = {}
+        self._paces: dict[int, PollTimer] = {}
 
     def look_for(self, workers: Collection[int]) -> None:
         """Look for the updates of exactly these workers from now on."""
@@ -61,7 +61,7 @@ class Gather:
 
     def add(self, update: Update) -> None:
         """An update became known: looked up, or published here."""
-        if update.seq >= self._function.head.fated[update.worker] and update.id not in self.arrived:
+        if update.seq >= self._function.head.next_seq[update.worker] and update.id not in self.arrived:
             self.window.hold(update, self._function.replica.held_bytes(update))
             self.arrived[update.id] = update
             update.arrived_s = self._function.world.now()
@@ -82,34 +82,34 @@ class Gather:
     def forecast_s(self, commit: Commit) -> float:
         """Seconds from now until enough updates for another commit after this one will have been read."""
         function, now = self._function, self._function.world.now()
-        fated = {entry.worker for entry in commit.entries}
+        decided = {entry.worker for entry in commit.entries}
         ready = []
         for worker in range(function.settings.workers):
-            start = now if worker in fated else function.fated_at[worker]
+            start = now if worker in decided else function.decided_at[worker]
             ready.append(max(0.0, start + (self._pace(worker).delay_s() or 0.0) - now))
         return sorted(ready)[function.schedule.needs(len(ready)) - 1] + self.latency_s
 
-    def _pace(self, worker: int) -> Pace:
-        return self._paces.setdefault(worker, Pace())
+    def _pace(self, worker: int) -> PollTimer:
+        return self._paces.setdefault(worker, PollTimer())
 
     async def recover(self, worker: int) -> int:
         """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
         function = self._function
-        if not function.schedule.agreed:
+        if not function.schedule.deterministic:
             await function.until(lambda: function.queued.commit >= function.tail)
-        seq = function.head.fated[worker]
+        seq = function.head.next_seq[worker]
         generation = function.leases.held.get(worker)
         if generation is None:
             raise LeaseLost(f"worker {worker} was taken over before it could begin")
         if generation == 1:
             return seq
         while True:
-            await function.until(lambda: seq < function.head.fated[worker] + LOOKAHEAD)
-            seq = max(seq, function.head.fated[worker])
+            await function.until(lambda: seq < function.head.next_seq[worker] + LOOKAHEAD)
+            seq = max(seq, function.head.next_seq[worker])
             if not await self._room(worker, seq):
                 continue
             update = await self._fetch(worker, seq)
-            if update is None and seq >= function.head.fated[worker]:
+            if update is None and seq >= function.head.next_seq[worker]:
                 if await passed(function.world, function.head.commit):  # it may have been deleted
                     raise _missing(worker, seq)
                 return seq
@@ -120,12 +120,12 @@ class Gather:
 
     async def _watch(self, worker: int) -> None:
         function, pace = self._function, self._pace(worker)
-        seq, base = function.head.fated[worker], -1
+        seq, base = function.head.next_seq[worker], -1
         while True:
-            seq = max(seq, function.head.fated[worker])
+            seq = max(seq, function.head.next_seq[worker])
             if (worker, seq) not in self.arrived:
                 await function.until(self._may_exist(worker, seq, base))
-                update = await self._look(worker, seq, pace) if seq >= function.head.fated[worker] else None
+                update = await self._look(worker, seq, pace) if seq >= function.head.next_seq[worker] else None
                 if update is None:
                     continue
                 self.add(update)
@@ -138,9 +138,11 @@ class Gather:
         function = self._function
 
         def check() -> bool:
-            if seq < function.head.fated[worker]:
+            if seq < function.head.next_seq[worker]:
                 return True
-            ahead = function.schedule.agreed and seq < min(function.tail, function.head.fated[worker] + self._ahead())
+            ahead = function.schedule.deterministic and seq < min(
+                function.tail, function.head.next_seq[worker] + self._ahead()
+            )
             return ahead or function.schedule.may_start(function.head, worker, seq, base)
 
         return check
@@ -159,12 +161,12 @@ class Gather:
         function = self._function
 
         def room() -> bool:
-            fated = function.head.fated[worker]
-            needed = seq == fated or not function.schedule.agreed
-            return seq < fated or self.window.fits(over=needed and not function.backlog)
+            next_seq = function.head.next_seq[worker]
+            needed = seq == next_seq or not function.schedule.deterministic
+            return seq < next_seq or self.window.fits(over=needed and not function.backlog)
 
         await function.until(room)
-        return seq >= function.head.fated[worker]
+        return seq >= function.head.next_seq[worker]
 
     async def _fetch(self, worker: int, seq: int) -> Update | None:
         """Read and check an update, if it is there; it has its reservation in the window until it is added."""
@@ -188,11 +190,11 @@ class Gather:
         if full:
             self._function.changed.set()
 
-    async def _look(self, worker: int, seq: int, pace: Pace) -> Update | None:
+    async def _look(self, worker: int, seq: int, pace: PollTimer) -> Update | None:
         """Wait for an update; None if it got its fate meanwhile."""
         function, world = self._function, self._function.world
         since = world.now()
-        behind = function.schedule.agreed and seq < function.tail
+        behind = function.schedule.deterministic and seq < function.tail
         if not behind:
             delay_s = pace.delay_s()
             if delay_s is None:
@@ -202,7 +204,7 @@ class Gather:
         backoff = Backoff(pace.scale_s(self.latency_s))
         first = world.now()
         missed = False
-        while seq >= function.head.fated[worker]:
+        while seq >= function.head.next_seq[worker]:
             if not await self._room(worker, seq):
                 break
             looked = world.now()
@@ -247,7 +249,7 @@ class Gather:
             update = None
         if update is None:
             return damaged(worker, seq, len(data))
-        found, small = update, update.size_bytes <= SMALL_BYTES
+        found, small = update, update.size_bytes <= _SMALL_BYTES
         found.fault = check(found) if small else await world.background(lambda: check(found))
         return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.registry import Registry
 
 
@@ -31,29 +31,29 @@ class Schedule(Protocol):
     """The rule of a run.
 
     Attributes:
-        agreed: True if `decide` depends on *which* updates are there but never on their order or timing. Then every
+        deterministic: True if `decide` depends on *which* updates are there but never on their order or timing. Then every
             function comes to the same commit by itself, and the log is written but need not be read.
     """
 
     @property
-    def agreed(self) -> bool: ...
+    def deterministic(self) -> bool: ...
 
     def needs(self, workers: int) -> int:
         """How many updates a commit waits for, with so many workers. For forecasts."""
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
         """Whether the worker may compute update `seq`, its previous one being computed from `last_base`."""
 
-    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+    def decide(self, log_state: LogState, arrived: Sequence[Update]) -> Decision | None:
         """What to commit now, given the updates without a fate in order of arrival; None to wait for more.
 
-        `arrived` holds each worker's updates in the order of `seq`, without gaps, from `view.fated[worker]` on.
+        `arrived` holds each worker's updates in the order of `seq`, without gaps, from `view.next_seq[worker]` on.
         """
 
-    def progress(self, view: View) -> float:
+    def progress(self, log_state: LogState) -> float:
         """The share of the run that is done, by what its `steps` count. It is finished at 1."""
 
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
+    def leaves(self, log_state: LogState, worker: int, seq: int) -> bool:
         """Whether the worker has nothing left to compute once it has published `seq` updates."""
 
 

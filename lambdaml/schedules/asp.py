@@ -12,29 +12,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
 
 
 class Asp:
     """Nobody waits for anybody. With one worker this is `bsp`, bit for bit."""
 
-    agreed = False
+    deterministic = False
 
     def needs(self, workers: int) -> int:
         return 1
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
-        return view.fated[worker] == seq
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
+        return log_state.next_seq[worker] == seq
 
-    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+    def decide(self, log_state: LogState, arrived: Sequence[Update]) -> Decision | None:
         return Decision([[update] for update in arrived]) if arrived else None
 
-    def progress(self, view: View) -> float:
-        return sum(view.fated) / (view.workers * view.steps)
+    def progress(self, log_state: LogState) -> float:
+        return sum(log_state.next_seq) / (log_state.workers * log_state.steps)
 
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
-        return seq >= view.steps
+    def leaves(self, log_state: LogState, worker: int, seq: int) -> bool:
+        return seq >= log_state.steps
 
 
 def variants(workers: int) -> list[str]:

@@ -8,29 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
 
 
 class Bsp:
     """Every worker waits for every other. Staleness is 0; one straggler holds up all."""
 
-    agreed = True
+    deterministic = True
 
     def needs(self, workers: int) -> int:
         return workers
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
-        return view.fated[worker] == seq
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
+        return log_state.next_seq[worker] == seq
 
-    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
-        round_ = {update.worker: update for update in arrived if update.seq == view.fated[update.worker]}
-        if len(round_) < view.workers:
+    def decide(self, log_state: LogState, arrived: Sequence[Update]) -> Decision | None:
+        round_ = {update.worker: update for update in arrived if update.seq == log_state.next_seq[update.worker]}
+        if len(round_) < log_state.workers:
             return None
-        return Decision([[round_[worker] for worker in range(view.workers)]])
+        return Decision([[round_[worker] for worker in range(log_state.workers)]])
 
-    def progress(self, view: View) -> float:
-        return view.commit / view.steps
+    def progress(self, log_state: LogState) -> float:
+        return log_state.commit / log_state.steps
 
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
-        return seq >= view.steps
+    def leaves(self, log_state: LogState, worker: int, seq: int) -> bool:
+        return seq >= log_state.steps

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
 
 
 class Fixed:
     """Decides `decision`, whatever has arrived. Not chosen by name: nobody could train with it."""
 
-    agreed = False
+    deterministic = False
 
     def __init__(self, decision: Decision) -> None:
         self._decision = decision
@@ -20,14 +20,14 @@ class Fixed:
     def needs(self, workers: int) -> int:
         return 0
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
         return False
 
-    def decide(self, view: View, arrived: Sequence[Update]) -> Decision:
+    def decide(self, log_state: LogState, arrived: Sequence[Update]) -> Decision:
         return self._decision
 
-    def progress(self, view: View) -> float:
+    def progress(self, log_state: LogState) -> float:
         return 0.0
 
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
+    def leaves(self, log_state: LogState, worker: int, seq: int) -> bool:
         return True

@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
 
 
 class Quorum:
     """The first `k` updates make a commit. With k = N this is `bsp`, bit for bit."""
 
-    agreed = False
+    deterministic = False
 
     def __init__(self, k: int, late: str = "discard") -> None:
         if k < 1:
@@ -36,16 +36,18 @@ class Quorum:
     def needs(self, workers: int) -> int:
         return self.k
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
-        return view.fated[worker] == seq or (view.version > last_base and seq - view.fated[worker] <= 1)
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
+        return log_state.next_seq[worker] == seq or (
+            log_state.version > last_base and seq - log_state.next_seq[worker] <= 1
+        )
 
-    def decide(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+    def decide(self, log_state: LogState, arrived: Sequence[Update]) -> Decision | None:
         if self.late == "weight":
-            return self._weighing(view, arrived)
+            return self._weighing(log_state, arrived)
         faulty = [update for update in arrived if update.fault]
-        timely = [update for update in arrived if not update.fault and update.base >= view.version]
-        late = [update for update in arrived if not update.fault and update.base < view.version]
-        if len(timely) < self.k and len(timely) + len(faulty) < view.workers:
+        timely = [update for update in arrived if not update.fault and update.base >= log_state.version]
+        late = [update for update in arrived if not update.fault and update.base < log_state.version]
+        if len(timely) < self.k and len(timely) + len(faulty) < log_state.workers:
             return self._freeing([*faulty, *late], {update.worker for update in timely})
         return Decision(_step(timely[: self.k]), [*faulty, *late, *timely[self.k :]])
 
@@ -56,19 +58,19 @@ class Quorum:
         held_up = len(blocking) > len({update.worker for update in blocking})
         return Decision([], blocking) if held_up else None
 
-    def _weighing(self, view: View, arrived: Sequence[Update]) -> Decision | None:
+    def _weighing(self, log_state: LogState, arrived: Sequence[Update]) -> Decision | None:
         chosen: list[Update] = []
         faulty: list[Update] = []
         for update in arrived:
             (faulty if update.fault else chosen).append(update)
-            if len(chosen) == self.k or len(chosen) + len(faulty) == view.workers:
+            if len(chosen) == self.k or len(chosen) + len(faulty) == log_state.workers:
                 return Decision(_step(chosen), faulty)
         return None
 
-    def progress(self, view: View) -> float:
-        return view.version / view.steps
+    def progress(self, log_state: LogState) -> float:
+        return log_state.version / log_state.steps
 
-    def leaves(self, view: View, worker: int, seq: int) -> bool:
+    def leaves(self, log_state: LogState, worker: int, seq: int) -> bool:
         return False
 
 

@@ -7,7 +7,7 @@ holds all updates that everyone made before clock c - s, since the log is totall
 
 from __future__ import annotations
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import Schedule
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
@@ -19,8 +19,8 @@ class Ssp(Asp):
     def __init__(self, s: int) -> None:
         self.s = s
 
-    def may_start(self, view: View, worker: int, seq: int, last_base: int) -> bool:
-        return view.fated[worker] == seq and seq - min(view.fated) <= self.s
+    def may_start(self, log_state: LogState, worker: int, seq: int, last_base: int) -> bool:
+        return log_state.next_seq[worker] == seq and seq - min(log_state.next_seq) <= self.s
 
 
 def ssp(s: int) -> Schedule:

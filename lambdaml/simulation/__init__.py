@@ -18,10 +18,10 @@ from lambdaml.job import Job
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.costs import assumed, measure
+from lambdaml.simulation.costs import assumed, measure_costs
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stragglers import STRAGGLERS
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.staleness import RULES
 from lambdaml.traces.attribution import Split
 from lambdaml.training.asked import resolve_job, settings_for
@@ -146,7 +146,7 @@ def simulate(
 
         def work() -> SimulationResult:
             settings, instance = _settings(job, args or {}, workers, steps, snapshot_every, asked)
-            measured = measure(instance, settings) if instance is not None and costs is None else None
+            measured = measure_costs(instance, settings) if instance is not None and costs is None else None
             chosen = costs or measured or assumed(codec)
             count = functions or workers
             place = (settings, count, chosen, channel, platform, STRAGGLERS.make(stragglers), seed)

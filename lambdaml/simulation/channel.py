@@ -20,7 +20,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.storage.errors import BadStoreURL
 from lambdaml.storage.latency import PRESETS, LatencyModel, is_write, parse_model
 from lambdaml.storage.meter import MeterReading, bin_s
-from lambdaml.storage.url import number
+from lambdaml.storage.url import parse_number
 
 OPTIONS = ("bandwidth", "reads_per_s", "writes_per_s")
 """What may follow a channel's name: `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
@@ -98,7 +98,7 @@ class Channel:
                 raise SettingsError(f"channel {text!r} has no option {option!r} (there is: {', '.join(OPTIONS)})")
         try:
             model = parse_model(name, options.pop("bandwidth", None))
-            limits = {option: number(value, option) for option, value in options.items()}
+            limits = {option: parse_number(value, option) for option, value in options.items()}
         except BadStoreURL as error:
             raise SettingsError(f"channel {text!r}: {error}") from None
         if not all(limits.values()):

@@ -9,7 +9,7 @@ from statistics import median
 from lambdaml.job import Job
 from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.settings import Settings
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 
 ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
@@ -26,7 +26,7 @@ def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int
     return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters)
 
 
-def measure(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
+def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
     """Time a job's gradients and optimizer steps for about two seconds, and weigh what it writes.
 
     To be called where tensor work is done; see `lambdaml.engines.live.OneThread`.

@@ -14,16 +14,16 @@ from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs, Shadow
 from lambdaml.simulation.stragglers import Even, Stragglers
+from lambdaml.simulation.stub_replica import Costs, StubReplica
 from lambdaml.simulation.virtual import Bucket, VirtualWorld, Weather
 from lambdaml.storage import MemoryStore
 from lambdaml.worker.function import Function
 from lambdaml.worker.machine import Machine
 
-Event = dict[str, Any]
+_Event = dict[str, Any]
 
-DETECT_S = 0.5
+_DETECT_S = 0.5
 """Seconds until an engine notices that a function died."""
 
 
@@ -65,7 +65,7 @@ class Fate:
     drift: float = 0.0
     lifetime_s: float = float("inf")
     dead: tuple[str, ...] = ()
-    restart_s: float = DETECT_S
+    restart_s: float = _DETECT_S
 
 
 @dataclass(slots=True)
@@ -91,11 +91,11 @@ class Virtual:
     weather: Weather | None = None
     fate: Callable[[Virtual, str, int], Fate] = lambda virtual, name, index: Fate()
     bad: Callable[[int, int], bool] = lambda worker, seq: False
-    machine: Callable[[Virtual, VirtualWorld], Machine] = lambda virtual, world: Shadow(
+    machine: Callable[[Virtual, VirtualWorld], Machine] = lambda virtual, world: StubReplica(
         virtual.settings, virtual.costs, world.charge, world.now, virtual.bad
     )
     start: bytes | None = None
-    trace: Callable[[float, Event], None] = lambda now, event: None
+    trace: Callable[[float, _Event], None] = lambda now, event: None
     kernel: Kernel = field(init=False)
     bucket: Bucket = field(init=False)
     lives: list[Life] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Virtual:
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
         self.bucket = Bucket(self.kernel, self.channel, payloads, self.weather)
         self.bucket.put(keys.RUN, self.settings.dump())
-        start = self.start or Shadow(self.settings, self.costs).state().dump()
+        start = self.start or StubReplica(self.settings, self.costs).state().dump()
         self.bucket.put(keys.snapshot(0), start)
 
     def run(self, until_s: float = float("inf")) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lambdaml.log import keys, wire
-from lambdaml.simulation.engine import Event, Virtual
+from lambdaml.simulation.engine import Virtual, _Event
 
 
-class Evaluations:
+class VirtualEvaluations:
     """What `lambdaml.training.evaluation.Evaluator` does to a bucket: goes through snapshots in order, and asks the run to stop
     at the first that meets the target. It never fails, and its requests take no time.
 
@@ -34,7 +34,7 @@ class Evaluations:
         """Evaluate this run, from now on."""
         self._virtual = virtual
 
-    def take(self, now: float, event: Event) -> None:
+    def take(self, now: float, event: _Event) -> None:
         """Learn from an event of the run that there are new snapshots."""
         if event["event"] != "snapshot" or self._virtual is None:
             return

@@ -23,10 +23,10 @@ from lambdaml.errors import LambdaMLError
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
-from lambdaml.simulation.evaluations import Evaluations
+from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.backend import Op
 
 SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
@@ -188,7 +188,7 @@ def play(
         target="accuracy>=1" if scenario.evaluation_s else None,
         token="shadow",
     )
-    evaluations = Evaluations(scenario.evaluation_s)
+    evaluations = VirtualEvaluations(scenario.evaluation_s)
 
     def tell(now: float, event: dict[str, Any]) -> None:
         if scenario.evaluation_s:

@@ -1,7 +1,7 @@
 """Runs of thousands of workers, simulated fast: the real schedules, with requests in closed form.
 
 `lambdaml.simulation.engine.Virtual` executes the functions' own code, request by request. Here the same decisions are
-made by the same code (`SCHEDULES`, `draft`, staleness rules, paces and pauses), but what lies between them follows
+made by the same code (`SCHEDULES`, `build_commit`, staleness rules, paces and pauses), but what lies between them follows
 from a few draws: many reads at once are one draw, a group commit is one event, and all functions that read the log
 take in an entry in a dozen operations on arrays (`reading`). Two halves: `stream` for schedules whose commits one
 function decides, `rounds` for those that all agree on. Memory grows with the updates in flight, not with the run.
@@ -29,9 +29,9 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.rounds import Rounds
 from lambdaml.simulation.scene import OnCommit, Scene
-from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stream import Stream
+from lambdaml.simulation.stub_replica import Costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Flow:
     def run(self, updates: int | None = None) -> FlowResult:
         """Simulate until the schedule ends the run, or until so many updates have a fate."""
         scene = Scene(*self._given)
-        agreed = SCHEDULES.make(scene.settings.schedule).agreed
-        seconds, stop = (Rounds if agreed else Stream)(scene, self._on_commit).run(updates)
+        deterministic = SCHEDULES.make(scene.settings.schedule).deterministic
+        seconds, stop = (Rounds if deterministic else Stream)(scene, self._on_commit).run(updates)
         tally = scene.tally
         made, cycles = sum(tally.fates.values()), max(1, tally.cycles)
         return FlowResult(

@@ -12,7 +12,7 @@ from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.simulation.engine import Virtual
-from lambdaml.simulation.shadow import fingerprint
+from lambdaml.simulation.stub_replica import chain_digest
 
 CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "model.safetensors")
 
@@ -142,17 +142,17 @@ def _states(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, in
     broken = []
     for life in virtual.lives:
         state = life.machine.state().meta
-        view = state["view"]
-        if view["commit"] > len(commits):
+        log_state = state["log_state"]
+        if log_state["commit"] > len(commits):
             if life.outcome == "done":
                 broken.append(f"{life.name} has applied commits that the log does not hold")
-        elif (view["version"], state["chain"]) != after[view["commit"]]:
-            broken.append(f"{life.name} has another state at version {view['version']} than the log makes")
+        elif (log_state["version"], state["chain"]) != after[log_state["commit"]]:
+            broken.append(f"{life.name} has another state at version {log_state['version']} than the log makes")
     for info in virtual.bucket.list(keys.SNAPSHOTS):
         record = wire.load_json(virtual.bucket.get(info.key) or b"", info.key)
-        if record["view"]["commit"] > len(commits):
+        if record["log_state"]["commit"] > len(commits):
             broken.append(f"{info.key} is of a commit that the log does not hold")
-        elif (keys.number(info.key), record["chain"]) != after[record["view"]["commit"]]:
+        elif (keys.number(info.key), record["chain"]) != after[record["log_state"]["commit"]]:
             broken.append(f"{info.key} differs from what the log makes")
     return broken
 
@@ -162,7 +162,7 @@ def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
     broken = []
     settings = virtual.settings
     name, _, text = settings.schedule.partition(":")
-    fated = [0] * settings.workers
+    next_seq = [0] * settings.workers
     for commit in commits:
         if name == "bsp" and any(entry.staleness for entry in commit.applied):
             broken.append(f"commit {commit.commit} of bsp applies stale updates")
@@ -172,10 +172,12 @@ def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
             broken.append(f"commit {commit.commit} sums in another order than by worker")
         if name == "ssp":
             for entry in commit.entries:
-                if entry.seq - min(fated) > int(text):
-                    broken.append(f"worker {entry.worker} leads by {entry.seq - min(fated)} at commit {commit.commit}")
+                if entry.seq - min(next_seq) > int(text):
+                    broken.append(
+                        f"worker {entry.worker} leads by {entry.seq - min(next_seq)} at commit {commit.commit}"
+                    )
         for entry in commit.entries:
-            fated[entry.worker] = entry.seq + 1
+            next_seq[entry.worker] = entry.seq + 1
     for life in virtual.lives:
         reading = life.world.store.meter.snapshot()
         asked = sum(reading.requests.values()) + sum(reading.errors.values())
@@ -190,9 +192,9 @@ def _deletions(virtual: Virtual) -> list[str]:
     bucket, broken = virtual.bucket, []
     ever = {gone.key: gone.data for gone in bucket.deleted} | {key: data for key, (data, _) in bucket.objects.items()}
 
-    def fated(key: str) -> list[int]:
+    def next_seq(key: str) -> list[int]:
         record = wire.load_json(ever[key], key)
-        found: list[int] = record["view"]["fated"] if "view" in record else record["fated"]
+        found: list[int] = record["log_state"]["next_seq"] if "log_state" in record else record["next_seq"]
         return found
 
     for gone in bucket.deleted:
@@ -203,7 +205,7 @@ def _deletions(virtual: Virtual) -> list[str]:
             broken.append(f"{gone.key} was deleted while no snapshot stood to go on from")
         if gone.key.startswith(keys.UPDATES):
             worker, seq = keys.update_id(gone.key)
-            demanded = [key for key in [*kept, horizon] if key and fated(key)[worker] <= seq]
+            demanded = [key for key in [*kept, horizon] if key and next_seq(key)[worker] <= seq]
             if demanded or not horizon:
                 broken.append(f"{gone.key} was deleted, which {demanded or 'every replay'} demands")
         elif gone.key.startswith(keys.SNAPSHOTS):
@@ -221,7 +223,7 @@ def _bits(virtual: Virtual) -> list[str]:
     for seq in range(settings.steps):
         terms = []
         for worker in range(settings.workers):
-            terms.append(((worker, seq), fingerprint(chain, worker, seq), 1 / settings.workers))
+            terms.append(((worker, seq), chain_digest(chain, worker, seq), 1 / settings.workers))
         chain = _advance(chain, terms)
     model = virtual.bucket.get(keys.MODEL)
     right = model is None or wire.load_json(model, keys.MODEL)["chain"] == chain.hex()

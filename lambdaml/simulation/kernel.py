@@ -50,7 +50,7 @@ class Future(Generic[T]):
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._waiters: list[tuple[Task, int]] = []
+        self._waiters: list[tuple[KernelTask, int]] = []
         self._value: T | None = None
         self._error: BaseException | None = None
         self.done = False
@@ -74,12 +74,12 @@ class Future(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]
 
-    def add(self, task: Task) -> None:
+    def add(self, task: KernelTask) -> None:
         """Resume this task when settled, if it still waits for that."""
         self._waiters.append((task, task.stamp))
 
 
-class Task:
+class KernelTask:
     """A coroutine that the kernel runs, beside others, as part of a group.
 
     Attributes:
@@ -111,16 +111,16 @@ class Group:
         self.kernel = kernel
         self.name = name
         self.random = random.Random(int.from_bytes(hashlib.blake2b(f"{kernel.seed}/{name}".encode()).digest()[:8]))
-        self.tasks: dict[Task, None] = {}
+        self.tasks: dict[KernelTask, None] = {}
         self.dead = False
         self.turns = 0
         self.last_turn: int | None = None
         self.on_kill: Callable[[], None] = lambda: None
-        self._frozen: list[tuple[Task, int, BaseException | None]] | None = None
+        self._frozen: list[tuple[KernelTask, int, BaseException | None]] | None = None
 
-    def spawn(self, steps: Coroutine[Any, Any, Any]) -> Task:
+    def spawn(self, steps: Coroutine[Any, Any, Any]) -> KernelTask:
         """Run a coroutine as part of this group."""
-        task = Task(self.kernel, steps, self)
+        task = KernelTask(self.kernel, steps, self)
         self.tasks[task] = None
         self.kernel.resume(task)
         return task
@@ -146,7 +146,7 @@ class Group:
         for task, stamp, error in missed:
             self.kernel.requeue(task, stamp, error)
 
-    def held(self, task: Task, stamp: int, error: BaseException | None) -> bool:
+    def held(self, task: KernelTask, stamp: int, error: BaseException | None) -> bool:
         """Whether this turn of a task must wait for `thaw`."""
         if self._frozen is None:
             return False
@@ -154,7 +154,7 @@ class Group:
         return True
 
 
-def task_names(ready: Iterable[tuple[Task, int, BaseException | None]]) -> str:
+def task_names(ready: Iterable[tuple[KernelTask, int, BaseException | None]]) -> str:
     """The groups of tasks that may go on, for messages."""
     return ", ".join(sorted({task.group.name for task, _, _ in ready})) or "nobody"
 
@@ -171,19 +171,19 @@ class Kernel:
         self.now = 0.0
         self.turns = 0
         self._serial = 0
-        self._ready: deque[tuple[Task, int, BaseException | None]] = deque()
-        self._heap: list[tuple[float, int, Task | None, int, Callable[[], None] | None]] = []
+        self._ready: deque[tuple[KernelTask, int, BaseException | None]] = deque()
+        self._heap: list[tuple[float, int, KernelTask | None, int, Callable[[], None] | None]] = []
 
     def group(self, name: str) -> Group:
         """A new group; its random stream depends on its name and the kernel's seed."""
         return Group(self, name)
 
-    def resume(self, task: Task, error: BaseException | None = None) -> None:
+    def resume(self, task: KernelTask, error: BaseException | None = None) -> None:
         """Let a task go on in its next turn, with an error raised where it waits."""
         task.stamp += 1
         self._ready.append((task, task.stamp, error))
 
-    def requeue(self, task: Task, stamp: int, error: BaseException | None) -> None:
+    def requeue(self, task: KernelTask, stamp: int, error: BaseException | None) -> None:
         """Give a task the turn that it missed, unless it is out of date."""
         self._ready.append((task, stamp, error))
 
@@ -214,7 +214,7 @@ class Kernel:
             elif task is not None and stamp == task.stamp:
                 self._turn(task, stamp, None)
 
-    def _turn(self, task: Task, stamp: int, error: BaseException | None) -> None:
+    def _turn(self, task: KernelTask, stamp: int, error: BaseException | None) -> None:
         if stamp != task.stamp or task.group.dead or task.group.held(task, stamp, error):
             return
         group = task.group
@@ -240,7 +240,7 @@ class Kernel:
         if group.turns == group.last_turn:
             group.kill()
 
-    def end(self, task: Task) -> None:
+    def end(self, task: KernelTask) -> None:
         """Raise `Killed` in a task now; its group must be dead, so that it cannot wait again."""
         task.stamp += 1
         try:
@@ -249,7 +249,7 @@ class Kernel:
             return
         raise RuntimeError(f"{task.steps} went on although it was killed")
 
-    def _ended(self, task: Task, value: Any, error: BaseException | None) -> None:
+    def _ended(self, task: KernelTask, value: Any, error: BaseException | None) -> None:
         task.stamp += 1
         task.group.tasks.pop(task, None)
         task.result.set(value, error)

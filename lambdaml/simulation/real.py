@@ -8,7 +8,7 @@ from dataclasses import replace
 from lambdaml.job import Job
 from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.training.replica import Gradient, Replica
 
 

@@ -1,7 +1,7 @@
 """Runs in which every function decides every commit by itself, when it has all workers' updates: bsp.
 
 A round is a few dozen operations on arrays (readers x workers). Up to `READERS` functions, each looks for each update
-when its own pace says so (`lambdaml.worker.pace`). Of more functions, so many do; the others come to a round's end when one of
+when its own pace says so (`lambdaml.worker.poll_timer`). Of more functions, so many do; the others come to a round's end when one of
 these does, drawn anew each round, for they are alike in all but their own updates.
 
 Left out: that a function may be no more than `MAX_UNWRITTEN` commits ahead of the log.
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.scene import FIRST_LOOK_S, Bools, Ints, OnCommit, Scene
 from lambdaml.staleness import RULES
-from lambdaml.worker.pace import _HIT_STEP, _MARGIN_LIMIT, _MISS_STEP, _WINDOW
+from lambdaml.worker.poll_timer import _HIT_STEP, _MARGIN_LIMIT, _MISS_STEP, _WINDOW
 
 READERS = 32
 """Functions whose looks are simulated."""
@@ -47,14 +47,14 @@ class Rounds:
         self._uploads_s: Floats | None = None
         self._up_s = np.zeros(functions)
         self._ends_s = self._launched + scene.platform.lifetime_s
-        self.view = View(workers, scene.settings.steps)
+        self.log_state = LogState(workers, scene.settings.steps)
         self._schedule, self._rule = SCHEDULES.make(scene.settings.schedule), RULES.make(scene.settings.staleness)
 
     def run(self, updates: int | None = None) -> tuple[float, str]:
         """Run to the end, or for at least so many updates; returns when the last function ended, and why."""
         scene, tally, settings = self._scene, self._tally, self._scene.settings
         rounds = settings.steps if updates is None else -(-updates // self._workers)
-        self.view.steps = settings.steps if updates is None else rounds + 1
+        self.log_state.steps = settings.steps if updates is None else rounds + 1
         for number in range(rounds):
             self._round(number)
             if (number + 1) % settings.snapshot_every == 0:
@@ -187,18 +187,18 @@ class Rounds:
 
     def _commit(self, number: int) -> None:
         """Hand the commit to the caller; in any case, see once that the schedule takes all in one step."""
-        scene, view = self._scene, self.view
+        scene, log_state = self._scene, self.log_state
         arrived = [
-            Update(worker, number, view.version, 1, "", scene.sampler.count(worker, number), 0.0, "")
+            Update(worker, number, log_state.version, 1, "", scene.sampler.count(worker, number), 0.0, "")
             for worker in range(self._workers)
         ]
-        commit = draft(view, self._schedule, self._rule, arrived, max_rejected=scene.settings.max_rejected)
+        commit = build_commit(log_state, self._schedule, self._rule, arrived, max_rejected=scene.settings.max_rejected)
         if commit is None or [len(step) for step in commit.steps] != [self._workers]:
             raise NotImplementedError(
-                f"{scene.settings.schedule} is agreed, but a commit is not a round of all workers"
+                f"{scene.settings.schedule} is deterministic, but a commit is not a round of all workers"
             )
         if self._on_commit:
-            view.advance(commit)
+            log_state.advance(commit)
             self._on_commit(float(self._decided[0]) + scene.writes.mean_s, commit)
 
 

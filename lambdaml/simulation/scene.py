@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.log.records import Commit, Entry, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.patterns.gather import LOOKAHEAD
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.draws import Floats, Latency, uniforms
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs, ShadowState
 from lambdaml.simulation.stragglers import Even, Stragglers
+from lambdaml.simulation.stub_replica import Costs, StubState
 from lambdaml.training.sampling import Sampler
 from lambdaml.worker.committer import RUN_POLL, STOP_POLL_S
 from lambdaml.worker.tracing import FLUSH_S
@@ -121,8 +121,10 @@ class Scene:
         entry = Entry(100, 1000, 1000, 1, 8, 0.12345678901234, 10, 1.0)
         self.entry_bytes = len(canonical(entry.dump())) + 3
         self.commit_bytes = len(Commit(1000, 1000, (), time_s=10.123456, next_s=0.123456, progress=0.123).pack())
-        view = View(settings.workers, settings.steps)
-        self.snapshot_bytes = len(ShadowState({"view": view.dump(), "chain": "0" * 32}).dump()) + costs.snapshot_bytes
+        log_state = LogState(settings.workers, settings.steps)
+        self.snapshot_bytes = (
+            len(StubState({"log_state": log_state.dump(), "chain": "0" * 32}).dump()) + costs.snapshot_bytes
+        )
         self.lease_bytes = 110
 
     def factors(self) -> Floats:

@@ -60,7 +60,7 @@ class Pareto:
 
 
 @dataclass(frozen=True, slots=True)
-class Slow:
+class _Slow:
     """One function is slower (or faster) by a fixed factor, the others are not."""
 
     function: int
@@ -89,7 +89,7 @@ class Spread:
         return _lognormal_factor(self.sigma, int.from_bytes(digest, "big") / 2**48)
 
 
-_STRAGGLERS = {"none": Even, "lognormal": Lognormal, "pareto": Pareto, "slow": Slow, "spread": Spread}
+_STRAGGLERS = {"none": Even, "lognormal": Lognormal, "pareto": Pareto, "slow": _Slow, "spread": Spread}
 STRAGGLERS: Registry[Stragglers] = Registry(
     "straggler model", {name: f"{__name__}:{kind.__name__}" for name, kind in _STRAGGLERS.items()}
 )

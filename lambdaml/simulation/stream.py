@@ -13,19 +13,19 @@ from collections import deque
 
 import numpy as np
 
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Pipe
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.reading import Readers
 from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
 from lambdaml.staleness import RULES
-from lambdaml.worker.pace import Backoff, Pace
+from lambdaml.worker.poll_timer import Backoff, PollTimer
 from lambdaml.worker.window import MAX_UNAPPLIED
 
-Event = tuple[float, int, int, Update | None, bool]
+_Event = tuple[float, int, int, Update | None, bool]
 """When, a serial number, the worker, its update (None: it may start), and whether the update's bytes still have to
 come through the writer's network."""
 
@@ -42,11 +42,11 @@ class Stream:
         self._workers, self._functions = settings.workers, scene.functions
         self.schedule = SCHEDULES.make(settings.schedule)
         self.rule = RULES.make(settings.staleness)
-        self.head = View(settings.workers, settings.steps)
+        self.head = LogState(settings.workers, settings.steps)
         self._launched, begun, latency_s = scene.launched()
         self._readers = Readers(scene, begun, latency_s)
         self._latency_s = float(latency_s[0])  # what the writer takes a look to last
-        self._heap: list[Event] = []
+        self._heap: list[_Event] = []
         self._serial = 0
         self._arrived: dict[tuple[int, int], Update] = {}
         self._early: dict[
@@ -55,7 +55,7 @@ class Stream:
         self._since: dict[tuple[int, int], float] = {}  # when an update's worker started, until it has its fate
         self._uploads = [Pipe(scene.bytes_per_s) for _ in range(self._functions)]
         self._download = Pipe(scene.bytes_per_s)
-        self._paces = [Pace() for _ in range(self._workers)]
+        self._paces = [PollTimer() for _ in range(self._workers)]
         self._delays_s = np.zeros(self._workers)  # the paces', for the forecast
         self._fated_s = np.full(self._workers, begun[0])
         self._seq = [0] * self._workers
@@ -69,7 +69,7 @@ class Stream:
         self._warm_s = float("inf")
         self._held_up: dict[int, None] = {}  # workers whose last update has its fate, and that may not start yet
         # Whether a worker may start before its last update has its fate.
-        ahead = View(settings.workers, settings.steps)
+        ahead = LogState(settings.workers, settings.steps)
         ahead.version = 1
         self._ahead = self.schedule.may_start(ahead, 0, 1, 0)
         self._in_flight: dict[int, None] = {}
@@ -99,7 +99,7 @@ class Stream:
             now = max(now, self._free_s)
             while heap and heap[0][0] <= now:
                 self._handle(heapq.heappop(heap))
-            commit = draft(
+            commit = build_commit(
                 self.head, self.schedule, self.rule, list(self._arrived.values()), max_rejected=settings.max_rejected
             )
             if commit is not None:
@@ -128,7 +128,7 @@ class Stream:
         self._serial += 1
         heapq.heappush(self._heap, (moment, self._serial, worker, update, transfer))
 
-    def _handle(self, event: Event) -> bool:
+    def _handle(self, event: _Event) -> bool:
         """Whether an update arrived."""
         now, _, worker, update, transfer = event
         scene = self._scene
@@ -140,7 +140,7 @@ class Stream:
             self._arrival[worker] = moment
             self._push(moment, worker, update)
             return False
-        if update.seq > self.head.fated[worker] and (worker, update.seq - 1) not in self._arrived:
+        if update.seq > self.head.next_seq[worker] and (worker, update.seq - 1) not in self._arrived:
             self._early[update.id] = update
             return False
         self._arrived[update.id] = update

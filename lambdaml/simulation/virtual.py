@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from lambdaml.simulation.channel import Channel, Pipe, TokenBucket
-from lambdaml.simulation.kernel import Future, Group, Kernel, Killed, Task, sleep
+from lambdaml.simulation.kernel import Future, Group, Kernel, KernelTask, Killed, sleep
 from lambdaml.storage.backend import WRITES, Op, flat, settle
 from lambdaml.storage.errors import StoreError, StoreTimeout, StoreUnavailable, Throttled
-from lambdaml.storage.faults import damaged
+from lambdaml.storage.faults import corrupted
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -232,7 +232,7 @@ class VirtualStore:
             raise
         received = bucket.size_bytes(key, result) if isinstance(result, bytes) else 0
         if fault == "damage" and isinstance(result, bytes):
-            result = cast(T, damaged(result, uniform()))
+            result = cast(T, corrupted(result, uniform()))
         arrives = world.kernel.now + latency_s / 2
         if received:
             arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)
@@ -327,7 +327,7 @@ class VirtualWorld:
                 del signal.waiters[waiter]
         return True
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> Task:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> KernelTask:
         if self.group.dead:
             work.close()
             raise Killed

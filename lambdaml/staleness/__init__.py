@@ -8,7 +8,7 @@ subclass of `Rule` in a file of its own, which overrides what it needs, and one 
 | weighs an update by its staleness                 | `weight`           | `inverse`         |
 | looks at more of the update's line in the log     | `judge`            | `exponential`     |
 | does not use some updates at all                  | `judge`            | `discard`         |
-| looks at what the log says so far                 | either, by `view`  | `exponential`     |
+| looks at what the log says so far                 | either, by `log_state`  | `exponential`     |
 | compares label counts                             | `labels`           | `exponential`     |
 | changes gradients, or remembers them              | `transform`        | `dc`, `ringleader`|
 """
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from lambdaml.log.records import Entry
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.registry import Registry
 
 STALE = "stale"
@@ -64,13 +64,13 @@ class Rule:
 
     labels: bool = False
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         """What to multiply a gradient with that is `staleness` optimizer steps old. 1 for a fresh one."""
         return 1.0
 
-    def judge(self, entry: Entry, view: View) -> float | None:
-        """The weight of an update, or None to discard it. `view` is the run before the commit that decides it."""
-        return self.weight(entry.staleness, view)
+    def judge(self, entry: Entry, log_state: LogState) -> float | None:
+        """The weight of an update, or None to discard it. `log_state` is the run before the commit that decides it."""
+        return self.weight(entry.staleness, log_state)
 
     def transform(self, workers: int) -> Transform | None:
         """A fresh one for a replica, if this rule does more than weigh."""

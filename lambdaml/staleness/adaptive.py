@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
@@ -33,8 +33,8 @@ class Adaptive(Rule):
         self.m = m
         self.smooth = smooth
 
-    def weight(self, staleness: int, view: View) -> float:
-        m = self.m or view.workers
+    def weight(self, staleness: int, log_state: LogState) -> float:
+        m = self.m or log_state.workers
         if staleness <= m:
             return 1.0
         return min(1.0, 1.0 / (4 * self.smooth * staleness)) if self.smooth else m / staleness

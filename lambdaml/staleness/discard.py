@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from lambdaml.log.records import Entry
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
@@ -42,10 +42,10 @@ class Discard(Rule):
         self.r = r or threshold(noise, target)
         self._weight = step_size(noise, target, smooth) / lr if lr else 1.0
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         return self._weight
 
-    def judge(self, entry: Entry, view: View) -> float | None:
+    def judge(self, entry: Entry, log_state: LogState) -> float | None:
         return None if entry.staleness >= self.r else self._weight
 
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 
 from lambdaml.log.records import Entry
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 _LEAST_SIMILARITY = 0.1
@@ -48,26 +48,26 @@ class Exponential(Rule):
         self.boost = boost
         self.labels = boost != "none"
 
-    def weight(self, staleness: int, view: View) -> float:
-        return _dampening(staleness, self._threshold(view))
+    def weight(self, staleness: int, log_state: LogState) -> float:
+        return _dampening(staleness, self._threshold(log_state))
 
-    def judge(self, entry: Entry, view: View) -> float:
-        threshold = self._threshold(view)
+    def judge(self, entry: Entry, log_state: LogState) -> float:
+        threshold = self._threshold(log_state)
         weight = _dampening(entry.staleness, threshold)
         outlier = threshold > 0 and entry.staleness > _OUTLIER * threshold
         if self.boost == "all" or (self.boost == "outliers" and outlier):
-            return min(1.0, weight / max(_LEAST_SIMILARITY, similarity(entry.labels, view.labels)))
+            return min(1.0, weight / max(_LEAST_SIMILARITY, similarity(entry.labels, log_state.labels)))
         return weight
 
-    def _threshold(self, view: View) -> float:
+    def _threshold(self, log_state: LogState) -> float:
         if self.threshold:
             return self.threshold
-        total = sum(view.staleness.values())
+        total = sum(log_state.staleness.values())
         above = total * (100 - self.percentile) / 100
         if above < 1:
             return 0.0
-        for staleness in sorted(view.staleness, reverse=True):
-            above -= view.staleness[staleness]
+        for staleness in sorted(log_state.staleness, reverse=True):
+            above -= log_state.staleness[staleness]
             if above < 0:
                 return float(staleness)
         return 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
@@ -22,5 +22,5 @@ class Hinge(Rule):
         self.a = a
         self.b = b
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         return 1.0 if staleness <= self.b else 1.0 / (self.a * (staleness - self.b) + 1)

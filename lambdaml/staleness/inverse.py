@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
 class Inverse(Rule):
     """An update that is tau steps old counts 1 / (tau + 1)."""
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         return 1.0 / (staleness + 1)

@@ -40,10 +40,10 @@ class Nesterov(Rule):
 
     def transform(self, workers: int) -> Transform:
         n = self.n or workers
-        return Momentum(self.beta, n, min(self.c, 1 / n))
+        return _Momentum(self.beta, n, min(self.c, 1 / n))
 
 
-class Momentum:
+class _Momentum:
     """m, D, and how many updates D has gathered."""
 
     def __init__(self, beta: float, n: int, c: float) -> None:

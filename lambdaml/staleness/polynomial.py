@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
@@ -20,5 +20,5 @@ class Polynomial(Rule):
             raise ValueError(f"a must be 0 or more, not {a}")
         self.a = a
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         return math.pow(staleness + 1, -self.a)

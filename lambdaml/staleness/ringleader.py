@@ -30,7 +30,7 @@ class Ringleader(Rule):
     """Every worker counts the same, whatever its speed."""
 
     def transform(self, workers: int) -> Transform:
-        return Rounds(workers)
+        return _Rounds(workers)
 
 
 class _Table:
@@ -59,7 +59,7 @@ class _Table:
         ]
 
 
-class Rounds:
+class _Rounds:
     """This round's table, the next one's, and which workers have made their step (none: still collecting)."""
 
     def __init__(self, workers: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from lambdaml.log.records import Entry
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
@@ -25,6 +25,6 @@ class Ringmaster(Rule):
             raise ValueError(f"decay must be 0 or more, not {decay}")
         self.decay = decay
 
-    def judge(self, entry: Entry, view: View) -> float | None:
+    def judge(self, entry: Entry, log_state: LogState) -> float | None:
         k = entry.base + entry.staleness
         return None if entry.staleness >= max(1, math.isqrt(k)) else math.pow(k + 1, -self.decay)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import Rule
 
 
 class Sqrt(Rule):
     """An update that is tau steps old counts 1 / sqrt(1 + tau)."""
 
-    def weight(self, staleness: int, view: View) -> float:
+    def weight(self, staleness: int, log_state: LogState) -> float:
         return 1.0 / math.sqrt(1 + staleness)

@@ -21,7 +21,7 @@ from lambdaml.settings import Settings, make_settings
 if TYPE_CHECKING:
     import pyarrow
 
-SCHEMA = 2
+TRACE_SCHEMA = 2
 """Version of the table and its metadata."""
 
 SOURCES = ("live", "simulated", "synthetic")
@@ -113,7 +113,7 @@ class Trace:
             if missing := [name for name in _REQUIRED if row.get(name) is None]:
                 raise UserError(f"row {len(self.rows)} of the trace has no {', '.join(missing)}")
             self.rows.append({name: row.get(name) for name in _NAMES})
-        self.meta: dict[str, Any] = {"settings": None, "stop": None, **meta, "schema": SCHEMA}
+        self.meta: dict[str, Any] = {"settings": None, "stop": None, **meta, "schema": TRACE_SCHEMA}
         if self.source not in SOURCES:
             raise UserError(f"a trace's source is {', '.join(SOURCES)}, not {self.source!r}")
 
@@ -190,9 +190,9 @@ class Trace:
             raise UserError(f"cannot read {name}: {error.strerror or error}") from error
         except (ArrowException, KeyError, TypeError, ValueError):
             raise UserError(f"{name} is not a trace") from None
-        if number > SCHEMA:
+        if number > TRACE_SCHEMA:
             raise NewerSchema(
-                f"{name} has schema {number}, this lambdaml reads up to {SCHEMA}: install a newer version"
+                f"{name} has schema {number}, this lambdaml reads up to {TRACE_SCHEMA}: install a newer version"
             )
         if not table.schema.equals(schema):
             raise UserError(f"{name} is not a trace: its columns are {', '.join(table.schema.names)}")

@@ -33,7 +33,7 @@ from lambdaml.traces.clocks import Clocks
 from lambdaml.traces.effective import effective_staleness
 from lambdaml.worker.tracing import update_facts
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 PHASES = ("storage", "compute", "wait")
 
@@ -56,7 +56,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PhaseShare:
     """Some of a trace's applied updates.
 
     Attributes:
@@ -102,8 +102,8 @@ class Explained:
     store: float | None
     uncertain: float | None
     clock_s: float | None
-    workers: tuple[Part, ...]
-    trend: tuple[Part, ...]
+    workers: tuple[PhaseShare, ...]
+    trend: tuple[PhaseShare, ...]
 
 
 TREND = 10
@@ -138,9 +138,9 @@ def explain(rows: Iterable[Mapping[str, Any]]) -> Explained:
     )
 
 
-def _part(first: int, last: int, rows: Sequence[Mapping[str, Any]]) -> Part:
+def _part(first: int, last: int, rows: Sequence[Mapping[str, Any]]) -> PhaseShare:
     ages = [row["age_s"] for row in rows if row.get("age_s") is not None]
-    return Part(first, last, len(rows), _distribution(rows), fmean(ages) if ages else None, Split.of(rows))
+    return PhaseShare(first, last, len(rows), _distribution(rows), fmean(ages) if ages else None, Split.of(rows))
 
 
 def _distribution(rows: Iterable[Mapping[str, Any]]) -> Staleness:
@@ -163,12 +163,12 @@ class Measured:
         arrived: by function and commit, when it had read each of the commit's updates; None for those it never saw.
     """
 
-    updates: dict[tuple[int, int], Row] = field(default_factory=dict)
+    updates: dict[tuple[int, int], _Row] = field(default_factory=dict)
     hellos: dict[str, tuple[float, float]] = field(default_factory=dict)
     answered: dict[str, float] = field(default_factory=dict)
     arrived: dict[tuple[str, int], list[float | None]] = field(default_factory=dict)
 
-    def add(self, row: Row, function: str, date_s: float) -> None:
+    def add(self, row: _Row, function: str, date_s: float) -> None:
         """Take a row of a part that was dated `date_s` by the store."""
         kind = row["kind"]
         if kind == "update":
@@ -181,13 +181,13 @@ class Measured:
             self.arrived[function, row["commit"]] = row["at"]
 
 
-def join(commits: Sequence[Commit], measured: Measured, logged: bool) -> list[Row]:
+def join(commits: Sequence[Commit], measured: Measured, logged: bool) -> list[_Row]:
     """One row per update that has a fate, in the order of the log: what the log says, what its function measured, and
     where its staleness comes from. Columns as in `lambdaml.traces`; what is not known is left out.
 
     Args:
         commits: the whole log.
-        logged: whether functions follow the log; with an agreed schedule they come to a commit before it is logged.
+        logged: whether functions follow the log; with an deterministic schedule they come to a commit before it is logged.
     """
     table = _Table(commits, measured, logged)
     return [row for commit in commits for row in table.rows(commit)]
@@ -204,7 +204,7 @@ class _Table:
         self._moments = np.array([commit.time_s for commit in made], dtype=float)
         self._writer = np.array([self._writers.index(commit.function) for commit in made], dtype=int)
 
-    def rows(self, commit: Commit) -> Iterator[Row]:
+    def rows(self, commit: Commit) -> Iterator[_Row]:
         committed_s = self._placed(commit.function, commit.time_s)
         arrivals = self._measured.arrived.get((commit.function, commit.commit), [])
         for number, (entry, version) in enumerate(_decided(commit)):
@@ -239,7 +239,7 @@ class _Table:
             return None
         return round(float(commit.time_s - moment - offset.seconds), 6)
 
-    def _attributed(self, commit: Commit, base: int, version: int, phases: Row, arrived: float | None) -> Row:
+    def _attributed(self, commit: Commit, base: int, version: int, phases: _Row, arrived: float | None) -> _Row:
         """The steps base+1 ... version-1 by phase; nothing where what it takes was lost."""
         between = slice(base, version - 1)  # by version - 1
         if base == version - 1:

@@ -20,7 +20,7 @@ from lambdaml.engines.entry import load_run_job, pick_device
 from lambdaml.engines.live import OneThread
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.job import Job
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Entry, Stop, Update
 from lambdaml.log.snapshot import State
 from lambdaml.schedules import Decision
@@ -164,7 +164,7 @@ def _commits(trace: Trace, workers: int) -> list[_Commit]:
         UserError: one cannot.
     """
     commits: list[_Commit] = []
-    fated, starts, version = [0] * workers, set(), 0
+    next_seq, starts, version = [0] * workers, set(), 0
     for number, group in groupby(trace.rows, itemgetter("commit")):
         rows = list(group)
         if number != len(commits):
@@ -174,12 +174,12 @@ def _commits(trace: Trace, workers: int) -> list[_Commit]:
             worker, seq = _id(row)
             if not 0 <= worker < workers:
                 raise UserError(f"the trace has an update of worker {worker}, but {workers} workers")
-            if seq != fated[worker]:
+            if seq != next_seq[worker]:
                 raise UserError(
                     f"the trace has a gap: commit {number} decides update {seq} of worker {worker}, "
-                    f"but {fated[worker]} is due"
+                    f"but {next_seq[worker]} is due"
                 )
-            fated[worker] += 1
+            next_seq[worker] += 1
             if row["fate"] == "applied" and row["base"] not in starts:
                 raise UserError(
                     f"update {seq} of worker {worker} was computed from version {row['base']}, "
@@ -226,8 +226,8 @@ def _replay(
             waiting[_id(row)] = _computed(replica, row)
         refused = [{**row, "base": versions.get(row["base"], row["base"])} for row in planned.refused]
         updates = [[waiting.pop(_id(row)) for row in step] for step in planned.steps]
-        commit = draft(
-            replica.view,
+        commit = build_commit(
+            replica.log_state,
             Fixed(Decision(updates, [_refused(row) for row in refused])),
             rule,
             (),
@@ -248,7 +248,11 @@ def _replay(
     state = replica.state()
     if replica.version not in metrics:
         metrics[replica.version] = evaluate(job, state, device)
-    meta = {"settings": settings.model_dump(), "stop": asdict(stop) if stop else None, "commits": replica.view.commit}
+    meta = {
+        "settings": settings.model_dump(),
+        "stop": asdict(stop) if stop else None,
+        "commits": replica.log_state.commit,
+    }
     return TraceReplay(state, metrics, Trace(done, trace.meta | meta), fault)
 
 

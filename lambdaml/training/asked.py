@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
-from lambdaml.log.view import RECENT
+from lambdaml.log.state import RECENT
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings, make_settings
 from lambdaml.training.arguments import fit_arguments

@@ -15,7 +15,7 @@ from lambdaml.storage import Store
 from lambdaml.storage.probe import check
 from lambdaml.training.evaluation import evaluate
 from lambdaml.training.footprint import Footprint, free_memory_bytes, warning
-from lambdaml.training.origin import go_on_from
+from lambdaml.training.init_from import begin_from
 
 MANY_PARAMETERS = 10**7
 """A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
@@ -68,13 +68,13 @@ def _write_first(store: Store, state: State) -> None:
 
 def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
     """The state that the run begins with, and what the run needs of memory. The model is built here, and only here."""
-    from lambdaml.training.examine import examine
+    from lambdaml.training.examine import rehearse
     from lambdaml.training.replica import Replica
 
-    share = engine.compute.submit(examine, job, settings.seed).result()
+    share = engine.compute.submit(rehearse, job, settings.seed).result()
     replica = engine.compute.submit(Replica, job, settings).result()
-    if settings.origin is not None:
-        engine.compute.submit(go_on_from, replica, settings.origin).result()
+    if settings.init_from is not None:
+        engine.compute.submit(begin_from, replica, settings.init_from).result()
     state = engine.compute.submit(replica.shared_state).result()
     if settings.target is not None:
         reached(settings.target, engine.compute.submit(evaluate, job, state).result())

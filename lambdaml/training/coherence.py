@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SAMPLES = 1000
 """Of the reference set."""
 
-LAGS = (1, 2, 4, 8, 16, 32)
+_LAGS = (1, 2, 4, 8, 16, 32)
 
 KEPT = 8
 """Earlier states that one is compared with where no lags are asked for."""
@@ -185,7 +185,7 @@ class Probe:
         return total
 
 
-def measure(probe: Probe, states: Iterable[tuple[int, nn.Module]]) -> Coherence:
+def measure_coherence(probe: Probe, states: Iterable[tuple[int, nn.Module]]) -> Coherence:
     """Of a sequence of (step, model); the same module may come again with other weights."""
     return Coherence(tuple(probe.add(step, model) for step, model in states))
 
@@ -224,7 +224,7 @@ def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> 
                 state.load_into(model)
                 yield keys.number(key), model
 
-    return measure(Probe(job, samples, lags, seed=run.settings.seed, device=device), states())
+    return measure_coherence(Probe(job, samples, lags, seed=run.settings.seed, device=device), states())
 
 
 def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn.Module]]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from lambdaml.codecs import CODECS
-from lambdaml.engines import ENGINES, Emit, Engine, Enough, Launch, functions_for
+from lambdaml.engines import ENGINES, Emit, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
 from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
 from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
@@ -28,9 +28,9 @@ from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
 from lambdaml.training.beginning import begin, exists
 from lambdaml.training.evaluation import Evaluated, Evaluations, best
+from lambdaml.training.init_from import find_version
 from lambdaml.training.members import warnings_of
-from lambdaml.training.numerics import Mode, Numerics, differences, of_new_process, prepare, prepare_for, present
-from lambdaml.training.origin import find_origin
+from lambdaml.training.numerics import Mode, Numerics, current_class, differences, of_new_process, prepare, prepare_for
 from lambdaml.training.source import loading
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def train(
     seed: int = 0,
     args: Mapping[str, Any] | None = None,
     snapshot_every: int | None = None,
-    origin: str | None = None,
+    init_from: str | None = None,
     numerics: Mode = "reproducible",
     lifetime_s: float = float("inf"),
     cap: Cap | None = None,
@@ -120,7 +120,7 @@ def train(
         device: `cpu`, `cuda`, or `auto`.
         args: keyword arguments of the job's constructor.
         snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
-        origin: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
+        init_from: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
             its result, or of the newest snapshot; of another version as URL@VERSION.
         numerics: `reproducible`, for the same bits each time and on each CPU of a class, or `fast`, which promises none;
             see `lambdaml.training.numerics`. The engine `inline` cannot change what torch computes in once it has computed: such a
@@ -162,7 +162,7 @@ def train(
             staleness=staleness,
             seed=seed,
             snapshot_every=snapshot_every,
-            origin=find_origin(origin) if origin is not None else None,
+            init_from=find_version(init_from) if init_from is not None else None,
             numerics=_numerics(numerics, chosen),
             free_bytes=opened.free_bytes(),
             **settings,
@@ -170,7 +170,7 @@ def train(
         _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
         count = functions_for(run_settings.workers, functions)
         begin(opened, run_settings, instance, chosen, new=True, functions=count, on_event=on_event)
-        launch = Launch(opened, run_settings, instance, count, device, lifetime_s)
+        launch = LaunchSpec(opened, run_settings, instance, count, device, lifetime_s)
         return _supervise(launch, opened, chosen, accounts, cap, on_event)
 
 
@@ -232,7 +232,7 @@ def resume(
 
     Raises:
         RunNotFound, JobError, NewerSchema: it cannot be gone on with.
-        OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `origin`.
+        OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `init_from`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
     opened = _opened(store, on_event)
@@ -245,7 +245,7 @@ def resume(
         instance = job or _there(chosen, load_run_job, settings)
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
-        launch = Launch(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
+        launch = LaunchSpec(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
         return _supervise(launch, opened, chosen, accounts, cap, on_event)
     finally:
         _close(chosen, opened, store)
@@ -271,7 +271,7 @@ def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, i
 
 def _numerics(mode: Mode, engine: Engine) -> Numerics:
     """The class that the engine's functions compute in."""
-    found = present()
+    found = current_class()
     if found.mode != mode and not engine.in_process:
         found = of_new_process()
     if found.mode != mode == "reproducible":
@@ -284,7 +284,7 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
 
 
 def _supervise(
-    launch: Launch, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
+    launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
 ) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
     settings = launch.settings

@@ -18,11 +18,11 @@ from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.storage import ObjectInfo, Store
 
 if TYPE_CHECKING:
-    from lambdaml.engines import Launch
+    from lambdaml.engines import LaunchSpec
     from lambdaml.engines.live import OneThread
     from lambdaml.training.coherence import Probe
 
-TELL_S = 0.1
+_TELL_S = 0.1
 """Seconds between signs of life while nothing but an evaluation goes on."""
 
 
@@ -114,7 +114,7 @@ class Evaluator:
 class Evaluations:
     """Evaluates in a compute thread, one request at a time, until that fails."""
 
-    def __init__(self, compute: OneThread, launch: Launch, emit: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, compute: OneThread, launch: LaunchSpec, emit: Callable[[dict[str, Any]], None]) -> None:
         self._compute = compute
         self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
         self._emit = emit
@@ -150,7 +150,7 @@ class Evaluations:
     def join(self) -> None:
         """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
         for future in self._futures:
-            while not wait((future,), TELL_S).done:
+            while not wait((future,), _TELL_S).done:
                 self._emit({"event": "evaluating"})
             future.result()
 

@@ -32,7 +32,7 @@ BEFORE, AFTER = 3, 2
 
 
 @examined("the job's optimizer or scheduler")
-def examine(job: Job, seed: int) -> float:
+def rehearse(job: Job, seed: int) -> float:
     """Refuse what cannot be carried. The global random streams are seeded.
 
     Returns:

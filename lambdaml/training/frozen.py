@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lambdaml.log.encoding import shown
-from lambdaml.log.snapshot import MODEL, State
+from lambdaml.log.snapshot import MODEL_PREFIX, State
 from lambdaml.training.flat import sum_of_bits
-from lambdaml.worker.machine import FROZEN
+from lambdaml.worker.machine import FROZEN_DIGEST
 
 
 class Frozen:
@@ -23,7 +23,7 @@ class Frozen:
     def __init__(self, model: nn.Module) -> None:
         named = model.state_dict(keep_vars=True)
         self._all = {
-            MODEL + name: tensor
+            MODEL_PREFIX + name: tensor
             for name, tensor in named.items()
             if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         }
@@ -32,8 +32,8 @@ class Frozen:
 
     def begin(self, state: State) -> None:
         """The model has the values of this state."""
-        self._sha256 = state.meta.get(FROZEN)
-        left_out = state.frozen or self._all if FROZEN in state.meta else {}
+        self._sha256 = state.meta.get(FROZEN_DIGEST)
+        left_out = state.frozen or self._all if FROZEN_DIGEST in state.meta else {}
         self._marks = {name: sum_of_bits(tensor) for name, tensor in left_out.items()}
 
     def still(self) -> tuple[dict[str, Tensor], str]:

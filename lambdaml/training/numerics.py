@@ -83,7 +83,7 @@ def environment(mode: Mode) -> dict[str, str]:
 def prepare(mode: Mode) -> None:
     """Put the mode's variables into this process's environment, and take out those of the other mode.
 
-    Warning: a library that has computed already goes on as before. `present` tells what came of it.
+    Warning: a library that has computed already goes on as before. `current_class` tells what came of it.
 
     Raises:
         SettingsError: there is no such mode.
@@ -105,7 +105,7 @@ def prepare_for(run: Numerics | None) -> None:
         prepare(run.mode)
 
 
-def present() -> Numerics:
+def current_class() -> Numerics:
     """The class that this process computes in. Asking loads torch, and fixes the class."""
     import numpy
     import torch
@@ -144,7 +144,7 @@ def differences(run: Numerics | None) -> str:
     """In what this process's class differs from a run's, on one line; "" if in nothing, or if the run has none."""
     if run is None:
         return ""
-    here = present()
+    here = current_class()
     pairs: list[tuple[str, str, str]] = [("mode", here.mode, run.mode)] if run.mode == "reproducible" else []
     pairs += [(name, here.decides.get(name, "none"), value) for name, value in run.decides.items()]
     return "; ".join(f"{name} is {mine} here and {theirs} in the run" for name, mine, theirs in pairs if mine != theirs)
@@ -223,4 +223,4 @@ def _cpu() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(present())))
+    print(json.dumps(asdict(current_class())))

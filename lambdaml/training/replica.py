@@ -22,8 +22,8 @@ from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.job import Job
 from lambdaml.log.encoding import shown
 from lambdaml.log.records import Body, Commit, Entry, Update
-from lambdaml.log.snapshot import MODEL, RULE, State
-from lambdaml.log.view import View
+from lambdaml.log.snapshot import MODEL_PREFIX, RULE_PREFIX, State
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.staleness import RULES
@@ -36,7 +36,7 @@ from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.training.strays import Strays
-from lambdaml.worker.machine import FROZEN
+from lambdaml.worker.machine import FROZEN_DIGEST
 
 _MAX_LOSS_SCALE = 2.0**16
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
@@ -95,12 +95,12 @@ class Replica:
         self.rule = RULES.make(settings.staleness)
         self.transform = self.rule.transform(settings.workers)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
-        self.view = View(settings.workers, settings.steps)
+        self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         seed_streams(settings.seed, "model")
         self.model, self.optimizer, self.scheduler = build(job, self.device)
         self.model.train()
-        self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).agreed)
+        self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).deterministic)
         self.flat = FlatGradient(self.model, self.device)
         self.size = self.flat.size
         self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)
@@ -238,7 +238,7 @@ class Replica:
         self.begin(commit)
         for step in commit.steps:
             if self.version == until:
-                self.view.version = self.version
+                self.log_state.version = self.version
                 return
             for entry in step:
                 self.add(entry, updates[entry.worker, entry.seq])
@@ -283,10 +283,10 @@ class Replica:
 
     def end(self, commit: Commit) -> None:
         """All steps of the commit were taken."""
-        epochs = self.view.progress // (self.settings.workers * self.settings.steps_per_epoch)
-        self.view.advance(commit)
+        epochs = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
+        self.log_state.advance(commit)
         if self.scheduler is not None and self.job.scheduler_interval == "epoch":
-            now = self.view.progress // (self.settings.workers * self.settings.steps_per_epoch)
+            now = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
             for _ in range(now - epochs):
                 self.scheduler.step()
 
@@ -315,14 +315,14 @@ class Replica:
         tensors, extra = extra_state(self.model)
         frozen, sha256 = self.frozen.still()
         for name, tensor in self.model.state_dict().items():
-            if MODEL + name not in tensors and MODEL + name not in frozen and name not in extra:
-                tensors[MODEL + name] = shown(tensor)
+            if MODEL_PREFIX + name not in tensors and MODEL_PREFIX + name not in frozen and name not in extra:
+                tensors[MODEL_PREFIX + name] = shown(tensor)
         tensors |= self.buffers.state()
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
         if self.transform is not None:
-            tensors |= {RULE + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
-        meta = {"view": self.view.dump(), "optimizer": optimizer, "scheduler": scheduler}
-        meta |= ({"extra": extra} if extra else {}) | ({FROZEN: sha256} if sha256 else {})
+            tensors |= {RULE_PREFIX + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
+        meta = {"log_state": self.log_state.dump(), "optimizer": optimizer, "scheduler": scheduler}
+        meta |= ({"extra": extra} if extra else {}) | ({FROZEN_DIGEST: sha256} if sha256 else {})
         return State(tensors, meta, frozen)
 
     @staticmethod
@@ -344,16 +344,16 @@ class Replica:
             if self.transform is not None:
                 self.transform.load(
                     {
-                        name.removeprefix(RULE): tensor.numpy().copy()
+                        name.removeprefix(RULE_PREFIX): tensor.numpy().copy()
                         for name, tensor in state.tensors.items()
-                        if name.startswith(RULE)
+                        if name.startswith(RULE_PREFIX)
                     }
                 )
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:300]
             raise JobError(f"this job's model or optimizer is not the one the snapshot is of: {reason}") from error
-        self.view = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
-        self.version = self.view.version
+        self.log_state = LogState.load(state.meta["log_state"], self.settings.workers, self.settings.steps)
+        self.version = self.log_state.version
         self.frozen.begin(state)
         self.flat.attach()
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import PAUSES_S
-from lambdaml.log.snapshot import EXTRA, MODEL, heading, read_meta, read_state
-from lambdaml.log.tensorfile import Part, header_bytes, raw, read_header
+from lambdaml.log.snapshot import EXTRA, MODEL_PREFIX, heading, read_meta, read_state
+from lambdaml.log.tensorfile import TensorPart, header_bytes, raw, read_header
 from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Bytes, Store
 from lambdaml.training.buffers import LOCAL
-from lambdaml.worker.machine import FROZEN
+from lambdaml.worker.machine import FROZEN_DIGEST
 
-LARGE_BYTES = 2**26
+_LARGE_BYTES = 2**26
 """A snapshot of more than this is read in pieces of this size."""
 
 
@@ -35,7 +35,7 @@ def load_model(store: Store, key: str, size_bytes: int, model: nn.Module) -> boo
         BadObject: it is damaged. The model holds anything then.
         RuntimeError: it is of another model.
     """
-    targets = _targets(model) if size_bytes > LARGE_BYTES else None
+    targets = _targets(model) if size_bytes > _LARGE_BYTES else None
     if targets is not None and _stream_all(store, key, targets):
         return True
     state = read_state(store, key)
@@ -70,11 +70,11 @@ def _stream_all(store: Store, key: str, targets: dict[str, Tensor]) -> bool:
     if found is None:
         return False
     written, meta, _ = found
-    if FROZEN in meta:
+    if FROZEN_DIGEST in meta:
         below = _stream(store, keys.FROZEN, {name: t for name, t in targets.items() if name not in written})
         if below is None:
             return False
-        if below[2] != meta[FROZEN]:
+        if below[2] != meta[FROZEN_DIGEST]:
             raise BadObject(f"{keys.FROZEN} holds other parameters than the run's snapshots were taken with")
         written |= below[0]
     return written >= set(targets)
@@ -103,24 +103,26 @@ def _stream(store: Store, key: str, targets: dict[str, Tensor]) -> tuple[set[str
     raise BadObject(f"{key} does not match its checksum")
 
 
-def _fits(part: Part, targets: dict[str, Tensor]) -> bool:
+def _fits(part: TensorPart, targets: dict[str, Tensor]) -> bool:
     """Whether a tensor of the file can be written into the model as it is, or is none of the model's."""
     if part.name.startswith((LOCAL, EXTRA)):
         return False
-    target = targets.get(part.name.removeprefix(MODEL))
-    if not part.name.startswith(MODEL) or target is None:
+    target = targets.get(part.name.removeprefix(MODEL_PREFIX))
+    if not part.name.startswith(MODEL_PREFIX) or target is None:
         return True
     return (part.dtype, part.shape) == (target.dtype, tuple(target.shape))
 
 
-def _copy(store: Store, key: str, parts: list[Part], targets: dict[str, Tensor], values: bytes) -> tuple[set[str], str]:
+def _copy(
+    store: Store, key: str, parts: list[TensorPart], targets: dict[str, Tensor], values: bytes
+) -> tuple[set[str], str]:
     """Read all tensors in the order of their names; returns which belong to targets, and the digest."""
     sha, written = hashlib.sha256(values), set()
     for part in sorted(parts, key=lambda part: part.name):
         sha.update(heading(part.name, part.dtype, part.shape))
-        name = part.name.removeprefix(MODEL)
+        name = part.name.removeprefix(MODEL_PREFIX)
         place = None
-        if part.name.startswith(MODEL) and name in targets:
+        if part.name.startswith(MODEL_PREFIX) and name in targets:
             place = np.frombuffer(raw(targets[name].detach()), np.uint8)
             written.add(name)
         for start, piece in _pieces(store, key, part):
@@ -130,10 +132,10 @@ def _copy(store: Store, key: str, parts: list[Part], targets: dict[str, Tensor],
     return written, sha.hexdigest()
 
 
-def _pieces(store: Store, key: str, part: Part) -> Iterator[tuple[int, Bytes]]:
+def _pieces(store: Store, key: str, part: TensorPart) -> Iterator[tuple[int, Bytes]]:
     """The bytes of a tensor, each piece with its offset."""
-    for start in range(0, part.size_bytes, LARGE_BYTES):
-        yield start, _range(store, key, part.start + start, min(LARGE_BYTES, part.size_bytes - start))
+    for start in range(0, part.size_bytes, _LARGE_BYTES):
+        yield start, _range(store, key, part.start + start, min(_LARGE_BYTES, part.size_bytes - start))
 
 
 def _range(store: Store, key: str, start: int, length: int) -> Bytes:

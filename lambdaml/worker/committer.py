@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import ReplicaDiverged, RunFailed
 from lambdaml.log import keys, wire
-from lambdaml.log.reads import present, read
+from lambdaml.log.reads import demand_present, read
 from lambdaml.log.records import Commit, Digest, Stop
 from lambdaml.log.rejections import describe, sampler_of
 from lambdaml.log.retention import Retention
-from lambdaml.worker.machine import State
-from lambdaml.worker.restoring import read_state
+from lambdaml.worker.machine import MachineState
+from lambdaml.worker.restoring import read_machine_state
 
 if TYPE_CHECKING:
     from lambdaml.worker.function import Function
@@ -40,7 +40,7 @@ EVALUATION_S = 60.0
 """That a run waits for one evaluation at most."""
 
 MAX_UNWRITTEN = 16
-"""Commits that an agreed schedule may be ahead of its log."""
+"""Commits that an deterministic schedule may be ahead of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Committer:
         return 0 in self._function.leases.held
 
     def note(self, commit: Commit) -> None:
-        """A commit of an agreed schedule is to be written. Functions that do not write keep the newest ones, since
+        """A commit of an deterministic schedule is to be written. Functions that do not write keep the newest ones, since
         they may have to go on where the writer died."""
         self.unwritten.append(commit)
         if not self.active and len(self.unwritten) > MAX_UNWRITTEN + 1:
@@ -98,7 +98,7 @@ class Committer:
         """What the snapshots take that are being made, or written now or next."""
         return self.making_bytes + sum(len(each.data) for each in self.snapshots) if self.active else 0
 
-    async def take_snapshot(self, state: State, sha256: str) -> None:
+    async def take_snapshot(self, state: MachineState, sha256: str) -> None:
         """Have a state with this digest written; it may change when this has returned."""
         data = await self._function.world.background(lambda: state.dump(sha256))
         self.snapshots.append(Snapshot(state.version, state.meta, data))
@@ -108,7 +108,7 @@ class Committer:
     async def append(self, commit: Commit) -> Commit:
         """Write the log entry, or find out that somebody else did: returns the one that stands."""
         function = self._function
-        forecast_s = 0.0 if function.schedule.agreed else function.channel.forecast_s(commit)
+        forecast_s = 0.0 if function.schedule.deterministic else function.channel.forecast_s(commit)
         entry = replace(
             commit,
             digest=self.digest,
@@ -121,7 +121,7 @@ class Committer:
             self.digest = None
             return entry
         key = keys.log(commit.commit)
-        return present(await read(function.world, key, Commit.read, standing), key)
+        return demand_present(await read(function.world, key, Commit.read, standing), key)
 
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to go on beside the workers for as long as the function lives."""
@@ -135,7 +135,7 @@ class Committer:
             "commit",
             commit=commit.commit,
             version=commit.last_version,
-            progress=function.replica.view.progress,
+            progress=function.replica.log_state.progress,
             fraction=commit.progress,
             updates=len(commit.entries),
             refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
@@ -145,7 +145,7 @@ class Committer:
         )
 
     async def keep_log(self) -> None:
-        """Write the commits of an agreed schedule, in order, while the workers go on."""
+        """Write the commits of an deterministic schedule, in order, while the workers go on."""
         function = self._function
         while True:
             await function.until(lambda: bool(self.unwritten) and self.active)
@@ -165,7 +165,7 @@ class Committer:
         def ready() -> bool:
             if not self.snapshots or not self.active:
                 return False
-            return not self.unwritten or self.unwritten[0].commit >= self.snapshots[0].meta["view"]["commit"]
+            return not self.unwritten or self.unwritten[0].commit >= self.snapshots[0].meta["log_state"]["commit"]
 
         while True:
             await function.until(ready)
@@ -180,7 +180,7 @@ class Committer:
         world = self._function.world
         data = snapshot.data
         if await world.store.create(keys.snapshot(snapshot.version), data) is None:
-            self.retention.wrote(snapshot.meta["view"], len(data))
+            self.retention.wrote(snapshot.meta["log_state"], len(data))
         self._written = snapshot.version
         world.emit("snapshot", version=snapshot.version, size_bytes=len(data))
 
@@ -253,7 +253,7 @@ class Committer:
         if stop.reason == "diverged":
             return
         if stop.version is not None and stop.version != state.version:
-            found = await read_state(function.world, function.replica, keys.snapshot(stop.version))
+            found = await read_machine_state(function.world, function.replica, keys.snapshot(stop.version))
             if found is None:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
             state = found

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, StoreError
 from lambdaml.log import keys
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Digest, Update
 from lambdaml.log.retention import passed
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.patterns.gather import Gather
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
@@ -65,7 +65,7 @@ class Function:
         self.name = name
         self.schedule = SCHEDULES.make(settings.schedule)
         self.rule = RULES.make(settings.staleness)
-        self.head = View(settings.workers, settings.steps)
+        self.head = LogState(settings.workers, settings.steps)
         self.queued = self.head.copy()
         self.tail = 0
         self.changed = world.signal()
@@ -80,7 +80,7 @@ class Function:
         self._assigned = list(assigned)
         self.digests: dict[int, str] = {}  # by commits taken
         self.newest: tuple[int, Digest] | None = None  # with its version
-        self.fated_at = [world.now()] * settings.workers
+        self.decided_at = [world.now()] * settings.workers
         self._heard: dict[int, float] = {}
         self._reported: dict[int, float] = {}
         self._workers: dict[int, Task] = {}
@@ -184,7 +184,7 @@ class Function:
         self.leases.set_clock(before, after, stored)
         fresh = await self._restore()
         self.warm = not fresh
-        await self.world.gather(*[self.leases.acquire(w, self.head.fated[w], fresh=fresh) for w in self._assigned])
+        await self.world.gather(*[self.leases.acquire(w, self.head.next_seq[w], fresh=fresh) for w in self._assigned])
         for worker in range(self.settings.workers):
             self.heard(worker)
         self.spawn(self._advance())
@@ -201,7 +201,7 @@ class Function:
         """Load the newest snapshot and find the end of the log; returns whether the run is new."""
         state = await newest_snapshot(self.world, self.replica)
         await self.world.compute(lambda: self.replica.load(state))
-        self.head = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
+        self.head = LogState.load(state.meta["log_state"], self.settings.workers, self.settings.steps)
         self.queued, self._began_at = self.head.copy(), self.head.commit
         entries = await self.world.store.list(
             keys.LOG, after=keys.log(self.head.commit - 1) if self.head.commit else ""
@@ -247,7 +247,7 @@ class Function:
         """Look for what the others publish, if this function must know it before the log says so."""
         if self._closed:
             return
-        decides = (self.schedule.agreed or self.committer.active) and self.head.stop is None
+        decides = (self.schedule.deterministic or self.committer.active) and self.head.stop is None
         others = set(range(self.settings.workers)) - set(self.leases.held) if decides else set()
         self.channel.look_for(others)
         self.changed.set()
@@ -291,8 +291,8 @@ class Function:
         """Advance the head: decide the next commit, or read it."""
         while self.head.stop is None:
             await self.until(lambda: len(self.backlog) < MAX_UNAPPLIED and not self.committer.behind)
-            if self.schedule.agreed or (self.committer.active and self.head.commit >= self.tail):
-                commit = draft(
+            if self.schedule.deterministic or (self.committer.active and self.head.commit >= self.tail):
+                commit = build_commit(
                     self.head,
                     self.schedule,
                     self.rule,
@@ -305,11 +305,11 @@ class Function:
                     await self.until(
                         lambda: (
                             (self.channel.news, self.committer.wish) != (seen, wish)
-                            or not (self.schedule.agreed or self.committer.active)
+                            or not (self.schedule.deterministic or self.committer.active)
                         )
                     )
                     continue
-                if self.schedule.agreed:
+                if self.schedule.deterministic:
                     self.committer.note(commit)
                 else:
                     commit = await self.committer.append(commit)
@@ -325,7 +325,7 @@ class Function:
         self._progress_at = self.world.now()
         for entry in commit.entries:
             self.heard(entry.worker)
-            self.fated_at[entry.worker] = self._progress_at
+            self.decided_at[entry.worker] = self._progress_at
         self.backlog.add(commit, self.channel.take(commit))
         if commit.stop:
             self._roles_changed()
@@ -382,7 +382,7 @@ class Function:
             self.committer.making_bytes = state.size_bytes  # it takes the place of the updates that were applied
         self.backlog.let_go()
         sha256 = await self.world.background(state.digest)
-        digest = Digest(state.meta["view"]["commit"], sha256)
+        digest = Digest(state.meta["log_state"]["commit"], sha256)
         self.digests[digest.commits] = sha256
         self.newest = state.version, digest
         if self.committer.active:
@@ -430,11 +430,11 @@ class Function:
         vacant = self.world.vacant()
         self.leases.dead.update(vacant.values())
         for worker in range(self.settings.workers):
-            finished = worker != 0 and self.schedule.leaves(self.head, worker, self.head.fated[worker])
+            finished = worker != 0 and self.schedule.leaves(self.head, worker, self.head.next_seq[worker])
             idle = worker not in self.leases.held and not finished  # somebody must hold worker 0: he writes the log
             if idle and (worker in vacant or self._may_be_free(worker)):
-                standin = worker not in self._assigned
-                if await self.leases.acquire(worker, self.head.fated[worker], standin=standin):
+                backup = worker not in self._assigned
+                if await self.leases.acquire(worker, self.head.next_seq[worker], backup=backup):
                     self.world.emit("takeover", worker=worker, function=self.name)
                     self._host(worker)
                     self._roles_changed()

@@ -42,7 +42,7 @@ class Leases:
         self._world = world
         self._function = function
         self._duration_s = duration_s
-        self._standins: set[int] = set()
+        self._backups: set[int] = set()
         self._renewed: dict[int, float] = {}
         self._offset_s = 0.0
         self.clock_error_s = 0.0
@@ -53,16 +53,16 @@ class Leases:
         self._offset_s = stored - (before + after) / 2
         self.clock_error_s = (after - before) / 2 + 1.0
 
-    async def acquire(self, worker: int, fated: int, fresh: bool = False, *, standin: bool = False) -> bool:
+    async def acquire(self, worker: int, next_seq: int, fresh: bool = False, *, backup: bool = False) -> bool:
         """Take the worker's lease if it is free, released or expired.
 
         Args:
-            fated: the worker's next sequence number according to the log, where its latest sign of life is sought.
+            next_seq: the worker's next sequence number according to the log, where its latest sign of life is sought.
             fresh: the run is new, so that nobody is likely to hold it: try without looking first.
-            standin: the worker is meant for another function. One that is meant for this one is also taken from
+            backup: the worker is meant for another function. One that is meant for this one is also taken from
                 whoever stands in.
         """
-        self._standins = self._standins | {worker} if standin else self._standins - {worker}
+        self._backups = self._backups | {worker} if backup else self._backups - {worker}
         self.runs_out[worker] = self._world.now() + self._duration_s  # if somebody else is quicker now
         if fresh and await self._create(worker, 1):
             return True
@@ -73,17 +73,17 @@ class Leases:
         lease = await read(self._world, found[-1].key, Lease.read)
         if lease is None:
             return False
-        free = lease.released or lease.function in self.dead or (lease.standin and not standin)
-        if not free and not await self._expired(worker, fated, lease, found[-1].modified):
+        free = lease.released or lease.function in self.dead or (lease.backup and not backup)
+        if not free and not await self._expired(worker, next_seq, lease, found[-1].modified):
             return False
         return await self._create(worker, generation + 1)
 
-    async def _expired(self, worker: int, fated: int, lease: Lease, modified: float) -> bool:
+    async def _expired(self, worker: int, next_seq: int, lease: Lease, modified: float) -> bool:
         behind_s = self._offset_s - self.clock_error_s
         now = self._world.now() + behind_s
         seen = modified
         if now >= seen + lease.duration_s:
-            before = keys.update(worker, fated - 2) if fated > 1 else ""
+            before = keys.update(worker, next_seq - 2) if next_seq > 1 else ""
             news = await self._world.store.list(keys.updates(worker), after=before)
             seen = max([seen, *[info.modified for info in news]])
         self.runs_out[worker] = seen + lease.duration_s - behind_s
@@ -98,7 +98,7 @@ class Leases:
         return patience.failing or self._world.now() < patience.recovered_at + duration_s
 
     async def _create(self, worker: int, generation: int, released: bool = False) -> bool:
-        lease = Lease(worker, generation, self._function, self._duration_s, released, worker in self._standins)
+        lease = Lease(worker, generation, self._function, self._duration_s, released, worker in self._backups)
         key = keys.lease(worker, generation)
         standing = await self._world.store.create(key, lease.pack())
         if standing is not None and await read(self._world, key, Lease.read, standing) != lease:
@@ -127,7 +127,7 @@ class Leases:
                 kept = await self._create(worker, generation + 1)
             else:
                 following = keys.lease(worker, generation + 1)
-                kept = worker not in self._standins or await self._world.store.head(following) is None
+                kept = worker not in self._backups or await self._world.store.head(following) is None
             if not kept:
                 self.held.pop(worker, None)
                 lost.append(worker)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lambdaml.log import keys
 from lambdaml.log.reads import read
 from lambdaml.log.records import Commit
-from lambdaml.worker.pace import Backoff
+from lambdaml.worker.poll_timer import Backoff
 
 if TYPE_CHECKING:
     from lambdaml.worker.function import Function

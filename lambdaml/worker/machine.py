@@ -1,6 +1,6 @@
 """The state machine that a function keeps: what it asks of a replica, and of the states it takes from one.
 
-`lambdaml.training.replica.Replica` is the one with tensors; `lambdaml.simulation.shadow.Shadow` has none.
+`lambdaml.training.replica.Replica` is the one with tensors; `lambdaml.simulation.stub_replica.StubReplica` has none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lambdaml.log.records import Body, Commit, Entry, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 
 
 class Gradient(Protocol):
@@ -33,11 +33,11 @@ class Gradient(Protocol):
     def encode_s(self) -> float: ...
 
 
-FROZEN = "frozen"
+FROZEN_DIGEST = "frozen"
 """Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 
 
-class State(Protocol):
+class MachineState(Protocol):
     """The state at a version, detached from its machine."""
 
     @property
@@ -53,7 +53,7 @@ class State(Protocol):
         """The bytes of a snapshot; `sha256` is the digest, if it is known."""
 
     def dump_model(self) -> bytes: ...
-    def over(self, base: Any) -> State:
+    def over(self, base: Any) -> MachineState:
         """This state, that was read, together with the state in frozen.safetensors."""
 
 
@@ -65,7 +65,7 @@ class Machine(Protocol):
     """
 
     @property
-    def view(self) -> View: ...
+    def log_state(self) -> LogState: ...
     @property
     def update_bytes(self) -> int:
         """What an update will take in memory, as far as that can be told before one was made."""
@@ -80,9 +80,9 @@ class Machine(Protocol):
     def add(self, entry: Entry, update: Update) -> None: ...
     def step(self, step: tuple[Entry, ...]) -> None: ...
     def end(self, commit: Commit) -> None: ...
-    def state(self) -> State: ...
-    def shared_state(self) -> State:
+    def state(self) -> MachineState: ...
+    def shared_state(self) -> MachineState:
         """The state, in the machine's own memory: to be used before the machine changes."""
 
     def load(self, state: Any) -> None: ...
-    def read(self, data: bytes | memoryview, key: str) -> State: ...
+    def read(self, data: bytes | memoryview, key: str) -> MachineState: ...

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from lambdaml.errors import RunFailed, RunNotFound
 from lambdaml.log import keys
-from lambdaml.log.reads import present, read
-from lambdaml.worker.machine import FROZEN, Machine, State
+from lambdaml.log.reads import demand_present, read
+from lambdaml.worker.machine import FROZEN_DIGEST, Machine, MachineState
 from lambdaml.worker.world import World
 
 RESTORES = 5
 """Snapshots that are tried, as each may be deleted while it is read."""
 
 
-async def newest_snapshot(world: World, machine: Machine) -> State:
+async def newest_snapshot(world: World, machine: Machine) -> MachineState:
     """The newest snapshot; again where it is deleted meanwhile, for then a newer one stands.
 
     Raises:
@@ -23,15 +23,15 @@ async def newest_snapshot(world: World, machine: Machine) -> State:
         snapshots = await world.store.list(keys.SNAPSHOTS)
         if not snapshots:
             raise RunNotFound("the run has no snapshot: it was never started, or not by this version")
-        found = await read_state(world, machine, snapshots[-1].key)
+        found = await read_machine_state(world, machine, snapshots[-1].key)
         if found is not None:
             return found
     raise RunFailed(f"{snapshots[-1].key} was deleted while a function started, and so were those before it")
 
 
-async def read_state(world: World, machine: Machine, key: str) -> State | None:
+async def read_machine_state(world: World, machine: Machine, key: str) -> MachineState | None:
     """A snapshot with all that belongs to it, or None where there is none."""
     state = await read(world, key, machine.read)
-    if state is None or FROZEN not in state.meta:
+    if state is None or FROZEN_DIGEST not in state.meta:
         return state
-    return state.over(present(await read(world, keys.FROZEN, machine.read), keys.FROZEN))
+    return state.over(demand_present(await read(world, keys.FROZEN, machine.read), keys.FROZEN))

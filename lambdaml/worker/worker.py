@@ -28,10 +28,10 @@ async def work(function: Function, worker: int) -> None:
         return function.may_start(worker, seq, base) and channel.window.fits(over=not function.backlog)
 
     while True:
-        await function.until(lambda: function.ending or function.head.fated[worker] > seq or may_start())
+        await function.until(lambda: function.ending or function.head.next_seq[worker] > seq or may_start())
         if function.ending or schedule.leaves(function.queued, worker, seq):
             return
-        if function.head.fated[worker] > seq:  # another function that held the lease, or holds it now, published it
+        if function.head.next_seq[worker] > seq:  # another function that held the lease, or holds it now, published it
             if function.head.generation[worker] > function.leases.held.get(worker, 0):
                 raise LeaseLost(f"worker {worker} was taken over")
             seq, base = await channel.recover(worker), -1

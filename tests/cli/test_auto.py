@@ -68,7 +68,7 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     folder = Path.cwd()
     first, second = (lambdaml.Run(f"file://{folder}/{name}") for name in ("here", "here.3"))
     assert first.summary().stop == "replanned" and second.summary().stop == "steps"
-    origin, plan = second.settings.origin, second.settings.planned
+    origin, plan = second.settings.init_from, second.settings.planned
     assert origin is not None and origin.run.startswith(first.url) and origin.version == first.summary().version > 0
     assert second.settings.seed == 8
     assert plan is not None and "took" in plan["reason"] and plan["reason"] in ended.err

@@ -23,7 +23,7 @@ from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.asp import Asp
 
 class Greedy(Asp):
-    agreed = True
+    deterministic = True
 
 SCHEDULES.factories["greedy"] = "greedy:Greedy"
 """

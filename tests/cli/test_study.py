@@ -9,7 +9,7 @@ import pytest
 
 from lambdaml.errors import UserError
 from lambdaml.studies.staleness import rates, runner, table
-from lambdaml.studies.staleness.plan import Plan, Unit, make_delays
+from lambdaml.studies.staleness.plan import StudyPlan, Unit, make_delays
 from lambdaml.studies.staleness.rate_table import RATES
 from lambdaml.traces.delays import synthetic_trace
 from tests.cli.conftest import Cli
@@ -39,11 +39,11 @@ def test_a_study_writes_its_table_and_page_and_says_how_much_slower(cli: Cli) ->
 
 
 def test_what_the_table_holds_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(("mlr",), ("sgd",), (0, 2), (8,), seeds=1)
+    plan = StudyPlan(("mlr",), ("sgd",), (0, 2), (8,), seeds=1)
     units: list[Unit] = []
     compute = runner.run_unit
 
-    def counted(unit: Unit) -> list[table.Row]:
+    def counted(unit: Unit) -> list[table.StudyRow]:
         units.append(unit)
         if len(units) == 2:
             raise KeyboardInterrupt
@@ -52,19 +52,19 @@ def test_what_the_table_holds_is_not_computed_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(runner, "run_unit", counted)
     with pytest.raises(KeyboardInterrupt):
         runner.run_study(plan, tmp_path)
-    assert [row.staleness for row in table.load(tmp_path)] == [0]
+    assert [row.staleness for row in table.load_table(tmp_path)] == [0]
     rows = runner.run_study(plan, tmp_path)
     assert [[setting[0] for setting in unit.settings] for unit in units] == [[0], [2], [2]]
-    assert rows == table.load(tmp_path) == runner.run_study(plan, tmp_path)
+    assert rows == table.load_table(tmp_path) == runner.run_study(plan, tmp_path)
     assert len(units) == 3
 
 
 def test_the_table_is_read_back_as_it_was_written_also_as_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
-    never = table.Row("mlr", "sgd", 8, "categorical", "bundled", 32, 0, 0.01, 0.92, 900, None, 900, "[[900, 0.5]]")
+    never = table.StudyRow("mlr", "sgd", 8, "categorical", "bundled", 32, 0, 0.01, 0.92, 900, None, 900, "[[900, 0.5]]")
     table.save(tmp_path, [never])
-    assert table.load(tmp_path) == [never]
+    assert table.load_table(tmp_path) == [never]
     assert parquet.read_table(tmp_path / "study.parquet").to_pylist()[0]["iterations"] is None
     (bar,) = table.bars([never])
     assert (bar.slower, bar.met, bar.seeds) == (None, 0, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.engines import Launch
+from lambdaml.engines import LaunchSpec
 from lambdaml.engines.local import LocalEngine
 from lambdaml.errors import JobFailed, LambdaMLError, RunFailed
 from tests.lambdaml.lab import Tiny, memory, settings_of
@@ -53,10 +53,10 @@ def test_a_fork_server_that_is_killed_is_started_again_and_the_run_ends_with_its
     }
 
 
-def launch(tmp_path: Path) -> Launch:
+def launch(tmp_path: Path) -> LaunchSpec:
     from lambdaml.storage import open_store
 
-    return Launch(open_store(f"file://{tmp_path}/run"), settings_of(Tiny()), Tiny(), functions=1)
+    return LaunchSpec(open_store(f"file://{tmp_path}/run"), settings_of(Tiny()), Tiny(), functions=1)
 
 
 def with_server(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

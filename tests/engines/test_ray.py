@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.engines import Launch
+from lambdaml.engines import LaunchSpec
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.training.loading import load_job
 from tests.engines.jobs import Points
@@ -29,7 +29,7 @@ ray = pytest.importorskip("ray")
 import lambdaml.ray
 from lambdaml.engines import ray as engine
 from lambdaml.engines.raypulse import Pulse
-from lambdaml.engines.raytask import Desk
+from lambdaml.engines.raytask import Mailbox
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
 WORKERS, STEPS = 4, 40
@@ -221,7 +221,7 @@ def test_a_function_hears_at_once_that_it_shall_leave() -> None:
     say itself."""
 
     async def scene() -> None:
-        desk = Desk()
+        desk = Mailbox()
         waiting = [asyncio.ensure_future(desk.listen(name, 0, 60.0)) for name in ("one", "two")]
         await asyncio.sleep(0)
         await desk.post("one", 0, [{"event": "started", "function": "one"}])
@@ -276,7 +276,7 @@ def test_a_folder_that_is_not_shared_and_code_that_cannot_be_sent_are_told(
     lambdaml.train(JOB, f"file://{tmp_path}/run", workers=1, steps=1)
     settings = lambdaml.Run(f"file://{tmp_path}/run").settings
     elsewhere: Any = SimpleNamespace(url=f"file://{tmp_path}/elsewhere")
-    launch = Launch(elsewhere, settings, load_job(JOB), functions=1)
+    launch = LaunchSpec(elsewhere, settings, load_job(JOB), functions=1)
     one = engine.RayEngine()
     with pytest.raises(SettingsError, match=r"elsewhere is not shared: the Ray node .* does not see the run"):
         one.run(launch, lambda event: None)

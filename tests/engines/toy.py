@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from lambdaml.engines import Emit, Launch
+from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.entry import function_coroutine
 from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event, supervise
@@ -28,7 +28,7 @@ class ToyEngine:
     def start(self) -> None:
         pass
 
-    def run(self, launch: Launch, emit: Emit) -> None:
+    def run(self, launch: LaunchSpec, emit: Emit) -> None:
         supervise(Threads(launch, self.compute), launch.functions, emit)
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class ToyEngine:
 
 
 class Threads:
-    def __init__(self, launch: Launch, compute: OneThread) -> None:
+    def __init__(self, launch: LaunchSpec, compute: OneThread) -> None:
         self.launch, self.compute = launch, compute
         self.heard: queue.Queue[Event] = queue.Queue()
         self.leaving = False

@@ -185,14 +185,14 @@ def read_back(state: State) -> State:
 
 def round_of(replica: Replica) -> Commit:
     """Advance a replica by one synchronous round of all its workers; returns the commit."""
-    view = replica.view
+    log_state = replica.log_state
     workers = replica.settings.workers
-    updates = {(w, view.fated[w]): update_of(replica, w, view.fated[w]) for w in range(workers)}
+    updates = {(w, log_state.next_seq[w]): update_of(replica, w, log_state.next_seq[w]) for w in range(workers)}
     total = sum(update.samples for update in updates.values())
     entries = tuple(
         Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, u.samples / total) for u in updates.values()
     )
-    commit = Commit(view.commit, view.version, (entries,))
+    commit = Commit(log_state.commit, log_state.version, (entries,))
     replica.apply(commit, updates)
     return commit
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lambdaml.errors import SettingsError
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.registry import Registry
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.quorum import Quorum
@@ -76,9 +76,9 @@ def test_a_mistake_is_refused_in_one_line_that_names_it(spec: str, message: str)
 def test_the_real_registries_make_what_they_list() -> None:
     parameters = {"ssp": ":2", "quorum": ":2", "discard": ":3"}
     for name in SCHEDULES.factories:
-        assert SCHEDULES.make(name + parameters.get(name, "")).agreed in (True, False)
+        assert SCHEDULES.make(name + parameters.get(name, "")).deterministic in (True, False)
     for name in RULES.factories:
-        assert RULES.make(name + parameters.get(name, "")).weight(0, View(4, 10)) == 1.0
+        assert RULES.make(name + parameters.get(name, "")).weight(0, LogState(4, 10)) == 1.0
 
 
 def test_a_quorum_with_an_option() -> None:

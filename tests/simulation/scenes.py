@@ -12,7 +12,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,21 @@ import pytest
 
 from lambdaml.errors import BadObject
 from lambdaml.log import commits, keys, retention
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import Horizon
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.patterns.gather import Gather
 from lambdaml.schedules import Decision
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
-from lambdaml.simulation.shadow import Shadow
+from lambdaml.simulation.stub_replica import StubReplica
 from lambdaml.simulation.virtual import Bucket, VirtualStore
 from lambdaml.worker import function, worker
 from lambdaml.worker.committer import LEAD, Committer
-from lambdaml.worker.pace import Backoff
+from lambdaml.worker.poll_timer import Backoff
 
 IN_THE_SUITE = 10_000
 IN_THE_SOAK = 200_000
@@ -144,18 +144,18 @@ def drops_a_fate(monkeypatch: pytest.MonkeyPatch) -> None:
 def loses_an_update_in_a_group_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """2: the log says that it got its fate, and names another's."""
 
-    def advance(self: View, commit: Commit) -> None:
-        before = list(self.fated)
+    def advance(self: LogState, commit: Commit) -> None:
+        before = list(self.next_seq)
         original(self, commit)
         if len(commit.steps) > 1 and before[0] == 0:
-            self.fated[0] = max(self.fated[0], 1)
+            self.next_seq[0] = max(self.next_seq[0], 1)
 
-    original = View.advance
-    monkeypatch.setattr(View, "advance", advance)
+    original = LogState.advance
+    monkeypatch.setattr(LogState, "advance", advance)
     monkeypatch.setattr(
         Asp,
         "decide",
-        lambda self, view, arrived: Decision([[u] for u in arrived if u.id != (0, 0)]) if arrived else None,
+        lambda self, log_state, arrived: Decision([[u] for u in arrived if u.id != (0, 0)]) if arrived else None,
     )
 
 
@@ -163,16 +163,16 @@ def doubles_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """2: a step is taken twice by the log, and nobody minds."""
 
     def doubled(*args: Any, **options: Any) -> Commit | None:
-        commit = draft(*args, **options)
+        commit = build_commit(*args, **options)
         return replace(commit, steps=(*commit.steps, commit.steps[0])) if commit and commit.commit == 1 else commit
 
-    def advance(self: View, commit: Commit) -> None:
+    def advance(self: LogState, commit: Commit) -> None:
         for entry in commit.entries:
-            self.fated[entry.worker] = entry.seq + 1
+            self.next_seq[entry.worker] = entry.seq + 1
         self.commit, self.version, self.stop = self.commit + 1, commit.last_version, commit.stop
 
-    monkeypatch.setattr(function, "draft", doubled)
-    monkeypatch.setattr(View, "advance", advance)
+    monkeypatch.setattr(function, "build_commit", doubled)
+    monkeypatch.setattr(LogState, "advance", advance)
 
 
 def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
             update.generation = 1
         return update, update.pack()
 
-    def faults(decision: Decision, view: View) -> dict[tuple[int, int], str]:
+    def faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
         updates = [update for step in decision.steps for update in step] + list(decision.discarded)
         return {update.id: update.fault for update in updates}
 
@@ -196,35 +196,35 @@ def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def sums_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
     """3"""
 
-    def decide(self: Bsp, view: View, arrived: Iterable[Update]) -> Decision | None:
-        round_ = [update for update in arrived if update.seq == view.fated[update.worker]]
-        return Decision([round_]) if len(round_) == view.workers else None
+    def decide(self: Bsp, log_state: LogState, arrived: Iterable[Update]) -> Decision | None:
+        round_ = [update for update in arrived if update.seq == log_state.next_seq[update.worker]]
+        return Decision([round_]) if len(round_) == log_state.workers else None
 
     monkeypatch.setattr(Bsp, "decide", decide)
 
 
 def applies_an_update_twice_in_one_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     """3 and 4: as if a function that was restarted did not know that it had been applied."""
-    apply = Shadow.apply
+    apply = StubReplica.apply
 
-    def again(self: Shadow, commit: Commit, updates: Any, until: int | None = None) -> None:
+    def again(self: StubReplica, commit: Commit, updates: Any, until: int | None = None) -> None:
         apply(self, commit, updates, until)
-        if self.view.commit == 2 and self._clock() > 4:
+        if self.log_state.commit == 2 and self._clock() > 4:
             self.chain = self.chain[::-1]
 
-    monkeypatch.setattr(Shadow, "apply", again)
+    monkeypatch.setattr(StubReplica, "apply", again)
 
 
 def waits_for_a_worker_that_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """5: nobody ever writes the log again."""
     monkeypatch.setattr(
-        Gather, "_may_exist", lambda self, worker, seq, base: lambda: self._function.head.fated[worker] == seq == 0
+        Gather, "_may_exist", lambda self, worker, seq, base: lambda: self._function.head.next_seq[worker] == seq == 0
     )
 
 
 def applies_what_is_faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """6: an update is used unchecked."""
-    monkeypatch.setattr(Shadow, "check", lambda self, update: "")
+    monkeypatch.setattr(StubReplica, "check", lambda self, update: "")
 
 
 def polls_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def deletes_what_the_horizon_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """13: one update of each worker too many."""
 
     def one_more(older: Horizon, newer: Horizon) -> Iterator[str]:
-        for number, (start, end) in enumerate(zip(older.fated, newer.fated, strict=True)):
+        for number, (start, end) in enumerate(zip(older.next_seq, newer.next_seq, strict=True)):
             yield from (keys.update(number, seq) for seq in range(start, end + 1))
 
     monkeypatch.setattr(retention, "updates_between", one_more)
@@ -309,10 +309,10 @@ def test_a_planted_bug_is_found(plant: Plant, schedule: str, monkeypatch: pytest
 
 
 def test_an_unexpected_error_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: Shadow, worker: int, seq: int) -> None:
+    def fails(self: StubReplica, worker: int, seq: int) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Shadow, "gradient", fails)
+    monkeypatch.setattr(StubReplica, "gradient", fails)
     (verdict,) = try_seeds([1])
     assert any("ZeroDivisionError" in line for line in verdict.broken)
     assert verdict.command == f"lambdaml simulate --faults 1 --schedule {verdict.scenario.schedule}"

@@ -10,7 +10,7 @@ from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 
 LEASE_S, KILLED_S = 30.0, 40.0
 WORKERS, FUNCTIONS, STEPS = 4, 2, 60

@@ -14,7 +14,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Virtual
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs, Shadow
+from lambdaml.simulation.stub_replica import Costs, StubReplica
 from lambdaml.storage.backend import Op
 from lambdaml.worker.leases import Leases
 
@@ -121,14 +121,14 @@ def test_a_function_that_is_to_leave_does_not_wait_for_the_store() -> None:
 
 
 def test_a_function_whose_job_failed_says_so_although_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradient = Shadow.gradient
+    gradient = StubReplica.gradient
 
-    def fail(self: Shadow, worker: int, seq: int) -> Any:
+    def fail(self: StubReplica, worker: int, seq: int) -> Any:
         if self._clock() > 10.0:
             raise JobFailed("no such file")
         return gradient(self, worker, seq)
 
-    monkeypatch.setattr(Shadow, "gradient", fail)
+    monkeypatch.setattr(StubReplica, "gradient", fail)
     virtual, told = run("asp", Outage(10.0, 500.0))
     with pytest.raises(JobFailed, match="no such file"):
         virtual.run(60.0)

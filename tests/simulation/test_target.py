@@ -9,9 +9,9 @@ import pytest
 from lambdaml.log import keys
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
-from lambdaml.simulation.evaluations import Evaluations
+from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.worker.committer import LEAD, STOP_POLL_S
 from tests.simulation.scenes import settings_for
 
@@ -25,7 +25,7 @@ def ran(
     settings = settings_for(schedule, WORKERS, 400).model_copy(
         update={"target": options.pop("target", "accuracy>=1"), "snapshot_every": every}
     )
-    evaluations = Evaluations(evaluation_s, lambda version: version >= meets)
+    evaluations = VirtualEvaluations(evaluation_s, lambda version: version >= meets)
     costs, channel, platform = Costs(step_s, apply_s=0.0001), Channel.parse("2ms"), Platform.parse("local")
     virtual = Virtual(settings, 2, costs, channel, platform, trace=evaluations.take, **options)
     if settings.target is not None and evaluation_s < 1e6:

@@ -15,7 +15,7 @@ from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, play
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.worker import window
 from lambdaml.worker.backlog import Backlog
 from lambdaml.worker.function import Function

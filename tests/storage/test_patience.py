@@ -10,7 +10,7 @@ import pytest
 
 from lambdaml.storage import AccessDenied, MemoryStore, Metered, ObjectInfo, Retrying, StoreTimeout, StoreUnavailable
 from lambdaml.storage.backend import Page
-from lambdaml.storage.patience import CAP_S, Patience, Patient, hasten
+from lambdaml.storage.patience import LONGEST_PAUSE_S, Patience, Patient, hasten
 
 
 class Clock:
@@ -73,8 +73,8 @@ def test_a_call_is_repeated_after_growing_pauses_until_the_store_answers(clock: 
     down.put("a", b"1")
     store, heard = patient(down, clock)
     assert store.get("a") == b"1"
-    assert clock.slept[:5] == [0.5, 1.0, 2.0, 4.0, CAP_S]
-    assert set(clock.slept[5:]) == {CAP_S}
+    assert clock.slept[:5] == [0.5, 1.0, 2.0, 4.0, LONGEST_PAUSE_S]
+    assert set(clock.slept[5:]) == {LONGEST_PAUSE_S}
     assert {event["event"] for event in heard[:-1]} == {"outage"}
     assert "the network is unreachable" in heard[0]["error"]
     assert heard[-1] == {"event": "recovered", "seconds": sum(clock.slept)}

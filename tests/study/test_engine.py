@@ -13,7 +13,7 @@ from torch import Tensor
 from lambdaml.studies.staleness.algorithms import ALGORITHMS
 from lambdaml.studies.staleness.data import digits
 from lambdaml.studies.staleness.delivery import Delivery
-from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.engine import train_in_numpy
 from lambdaml.studies.staleness.learning import Batches, GradientLearner
 from lambdaml.studies.staleness.mlp import MlpProblem
 from lambdaml.studies.staleness.theory import theorem
@@ -36,7 +36,7 @@ def caches_after(
     seen: list[Tensor] = []
     learner = GradientLearner(MlpProblem(digits(), depth, WIDTH), algorithm, rates, seeds, workers, 32)
     count = len(seeds)
-    train(
+    train_in_numpy(
         learner, delays, seeds, workers, [2.0] * count, [steps] * count, lambda _, caches: seen.append(caches.clone())
     )
     return seen[-1]
@@ -104,7 +104,7 @@ def test_a_setting_is_the_same_alone_and_among_others_that_end_earlier() -> None
     def courses(which: Sequence[int]) -> list[tuple[int | None, list[tuple[int, float]]]]:
         rates, seeds, delays = ([column[place] for place in which] for column in learner)
         made = GradientLearner(problem, "momentum", rates, seeds, 4, 16)
-        found = train(made, delays, seeds, 4, [0.85] * len(which), [200] * len(which))
+        found = train_in_numpy(made, delays, seeds, 4, [0.85] * len(which), [200] * len(which))
         return [(course.iterations, course.curve) for course in found]
 
     together = courses([0, 1, 2])
@@ -133,7 +133,7 @@ def test_an_update_reaches_each_cache_when_its_delay_says_and_no_cache_twice() -
 
 def test_a_run_that_is_not_finite_is_given_up_and_never_meets_its_target() -> None:
     learner = GradientLearner(MlpProblem(digits(), 6, WIDTH), "sgd", [1e30], [0], 2, 8)
-    (course,) = train(learner, [Categorical(0)], [0], 2, [0.92], [60])
+    (course,) = train_in_numpy(learner, [Categorical(0)], [0], 2, [0.92], [60])
     assert course.iterations is None and course.ran == 60
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from lambdaml.studies.staleness.engine import train
+from lambdaml.studies.staleness.engine import train_in_numpy
 from lambdaml.studies.staleness.models import make_learner
 from lambdaml.studies.staleness.topics import BATCHES_PER_SWEEP
 from lambdaml.traces.delays import Categorical
@@ -23,7 +23,7 @@ def slower(
 
     def iterations(value: int, limits: list[int]) -> list[int]:
         learner = make_learner(model, algorithm, [rate] * settings, SEEDS, workers, "bundled")
-        courses = train(learner, [Categorical(value)] * settings, SEEDS, workers, [target] * settings, limits)
+        courses = train_in_numpy(learner, [Categorical(value)] * settings, SEEDS, workers, [target] * settings, limits)
         return [course.iterations or course.ran for course in courses]
 
     base = iterations(0, [1500] * settings)
@@ -53,7 +53,7 @@ def test_gibbs_sampling_stands_some_staleness_and_then_breaks() -> None:
     learner = make_learner("lda", "gibbs", [0.0] * len(values), seeds, workers, "bundled")
     begin = float(learner.quality(learner.start()[::workers])[0])
     limits = [30 * BATCHES_PER_SWEEP] * len(values)
-    courses = train(learner, [Categorical(s) for s in values], seeds, workers, [1e9] * len(values), limits)
+    courses = train_in_numpy(learner, [Categorical(s) for s in values], seeds, workers, [1e9] * len(values), limits)
     target = begin + 0.95 * (courses[0].curve[-1][1] - begin)
     at = [next((t / BATCHES_PER_SWEEP for t, quality in course.curve if quality >= target), None) for course in courses]
     synchronous, little, much, most = at

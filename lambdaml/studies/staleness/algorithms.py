@@ -48,7 +48,7 @@ class Sgd(_Stateful):
         return gradients * -rates
 
 
-class Momentum(_Stateful):
+class _Momentum(_Stateful):
     moments = 1
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class RmsProp(_Stateful):
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "sgd": Sgd,
-    "momentum": Momentum,
+    "momentum": _Momentum,
     "adam": Adam,
     "adagrad": Adagrad,
     "rmsprop": RmsProp,

@@ -9,11 +9,11 @@ from html import escape
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#222222")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560.0, 250.0, 46.0, 40.0, 12.0
 
-Bar = tuple[float | None, float | None, str]
+BarShape = tuple[float | None, float | None, str]
 """Height (None is a missing bar), deviation, and what it says."""
 
 
-def bars(groups: Mapping[str, Mapping[str, Bar]], axis: str) -> str:
+def bar_chart(groups: Mapping[str, Mapping[str, BarShape]], axis: str) -> str:
     """Bars in groups, one colour for each name in a group; a missing one is a cross on the ground."""
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     heights = [height + (spread or 0) for group in groups.values() for height, spread, _ in group.values() if height]
@@ -71,7 +71,7 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], across: str, axis
     return _frame(parts, axis, colours)
 
 
-def _bar(bar: Bar, x: float, wide: float, ground: float, scale: float, colour: str) -> str:
+def _bar(bar: BarShape, x: float, wide: float, ground: float, scale: float, colour: str) -> str:
     height, spread, says = bar
     says = escape(says)
     middle = x + wide / 2

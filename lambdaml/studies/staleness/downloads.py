@@ -35,7 +35,7 @@ def folder() -> Path:
     return Path(os.environ.get("LAMBDAML_DATA", "~/.cache/lambdaml")).expanduser()
 
 
-def fetch(url: str) -> bytes:
+def _fetch(url: str) -> bytes:
     """What lies at a URL, from the folder if it was fetched before.
 
     Raises:
@@ -67,7 +67,7 @@ def mnist() -> Images:
 
 def cifar10() -> Images:
     """50,000 and 10,000 images of 3x32x32, from the binary version. Raises: UserError: they cannot be had."""
-    with tarfile.open(fileobj=io.BytesIO(fetch(_CIFAR10))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_fetch(_CIFAR10))) as archive:
         names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
         records = [_member(archive, f"cifar-10-batches-bin/{name}") for name in names]
     rows = [np.frombuffer(record, np.uint8).reshape(-1, 3073) for record in records]
@@ -77,7 +77,7 @@ def cifar10() -> Images:
 
 def movielens() -> Ratings:
     """A million ratings, less their mean. Raises: UserError: they cannot be had."""
-    with zipfile.ZipFile(io.BytesIO(fetch(_MOVIELENS))) as archive:
+    with zipfile.ZipFile(io.BytesIO(_fetch(_MOVIELENS))) as archive:
         text = archive.read("ml-1m/ratings.dat").decode("ascii")
     table = np.array([line.split("::")[:3] for line in text.split()], np.int64)
     numbers = [np.unique(table[:, column], return_inverse=True) for column in (0, 1)]
@@ -92,7 +92,7 @@ def newsgroups(vocabulary: int = 2000, length: int = 60, documents: int = 4000) 
     Raises:
         UserError: they cannot be had.
     """
-    with tarfile.open(fileobj=io.BytesIO(fetch(_NEWSGROUPS))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_fetch(_NEWSGROUPS))) as archive:
         bodies = [_member(archive, member.name) for member in archive if member.isfile() and "train/" in member.name]
     postings = [re.findall(r"[a-z]{3,}", body.decode("latin-1").partition("\n\n")[2].lower()) for body in bodies]
     frequent = Counter(word for posting in postings for word in posting).most_common(vocabulary + 50)[50:]
@@ -103,7 +103,7 @@ def newsgroups(vocabulary: int = 2000, length: int = 60, documents: int = 4000) 
 
 
 def _idx(name: str, header_bytes: int) -> NDArray[np.uint8]:
-    return np.frombuffer(gzip.decompress(fetch(_MNIST + name)), np.uint8, offset=header_bytes)
+    return np.frombuffer(gzip.decompress(_fetch(_MNIST + name)), np.uint8, offset=header_bytes)
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:

@@ -54,7 +54,7 @@ class Course:
     curve: list[tuple[int, float]]
 
 
-def train(
+def train_in_numpy(
     learner: Learner,
     delays: Sequence[Delays],
     seeds: Sequence[int],

@@ -16,7 +16,7 @@ from lambdaml.studies.staleness.mlp import MlpProblem
 from lambdaml.studies.staleness.nets import Autoencoder, cnn, resnet8
 from lambdaml.studies.staleness.topics import GibbsLearner, generated_corpus
 
-Data = Literal["bundled", "paper"]
+StudyData = Literal["bundled", "paper"]
 """`bundled`: the digits and what is generated. `paper`: MNIST, CIFAR-10, MovieLens-1M, 20 Newsgroups, downloaded."""
 
 
@@ -31,26 +31,26 @@ class Model:
         limit: iterations that a synchronous run may take.
     """
 
-    make: Callable[[Data], Problem] | None
-    target: dict[Data, float]
-    batch: dict[Data, int]
+    make: Callable[[StudyData], Problem] | None
+    target: dict[StudyData, float]
+    batch: dict[StudyData, int]
     shared: bool = False
     gain: float | None = None
     limit: int = 1500
 
 
-def _mlp(depth: int) -> Callable[[Data], Problem]:
+def _mlp(depth: int) -> Callable[[StudyData], Problem]:
     return lambda source: MlpProblem(
         data.digits() if source == "bundled" else downloads.mnist(), depth, 64 if source == "bundled" else 256
     )
 
 
-def _images(source: Data) -> data.Images:
+def _images(source: StudyData) -> data.Images:
     return data.digits() if source == "bundled" else downloads.cifar10()
 
 
-_BATCH: dict[Data, int] = {"bundled": 32, "paper": 32}
-_ACCURACY: dict[Data, float] = {"bundled": 0.92, "paper": 0.92}
+_BATCH: dict[StudyData, int] = {"bundled": 32, "paper": 32}
+_ACCURACY: dict[StudyData, float] = {"bundled": 0.92, "paper": 0.92}
 
 MODELS: dict[str, Model] = {
     "mlr": Model(_mlp(0), _ACCURACY, _BATCH),
@@ -82,7 +82,7 @@ def model_named(name: str) -> Model:
 
 
 @cache
-def problem_of(name: str, source: Data) -> Problem:
+def problem_of(name: str, source: StudyData) -> Problem:
     """A gradient model with its data, loaded once in a process."""
     make = model_named(name).make
     assert make is not None, f"{name} learns by no gradients"
@@ -90,7 +90,7 @@ def problem_of(name: str, source: Data) -> Problem:
 
 
 def make_learner(
-    name: str, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, source: Data
+    name: str, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, source: StudyData
 ) -> Learner:
     """The workers of several settings of one model: one rate and one seed each."""
     model = model_named(name)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from lambdaml.studies.staleness import charts
-from lambdaml.studies.staleness.plan import Plan
-from lambdaml.studies.staleness.table import Bar, Row, bars
+from lambdaml.studies.staleness.plan import StudyPlan
+from lambdaml.studies.staleness.table import Bar, StudyRow, bars
 from lambdaml.studies.staleness.theory import Theorem
 
 _STYLE = """
@@ -47,7 +47,7 @@ are recalled from the paper.</p>"""
 _RATIO = "batches to the target, relative to s = 0 (cross: never)"
 
 
-def page(plan: Plan, rows: Sequence[Row], theorems: Sequence[Theorem]) -> str:
+def study_page(plan: StudyPlan, rows: Sequence[StudyRow], theorems: Sequence[Theorem]) -> str:
     """The page, in HTML."""
     found = bars(rows)
     parts = [
@@ -72,7 +72,7 @@ def page(plan: Plan, rows: Sequence[Row], theorems: Sequence[Theorem]) -> str:
     )
 
 
-def _setting(plan: Plan) -> str:
+def _setting(plan: StudyPlan) -> str:
     workers = ", ".join(map(str, plan.workers))
     return (
         f"{workers} workers, each with its own cache; delays {plan.delays}; {plan.seeds} seeds; data: {plan.data}; given up "
@@ -84,12 +84,12 @@ def _figures(title: str, found: Sequence[Bar], one: str, other: str) -> list[str
     """A chart for each value of one attribute: s along the axis, a colour for each value of the other."""
     parts = [f"<h2>{escape(title)}</h2>", '<div class="figures">']
     for value in dict.fromkeys(str(getattr(bar, one)) for bar in found):
-        groups: dict[str, dict[str, charts.Bar]] = {}
+        groups: dict[str, dict[str, charts.BarShape]] = {}
         for bar in found:
             if str(getattr(bar, one)) == value:
                 groups.setdefault(f"s={bar.staleness}", {})[str(getattr(bar, other))] = _mark(bar)
         ordered = dict(sorted(groups.items(), key=lambda group: int(group[0][2:])))
-        parts.append(f"<div><h3>{escape(value)}</h3>{charts.bars(ordered, _RATIO)}</div>")
+        parts.append(f"<div><h3>{escape(value)}</h3>{charts.bar_chart(ordered, _RATIO)}</div>")
     return [*parts, "</div>"]
 
 
@@ -97,15 +97,15 @@ def _by_workers(found: Sequence[Bar]) -> list[str]:
     parts = ["<h2>By number of workers</h2>", '<div class="figures">']
     largest = max(bar.staleness for bar in found)
     for algorithm in dict.fromkeys(bar.algorithm for bar in found):
-        groups: dict[str, dict[str, charts.Bar]] = {}
+        groups: dict[str, dict[str, charts.BarShape]] = {}
         for bar in found:
             if bar.algorithm == algorithm and bar.staleness == largest:
                 groups.setdefault(bar.model, {})[f"{bar.workers} workers"] = _mark(bar)
-        parts.append(f"<div><h3>{escape(algorithm)}, s = {largest}</h3>{charts.bars(groups, _RATIO)}</div>")
+        parts.append(f"<div><h3>{escape(algorithm)}, s = {largest}</h3>{charts.bar_chart(groups, _RATIO)}</div>")
     return [*parts, "</div>"]
 
 
-def _mark(bar: Bar) -> charts.Bar:
+def _mark(bar: Bar) -> charts.BarShape:
     says = f"{bar.model} {bar.algorithm}, s = {bar.staleness}\n"
     if bar.slower is None or bar.batches is None:
         return None, None, f"{says}never: none of {bar.seeds} seeds met the target"
@@ -117,7 +117,7 @@ def _mark(bar: Bar) -> charts.Bar:
     )
 
 
-def _curves(rows: Sequence[Row]) -> list[str]:
+def _curves(rows: Sequence[StudyRow]) -> list[str]:
     """Log-likelihood curves of LDA, as in the paper, of the first seed."""
     parts = []
     for workers in dict.fromkeys(row.workers for row in rows if row.model == "lda"):

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import SettingsError, nearest
 from lambdaml.studies.staleness.algorithms import ALGORITHMS
-from lambdaml.studies.staleness.models import Data, model_named
+from lambdaml.studies.staleness.models import StudyData, model_named
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Categorical, Delays, Geometric
 
-DELAYS = ("categorical", "geometric", "trace:FILE")
+_DELAYS = ("categorical", "geometric", "trace:FILE")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StudyPlan:
     """A study's options.
 
     Attributes:
         staleness: the values of s; 0 is always among them. With `geometric`, delays have mean s / 2, as `categorical`
             ones have; with a trace, every s > 0 is replaced by the one recorded.
         workers: the numbers of workers to try.
-        delays: one of `DELAYS`.
+        delays: one of `_DELAYS`.
         seeds: how many.
         longest: a setting is given up after this many times the iterations of its s = 0.
         tune: find learning rates first, rather than take those of the table.
@@ -42,7 +42,7 @@ class Plan:
     workers: tuple[int, ...] = (8,)
     delays: str = "categorical"
     seeds: int = 3
-    data: Data = "bundled"
+    data: StudyData = "bundled"
     longest: float = 10.0
     tune: bool = False
 
@@ -56,8 +56,8 @@ class Plan:
             raise SettingsError("staleness must be 0 or more, workers and seeds 1 or more")
         if not self.models or not self.algorithms or self.longest < 1:
             raise SettingsError("name a model and an algorithm; the limit must be at least 1 times s = 0")
-        if self.data not in get_args(Data):
-            raise SettingsError(f"there is no data {self.data!r}{nearest(self.data, get_args(Data))}")
+        if self.data not in get_args(StudyData):
+            raise SettingsError(f"there is no data {self.data!r}{nearest(self.data, get_args(StudyData))}")
         make_delays(self.delays, 1)
 
     def values(self) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class Unit:
     algorithm: str
     workers: int
     delays: str
-    data: Data
+    data: StudyData
     settings: tuple[tuple[int, int, float, int, float], ...]
 
 
@@ -114,7 +114,7 @@ class TraceDelays:
 
 
 def make_delays(kind: str, s: int) -> Delays:
-    """The delay model for one value of s; see `Plan`.
+    """The delay model for one value of s; see `StudyPlan`.
 
     Raises:
         SettingsError: there is no such kind.
@@ -129,7 +129,7 @@ def make_delays(kind: str, s: int) -> Delays:
         return Geometric(s / 2)
     if name == "trace" and path:
         return recorded(kind)
-    raise SettingsError(f"there are no delays {kind!r} (there is: {', '.join(DELAYS)})")
+    raise SettingsError(f"there are no delays {kind!r} (there is: {', '.join(_DELAYS)})")
 
 
 @cache

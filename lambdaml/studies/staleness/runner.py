@@ -15,19 +15,19 @@ import torch
 from lambdaml.engines.processes import fresh_processes
 from lambdaml.errors import UserError
 from lambdaml.studies.staleness import rates, table
-from lambdaml.studies.staleness.engine import Course, one_thread, train
+from lambdaml.studies.staleness.engine import Course, one_thread, train_in_numpy
 from lambdaml.studies.staleness.models import make_learner, model_named, problem_of
-from lambdaml.studies.staleness.plan import Plan, Unit, make_delays, split
+from lambdaml.studies.staleness.plan import StudyPlan, Unit, make_delays, split
 from lambdaml.studies.staleness.rate_table import RATES
-from lambdaml.studies.staleness.table import Row
+from lambdaml.studies.staleness.table import StudyRow
 
-Progress = Callable[[float], None]
+_Progress = Callable[[float], None]
 """Is told which share of the settings is done."""
 
 Pair = tuple[str, str, int]
 
 
-def run_study(plan: Plan, folder: Path, processes: int = 1, progress: Progress | None = None) -> list[Row]:
+def run_study(plan: StudyPlan, folder: Path, processes: int = 1, progress: _Progress | None = None) -> list[StudyRow]:
     """Compute what is missing in the folder's table; returns the rows of this plan, in its order.
 
     Args:
@@ -50,15 +50,15 @@ def run_study(plan: Plan, folder: Path, processes: int = 1, progress: Progress |
 
 
 class _Study:
-    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+    def __init__(self, plan: StudyPlan, folder: Path, progress: _Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
-        self.rows = {row.key: row for row in table.load(folder)}
+        self.rows = {row.key: row for row in table.load_table(folder)}
         self.rates: dict[Pair, float] = _kept_rates(folder) if plan.tune else {}
         for model, algorithm, workers in plan.pairs():
             if not plan.tune or algorithm == "gibbs":
                 self.rates[model, algorithm, workers] = _table_rate(model, algorithm)
-        self.futures: dict[Future[list[Row]], tuple[str, Pair]] = {}
-        self.tried: dict[Pair, list[Row]] = {}
+        self.futures: dict[Future[list[StudyRow]], tuple[str, Pair]] = {}
+        self.tried: dict[Pair, list[StudyRow]] = {}
 
     def run(self, pool: Executor | None) -> None:
         # The longest first, so that no process is left alone with them at the end.
@@ -76,7 +76,7 @@ class _Study:
     def missing(self) -> bool:
         return any(self._next(pair) for pair in self.plan.pairs())
 
-    def found(self) -> list[Row]:
+    def found(self) -> list[StudyRow]:
         keys = [self._key(pair, s, seed) for pair in self.plan.pairs() for s in self._all() for seed in self._seeds()]
         return [self.rows[key] for key in keys if key in self.rows]
 
@@ -90,7 +90,7 @@ class _Study:
         model, algorithm, workers = pair
         return model, algorithm, workers, self.plan.delays, self.plan.data, s, seed
 
-    def _row(self, pair: Pair, s: int, seed: int) -> Row | None:
+    def _row(self, pair: Pair, s: int, seed: int) -> StudyRow | None:
         row = self.rows.get(self._key(pair, s, seed))
         return row if row is not None and row.rate == self.rates.get(pair) else None
 
@@ -123,7 +123,7 @@ class _Study:
         for chosen in split(settings, floats):
             parts = tuple(settings[place] for place in chosen)
             unit = Unit(model, algorithm, workers, self.plan.delays, self.plan.data, parts)
-            future: Future[list[Row]] = Future()
+            future: Future[list[StudyRow]] = Future()
             if pool is not None:
                 future = pool.submit(run_unit, unit)
             else:
@@ -140,7 +140,7 @@ class _Study:
         usual = median(row.iterations or row.limit / self.plan.longest for row in base.values())
         return {seed: (math.ceil(self.plan.longest * usual), row.target) for seed, row in base.items()}
 
-    def _take(self, rows: list[Row], stage: str, pair: Pair) -> None:
+    def _take(self, rows: list[StudyRow], stage: str, pair: Pair) -> None:
         if stage == "rate":
             self.tried.setdefault(pair, []).extend(rows)
             if not any(waiting == pair for _, waiting in self.futures.values()):
@@ -155,7 +155,7 @@ class _Study:
         self.progress(len(self.found()) / (len(self.plan.pairs()) * len(self._all()) * self.plan.seeds))
 
 
-def run_unit(unit: Unit) -> list[Row]:
+def run_unit(unit: Unit) -> list[StudyRow]:
     """Compute a unit's settings, all at once."""
     values, seeds, tried, limits, targets = (list(column) for column in zip(*unit.settings))
     model = model_named(unit.model)
@@ -164,7 +164,7 @@ def run_unit(unit: Unit) -> list[Row]:
     if model.gain is not None:
         begin = learner.quality(learner.start()[:: unit.workers]).tolist()
     delays = [make_delays(unit.delays, s) for s in values]
-    courses = train(learner, delays, seeds, unit.workers, targets, limits)
+    courses = train_in_numpy(learner, delays, seeds, unit.workers, targets, limits)
     rows = []
     for place, course in enumerate(courses):
         target = targets[place]
@@ -172,7 +172,7 @@ def run_unit(unit: Unit) -> list[Row]:
             target = begin[place] + model.gain * (course.curve[-1][1] - begin[place])
             course = Course(next(at for at, quality in course.curve if quality >= target), course.ran, course.curve)
         rows.append(
-            Row(
+            StudyRow(
                 unit.model,
                 unit.algorithm,
                 unit.workers,

@@ -16,7 +16,7 @@ _POINTS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StudyRow:
     """A setting and how it went.
 
     Attributes:
@@ -83,9 +83,9 @@ def thinned(curve: Sequence[tuple[int, float]]) -> str:
     return json.dumps([[iteration, float(f"{quality:.6g}")] for iteration, quality in kept])
 
 
-def bars(rows: Iterable[Row]) -> list[Bar]:
+def bars(rows: Iterable[StudyRow]) -> list[Bar]:
     """One for each model, algorithm, number of workers and s, in the order in which these first occur."""
-    groups: dict[tuple[str, str, int], dict[int, dict[int, Row]]] = {}
+    groups: dict[tuple[str, str, int], dict[int, dict[int, StudyRow]]] = {}
     for row in rows:
         values = groups.setdefault((row.model, row.algorithm, row.workers), {})
         values.setdefault(row.staleness, {})[row.seed] = row
@@ -102,13 +102,13 @@ def bars(rows: Iterable[Row]) -> list[Bar]:
     return found
 
 
-def save(folder: Path, rows: Sequence[Row]) -> None:
+def save(folder: Path, rows: Sequence[StudyRow]) -> None:
     """Write `study.csv` and, where pyarrow is installed, `study.parquet`; each is whole at any moment.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    names = [field.name for field in fields(Row)]
+    names = [field.name for field in fields(StudyRow)]
     try:
         part = folder / "study.csv.part"
         with open(part, "w", newline="", encoding="utf-8") as file:
@@ -121,19 +121,19 @@ def save(folder: Path, rows: Sequence[Row]) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _save_parquet(folder: Path, rows: Sequence[Row]) -> None:
+def _save_parquet(folder: Path, rows: Sequence[StudyRow]) -> None:
     try:
         from pyarrow import Table, int64, parquet, schema, string
         from pyarrow import float64 as number
     except ImportError:
         return
     kinds = {"int": int64(), "int | None": int64(), "float": number(), "str": string()}
-    shape = schema([(field.name, kinds[str(field.type)]) for field in fields(Row)])
+    shape = schema([(field.name, kinds[str(field.type)]) for field in fields(StudyRow)])
     parquet.write_table(Table.from_pylist([asdict(row) for row in rows], shape), str(folder / "study.parquet.part"))
     os.replace(folder / "study.parquet.part", folder / "study.parquet")
 
 
-def load(folder: Path) -> list[Row]:
+def load_table(folder: Path) -> list[StudyRow]:
     """The rows in a folder's `study.csv`; none if there is no such file.
 
     Raises:
@@ -151,7 +151,7 @@ def load(folder: Path) -> list[Row]:
                 values: dict[str, object] = {name: int(record[name]) for name in whole}
                 values |= {name: float(record[name]) for name in ("rate", "target")}
                 values["iterations"] = int(record["iterations"]) if record["iterations"] else None
-                rows.append(Row(**{**record, **values}))  # type: ignore[arg-type]
+                rows.append(StudyRow(**{**record, **values}))  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError):

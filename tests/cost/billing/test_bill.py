@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lambdaml
-from lambdaml.cost.billing.attribution import PHASES, SHARED, Share, _slices, attribute
+from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, _slices, attribute
 from lambdaml.cost.billing.bill import RunBill, bill_run, channel_of, quantities
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.errors import SettingsError
@@ -42,7 +42,7 @@ def bill(run: lambdaml.Run, platform: str = "lambda-arm:1769", channel: str = "s
     return bill_run(run, platform=platform, channel=channel, book=BOOK)
 
 
-def summed(shares: list[Share], kind: str) -> int:
+def summed(shares: list[PhaseCost], kind: str) -> int:
     return sum(share.requests.get(kind, 0) for share in shares)
 
 
@@ -72,7 +72,7 @@ def test_workers_and_commits_add_up_to_the_totals(part: str, run: lambdaml.Run) 
 
 def test_the_phases_add_up_to_the_seconds_and_dollars_of_functions(run: lambdaml.Run) -> None:
     found = bill(run)
-    assert [item.name for item in found.phases] == list(PHASES)
+    assert [item.name for item in found.phases] == list(COST_PHASES)
     assert math.fsum(item.share.seconds for item in found.phases) == pytest.approx(found.function_seconds, rel=1e-4)
     assert math.fsum(item.usd for item in found.phases) == pytest.approx(found.bill.parts()["functions"], rel=1e-4)
     seconds = {item.name: item.share.seconds for item in found.phases}
@@ -188,7 +188,7 @@ def test_a_moment_is_shared_once_among_the_updates_under_way(rows: list[dict[str
         covered += max(0.0, end - max(begin, until))
         until = max(until, end)
     assert math.fsum(seconds for seconds, _, _ in slices) == pytest.approx(covered, abs=1e-6)
-    assert all(seconds > 0 and phase in PHASES for seconds, phase, _ in slices)
+    assert all(seconds > 0 and phase in COST_PHASES for seconds, phase, _ in slices)
 
 
 def test_a_function_works_when_one_of_its_workers_does() -> None:

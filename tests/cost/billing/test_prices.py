@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lambdaml.cost.billing import prices
-from lambdaml.cost.billing.prices import ENVIRONMENT, HOW, ITEMS, Price, PriceBook, user_book, user_file
+from lambdaml.cost.billing.prices import HOW_TO_PRICE, ITEMS, PRICES_VARIABLE, Price, PriceBook, user_book, user_file
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS
@@ -31,8 +31,8 @@ def test_every_file_of_prices_is_packaged_and_no_id_stands_twice() -> None:
 def test_every_price_says_where_it_was_found_when_and_how() -> None:
     for price in PriceBook.load().values():
         assert price.source and re.match(r"20\d\d", price.date), price.id
-        assert price.how in HOW and price.how != "given", price.id
-        assert price.origin == f"{price.source} ({price.date}, {HOW[price.how]})"
+        assert price.how in HOW_TO_PRICE and price.how != "given", price.id
+        assert price.origin == f"{price.source} ({price.date}, {HOW_TO_PRICE[price.how]})"
 
 
 def test_today_and_the_published_models_are_priced_and_the_machine_at_hand_is_not() -> None:
@@ -84,11 +84,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 def test_the_commands_use_the_users_own_file_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.delenv(PRICES_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert user_file() == tmp_path / "lambdaml" / "prices.toml"
     assert user_book()["s3-standard/get"].usd == 4e-7
-    monkeypatch.setenv(ENVIRONMENT, str(user(tmp_path, '[[price]]\nid = "s3-standard/get"\nusd = 1\nunit = "request"')))
+    monkeypatch.setenv(
+        PRICES_VARIABLE, str(user(tmp_path, '[[price]]\nid = "s3-standard/get"\nusd = 1\nunit = "request"'))
+    )
     assert user_book()["s3-standard/get"].usd == 1
     assert PriceBook.load()["s3-standard/get"].usd == 4e-7
 

@@ -12,9 +12,9 @@ import pytest
 from lambdaml.cost.billing.prices import Price, PriceBook
 from lambdaml.cost.planning import plan as planning
 from lambdaml.cost.planning.assumptions import Assumption
-from lambdaml.cost.planning.candidates import Space
+from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Wishes, make_plan
+from lambdaml.cost.planning.plan import Objective, make_plan
 from lambdaml.cost.profiling import profile as profiles
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import Profile
@@ -91,8 +91,10 @@ def profile(**changes: Any) -> Profile:
     return replace(digits(), **(known | changes))
 
 
-def space(**changes: Any) -> Space:
-    return replace(Space(workers=(2, 2), schedules=("bsp", "asp"), batch_sizes=(32,), codecs=("fp32",)), **changes)
+def space(**changes: Any) -> SearchSpace:
+    return replace(
+        SearchSpace(workers=(2, 2), schedules=("bsp", "asp"), batch_sizes=(32,), codecs=("fp32",)), **changes
+    )
 
 
 COHERENT = tuple(run for run in PILOTS if not run.delay)
@@ -119,7 +121,7 @@ def test_what_is_used_is_listed_and_what_is_listed_is_used(way: str, request: py
     changes, wishes, learnt = WAYS[way]
     made, book = profile(**changes), PriceBook.load()
     read: set[str] = request.getfixturevalue("read")
-    found = make_plan(made, Wishes(**wishes), book, iprof=IProf() if learnt else None, processes=1)
+    found = make_plan(made, Objective(**wishes), book, iprof=IProf() if learnt else None, processes=1)
     used = read - NO_NUMBERS - UNUSED
     if wishes["space"].platforms == ("local",):
         used.remove(MEASURED_HERE)
@@ -131,7 +133,7 @@ def test_what_is_used_is_listed_and_what_is_listed_is_used(way: str, request: py
 
 
 def test_every_row_has_a_value_a_unit_or_none_and_a_mark() -> None:
-    wishes = Wishes(TARGET, deadline_s=1e9, budget_usd=1e9, left=0.5, snapshot_every=3, space=space())
+    wishes = Objective(TARGET, deadline_s=1e9, budget_usd=1e9, left=0.5, snapshot_every=3, space=space())
     found = make_plan(profile(), wishes, iprof=IProf(), processes=1).assumptions
     assert len({row.what for row in found}) == len(found), "rows can be told apart"
     for row in found:
@@ -142,7 +144,7 @@ def test_every_row_has_a_value_a_unit_or_none_and_a_mark() -> None:
 
 
 def test_what_i_prof_learnt_is_measured_and_what_it_supposes_is_assumed() -> None:
-    wishes, iprof = Wishes(TARGET, space=space(platforms=("local",))), IProf()
+    wishes, iprof = Objective(TARGET, space=space(platforms=("local",))), IProf()
 
     def row() -> Assumption:
         (found,) = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost.planning.convergence import Convergence, Steps
+from lambdaml.cost.planning.convergence import Convergence, StepsToTarget
 from lambdaml.cost.planning.pilot import STEEP, PilotRun, default_plan, pilot
 from lambdaml.cost.profiling.profile import CoherenceFacts
 from lambdaml.errors import SettingsError
@@ -60,8 +60,8 @@ def test_without_stale_pilots_coherence_tells() -> None:
     facts = CoherenceFacts(100, 1000, {1: 1.0, 2: 0.8, 4: 0.625, 8: 0.2}, {}, 5.2, False)
     found = Convergence(PILOTS[:3], None, facts)
     assert found.by_coherence
-    assert found.steps(1, 32, 2.0) == Steps(pytest.approx(125), found.sigma)
-    assert found.steps(1, 32, 4.0) == Steps(pytest.approx(160), found.sigma)
+    assert found.steps(1, 32, 2.0) == StepsToTarget(pytest.approx(125), found.sigma)
+    assert found.steps(1, 32, 4.0) == StepsToTarget(pytest.approx(160), found.sigma)
     assert found.steps(1, 32, 8.0) is None
     tried = Convergence(PILOTS, None, facts)
     assert not tried.by_coherence
@@ -75,9 +75,9 @@ def test_the_spread_is_pooled_over_repeated_pilots() -> None:
 
 
 def test_a_run_stops_at_the_next_snapshot() -> None:
-    assert Steps(37.0, 0.0).quantile(0.5, 12) == 48
-    assert Steps(48.0, 0.0).quantile(0.5, 12) == 48
-    assert Steps(48.0, 0.1).quantile(0.9, 12) == 60
+    assert StepsToTarget(37.0, 0.0).quantile(0.5, 12) == 48
+    assert StepsToTarget(48.0, 0.0).quantile(0.5, 12) == 48
+    assert StepsToTarget(48.0, 0.1).quantile(0.9, 12) == 60
 
 
 def test_default_plans_begin_with_one_worker_and_reach_the_most() -> None:

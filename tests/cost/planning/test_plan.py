@@ -11,20 +11,20 @@ import pytest
 import lambdaml
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
-from lambdaml.cost.planning.candidates import Candidate, Space
-from lambdaml.cost.planning.outlook import Goal, outlook
-from lambdaml.cost.planning.pace import Shape, pace
-from lambdaml.cost.planning.page import page
+from lambdaml.cost.planning.candidates import Candidate, SearchSpace
+from lambdaml.cost.planning.estimate import StopCriterion, estimate
+from lambdaml.cost.planning.page import plan_page
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Plan, Wishes, make_plan
+from lambdaml.cost.planning.plan import Objective, Plan, make_plan
+from lambdaml.cost.planning.step_cost import Shape, step_cost
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation import simulate
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stragglers import STRAGGLERS
+from lambdaml.simulation.stub_replica import Costs
 from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, memory
 
@@ -34,7 +34,7 @@ PILOTS = tuple(
     for group, delay, steps in ((1, 0, 100), (4, 0, 60), (8, 0, 50), (1, 1, 105), (1, 3, 130), (1, 7, None))
     for seed in (1, 2)
 )
-SMALL = Space(
+SMALL = SearchSpace(
     workers=(1, 4),
     schedules=("bsp", "asp", "ssp:1"),
     batch_sizes=(32,),
@@ -50,7 +50,7 @@ def profile() -> Profile:
 
 @pytest.fixture(scope="module")
 def plan(profile: Profile) -> Plan:
-    return make_plan(profile, Wishes(target=TARGET, space=SMALL), processes=1)
+    return make_plan(profile, Objective(target=TARGET, space=SMALL), processes=1)
 
 
 def shape(schedule: str = "bsp", workers: int = 4, **changes: object) -> Shape:
@@ -71,7 +71,7 @@ def shape(schedule: str = "bsp", workers: int = 4, **changes: object) -> Shape:
 @pytest.mark.parametrize("schedule", ["bsp", "asp", "quorum:3"])
 def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
     """Twice as long as what it was taken from, simulated request by request."""
-    found = pace(shape(schedule))
+    found = step_cost(shape(schedule))
     steps = 2 * found.steps
     options = (
         {"updates": steps * 4} if schedule == "bsp" else {"updates": steps} if schedule == "asp" else {"steps": steps}
@@ -93,18 +93,18 @@ def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
 
 def test_staleness_is_as_hard_as_it_varies() -> None:
     """Scattered delays count for less than their mean, bursts behind a slow worker for more."""
-    none = pace(shape("bsp"))
+    none = step_cost(shape("bsp"))
     assert none.staleness == none.effective == 0.0
-    scattered = pace(shape("asp", 8, stragglers=STRAGGLERS.make("lognormal:0.5")), updates=512)
+    scattered = step_cost(shape("asp", 8, stragglers=STRAGGLERS.make("lognormal:0.5")), updates=512)
     assert 0.7 * scattered.staleness < scattered.effective < 0.95 * scattered.staleness
-    bursts = pace(shape("ssp:3", 8, stragglers=STRAGGLERS.make("slow:7,4")), updates=512)
+    bursts = step_cost(shape("ssp:3", 8, stragglers=STRAGGLERS.make("slow:7,4")), updates=512)
     assert bursts.effective > 1.3 * bursts.staleness
 
 
 def test_a_plan_knows_when_snapshots_are_looked_at(profile: Profile) -> None:
     space = replace(SMALL, workers=(4, 4), schedules=("bsp",))
     steps = [
-        make_plan(profile, Wishes(TARGET, space=space, snapshot_every=every), processes=1).candidates[0].steps
+        make_plan(profile, Objective(TARGET, space=space, snapshot_every=every), processes=1).candidates[0].steps
         for every in (1, 50, 64)
     ]
     assert 50 < steps[0] < 64
@@ -125,7 +125,9 @@ def test_the_frontier_is_what_nobody_beats(plan: Plan) -> None:
 
 
 def test_the_choice_keeps_the_wish(profile: Profile) -> None:
-    by = {aim: make_plan(profile, Wishes(TARGET, minimise=aim, space=SMALL), processes=1) for aim in ("time", "cost")}  # type: ignore[arg-type]
+    by = {
+        aim: make_plan(profile, Objective(TARGET, minimise=aim, space=SMALL), processes=1) for aim in ("time", "cost")
+    }  # type: ignore[arg-type]
     fastest, cheapest = by["time"].choice, by["cost"].choice
     assert fastest is not None and cheapest is not None
     usable = [one for one in by["time"].candidates if not one.obstacle]
@@ -135,34 +137,34 @@ def test_the_choice_keeps_the_wish(profile: Profile) -> None:
 
 def test_staleness_that_pilots_did_not_stand_is_an_obstacle(profile: Profile) -> None:
     space = replace(SMALL, workers=(8, 8), schedules=("asp", "bsp"))
-    found = make_plan(profile, Wishes(TARGET, space=space), processes=1)
+    found = make_plan(profile, Objective(TARGET, space=space), processes=1)
     asp = next(one for one in found.candidates if one.candidate.schedule == "asp")
     assert "staleness" in asp.obstacle and found.choice is not None and found.choice.candidate.schedule == "bsp"
 
 
 @pytest.mark.parametrize("wish", [{"deadline_s": 1.0}, {"budget_usd": 1e-9}])
 def test_impossible_wishes_get_the_nearest_plan_and_the_reason(profile: Profile, wish: dict[str, float]) -> None:
-    found = make_plan(profile, Wishes(TARGET, space=SMALL, **wish), processes=1)  # type: ignore[arg-type]
+    found = make_plan(profile, Objective(TARGET, space=SMALL, **wish), processes=1)  # type: ignore[arg-type]
     assert found.chosen is None and found.nearest is not None and "nearest" in found.reason
     with pytest.raises(UserError, match="no candidate"):
         found.options()
 
 
 def test_every_schedule_is_a_candidate(profile: Profile) -> None:
-    names = {one.schedule.partition(":")[0] for one in Space(workers=(2, 4)).candidates(profile)}
+    names = {one.schedule.partition(":")[0] for one in SearchSpace(workers=(2, 4)).candidates(profile)}
     assert names == set(SCHEDULES.factories)
 
 
 def test_memory_is_enough_for_what_was_measured_and_for_the_updates_of_all_workers(profile: Profile) -> None:
     large = replace(profile, memory=replace(profile.memory, base_mb=2_500.0))
-    platforms = {one.workers: one.platform for one in Space().candidates(large)}
+    platforms = {one.workers: one.platform for one in SearchSpace().candidates(large)}
     sizes = {workers: int(platform.partition(":")[2]) for workers, platform in platforms.items()}
     assert sizes[1] == 2880
     assert sizes[max(sizes)] >= 1.15 * (2_500.0 + 64 * max(sizes) * 38_440 / 2**20) > 2880
 
 
 def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -> None:
-    goal, book = Goal(None, epochs=400.0), PriceBook.load()
+    goal, book = StopCriterion(None, epochs=400.0), PriceBook.load()
     found = {}
     for name, platform in (
         ("never", "local"),
@@ -172,8 +174,8 @@ def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -
         candidate = Candidate("bsp", 4, 32, "fp32", "s3-standard", platform)
         channel = Channel.parse("s3-standard")
         tariff = Tariff(book, "s3-standard", "lambda-arm:1769")
-        pace_ = pace(shape(channel=channel, costs=profile.costs()))
-        found[name] = outlook(candidate, pace_, profile, goal, channel, tariff)
+        pace_ = step_cost(shape(channel=channel, costs=profile.costs()))
+        found[name] = estimate(candidate, pace_, profile, goal, channel, tariff)
     assert found["often"].invocations > found["never"].invocations == 4
     assert found["often"].seconds > found["never"].seconds < found["spot"].seconds
 
@@ -182,7 +184,7 @@ def test_a_plan_is_json_and_a_page(plan: Plan) -> None:
     record = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
     assert {"candidates", "frontier", "chosen", "assumptions"} <= set(record)
     assert {row["mark"] for row in record["assumptions"]} <= {"measured", "given", "assumed"}
-    text = page(plan, "A <plan>")
+    text = plan_page(plan, "A <plan>")
     assert "A &lt;plan&gt;" in text and text.count("<circle") == sum(not one.obstacle for one in plan.candidates)
     assert "http" not in text.replace("https://", "http").split("<script")[0].split("<table")[0]
 
@@ -195,15 +197,15 @@ def test_the_choice_becomes_a_run(plan: Plan) -> None:
 
 def test_a_plan_needs_pilots_to_its_target(profile: Profile) -> None:
     with pytest.raises(SettingsError, match="not to 'loss<=1'"):
-        make_plan(profile, Wishes("loss<=1"))
+        make_plan(profile, Objective("loss<=1"))
     with pytest.raises(SettingsError, match="no pilots"):
-        make_plan(replace(profile, pilot=()), Wishes(TARGET))
+        make_plan(replace(profile, pilot=()), Objective(TARGET))
     with pytest.raises(SettingsError, match="target"):
-        make_plan(profile, Wishes())
+        make_plan(profile, Objective())
 
 
 def test_epochs_need_no_pilots(profile: Profile) -> None:
-    found = make_plan(replace(profile, pilot=()), Wishes(epochs=3.0, space=SMALL), processes=1)
+    found = make_plan(replace(profile, pilot=()), Objective(epochs=3.0, space=SMALL), processes=1)
     best = found.choice
     assert best is not None and math.isclose(best.steps * best.group * 32, 3 * 1437, rel_tol=0.1)
 
@@ -212,7 +214,7 @@ def test_epochs_need_no_pilots(profile: Profile) -> None:
 def test_epochs_are_as_many_steps_as_a_run_takes(profile: Profile, schedule: str) -> None:
     """`steps` of a quorum are its commits, of other schedules the updates of each worker."""
     space = replace(SMALL, workers=(4, 4), schedules=(schedule,))
-    found = make_plan(profile, Wishes(epochs=3.0, space=space), processes=1).candidates[0]
+    found = make_plan(profile, Objective(epochs=3.0, space=space), processes=1).candidates[0]
     per_epoch = math.ceil(profile.job.samples / 4 / found.candidate.batch_size)
     assert found.steps == 3 * per_epoch * (4 if schedule == "asp" else 1)
 
@@ -224,7 +226,7 @@ def test_a_plan_for_this_machine_has_the_functions_that_train_starts(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     space = replace(SMALL, workers=(workers, workers), schedules=("bsp",), platforms=("local",), functions=asked)
-    (found,) = make_plan(profile, Wishes(TARGET, space=space), processes=1).candidates
+    (found,) = make_plan(profile, Objective(TARGET, space=space), processes=1).candidates
     events: list[dict[str, object]] = []
     options = {"workers": workers, "functions": asked, "steps": 1, "engine": "inline"}
     lambdaml.train(Tiny, memory(), on_event=events.append, **options)  # type: ignore[arg-type]
@@ -235,7 +237,7 @@ def test_a_plan_for_this_machine_has_the_functions_that_train_starts(
 def test_fewer_functions_ask_less_of_the_store(profile: Profile) -> None:
     space = replace(SMALL, workers=(4, 4), schedules=("bsp",), platforms=("local",))
     shared, alone = (
-        make_plan(profile, Wishes(TARGET, space=replace(space, functions=count)), processes=1).candidates[0]
+        make_plan(profile, Objective(TARGET, space=replace(space, functions=count)), processes=1).candidates[0]
         for count in (2, 4)
     )
     assert shared.requests < 0.75 * alone.requests
@@ -247,7 +249,7 @@ def test_where_nothing_is_said_functions_use_the_store_that_they_can_reach(profi
     remote, none = profile, replace(profile, store=None)
     near = replace(profile, store=replace(profile.store, url="file:///there"))
     found = {
-        (name, platform): {one.channel for one in Space(platforms=(platform,)).candidates(known)}
+        (name, platform): {one.channel for one in SearchSpace(platforms=(platform,)).candidates(known)}
         for name, known in (("remote", remote), ("near", near), ("none", none))
         for platform in ("local", "lambda-arm")
     }
@@ -258,6 +260,6 @@ def test_where_nothing_is_said_functions_use_the_store_that_they_can_reach(profi
 
 def test_a_measured_bucket_costs_what_its_store_costs(profile: Profile) -> None:
     space = replace(SMALL, workers=(2, 2), schedules=("bsp",), channels=("measured",))
-    bucket = make_plan(profile, Wishes(TARGET, space=space), processes=1)
+    bucket = make_plan(profile, Objective(TARGET, space=space), processes=1)
     assert bucket.candidates[0].parts_usd["requests"] > 0
     assert any(row.what == "price, s3-standard/put" for row in bucket.assumptions)

@@ -12,9 +12,9 @@ import pytest
 
 import lambdaml
 from lambdaml.cost.planning import replan
-from lambdaml.cost.planning.candidates import Space
+from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Plan, Wishes, make_plan
+from lambdaml.cost.planning.plan import Objective, Plan, make_plan
 from lambdaml.cost.planning.replan import LEAST_S, MOST_PLANS, Replanner
 from lambdaml.cost.profiling.iprof import IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
@@ -23,7 +23,7 @@ from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, train
 
 TARGET = "accuracy>=0.95"
-SPACE = Space(workers=(1, 4), channels=(MEASURED,), platforms=("local",), codecs=("fp32",), batch_sizes=(32,))
+SPACE = SearchSpace(workers=(1, 4), channels=(MEASURED,), platforms=("local",), codecs=("fp32",), batch_sizes=(32,))
 PILOTS = tuple(PilotRun(*key, 32, seed, (), 2000, 1.0) for key in ((1, 0), (1, 1), (2, 0)) for seed in (101, 102))
 
 
@@ -34,7 +34,7 @@ def profile() -> Profile:
 
 @pytest.fixture(scope="module")
 def plan(profile: Profile) -> Plan:
-    return make_plan(profile, Wishes(TARGET, minimise="time", space=SPACE), processes=1)
+    return make_plan(profile, Objective(TARGET, minimise="time", space=SPACE), processes=1)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lambdaml import Job
-from lambdaml.cost.profiling.noise import LEAST_BATCHES, Noise, estimate, layout
+from lambdaml.cost.profiling.noise import LEAST_BATCHES, Noise, estimate_noise, layout
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.replica import Replica
 
@@ -55,7 +55,7 @@ def test_both_terms_are_found_without_bias() -> None:
         samples = mean + SIGMAS * draw.normal(size=(sum(sizes), DIMENSIONS))
         parts = [part.mean(0) for part in np.split(samples, np.cumsum(sizes)[:-1])]
         whole = samples.mean(0)
-        found.append(estimate([float(part @ part) for part in parts], sizes, float(whole @ whole)))
+        found.append(estimate_noise([float(part @ part) for part in parts], sizes, float(whole @ whole)))
     gradient_sq, trace = np.mean(found, axis=0)
     assert trace == pytest.approx((SIGMAS**2).sum(), rel=0.03)
     assert gradient_sq == pytest.approx(float(mean @ mean), rel=0.1)

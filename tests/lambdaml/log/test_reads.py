@@ -218,7 +218,7 @@ def test_a_run_that_goes_on_from_another_reads_its_state_again(first_reads_damag
     first = damaged_place()
     lambdaml.train(Tiny, first, workers=2, steps=4, snapshot_every=2)
     shas = [
-        lambdaml.train(Tiny, damaged_place(), workers=2, steps=4, origin=f"{origin}@{version}").model_sha256
+        lambdaml.train(Tiny, damaged_place(), workers=2, steps=4, init_from=f"{origin}@{version}").model_sha256
         for version in (2, 3)
         for origin in (first, first.partition("?")[0])
     ]

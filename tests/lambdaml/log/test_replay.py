@@ -11,7 +11,7 @@ import torch
 import lambdaml
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
 from lambdaml.log import keys
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Update
 from lambdaml.schedules import SCHEDULES
 from lambdaml.staleness import RULES
@@ -85,7 +85,7 @@ def test_a_version_inside_a_group_commit_can_be_replayed(asp: lambdaml.Run) -> N
         for update in updates:
             target.put(keys.update(*update.id), update.pack())
         rule = RULES.make(settings.staleness)
-        commit = draft(replica.view, SCHEDULES.make("asp"), rule, updates, max_rejected=9)
+        commit = build_commit(replica.log_state, SCHEDULES.make("asp"), rule, updates, max_rejected=9)
         assert commit is not None
         assert len(commit.steps) == 3
         target.put(keys.log(number), commit.pack())

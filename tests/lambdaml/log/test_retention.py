@@ -12,13 +12,13 @@ import pytest
 import lambdaml
 from lambdaml.errors import BadObject, SettingsError, StoreFull
 from lambdaml.log import keys, wire
-from lambdaml.log.retention import Horizon, Sizes, garbage, horizon_of, pin, snapshots_kept, unpin
+from lambdaml.log.retention import Horizon, Sizes, garbage, horizon_of, pin_version, snapshots_kept, unpin_version
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.shadow import Costs
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage import MemoryStore, open_store
 from lambdaml.training.asked import bounded, default_interval, warnings_of_room
 from tests.lambdaml.lab import Tiny, memory, model_bytes
@@ -145,9 +145,9 @@ def test_an_update_above_the_horizon_that_is_missing_is_a_fault() -> None:
     run = train(memory())
     horizon = horizon_of(run.store)
     assert horizon is not None
-    run.store.delete([keys.update(1, horizon.fated[1])])
+    run.store.delete([keys.update(1, horizon.next_seq[1])])
     (fault, *_) = run.verify().faults
-    assert keys.update(1, horizon.fated[1]) in fault
+    assert keys.update(1, horizon.next_seq[1]) in fault
 
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp"])
@@ -214,7 +214,7 @@ def test_what_a_bound_deletes_and_what_gc_deletes_leaves_the_same_history(
     horizon, doomed = found
     assert horizon.version == STEPS and keys.snapshot(STEPS) not in doomed
     assert all(
-        keys.number(key) < horizon.fated[keys.update_id(key)[0]] for key in doomed if key.startswith(keys.UPDATES)
+        keys.number(key) < horizon.next_seq[keys.update_id(key)[0]] for key in doomed if key.startswith(keys.UPDATES)
     )
 
 
@@ -325,11 +325,11 @@ def test_history_is_updates_and_the_snapshots_at_both_ends_and_between() -> None
 def test_of_a_pin_and_a_horizon_one_sees_the_other() -> None:
     """A pin that is written while the horizon moves is either heeded or refused."""
     store = memory()
-    pin(store, "early", 5)
+    pin_version(store, "early", 5)
     assert [info.key for info in store.list(keys.PINS)] == [keys.pin("early")]
     store.create(keys.horizon(3), Horizon(6, 3, (3, 3)).dump())
     with pytest.raises(SettingsError, match="begins at version 6: 5 is deleted"):
-        pin(store, "late", 5)
-    unpin(store, "early")
-    unpin(store, "early")
+        pin_version(store, "late", 5)
+    unpin_version(store, "early")
+    unpin_version(store, "early")
     assert list(store.list(keys.PINS)) == []

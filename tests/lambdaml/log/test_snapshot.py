@@ -16,7 +16,7 @@ from lambdaml.log.wire import SCHEMA
 from tests.lambdaml.lab import equal
 
 KEY = "snapshots/0000000003.safetensors"
-VIEW = {"commit": 3, "version": 3, "fated": [3], "generation": [1], "rejected": 0}
+VIEW = {"commit": 3, "version": 3, "next_seq": [3], "generation": [1], "rejected": 0}
 
 
 def state() -> State:
@@ -28,7 +28,11 @@ def state() -> State:
         "model/empty": torch.zeros(0, 3),
         "optimizer/0/exp_avg": torch.tensor([0.1], dtype=torch.float64),
     }
-    meta = {"view": VIEW, "optimizer": {"param_groups": [{"lr": 0.1 + 0.2, "betas": (0.9, 0.999)}]}, "scheduler": None}
+    meta = {
+        "log_state": VIEW,
+        "optimizer": {"param_groups": [{"lr": 0.1 + 0.2, "betas": (0.9, 0.999)}]},
+        "scheduler": None,
+    }
     return State(tensors, meta)
 
 
@@ -98,7 +102,7 @@ def test_every_part_of_a_state_is_in_its_digest() -> None:
         State({**whole.tensors, "model/empty": torch.zeros(3, 0)}, whole.meta),
         State({name: t for name, t in whole.tensors.items() if name != "model/empty"}, whole.meta),
         State(whole.tensors, {**whole.meta, "scheduler": {"last_epoch": 1}}),
-        State(whole.tensors, {**whole.meta, "view": {**VIEW, "rejected": 1}}),
+        State(whole.tensors, {**whole.meta, "log_state": {**VIEW, "rejected": 1}}),
     ]
     assert len({whole.digest(), *[other.digest() for other in others]}) == 1 + len(others)
 
@@ -136,14 +140,14 @@ def test_a_snapshot_does_not_need_pickle(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_complex_numbers_are_read_back_bit_for_bit_and_stand_in_the_model_file(dtype: torch.dtype) -> None:
     tensors = {"model/rot": torch.polar(torch.ones(4), torch.arange(4.0)).to(dtype)}
-    found = State.load(State(tensors, {"view": VIEW}).dump(), KEY)
+    found = State.load(State(tensors, {"log_state": VIEW}).dump(), KEY)
     assert equal(found.tensors, tensors)
     assert equal(read_model(found.dump_model()).model(), {"rot": tensors["model/rot"]})
 
 
 def test_a_model_file_with_much_to_say_of_itself_is_the_same_bytes_each_time() -> None:
     tensors = {"model/rot": torch.ones(3, dtype=torch.complex128), "extra/_extra_state": torch.arange(3)}
-    meta = {"view": VIEW, "extra": {"_extra_state": {"$tensor": "extra/_extra_state"}}}
+    meta = {"log_state": VIEW, "extra": {"_extra_state": {"$tensor": "extra/_extra_state"}}}
     files = {State(tensors, meta).dump_model() for _ in range(20)}
     assert len(files) == 1
     assert equal(read_model(files.pop()).tensors, tensors)

@@ -39,7 +39,7 @@ def test_files_are_those_of_the_library() -> None:
     data = tensorfile.dump(tensors, {"format": "pt"})
     assert data == save(tensors, {"format": "pt"})
     assert equal(load_by_library(data), tensors)
-    found, metadata = tensorfile.load(data)
+    found, metadata = tensorfile.load_tensors(data)
     assert equal(found, tensors) and metadata == {"format": "pt"}
 
 
@@ -54,13 +54,13 @@ def test_any_names_and_shapes_are_written_as_the_library_does(named: dict[str, t
     tensors = {name: filled(dtype, *shape) for name, (dtype, shape) in named.items()}
     data = tensorfile.dump(tensors, {"state": "x"})
     assert data == save(tensors, {"state": "x"})
-    assert equal(tensorfile.load(data)[0], tensors)
+    assert equal(tensorfile.load_tensors(data)[0], tensors)
 
 
 def test_what_is_read_is_memory_of_its_own() -> None:
     data = tensorfile.dump({"w": torch.ones(4)}, {"format": "pt"})
     before = bytes(bytearray(data))
-    tensorfile.load(memoryview(data))[0]["w"].zero_()
+    tensorfile.load_tensors(memoryview(data))[0]["w"].zero_()
     assert data == before
 
 
@@ -88,14 +88,14 @@ def test_a_header_that_does_not_fit_is_refused(change: dict[str, object]) -> Non
     header["w"] |= change
     text = json.dumps(header).encode()
     with pytest.raises(ValueError):
-        tensorfile.load(len(text).to_bytes(8, "little") + text + data[8 + length :])
+        tensorfile.load_tensors(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 @pytest.mark.parametrize("kinds", ['{"w": "float32"}', '{"w": "load"}', '{"w": "complex128"}', "[", "5", '{"w": 5}'])
 def test_pairs_that_are_none_are_refused(kinds: str) -> None:
     data = tensorfile.dump({"w": torch.ones(3, 3)}, {"format": "pt", "complex": kinds})
     with pytest.raises(ValueError):
-        tensorfile.load(data)
+        tensorfile.load_tensors(data)
 
 
 def test_writing_makes_one_copy() -> None:

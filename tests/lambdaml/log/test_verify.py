@@ -255,7 +255,7 @@ def test_the_model_of_another_version_is_found(run: lambdaml.Run) -> None:
 def test_a_wrong_digest_is_found(run: lambdaml.Run) -> None:
     last = log(run)[-1]
     key = [info.key for info in run.store.list(keys.SNAPSHOTS)][1]
-    commits = State.load(run.store.get(key) or b"", key).meta["view"]["commit"]
+    commits = State.load(run.store.get(key) or b"", key).meta["log_state"]["commit"]
     rewrite(run, last, digest=Digest(commits, "0" * 64))
     assert faults(run)
 

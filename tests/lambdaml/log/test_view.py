@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lambdaml.errors import BadObject
 from lambdaml.log.records import Commit, Entry, Stop
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 
 
 def entry(worker: int, seq: int, **changes: object) -> Entry:
@@ -19,12 +19,12 @@ def entry(worker: int, seq: int, **changes: object) -> Entry:
 
 
 def test_a_commit_moves_everything_on() -> None:
-    view = View(3, 10)
+    log_state = LogState(3, 10)
     refused = (entry(1, 0, fate="rejected", generation=4), entry(2, 0, fate="discarded"))
-    view.advance(Commit(0, 0, ((entry(0, 0),), (entry(0, 1),)), refused))
-    assert (view.commit, view.version, view.fated, view.rejected) == (1, 2, [2, 1, 1], 1)
-    assert view.generation == [1, 4, 1]
-    assert (view.progress, view.stop) == (4, None)
+    log_state.advance(Commit(0, 0, ((entry(0, 0),), (entry(0, 1),)), refused))
+    assert (log_state.commit, log_state.version, log_state.next_seq, log_state.rejected) == (1, 2, [2, 1, 1], 1)
+    assert log_state.generation == [1, 4, 1]
+    assert (log_state.progress, log_state.stop) == (4, None)
 
 
 BAD = {
@@ -42,32 +42,32 @@ BAD = {
 @pytest.mark.parametrize("commit", BAD.values(), ids=BAD)
 def test_a_commit_that_does_not_follow_is_refused(commit: Commit) -> None:
     with pytest.raises(BadObject):
-        View(3, 10).advance(commit)
+        LogState(3, 10).advance(commit)
 
 
 def test_a_commit_that_is_refused_changes_nothing() -> None:
-    view = View(3, 10)
-    before = view.dump()
+    log_state = LogState(3, 10)
+    before = log_state.dump()
     with pytest.raises(BadObject):
-        view.advance(Commit(0, 0, ((entry(0, 0), entry(1, 0), entry(2, 5)),)))
-    assert view.dump() == before
+        log_state.advance(Commit(0, 0, ((entry(0, 0), entry(1, 0), entry(2, 5)),)))
+    assert log_state.dump() == before
 
 
 def test_nothing_follows_the_end() -> None:
-    view = View(1, 10)
-    view.advance(Commit(0, 0, ((entry(0, 0),),), stop=Stop("target", 0)))
+    log_state = LogState(1, 10)
+    log_state.advance(Commit(0, 0, ((entry(0, 0),),), stop=Stop("target", 0)))
     with pytest.raises(BadObject):
-        view.advance(Commit(1, 1, ((entry(0, 1),),)))
+        log_state.advance(Commit(1, 1, ((entry(0, 1),),)))
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=5), max_size=8), st.integers(0, 7))
 def test_a_view_from_a_snapshot_goes_on_like_the_one_it_was_taken_from(rounds: list[list[int]], cut: int) -> None:
-    whole = View(3, 100)
-    resumed = View(3, 100)
+    whole = LogState(3, 100)
+    resumed = LogState(3, 100)
     counts = [0, 0, 0]
     for number, workers in enumerate(rounds):
         if number == cut:
-            resumed = View.load(json.loads(json.dumps(whole.dump())), 3, 100)
+            resumed = LogState.load(json.loads(json.dumps(whole.dump())), 3, 100)
         entries = []
         for worker in workers:
             entries.append((entry(worker, counts[worker]),))
@@ -78,12 +78,12 @@ def test_a_view_from_a_snapshot_goes_on_like_the_one_it_was_taken_from(rounds: l
             resumed.advance(commit)
     if len(rounds) > cut:
         assert resumed.dump() == whole.dump()
-    assert whole.fated == counts
+    assert whole.next_seq == counts
 
 
 def test_a_view_from_a_snapshot_knows_that_the_run_has_ended() -> None:
     """The last snapshot is taken after the last commit: a function that starts from it must not go on."""
-    view = View(1, 10)
-    view.advance(Commit(0, 0, ((entry(0, 0),),), stop=Stop("target", 0)))
-    again = View.load(json.loads(json.dumps(view.dump())), 1, 10)
+    log_state = LogState(1, 10)
+    log_state.advance(Commit(0, 0, ((entry(0, 0),),), stop=Stop("target", 0)))
+    again = LogState.load(json.loads(json.dumps(log_state.dump())), 1, 10)
     assert again.stop == Stop("target", 0)

@@ -36,7 +36,7 @@ def envelope(header: Any, payload: bytes = b"") -> bytes:
     return struct.pack("<4sIII", b"LML1", len(raw), zlib.crc32(raw + payload), 0) + raw + payload
 
 
-def pack(header: dict[str, Any], parts: list[wire.Part]) -> bytes:
+def pack(header: dict[str, Any], parts: list[wire.ArrayPart]) -> bytes:
     return wire.pack(header, parts)[0]
 
 
@@ -69,7 +69,7 @@ def test_a_number_that_json_does_not_know_is_refused_when_writing() -> None:
 
 
 @given(records, st.lists(st.tuples(text, arrays), max_size=3, unique_by=lambda part: part[0]))
-def test_an_envelope_is_read_back_as_it_was(header: dict[str, Any], parts: list[wire.Part]) -> None:
+def test_an_envelope_is_read_back_as_it_was(header: dict[str, Any], parts: list[wire.ArrayPart]) -> None:
     found, bodies = wire.unpack(pack(header, parts), "k")
     assert found == header
     assert list(bodies) == [name for name, _ in parts]
@@ -79,7 +79,7 @@ def test_an_envelope_is_read_back_as_it_was(header: dict[str, Any], parts: list[
 
 
 @given(st.lists(st.tuples(text, arrays), max_size=3, unique_by=lambda part: part[0]))
-def test_packing_hands_back_the_arrays_as_they_stand_in_the_envelope(parts: list[wire.Part]) -> None:
+def test_packing_hands_back_the_arrays_as_they_stand_in_the_envelope(parts: list[wire.ArrayPart]) -> None:
     data, views = wire.pack({}, parts)
     _, found = wire.unpack(data, "k")
     assert list(views) == list(found) == [name for name, _ in parts]

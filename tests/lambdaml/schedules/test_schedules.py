@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambdaml.errors import SettingsError
-from lambdaml.log.commits import draft
+from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Entry, Stop, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.bsp import Bsp
 from lambdaml.staleness import RULES
@@ -29,7 +29,7 @@ class Play:
 
     def __init__(self, schedule: str, workers: int, steps: int, faults: frozenset[tuple[int, int]], **limits: int):
         self.schedule = SCHEDULES.make(schedule)
-        self.view = View(workers, steps)
+        self.log_state = LogState(workers, steps)
         self.limit = limits.get("max_rejected", 10**9)
         self.fences = limits.get("fences", 0)
         self.faults = faults
@@ -43,29 +43,29 @@ class Play:
 
     def run(self, choices: list[int]) -> Play:
         source: Iterator[int] = chain(choices, count())
-        for _ in range(100 + 40 * self.view.workers * self.view.steps):
-            if self.view.stop:
+        for _ in range(100 + 40 * self.log_state.workers * self.log_state.steps):
+            if self.log_state.stop:
                 return self
             actions = self.actions()
-            assert actions, f"a deadlock: {self.view.dump()}, pending {[u.id for u in self.pending]}"
+            assert actions, f"a deadlock: {self.log_state.dump()}, pending {[u.id for u in self.pending]}"
             kind, worker = actions[next(source) % len(actions)]
             getattr(self, kind)(worker)
-        raise AssertionError(f"the run does not end: {self.view.dump()}")
+        raise AssertionError(f"the run does not end: {self.log_state.dump()}")
 
     def actions(self) -> list[tuple[str, int]]:
         found = []
-        for worker in range(self.view.workers):
+        for worker in range(self.log_state.workers):
             seq = self.next[worker]
             if worker in self.started:
                 found.append(("publish", worker))
-            elif not self.schedule.leaves(self.view, worker, seq) and self.schedule.may_start(
-                self.view, worker, seq, self.last_base[worker]
+            elif not self.schedule.leaves(self.log_state, worker, seq) and self.schedule.may_start(
+                self.log_state, worker, seq, self.last_base[worker]
             ):
                 found.append(("start", worker))
-        return [*found, ("decide", -1)] if self.draft() else found
+        return [*found, ("decide", -1)] if self.build_commit() else found
 
     def start(self, worker: int) -> None:
-        self.started[worker] = self.view.version
+        self.started[worker] = self.log_state.version
 
     def publish(self, worker: int) -> None:
         base, seq = self.started.pop(worker), self.next[worker]
@@ -81,16 +81,16 @@ class Play:
         self.next[worker], self.last_base[worker] = seq + 1, base
 
     def decide(self, _: int) -> None:
-        commit = self.draft()
+        commit = self.build_commit()
         assert commit is not None
         self.commits.append(commit)
         decided = {(entry.worker, entry.seq) for entry in commit.entries}
-        self.view.advance(commit)
+        self.log_state.advance(commit)
         self.pending = [update for update in self.pending if update.id not in decided]
 
-    def draft(self) -> Commit | None:
+    def build_commit(self) -> Commit | None:
         rule = RULES.make("constant")
-        return draft(self.view, self.schedule, rule, self.pending, max_rejected=self.limit)
+        return build_commit(self.log_state, self.schedule, rule, self.pending, max_rejected=self.limit)
 
     @property
     def entries(self) -> list[Entry]:
@@ -131,7 +131,7 @@ def test_a_run_ends_and_every_update_gets_exactly_one_fate(
     assert len(set(fated)) == len(fated)
     assert pending.isdisjoint(fated)
     assert pending | set(fated) == set(play.published)
-    assert play.view.stop == Stop("steps")
+    assert play.log_state.stop == Stop("steps")
     if not schedule.startswith("quorum"):
         assert not play.pending
         assert sorted(fated) == [(w, s) for w in range(workers) for s in range(5)]
@@ -253,7 +253,7 @@ def test_equal_asynchronous_workers_see_a_staleness_of_n_minus_one() -> None:
     play = Play("asp", 4, 50, frozenset())
     for worker in range(4):
         play.start(worker)
-    while not play.view.stop:
+    while not play.log_state.stop:
         worker = next(w for w in sorted(play.started, key=lambda w: (play.next[w], w)))
         play.publish(worker)
         play.decide(-1)
@@ -276,7 +276,7 @@ def test_a_quorum_that_discards_uses_fresh_updates_of_k_workers_alone(
         assert len({entry.worker for entry in commit.applied}) == len(commit.applied) <= k
         rejected = sum(entry.fate == "rejected" for entry in commit.refused)
         assert len(commit.applied) == k or len(commit.applied) + rejected >= workers
-    assert play.view.version == 5
+    assert play.log_state.version == 5
 
 
 @few
@@ -288,7 +288,7 @@ def test_a_quorum_that_weighs_discards_nothing(
     play = Play(f"quorum:{k},late=weight", workers, 5, faults).run(choices)
     assert all(entry.fate != "discarded" for entry in play.entries)
     assert all(len(commit.applied) <= k for commit in play.commits)
-    assert play.view.version == 5
+    assert play.log_state.version == 5
 
 
 def test_the_late_of_a_quorum_are_discarded_or_weighed() -> None:
@@ -312,9 +312,9 @@ def test_the_late_of_a_quorum_are_discarded_or_weighed() -> None:
 def test_a_run_of_faulty_updates_ends_as_diverged(schedule: str, choices: list[int], limit: int) -> None:
     every = frozenset((w, s) for w in range(3) for s in range(400))
     play = Play(schedule, 3, 100, every, max_rejected=limit).run(choices)
-    assert play.view.stop == Stop("diverged")
-    assert play.view.version == 0
-    assert limit <= play.view.rejected < limit + 3
+    assert play.log_state.stop == Stop("diverged")
+    assert play.log_state.version == 0
+    assert limit <= play.log_state.rejected < limit + 3
 
 
 @pytest.mark.parametrize("spec", ["ssp:-1", "quorum:0", "quorum:-2", "quorum:2,late=maybe"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lambdaml.log.records import Commit, Entry
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.staleness import RULES
 from lambdaml.traces.delays import DELAYS
 
@@ -108,7 +108,7 @@ def train(
     """
     rule = RULES.make(rule_name)
     held = [clients(seed) or shards(data.y, seed) for seed in range(SEEDS)]
-    views = [View(CLIENTS, steps) for _ in range(SEEDS)]
+    views = [LogState(CLIENTS, steps) for _ in range(SEEDS)]
     versions = [first_models()]
     reached = [0] * SEEDS
     for step in range(steps):
@@ -131,13 +131,13 @@ def train(
     return versions[-1], reached
 
 
-def judged(rule: Any, view: View, worker: int, base: int, y: Any) -> float:
+def judged(rule: Any, log_state: LogState, worker: int, base: int, y: Any) -> float:
     """The rule's weight; the view then takes the update in."""
     labels = tuple(np.bincount(y).tolist()) if rule.labels else ()
-    entry = Entry(worker, view.fated[worker], base, 1, BATCH, 0.0, view.version - base, labels=labels)
-    weight = rule.judge(entry, view)
+    entry = Entry(worker, log_state.next_seq[worker], base, 1, BATCH, 0.0, log_state.version - base, labels=labels)
+    weight = rule.judge(entry, log_state)
     assert weight is not None
-    view.advance(Commit(view.commit, view.version, ((entry,),)))
+    log_state.advance(Commit(log_state.commit, log_state.version, ((entry,),)))
     return float(weight)
 
 

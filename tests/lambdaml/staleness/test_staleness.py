@@ -15,10 +15,10 @@ from torch import nn
 import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
-from lambdaml.log.commits import decision_of, draft
+from lambdaml.log.commits import build_commit, decision_of
 from lambdaml.log.records import Commit, Entry, Update
-from lambdaml.log.snapshot import RULE, State
-from lambdaml.log.view import View
+from lambdaml.log.snapshot import RULE_PREFIX, State
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.staleness import RULES
@@ -42,7 +42,7 @@ def entry_of(staleness: int, base: int = 100, worker: int = 0, labels: tuple[int
 
 
 def judged(spec: str, staleness: int, workers: int = 8, base: int = 100) -> float | None:
-    return RULES.make(spec).judge(entry_of(staleness, base), View(workers, 10))
+    return RULES.make(spec).judge(entry_of(staleness, base), LogState(workers, 10))
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ def test_the_step_of_theory_for_discarding(noise: float, target: float, smooth: 
 def test_a_fresh_update_counts_in_full_and_weights_never_grow(spec: str) -> None:
     spec = {"discard": "discard:9"}.get(spec, spec)
     rule = RULES.make(spec)
-    weights = [rule.judge(entry_of(tau, 100 - tau), View(4, 9)) or 0.0 for tau in range(40)]
+    weights = [rule.judge(entry_of(tau, 100 - tau), LogState(4, 9)) or 0.0 for tau in range(40)]
     assert weights == sorted(weights, reverse=True)
-    assert rule.judge(entry_of(0, 0), View(4, 9)) == 1.0
+    assert rule.judge(entry_of(0, 0), LogState(4, 9)) == 1.0
 
 
-def observed(counts: dict[int, int], labels: list[int] | None = None) -> View:
-    view = View(4, 10)
-    view.staleness, view.labels = counts, labels or []
-    return view
+def observed(counts: dict[int, int], labels: list[int] | None = None) -> LogState:
+    log_state = LogState(4, 10)
+    log_state.staleness, log_state.labels = counts, labels or []
+    return log_state
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def observed(counts: dict[int, int], labels: list[int] | None = None) -> View:
 def test_the_threshold_is_the_percentile_of_what_the_log_applied(
     percentile: float, counts: dict[int, int], threshold: int | None
 ) -> None:
-    rule, view = RULES.make(f"exponential:percentile={percentile}"), observed(counts)
+    rule, log_state = RULES.make(f"exponential:percentile={percentile}"), observed(counts)
     for staleness in (0, 1, 2, 5, 50):
         same = RULES.make(f"exponential:threshold={threshold}" if threshold else "inverse")
-        assert rule.judge(entry_of(staleness), view) == same.judge(entry_of(staleness), view)
+        assert rule.judge(entry_of(staleness), log_state) == same.judge(entry_of(staleness), log_state)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_similarity_is_the_bhattacharyya_coefficient(
 )
 def test_boosting_divides_by_similarity(boost: str, staleness: int, labels: tuple[int, ...], factor: float) -> None:
     rule = RULES.make(f"exponential:threshold=12,boost={boost}")
-    view = observed({}, [0, 100])
-    plain = RULES.make("exponential:threshold=12").judge(entry_of(staleness), view)
+    log_state = observed({}, [0, 100])
+    plain = RULES.make("exponential:threshold=12").judge(entry_of(staleness), log_state)
     assert plain is not None
-    assert rule.judge(entry_of(staleness, labels=labels), view) == pytest.approx(plain * factor)
+    assert rule.judge(entry_of(staleness, labels=labels), log_state) == pytest.approx(plain * factor)
 
 
 @pytest.mark.parametrize(
@@ -364,16 +364,16 @@ def test_a_transform_goes_on_from_its_state_as_if_nothing_had_happened(spec: str
 # ---- discarding
 
 
-def stale_arrivals() -> tuple[View, list[Update]]:
-    view = View(3, 10)
-    view.commit = view.version = 5
-    view.fated = [5, 5, 5]
-    return view, [light(0, 5, 5), light(1, 5, 3), light(2, 5, 4)]
+def stale_arrivals() -> tuple[LogState, list[Update]]:
+    log_state = LogState(3, 10)
+    log_state.commit = log_state.version = 5
+    log_state.next_seq = [5, 5, 5]
+    return log_state, [light(0, 5, 5), light(1, 5, 3), light(2, 5, 4)]
 
 
 def test_an_update_that_a_rule_discards_takes_no_step() -> None:
-    view, arrived = stale_arrivals()
-    commit = draft(view, SCHEDULES.make("asp"), RULES.make("discard:3"), arrived, max_rejected=1)
+    log_state, arrived = stale_arrivals()
+    commit = build_commit(log_state, SCHEDULES.make("asp"), RULES.make("discard:3"), arrived, max_rejected=1)
     assert commit is not None
     assert [(e.worker, e.staleness, e.weight) for e in commit.applied] == [(0, 0, 1.0), (2, 2, 1.0)]
     assert [(e.worker, e.staleness, e.fate, e.reason) for e in commit.refused] == [(1, 3, "discarded", "stale")]
@@ -381,8 +381,10 @@ def test_an_update_that_a_rule_discards_takes_no_step() -> None:
 
 
 def test_the_weights_of_a_step_sum_to_one_without_what_a_rule_discards() -> None:
-    view, arrived = stale_arrivals()
-    commit = draft(view, SCHEDULES.make("quorum:3,late=weight"), RULES.make("discard:2"), arrived, max_rejected=1)
+    log_state, arrived = stale_arrivals()
+    commit = build_commit(
+        log_state, SCHEDULES.make("quorum:3,late=weight"), RULES.make("discard:2"), arrived, max_rejected=1
+    )
     assert commit is not None
     assert [(e.worker, e.weight) for e in commit.applied] == [(0, 0.5), (2, 0.5)]
     assert [e.worker for e in commit.refused] == [1]
@@ -390,12 +392,12 @@ def test_the_weights_of_a_step_sum_to_one_without_what_a_rule_discards() -> None
 
 @pytest.mark.parametrize("r", [1, 2, 3, 4, 9])
 def test_the_decision_behind_a_commit_can_be_told_from_it(r: int) -> None:
-    view, arrived = stale_arrivals()
+    log_state, arrived = stale_arrivals()
     rule = RULES.make(f"discard:{r}")
-    commit = draft(view, SCHEDULES.make("asp"), rule, arrived, max_rejected=9)
+    commit = build_commit(log_state, SCHEDULES.make("asp"), rule, arrived, max_rejected=9)
     assert commit is not None
     fixed = Fixed(decision_of(commit, {update.id: update for update in arrived}))
-    again = draft(view, fixed, rule, (), max_rejected=9)
+    again = build_commit(log_state, fixed, rule, (), max_rejected=9)
     assert again is not None
     assert (again.steps, again.refused) == (commit.steps, commit.refused)
 
@@ -430,7 +432,9 @@ def test_what_a_rule_remembers_is_part_of_a_snapshot(spec: str) -> None:
     run = train(workers=3, steps=STEPS, schedule="asp", functions=3, staleness=spec, snapshot_every=3)
     for info in run.store.list(keys.SNAPSHOTS):  # the first that remembers something: no two rounds are this short
         state = State.load(run.store.get(info.key) or b"", key := info.key)
-        names = [name for name in state.tensors if name.startswith(RULE) and state.tensors[name].is_floating_point()]
+        names = [
+            name for name in state.tensors if name.startswith(RULE_PREFIX) and state.tensors[name].is_floating_point()
+        ]
         if names:
             break
     assert names
@@ -458,7 +462,7 @@ def test_label_counts_travel_in_updates_and_in_the_log_when_asked_for(asp: lambd
             labels = Update.unpack(data, entry.worker, entry.seq).labels
             assert labels == entry.labels and sum(labels) == entry.samples
             sums[: len(labels)] += labels
-    assert run.replay().meta["view"]["labels"] == sums.tolist()
+    assert run.replay().meta["log_state"]["labels"] == sums.tolist()
     assert sums.sum() == sum(entry.samples for commit in run.log() for entry in commit.applied)
     assert not any(entry.labels for commit in asp.log() for entry in commit.entries)
     assert run.verify().faults == []
@@ -481,19 +485,19 @@ def test_a_job_whose_labels_are_not_where_they_are_looked_for_says_so() -> None:
         train(job, workers=2, steps=2, staleness="exponential:boost=all")
     job.labels = lambda batch: batch[1].long()  # type: ignore[method-assign]
     run = lambdaml.Run(train(job, workers=2, steps=2, staleness="exponential:boost=all").store, job)
-    assert sum(run.replay().meta["view"]["labels"]) == 2 * 2 * 8
+    assert sum(run.replay().meta["log_state"]["labels"]) == 2 * 2 * 8
 
 
 def test_the_view_tallies_staleness_and_labels_of_applied_updates_alone() -> None:
-    view = View(3, 10)
+    log_state = LogState(3, 10)
     steps = ((entry_of(0, 0, 0, (1, 2)),), (entry_of(1, 0, 1, (0, 0, 4)),))
-    view.advance(Commit(0, 0, steps, (replace(entry_of(7, 0, 2), fate="discarded"),)))
-    assert (view.staleness, view.labels) == ({0: 1, 1: 1}, [1, 2, 4])
-    copy = view.copy()
+    log_state.advance(Commit(0, 0, steps, (replace(entry_of(7, 0, 2), fate="discarded"),)))
+    assert (log_state.staleness, log_state.labels) == ({0: 1, 1: 1}, [1, 2, 4])
+    copy = log_state.copy()
     copy.advance(Commit(1, 2, ((replace(entry_of(1, 1, 0, (5,)), seq=1),),)))
-    assert (view.staleness, view.labels) == ({0: 1, 1: 1}, [1, 2, 4])
+    assert (log_state.staleness, log_state.labels) == ({0: 1, 1: 1}, [1, 2, 4])
     assert (copy.staleness, copy.labels) == ({0: 1, 1: 2}, [6, 2, 4])
-    again = View.load(copy.dump(), 3, 10)
+    again = LogState.load(copy.dump(), 3, 10)
     assert again.dump() == copy.dump()
 
 

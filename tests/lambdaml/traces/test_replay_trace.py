@@ -116,7 +116,7 @@ def test_a_last_commit_that_does_nothing_but_stop_the_run_is_replayed_too() -> N
     run.store.put(keys.log(end.commit), end.pack())
     replay = lambdaml.replay_trace(Trace.of(run), Tiny)
     assert replay.state.digest() == run.replay().digest()
-    assert replay.state.meta["view"]["stop"]["reason"] == "cancelled"
+    assert replay.state.meta["log_state"]["stop"]["reason"] == "cancelled"
 
 
 def test_an_update_that_was_rejected_has_no_part_in_the_replay() -> None:

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 import lambdaml
 from lambdaml.errors import NewerSchema, UserError
-from lambdaml.traces import COLUMNS, SCHEMA, Trace
+from lambdaml.traces import COLUMNS, TRACE_SCHEMA, Trace
 from tests.lambdaml.lab import broken_off, train
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "concepts" / "traces.md"
@@ -119,8 +119,8 @@ def test_a_file_that_is_no_trace_is_refused_in_one_line(trace: Trace, tmp_path: 
 def test_a_newer_trace_is_refused(trace: Trace, tmp_path: Path) -> None:
     path = tmp_path / "trace.parquet"
     trace.save(path)
-    damage(path, schema=SCHEMA + 1)
-    with pytest.raises(NewerSchema, match=f"schema {SCHEMA + 1}"):
+    damage(path, schema=TRACE_SCHEMA + 1)
+    with pytest.raises(NewerSchema, match=f"schema {TRACE_SCHEMA + 1}"):
         Trace.load(path)
 
 

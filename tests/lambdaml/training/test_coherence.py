@@ -13,7 +13,7 @@ import lambdaml
 from examples.digits import Digits
 from lambdaml.engines.live import OneThread
 from lambdaml.errors import SettingsError
-from lambdaml.training.coherence import Coherence, Point, Probe, Tolerance, coherence, measure, sequential
+from lambdaml.training.coherence import Coherence, Point, Probe, Tolerance, coherence, measure_coherence, sequential
 from lambdaml.training.evaluation import Evaluator
 from tests.lambdaml.lab import Made, Tiny, table, train
 
@@ -40,7 +40,7 @@ class Deep(Digits):
 def late_cosine(depth: int, seed: int) -> float:
     job = Deep(depth)
     late = (state for state in sequential(job, 300, seed=seed) if state[0] >= 184)
-    return measure(Probe(job, **A4), late).cosine(late=1.0)[16]
+    return measure_coherence(Probe(job, **A4), late).cosine(late=1.0)[16]
 
 
 def test_deep_networks_are_less_coherent() -> None:
@@ -72,7 +72,7 @@ def bowl(*weights: float) -> nn.Module:
 
 def test_cosine_projection_and_mu_are_those_of_the_definition() -> None:
     states = [(0, bowl(0.0, 2.0)), (1, bowl(2.0, 2.0)), (2, bowl(1.0, 0.0)), (4, bowl(-3.0, 0.0))]
-    found = measure(Probe(Bowl(), lags=(1, 2, 3)), states)
+    found = measure_coherence(Probe(Bowl(), lags=(1, 2, 3)), states)
     assert [point.norm for point in found.points] == pytest.approx([2, 8**0.5, 1, 3])
     assert [sorted(point.cosine) for point in found.points] == [[], [1], [1, 2], [2, 3]]
     assert found.points[1].cosine[1] == pytest.approx(0.5**0.5)
@@ -85,7 +85,7 @@ def test_cosine_projection_and_mu_are_those_of_the_definition() -> None:
 
 
 def test_a_gradient_that_vanished_has_no_direction() -> None:
-    found = measure(Probe(Bowl()), [(0, bowl(1.0, 0.0)), (1, bowl(0.0, 0.0)), (2, bowl(1.0, 1.0))])
+    found = measure_coherence(Probe(Bowl()), [(0, bowl(1.0, 0.0)), (1, bowl(0.0, 0.0)), (2, bowl(1.0, 1.0))])
     assert [sorted(point.cosine) for point in found.points] == [[], [], [2]]
 
 

@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 import lambdaml
 from lambdaml.errors import JobError, JobFailed
-from lambdaml.training.examine import SMALL, examine
+from lambdaml.training.examine import SMALL, rehearse
 from tests.lambdaml.lab import memory
 from tests.lambdaml.training.test_replica import Made, mlp
 
@@ -93,13 +93,13 @@ def test_a_scheduler_that_looks_at_a_metric_is_refused() -> None:
     job = Made(mlp, momentum)
     job.scheduler = plateau  # type: ignore[method-assign]
     with pytest.raises(JobError, match="ReduceLROnPlateau looks at a metric"):
-        examine(job, 0)
+        rehearse(job, 0)
 
 
 def test_a_large_model_is_cut_down_for_the_rehearsal() -> None:
-    examine(Made(lambda: nn.Linear(SMALL, 3), lambda ps: torch.optim.Adam(ps, lr=0.1)), 0)
+    rehearse(Made(lambda: nn.Linear(SMALL, 3), lambda ps: torch.optim.Adam(ps, lr=0.1)), 0)
     with pytest.raises(JobError, match="Forgetful"):
-        examine(Made(lambda: nn.Linear(SMALL, 3), lambda ps: Forgetful(ps, lr=0.1)), 0)
+        rehearse(Made(lambda: nn.Linear(SMALL, 3), lambda ps: Forgetful(ps, lr=0.1)), 0)
 
 
 class NoInit(nn.Module):

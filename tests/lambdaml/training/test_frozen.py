@@ -116,7 +116,7 @@ def test_a_run_whose_snapshots_hold_everything_goes_on(run: lambdaml.Run, monkey
 
 
 def test_another_runs_state_is_gone_on_from_with_its_frozen_parameters(run: lambdaml.Run) -> None:
-    after = train(Adapting, origin=f"{run.store.url}@6", **{**OPTIONS, "seed": 5})
+    after = train(Adapting, init_from=f"{run.store.url}@6", **{**OPTIONS, "seed": 5})
     bases = [State.load(one.store.get(keys.FROZEN) or b"", keys.FROZEN).tensors for one in (run, after)]
     assert equal(*bases)
     assert after.verify().ok

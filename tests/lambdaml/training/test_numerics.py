@@ -23,7 +23,7 @@ from lambdaml.log.run import Run
 from lambdaml.settings import Settings
 from lambdaml.storage import copy
 from lambdaml.training import numerics
-from lambdaml.training.numerics import Numerics, differences, norm, present
+from lambdaml.training.numerics import Numerics, current_class, differences, norm
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 
@@ -55,7 +55,7 @@ def own_environment() -> Iterator[None]:
 
 def other(**changes: str) -> Numerics:
     """This process's class, but for these."""
-    here = present()
+    here = current_class()
     return replace(here, decides=here.decides | changes)
 
 
@@ -83,7 +83,7 @@ def half() -> lambdaml.Run:
 
 
 def test_tests_compute_reproducibly_whatever_the_environment_that_they_are_run_in() -> None:
-    assert present().mode == "reproducible"
+    assert current_class().mode == "reproducible"
     assert {name: os.environ[name] for name in numerics.environment("reproducible")} == numerics.environment(
         "reproducible"
     )
@@ -96,7 +96,7 @@ SAY = "\nprint(json.dumps(asdict(present())))"
 def test_what_is_set_before_torch_computes_counts_whatever_stood_there() -> None:
     outer = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "SSE4_2"}
     found = python(f"{IN_CLASS}import numpy, torch; prepare('reproducible'){SAY}", **outer)
-    assert Numerics(**found) == present()
+    assert Numerics(**found) == current_class()
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="only MKL has a mode to be asked for")
@@ -164,8 +164,8 @@ print(len(found))"""
 
 
 def test_a_run_records_the_class_that_its_functions_compute_in(run: lambdaml.Run) -> None:
-    assert run.settings.numerics == present()
-    assert Settings.load(run.settings.dump()).numerics == present()
+    assert run.settings.numerics == current_class()
+    assert Settings.load(run.settings.dump()).numerics == current_class()
 
 
 @pytest.mark.parametrize("mode", ["reproducible", "fast"])
@@ -202,7 +202,7 @@ if __name__ == "__main__":
     lambdaml.train({TINY!r}, {str(tmp_path)!r}, workers=2, steps=2)
     print(0)"""
     python(code)
-    assert Run(str(tmp_path)).settings.numerics == present()
+    assert Run(str(tmp_path)).settings.numerics == current_class()
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="only MKL has a mode to be asked for")
@@ -242,13 +242,13 @@ def test_a_function_of_another_class_is_refused_by_what_differs(
 
 def test_a_run_of_another_class_can_be_gone_on_from_in_a_new_one(run: lambdaml.Run) -> None:
     old = of_class(run, other(torch="2.1.0"))
-    new = train(Tiny, workers=2, steps=2, origin=f"{old.url}@4")
-    assert new.settings.numerics == present()
+    new = train(Tiny, workers=2, steps=2, init_from=f"{old.url}@4")
+    assert new.settings.numerics == current_class()
     assert new.verify().ok
 
 
 def test_notes_do_not_keep_a_function_away(run: lambdaml.Run) -> None:
-    assert differences(replace(present(), noted={"glibc": "2.17"})) == ""
+    assert differences(replace(current_class(), noted={"glibc": "2.17"})) == ""
 
 
 def test_nothing_is_compared_where_nothing_was_recorded_or_promised(run: lambdaml.Run) -> None:
@@ -287,7 +287,7 @@ def test_verify_in_another_class_reports_no_false_faults(
     assert report.faults == []
     assert "torch is" in report.unproven
     assert not report.ok
-    assert of_class(run, present()).verify().faults
+    assert of_class(run, current_class()).verify().faults
 
 
 # Norms, and reasons in the log
@@ -349,4 +349,4 @@ def test_the_digits_have_the_bits_that_the_promises_print() -> None:
         table.keys() == {"digits.py:Digits", "cnn.py:DigitsCNN", "charlm.py:CharLM"} for table in printed().values()
     )
     assert printed()
-    assert hashes == {printed().get(str(present()), {}).get("digits.py:Digits", *list(hashes)[:1])}
+    assert hashes == {printed().get(str(current_class()), {}).get("digits.py:Digits", *list(hashes)[:1])}

@@ -206,9 +206,9 @@ def test_batch_norm_averages_are_the_mean_of_the_workers_and_count_rounds() -> N
     for _ in range(3):
         before = copy.deepcopy(replica.model)
         after = []
-        for worker, share in enumerate(batches(job, 4, replica.view.commit)):
+        for worker, share in enumerate(batches(job, 4, replica.log_state.commit)):
             model = copy.deepcopy(before)
-            seed("update", 0, worker, replica.view.commit)
+            seed("update", 0, worker, replica.log_state.commit)
             job.loss(model, default_collate([job.dataset()[i] for i in share]))
             after.append(model.state_dict())
         round_of(replica)

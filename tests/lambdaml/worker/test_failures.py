@@ -174,7 +174,7 @@ def test_a_store_that_was_down_for_a_while_is_waited_for(
 
     monkeypatch.setattr(MemoryStore, "try_create", refuse)
     monkeypatch.setattr("lambdaml.storage.retry.pause_s", lambda attempt, uniform: 0.0)
-    monkeypatch.setattr("lambdaml.storage.patience.BASE_S", 0.001)
+    monkeypatch.setattr("lambdaml.storage.patience.FIRST_PAUSE_S", 0.001)
     result = lambdaml.train(Tiny(), store.url, on_event=lambda event: events.append(event["event"]), **OPTIONS)
     assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
     assert result.metrics == plain.metrics()[STEPS]

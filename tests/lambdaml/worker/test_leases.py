@@ -256,13 +256,13 @@ def test_a_function_that_the_engine_saw_die_holds_nothing(bucket: Bucket) -> Non
 
 def test_who_stands_in_gives_way_to_the_function_that_is_meant_and_to_nobody_else(bucket: Bucket) -> None:
     spare, other, meant = (leases(bucket, name) for name in ("spare", "other", "meant"))
-    assert run(spare.acquire(0, 0, standin=True))
+    assert run(spare.acquire(0, 0, backup=True))
     assert run(spare.acquire(1, 0))
-    assert not run(other.acquire(0, 0, standin=True))
+    assert not run(other.acquire(0, 0, backup=True))
     for _ in range(8):  # it goes on standing in when it renews
         bucket.now += DURATION_S / 4
         run(spare.renew())
-        assert not run(other.acquire(0, 0, standin=True))
+        assert not run(other.acquire(0, 0, backup=True))
     assert run(meant.acquire(0, 0))
     spare.alive(0)
     with pytest.raises(LeaseLost, match=r"\[0\]"):

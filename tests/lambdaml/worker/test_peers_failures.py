@@ -265,7 +265,7 @@ def test_6_a_function_that_is_told_to_leave_publishes_gives_back_its_leases_and_
     assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
 
 
-# ---- 7: workers started from different weights, and never agreed
+# ---- 7: workers started from different weights, and never deterministic
 
 
 @pytest.mark.parametrize("functions", [1, 3])

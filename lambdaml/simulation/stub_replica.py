@@ -15,7 +15,7 @@ from typing import Any
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.records import Body, Commit, Entry, Update
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
@@ -45,7 +45,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowGradient:
+class StubGradient:
     base: int
     samples: int
     loss: float
@@ -66,12 +66,12 @@ class ShadowGradient:
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowState:
+class StubState:
     meta: dict[str, Any]
 
     @property
     def version(self) -> int:
-        version: int = self.meta["view"]["version"]
+        version: int = self.meta["log_state"]["version"]
         return version
 
     @property
@@ -84,14 +84,14 @@ class ShadowState:
     def dump(self, sha256: str = "") -> bytes:
         return wire.dump_json(self.meta)
 
-    def over(self, base: ShadowState) -> ShadowState:
+    def over(self, base: StubState) -> StubState:
         return self
 
     def dump_model(self) -> bytes:
         return wire.dump_json({"chain": self.meta["chain"]})
 
 
-class Shadow:
+class StubReplica:
     """A `lambdaml.worker.machine.Machine`.
 
     Args:
@@ -110,7 +110,7 @@ class Shadow:
     ) -> None:
         self.settings = settings
         self.costs = costs
-        self.view = View(settings.workers, settings.steps)
+        self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
         self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
@@ -118,13 +118,13 @@ class Shadow:
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._charge, self._clock, self._bad = charge, clock, bad
 
-    def gradient(self, worker: int, seq: int) -> ShadowGradient:
+    def gradient(self, worker: int, seq: int) -> StubGradient:
         start = self._clock()
         self._charge(self.costs.step_s)
         computed = self._clock()
         self._charge(self.costs.encode_s)
-        samples, loss = self._sampler.count(worker, seq), fingerprint(self.chain, worker, seq)
-        return ShadowGradient(self.version, samples, loss, computed - start, self._clock() - computed)
+        samples, loss = self._sampler.count(worker, seq), chain_digest(self.chain, worker, seq)
+        return StubGradient(self.version, samples, loss, computed - start, self._clock() - computed)
 
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self._bad(update.worker, update.seq) else ""
@@ -161,26 +161,26 @@ class Shadow:
     def end(self, commit: Commit) -> None:
         """The state changes here alone, so that who dies within a commit leaves a state that the log knows."""
         self.chain, self.version = self._next, commit.last_version
-        self.view.advance(commit)
+        self.log_state.advance(commit)
 
-    def shared_state(self) -> ShadowState:
+    def shared_state(self) -> StubState:
         return self.state()
 
-    def state(self) -> ShadowState:
-        return ShadowState({"view": self.view.dump(), "chain": self.chain.hex()})
+    def state(self) -> StubState:
+        return StubState({"log_state": self.log_state.dump(), "chain": self.chain.hex()})
 
-    def load(self, state: ShadowState) -> None:
-        self.view = View.load(state.meta["view"], self.settings.workers, self.settings.steps)
-        self.version = self.view.version
+    def load(self, state: StubState) -> None:
+        self.log_state = LogState.load(state.meta["log_state"], self.settings.workers, self.settings.steps)
+        self.version = self.log_state.version
         self.chain = bytes.fromhex(state.meta["chain"])
 
     @staticmethod
-    def read(data: bytes | memoryview, key: str) -> ShadowState:
+    def read(data: bytes | memoryview, key: str) -> StubState:
         record = wire.load_json(data, key)
-        return ShadowState({"view": record["view"], "chain": record["chain"]})
+        return StubState({"log_state": record["log_state"], "chain": record["chain"]})
 
 
-def fingerprint(chain: bytes, worker: int, seq: int) -> float:
+def chain_digest(chain: bytes, worker: int, seq: int) -> float:
     """A number in [0, 1) that stands for the gradient of this update at this state."""
     digest = hashlib.blake2b(chain + b"%d/%d" % (worker, seq), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48

@@ -8,27 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.worker.pace import Backoff, Pace
+from lambdaml.worker.poll_timer import Backoff, PollTimer
 
 LATENCY = 0.04
 
 
 def test_nothing_is_expected_before_anything_was_said() -> None:
-    pace = Pace()
+    pace = PollTimer()
     assert pace.delay_s() is None
     pace.looked(0.3, LATENCY)
     assert pace.delay_s() is None
 
 
 def test_one_slow_object_does_not_delay_the_next_looks() -> None:
-    pace = Pace()
+    pace = PollTimer()
     for duration in (0.1, 0.1, 9.0, 0.1, 0.1):
         pace.said(duration)
     assert pace.delay_s() == 0.1
 
 
 def test_a_writer_that_became_slower_is_believed_within_three_objects() -> None:
-    pace = Pace()
+    pace = PollTimer()
     for duration in (0.1,) * 5 + (0.4,) * 3:
         pace.said(duration)
     assert pace.delay_s() == 0.4
@@ -38,7 +38,7 @@ def test_a_writer_that_became_slower_is_believed_within_three_objects() -> None:
 def test_a_look_is_never_in_the_past_nor_much_later_than_writers_were_ever_late(
     seen: list[tuple[float | None, float]],
 ) -> None:
-    pace = Pace()
+    pace = PollTimer()
     for late_s, duration in seen:
         pace.said(duration)
         pace.looked(late_s, LATENCY)
@@ -49,7 +49,7 @@ def test_a_look_is_never_in_the_past_nor_much_later_than_writers_were_ever_late(
 
 
 def test_misses_make_looks_later_and_hits_make_them_earlier() -> None:
-    late, early = Pace(), Pace()
+    late, early = PollTimer(), PollTimer()
     for pace, late_s in ((late, 0.01), (early, None)):
         pace.said(1.0)
         pace.looked(late_s, LATENCY)
@@ -58,7 +58,7 @@ def test_misses_make_looks_later_and_hits_make_them_earlier() -> None:
 
 @pytest.mark.parametrize("jitter_s", [0.1 * LATENCY, LATENCY])
 def test_among_writers_of_an_even_pace_about_one_first_look_in_seven_misses(jitter_s: float) -> None:
-    pace, source = Pace(), random.Random(3)
+    pace, source = PollTimer(), random.Random(3)
     pace.said(1.0)
     misses = 0
     for _ in range(4000):
@@ -71,7 +71,7 @@ def test_among_writers_of_an_even_pace_about_one_first_look_in_seven_misses(jitt
 
 
 def test_what_a_guess_is_wrong_by_is_at_least_a_look_and_forgets_a_single_delay() -> None:
-    pace = Pace()
+    pace = PollTimer()
     assert pace.scale_s(LATENCY) == LATENCY
     pace.said(1.0)
     pace.looked(1.0, LATENCY)
@@ -82,7 +82,7 @@ def test_what_a_guess_is_wrong_by_is_at_least_a_look_and_forgets_a_single_delay(
 
 
 def test_a_writer_that_was_restarted_does_not_count_as_late() -> None:
-    pace = Pace()
+    pace = PollTimer()
     pace.said(0.1)
     pace.looked(1000.0, LATENCY)
     assert pace.scale_s(LATENCY) < 0.1

@@ -2,7 +2,7 @@
 
     seconds = once + steps(target, batch, staleness) * seconds a step + handovers + the way from target to end
 
-Once and a step: `lambdaml.cost.planning.pace`. Steps: `lambdaml.cost.planning.convergence`. A run is longer than the short ones that are
+Once and a step: `lambdaml.cost.planning.step_cost`. Steps: `lambdaml.cost.planning.convergence`. A run is longer than the short ones that are
 simulated, so functions whose lifetime ends, preemptions and snapshots are added in closed form.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.cost.planning.candidates import Candidate
-from lambdaml.cost.planning.convergence import Convergence, Steps
-from lambdaml.cost.planning.pace import Amounts, Pace
+from lambdaml.cost.planning.convergence import Convergence, StepsToTarget
+from lambdaml.cost.planning.step_cost import Amounts, StepCost
 from lambdaml.cost.profiling.profile import Profile
-from lambdaml.log.view import View
+from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
@@ -27,8 +27,8 @@ from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
 from lambdaml.worker.committer import LEAD, STOP_POLL_S
 
-UNLIKELY = 0.9
-"""The share of runs that keep within the greater of the two numbers of an outlook."""
+P90 = 0.9
+"""The share of runs that keep within the greater of the two numbers of an estimate."""
 
 _MANY = 1_000_000
 
@@ -40,12 +40,12 @@ RESTORE = {"get": 3, "head": 1, "list": 3, "create": 2, "put": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Estimate:
     """What is expected of a candidate.
 
     Attributes:
-        steps: optimizer steps to the end; `unlikely_steps` within which nine of ten runs end.
-        seconds, unlikely_seconds, usd, unlikely_usd: likewise.
+        steps: optimizer steps to the end; `p90_steps` within which nine of ten runs end.
+        seconds, p90_seconds, usd, p90_usd: likewise.
         step_s: of an optimizer step.
         functions: that share the workers.
         group, staleness: of a step, on average.
@@ -57,11 +57,11 @@ class Outlook:
 
     candidate: Candidate
     steps: int = 0
-    unlikely_steps: int = 0
+    p90_steps: int = 0
     seconds: float = math.inf
-    unlikely_seconds: float = math.inf
+    p90_seconds: float = math.inf
     usd: float = math.inf
-    unlikely_usd: float = math.inf
+    p90_usd: float = math.inf
     step_s: float = math.inf
     functions: int = 0
     group: float = 0.0
@@ -75,19 +75,19 @@ class Outlook:
     parts_usd: Mapping[str, float] = field(default_factory=dict)
     obstacle: str = ""
 
-    def shortened(self, share: float) -> Outlook:
+    def shortened(self, share: float) -> Estimate:
         """Of this share of the steps; what a run takes once stays."""
-        steps, unlikely = (max(1, round(share * count)) for count in (self.steps, self.unlikely_steps))
+        steps, p90 = (max(1, round(share * count)) for count in (self.steps, self.p90_steps))
         seconds = self.seconds - (self.steps - steps) * self.step_s
         of_time = seconds / self.seconds
         return replace(
             self,
             steps=steps,
-            unlikely_steps=unlikely,
+            p90_steps=p90,
             seconds=seconds,
-            unlikely_seconds=self.unlikely_seconds - (self.unlikely_steps - unlikely) * self.step_s,
+            p90_seconds=self.p90_seconds - (self.p90_steps - p90) * self.step_s,
             usd=self.usd * of_time,
-            unlikely_usd=self.unlikely_usd * of_time,
+            p90_usd=self.p90_usd * of_time,
             requests=round(self.requests * share),
             bytes_sent=round(self.bytes_sent * share),
             bytes_received=round(self.bytes_received * share),
@@ -106,7 +106,7 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class StopCriterion:
     """When a run ends: at a target, by what the pilots say, or after so many epochs.
 
     Attributes:
@@ -119,33 +119,33 @@ class Goal:
     snapshot_every: int | None = None
     left: float = 1.0
 
-    def steps(self, candidate: Candidate, pace: Pace, batch: float, samples: int) -> Steps | None:
+    def steps(self, candidate: Candidate, pace: StepCost, batch: float, samples: int) -> StepsToTarget | None:
         """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
         if self.epochs is not None:
             each = self.epochs * samples / (candidate.workers * batch)
-            return Steps(max(1.0, each / _counted(candidate, pace.group)), 0.0)
+            return StepsToTarget(max(1.0, each / _counted(candidate, pace.group)), 0.0)
         assert self.convergence is not None
         found = self.convergence.steps(pace.group, pace.group * batch, pace.effective)
-        return None if found is None else Steps(self.left * found.median, found.sigma)
+        return None if found is None else StepsToTarget(self.left * found.median, found.sigma)
 
 
 def _counted(candidate: Candidate, group: float) -> float:
     """How much of a run's `steps` an optimizer step is; see `Schedule.progress`."""
-    view = View(candidate.workers, 1)
-    view.commit = view.version = _MANY
-    view.fated[0] = round(_MANY * group)
-    return SCHEDULES.make(candidate.schedule).progress(view) / _MANY
+    log_state = LogState(candidate.workers, 1)
+    log_state.commit = log_state.version = _MANY
+    log_state.next_seq[0] = round(_MANY * group)
+    return SCHEDULES.make(candidate.schedule).progress(log_state) / _MANY
 
 
-def outlook(
+def estimate(
     candidate: Candidate,
-    pace: Pace,
+    pace: StepCost,
     profile: Profile,
-    goal: Goal,
+    goal: StopCriterion,
     channel: Channel,
     tariff: Tariff,
     functions: int | None = None,
-) -> Outlook:
+) -> Estimate:
     """What the candidate would take at this pace, with so many functions; by default one for each worker."""
     functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
@@ -155,7 +155,7 @@ def outlook(
     needed = goal.steps(candidate, pace, batch, profile.job.samples)
     if needed is None:
         assert goal.convergence is not None
-        return Outlook(
+        return Estimate(
             candidate,
             step_s=pace.step.seconds,
             functions=functions,
@@ -166,18 +166,18 @@ def outlook(
         )
     launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
     platform = Platform.parse(candidate.platform)
-    median_steps, unlikely_steps = needed.quantile(0.5, every), needed.quantile(UNLIKELY, every)
+    median_steps, p90_steps = needed.quantile(0.5, every), needed.quantile(P90, every)
     used = _course(pace, median_steps, launcher, platform, channel, functions)
-    unlikely = _course(pace, unlikely_steps, launcher, platform, channel, functions)
-    bill, unlikely_bill = tariff.bill(used), tariff.bill(unlikely)
-    return Outlook(
+    p90 = _course(pace, p90_steps, launcher, platform, channel, functions)
+    bill, unlikely_bill = tariff.bill(used), tariff.bill(p90)
+    return Estimate(
         candidate,
         steps=median_steps,
-        unlikely_steps=unlikely_steps,
+        p90_steps=p90_steps,
         seconds=used.wall_s,
-        unlikely_seconds=unlikely.wall_s,
+        p90_seconds=p90.wall_s,
         usd=bill.usd,
-        unlikely_usd=unlikely_bill.usd,
+        p90_usd=unlikely_bill.usd,
         step_s=pace.step.seconds,
         functions=functions,
         group=pace.group,
@@ -192,7 +192,7 @@ def outlook(
     )
 
 
-def _unknown(pace: Pace, convergence: Convergence) -> str:
+def _unknown(pace: StepCost, convergence: Convergence) -> str:
     late = f"staleness as hard to stand as {pace.effective:.1f} steps"
     if convergence.by_coherence:
         return f"{late}: more than the coherence of gradients allows"
@@ -242,7 +242,7 @@ class Launcher:
 
 
 def _course(
-    pace: Pace, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
+    pace: StepCost, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
 ) -> Quantities:
     """A whole run of so many steps."""
     overshoot = launcher.overshoot_steps(pace.step.seconds)

@@ -18,14 +18,14 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.flow import Flow, FlowResult
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import OnCommit
-from lambdaml.simulation.shadow import Costs
 from lambdaml.simulation.stragglers import Stragglers
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.effective import effective_staleness
 
-UPDATES = 128
+SIMULATED_UPDATES = 128
 """Of the longer run, about."""
 
-LEAST_ROUNDS = 6
+_LEAST_ROUNDS = 6
 """Its rounds: the others' pace must have been learnt."""
 
 
@@ -76,7 +76,7 @@ NOTHING = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class StepCost:
     """What a run takes once, and for each optimizer step.
 
     Attributes:
@@ -98,24 +98,24 @@ class Pace:
         return self.once.plus(self.step, steps)
 
 
-def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
+def step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
     """Simulate so many updates, about, but so many rounds at least; takes some 10 ms, up to 0.3 s with 64 asynchronous
     workers.
 
     Raises:
         RunFailed: such a run would get nowhere.
     """
-    rounds = max(math.ceil(updates / shape.workers), LEAST_ROUNDS)
+    rounds = max(math.ceil(updates / shape.workers), _LEAST_ROUNDS)
     late: list[list[int]] = []
 
     def look(moment: float, commit: Commit) -> None:
         late.extend([entry.staleness for entry in step] for step in commit.steps)
 
     short = _flow(shape, rounds // 3 * shape.workers, seed)
-    long = _flow(shape, rounds * shape.workers, seed, None if SCHEDULES.make(shape.schedule).agreed else look)
+    long = _flow(shape, rounds * shape.workers, seed, None if SCHEDULES.make(shape.schedule).deterministic else look)
     steps = long.version - short.version
     step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
-    return Pace(
+    return StepCost(
         once=_amounts(short).plus(step, -float(short.version)),
         step=step,
         group=long.fates["applied"] / long.version,
@@ -125,17 +125,17 @@ def pace(shape: Shape, seed: int = 0, updates: int = UPDATES) -> Pace:
     )
 
 
-def mixed(parts: Sequence[tuple[float, Pace]]) -> Pace:
+def mixed(parts: Sequence[tuple[float, StepCost]]) -> StepCost:
     """Between paces, by shares."""
     once = step = NOTHING
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
 
-    def mean(value: Callable[[Pace], float]) -> float:
+    def mean(value: Callable[[StepCost], float]) -> float:
         return sum(share * value(part) for share, part in parts)
 
     means = mean(lambda part: part.group), mean(lambda part: part.staleness), mean(lambda part: part.effective)
-    return Pace(once, step, *means, parts[0][1].steps)
+    return StepCost(once, step, *means, parts[0][1].steps)
 
 
 def waits_s(channel: Channel) -> float:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.log import keys
-from lambdaml.log.snapshot import RULE, State, read_state
-from lambdaml.settings import Origin
+from lambdaml.log.snapshot import RULE_PREFIX, State, read_state
+from lambdaml.settings import RunVersion
 from lambdaml.storage.errors import BadStoreURL
-from lambdaml.worker.machine import FROZEN
+from lambdaml.worker.machine import FROZEN_DIGEST
 
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
 
 
-def find_origin(spec: str) -> Origin:
+def find_version(spec: str) -> RunVersion:
     """`URL`, whose result it is or else the newest snapshot, or `URL@VERSION`.
 
     Raises:
@@ -36,10 +36,10 @@ def find_origin(spec: str) -> Origin:
     if number:
         if int(number) > (last.last_version if last else 0):
             raise SettingsError(f"{url} has no version {number}: the last is {last.last_version if last else 0}")
-        return Origin(run=run.url, version=int(number))
+        return RunVersion(run=run.url, version=int(number))
     if last is not None and last.stop is not None and last.stop.version is not None:
-        return Origin(run=run.url, version=last.stop.version)
-    return Origin(run=run.url, version=run.newest_snapshot())
+        return RunVersion(run=run.url, version=last.stop.version)
+    return RunVersion(run=run.url, version=run.newest_snapshot())
 
 
 def _is_run(url: str) -> bool:
@@ -52,7 +52,7 @@ def _is_run(url: str) -> bool:
     return True
 
 
-def go_on_from(replica: Replica, origin: Origin) -> None:
+def begin_from(replica: Replica, origin: RunVersion) -> None:
     """Have a fresh replica begin with the origin's state. Staleness rules begin anew: what they remember is of the origin's
     versions and workers.
 
@@ -72,6 +72,6 @@ def go_on_from(replica: Replica, origin: Origin) -> None:
     if (state.meta["scheduler"] is None) != (replica.scheduler is None):
         raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.shared_state()
-    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(RULE)}
-    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE)}
-    replica.load(State(tensors, {**state.meta, "view": fresh.meta["view"], FROZEN: None}))
+    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(RULE_PREFIX)}
+    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE_PREFIX)}
+    replica.load(State(tensors, {**state.meta, "log_state": fresh.meta["log_state"], FROZEN_DIGEST: None}))

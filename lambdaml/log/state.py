@@ -12,7 +12,7 @@ RECENT = 20_000
 """Updates over which rejections are remembered."""
 
 
-class View:
+class LogState:
     """The run as told by commits 0 .. `commit` - 1. A pure function of them.
 
     Attributes:
@@ -20,7 +20,7 @@ class View:
         steps: updates each worker is to publish, or commits to make where a schedule counts those.
         commit: number of the next log entry.
         version: optimizer steps taken.
-        fated: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
+        next_seq: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
         generation: per worker, the highest fencing token seen.
         rejected: updates with the fate "rejected".
         rejections: of the newest of these, at which `progress` each got its fate; none older than `RECENT`.
@@ -30,7 +30,7 @@ class View:
     """
 
     __slots__ = (
-        *("commit", "fated", "generation", "labels", "rejected", "rejections"),
+        *("commit", "next_seq", "generation", "labels", "rejected", "rejections"),
         *("staleness", "steps", "stop", "version", "workers"),
     )
 
@@ -39,7 +39,7 @@ class View:
         self.steps = steps
         self.commit = 0
         self.version = 0
-        self.fated = [0] * workers
+        self.next_seq = [0] * workers
         self.generation = [0] * workers
         self.rejected = 0
         self.rejections: list[int] = []
@@ -50,7 +50,7 @@ class View:
     @property
     def progress(self) -> int:
         """Updates with a fate, over all workers."""
-        return sum(self.fated)
+        return sum(self.next_seq)
 
     def advance(self, commit: Commit) -> None:
         """Take in the next commit.
@@ -63,16 +63,16 @@ class View:
                 f"log entry {commit.commit} from version {commit.version} does not follow "
                 f"commit {self.commit} at version {self.version}"
             )
-        fated, entries = list(self.fated), commit.entries
+        next_seq, entries = list(self.next_seq), commit.entries
         for worker, seq in sorted([(entry.worker, entry.seq) for entry in entries]):
             if not 0 <= worker < self.workers:
                 raise BadObject(f"log entry {commit.commit} names worker {worker} of {self.workers}")
-            if seq != fated[worker]:
+            if seq != next_seq[worker]:
                 raise BadObject(
-                    f"log entry {commit.commit} decides update {seq} of worker {worker}, but {fated[worker]} is next"
+                    f"log entry {commit.commit} decides update {seq} of worker {worker}, but {next_seq[worker]} is next"
                 )
-            fated[worker] += 1
-        self.fated = fated
+            next_seq[worker] += 1
+        self.next_seq = next_seq
         for entry in entries:
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             if entry.fate == "rejected":
@@ -97,21 +97,26 @@ class View:
         for label, count in enumerate(labels):
             self.labels[label] += count
 
-    def copy(self) -> View:
+    def copy(self) -> LogState:
         """One that advances by itself."""
-        view = View(self.workers, self.steps)
-        view.commit, view.version, view.rejected, view.stop = self.commit, self.version, self.rejected, self.stop
-        view.fated, view.generation = list(self.fated), list(self.generation)
-        view.staleness, view.labels = dict(self.staleness), list(self.labels)
-        view.rejections = list(self.rejections)
-        return view
+        log_state = LogState(self.workers, self.steps)
+        log_state.commit, log_state.version, log_state.rejected, log_state.stop = (
+            self.commit,
+            self.version,
+            self.rejected,
+            self.stop,
+        )
+        log_state.next_seq, log_state.generation = list(self.next_seq), list(self.generation)
+        log_state.staleness, log_state.labels = dict(self.staleness), list(self.labels)
+        log_state.rejections = list(self.rejections)
+        return log_state
 
     def dump(self) -> dict[str, Any]:
         """For a snapshot's metadata."""
         return {
             "commit": self.commit,
             "version": self.version,
-            "fated": list(self.fated),
+            "next_seq": list(self.next_seq),
             "generation": list(self.generation),
             "rejected": self.rejected,
             "rejections": list(self.rejections),
@@ -121,16 +126,16 @@ class View:
         }
 
     @staticmethod
-    def load(record: dict[str, Any], workers: int, steps: int) -> View:
+    def load(record: dict[str, Any], workers: int, steps: int) -> LogState:
         """From a snapshot's metadata."""
-        view = View(workers, steps)
-        view.commit = record["commit"]
-        view.version = record["version"]
-        view.fated = list(record["fated"])
-        view.generation = list(record["generation"])
-        view.rejected = record["rejected"]
-        view.rejections = list(record["rejections"])
-        view.staleness = {staleness: count for staleness, count in record["staleness"]}
-        view.labels = list(record["labels"])
-        view.stop = Stop(**record["stop"]) if record["stop"] else None
-        return view
+        log_state = LogState(workers, steps)
+        log_state.commit = record["commit"]
+        log_state.version = record["version"]
+        log_state.next_seq = list(record["next_seq"])
+        log_state.generation = list(record["generation"])
+        log_state.rejected = record["rejected"]
+        log_state.rejections = list(record["rejections"])
+        log_state.staleness = {staleness: count for staleness, count in record["staleness"]}
+        log_state.labels = list(record["labels"])
+        log_state.stop = Stop(**record["stop"]) if record["stop"] else None
+        return log_state

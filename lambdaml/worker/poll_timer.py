@@ -14,7 +14,7 @@ _HIT_STEP = 0.04
 _MARGIN_LIMIT = 4
 
 
-class Pace:
+class PollTimer:
     """The expected time from when a writer may start until its object can be read.
 
     The guess is the median of what the writer said of its last few objects, plus a margin. The margin grows by a

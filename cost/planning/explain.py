@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lambdaml.cost.planning.choice import TIE, by_a_tie
-from lambdaml.cost.planning.outlook import Outlook
+from lambdaml.cost.planning.estimate import Estimate
 
 if TYPE_CHECKING:
-    from lambdaml.cost.planning.plan import Wishes
+    from lambdaml.cost.planning.plan import Objective
 
 NEIGHBOURS = 8
 
@@ -20,7 +20,7 @@ def money(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.2g}" if usd else "$0"
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """`48 s`, `3.2 min`, `1.5 h`."""
     if not math.isfinite(seconds):
         return "never"
@@ -29,36 +29,38 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def reason(found: Sequence[Outlook], chosen: int | None, nearest: int | None, wishes: Wishes) -> str:
+def reason(found: Sequence[Estimate], chosen: int | None, nearest: int | None, wishes: Objective) -> str:
     """Why the choice, or why there is none."""
     if nearest is None:
         return f"no candidate is known to reach the target: {found[0].obstacle}"
     best = found[nearest]
-    takes = f"{duration(best.seconds)} and {money(best.usd)}"
-    unlikely = f"{duration(best.unlikely_seconds)} and {money(best.unlikely_usd)} in nine of ten runs"
+    takes = f"{rough_duration(best.seconds)} and {money(best.usd)}"
+    p90 = f"{rough_duration(best.p90_seconds)} and {money(best.p90_usd)} in nine of ten runs"
     if chosen is None:
-        return f"{_excess(found, wishes)}; nearest: {best.candidate}, {takes} ({unlikely})"
+        return f"{_excess(found, wishes)}; nearest: {best.candidate}, {takes} ({p90})"
     aim = {"cost": "the cheapest", "time": "the fastest", "balanced": "the least product of time and cost"}
     kept = "".join(
         [", within the deadline"] * math.isfinite(wishes.deadline_s)
         + [", within the budget"] * math.isfinite(wishes.budget_usd)
     )
     tied = f" but for {TIE:.0%}, and exact" if by_a_tie(found, wishes) else ""
-    return f"{aim[wishes.minimise]} of {len(found)} candidates{tied}{kept}: {takes} ({unlikely})"
+    return f"{aim[wishes.minimise]} of {len(found)} candidates{tied}{kept}: {takes} ({p90})"
 
 
-def _excess(found: Sequence[Outlook], wishes: Wishes) -> str:
-    possible = [outlook for outlook in found if not outlook.obstacle]
-    fastest = min(outlook.unlikely_seconds for outlook in possible)
-    cheapest = min(outlook.unlikely_usd for outlook in possible)
+def _excess(found: Sequence[Estimate], wishes: Objective) -> str:
+    possible = [estimate for estimate in found if not estimate.obstacle]
+    fastest = min(estimate.p90_seconds for estimate in possible)
+    cheapest = min(estimate.p90_usd for estimate in possible)
     if fastest > wishes.deadline_s:
-        return f"no candidate ends within {duration(wishes.deadline_s)}: the fastest takes {duration(fastest)}"
+        return (
+            f"no candidate ends within {rough_duration(wishes.deadline_s)}: the fastest takes {rough_duration(fastest)}"
+        )
     if cheapest > wishes.budget_usd:
         return f"no candidate costs {money(wishes.budget_usd)} or less: the cheapest costs {money(cheapest)}"
     return "no candidate keeps both deadline and budget"
 
 
-def near_misses(found: Sequence[Outlook], frontier: Sequence[int], chosen: int | None, wishes: Wishes) -> Iterator[str]:
+def explain(found: Sequence[Estimate], frontier: Sequence[int], chosen: int | None, wishes: Objective) -> Iterator[str]:
     """A sentence for each neighbour: those that differ from the choice in one respect, and the rest of the frontier."""
     if chosen is None:
         return
@@ -68,28 +70,28 @@ def near_misses(found: Sequence[Outlook], frontier: Sequence[int], chosen: int |
     for name in names:
         rest = [other for other in names if other != name]
         alike = [
-            outlook
-            for outlook in found
-            if outlook is not best
-            and all(getattr(outlook.candidate, other) == getattr(best.candidate, other) for other in rest)
+            estimate
+            for estimate in found
+            if estimate is not best
+            and all(getattr(estimate.candidate, other) == getattr(best.candidate, other) for other in rest)
         ]
-        for outlook in alike[:2]:
-            told.add(str(outlook.candidate))
-            yield f"{name.replace('_', ' ')} {getattr(outlook.candidate, name)}: {_against(outlook, best, wishes)}"
+        for estimate in alike[:2]:
+            told.add(str(estimate.candidate))
+            yield f"{name.replace('_', ' ')} {getattr(estimate.candidate, name)}: {_against(estimate, best, wishes)}"
     for place in frontier[:NEIGHBOURS]:
-        outlook = found[place]
-        if outlook is not best and str(outlook.candidate) not in told:
-            yield f"{outlook.candidate}: {_against(outlook, best, wishes)}"
+        estimate = found[place]
+        if estimate is not best and str(estimate.candidate) not in told:
+            yield f"{estimate.candidate}: {_against(estimate, best, wishes)}"
 
 
-def _against(outlook: Outlook, best: Outlook, wishes: Wishes) -> str:
-    if outlook.obstacle:
-        return outlook.obstacle
-    said = f"{_change(outlook.seconds, best.seconds, 'slower', 'faster')}, "
-    said += _change(outlook.usd, best.usd, "dearer", "cheaper")
-    if outlook.unlikely_seconds > wishes.deadline_s:
+def _against(estimate: Estimate, best: Estimate, wishes: Objective) -> str:
+    if estimate.obstacle:
+        return estimate.obstacle
+    said = f"{_change(estimate.seconds, best.seconds, 'slower', 'faster')}, "
+    said += _change(estimate.usd, best.usd, "dearer", "cheaper")
+    if estimate.p90_seconds > wishes.deadline_s:
         said += "; may miss the deadline"
-    if outlook.unlikely_usd > wishes.budget_usd:
+    if estimate.p90_usd > wishes.budget_usd:
         said += "; may exceed the budget"
     return said
 
