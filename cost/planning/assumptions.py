@@ -109,7 +109,7 @@ def _job(basis: Basis) -> Iterator[Assumption]:
     if not basis.wishes.space.batch_sizes:
         yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
     if any(_sized(spec) for spec in basis.wishes.space.platforms):
-        inputs = ("Memory.base_mb", "Memory.slope_mb_per_sample")
+        inputs = ("MemoryModel.base_mb", "MemoryModel.slope_mb_per_sample")
         workers = max(one.workers for one in basis.candidates)
         peak_mb = round(profile.memory.peak_mb(job.batch_size))
         held_mb = round(profile.function_mb(job.batch_size, workers) - profile.memory.peak_mb(job.batch_size))

@@ -89,8 +89,10 @@ def test_tests_compute_reproducibly_whatever_the_environment_that_they_are_run_i
     )
 
 
-IN_CLASS = "import json; from dataclasses import asdict; from lambdaml.training.numerics import present, prepare\n"
-SAY = "\nprint(json.dumps(asdict(present())))"
+IN_CLASS = (
+    "import json; from dataclasses import asdict; from lambdaml.training.numerics import current_class, prepare\n"
+)
+SAY = "\nprint(json.dumps(asdict(current_class())))"
 
 
 def test_what_is_set_before_torch_computes_counts_whatever_stood_there() -> None:

@@ -51,7 +51,7 @@ def test_a_function_holds_two_updates_whatever_the_number_of_workers(
 ) -> None:
     """Its snapshot, twice the model with momentum, stands in place of them; at the end, the result beside it."""
     monkeypatch.setattr(window, "WINDOW_BYTES", 10)
-    monkeypatch.setattr(streaming, "LARGE_BYTES", 2**16)
+    monkeypatch.setattr(streaming, "_LARGE_BYTES", 2**16)
     copies = traced(Wide, f"file://{tmp_path}/run", workers=workers, functions=1, steps=3, snapshot_every=2)
     assert 1.9 < copies < 3.6
 
@@ -182,7 +182,7 @@ class Linear(Made):
 
 @pytest.fixture
 def piecewise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "LARGE_BYTES", 50)
+    monkeypatch.setattr(streaming, "_LARGE_BYTES", 50)
 
 
 @pytest.mark.usefixtures("piecewise")
@@ -234,7 +234,7 @@ def test_a_snapshot_of_another_model_is_an_error() -> None:
 
 
 def test_evaluating_a_large_snapshot_needs_no_copy_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "LARGE_BYTES", 2**16)
+    monkeypatch.setattr(streaming, "_LARGE_BYTES", 2**16)
     run = lambdaml.Run(lambdaml.train(Wide, f"file://{tmp_path}/run", engine="inline", workers=1, steps=2).run)
     store = DirectoryStore(tmp_path / "run")
     model, key = Wide().model(), keys.snapshot(2)
