@@ -185,13 +185,13 @@ class Bench:
 
     def _travelled(self, gradient: Update, times: Times) -> Update:
         """A plain gradient encoded by the replica's codec, as it comes out of the bucket; notes how long that took."""
-        replica, share = self.replica, 0.5
+        replica = self.replica
         update = replace(gradient, codec=replica.settings.codec)
         total = gradient.body["gradient"].copy()
         buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
         time.sleep(_PAUSE_S)
         begun = self.clock()
-        update.body = replica.codec.encode(gradient.body["gradient"]) | buffers
+        update.body = replica.codec.encode(gradient.body["gradient"], 0) | buffers
         data = update.pack()
         times.encode_s.append(self._buffers_s + self.clock() - begun)
         time.sleep(_PAUSE_S)
@@ -200,7 +200,7 @@ class Bench:
         replica.check(read)
         times.read_s.append(self.clock() - packed)
         begun = self.clock()
-        total += replica.codec.decode(read.body, replica.size) * share
+        replica.codec.add(read.body, 1.0, total, slice(0, replica.size))
         times.apply_s.append(self.clock() - begun)
         times.update_bytes = len(data) - len(replace(update, body={}).pack())
         return read

@@ -1,4 +1,4 @@
-"""Codecs: how a gradient is written on the wire. One file each.
+"""Codecs: how a vector is written on the wire. One file each.
 
 A codec is stateless. To add one: a file with a class that has the members of `Codec`, and one line in `CODECS`.
 """
@@ -7,29 +7,56 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.log.records import Body
 from lambdaml.registry import Registry
 
+Vector = NDArray[Any]
+"""A flat array in the dtype of the run's gradients: float32, or float64 for a model in double precision."""
+
 
 class Codec(Protocol):
-    """Arrays are flat, in the dtype of the run's gradients (float32, or float64 for a model in double precision).
+    """How a vector becomes named arrays, and how these are added to a sum.
 
     Attributes:
-        exact: whether every gradient is decoded to the same bits. Plans prefer such a codec where others are no quicker.
+        exact: Whether every vector is decoded to the same bits. Plans prefer such a codec where others are no quicker.
+        record: Elements and bytes of the codec's smallest piece, if pieces have one length and stand in the order of the
+            elements, so that a slice can be read by itself; None where only the whole can be read.
     """
 
     exact: bool
+    record: tuple[int, int] | None
 
-    def encode(self, gradient: NDArray[Any]) -> Body:
-        """Named arrays that hold the gradient. They may alias it, and are written out before its buffer changes."""
+    def encode(self, vector: Vector, seed: int) -> Body:
+        """Return named arrays that hold the vector. They may alias it, and are written out before its buffer changes.
 
-    def check(self, body: Body, size: int) -> str:
-        """What is wrong with a body that claims to encode `size` numbers; "" for nothing. Bodies come from outside."""
+        Args:
+            seed: The only source of chance; it is the same wherever this update is computed again.
+        """
 
-    def decode(self, body: Body, size: int) -> NDArray[Any]:
-        """The gradient, as every replica will see it. May alias `body`."""
+    def check(self, body: Body, elements: slice) -> str:
+        """Say what is wrong with a body that claims to hold these elements; "" for nothing. Bodies come from outside."""
+
+    def values(self, body: Body) -> Vector:
+        """Return every number that the body holds, in a fixed order; all others are zero. It may alias the body."""
+
+    def add(self, body: Body, weight: float, out: Vector, elements: slice, *, fresh: bool = False) -> None:
+        """Add weight times these elements of the decoded vector to `out` in place.
+
+        Args:
+            out: One number for each of the elements.
+            elements: A slice with a start and a stop, made of whole records.
+            fresh: Whether what stands in `out` is replaced instead.
+        """
+
+
+def decode(codec: Codec, body: Body, size: int, dtype: Any) -> Vector:
+    """Return the whole vector as every replica sees it, in an array of its own."""
+    whole = np.empty(size, dtype)
+    codec.add(body, 1.0, whole, slice(0, size), fresh=True)
+    return whole
 
 
 CODECS: Registry[Codec] = Registry(

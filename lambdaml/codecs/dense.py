@@ -1,4 +1,4 @@
-"""Dense codecs: every number is sent, in the gradient's own precision or as bfloat16.
+"""Dense codecs: every number is sent, in the vector's own precision or as bfloat16.
 
 bfloat16 is the upper half of a float32, rounded to nearest, ties to even. It halves the bytes for next to no time
 and keeps the range, so gradients need no scaling; relative error at most 2^-8 for a number that does not overflow.
@@ -11,49 +11,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lambdaml.codecs import Vector
 from lambdaml.log.records import Body
 
 _BLOCK = 2**18
-"""Numbers that are rounded at once, so that no intermediate value has the gradient's size."""
+"""Numbers that are worked on at once, so that no intermediate value has the vector's size."""
 
 
 class Fp32:
-    """The gradient as it is."""
+    """The vector is sent as it is."""
 
     exact = True
+    record = (1, 4)
 
-    def encode(self, gradient: NDArray[Any]) -> Body:
-        return {"gradient": gradient}
+    def encode(self, vector: Vector, seed: int) -> Body:
+        return {"gradient": vector}
 
-    def check(self, body: Body, size: int) -> str:
-        return _shape(body, size, ("float32", "float64"))
+    def check(self, body: Body, elements: slice) -> str:
+        return _shape(body, elements, ("float32", "float64"))
 
-    def decode(self, body: Body, size: int) -> NDArray[Any]:
+    def values(self, body: Body) -> Vector:
         return body["gradient"]
+
+    def add(self, body: Body, weight: float, out: Vector, elements: slice, *, fresh: bool = False) -> None:
+        add_to(out, body["gradient"][elements], weight, fresh=fresh)
 
 
 class Bf16:
-    """Half the bytes, 8 bits of precision."""
+    """The vector takes half the bytes, and has 8 bits of precision."""
 
     exact = False
+    record = (1, 2)
 
-    def encode(self, gradient: NDArray[Any]) -> Body:
-        rounded = np.empty(gradient.shape, np.uint16)
-        for start in range(0, len(gradient), _BLOCK):
-            rounded[start : start + _BLOCK] = _rounded(gradient[start : start + _BLOCK])
+    def encode(self, vector: Vector, seed: int) -> Body:
+        rounded = np.empty(vector.shape, np.uint16)
+        for start in range(0, len(vector), _BLOCK):
+            rounded[start : start + _BLOCK] = _rounded(vector[start : start + _BLOCK])
         return {"gradient": rounded}
 
-    def check(self, body: Body, size: int) -> str:
-        return _shape(body, size, ("uint16",))
+    def check(self, body: Body, elements: slice) -> str:
+        return _shape(body, elements, ("uint16",))
 
-    def decode(self, body: Body, size: int) -> NDArray[Any]:
-        bits = body["gradient"].astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
+    def values(self, body: Body) -> Vector:
+        return _widened(body["gradient"])
+
+    def add(self, body: Body, weight: float, out: Vector, elements: slice, *, fresh: bool = False) -> None:
+        bits = body["gradient"][elements]
+        for start in range(0, len(bits), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            add_to(out[block], _widened(bits[block]), weight, fresh=fresh)
 
 
-def _rounded(gradient: NDArray[Any]) -> NDArray[np.uint16]:
-    bits = gradient.astype(np.float32, copy=False).view(np.uint32)
+def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -> None:
+    """Add weight * values to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
+    if fresh:
+        np.multiply(values, weight, out=out)
+        return
+    for start in range(0, len(out), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        out[block] += values[block] * weight
+
+
+def _rounded(vector: Vector) -> NDArray[np.uint16]:
+    bits = vector.astype(np.float32, copy=False).view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16).astype(np.uint16)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     if nan.any():
@@ -61,10 +81,16 @@ def _rounded(gradient: NDArray[Any]) -> NDArray[np.uint16]:
     return rounded
 
 
-def _shape(body: Body, size: int, dtypes: tuple[str, ...]) -> str:
+def _widened(rounded: NDArray[Any]) -> NDArray[np.float32]:
+    bits = rounded.astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)
+
+
+def _shape(body: Body, elements: slice, dtypes: tuple[str, ...]) -> str:
     if set(body) != {"gradient"}:
         return f"holds {', '.join(sorted(body)) or 'nothing'} where a gradient is due"
-    array = body["gradient"]
+    array, size = body["gradient"], elements.stop - elements.start
     if array.shape != (size,) or array.dtype.name not in dtypes:
         return f"has a gradient of shape {array.shape} {array.dtype.name}, not ({size},) {dtypes[0]}"
     return ""

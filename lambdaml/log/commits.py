@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lambdaml.log.records import Commit, Entry, Fate, Stop, Update
+from lambdaml.log.records import Commit, Control, Entry, Fate, Stop, Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision, Schedule
 from lambdaml.staleness import STALE, Rule
@@ -19,16 +19,18 @@ def build_commit(
     *,
     max_rejected: int,
     wish: Stop | None = None,
+    control: Control | None = None,
 ) -> Commit | None:
     """The commit that follows `log_state`, or None while the schedule waits.
 
-    The updates of one step are averaged weighted by their samples, which makes the mean over equal workers the
-    gradient of the mean loss over all their batches; the staleness rule multiplies that, or discards an update.
+    Entries carry the weights of the staleness rule, which may discard an update instead. How a step's updates are summed
+    is `summed`.
 
     Args:
         max_rejected: the run stops as diverged when this many of the latest twice as many updates have been rejected.
         wish: a stop that was asked for; it makes this commit the last one. Where the schedule is deterministic, the wish
             travels in worker 0's update instead, so that everyone knows it at the same commit.
+        control: a change that was asked for; it travels likewise.
     """
     decision = schedule.decide(log_state, arrived)
     if decision is None or not (any(decision.steps) or decision.discarded):
@@ -48,8 +50,7 @@ def build_commit(
         refused += [entry for entry in judged if entry.fate != "applied"]
         used = [entry for entry in judged if entry.fate == "applied"]
         if used:
-            samples = sum(entry.samples for entry in used)
-            steps.append(tuple(replace(entry, weight=entry.weight * (entry.samples / samples)) for entry in used))
+            steps.append(tuple(used))
             version += 1
     for update in decision.discarded:
         fault = faults[update.id]
@@ -57,7 +58,10 @@ def build_commit(
     if schedule.deterministic:
         decided = [update for step in decision.steps for update in step] + list(decision.discarded)
         wish = next((update.stop for update in decided if update.stop), None)
-    commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused))
+        control = next((update.control for update in decided if update.control), None)
+    due = control is not None and control.number == log_state.controls
+    controls = (control,) if control is not None and due else ()
+    commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused), controls=controls)
     after = log_state.copy()
     after.advance(commit)
     progress = schedule.progress(after)
@@ -69,9 +73,26 @@ def build_commit(
 
 def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
     """One optimizer step on the mean of these updates over their samples, however stale: a commit without a rule."""
-    samples = sum(update.samples for update in updates)
-    entries = (replace(_entry(u, version - u.base), weight=u.samples / samples) for u in updates)
+    entries = (replace(_entry(update, version - update.base), weight=1.0) for update in updates)
     return Commit(commit, version, (tuple(entries),))
+
+
+def summed(step: Sequence[Entry], batch_size: int) -> tuple[list[float], float]:
+    """How a step's updates are summed: the factor of each gradient, and what the sum is divided by in the end.
+
+    The sum is of rule weight x (samples / batch size) x gradient, so that partial sums over some of the updates add up,
+    whoever takes them; whoever ends the sum divides once by the sum of samples / batch size. For equal workers that is
+    the gradient of the mean loss over all their batches. The sum of one update is that update.
+    """
+    if len(step) == 1:
+        return [step[0].weight], 1.0
+    return [entry.weight * (entry.samples / batch_size) for entry in step], sum(e.samples for e in step) / batch_size
+
+
+def shares(step: Sequence[Entry]) -> list[float]:
+    """The weight of each update in its step's mean: the rule's weight times the share of the samples."""
+    samples = sum(entry.samples for entry in step)
+    return [entry.weight * (entry.samples / samples) for entry in step]
 
 
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
@@ -92,7 +113,7 @@ def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> De
 
 
 def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Entry:
-    """The rule's word on an update: applied, its weight still to be shared out among the step's, or discarded."""
+    """The rule's word on an update: applied with a weight, or discarded."""
     entry = _entry(update, version - update.base)
     if update.labels:
         entry = replace(entry, labels=update.labels)
@@ -120,6 +141,8 @@ def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], st
         fault = update.fault
         if not fault and update.generation < highest[update.worker]:
             fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
+        if not fault and update.base_commit > log_state.commit:
+            fault = f"computed after commit {update.base_commit}, which does not exist yet"
         if not fault and update.base > log_state.version:
             fault = f"computed from version {update.base}, which does not exist yet"
         if not fault:

@@ -8,14 +8,16 @@ leases from 1 and is its fencing token.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 
+T = TypeVar("T")
 Fate = Literal["applied", "discarded", "rejected"]
 Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
 DAMAGED = "damaged"
@@ -30,6 +32,23 @@ class Stop:
 
     reason: Reason
     version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A change in mid-run: the log says what is changed, to which value, and from when.
+
+    Where every function comes to the same commits by itself, nobody reads the log, so the change travels in an update of
+    worker 0; otherwise it stands in the log entry alone. Either way it belongs to one commit and holds from the next on.
+
+    Attributes:
+        number: Control entries before this one; it names the wish, `control/{number}`, too.
+        what: The setting; `lr` is the optimizer's learning rate.
+    """
+
+    number: int
+    what: str
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +67,9 @@ class Update:
     """What a worker publishes: where it was computed, how long that took, and the encoded gradient.
 
     The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
-    start until its put began, `upload_s` the put of its *previous* update. `digest` and `stop` are news that ride
-    along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
+    start until its put began, `upload_s` the put of its *previous* update. `base_commit` is how many commits had been taken
+    when it was computed: a version does not tell states apart, since commits that only refuse leave it as it is. `digest`,
+    `stop` and `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
     for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, `arrived_s` (when it had
     read and checked it), `fault`, its reason to reject the update, and `loaded`: whether `body` is in memory, or was let go.
     """
@@ -66,8 +86,10 @@ class Update:
     compute_s: float = 0.0
     encode_s: float = 0.0
     upload_s: float | None = None
+    base_commit: int = 0
     digest: Digest | None = None
     stop: Stop | None = None
+    control: Control | None = None
     labels: tuple[int, ...] = ()
     body: Body = field(default_factory=dict)
     size_bytes: int = 0
@@ -90,6 +112,7 @@ class Update:
             "worker": self.worker,
             "seq": self.seq,
             "base": self.base,
+            "base_commit": self.base_commit,
             "generation": self.generation,
             "function": self.function,
             "samples": self.samples,
@@ -104,6 +127,8 @@ class Update:
             header["digest"] = [self.digest.commits, self.digest.sha256]
         if self.stop:
             header["stop"] = asdict(self.stop)
+        if self.control:
+            header["control"] = asdict(self.control)
         if self.labels:
             header["labels"] = list(self.labels)
         data, self.body = wire.pack(header, list(self.body.items()))
@@ -120,20 +145,18 @@ class Update:
         key = keys.update(worker, seq)
         header, body = wire.unpack(data, key)
         try:
-            digest, stop, loss = header.pop("digest", None), header.pop("stop", None), header.pop("loss")
-            labels = header.pop("labels", [])
-            if not set(header) <= _HEADER:
-                raise ValueError(f"unknown {sorted(set(header) - _HEADER)}")
+            loss = header["loss"]
             update = Update(
-                **header,
+                **{name: header[name] for name in _HEADER},
                 loss=math.nan if loss is None else loss,
-                digest=_digest(digest),
-                stop=_stop(stop),
-                labels=_labels(labels),
+                digest=_digest(header.get("digest")),
+                stop=_stop(header.get("stop")),
+                control=_control(header.get("control")),
+                labels=_labels(header.get("labels", [])),
                 body=body,
                 size_bytes=len(data),
             )
-            _demand(update, int, "worker", "seq", "base", "generation", "samples")
+            _demand(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
             _demand(
                 update,
                 float,
@@ -144,7 +167,7 @@ class Update:
                 *(["upload_s"] if header["upload_s"] is not None else []),
             )
             _demand(update, str, "function", "codec")
-            if update.base < 0 or update.samples < 1:
+            if min(update.base, update.base_commit) < 0 or update.samples < 1:
                 raise ValueError("base or samples out of range")
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} has a header that is not an update's: {error}") from error
@@ -167,7 +190,8 @@ def damaged(worker: int, seq: int, size_bytes: int) -> Update:
 class Entry:
     """One update's line in the log: its fate, and all that a staleness rule may look at.
 
-    `weight` multiplies the gradient (0 unless applied); `staleness` is the number of optimizer steps between the
+    `weight` is what the staleness rule multiplies the gradient with (0 unless applied), before the step's mean is taken
+    over its samples (`lambdaml.log.commits.summed`); `staleness` is the number of optimizer steps between the
     version it was computed from and the step that applied it, or that it would have been part of. `labels` are those of
     an applied update.
     """
@@ -220,6 +244,7 @@ class Commit:
     steps: tuple[tuple[Entry, ...], ...]
     refused: tuple[Entry, ...] = ()
     stop: Stop | None = None
+    controls: tuple[Control, ...] = ()
     digest: Digest | None = None
     function: str = ""
     time_s: float = 0.0
@@ -246,7 +271,8 @@ class Commit:
 
     def _content(self) -> tuple[Any, ...]:
         steps = [[entry.dump() for entry in step] for step in self.steps]
-        return self.commit, self.version, steps, sorted(entry.dump()[:2] for entry in self.refused), self.stop
+        refused = sorted(entry.dump()[:2] for entry in self.refused)
+        return self.commit, self.version, steps, refused, self.stop, self.controls
 
     def pack(self) -> bytes:
         """The object's bytes."""
@@ -257,6 +283,7 @@ class Commit:
                 "steps": [[entry.dump() for entry in step] for step in self.steps],
                 "refused": [entry.dump() for entry in self.refused],
                 "stop": asdict(self.stop) if self.stop else None,
+                **({"controls": [asdict(control) for control in self.controls]} if self.controls else {}),
                 "digest": [self.digest.commits, self.digest.sha256] if self.digest else None,
                 "function": self.function,
                 "time_s": round(self.time_s, 6),
@@ -281,6 +308,7 @@ class Commit:
                 steps=tuple(tuple(Entry.load(line) for line in step) for step in record["steps"]),
                 refused=tuple(Entry.load(line) for line in record["refused"]),
                 stop=_stop(record["stop"]),
+                controls=tuple(filter(None, map(_control, record.get("controls", [])))),
                 digest=_digest(record["digest"]),
                 function=record["function"],
                 time_s=record["time_s"],
@@ -326,7 +354,7 @@ class Lease:
     def unpack(data: bytes | memoryview, worker: int, generation: int) -> Lease:
         key = keys.lease(worker, generation)
         try:
-            lease = Lease(**wire.load_json(data, key))
+            lease = _known(Lease, wire.load_json(data, key))
             _demand(lease, int, "worker", "generation")
             _demand(lease, float, "duration_s")
             _demand(lease, str, "function")
@@ -343,18 +371,16 @@ class Lease:
         return Lease.unpack(data, int(worker), int(generation))
 
 
-_HEADER = frozenset(Update.__dataclass_fields__) - {
-    "digest",
-    "stop",
-    "labels",
-    "loss",
-    "body",
-    "size_bytes",
-    "download_s",
-    "arrived_s",
-    "fault",
-    "loaded",
-}
+_HEADER = (
+    *("worker", "seq", "base", "base_commit", "generation", "function", "samples", "codec"),
+    *("ready_s", "compute_s", "encode_s", "upload_s"),
+)
+"""Members of an update's header that every update has and that are taken as they are."""
+
+
+def _known(kind: type[T], record: Mapping[str, Any]) -> T:
+    """A record of this kind; what it holds besides was added by a later version of the same schema and is passed over."""
+    return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 
 def _demand(record: object, kind: type, *names: str) -> None:
@@ -369,12 +395,21 @@ def _demand(record: object, kind: type, *names: str) -> None:
 def _stop(record: Any) -> Stop | None:
     if record is None:
         return None
-    stop = Stop(**record)
+    stop = _known(Stop, record)
     if stop.reason not in get_args(Reason):
         raise ValueError(f"stop {stop.reason!r}")
     if stop.version is not None:
         _demand(stop, int, "version")
     return stop
+
+
+def _control(record: Any) -> Control | None:
+    if record is None:
+        return None
+    control = _known(Control, record)
+    _demand(control, int, "number")
+    _demand(control, str, "what")
+    return control
 
 
 def _labels(counts: Any) -> tuple[int, ...]:

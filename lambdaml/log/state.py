@@ -26,11 +26,12 @@ class LogState:
         rejections: of the newest of these, at which `progress` each got its fate; none older than `RECENT`.
         staleness: how many applied updates were how many steps old.
         labels: sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
+        controls: how many control entries there were.
         stop: why the run ended, or None while it goes on.
     """
 
     __slots__ = (
-        *("commit", "next_seq", "generation", "labels", "rejected", "rejections"),
+        *("commit", "controls", "next_seq", "generation", "labels", "rejected", "rejections"),
         *("staleness", "steps", "stop", "version", "workers"),
     )
 
@@ -45,6 +46,7 @@ class LogState:
         self.rejections: list[int] = []
         self.staleness: dict[int, int] = {}
         self.labels: list[int] = []
+        self.controls = 0
         self.stop: Stop | None = None
 
     @property
@@ -84,6 +86,10 @@ class LogState:
             self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
             if entry.labels:
                 self._count(entry.labels)
+        for control in commit.controls:
+            if control.number != self.controls:
+                raise BadObject(f"log entry {commit.commit} holds control entry {control.number}, not {self.controls}")
+            self.controls += 1
         self.commit += 1
         self.version = commit.last_version
         self.stop = commit.stop
@@ -108,7 +114,7 @@ class LogState:
         )
         log_state.next_seq, log_state.generation = list(self.next_seq), list(self.generation)
         log_state.staleness, log_state.labels = dict(self.staleness), list(self.labels)
-        log_state.rejections = list(self.rejections)
+        log_state.rejections, log_state.controls = list(self.rejections), self.controls
         return log_state
 
     def dump(self) -> dict[str, Any]:
@@ -122,6 +128,7 @@ class LogState:
             "rejections": list(self.rejections),
             "staleness": [list(pair) for pair in sorted(self.staleness.items())],
             "labels": list(self.labels),
+            "controls": self.controls,
             "stop": asdict(self.stop) if self.stop else None,
         }
 
@@ -137,5 +144,6 @@ class LogState:
         log_state.rejections = list(record["rejections"])
         log_state.staleness = {staleness: count for staleness, count in record["staleness"]}
         log_state.labels = list(record["labels"])
+        log_state.controls = record["controls"]
         log_state.stop = Stop(**record["stop"]) if record["stop"] else None
         return log_state

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject, NewerSchema, OlderSchema
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of every format in this file and in `lambdaml.log.records`."""
 
 _PREAMBLE = struct.Struct("<4sIII")

@@ -104,7 +104,6 @@ def _entries(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, i
     for commit in commits:
         version = commit.version
         for step in commit.steps:
-            samples = sum(entry.samples for entry in step)
             for entry in step:
                 name, update = (entry.worker, entry.seq), updates.get((entry.worker, entry.seq))
                 if update is None:
@@ -114,8 +113,10 @@ def _entries(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, i
                     broken.append(f"the log says {told} of update {name}, which is not what it says itself")
                 if entry.staleness != version - entry.base or entry.staleness < 0:
                     broken.append(f"update {name} from version {entry.base} applied at {version} is said to be fresh")
-                if entry.weight != entry.samples / samples:
+                if entry.weight != 1.0:
                     broken.append(f"update {name} has weight {entry.weight}")
+                if update.base_commit > commit.commit:
+                    broken.append(f"update {name} was computed after commit {update.base_commit}, which applies it")
                 if virtual.bad(*name):
                     broken.append(f"update {name} is applied although it must be rejected")
             version += 1

@@ -47,6 +47,7 @@ class Costs:
 @dataclass(frozen=True, slots=True)
 class StubGradient:
     base: int
+    base_commit: int
     samples: int
     loss: float
     compute_s: float
@@ -124,7 +125,9 @@ class StubReplica:
         computed = self._clock()
         self._charge(self.costs.encode_s)
         samples, loss = self._sampler.count(worker, seq), chain_digest(self.chain, worker, seq)
-        return StubGradient(self.version, samples, loss, computed - start, self._clock() - computed)
+        return StubGradient(
+            self.version, self.log_state.commit, samples, loss, computed - start, self._clock() - computed
+        )
 
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self._bad(update.worker, update.seq) else ""

@@ -49,7 +49,7 @@ COLUMNS = (
     Column("fate", str, "", "applied, discarded or rejected", required=True),
     Column("reason", str, "", "why it was refused"),
     Column("staleness", int, "steps", "between base and the step that took it", required=True),
-    Column("weight", float, "", "what its gradient was multiplied with"),
+    Column("weight", float, "", "what the staleness rule multiplied its gradient with, before the mean was taken"),
     Column("samples", int, "", "it was computed from"),
     Column("loss", float, "as the job's", "mean over its batch, before the step"),
     Column("generation", int, "", "of the lease it was published under"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, Vector
+from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.job import Job
+from lambdaml.log.commits import shares, summed
 from lambdaml.log.encoding import shown
-from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.records import Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import MODEL_PREFIX, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
@@ -41,6 +43,8 @@ from lambdaml.worker.machine import FROZEN_DIGEST
 _MAX_LOSS_SCALE = 2.0**16
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
 _ROWS = re.compile(r"r\d+")
+_SAMPLE = 2**16
+"""Numbers of which an update's size is told before there is one; a codec may have pieces of a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Gradient:
 
     body: Body
     base: int
+    base_commit: int
     samples: int
     loss: float
     compute_s: float
@@ -68,7 +73,7 @@ class _Sum:
     rest: list[Body] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
     absent: set[int] = field(default_factory=set)
-    gradients: list[NDArray[Any]] = field(default_factory=list)
+    gradients: list[Vector] = field(default_factory=list)
 
 
 class Replica:
@@ -108,13 +113,14 @@ class Replica:
         self.strays = Strays(job, self.model)
         self._has_extra = bool(extra_state(self.model)[1])
         self.dataset: Any = None
-        self._sum = _Sum()
+        self._begin_sum(())
 
     @property
     def update_bytes(self) -> int:
         """What an update will take in memory, its buffers apart."""
-        one = self.codec.encode(np.zeros(1, self.flat.host.dtype))
-        return self.size * sum(array.nbytes for array in one.values())
+        sample = min(self.size, _SAMPLE)
+        encoded = self.codec.encode(np.zeros(sample, self.flat.host.dtype), 0)
+        return self.size * sum(array.nbytes for array in encoded.values()) // max(1, sample)
 
     def held_bytes(self, update: Update) -> int:
         """What an update takes in memory."""
@@ -144,7 +150,8 @@ class Replica:
         computed = self.clock()
         gradient = self.flat.to_host()
         rows = self.rows.find(gradient)
-        body = self.codec.encode(self.rows.pack(gradient, rows)) | rows
+        seed = derive_seed("codec", self.settings.seed, worker, seq)
+        body = self.codec.encode(self.rows.pack(gradient, rows), seed) | rows
         if len(absent):
             body[ABSENT] = absent
         body |= self.buffers.changes(kept)
@@ -155,7 +162,8 @@ class Replica:
             )
         compute_s, encode_s = computed - start, self.clock() - computed
         warnings = self.strays.found(numbers)
-        return Gradient(body, self.version, samples, loss, compute_s, encode_s, labels, warnings)
+        commit = self.log_state.commit
+        return Gradient(body, self.version, commit, samples, loss, compute_s, encode_s, labels, warnings)
 
     def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
         """As `gradient`, as an update whose body is its own: for trainings without a store."""
@@ -169,6 +177,7 @@ class Replica:
             found.samples,
             found.loss,
             self.settings.codec,
+            base_commit=found.base_commit,
             compute_s=found.compute_s,
             encode_s=found.encode_s,
             labels=found.labels,
@@ -211,7 +220,7 @@ class Replica:
         encoded, rows, rest = _parts(body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
-        if fault := fault or self.codec.check(encoded, self.rows.size(rows)):
+        if fault := fault or self.codec.check(encoded, slice(0, self.rows.size(rows))):
             return fault
         dealt = self.sampler.count(update.worker, update.seq)
         if update.samples != dealt:
@@ -220,7 +229,7 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
-        vector = self.codec.decode(encoded, self.rows.size(rows))
+        vector = self.codec.values(encoded)
         # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
         with np.errstate(over="ignore", invalid="ignore"):
             if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
@@ -251,35 +260,43 @@ class Replica:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         if commit.steps and self.transform is not None:
             self.transform.begin(self.version, self.flat.values)
-        self._sum = _Sum()
+        self._begin_sum(commit.steps)
+
+    def _begin_sum(self, steps: Sequence[tuple[Entry, ...]]) -> None:
+        self._steps, self._sum = steps, _Sum()
+        self._factors, self._divisor = summed(steps[0], self.settings.batch_size) if steps else ([], 1.0)
 
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. It may be freed then, unless the run's rule changes gradients."""
         body, rows, rest = _parts(update.body)
-        gradient, total = self.codec.decode(body, self.rows.size(rows)), self._sum
+        total, host = self._sum, self.flat.host
         absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
         if self.transform is not None:
-            total.gradients.append(self.rows.unpack(gradient, rows))
+            total.gradients.append(self.rows.unpack(self.codec, body, rows, host.dtype))
         else:
-            self.rows.add(gradient, rows, entry.weight, self.flat.host, first=not total.rest)
+            self.rows.add(self.codec, body, rows, self._factors[len(total.rest)], host, fresh=not total.rest)
             total.absent = total.absent & absent if total.rest else absent
         total.rest.append({name: np.array(array) for name, array in rest.items()})
         total.fresh.append(update.base == self.version)
 
     def step(self, step: tuple[Entry, ...]) -> None:
-        """Take the optimizer step along the sum of what was added."""
-        total, self._sum = self._sum, _Sum()
-        weights = [entry.weight for entry in step]
+        """Take the optimizer step along the mean of what was added."""
+        total, host = self._sum, self.flat.host
+        weights = shares(step)
         moves = True
         if self.transform is not None:
-            terms = self.transform.terms(step, total.gradients, self.flat.values)
+            entries = [replace(entry, weight=weight) for entry, weight in zip(step, weights, strict=True)]
+            terms = self.transform.terms(entries, total.gradients, self.flat.values)
             for number, (vector, weight) in enumerate(terms):
-                self.rows.add(vector, {}, weight, self.flat.host, first=not number)
+                add_to(host, vector, weight, fresh=not number)
             moves = bool(terms)
+        elif self._divisor != 1.0:
+            host /= host.dtype.type(self._divisor)
         self.buffers.merge(total.rest, weights, total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1
+        self._begin_sum(self._steps[1:])
 
     def end(self, commit: Commit) -> None:
         """All steps of the commit were taken."""
@@ -289,6 +306,19 @@ class Replica:
             now = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
             for _ in range(now - epochs):
                 self.scheduler.step()
+        for control in commit.controls:
+            self._heed(control)
+
+    def _heed(self, control: Control) -> None:
+        """Change what a control entry says, from the next commit on.
+
+        Raises:
+            BadObject: it changes what this lambdaml does not know.
+        """
+        if control.what != "lr":
+            raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
+        for group in self.optimizer.param_groups:
+            group["lr"] = control.value
 
     def _move(self, absent: set[int]) -> None:
         """An optimizer step along the gradient in the host's buffer; absent parameters have none.

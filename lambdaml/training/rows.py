@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lambdaml.codecs import Codec, Vector
 from lambdaml.log.records import Body
-
-_BLOCK = 2**18
-"""Numbers that are added at once; they fit into a processor's cache."""
 
 
 class _Span(NamedTuple):
@@ -83,28 +81,27 @@ class Rows:
                 return "names rows that the model does not have"
         return ""
 
-    def add(self, packed: NDArray[Any], rows: Body, weight: float, out: NDArray[Any], first: bool) -> None:
+    def add(self, codec: Codec, body: Body, rows: Body, weight: float, out: Vector, fresh: bool) -> None:
         """Add weight * gradient to `out`, or put it there."""
         at = 0
         for span, kept in self._pieces(rows):
             place = out[span.start : span.stop]
-            length = _length(span, kept)
-            piece, at = packed[at : at + length], at + length
+            elements = slice(at, at + _length(span, kept))
+            at = elements.stop
             if kept is None:
-                _add(piece, weight, place, first)
+                codec.add(body, weight, place, elements, fresh=fresh)
                 continue
-            if first:
+            product = np.empty(elements.stop - elements.start, out.dtype)
+            codec.add(body, weight, product, elements, fresh=True)
+            if fresh:
                 place[:] = 0
-            product = (piece * weight).reshape(-1, span.width)
-            table = place.reshape(-1, span.width)
-            table[kept] = product if first else table[kept] + product
+            table, terms = place.reshape(-1, span.width), product.reshape(-1, span.width)
+            table[kept] = terms if fresh else table[kept] + terms
 
-    def unpack(self, packed: NDArray[Any], rows: Body) -> NDArray[Any]:
-        """The whole gradient; itself where nothing was left out."""
-        if not rows:
-            return packed
-        whole = np.empty(self._size, packed.dtype)
-        self.add(packed, rows, 1.0, whole, first=True)
+    def unpack(self, codec: Codec, body: Body, rows: Body, dtype: Any) -> Vector:
+        """The whole gradient, in an array of its own."""
+        whole = np.empty(self._size, dtype)
+        self.add(codec, body, rows, 1.0, whole, fresh=True)
         return whole
 
     def _pieces(self, rows: Body) -> Iterator[tuple[_Span, NDArray[Any] | None]]:
@@ -127,13 +124,3 @@ def _length(span: _Span, kept: NDArray[Any] | None) -> int:
 
 def _has(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), Tensor)
-
-
-def _add(array: NDArray[Any], weight: float, out: NDArray[Any], first: bool) -> None:
-    """Add weight * array to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
-    if first:
-        np.multiply(array, weight, out=out)
-        return
-    for start in range(0, len(out), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        out[block] += array[block] * weight

@@ -93,6 +93,7 @@ def _compute(
         compute_s=gradient.compute_s,
         encode_s=gradient.encode_s,
         upload_s=upload_s,
+        base_commit=gradient.base_commit,
         digest=digest if version == gradient.base else None,
         stop=function.committer.wish if worker == 0 else None,
         labels=gradient.labels,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdaml.log.commits import build_commit
-from lambdaml.log.records import Commit, Stop, Update
+from lambdaml.log.commits import build_commit, shares, summed
+from lambdaml.log.records import Commit, Entry, Stop, Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES, Decision
 from lambdaml.staleness import RULES
@@ -51,15 +51,30 @@ def test_weights_of_a_synchronous_step_follow_the_samples_and_sum_to_one(samples
     log_state = LogState(len(samples), 10)
     commit = made(log_state, [light(w, 0, samples=n) for w, n in enumerate(samples)])
     (step,) = commit.steps
-    assert [entry.weight for entry in step] == [n / sum(samples) for n in samples]
-    assert sum(entry.weight for entry in step) == pytest.approx(1.0, abs=1e-12)
+    assert [entry.weight for entry in step] == [1.0] * len(samples)
+    assert shares(step) == [n / sum(samples) for n in samples]
+    assert sum(shares(step)) == pytest.approx(1.0, abs=1e-12)
     assert [entry.worker for entry in step] == list(range(len(samples)))
+    factors, divisor = summed(step, 32)
+    assert [factor / divisor for factor in factors] == pytest.approx(shares(step), rel=1e-12)
+    assert len(samples) > 1 or (factors, divisor) == ([1.0], 1.0), "the sum of one update is that update"
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=8), st.integers(1, 7))
+def test_partial_sums_add_up_to_the_sum_whoever_takes_them(values: list[float], split: int) -> None:
+    """Of equal workers, whose factors are 1: a sum that is bracketed in two is divided once, by the one who ends it."""
+    step = tuple(Entry(w, 0, 0, 1, 8, 0.5, 0, 1.0) for w in range(len(values)))
+    factors, divisor = summed(step, 8)
+    assert factors == [1.0] * len(values) and divisor == len(values)
+    left, right = sum(values[:split]), sum(values[split:])
+    assert (left + right) / divisor == pytest.approx(sum(values) / len(values), abs=1e-9)
 
 
 def test_weights_of_a_step_sum_to_one_although_some_of_its_updates_are_rejected() -> None:
     log_state = LogState(3, 10)
     commit = made(log_state, [light(0, 0, samples=6), light(1, 0, samples=5, fault="bad"), light(2, 0, samples=2)])
-    assert [(e.worker, e.weight) for e in commit.applied] == [(0, 0.75), (2, 0.25)]
+    assert [(e.worker, e.weight) for e in commit.applied] == [(0, 1.0), (2, 1.0)]
+    assert shares(commit.steps[0]) == [0.75, 0.25]
     assert [(e.worker, e.fate, e.reason, e.weight) for e in commit.refused] == [(1, "rejected", "bad", 0.0)]
 
 
@@ -84,7 +99,8 @@ def test_the_inverse_rule_and_the_samples_multiply() -> None:
     log_state = view_at(3, workers=2)
     arrived = [light(0, 3, 3, samples=6), light(1, 3, 1, samples=2)]
     commit = made(log_state, arrived, "quorum:2,late=weight", "inverse")
-    assert [entry.weight for entry in commit.applied] == [0.75, 0.25 / 3]
+    assert [entry.weight for entry in commit.applied] == [1.0, 1 / 3]
+    assert shares(commit.steps[0]) == [0.75, 0.25 / 3]
 
 
 def test_a_rejected_update_takes_no_step_and_ages_nobody() -> None:

@@ -11,7 +11,7 @@ import torch
 import lambdaml
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
 from lambdaml.log import keys
-from lambdaml.log.commits import build_commit
+from lambdaml.log.commits import build_commit, summed
 from lambdaml.log.records import Update
 from lambdaml.schedules import SCHEDULES
 from lambdaml.staleness import RULES
@@ -50,10 +50,12 @@ def from_scratch(run: lambdaml.Run) -> list[dict[str, torch.Tensor]]:
     for commit in run.log():
         for step in commit.steps:
             total = np.zeros(21, np.float32)
-            for entry in step:
+            factors, divisor = summed(step, run.settings.batch_size)
+            for entry, factor in zip(step, factors, strict=True):
                 data = run.store.get(keys.update(entry.worker, entry.seq)) or b""
                 gradient = Update.unpack(data, entry.worker, entry.seq).body["gradient"]
-                total = total + gradient * np.float32(entry.weight)
+                total = total + gradient * np.float32(factor)
+            total /= np.float32(divisor)
             flat, offset = torch.from_numpy(total), 0
             for parameter in model.parameters():
                 parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter).clone()

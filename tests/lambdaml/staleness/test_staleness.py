@@ -380,13 +380,13 @@ def test_an_update_that_a_rule_discards_takes_no_step() -> None:
     assert commit.last_version == 7 and commit.stop is None
 
 
-def test_the_weights_of_a_step_sum_to_one_without_what_a_rule_discards() -> None:
+def test_what_a_rule_discards_is_in_no_step() -> None:
     log_state, arrived = stale_arrivals()
     commit = build_commit(
         log_state, SCHEDULES.make("quorum:3,late=weight"), RULES.make("discard:2"), arrived, max_rejected=1
     )
     assert commit is not None
-    assert [(e.worker, e.weight) for e in commit.applied] == [(0, 0.5), (2, 0.5)]
+    assert [(e.worker, e.weight) for e in commit.applied] == [(0, 1.0), (2, 1.0)]
     assert [e.worker for e in commit.refused] == [1]
 
 

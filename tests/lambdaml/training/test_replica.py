@@ -394,15 +394,17 @@ def test_weights_multiply_gradients_and_averages_in_the_order_of_the_commit() ->
     step = tuple(Entry(w, 0, 0, 1, 8, 0.5, 0, weight) for w, weight in zip((2, 0, 1), weights, strict=True))
     replica.apply(Commit(0, 0, (step,)), updates)
     expected = np.zeros(replica.size, np.float32)
+    size = replica.settings.batch_size
     for entry in step:
-        expected += updates[entry.worker, 0].body["gradient"] * np.float32(entry.weight)
+        expected += updates[entry.worker, 0].body["gradient"] * np.float32(entry.weight * (8 / size))
+    expected /= np.float32(24 / size)
     flat = torch.cat([p.grad.reshape(-1) for p in replica.model.parameters() if p.grad is not None])
     assert flat.numpy().tobytes() == expected.tobytes()
     moved = (replica.model.state_dict()["1.running_mean"] - before).numpy()
     after = {w: updates[w, 0].body["b0"].reshape(-1).view(np.float32) for w in range(3)}
     change = np.zeros(len(moved), np.float32)
     for entry in step:
-        change += (after[entry.worker] - before.numpy()) * np.float32(entry.weight)
+        change += (after[entry.worker] - before.numpy()) * np.float32(entry.weight * (8 / 24))
     assert (before.numpy() + change - before.numpy()).tobytes() == moved.tobytes()
 
 

@@ -140,5 +140,5 @@ def test_an_update_that_claims_other_samples_than_it_was_dealt_is_rejected() -> 
 
 def test_bf16_rejects_what_overflows_when_it_is_rounded() -> None:
     replica = replica_of(Tiny(), codec="bf16")
-    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32))
+    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32), 0)
     assert replica.check(update_of(replica, 0, 0, body=body)) == "gradient is not finite"

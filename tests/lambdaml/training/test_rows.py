@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
+from lambdaml.codecs import CODECS
 from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.training.rows import Rows
@@ -128,13 +129,15 @@ def test_sums_are_those_of_whole_gradients(numbers: list[float], weight: float) 
     assert len(gradient) == sum(parameter.numel() for parameter in parameters)
     gradient[6:30] = 0.0
     found = rows.find(gradient)
-    packed = rows.pack(gradient, found)
+    packed, codec = rows.pack(gradient, found), CODECS.make("fp32")
     assert "r0" in found and len(packed) == rows.size(found) < len(gradient)
-    np.testing.assert_array_equal(rows.unpack(packed, found).view(np.int32), gradient.view(np.int32))
+    np.testing.assert_array_equal(
+        rows.unpack(codec, {"gradient": packed}, found, np.float32).view(np.int32), gradient.view(np.int32)
+    )
     for first in (True, False):
         whole, out = np.full(60, 0.25, np.float32), np.full(60, 0.25, np.float32)
-        rows.add(gradient, {}, weight, whole, first)
-        rows.add(packed, found, weight, out, first)
+        rows.add(codec, {"gradient": gradient}, {}, weight, whole, first)
+        rows.add(codec, {"gradient": packed}, found, weight, out, first)
         np.testing.assert_array_equal(out.view(np.int32), whole.view(np.int32))
 
 
