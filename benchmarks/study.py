@@ -3,10 +3,10 @@
     python benchmarks/study.py [--quick | --speeds]
 
 The loop is the study as one would write it first: a model and an optimizer of torch for each worker, and a list of the
-updates under way (`tests/study/loop.py`). Both compute the same iterations of the same settings, with one thread, one
-after the other in the same process; the loop takes one setting at a time, as it can do nothing else. Needed: 5 minutes
-on 2 cores for the default study, and a ratio of 5. `--quick` leaves the default study out, and computes fewer
-iterations. `--speeds` shows instead what a learning rate does to the comparison of algorithms: four hidden layers at
+updates under way (`tests/lambdaml/studies/staleness/loop.py`). Both compute the same iterations of the same settings, with
+one thread, one after the other in the same process; the loop takes one setting at a time, as it can do nothing else.
+Needed: 5 minutes on 2 cores for the default study, and a ratio of 5. `--quick` leaves the default study out, and computes
+fewer iterations. `--speeds` shows instead what a learning rate does to the comparison of algorithms: four hidden layers at
 s = 32, with rates around the table's.
 """
 
@@ -36,7 +36,7 @@ from lambdaml.training import numerics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.study.loop import LoopOverWorkers
+from tests.lambdaml.studies.staleness.loop import LoopOverWorkers
 
 WORKERS, SEEDS, WIDTH = 8, 3, 64
 SPEEDS = (0.25, 0.5, 1.0, 2.0)

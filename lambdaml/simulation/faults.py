@@ -6,7 +6,7 @@ effect late or twice; reads that are damaged; storms of 503; a store that is dow
 in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
 
     lambdaml simulate --faults 17              # plays the history of seed 17, with its events
-    python -m pytest tests/simulation          # thousands of them
+    python -m pytest tests/lambdaml/simulation   # thousands of them
 
 To try a schedule of your own: put its line into `SCHEDULES`, and call `try_seeds(range(1000), "mine:3")`.
 """

@@ -7,7 +7,7 @@ take in an entry in a dozen operations on arrays (`reading`). Two halves: `strea
 function decides, `rounds` for those that all agree on. Memory grows with the updates in flight, not with the run.
 
 Against `Virtual` (no transfers that matter, 4, 8 and 16 workers with a function each, three stores, steps of 0.05 and
-0.5 s): time, staleness and requests agree within 10 %, mostly 5 %; `tests/simulation/test_flow.py`. Not the same:
+0.5 s): time, staleness and requests agree within 10 %, mostly 5 %; `tests/lambdaml/simulation/test_flow.py`. Not the same:
 
 * A limit on reads delays them, as a queue would. Really requests are refused and tried again, and a function whose
   request is refused eight times fails; refusals are not counted, and writes have no limit.

@@ -22,9 +22,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lambdaml.errors import JobError
 from lambdaml.storage import MemoryStore
-from tests.plain.case import Case, sgd, trainable
-from tests.plain.loop import assert_goes_on, assert_refused, differences, plain_loop, stopped_and_resumed, trained
-from tests.plain.models import mlp
+from tests.lambdaml.training.plain.case import Case, sgd, trainable
+from tests.lambdaml.training.plain.loop import (
+    assert_goes_on,
+    assert_refused,
+    differences,
+    plain_loop,
+    stopped_and_resumed,
+    trained,
+)
+from tests.lambdaml.training.plain.models import mlp
 
 
 class Colour(enum.IntEnum):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from lambdaml.storage import MemoryStore
-from tests.plain.case import Case, sgd
-from tests.plain.loop import differences, plain_loop, stopped_and_resumed, train, trained
-from tests.plain.models import MODELS
-from tests.plain.recipes import OPTIMIZERS, SCHEDULERS, MakeOptimizer, MakeScheduler
+from tests.lambdaml.training.plain.case import Case, sgd
+from tests.lambdaml.training.plain.loop import differences, plain_loop, stopped_and_resumed, train, trained
+from tests.lambdaml.training.plain.models import MODELS
+from tests.lambdaml.training.plain.recipes import OPTIMIZERS, SCHEDULERS, MakeOptimizer, MakeScheduler
 
 # Muon takes matrices alone: `test_torch_optim.py` has it.
 RECIPES: dict[str, tuple[str, MakeOptimizer]] = {

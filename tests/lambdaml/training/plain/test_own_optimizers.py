@@ -12,8 +12,8 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lambdaml.storage import MemoryStore
-from tests.plain.case import Case, sgd, trainable
-from tests.plain.loop import (
+from tests.lambdaml.training.plain.case import Case, sgd, trainable
+from tests.lambdaml.training.plain.loop import (
     assert_goes_on,
     assert_refused,
     differences,
@@ -21,7 +21,7 @@ from tests.plain.loop import (
     train,
     trained,
 )
-from tests.plain.models import mlp
+from tests.lambdaml.training.plain.models import mlp
 
 
 class Langevin(SGD):

@@ -15,7 +15,7 @@ from torch.ao import quantization
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
-from tests.plain.case import cross_entropy, tokens
+from tests.lambdaml.training.plain.case import cross_entropy, tokens
 
 
 def mlp() -> nn.Module:

@@ -20,8 +20,8 @@ from lambdaml import Job
 from lambdaml.errors import RunFailed
 from lambdaml.log.replay import replica_at
 from lambdaml.storage import MemoryStore
-from tests.plain.case import Case
-from tests.plain.loop import assert_refused
+from tests.lambdaml.training.plain.case import Case
+from tests.lambdaml.training.plain.loop import assert_refused
 
 
 class Regression(Case):

@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
-from tests.plain.case import trainable
+from tests.lambdaml.training.plain.case import trainable
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeScheduler = Callable[[Optimizer], Any]

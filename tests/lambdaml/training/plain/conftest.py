@@ -10,7 +10,7 @@ import torch
 
 from lambdaml.storage import MemoryStore
 
-pytest.register_assert_rewrite("tests.plain.loop")
+pytest.register_assert_rewrite("tests.lambdaml.training.plain.loop")
 
 
 @pytest.fixture(autouse=True)

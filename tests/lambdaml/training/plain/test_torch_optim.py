@@ -13,10 +13,16 @@ from torch import nn, optim
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from lambdaml.storage import MemoryStore
-from tests.plain.case import Case, sgd, trainable
-from tests.plain.loop import assert_goes_on, assert_refused
-from tests.plain.models import dropout_mlp
-from tests.plain.recipes import OPTIMIZERS, REFUSED_OPTIMIZERS, REFUSED_SCHEDULERS, SCHEDULERS, MakeOptimizer
+from tests.lambdaml.training.plain.case import Case, sgd, trainable
+from tests.lambdaml.training.plain.loop import assert_goes_on, assert_refused
+from tests.lambdaml.training.plain.models import dropout_mlp
+from tests.lambdaml.training.plain.recipes import (
+    OPTIMIZERS,
+    REFUSED_OPTIMIZERS,
+    REFUSED_SCHEDULERS,
+    SCHEDULERS,
+    MakeOptimizer,
+)
 
 
 def classes(base: type, *modules: ModuleType) -> Iterator[str]:
@@ -35,7 +41,7 @@ ALL_SCHEDULERS = sorted(set(classes(lr_scheduler.LRScheduler, lr_scheduler, swa_
 def recipe(name: str, *tables: dict[str, Any]) -> Any:
     """What the tables say of a class. A class that none of them knows is one that a new torch brought."""
     found = next((table[name] for table in tables if name in table), None)
-    assert found is not None, f"torch has a new class, {name}: add it to tests/plain/recipes.py"
+    assert found is not None, f"torch has a new class, {name}: add it to tests/lambdaml/training/plain/recipes.py"
     return found
 
 

@@ -21,7 +21,7 @@ from lambdaml.worker.backlog import Backlog
 from lambdaml.worker.function import Function
 from lambdaml.worker.window import Window, most_bytes
 from tests.lambdaml.lab import light
-from tests.simulation.scenes import scene, settings_for
+from tests.lambdaml.simulation.scenes import scene, settings_for
 
 MB = 2**20
 

@@ -12,7 +12,7 @@ import pytest
 from lambdaml.log.records import Commit
 from lambdaml.log.summary import Staleness
 from lambdaml.simulation.flow import FlowResult
-from tests.simulation.scenes import exact, fast, scene
+from tests.lambdaml.simulation.scenes import exact, fast, scene
 
 TOLERANCE = 0.10
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lambdaml.simulation.stragglers import STRAGGLERS
-from tests.simulation.scenes import Outcome, exact, fast, scene
+from tests.lambdaml.simulation.scenes import Outcome, exact, fast, scene
 
 BOTH = pytest.mark.parametrize("simulate", [fast, exact])
 Simulate = Callable[..., Outcome]

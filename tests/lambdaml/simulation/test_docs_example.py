@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "testing-a-schedule.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "testing-a-schedule.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n((?: {4}[^\n]*\n)+))?", PAGE, re.DOTALL)
 FILES = {name[1]: code for code, _ in BLOCKS if (name := re.match(r'"""(\w+\.py):', code))}
 PROGRAMS = [(code, re.sub(r"^ {4}", "", shown, flags=re.MULTILINE)) for code, shown in BLOCKS if "print(" in code]

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 import lambdaml
 from lambdaml.errors import JobError, JobFailed
 from lambdaml.storage import MemoryStore
-from tests.plain.case import SAMPLES, Case, cross_entropy, points, tokens, trainable
-from tests.plain.loop import (
+from tests.lambdaml.training.plain.case import SAMPLES, Case, cross_entropy, points, tokens, trainable
+from tests.lambdaml.training.plain.loop import (
     assert_goes_on,
     assert_refused,
     differences,
@@ -31,7 +31,7 @@ from tests.plain.loop import (
     trained,
     unlike,
 )
-from tests.plain.models import MODELS, Embedded, dropout_mlp, mlp
+from tests.lambdaml.training.plain.models import MODELS, Embedded, dropout_mlp, mlp
 
 
 class Noisy(Dataset[Any]):

@@ -15,7 +15,7 @@ from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.traces import Trace
 from lambdaml.traces.attribution import PHASES, explain
 from lambdaml.traces.clocks import Clocks, Offset
-from tests.simulation.scenes import scene
+from tests.lambdaml.simulation.scenes import scene
 
 Row = dict[str, Any]
 

@@ -22,7 +22,7 @@ import lambdaml
 from lambdaml.engines import LaunchSpec
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.training.loading import load_job
-from tests.engines.jobs import Points
+from tests.lambdaml.engines.jobs import Points
 
 ray = pytest.importorskip("ray")
 

@@ -18,7 +18,7 @@ from lambdaml.studies.staleness.learning import Batches, GradientLearner
 from lambdaml.studies.staleness.mlp import MlpProblem
 from lambdaml.studies.staleness.theory import theorem
 from lambdaml.traces.delays import Categorical, Delays, Geometric
-from tests.study.loop import LoopOverWorkers, optimizer_of
+from tests.lambdaml.studies.staleness.loop import LoopOverWorkers, optimizer_of
 
 WIDTH = 16
 

@@ -18,7 +18,7 @@ from lambdaml.simulation.virtual import Bucket, VirtualWorld
 from lambdaml.storage.errors import Throttled
 from lambdaml.traces import Trace
 
-JOB = f"{Path(__file__).parents[1] / 'lambdaml' / 'lab.py'}:Tiny"
+JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 FAST: dict[str, Any] = {"channel": "5ms", "platform": "local", "costs": Costs(step_s=0.05)}
 
 

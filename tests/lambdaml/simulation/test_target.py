@@ -13,7 +13,7 @@ from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.worker.committer import LEAD, STOP_POLL_S
-from tests.simulation.scenes import settings_for
+from tests.lambdaml.simulation.scenes import settings_for
 
 WORKERS = 4
 

@@ -32,7 +32,7 @@ def undisturbed() -> str | None:
 @pytest.fixture(params=["inline", "local", "toy", "ray"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "toy":
-        monkeypatch.setitem(ENGINES.factories, "toy", "tests.engines.toy:ToyEngine")
+        monkeypatch.setitem(ENGINES.factories, "toy", "tests.lambdaml.engines.toy:ToyEngine")
     elif request.param == "ray":
         request.getfixturevalue("cluster")
         request.getfixturevalue("patient")
