@@ -17,6 +17,7 @@ import lambdaml
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"lambdaml": "lambdaml", "storage": "lambdaml.storage", "cost": "lambdaml.cost", "cli": "lambdaml.cli"}
 SHIPPED = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 HEAVY = {"boto3", "moto", "obstore", "pandas", "pyarrow", "ray", "sklearn", "torch"}
 HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
@@ -266,13 +267,16 @@ def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (first.end_lineno or first.lineno) - first.lineno + 1 if ast.get_docstring(node) else 0
 
 
+def test_files_are_short_those_of_tests_too() -> None:
+    lines = {label(path): len(path.read_text().splitlines()) for path in SHIPPED + TESTS}
+    assert {name: count for name, count in lines.items() if count > MAX_FILE_LINES} == {}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=label)
-def test_files_and_functions_are_short(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= MAX_FILE_LINES
+def test_functions_are_short(path: Path) -> None:
     long = [
         f"{label(path)}:{node.lineno} {node.name} has {lines} lines"
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)) > MAX_FUNCTION_LINES
     ]
@@ -290,6 +294,18 @@ def test_protocol_code_asks_its_world_for_time_and_chance(place: str) -> None:
         if name.partition(".")[0] in OF_THE_LIVE_WORLD
     ]
     assert not wrong
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    named = re.findall(r"`([\w/]*test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "docs" / "promises.md").read_text())
+    tests, path, missing = ROOT / "tests", ROOT, []
+    assert len(named) > 50
+    for file, test in named:
+        if file:
+            path = tests / file if (tests / file).is_file() else path.parent / file
+        if not path.is_file() or (test and f"def {test}(" not in path.read_text()):
+            missing.append(f"{file or path}::{test}")
+    assert not missing
 
 
 def test_every_folder_of_code_is_packaged_and_none_is_forgotten() -> None:

@@ -5,26 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import IterableDataset
 
 import lambdaml
-from lambdaml.engines.inline import InlineEngine
-from lambdaml.errors import JobError, JobFailed, LambdaMLError, RunExists, RunFailed, RunNotFound, SettingsError
+from lambdaml.errors import JobFailed, RunFailed
 from lambdaml.log import keys
 from lambdaml.log.records import Lease, Update
 from lambdaml.log.snapshot import State
-from lambdaml.settings import Settings
-from lambdaml.training import beginning
 from lambdaml.training.evaluation import Evaluations
-from lambdaml.training.footprint import Footprint
-from tests.lambdaml.lab import Made, Tiny, broken_off, equal, memory, model_bytes, table, train
+from tests.lambdaml.lab import Made, Tiny, equal, memory, model_bytes, train
 
 STEPS = 10
 
@@ -118,147 +112,6 @@ def test_arguments_reach_the_job_and_stand_in_run_json() -> None:
     assert run.settings.samples == 30
     assert run.settings.job.args == {"samples": 30, "lr": 0.5}
     assert run.verify().faults == []
-
-
-# ---- what is refused, before anything is written
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"schedule": "bps"}, "no schedule 'bps'.*'bsp'"),
-        ({"schedule": "ssp"}, "needs s"),
-        ({"codec": "fp8"}, "no codec 'fp8'"),
-        ({"staleness": "inverted"}, "no staleness rule 'inverted'.*'inverse'"),
-        ({"engine": "cloud"}, "no engine 'cloud'"),
-        ({"engine": "local"}, "lives in this process"),
-        ({"steps": 3, "epochs": 1}, "either steps or epochs"),
-        ({"steps": 0}, "steps"),
-        ({"steps": -3}, "steps"),
-        ({"epochs": 0}, "epochs"),
-        ({"epochs": -1}, "epochs"),
-        ({"epochs": math.nan}, "epochs"),
-        ({"epochs": math.inf}, "epochs"),
-        ({"workers": 0}, "workers"),
-        ({"workers": 65}, "64 samples.*65 workers"),
-        ({"snapshot_every": -1}, "snapshot_every"),
-        ({"snapshot_every": 0}, "snapshot_every"),
-        ({"target": "acuracy>=0.5"}, "accuracy"),
-        ({"target": "very good"}, "accuracy>=0.95"),
-        ({"lease_seconds": 3}, "lease_seconds"),
-        ({"max_rejected": 0}, "max_rejected"),
-        ({"functions": 0}, "functions"),
-        ({"schedule": "quorum:5", "workers": 4}, "quorum:5"),
-    ],
-    ids=str,
-)
-def test_a_mistake_is_refused_in_one_line_and_no_run_is_begun(options: dict[str, Any], message: str) -> None:
-    store = memory()
-    with pytest.raises(SettingsError, match=message) as caught:
-        lambdaml.train(Tiny, store.url, **({"steps": 2} if "epochs" not in options else {}) | options)
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
-    assert store.get(keys.RUN) is None
-
-
-class Stream(IterableDataset[Any]):
-    def __iter__(self) -> Any:
-        yield from table(64)
-
-
-class Measured(Stream):
-    def __len__(self) -> int:
-        return 64
-
-
-@pytest.mark.parametrize("dataset", [Stream, Measured, lambda: (x for x in ()), lambda: None])
-def test_a_dataset_that_cannot_be_indexed_is_refused_before_the_run_begins(dataset: Any) -> None:
-    store = memory()
-    with pytest.raises(JobError, match="map-style"):
-        lambdaml.train(Made(dataset=dataset), store.url, steps=2, workers=2)
-    assert store.get(keys.RUN) is None
-
-
-@pytest.mark.parametrize("size", [0, -8])
-def test_a_batch_size_that_makes_no_sense_is_refused(size: int) -> None:
-    with pytest.raises(LambdaMLError, match="batch_size") as caught:
-        train(Made(batch_size=size), workers=2, steps=2)
-    assert caught.value.exit_code == 2
-
-
-def test_arguments_that_the_job_does_not_take_are_refused() -> None:
-    with pytest.raises(JobError, match="speed"):
-        train(Tiny, workers=2, steps=2, args={"speed": 9})
-
-
-def test_a_run_that_stands_there_is_left_alone(plain: lambdaml.Run) -> None:
-    before = {info.key: plain.store.get(info.key) for info in plain.store.list()}
-    with pytest.raises(RunExists, match="resume"):
-        lambdaml.train(Tiny, plain.url, workers=4, steps=3)
-    assert {info.key: plain.store.get(info.key) for info in plain.store.list()} == before
-
-
-@pytest.mark.parametrize("moment", ["check", "first_state"])
-def test_a_run_that_began_while_ours_was_about_to_is_left_alone(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, usual = memory(), getattr(beginning, moment)
-    theirs: list[tuple[lambdaml.TrainResult, dict[str, Any]]] = []
-
-    def late(*arguments: Any) -> Any:
-        found = usual(*arguments)
-        if not theirs:
-            monkeypatch.setattr(beginning, moment, usual)
-            result = lambdaml.train(Tiny(lr=0.5), store.url, workers=2, steps=3, seed=7)
-            theirs.append((result, {info.key: store.get(info.key) for info in store.list()}))
-        return found
-
-    monkeypatch.setattr(beginning, moment, late)
-    with pytest.raises(RunExists, match="resume"):
-        lambdaml.train(Tiny(lr=0.1), store.url, workers=4, steps=20, seed=1)
-    ((result, objects),) = theirs
-    assert result.version == 3
-    assert {info.key: store.get(info.key) for info in store.list()} == objects
-
-
-@pytest.mark.parametrize("who", ["train", "resume"])
-def test_of_several_that_begin_at_once_one_goes_on_with_its_own_run(
-    who: str, monkeypatch: pytest.MonkeyPatch, plain: lambdaml.Run
-) -> None:
-    """All of them stand at the last moment before run.json is written; or before the snapshot, of a run half begun."""
-    store, barrier, new = memory(), Barrier(4), who == "train"
-    asked = [plain.settings.model_copy(update={"seed": seed, "token": f"t{seed}"} if new else {}) for seed in range(4)]
-    engine = InlineEngine()
-    states = {settings.token: beginning.first_state(settings, Tiny(), engine) for settings in asked}
-    if not new:
-        store.create(keys.RUN, plain.settings.dump())
-
-    def meet(settings: Settings, *_: Any) -> tuple[State, Footprint]:
-        barrier.wait()
-        return states[settings.token]
-
-    def begin(settings: Settings) -> str:
-        try:
-            beginning.begin(store, settings, Tiny(), engine, new=new)
-        except RunExists:
-            return ""
-        return settings.token
-
-    monkeypatch.setattr(beginning, "first_state", meet)
-    with ThreadPoolExecutor(4) as pool:
-        began = [token for token in pool.map(begin, asked) if token]
-    engine.close()
-    token = lambdaml.Run(store).settings.token
-    assert began == [token] * (1 if new else 4)
-    assert {info.key for info in store.list()} == {keys.RUN, keys.snapshot(0)}
-    assert store.get(keys.snapshot(0)) == states[token][0].dump()
-
-
-def test_what_is_left_of_a_run_is_not_gone_on_with_as_another() -> None:
-    store = memory()
-    lambdaml.train(Tiny, store.url, workers=2, steps=3)
-    store.delete([keys.RUN])
-    with pytest.raises(RunExists, match="holds what is left of a run"):
-        lambdaml.train(Tiny, store.url, workers=2, steps=3)
-    assert store.get(keys.RUN) is None
 
 
 # ---- what fails while it runs
@@ -427,82 +280,6 @@ def test_a_run_that_was_cancelled_is_not_resumed() -> None:
     log = [info.key for info in store.list(keys.LOG)]
     lambdaml.resume(store.url)
     assert [info.key for info in store.list(keys.LOG)] == log
-
-
-# ---- resume
-
-
-@pytest.mark.parametrize("at", [0, 4, 8])
-@pytest.mark.parametrize("functions", [1, 2])
-def test_a_run_that_broke_off_ends_with_the_same_bits(plain: lambdaml.Run, at: int, functions: int) -> None:
-    run = broken_off(at=at, workers=4, steps=STEPS, functions=functions)
-    result = lambdaml.resume(run.store, functions=functions)
-    assert result.stop == "steps"
-    assert model_bytes(run) == model_bytes(plain)
-    assert run.verify().faults == []
-
-
-@pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2", "quorum:2,late=weight"])
-def test_a_run_that_broke_off_ends_and_verifies_under_any_schedule(schedule: str) -> None:
-    run = broken_off(workers=4, steps=STEPS, functions=2, schedule=schedule, snapshot_every=1)
-    assert lambdaml.resume(run.store).stop == "steps"
-    assert run.verify().faults == []
-
-
-@pytest.mark.parametrize("missing", ["model", "model and last snapshot"])
-def test_a_run_whose_log_ended_but_whose_result_was_not_written_is_finished(missing: str) -> None:
-    """Killed between the last log entry and model.safetensors."""
-    run = train(workers=2, steps=5, patience_s=5.0, lease_s=1.0)
-    expected, log = model_bytes(run), [info.key for info in run.store.list(keys.LOG)]
-    run.store.delete([keys.MODEL])
-    if missing != "model":
-        run.store.delete([keys.snapshot(5)])
-    result = lambdaml.resume(run.store)
-    assert (result.stop, result.version) == ("steps", 5)
-    assert model_bytes(run) == expected
-    assert [info.key for info in run.store.list(keys.LOG)] == log
-
-
-def test_a_run_that_met_its_target_but_whose_result_was_not_written_is_finished() -> None:
-    store = memory()
-    first = lambdaml.train(Tiny, store.url, workers=2, target="accuracy>=0.8", snapshot_every=2, patience_s=5.0)
-    run = lambdaml.Run(store)
-    expected, log = model_bytes(run), [info.key for info in store.list(keys.LOG)]
-    store.delete([keys.MODEL])
-    again = lambdaml.resume(store.url)
-    assert (again.stop, again.version) == ("target", first.version)
-    assert model_bytes(run) == expected
-    assert [info.key for info in store.list(keys.LOG)] == log
-
-
-def test_a_run_that_has_ended_is_not_run_again(plain: lambdaml.Run) -> None:
-    before = {info.key for info in plain.store.list()}
-    result = lambdaml.resume(plain.store)
-    assert (result.stop, result.version) == ("steps", STEPS)
-    (new,) = {info.key for info in plain.store.list()} - before
-    assert new.startswith("usage/launcher-"), "only what it cost to find out"
-
-
-def test_a_run_that_broke_off_before_its_first_snapshot_is_begun(plain: lambdaml.Run) -> None:
-    store = memory()
-    store.create(keys.RUN, plain.settings.dump())
-    lambdaml.resume(store.url)
-    assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
-
-
-def test_resuming_where_there_is_no_run_says_so() -> None:
-    with pytest.raises(RunNotFound, match="no run at memory://"):
-        lambdaml.resume(memory().url)
-
-
-def test_a_job_whose_code_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
-    file = tmp_path / "job.py"
-    file.write_text("from tests.lambdaml.lab import Tiny\n\nclass Mine(Tiny):\n    pass\n")
-    run = train(f"{file}:Mine", workers=2, steps=3)
-    run.store.delete([keys.MODEL])
-    file.write_text(file.read_text() + "# changed\n")
-    with pytest.raises(JobError, match="has changed since the run was started"):
-        lambdaml.resume(run.store)
 
 
 def test_a_damaged_object_under_an_updates_key_is_rejected_and_the_run_goes_on() -> None:
