@@ -12,7 +12,7 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._measured import measured
 from lambdaml.cli._simulated import seconds as shown_s
-from lambdaml.cli.train import Args, Job, Seed, parse_args
+from lambdaml.cli.train import Args, JobSpec, Seed, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _Out = Annotated[
 
 
 def profile(
-    job: Job,
+    job: JobSpec,
     store: _Store = None,
     args: Args = None,
     target: _Target = None,

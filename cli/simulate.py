@@ -18,7 +18,7 @@ from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 from lambdaml.cli._simulated import dollars, print_result, print_sweep
-from lambdaml.cli.train import Args, Codec, Seed, StalenessRule, parse_args
+from lambdaml.cli.train import Args, CodecSpec, Seed, StalenessRule, parse_args
 from lambdaml.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def simulate(
     workers: _Workers = 8,
     functions: _Functions = None,
     schedule: _Schedule = None,
-    codec: Codec = "fp32",
+    codec: CodecSpec = "fp32",
     staleness: StalenessRule = "constant",
     updates: Updates = None,
     steps: _Steps = None,

@@ -23,7 +23,7 @@ def _prepare(mode: Mode) -> Mode:
     return mode
 
 
-Job = Annotated[str, typer.Argument(metavar="JOB", help="What to train: path/file.py:Name or package.module:Name.")]
+JobSpec = Annotated[str, typer.Argument(metavar="JOB", help="What to train: path/file.py:Name or package.module:Name.")]
 _Store = Annotated[
     str | None,
     typer.Option(
@@ -76,7 +76,7 @@ Replan = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-Codec = Annotated[
+CodecSpec = Annotated[
     str, typer.Option(metavar="NAME", help="How gradients are written: `fp32`, `bf16`.", rich_help_panel=_WAY)
 ]
 StalenessRule = Annotated[
@@ -167,7 +167,7 @@ MaxRejected = Annotated[
 
 
 def train(
-    job: Job,
+    job: JobSpec,
     store: _Store = None,
     args: Args = None,
     workers: _Workers = 4,
@@ -178,7 +178,7 @@ def train(
     profile: _ProfileFile = None,
     replan: Replan = False,
     batch_size: BatchSize = None,
-    codec: Codec = "fp32",
+    codec: CodecSpec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
     origin: From = None,

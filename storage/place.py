@@ -65,7 +65,7 @@ class S3Place:
         made_up = "keys" in url.params
         if not made_up:
             if profile.is_chosen():
-                profile.profile()
+                profile.read_profile()
             endpoint = endpoint or profile.configured_endpoint()
             region = region or profile.configured_region()
         if endpoint is not None:

@@ -24,8 +24,8 @@ HOW = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `
 
 
 def configured_endpoint() -> str | None:
-    """The endpoint of S3 by the environment or the profile; None means AWS. Raises AccessDenied as `profile` does."""
-    settings, services = profile()
+    """The endpoint of S3 by the environment or the profile; None means AWS. Raises AccessDenied as `read_profile` does."""
+    settings, services = read_profile()
     ignore = os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or settings.get("ignore_configured_endpoint_urls")
     if str(ignore).lower() == "true":
         return None
@@ -40,13 +40,13 @@ def configured_endpoint() -> str | None:
 
 
 def configured_region() -> str | None:
-    """AWS_REGION, AWS_DEFAULT_REGION, or the profile's. Raises AccessDenied as `profile` does."""
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile()[0].get("region")
+    """AWS_REGION, AWS_DEFAULT_REGION, or the profile's. Raises AccessDenied as `read_profile` does."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or read_profile()[0].get("region")
 
 
 def has_credentials() -> bool:
-    """Whether the profile in use says where its credentials come from. Raises AccessDenied as `profile` does."""
-    return is_chosen() or any(name in profile()[0] for name in _SOURCES)
+    """Whether the profile in use says where its credentials come from. Raises AccessDenied as `read_profile` does."""
+    return is_chosen() or any(name in read_profile()[0] for name in _SOURCES)
 
 
 def is_chosen() -> bool:
@@ -54,7 +54,7 @@ def is_chosen() -> bool:
     return any(os.environ.get(name) for name in _PROFILE)
 
 
-def profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def read_profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of the profile in use, and of its `services`. Both are empty where there is no profile.
 
     Raises:

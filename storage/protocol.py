@@ -24,7 +24,7 @@ MANY = 16
 """Requests in flight at once in `Store.get_many`."""
 
 _FIRST_LOOK_S = 0.002
-LONGEST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 1.0
 """`Store.wait` looks again after the one, then ever more rarely, and after the other at the latest."""
 
 
@@ -115,7 +115,7 @@ class Store(ABC):
             if left_s <= 0:
                 return False
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return True
 
     def free_bytes(self) -> int | None:

@@ -72,6 +72,18 @@ CALLED_UNDER_A_LOCK = {
 }
 LOCKS = {"Lock", "RLock", "Condition", "BoundedSemaphore"}
 
+# Public names that may be defined more than once, and why.
+VERB = "a verb of the command line is named as the library's verb that it calls"
+DEFINED_TWICE = {
+    "T": "any type, in functions and classes that are generic",
+    "main": "where a program begins: the command line, and the process that forks functions",
+    "open_backend": "what a module of a store offers to `open_store`",
+    "variants": "what a module of a part offers to `Registry.variants`",
+    **dict.fromkeys(("copy", "replay", "resume", "simulate", "train", "verify"), VERB),
+    # Still to be renamed.
+    **dict.fromkeys(("Emit", "Fate", "Gradient"), "a second meaning that has to get a name of its own"),
+}
+
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
@@ -259,6 +271,32 @@ def test_nothing_read_is_executed(path: Path) -> None:
         ):
             wrong.append(f"{label(path)}:{node.lineno} calls {ast.unparse(node)}")
     assert not wrong
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """What a module defines at its top, without a leading underscore: functions, classes, constants, aliases of types."""
+    for node in ast.parse(path.read_text()).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names = [name]
+            case ast.Assign(targets=targets):
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names = [name]
+            case _:
+                names = []
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    defined: dict[str, list[str]] = {}
+    for path in SHIPPED:
+        if not any(part.startswith("_") for part in module_name(path).split(".")):
+            for name in public_names(path):
+                defined.setdefault(name, []).append(label(path))
+    assert len(defined) > 500
+    several = {name: places for name, places in defined.items() if len(places) > 1}
+    assert {name: places for name, places in several.items() if name not in DEFINED_TWICE} == {}
 
 
 def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -60,7 +60,9 @@ def _excess(found: Sequence[Estimate], wishes: Objective) -> str:
     return "no candidate keeps both deadline and budget"
 
 
-def explain(found: Sequence[Estimate], frontier: Sequence[int], chosen: int | None, wishes: Objective) -> Iterator[str]:
+def explain_choice(
+    found: Sequence[Estimate], frontier: Sequence[int], chosen: int | None, wishes: Objective
+) -> Iterator[str]:
     """A sentence for each neighbour: those that differ from the choice in one respect, and the rest of the frontier."""
     if chosen is None:
         return

@@ -177,7 +177,7 @@ def make_plan(
     best = frontier(found)
     chosen = 0 if keeps(found[0], wishes) else None
     close = chosen if chosen is not None else nearest_feasible(found, wishes)
-    from lambdaml.cost.planning.explain import explain, reason
+    from lambdaml.cost.planning.explain import explain_choice, reason
 
     return Plan(
         wishes,
@@ -186,7 +186,7 @@ def make_plan(
         chosen,
         close,
         reason(found, chosen, close, wishes),
-        tuple(explain(found, best, close, wishes)),
+        tuple(explain_choice(found, best, close, wishes)),
         tuple(assumptions(desk.basis(candidates))),
         time.monotonic() - began,
     )

@@ -60,7 +60,7 @@ def lease(worker: int, generation: int) -> str:
     return f"leases/{worker:05d}/{generation:06d}"
 
 
-def trace(function: str, part: int) -> str:
+def trace_part(function: str, part: int) -> str:
     return f"trace/{function}/{part:05d}.jsonl"
 
 

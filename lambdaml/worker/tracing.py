@@ -44,7 +44,7 @@ class Tracer:
         await self.flush()
         after = self._world.now()
         self._rows.append({"kind": "clock", "function": self._function, "after_s": round(after, 6)})
-        info = await self._world.store.head(keys.trace(self._function, 0))
+        info = await self._world.store.head(keys.trace_part(self._function, 0))
         return before, after, info.modified if info else 0.0
 
     def published(self, update: Update, started: float, upload_s: float) -> None:
@@ -107,7 +107,7 @@ class Tracer:
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
         self._flushed = self._world.now()
         part, self._part = self._part, self._part + 1
-        await self._world.store.put(keys.trace(self._function, part), pack_rows(rows))
+        await self._world.store.put(keys.trace_part(self._function, part), pack_rows(rows))
 
 
 def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
