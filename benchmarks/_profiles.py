@@ -15,6 +15,7 @@ from lambdaml.cost.profiling.profile import (
     ProfilingCost,
     StepTime,
 )
+from lambdaml.options import RunOptions
 from lambdaml.training.asked import resolve_job, settings_for
 
 
@@ -23,8 +24,7 @@ def quick_profile(
 ) -> Profile:
     """A profile of a job whose gradient takes `step_s`, and everything else nothing."""
     chosen, instance = resolve_job(job, args)
-    options = {"epochs": None, "target": None, "snapshot_every": None, "schedule": "bsp"}
-    settings = settings_for(instance, chosen, workers=1, steps=1, **options)
+    settings = settings_for(instance, chosen, RunOptions(workers=1, steps=1))
     size = 4 * settings.parameters + 300
     batch = settings.batch_size
     return Profile(

@@ -23,6 +23,7 @@ from typing import Any
 
 import lambdaml
 from lambdaml.engines.live import OneThread
+from lambdaml.options import RunOptions
 from lambdaml.simulation import Costs, simulate
 from lambdaml.simulation.costs import measure_costs
 from lambdaml.traces import Trace
@@ -79,8 +80,7 @@ def simulated(schedule: str, store: str, workers: int, steps: int, costs: Costs)
 def costs_of(workers: int, step_s: float) -> Costs:
     """Of the job, measured here and now."""
     job_settings, job = resolve_job(JOB, {"seconds": step_s})
-    options = {"schedule": "bsp", "epochs": None, "target": None, "snapshot_every": None}
-    settings = settings_for(job, job_settings, workers=workers, steps=10, **options)
+    settings = settings_for(job, job_settings, RunOptions(workers=workers, steps=10))
     with OneThread() as compute:
         return compute.submit(measure_costs, job, settings).result()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import lambdaml
 from lambdaml.engines.live import OneThread
+from lambdaml.options import RunOptions
 from lambdaml.simulation import simulate
 from lambdaml.simulation.costs import measure_costs
 from lambdaml.training.asked import resolve_job, settings_for
@@ -75,8 +76,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     steps = parser.parse_args().steps
     job_settings, job = resolve_job(JOB, {})
-    options = {"schedule": "bsp", "epochs": None, "target": None, "snapshot_every": None}
-    settings = settings_for(job, job_settings, workers=WORKERS, steps=steps, **options)
+    settings = settings_for(job, job_settings, RunOptions(workers=WORKERS, steps=steps))
     with OneThread() as compute:
         costs = compute.submit(measure_costs, job, settings).result()
     errors: dict[str, list[float]] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lambdaml.cost.planning.plan import Plan
     from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.cost.profiling.profile import Profile
+    from lambdaml.options import RunOptions
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
 
@@ -64,22 +65,20 @@ class _Auto:
         learn(self.profile, rows, Device.here(self.functions, busy(rows, self.functions)))
 
 
-def train_planned(
-    job: str, place: str, options: dict[str, Any], profile: Path | None, replan: bool, as_json: bool
-) -> int:
+def train_planned(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
     """Plan and train as `lambdaml.train` with these options; returns the exit status.
 
     Raises:
         UserError: there is neither target nor epochs, or no plan reaches the target.
     """
-    if options["init_from"] and options["target"]:
+    if options.init_from and options.target:
         raise UserError(
             "--from: plans to a target are made from pilots, which begin with a fresh model; give a schedule"
         )
     if replan:
         _demand_replannable(place, options)
     auto = _planned(job, place, options, profile)
-    options = options | auto.plan.options()
+    options = replace(options, **auto.plan.options())
     first, number = place, 1
     while True:
         auto.announce()
@@ -90,7 +89,7 @@ def train_planned(
             auto.learn(place)
             auto.plan = superseded.successor
             origin = f"{place}@{superseded.version}"
-            options |= {**auto.plan.options(), "init_from": origin, "seed": options["seed"] + 1}
+            options = replace(options, **auto.plan.options(), init_from=origin, seed=options.seed + 1)
             place, number = _beside(first, number + 1)
             continue
         if status == 0:
@@ -98,15 +97,13 @@ def train_planned(
         return status
 
 
-def _train(job: str, options: Mapping[str, Any], store: Store, on_event: Emit) -> TrainResult:
+def _train(job: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
     import lambdaml
 
-    return lambdaml.train(job, store, on_event=on_event, **options)
+    return lambdaml.train(job, store, **options.keywords() | {"on_event": on_event})
 
 
-def _train_watched(
-    auto: _Auto, job: str, place: str, options: Mapping[str, Any], store: Store, on_event: Emit
-) -> TrainResult:
+def _train_watched(auto: _Auto, job: str, place: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
     """Raises _Superseded: the run ended for another way to be taken."""
     from lambdaml.cost.planning.replan import Replanner
 
@@ -123,16 +120,16 @@ def _train_watched(
         result = _train(job, options, store, take)
     finally:
         watch.close()
-    if result.stop == "replanned" and watch.successor is not None and not met(result, options["target"]):
+    if result.stop == "replanned" and watch.successor is not None and not met(result, options.target):
         raise _Superseded(result.version, watch.successor)
     return result
 
 
-def _demand_replannable(place: str, options: Mapping[str, Any]) -> None:
+def _demand_replannable(place: str, options: RunOptions) -> None:
     """Raises UserError."""
     from lambdaml.storage import open_store
 
-    for name, given in (("--steps", options["steps"]), ("a cap", options["cap"])):
+    for name, given in (("--steps", options.steps), ("a cap", options.cap)):
         if given is not None:
             raise UserError(f"--replan: a successor is a run of its own, which {name} would not count")
     store = open_store(place)
@@ -166,31 +163,31 @@ def _beside(first: str, number: int) -> tuple[str, int]:
         number += 1
 
 
-def _planned(job: str, store: str, options: Mapping[str, Any], profile: Path | None) -> _Auto:
+def _planned(job: str, store: str, options: RunOptions, profile: Path | None) -> _Auto:
     """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
     from lambdaml.cost.planning.candidates import SearchSpace
     from lambdaml.cost.planning.plan import Objective, make_plan
     from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.cost.profiling.profile import Profile
 
-    target, epochs = options["target"], options["epochs"]
+    target, epochs = options.target, options.epochs
     if profile is not None:
         known = Profile.load(profile)
     else:
         known = measured(
             job,
-            args=options["args"],
+            args=options.args,
             store=store,
             target=None if epochs else target,
-            workers=options["workers"],
+            workers=options.workers,
             seconds=MEASURE_S,
         )
     space = SearchSpace(
-        workers=(1, options["workers"]),
+        workers=(1, options.workers),
         platforms=("local",),
-        functions=options["functions"],
+        functions=options.functions,
     )
-    wishes = Objective(target, epochs, minimise="time", space=space, snapshot_every=options["snapshot_every"])
+    wishes = Objective(target, epochs, minimise="time", space=space, snapshot_every=options.snapshot_every)
     with Share("planning") as share, interruptible(share.stop, share.close):
         iprof = IProf.open(known)
         found = make_plan(known, wishes, iprof=iprof, progress=share)

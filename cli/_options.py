@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from lambdaml.errors import UserError
+
+Options = TypeVar("Options")
 
 Run = Annotated[
     str,
@@ -37,6 +41,13 @@ Engine = Annotated[
     ),
 ]
 _RAY = "With --engine ray"
+_OF_RAY = (
+    "address",
+    "num_cpus_per_function",
+    "num_gpus_per_function",
+    "memory_per_function",
+    "resource_per_function",
+)
 Address = Annotated[
     str | None,
     typer.Option(
@@ -86,8 +97,21 @@ Resources = Annotated[
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="`cpu`, `cuda`, or `auto` for the best there is.")]
 Lifetime = Annotated[
     float | None,
-    typer.Option(min=1.0, metavar="SECONDS", help="Limit the life of each function, as cloud platforms do."),
+    typer.Option(
+        "--lifetime", min=1.0, metavar="SECONDS", help="Limit the life of each function, as cloud platforms do."
+    ),
 ]
+
+
+def asked(context: typer.Context, make: Callable[..., Options], **others: Any) -> Options:
+    """The library's options, of which a command's parameters have the names; those that were not given are left out.
+
+    Raises:
+        UserError: a size or a resource that cannot be read.
+    """
+    given = {name: value for name, value in context.params.items() if value is not None}
+    others["engine_options"] = engine_options(*(given.get(name) for name in _OF_RAY))
+    return make(**{name: value for name, value in given.items() if name in signature(make).parameters} | others)
 
 
 def engine_options(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import typer
+
 from lambdaml.cli import _caps, _options
 
 
 def resume(
+    context: typer.Context,
     run: _options.Run,
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
-    lifetime: _options.Lifetime = None,
+    lifetime_s: _options.Lifetime = None,
     address: _options.Address = None,
     num_cpus_per_function: _options.Cpus = None,
     num_gpus_per_function: _options.Gpus = None,
@@ -26,22 +29,8 @@ def resume(
     """Go on with a run where its log ends, until it is finished."""
     import lambdaml
     from lambdaml.cli._follow import follow
+    from lambdaml.options import LaunchOptions
 
-    options = _options.engine_options(
-        address, num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
-    )
     cap = _caps.caps(run, budget, deadline, max_requests, platform, store_as)
-    return follow(
-        run,
-        lambda opened, on_event: lambdaml.resume(
-            opened,
-            functions=functions,
-            engine=engine,
-            engine_options=options,
-            device=device,
-            lifetime_s=float("inf") if lifetime is None else lifetime,
-            cap=cap,
-            on_event=on_event,
-        ),
-        as_json=as_json,
-    )
+    given = _options.asked(context, LaunchOptions, cap=cap).keywords()
+    return follow(run, lambda opened, on_event: lambdaml.resume(opened, **given | {"on_event": on_event}), as_json)

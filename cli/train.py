@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
 from lambdaml.training.arguments import Text
 from lambdaml.training.numerics import Mode, prepare
+
+if TYPE_CHECKING:
+    from lambdaml.options import RunOptions
 
 _LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
 
@@ -147,6 +150,7 @@ Keep = Annotated[
 _Lease = Annotated[
     float | None,
     typer.Option(
+        "--lease",
         metavar="SECONDS",
         help="How long a function that fell silent keeps its workers; by default 30.",
         rich_help_panel=_LIMITS,
@@ -167,6 +171,7 @@ MaxRejected = Annotated[
 
 
 def train(
+    context: typer.Context,
     job: JobSpec,
     store: _Store = None,
     args: Args = None,
@@ -181,21 +186,21 @@ def train(
     codec: CodecSpec = "fp32",
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
-    origin: From = None,
+    init_from: From = None,
     coherence: _Coherence = False,
     numerics: _Numerics = "reproducible",
     functions: _options.Functions = None,
     engine: _options.Engine = None,
     device: _options.Device = "auto",
     seed: Seed = 0,
-    lifetime: _options.Lifetime = None,
+    lifetime_s: _options.Lifetime = None,
     address: _options.Address = None,
     num_cpus_per_function: _options.Cpus = None,
     num_gpus_per_function: _options.Gpus = None,
     memory_per_function: _options.Memory = None,
     resource_per_function: _options.Resources = None,
     keep: Keep = None,
-    lease: _Lease = None,
+    lease_s: _Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
     budget: _caps.Budget = None,
@@ -209,22 +214,14 @@ def train(
 
     Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
     """
+    from lambdaml.options import RunOptions
     from lambdaml.training.asked import free_place
 
-    arguments = parse_args(args or ())
-    options: dict[str, Any] = {"steps": steps, "epochs": epochs, "target": target, "snapshot_every": snapshot_every}
-    options |= {"workers": workers, "schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed}
-    options |= {"batch_size": batch_size, "coherence": coherence, "args": arguments, "init_from": origin}
-    options |= {"numerics": numerics, "functions": functions, "engine": engine, "device": device}
-    limits = {"lifetime_s": lifetime, "lease_s": lease, "keep": keep}
-    limits |= {"max_update_norm": max_update_norm, "max_rejected": max_rejected}
-    options |= {name: value for name, value in limits.items() if value is not None}
-    ray = num_cpus_per_function, num_gpus_per_function, memory_per_function, resource_per_function
-    options["engine_options"] = _options.engine_options(address, *ray)
     if schedule != "auto" and (replan or profile is not None):
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     with nullcontext(store) if store else free_place(job) as place:
-        options["cap"] = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+        cap = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+        options = _options.asked(context, RunOptions, args=parse_args(args or ()), cap=cap)
         if schedule == "auto":
             from lambdaml.cli._auto import train_planned
 
@@ -232,11 +229,14 @@ def train(
         return _train(job, place, options, as_json)
 
 
-def _train(job: str, place: str, options: dict[str, Any], as_json: bool) -> int:
+def _train(job: str, place: str, options: RunOptions, as_json: bool) -> int:
     import lambdaml
     from lambdaml.cli._follow import follow
 
-    return follow(place, lambda opened, on_event: lambdaml.train(job, opened, on_event=on_event, **options), as_json)
+    given = options.keywords()
+    return follow(
+        place, lambda opened, on_event: lambdaml.train(job, opened, **given | {"on_event": on_event}), as_json
+    )
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from lambdaml.log import keys, wire
 from lambdaml.log.state import RECENT
 from lambdaml.training.numerics import Numerics
 
-PATIENCE_S = 600.0
-"""What `patience_s` is by default."""
+LEASE_S, PATIENCE_S = 30.0, 600.0
+"""What `lease_s` and `patience_s` are by default."""
 
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
@@ -79,7 +79,7 @@ class Settings(BaseModel):
     parameters: int = Field(ge=0)
     snapshot_every: int = Field(ge=1)
     coherence: bool = False
-    lease_s: float = Field(default=30.0, gt=0)
+    lease_s: float = Field(default=LEASE_S, gt=0)
     max_rejected: int = Field(default=10, ge=1, le=RECENT // 2)
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=PATIENCE_S, gt=0)

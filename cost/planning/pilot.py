@@ -19,6 +19,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update
+from lambdaml.options import RunOptions
 from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
@@ -109,19 +110,11 @@ def pilot(
         for seed, (group, delay) in ((seed, entry) for seed in rounds for entry in asked):
             if runs and time.monotonic() - began > seconds:
                 break
-            settings = settings_for(
-                instance,
-                job_settings,
-                workers=max(group, delay + 1),
-                steps=1,
-                epochs=None,
-                target=target,
-                schedule="asp" if delay else "bsp",
-                codec="fp32",
-                staleness="constant",
-                seed=seed,
-                snapshot_every=1,
+            workers, schedule = max(group, delay + 1), "asp" if delay else "bsp"
+            asked_of = RunOptions(
+                workers=workers, schedule=schedule, steps=1, target=target, seed=seed, snapshot_every=1
             )
+            settings = settings_for(instance, job_settings, asked_of)
             most = round(first * (HOPELESS if delay else 2.0)) if runs else first
             run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
             if not runs and run.steps is not None:

@@ -26,6 +26,7 @@ from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
+from lambdaml.options import RunOptions
 from lambdaml.settings import Settings, reached
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
@@ -112,8 +113,7 @@ def measure(
         raise SettingsError(f"seconds: must be more than 0 (it is {seconds!r})")
     begun = time.monotonic()
     job_settings, instance = resolve_job(job, dict(args or {}))
-    asked = {"schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None, "seed": seed}
-    settings = settings_for(instance, job_settings, workers=1, steps=None, epochs=None, target=target, **asked)
+    settings = settings_for(instance, job_settings, RunOptions(workers=1, target=target, seed=seed))
     there = {"store": store is not None, "pilots": target is not None}
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:

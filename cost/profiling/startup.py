@@ -46,6 +46,7 @@ def startup(job: JobSettings) -> Startup | None:
 
 def _main(text: str) -> None:
     from lambdaml.engines.live import OneThread
+    from lambdaml.options import RunOptions
     from lambdaml.training.asked import settings_for
     from lambdaml.training.loading import load_job
     from lambdaml.training.replica import Replica
@@ -57,8 +58,7 @@ def _main(text: str) -> None:
 
     def work() -> tuple[float, float]:
         instance = load_job(job.spec, dict(job.args))
-        asked = {"epochs": None, "target": None, "snapshot_every": None, "schedule": "bsp"}
-        replica = Replica(instance, settings_for(instance, job, workers=1, steps=1, **asked))
+        replica = Replica(instance, settings_for(instance, job, RunOptions(workers=1, steps=1)))
         replica.gradient(0, 0)
         first = time.perf_counter()
         replica.gradient(0, 0)

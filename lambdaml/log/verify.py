@@ -19,9 +19,7 @@ from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, read_state
 from lambdaml.log.state import LogState
-from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.fixed import Fixed
-from lambdaml.staleness import RULES
 from lambdaml.storage import Bytes
 from lambdaml.training import numerics
 
@@ -144,7 +142,7 @@ def _check_commit(
     again = build_commit(
         replica.log_state.copy(),
         Fixed(decision_of(commit, updates)),
-        RULES.make(settings.staleness),
+        replica.parts.rule,
         (),
         max_rejected=settings.max_rejected,
     )
@@ -152,7 +150,7 @@ def _check_commit(
     if _account(again) != _account(commit):
         report.faults.append(f"{where} does not say of its updates what they say of themselves")
     order = [[entry.worker for entry in step] for step in commit.steps]
-    if SCHEDULES.make(settings.schedule).deterministic and any(step != sorted(step) for step in order):
+    if replica.parts.schedule.deterministic and any(step != sorted(step) for step in order):
         report.faults.append(f"{where} sums its updates in another order than by worker")
 
 

@@ -12,19 +12,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.codecs import CODECS
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
-from lambdaml.schedules import SCHEDULES
-from lambdaml.settings import JobSettings, Settings, make_settings
+from lambdaml.options import RunOptions, options_of
+from lambdaml.parts import Parts
+from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.costs import assumed, measure_costs
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.staleness import RULES
 from lambdaml.traces.attribution import Split
-from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.asked import demand_workers, recorded, resolve_job, settings_for
 from lambdaml.training.driver import TrainResult, result
 
 if TYPE_CHECKING:
@@ -133,19 +132,19 @@ def simulate(
     from lambdaml.engines.live import OneThread
 
     began = time.monotonic()
-    CODECS.make(codec), RULES.make(staleness)
     if functions is not None and not 1 <= functions <= workers:
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     if real and job is None:
         raise SettingsError("real gradients need a job")
-    steps = _steps(schedule, workers, updates, steps)
-    asked = {"schedule": schedule, "codec": codec, "staleness": staleness, "seed": seed, **limits}
+    of_the_run = {"schedule": schedule, "codec": codec, "staleness": staleness, "snapshot_every": snapshot_every}
+    asked = options_of(RunOptions, {"workers": workers, "steps": steps, "seed": seed, **of_the_run, **limits})
+    asked = replace(asked, steps=_steps(asked, updates))
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
     platform = Platform.parse(platform) if isinstance(platform, str) else platform
     with OneThread() as compute:
 
         def work() -> SimulationResult:
-            settings, instance = _settings(job, args or {}, workers, steps, snapshot_every, asked)
+            settings, instance = _settings(job, args or {}, asked)
             measured = measure_costs(instance, settings) if instance is not None and costs is None else None
             chosen = costs or measured or assumed(codec)
             count = functions or workers
@@ -165,46 +164,35 @@ def simulate(
         return compute.submit(work).result()
 
 
-def _steps(schedule: str, workers: int, updates: int | None, steps: int | None) -> int:
-    """Of `run.json`: updates of each worker, or commits where the schedule counts those."""
-    if steps is not None and updates is not None:
+def _steps(asked: RunOptions, updates: int | None) -> int:
+    """The `steps` of run.json: updates of each worker, or commits where the schedule counts those."""
+    if asked.steps is not None and updates is not None:
         raise SettingsError("give either steps or updates, not both")
-    if workers < 1:
-        raise SettingsError(f"workers: must be 1 or more (it is {workers})")
-    needs = SCHEDULES.make(schedule).needs(workers)
-    if needs > workers:
-        raise SettingsError(f"schedule {schedule!r} waits for more updates than {workers} workers make")
-    if (updates if updates is not None else steps if steps is not None else 1) < 1:
+    parts, workers = Parts.of(asked), asked.workers
+    demand_workers(asked)
+    if (updates if updates is not None else asked.steps if asked.steps is not None else 1) < 1:
         raise SettingsError("a run has at least one update")
-    counted = needs if schedule.startswith("quorum") else workers
-    return steps if steps is not None else max(1, math.ceil((updates or max(DEFAULT_UPDATES, 50 * workers)) / counted))
+    counted = parts.schedule.needs(workers) if asked.schedule.startswith("quorum") else workers
+    return asked.steps or max(1, math.ceil((updates or max(DEFAULT_UPDATES, 50 * workers)) / counted))
 
 
 def _settings(
-    job: str | type[Job] | Job | None,
-    args: dict[str, Any],
-    workers: int,
-    steps: int,
-    snapshot_every: int | None,
-    asked: dict[str, Any],
+    job: str | type[Job] | Job | None, args: dict[str, Any], asked: RunOptions
 ) -> tuple[Settings, Job | None]:
     if job is not None:
         job_settings, instance = resolve_job(job, args)
-        options = {"epochs": None, "target": None, "snapshot_every": snapshot_every, **asked}
-        settings = settings_for(instance, job_settings, workers=workers, steps=steps, **options)
-        return replace_token(settings), instance
-    per_epoch = min(steps, 100)
-    return make_settings(
+        return replace_token(settings_for(instance, job_settings, asked)), instance
+    assert asked.steps is not None
+    per_epoch = min(asked.steps, 100)
+    return recorded(
+        asked,
         job=JobSettings(spec="none"),
-        workers=workers,
-        steps=steps,
         batch_size=BATCH_SIZE,
-        samples=BATCH_SIZE * workers * per_epoch,
+        samples=BATCH_SIZE * asked.workers * per_epoch,
         steps_per_epoch=per_epoch,
         parameters=0,
-        snapshot_every=snapshot_every or per_epoch,
+        snapshot_every=asked.snapshot_every or per_epoch,
         token="simulated",
-        **asked,
     ), None
 
 

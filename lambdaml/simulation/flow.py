@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lambdaml.log.summary import Staleness
-from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
@@ -91,8 +90,7 @@ class Flow:
     def run(self, updates: int | None = None) -> FlowResult:
         """Simulate until the schedule ends the run, or until so many updates have a fate."""
         scene = Scene(*self._given)
-        deterministic = SCHEDULES.make(scene.settings.schedule).deterministic
-        seconds, stop = (Rounds if deterministic else Stream)(scene, self._on_commit).run(updates)
+        seconds, stop = (Rounds if scene.parts.schedule.deterministic else Stream)(scene, self._on_commit).run(updates)
         tally = scene.tally
         made, cycles = sum(tally.fates.values()), max(1, tally.cycles)
         return FlowResult(

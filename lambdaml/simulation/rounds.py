@@ -14,10 +14,8 @@ import numpy as np
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
-from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.scene import FIRST_LOOK_S, Bools, Ints, OnCommit, Scene
-from lambdaml.staleness import RULES
 from lambdaml.worker.poll_timer import _HIT_STEP, _MARGIN_LIMIT, _MISS_STEP, _WINDOW
 
 READERS = 32
@@ -48,7 +46,7 @@ class Rounds:
         self._up_s = np.zeros(functions)
         self._ends_s = self._launched + scene.platform.lifetime_s
         self.log_state = LogState(workers, scene.settings.steps)
-        self._schedule, self._rule = SCHEDULES.make(scene.settings.schedule), RULES.make(scene.settings.staleness)
+        self._schedule, self._rule = scene.parts.schedule, scene.parts.rule
 
     def run(self, updates: int | None = None) -> tuple[float, str]:
         """Run to the end, or for at least so many updates; returns when the last function ended, and why."""

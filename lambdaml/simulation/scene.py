@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
+from lambdaml.parts import Parts
 from lambdaml.patterns.gather import LOOKAHEAD
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
@@ -101,6 +102,7 @@ class Scene:
         seed: int,
     ) -> None:
         self.settings, self.functions, self.costs = settings, functions, costs
+        self.parts = Parts.of(settings)
         self.channel, self.platform, self.stragglers = channel, platform, stragglers
         self.tally = Tally()
         self.rng = np.random.Generator(np.random.PCG64(seed))

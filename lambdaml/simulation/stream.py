@@ -16,12 +16,10 @@ import numpy as np
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.state import LogState
-from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Pipe
 from lambdaml.simulation.draws import Floats
 from lambdaml.simulation.reading import Readers
 from lambdaml.simulation.scene import FIRST_LOOK_S, OnCommit, Scene
-from lambdaml.staleness import RULES
 from lambdaml.worker.poll_timer import Backoff, PollTimer
 from lambdaml.worker.window import MAX_UNAPPLIED
 
@@ -40,8 +38,7 @@ class Stream:
         settings = scene.settings
         self._scene, self._tally, self._on_commit = scene, scene.tally, on_commit
         self._workers, self._functions = settings.workers, scene.functions
-        self.schedule = SCHEDULES.make(settings.schedule)
-        self.rule = RULES.make(settings.staleness)
+        self.schedule, self.rule = scene.parts.schedule, scene.parts.rule
         self.head = LogState(settings.workers, settings.steps)
         self._launched, begun, latency_s = scene.launched()
         self._readers = Readers(scene, begun, latency_s)

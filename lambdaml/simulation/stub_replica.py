@@ -17,6 +17,7 @@ from lambdaml.log import wire
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
+from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
 
@@ -110,6 +111,7 @@ class StubReplica:
         bad: Callable[[int, int], bool] = lambda worker, seq: False,
     ) -> None:
         self.settings = settings
+        self.parts = Parts.of(settings)
         self.costs = costs
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0

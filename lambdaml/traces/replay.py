@@ -23,10 +23,10 @@ from lambdaml.job import Job
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Entry, Stop, Update
 from lambdaml.log.snapshot import State
+from lambdaml.options import RunOptions
 from lambdaml.schedules import Decision
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.settings import JobSettings, Settings
-from lambdaml.staleness import RULES
 from lambdaml.traces import Row, Trace
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
@@ -130,20 +130,9 @@ def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str 
         staleness = recorded.staleness if recorded else "constant"
     if seed is None:
         seed = recorded.seed if recorded else 0
-    RULES.make(staleness)
-    planned = settings_for(
-        job,
-        job_settings,
-        workers=trace.workers,
-        steps=1 + max((row["seq"] for row in trace.rows), default=0),
-        epochs=None,
-        target=None,
-        schedule="bsp",
-        codec="fp32",
-        staleness=staleness,
-        seed=seed,
-        snapshot_every=None,
-    )
+    steps = 1 + max((row["seq"] for row in trace.rows), default=0)
+    asked = RunOptions(workers=trace.workers, steps=steps, staleness=staleness, seed=seed)
+    planned = settings_for(job, job_settings, asked)
     if recorded is None:
         return planned
     of_the_job = ("job", "batch_size", "samples", "steps_per_epoch", "parameters", "staleness", "seed", "versions")
@@ -209,7 +198,6 @@ def _replay(
     from lambdaml.training.replica import Replica
 
     replica = Replica(job, settings, device=device)
-    rule = RULES.make(settings.staleness)
     stop = Stop(**trace.meta["stop"]) if trace.meta["stop"] else None
     due: dict[int, list[Row]] = {}
     for row in sorted(trace.rows, key=_id):
@@ -229,7 +217,7 @@ def _replay(
         commit = build_commit(
             replica.log_state,
             Fixed(Decision(updates, [_refused(row) for row in refused])),
-            rule,
+            replica.parts.rule,
             (),
             max_rejected=sys.maxsize,
             wish=stop if planned is commits[-1] else None,

@@ -17,11 +17,13 @@ from urllib.parse import quote
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.state import RECENT
-from lambdaml.schedules import SCHEDULES
-from lambdaml.settings import JobSettings, Settings, make_settings
+from lambdaml.options import RunOptions
+from lambdaml.parts import Parts
+from lambdaml.settings import JobSettings, RunVersion, Settings, make_settings
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
+from lambdaml.training.numerics import Numerics
 from lambdaml.training.source import fingerprint, split_spec
 
 DEFAULT_EPOCHS = 10
@@ -125,11 +127,97 @@ def _absolute(spec: str) -> str:
     return f"{os.path.abspath(path)}:{name}" if path.endswith(".py") else spec
 
 
-def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
-    """Resolve what was asked for to the last number; `free_bytes` is what the run's store can take, if that is known."""
-    from lambdaml.training.calls import call
+def settings_for(
+    job: Job,
+    job_settings: JobSettings,
+    asked: RunOptions,
+    *,
+    init_from: RunVersion | None = None,
+    numerics: Numerics | None = None,
+    free_bytes: int | None = None,
+) -> Settings:
+    """Resolve what was asked for to the last number.
+
+    Args:
+        init_from: the version that `asked.init_from` names.
+        numerics: the class that functions compute in; None where nothing is computed in them.
+        free_bytes: what the run's store can take, if that is known.
+
+    Raises:
+        SettingsError: an option makes no sense, or does not fit the others.
+        JobError: the job's dataset or batch size is of no use.
+    """
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import Sampler
+
+    samples = _samples(job)
+    if not isinstance(job.batch_size, int) or job.batch_size < 1:
+        raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
+    batch_size = asked.batch_size or job.batch_size
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
+    if asked.steps is not None and asked.epochs is not None:
+        raise SettingsError("give either steps or epochs, not both")
+    if asked.epochs is not None and not 0 < asked.epochs < math.inf:
+        raise SettingsError(f"epochs: must be more than 0 (it is {asked.epochs!r})")
+    workers, steps, snapshot_every = asked.workers, asked.steps, asked.snapshot_every
+    demand_workers(asked)
+    parameters = sum(parameter.numel() for parameter in build_model(job).parameters())
+    per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
+    if steps is None:
+        epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)
+        steps = max(1, round(epochs * per_epoch))
+    if snapshot_every is None:
+        snapshot_every = default_interval(per_epoch, workers, parameters)
+    round_bytes = BYTES_PER_PARAMETER * parameters * workers
+    return recorded(
+        asked,
+        job=job_settings,
+        steps=steps,
+        batch_size=batch_size,
+        samples=samples,
+        steps_per_epoch=per_epoch,
+        parameters=parameters,
+        snapshot_every=snapshot_every,
+        keep_bytes=bounded(asked.keep, free_bytes, round_bytes * snapshot_every),
+        init_from=init_from,
+        numerics=numerics,
+        token=secrets.token_hex(8),
+        versions=versions(),
+    )
+
+
+def recorded(asked: RunOptions, **resolved: Any) -> Settings:
+    """Settings with what was asked for, but for what is resolved.
+
+    Raises:
+        SettingsError: a value is out of range or of the wrong type.
+    """
+    given = {name: value for name, value in asked.keywords().items() if name in Settings.model_fields}
+    if asked.max_rejected is None:
+        given["max_rejected"] = max(10, min(asked.workers, RECENT // 2))
+    return make_settings(**given | {"init_from": None, "numerics": None} | resolved)
+
+
+def demand_workers(asked: RunOptions) -> None:
+    """Demand that there are workers, and enough of them for the schedule.
+
+    Raises:
+        SettingsError: there are not.
+    """
+    if not isinstance(asked.workers, int) or asked.workers < 1:
+        raise SettingsError(f"workers: must be 1 or more (it is {asked.workers!r})")
+    if Parts.of(asked).schedule.needs(asked.workers) > asked.workers:
+        raise SettingsError(f"schedule {asked.schedule!r} waits for more updates than {asked.workers} workers make")
+
+
+def _samples(job: Job) -> int:
+    """The length of the job's dataset.
+
+    Raises:
+        JobError: it has none, or no items.
+    """
+    from lambdaml.training.calls import call
 
     dataset = call(job.dataset)
     try:
@@ -143,45 +231,7 @@ def settings_for(job: Job, job_settings: JobSettings, **asked: Any) -> Settings:
         if isinstance(error.__cause__, NotImplementedError):
             raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with items") from None
         raise
-    if not isinstance(job.batch_size, int) or job.batch_size < 1:
-        raise JobError(f"{type(job).__name__}.batch_size must be 1 or more, not {job.batch_size!r}")
-    batch_size = asked.pop("batch_size", None) or job.batch_size
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
-    workers, steps, epochs, target = (asked.pop(name) for name in ("workers", "steps", "epochs", "target"))
-    if steps is not None and epochs is not None:
-        raise SettingsError("give either steps or epochs, not both")
-    if epochs is not None and not 0 < epochs < math.inf:
-        raise SettingsError(f"epochs: must be more than 0 (it is {epochs!r})")
-    if not isinstance(workers, int) or workers < 1:
-        raise SettingsError(f"workers: must be 1 or more (it is {workers!r})")
-    if SCHEDULES.make(asked["schedule"]).needs(workers) > workers:
-        raise SettingsError(f"schedule {asked['schedule']!r} waits for more updates than {workers} workers make")
-    parameters = sum(parameter.numel() for parameter in build_model(job).parameters())
-    per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
-    if steps is None:
-        steps = max(1, round((epochs or (DEFAULT_EPOCHS if target is None else MAX_EPOCHS)) * per_epoch))
-    snapshot_every = asked.pop("snapshot_every")
-    if snapshot_every is None:
-        snapshot_every = default_interval(per_epoch, workers, parameters)
-    round_bytes = BYTES_PER_PARAMETER * parameters * workers
-    keep_bytes = bounded(asked.pop("keep", None), asked.pop("free_bytes", None), round_bytes * snapshot_every)
-    asked.setdefault("max_rejected", max(10, min(workers, RECENT // 2)))
-    return make_settings(
-        job=job_settings,
-        workers=workers,
-        steps=steps,
-        target=target,
-        batch_size=batch_size,
-        samples=samples,
-        steps_per_epoch=per_epoch,
-        parameters=parameters,
-        snapshot_every=snapshot_every,
-        keep_bytes=keep_bytes,
-        token=secrets.token_hex(8),
-        versions=versions(),
-        **asked,
-    )
+    return samples
 
 
 def default_interval(per_epoch: int, workers: int, parameters: int) -> int:

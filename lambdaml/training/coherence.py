@@ -233,12 +233,12 @@ def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn
     The model is the replica's own: measure it before asking for the next. Use from one thread, as a `Replica`.
     """
     from lambdaml.log.commits import averaged
+    from lambdaml.options import RunOptions
     from lambdaml.settings import JobSettings
     from lambdaml.training.asked import settings_for
     from lambdaml.training.replica import Replica
 
-    asked = {"target": None, "schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None}
-    settings = settings_for(job, JobSettings(spec="none"), workers=1, steps=steps, epochs=None, seed=seed, **asked)
+    settings = settings_for(job, JobSettings(spec="none"), RunOptions(workers=1, steps=steps, seed=seed))
     replica = Replica(job, settings)
     yield 0, replica.model
     for step in range(steps):

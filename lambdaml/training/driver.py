@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from lambdaml.codecs import CODECS
 from lambdaml.engines import ENGINES, Emit, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
-from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
+from lambdaml.engines.caps import Judge, capped, keep_newest
 from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.job import Job
@@ -21,8 +20,8 @@ from lambdaml.log.reads import sha256_of
 from lambdaml.log.rejections import summarise
 from lambdaml.log.run import Run
 from lambdaml.log.summary import Staleness
-from lambdaml.schedules import SCHEDULES
-from lambdaml.staleness import RULES
+from lambdaml.options import LaunchOptions, RunOptions, keyword_options
+from lambdaml.parts import Parts
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
@@ -33,6 +32,7 @@ from lambdaml.training.members import warnings_of
 from lambdaml.training.numerics import Mode, Numerics, current_class, differences, of_new_process, prepare, prepare_for
 from lambdaml.training.source import loading
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -76,102 +76,68 @@ class TrainResult:
         return asdict(self)
 
 
-def train(
-    job: str | type[Job] | Job,
-    store: str | Store | None = None,
-    *,
-    workers: int = 4,
-    schedule: str = "bsp",
-    steps: int | None = None,
-    epochs: float | None = None,
-    target: str | None = None,
-    codec: str = "fp32",
-    staleness: str = "constant",
-    functions: int | None = None,
-    engine: str | None = None,
-    engine_options: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    args: Mapping[str, Any] | None = None,
-    snapshot_every: int | None = None,
-    init_from: str | None = None,
-    numerics: Mode = "reproducible",
-    lifetime_s: float = float("inf"),
-    cap: Cap | None = None,
-    on_event: Emit = lambda event: None,
-    **settings: Any,
-) -> TrainResult:
+class _Train(Protocol[P]):
+    def __call__(
+        self, job: str | type[Job] | Job, store: str | Store | None = None, *args: P.args, **options: P.kwargs
+    ) -> TrainResult: ...
+
+
+class _Resume(Protocol[P]):
+    def __call__(
+        self, store: str | Store, job: Job | None = None, *args: P.args, **options: P.kwargs
+    ) -> TrainResult: ...
+
+
+def _as_train(make: Callable[P, Any]) -> Callable[[Callable[..., TrainResult]], _Train[P]]:
+    return lambda function: keyword_options(function, make)
+
+
+def _as_resume(make: Callable[P, Any]) -> Callable[[Callable[..., TrainResult]], _Resume[P]]:
+    return lambda function: keyword_options(function, make)
+
+
+@_as_train(RunOptions)
+def train(job: str | type[Job] | Job, store: str | Store | None = None, *, options: RunOptions) -> TrainResult:
     """Train a job with stateless workers that share nothing but a store.
 
     Args:
         job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (engines `inline` and `ray` only).
-        store: the run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
-        workers: N, the streams of updates the data is dealt out to.
-        schedule: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see `lambdaml.schedules.SCHEDULES`.
-        steps: updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
-        target: stop at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
-        codec: how gradients are written: `fp32`, `bf16`.
-        staleness: what becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
-            `lambdaml.staleness.RULES`.
-        functions: processes that share the workers; by default one per worker, but no more than there are cores.
-        engine: `local` (processes), `inline` (this process) or `ray`; by default `local` or `inline`, whichever the
-            store and the job allow.
-        engine_options: arguments of the engine's constructor, such as `{"address": "auto", "cpus": 2}` for `ray`.
-        device: `cpu`, `cuda`, or `auto`.
-        args: keyword arguments of the job's constructor.
-        snapshot_every: updates of each worker between snapshots, each of which is evaluated; by default an epoch.
-        init_from: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
-            its result, or of the newest snapshot; of another version as URL@VERSION.
-        numerics: `reproducible`, for the same bits each time and on each CPU of a class, or `fast`, which promises none;
-            see `lambdaml.training.numerics`. The engine `inline` cannot change what torch computes in once it has computed: such a
-            run is recorded as `fast`, with a warning.
-        lifetime_s: limits the life of each function, as platforms do.
-        cap: says when the run must stop, for what it will have spent by then; see `lambdaml.engines.caps`.
-        on_event: takes progress events, from any thread.
-        settings: `keep`, how much history stays for `replay` and `verify`: `all`, or a size in bytes or as `500M`; by
-            default 2 GiB or a tenth of the free disk, and what is older is deleted while the run goes on. And
-            `batch_size` in place of the job's own, `coherence`, `planned`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+        store: The run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
+        options: As keyword arguments, such as `workers=8, schedule="asp", epochs=5`; each is described in
+            `lambdaml.options.RunOptions` and `lambdaml.options.LaunchOptions`.
 
     Raises:
         UserError: what was asked for makes no sense; nothing was started.
         JobFailed: the job's own code raised.
         RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
     """
-    _demand_sense(schedule, codec, staleness, functions)
-    prepare(numerics)
+    _demand_sense(options)
+    prepare(options.numerics)
+    on_event = options.on_event
     with ExitStack() as held:
         opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
-        accounts, device = Accounts(opened), pick_device(device)
-        chosen = _engine(engine, engine_options, opened, not stands_in_a_file(job))
+        accounts, device = Accounts(opened), pick_device(options.device)
+        chosen = _engine(options, opened, not stands_in_a_file(job))
         held.callback(_close, chosen, opened, store)
-        job_settings, instance = _there(chosen, resolve_job, job, dict(args or {}), chosen.takes_objects)
+        job_settings, instance = _there(chosen, resolve_job, job, dict(options.args or {}), chosen.takes_objects)
         _warn(on_event, warnings_of(instance))
         if opened.head(keys.RUN) is not None:
             raise exists(opened)
-        run_settings = _there(
+        settings = _there(
             chosen,
             settings_for,
             instance,
             job_settings,
-            workers=workers,
-            schedule=schedule,
-            steps=steps,
-            epochs=epochs,
-            target=target,
-            codec=codec,
-            staleness=staleness,
-            seed=seed,
-            snapshot_every=snapshot_every,
-            init_from=find_version(init_from) if init_from is not None else None,
-            numerics=_numerics(numerics, chosen),
+            options,
+            init_from=find_version(options.init_from) if options.init_from is not None else None,
+            numerics=_numerics(options.numerics, chosen),
             free_bytes=opened.free_bytes(),
-            **settings,
         )
-        _warn(on_event, warnings_of_room(run_settings, opened.free_bytes()))
-        count = functions_for(run_settings.workers, functions)
-        begin(opened, run_settings, instance, chosen, new=True, functions=count, on_event=on_event)
-        launch = LaunchSpec(opened, run_settings, instance, count, device, lifetime_s)
-        return _supervise(launch, opened, chosen, accounts, cap, on_event)
+        _warn(on_event, warnings_of_room(settings, opened.free_bytes()))
+        count = functions_for(settings.workers, options.functions)
+        begin(opened, settings, instance, chosen, new=True, functions=count, on_event=on_event)
+        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
+        return _supervise(launch, opened, chosen, accounts, options)
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -205,57 +171,53 @@ def _name(job: str | type[Job] | Job) -> str:
     return job if isinstance(job, str) else (job if isinstance(job, type) else type(job)).__name__
 
 
-def _demand_sense(schedule: str, codec: str, staleness: str, functions: int | None) -> None:
+def _demand_sense(options: RunOptions) -> None:
     """Raises a UserError, before anything is started."""
     if FUNCTION in os.environ or loading():
         raise JobError(
             "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
         )
-    SCHEDULES.make(schedule), CODECS.make(codec), RULES.make(staleness)
-    if functions is not None and functions < 1:
-        raise SettingsError(f"functions: must be 1 or more (it is {functions})")
+    Parts.of(options)
+    if options.functions is not None and options.functions < 1:
+        raise SettingsError(f"functions: must be 1 or more (it is {options.functions})")
 
 
-def resume(
-    store: str | Store,
-    *,
-    functions: int | None = None,
-    engine: str | None = None,
-    engine_options: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    lifetime_s: float = float("inf"),
-    cap: Cap | None = None,
-    job: Job | None = None,
-    on_event: Emit = lambda event: None,
-) -> TrainResult:
-    """Go on with a run where its log ends. Arguments as in `train`; what the run is stands in its run.json.
+@_as_resume(LaunchOptions)
+def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions) -> TrainResult:
+    """Go on with a run where its log ends. What the run is stands in its run.json.
+
+    Args:
+        job: The run's job, where it was given as an object, which stands in no file.
+        options: As keyword arguments; each is described in `lambdaml.options.LaunchOptions`.
 
     Raises:
         RunNotFound, JobError, NewerSchema: it cannot be gone on with.
         OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `init_from`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
-    opened = _opened(store, on_event)
+    opened = _opened(store, options.on_event)
     accounts = Accounts(opened)
     settings = read_settings(opened)
     prepare_for(settings.numerics)
-    chosen = _engine(engine, engine_options, opened, is_object=job is not None)
+    chosen = _engine(options, opened, is_object=job is not None)
     try:
-        device = pick_device(device)
+        device = pick_device(options.device)
         instance = job or _there(chosen, load_run_job, settings)
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(Run(opened).usage())
-        launch = LaunchSpec(opened, settings, instance, functions_for(settings.workers, functions), device, lifetime_s)
-        return _supervise(launch, opened, chosen, accounts, cap, on_event)
+        count = functions_for(settings.workers, options.functions)
+        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
+        return _supervise(launch, opened, chosen, accounts, options)
     finally:
         _close(chosen, opened, store)
 
 
-def _engine(name: str | None, options: Mapping[str, Any] | None, store: Store, is_object: bool) -> Engine:
+def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
     """The engine asked for, or whichever fits; already starting, since that takes seconds."""
+    name = options.engine
     if name is None:
         name = "local" if store.shared and not is_object else "inline"
-    engine = ENGINES.make(name, options)
+    engine = ENGINES.make(name, options.engine_options)
     if name != "inline" and not store.shared:
         raise SettingsError(
             f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
@@ -284,10 +246,10 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
 
 
 def _supervise(
-    launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
+    launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, options: LaunchOptions
 ) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
-    settings = launch.settings
+    settings, cap, on_event = launch.settings, options.cap, options.on_event
     store.wait_for(settings.patience_s)
     run = Run(store, launch.job)
     on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lambdaml.codecs import CODECS, Vector
+from lambdaml.codecs import Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError, JobFailed
 from lambdaml.job import Job
@@ -26,9 +26,8 @@ from lambdaml.log.encoding import shown
 from lambdaml.log.records import Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import MODEL_PREFIX, RULE_PREFIX, State
 from lambdaml.log.state import LogState
-from lambdaml.schedules import SCHEDULES
+from lambdaml.parts import Parts
 from lambdaml.settings import Settings
-from lambdaml.staleness import RULES
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.calls import call, fetch, seed_streams
 from lambdaml.training.flat import ABSENT, FlatGradient
@@ -96,8 +95,8 @@ class Replica:
         self.settings = settings
         self.clock = clock
         self.device = torch.device(device)
-        self.codec = CODECS.make(settings.codec)
-        self.rule = RULES.make(settings.staleness)
+        self.parts = Parts.of(settings)
+        self.codec, self.rule = self.parts.codec, self.parts.rule
         self.transform = self.rule.transform(settings.workers)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self.log_state = LogState(settings.workers, settings.steps)
@@ -105,7 +104,7 @@ class Replica:
         seed_streams(settings.seed, "model")
         self.model, self.optimizer, self.scheduler = build(job, self.device)
         self.model.train()
-        self.buffers = Buffers(self.model, late=not SCHEDULES.make(settings.schedule).deterministic)
+        self.buffers = Buffers(self.model, late=not self.parts.schedule.deterministic)
         self.flat = FlatGradient(self.model, self.device)
         self.size = self.flat.size
         self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)

@@ -18,9 +18,7 @@ from lambdaml.log.records import Commit, Digest, Update
 from lambdaml.log.retention import passed
 from lambdaml.log.state import LogState
 from lambdaml.patterns.gather import Gather
-from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
-from lambdaml.staleness import RULES
 from lambdaml.worker.backlog import Backlog, Pending
 from lambdaml.worker.committer import Committer
 from lambdaml.worker.leases import Leases
@@ -63,8 +61,7 @@ class Function:
         self.settings = settings
         self.replica = replica
         self.name = name
-        self.schedule = SCHEDULES.make(settings.schedule)
-        self.rule = RULES.make(settings.staleness)
+        self.schedule, self.rule = replica.parts.schedule, replica.parts.rule
         self.head = LogState(settings.workers, settings.steps)
         self.queued = self.head.copy()
         self.tail = 0

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.state import LogState
+from lambdaml.parts import Parts
 
 
 class Gradient(Protocol):
@@ -66,6 +67,8 @@ class Machine(Protocol):
     and `end`. An update that was added may be freed. Gradients must not be computed in between.
     """
 
+    @property
+    def parts(self) -> Parts: ...
     @property
     def log_state(self) -> LogState: ...
     @property

@@ -17,6 +17,7 @@ from lambdaml.cost.profiling.measure import LAGS, LEAST_STEPS, measure
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
+from lambdaml.options import RunOptions
 from lambdaml.simulation import simulate
 from lambdaml.storage import open_store
 from lambdaml.training.asked import resolve_job, settings_for
@@ -152,8 +153,7 @@ def bench() -> Bench:
             return super().loss(model, batch)
 
     job: Job = Slow()
-    asked = {"target": None, "schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None}
-    settings = settings_for(job, resolve_job(job, {})[0], workers=1, steps=10, epochs=None, **asked)
+    settings = settings_for(job, resolve_job(job, {})[0], RunOptions(workers=1, steps=10))
     return Bench(job, settings, "cpu", lambda: now)
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from lambdaml import Job
 from lambdaml.cost.profiling.noise import LEAST_BATCHES, Noise, estimate_noise, layout
+from lambdaml.options import RunOptions
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.replica import Replica
 
@@ -41,8 +42,7 @@ class Quadratic(Job):
 
 def noise(job: Job, batches: int = 32) -> Noise:
     job_settings, _ = resolve_job(job, {})
-    asked = {"target": None, "schedule": "bsp", "codec": "fp32", "staleness": "constant", "snapshot_every": None}
-    return Noise(Replica(job, settings_for(job, job_settings, workers=1, steps=10, epochs=None, **asked)), batches)
+    return Noise(Replica(job, settings_for(job, job_settings, RunOptions(workers=1, steps=10))), batches)
 
 
 def test_both_terms_are_found_without_bias() -> None:

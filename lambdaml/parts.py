@@ -1,0 +1,39 @@
+"""The parts that a run is made of, as objects. run.json and options name them; they are made here, once, and handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lambdaml.codecs import CODECS, Codec
+from lambdaml.schedules import SCHEDULES, Schedule
+from lambdaml.staleness import RULES, Rule
+
+
+class PartNames(Protocol):
+    """What names the parts of a run, such as its settings, or the options that these are made from."""
+
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def codec(self) -> str: ...
+    @property
+    def staleness(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The schedule, the codec and the staleness rule of a run. None of them has a state, so all may share them."""
+
+    schedule: Schedule
+    codec: Codec
+    rule: Rule
+
+    @staticmethod
+    def of(names: PartNames) -> Parts:
+        """Make the parts.
+
+        Raises:
+            SettingsError: one of them does not exist, or its parameters make no sense.
+        """
+        return Parts(SCHEDULES.make(names.schedule), CODECS.make(names.codec), RULES.make(names.staleness))
