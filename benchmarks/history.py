@@ -27,6 +27,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
+from lambdaml.events import Event
 from lambdaml.job import Job
 
 JOB = f"{Path(__file__).resolve()}:Wide"
@@ -54,7 +55,7 @@ class Wide(Job):
         return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
-def train(url: str, updates: int, keep: str, on_event: Callable[[dict[str, Any]], None]) -> lambdaml.TrainResult:
+def train(url: str, updates: int, keep: str, on_event: Callable[[Event], None]) -> lambdaml.TrainResult:
     return lambdaml.train(
         JOB,
         url,
@@ -103,14 +104,14 @@ class Killer:
         self._pids: dict[str, int] = {}
         self._stops = stops
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            self._pids[event["function"]] = event["pid"]
-        elif event["event"] == "ended":
-            self._pids.pop(event["function"], None)
-            self.deaths += event["code"] == -signal.SIGKILL
-        elif event["event"] == "commit":
-            if self._stops and event["fraction"] >= self._stops[0]:
+    def __call__(self, event: Event) -> None:
+        if event.event == "started":
+            self._pids[event.function] = event.pid
+        elif event.event == "ended":
+            self._pids.pop(event.function, None)
+            self.deaths += event.code == -signal.SIGKILL
+        elif event.event == "commit":
+            if self._stops and event.fraction >= self._stops[0]:
                 self._stops.pop(0)
                 raise KeyboardInterrupt
             if time.monotonic() >= self._due and self._pids:
@@ -123,8 +124,8 @@ def rate(updates: int, keep: str) -> float:
     """Updates per second between the first commit and the last."""
     times: list[float] = []
 
-    def watch(event: dict[str, Any]) -> None:
-        if event["event"] == "commit":
+    def watch(event: Event) -> None:
+        if event.event == "commit":
             times.append(time.monotonic())
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from statistics import median
 import torch
 
 import lambdaml
+from lambdaml.events import Event
 from lambdaml.training import numerics
 from lambdaml.training.sampling import Sampler
 
@@ -48,8 +49,8 @@ def run(name: str, url: str) -> float:
     """Seconds a step."""
     stamps: list[float] = []
 
-    def on_event(event: dict[str, object]) -> None:
-        if event["event"] == "commit":
+    def on_event(event: Event) -> None:
+        if event.event == "commit":
             stamps.append(time.perf_counter())
 
     spec = f"{Path(__file__).parent / 'jobs.py'}:{name}"

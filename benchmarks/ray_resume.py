@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import lambdaml
 from lambdaml.engines.ray import RayEngine
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Commit
@@ -61,12 +61,12 @@ class Watch:
         self.started_s: float | None = None
         self.takeovers = 0
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         now_s = time.monotonic() - self.killed_at
-        if event["event"] == "started" and self.started_s is None:
+        if event.event == "started" and self.started_s is None:
             self.started_s = now_s
-        self.takeovers += event["event"] == "takeover"
-        if event["event"] == "commit" and self.working_s is None:
+        self.takeovers += event.event == "takeover"
+        if event.event == "commit" and self.working_s is None:
             self.working_s = now_s
         if self.working_s is not None and now_s > self.working_s + SETTLE_S:
             raise KeyboardInterrupt

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lambdaml.cli._follow import follow, met
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
     from lambdaml.cost.planning.plan import Plan
     from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.cost.profiling.profile import Profile
+    from lambdaml.events import Emit, Event
     from lambdaml.options import RunOptions
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
-
-Emit = Callable[[dict[str, Any]], None]
 
 MEASURE_S = 10.0
 
@@ -106,13 +104,14 @@ def _train(job: str, options: RunOptions, store: Store, on_event: Emit) -> Train
 def _train_watched(auto: _Auto, job: str, place: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
     """Raises _Superseded: the run ended for another way to be taken."""
     from lambdaml.cost.planning.replan import Replanner
+    from lambdaml.events import PlanEvent
 
     def say(line: str) -> None:
-        on_event({"event": "plan", "line": line})
+        on_event(PlanEvent(line=line))
 
     watch = Replanner(place, auto.plan, auto.profile, auto.iprof, auto.functions, say)
 
-    def take(event: dict[str, Any]) -> None:
+    def take(event: Event) -> None:
         on_event(event)
         watch.take(event)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -10,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.cli import _format
 
 if TYPE_CHECKING:
-    from lambdaml.simulation.engine import Fate
+    from lambdaml.events import Event
     from lambdaml.simulation.faults import Scenario
-
-Event = Mapping[str, Any]
 
 
 def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
@@ -29,23 +28,19 @@ def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
     virtual, end = play(scenario, lambda now, event: events.append((now, event)))
     verdict = Verdict(seed, scenario, judge(virtual, end))
     if as_json:
-        lines = [{"s": now, **{name: _plain(value) for name, value in event.items()}} for now, event in events]
+        lines = [{"s": now, **event.to_dict()} for now, event in events]
         facts = {"seed": seed, "scenario": asdict(scenario), "events": lines}
         _format.print_json({**facts, "end": end, "broken": verdict.broken, "command": verdict.command})
     else:
         _format.print_pairs(_misfortunes(scenario))
         print()
         for now, event in events:
-            print(f"{now:10.3f} s  {event['function']:5}  {_words(event)}")
+            print(f"{now:10.3f} s  {event.function:5}  {_words(event)}")
         print()
         for broken in verdict.broken:
             print(f"broken: {broken}")
         print(f"{len(verdict.broken)} broken" if verdict.broken else "every promise held")
     return 1 if verdict.broken else 0
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def _misfortunes(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -82,39 +77,39 @@ def _percent(share: float) -> str:
 
 def _words(event: Event) -> str:
     """An event, for people; one that is not known here shows its fields."""
-    kind = event["event"]
-    if kind == "started":
-        return "; ".join(["starts", *(_doom(event["fate"]) if "fate" in event else ())])
-    if kind == "ended":
+    if event.event == "started":
+        return "; ".join(["starts", *_doom(event.fate or {})])
+    if event.event == "ended":
         outcomes = {"done": "is done", "left": "leaves", "killed": "is killed"}
-        return outcomes.get(event["outcome"], f"ends: {event['outcome']}")
-    if kind == "takeover":
-        return f"takes over worker {event['worker']}, which fell silent"
-    if kind == "waiting":
-        return f"waits for worker {event['worker']} since {_format.duration(event['seconds'])}"
-    if kind == "commit":
-        reasons: Counter[str] = Counter(event["refused"])
+        return outcomes.get(event.outcome, f"ends: {event.outcome}")
+    if event.event == "takeover":
+        return f"takes over worker {event.worker}, which fell silent"
+    if event.event == "waiting":
+        return f"waits for worker {event.worker} since {_format.duration(event.seconds)}"
+    if event.event == "commit":
+        reasons: Counter[str] = Counter(event.refused)
         refused = [f"{reason} ({count})" for reason, count in reasons.items()]
-        stale = ", ".join(str(steps) for steps in event["staleness"])
-        took = [f"applied {len(event['staleness'])} (staleness {stale})"] if stale else []
-        return f"commit {event['commit']} makes version {event['version']}: {', '.join([*took, *refused])}"
-    if kind == "snapshot":
-        return f"wrote the snapshot of version {event['version']}"
-    if kind == "fault":
-        return f"{event['op']} {event['key']}: {event['fault']}"
-    return ", ".join([kind, *(f"{name} {value}" for name, value in event.items() if name not in ("event", "function"))])
+        stale = ", ".join(str(steps) for steps in event.staleness)
+        took = [f"applied {len(event.staleness)} (staleness {stale})"] if stale else []
+        return f"commit {event.commit} makes version {event.version}: {', '.join([*took, *refused])}"
+    if event.event == "snapshot":
+        return f"wrote the snapshot of version {event.version}"
+    if event.event == "fault":
+        return f"{event.op} {event.key}: {event.fault}"
+    fields = event.to_dict().items()
+    return ", ".join([event.event, *(f"{name} {value}" for name, value in fields if name not in ("event", "function"))])
 
 
-def _doom(fate: Fate) -> Iterator[str]:
+def _doom(fate: Mapping[str, Any]) -> Iterator[str]:
     """What a life has before it."""
-    if fate.last_turn is not None:
-        yield f"will be killed in turn {fate.last_turn}"
-    if fate.freeze_s is not None:
-        after_s, for_s = fate.freeze_s
+    if fate.get("last_turn") is not None:
+        yield f"will be killed in turn {fate['last_turn']}"
+    if fate.get("freeze_s") is not None:
+        after_s, for_s = fate["freeze_s"]
         yield f"will stand still after {after_s:.1f} s for {for_s:.1f} s"
-    if fate.lifetime_s < float("inf"):
-        yield f"may live {fate.lifetime_s:.1f} s"
-    if abs(fate.skew_s) >= 0.1:
-        yield f"its clock is off by {fate.skew_s:.1f} s"
-    if fate.dead:
-        yield f"is told that {', '.join(fate.dead)} died"
+    if fate.get("lifetime_s", math.inf) < math.inf:
+        yield f"may live {fate['lifetime_s']:.1f} s"
+    if abs(fate.get("skew_s", 0.0)) >= 0.1:
+        yield f"its clock is off by {fate['skew_s']:.1f} s"
+    if fate.get("dead"):
+        yield f"is told that {', '.join(fate['dead'])} died"

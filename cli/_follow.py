@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lambdaml.cli import _format
 from lambdaml.cli._interrupt import NOTHING_DONE, PATIENCE_S, WITHIN_S, at_once, interruptible
 from lambdaml.cli._progress import Progress
 
 if TYPE_CHECKING:
+    from lambdaml.events import Emit
     from lambdaml.log.run import Run
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
 
-Work = Callable[["Store", Callable[[dict[str, Any]], None]], "TrainResult"]
+Work = Callable[["Store", "Emit"], "TrainResult"]
 
 _ENDS = {
     "steps": "all steps taken",

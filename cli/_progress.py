@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.status import Status
 
-Event = dict[str, Any]
+    from lambdaml import events
+    from lambdaml.settings import Settings
 
 LINE_EVERY_S = 2.0
 """Seconds between lines when nobody watches a terminal."""
@@ -41,7 +42,7 @@ class Picture:
     """The run as its events tell it; `place` is what its user calls it."""
 
     place: str
-    settings: Event = field(default_factory=dict)
+    settings: Settings | None = None
     functions: int = 0
     started: int = 0
     version: int = 0
@@ -68,92 +69,88 @@ class Picture:
             cut_off=self.cut_off.copy(),
         )
 
-    def take(self, event: Event, now: float) -> str | None:
+    def take(self, event: events.Event, now: float) -> str | None:
         """Learn from an event at `now` seconds; returns news that deserve a line of their own."""
-        self.heard = self.heard or "function" in event
-        take = getattr(self, f"_take_{event['event']}", None)
+        self.heard = self.heard or bool(event.function)
+        take = getattr(self, f"_take_{event.event}", None)
         news: str | None = take(event, now) if take else None
         return news
 
-    def _take_run(self, event: Event, now: float) -> str:
-        self.settings = settings = event["settings"]
-        self.functions = event["functions"]
-        until = f"until {settings['target']}" if settings["target"] else f"{settings['steps']} steps"
+    def _take_run(self, event: events.RunEvent, now: float) -> str:
+        self.settings = settings = event.settings
+        self.functions = event.functions
+        until = f"until {settings.target}" if settings.target else f"{settings.steps} steps"
         return (
-            f"{_format.shown(self.place)}: {settings['schedule']}, {settings['workers']} workers "
+            f"{_format.shown(self.place)}: {settings.schedule}, {settings.workers} workers "
             f"on {self.functions} functions, {until}"
         )
 
-    def _take_started(self, event: Event, now: float) -> str | None:
+    def _take_started(self, event: events.StartedEvent, now: float) -> str | None:
         self.started += 1
-        return f"{event['function']} takes its place" if self.started > self.functions else None
+        return f"{event.function} takes its place" if self.started > self.functions else None
 
-    def _take_ended(self, event: Event, now: float) -> str | None:
-        code = event["code"]
-        self.cut_off.discard(event["function"])
+    def _take_ended(self, event: events.EndedEvent, now: float) -> str | None:
+        code = event.code
+        self.cut_off.discard(event.function)
         if code in _LEFT_OR_SAID_WHY:
             return None
-        reason = event.get("reason") or (f"signal {-code}" if code < 0 else f"status {code}")
-        return f"{event['function']} died ({reason})"
+        reason = event.reason or (f"signal {-code}" if code < 0 else f"status {code}")
+        return f"{event.function} died ({reason})"
 
-    def _take_room(self, event: Event, now: float) -> str:
-        seconds = _format.duration(event["seconds"])
-        return f"no room for a function, which needs {event['needs']}, since {seconds}: ask for less or add nodes"
+    def _take_room(self, event: events.RoomEvent, now: float) -> str:
+        seconds = _format.duration(event.seconds)
+        return f"no room for a function, which needs {event.needs}, since {seconds}: ask for less or add nodes"
 
-    def _take_sent(self, event: Event, now: float) -> str:
-        size, files = _format.size(event["size_bytes"]), event["files"]
-        return f"sent to Ray's nodes: {event['folder']}, {files} file{'s' if files > 1 else ''}, {size}"
+    def _take_sent(self, event: events.SentEvent, now: float) -> str:
+        size, files = _format.size(event.size_bytes), event.files
+        return f"sent to Ray's nodes: {event.folder}, {files} file{'s' if files > 1 else ''}, {size}"
 
-    def _take_takeover(self, event: Event, now: float) -> str:
-        return f"{event['function']} takes over worker {event['worker']}, which fell silent"
+    def _take_takeover(self, event: events.TakeoverEvent, now: float) -> str:
+        return f"{event.function} takes over worker {event.worker}, which fell silent"
 
-    def _take_waiting(self, event: Event, now: float) -> str:
-        self.waiting[event["worker"]] = now - event["seconds"]
-        return f"waiting for worker {event['worker']} since {_format.duration(event['seconds'])}"
+    def _take_waiting(self, event: events.WaitingEvent, now: float) -> str:
+        self.waiting[event.worker] = now - event.seconds
+        return f"waiting for worker {event.worker} since {_format.duration(event.seconds)}"
 
-    def _take_outage(self, event: Event, now: float) -> str | None:
+    def _take_outage(self, event: events.OutageEvent, now: float) -> str | None:
         first = not self.cut_off
-        self.cut_off.add(event.get("function", ""))
-        patience = _format.duration(event["patience_s"])
-        return f"the store cannot be reached, waiting for up to {patience}: {event['error']}" if first else None
+        self.cut_off.add(event.function)
+        patience = _format.duration(event.patience_s)
+        return f"the store cannot be reached, waiting for up to {patience}: {event.error}" if first else None
 
-    def _take_recovered(self, event: Event, now: float) -> str | None:
-        self.cut_off.discard(event.get("function", ""))
-        seconds = _format.duration(event["seconds"])
+    def _take_recovered(self, event: events.RecoveredEvent, now: float) -> str | None:
+        self.cut_off.discard(event.function)
+        seconds = _format.duration(event.seconds)
         return None if self.cut_off else f"the store can be reached again, after {seconds}"
 
-    def _take_metrics(self, event: Event, now: float) -> str:
-        values = _format.metrics(event["metrics"])
-        self.metrics = f"{values} at version {event['version']}"
-        return f"version {event['version']}: {values}"
+    def _take_metrics(self, event: events.MetricsEvent, now: float) -> str:
+        values = _format.metrics(event.metrics)
+        self.metrics = f"{values} at version {event.version}"
+        return f"version {event.version}: {values}"
 
-    def _take_warning(self, event: Event, now: float) -> str | None:
-        text: str = event["text"]
-        if text in self.warned:
+    def _take_warning(self, event: events.WarningEvent, now: float) -> str | None:
+        if event.text in self.warned:
             return None
-        self.warned.add(text)
-        return f"warning: {text}"
+        self.warned.add(event.text)
+        return f"warning: {event.text}"
 
-    def _take_plan(self, event: Event, now: float) -> str:
-        line: str = event["line"]
-        return line
+    def _take_plan(self, event: events.PlanEvent, now: float) -> str:
+        return event.line
 
-    def _take_commit(self, event: Event, now: float) -> str | None:
-        self.version, self.done = event["version"], event["progress"]
+    def _take_commit(self, event: events.CommitEvent, now: float) -> str | None:
+        self.version, self.done = event.version, event.progress
         self.waiting.clear()
-        if event["training_loss"] is not None:
-            self.losses.append(event["training_loss"])
-        self.staleness.extend(event.get("staleness", ()))
+        if event.training_loss is not None:
+            self.losses.append(event.training_loss)
+        self.staleness.extend(event.staleness)
         self.pace.append((now, self.done, self.version))
         while self.pace[0] is not self._since(now):
             self.pace.popleft()
-        rejected = event.get("rejected")
-        return f"version {self.version}: rejected {'; '.join(rejected)}" if rejected else None
+        return f"version {self.version}: rejected {'; '.join(event.rejected)}" if event.rejected else None
 
     @property
     def target(self) -> str | None:
-        target: str | None = self.settings.get("target")
-        return target
+        return None if self.settings is None else self.settings.target
 
     def _since(self, now: float) -> tuple[float, int, int]:
         """Where the recent past begins: with the first commit of the last `RATE_OVER_S`, but with two commits at least."""
@@ -162,12 +159,13 @@ class Picture:
 
     def left_s(self, now: float) -> float | None:
         """Seconds that are left at the pace of the recent past up to `now`; None where only the target knows."""
-        if len(self.pace) < 2 or self.target:
+        settings = self.settings
+        if len(self.pace) < 2 or settings is None or settings.target:
             return None
         first, last = self._since(now), self.pace[-1]
         # quorum counts optimizer steps, the others the updates of all workers
-        counted = 2 if self.settings["schedule"].startswith("quorum") else 1
-        total = self.settings["steps"] * (1 if counted == 2 else self.settings["workers"])
+        counted = 2 if settings.schedule.startswith("quorum") else 1
+        total = settings.steps * (1 if counted == 2 else settings.workers)
         moved = last[counted] - first[counted]
         return max(0, total - last[counted]) * (now - first[0]) / moved if moved else None
 
@@ -258,7 +256,7 @@ class Progress:
 
         return Pdb(nosigint=True).set_trace(sys._getframe(1))
 
-    def take(self, event: Event) -> None:
+    def take(self, event: events.Event) -> None:
         """Show an event.
 
         Raises:
@@ -267,7 +265,7 @@ class Progress:
         now = time.monotonic()
         with self._lock:
             news = self._picture.take(event, now)
-            facts_due = self._live is None and event["event"] == "commit" and now - self._line_at >= LINE_EVERY_S
+            facts_due = self._live is None and event.event == "commit" and now - self._line_at >= LINE_EVERY_S
             if facts_due and not news:
                 self._line_at = now
         if not news and facts_due:
@@ -291,7 +289,7 @@ class Progress:
     @property
     def begun(self) -> bool:
         """Whether there is a run by now, to the knowledge of its events."""
-        return bool(self._now().settings)
+        return self._now().settings is not None
 
     @property
     def heard(self) -> bool:

@@ -16,8 +16,8 @@ from lambdaml.errors import SettingsError, nearest
 from lambdaml.settings import LEASE_S, PATIENCE_S
 
 if TYPE_CHECKING:
-    from lambdaml.engines import Emit
     from lambdaml.engines.caps import Cap
+    from lambdaml.events import Emit
     from lambdaml.training.numerics import Mode
 
 O = TypeVar("O")

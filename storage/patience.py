@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from lambdaml.storage.errors import StoreUnavailable
 from lambdaml.storage.meter import Meter
@@ -21,7 +21,7 @@ from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 from lambdaml.storage.retry import HASTY_S, Retrying
 
 T = TypeVar("T")
-_Emit = Callable[[dict[str, Any]], None]
+_Tell = Callable[[StoreUnavailable | None, float], None]
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
@@ -33,8 +33,8 @@ class Patience:
     Args:
         patience_s: a call that has failed for so many seconds fails for good; 0 repeats nothing.
         now, uniform: a clock in seconds, and a random number between two others.
-        emit: takes the events `outage` (with the store's last error in `error`), again after each further failure, and
-            `recovered` (with the `seconds` that it took). It may raise, which ends the call.
+        tell: Takes the store's last error and the patience in seconds when an outage begins, again after each further
+            failure, and None and the seconds that it took when it is over. It may raise, which ends the call.
         hurried: becomes true when nobody has time to wait any more.
 
     Attributes:
@@ -46,14 +46,14 @@ class Patience:
         patience_s: float,
         now: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
-        emit: _Emit = lambda event: None,
+        tell: _Tell = lambda error, seconds: None,
         hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self.patience_s = patience_s
         self.recovered_at = float("-inf")
         self._now = now
         self._uniform = uniform
-        self._emit = emit
+        self._tell = tell
         self._hurried = hurried
         self._failing: set[_Trial] = set()
         self._since = 0.0
@@ -133,7 +133,7 @@ class _Trial:
         if not patience._failing:
             patience._since = self._begun
         patience._failing.add(self)
-        patience._emit({"event": "outage", "error": str(error), "patience_s": patience.patience_s})
+        patience._tell(error, patience.patience_s)
         self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s or FIRST_PAUSE_S)
         return patience._uniform(self._pause_s / 2, self._pause_s)
 
@@ -145,7 +145,7 @@ class _Trial:
         patience.recovered_at = patience._now()
         patience._failing.discard(self)
         if not patience._failing:
-            patience._emit({"event": "recovered", "seconds": round(patience.recovered_at - patience._since, 1)})
+            patience._tell(None, round(patience.recovered_at - patience._since, 1))
 
 
 def hasten(store: Store) -> None:

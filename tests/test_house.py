@@ -44,7 +44,6 @@ CALLED_UNDER_A_LOCK = {
         "self._latest.values",
         "self._ended.add",
         "self._alive",
-        "event.get",
         "replace",
         "total",
     },

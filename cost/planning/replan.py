@@ -19,15 +19,15 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.plan import Plan, make_plan
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.cost.profiling.stores import measure_store
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import Update
@@ -57,6 +57,17 @@ STORE_S = 1.0
 
 _UPDATES = 16
 """The newest ones, whose gradients tell how fast functions are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A commit of the run, and when it was told of."""
+
+    at: float = 0.0
+    commit: int = 0
+    version: int = 0
+    progress: int = 0
+    fraction: float = 0.0
 
 
 class Replanner:
@@ -89,19 +100,19 @@ class Replanner:
         self._say = say
         self._expected: Estimate = plan.choice
         self._step_s = plan.choice.step_s
-        self._since: dict[str, Any] | None = None
-        self._last: dict[str, Any] = {}
+        self._since: _Seen | None = None
+        self._last = _Seen()
         self._thread: threading.Thread | None = None
         self._plans = 0
         self._over = False
 
-    def take(self, event: dict[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Learn from an event of the run."""
-        if event["event"] == "commit":
-            self._last = {**event, "at": time.monotonic()}
-            if self._since is None and event["progress"] >= 2 * self._expected.candidate.workers:
+        if event.event == "commit":
+            self._last = _Seen(time.monotonic(), event.commit, event.version, event.progress, event.fraction)
+            if self._since is None and event.progress >= 2 * self._expected.candidate.workers:
                 self._since = self._last
-        elif event["event"] == "snapshot" and self._left_the_plan():
+        elif event.event == "snapshot" and self._left_the_plan():
             self._plans += 1
             self._thread = threading.Thread(target=self._plan_anew, args=(self._seen_step_s, self._last), daemon=True)
             self._thread.start()
@@ -120,31 +131,29 @@ class Replanner:
     def _left(self) -> float:
         """The share of the whole way that this run has not gone yet."""
         by_epochs = self._plan.wishes.epochs is not None
-        gone: float = self._last["fraction"] if by_epochs else self._last["version"] / self._expected.steps
+        gone = self._last.fraction if by_epochs else self._last.version / self._expected.steps
         return self._plan.wishes.left * max(0.0, 1.0 - gone)
 
     @property
     def _seen_step_s(self) -> float:
         assert self._since is not None
-        passed_s: float = self._last["at"] - self._since["at"]
-        steps: int = self._last["version"] - self._since["version"]
-        return passed_s / max(1, steps)
+        return (self._last.at - self._since.at) / max(1, self._last.version - self._since.version)
 
     def _left_the_plan(self) -> bool:
         busy = self._thread is not None and self._thread.is_alive()
         if self._since is None or busy or self.successor is not None or self._plans == MOST_PLANS:
             return False
-        if self._last["fraction"] >= 1:
+        if self._last.fraction >= 1:
             return False
-        updates = self._last["progress"] - self._since["progress"]
-        if self._last["at"] - self._since["at"] < LEAST_S or updates < LEAST_ROUNDS * self._expected.candidate.workers:
+        updates = self._last.progress - self._since.progress
+        if self._last.at - self._since.at < LEAST_S or updates < LEAST_ROUNDS * self._expected.candidate.workers:
             return False
         return _apart(self._seen_step_s, self._step_s)
 
-    def _plan_anew(self, step_s: float, last: dict[str, Any]) -> None:
+    def _plan_anew(self, step_s: float, last: _Seen) -> None:
         self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning anew")
         try:
-            news = self._decide(step_s, last["commit"])
+            news = self._decide(step_s, last.commit)
         except _TooLateError:
             return
         except Exception as error:  # the run goes on, whatever becomes of its plans

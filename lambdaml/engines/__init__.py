@@ -9,10 +9,10 @@ functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from lambdaml.events import Emit
 from lambdaml.job import Job
 from lambdaml.registry import Registry
 from lambdaml.settings import Settings
@@ -20,8 +20,6 @@ from lambdaml.storage import Store
 
 if TYPE_CHECKING:
     from lambdaml.engines.live import OneThread
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 class Enough(KeyboardInterrupt):
@@ -76,8 +74,8 @@ class Engine(Protocol):
         """Run functions until the run has ended.
 
         `emit` is called with the functions' events, from any thread. Beside what functions say themselves (what
-        `World.emit` was given), these are "started", `lambdaml.log.usage.usage_event`, a few times a second for each function
-        and once more when it has ended, and then `{"event": "ended", "function": name, "code": ...}`. On
+        `World.emit` was given), these are `StartedEvent`, `UsageEvent`, a few times a second for each function and once more
+        when it has ended, and then `EndedEvent`, all with the name of the function. On
         KeyboardInterrupt, which `emit` may raise too, the functions are asked to leave, and are gone when this raises it
         again.
 

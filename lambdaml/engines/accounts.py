@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 from lambdaml.errors import StoreError
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.usage import LAUNCHER, Usage
 from lambdaml.storage import MeterReading, Store
@@ -39,17 +39,16 @@ class Accounts:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="usage")
         self._written: list[Future[None]] = []
 
-    def take(self, event: dict[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Learn from an engine's event, in any thread."""
-        if event["event"] == "usage":
-            reading = MeterReading.from_dict(event["reading"])
-            usage = Usage(event["function"], event["seconds"], event["memory_bytes"], reading, complete=False)
+        if event.event == "usage":
+            usage = Usage(event.function, event.seconds, event.memory_bytes, event.reading, complete=False)
             with self._lock:
                 self._latest[usage.function] = usage
-        elif event["event"] == "ended" and event["function"] in self._latest:
+        elif event.event == "ended" and event.function in self._latest:
             with self._lock:
-                counted = not event.get("uncounted", False)
-                usage = self._latest[event["function"]] = replace(self._latest[event["function"]], complete=counted)
+                usage = replace(self._latest[event.function], complete=not event.uncounted)
+                self._latest[usage.function] = usage
                 self._ended.add(usage.function)
                 self._settled = self._settled + usage.reading
             self._written.append(self._writer.submit(self._write, usage))

@@ -13,11 +13,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.run import Run
 from lambdaml.storage import MeterReading
@@ -104,28 +104,27 @@ class Judge:
         self._samples: deque[_Sample] = deque()
         self._asked_at = -math.inf
 
-    def take(self, event: dict[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Learn from an engine's event.
 
         Raises:
             Enough: the cap says so, for the first time.
         """
-        kind = event["event"]
-        if kind == "snapshot":
-            self._snapshot = max(self._snapshot, event["version"])
-            self._snapshot_bytes = event["size_bytes"]
-        elif kind == "ended":
-            self._alive.pop(event["function"], None)
-        elif kind == "usage":
-            self._alive[event["function"]] = time.monotonic()
-        elif kind == "commit":
+        if event.event == "snapshot":
+            self._snapshot = max(self._snapshot, event.version)
+            self._snapshot_bytes = event.size_bytes
+        elif event.event == "ended":
+            self._alive.pop(event.function, None)
+        elif event.event == "usage":
+            self._alive[event.function] = time.monotonic()
+        elif event.event == "commit":
             if not self._commits:
                 self._samples.clear()  # beginning is dearer than going on
-            self._versions += event["version"] - self._version if self._commits else 0
-            self._version, self._fraction = event["version"], event["fraction"]
+            self._versions += event.version - self._version if self._commits else 0
+            self._version, self._fraction = event.version, event.fraction
             self._commits += 1
-            self._updates += event["updates"]
-        if kind in ("commit", "usage") and self.reason is None and self.ask() is not None:
+            self._updates += event.updates
+        if event.event in ("commit", "usage") and self.reason is None and self.ask() is not None:
             raise Enough(self.reason)
 
     def ask(self) -> str | None:

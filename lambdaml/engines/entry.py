@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lambdaml.engines.live import Emit, LiveWorld, OneThread
+from lambdaml.engines.live import LiveWorld, OneThread
 from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.events import Emit, tell_outages
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
@@ -62,7 +63,7 @@ def run_function(
     store = open_store(url, meter)
     compute = OneThread()
     try:
-        settings = read_settings(Patient(store, Patience(PATIENCE_S, emit=emit, hurried=leaving)))
+        settings = read_settings(Patient(store, Patience(PATIENCE_S, tell=tell_outages(emit), hurried=leaving)))
         work = function_coroutine(
             store,
             settings,

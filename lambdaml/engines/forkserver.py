@@ -22,12 +22,13 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lambdaml.engines.pipe import Voice
-from lambdaml.log.usage import usage_event
+from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT, error_event, used
+from lambdaml.events import EndedEvent, ErrorEvent, ReadyEvent, StartedEvent, UsageEvent
 from lambdaml.storage import Ledger, MeterReading, read_ledger
 from lambdaml.storage.ledger import in_flight
 
@@ -55,10 +56,10 @@ class _Child:
     told: MeterReading = field(default_factory=MeterReading)
     told_at: float = 0.0
 
-    def usage(self, memory_bytes: int) -> dict[str, Any]:
+    def usage(self, memory_bytes: int) -> UsageEvent:
         self.told, self.told_at = read_ledger(self.ledger), time.monotonic()
-        event = usage_event(self.name, self.told_at - self.began, memory_bytes, self.told)
-        return event | {"in_flight": sum(in_flight(self.ledger.read()).values())}
+        event = used(self.name, self.began, memory_bytes, self.told)
+        return replace(event, in_flight=sum(in_flight(self.ledger.read()).values()))
 
     def due(self) -> bool:
         return time.monotonic() - self.told_at > TELL_ALL_S or read_ledger(self.ledger) != self.told
@@ -83,7 +84,7 @@ def main() -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: dict[int, _Child] = {}
-    voice.say({"event": "ready"})
+    voice.say(ReadyEvent())
     buffer = b""
     while True:
         readable, _, _ = select.select([0, wake_read], [], [], _TELL_S if children or not voice.free else None)
@@ -104,11 +105,11 @@ def main() -> None:
     _end(children)
 
 
-def _failed_to_start(error: Exception) -> dict[str, Any]:
+def _failed_to_start(error: Exception) -> ErrorEvent:
     if os.environ.get("LAMBDAML_TRACEBACK"):
         traceback.print_exc()
     message = f"the process that starts functions could not start: {type(error).__name__}: {error}"
-    return {"event": "error", "function": "", "type": "RunFailed", "message": message[:2000]}
+    return ErrorEvent(type="RunFailed", message=message[:2000])
 
 
 def warm_up() -> None:
@@ -133,7 +134,7 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], voice: Voice, pi
     pid = os.fork()
     if pid:
         children[pid] = _Child(pid, command["name"], ledger)
-        voice.say({"event": "started", "function": command["name"], "pid": pid})
+        voice.say(StartedEvent(function=command["name"], pid=pid))
         return
     code = 70
     try:
@@ -152,7 +153,6 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], voice: Voice, pi
 def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
     """Be a function; returns the code of its end."""
     from lambdaml.engines.entry import FUNCTION, run_function
-    from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event
     from lambdaml.storage import Meter
 
     told = False
@@ -174,7 +174,7 @@ def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
             dead=command["dead"],
             device=command["device"],
             lifetime_s=command["lifetime_s"] or float("inf"),
-            emit=lambda event: voice.say({"function": name, **event}),
+            emit=lambda event: voice.say(replace(event, function=name)),
             leaving=lambda: told,
             meter=Meter(ledger),
         )
@@ -201,21 +201,17 @@ def _reap(children: dict[int, _Child], voice: Voice) -> None:
         if done:
             child = children.pop(pid)
             voice.say(child.usage(1024 * used.ru_maxrss))
-            voice.say({"event": "ended", "function": child.name, **_outcome(os.waitstatus_to_exitcode(status))})
+            voice.say(_end_of(child.name, os.waitstatus_to_exitcode(status)))
 
 
-def _outcome(status: int) -> dict[str, Any]:
+def _end_of(name: str, status: int) -> EndedEvent:
     """The code of a function's end, and where it did not say how it ended, the reason in words."""
-    from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
-
     if status - _SAID in (DONE, LEFT, FAILED):
-        return {"code": status - _SAID}
+        return EndedEvent(function=name, code=status - _SAID)
     if status < 0:
-        return {"code": status}
-    return {
-        "code": DIED,
-        "reason": f"the job's process ended itself without having finished, with exit status {status}",
-    }
+        return EndedEvent(function=name, code=status)
+    reason = f"the job's process ended itself without having finished, with exit status {status}"
+    return EndedEvent(function=name, code=DIED, reason=reason)
 
 
 def _peak_bytes(pid: int) -> int:

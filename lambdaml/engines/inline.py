@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
-from lambdaml.engines import Emit, LaunchSpec
+from lambdaml.engines import LaunchSpec
 from lambdaml.engines.entry import SWITCH_S, function_coroutine
 from lambdaml.engines.live import OneThread
-from lambdaml.engines.supervise import DONE, FAILED, LEFT
-from lambdaml.log.usage import usage_event
+from lambdaml.engines.supervise import DONE, FAILED, LEFT, used
+from lambdaml.events import Emit, EndedEvent, Event, UsageEvent
 from lambdaml.storage import Meter, open_store
 
 _TELL_S = 0.1
@@ -70,11 +70,11 @@ class InlineEngine:
 
     async def _run(self, launch: LaunchSpec, emit: Emit, ends: list[BaseException]) -> None:
         token = secrets.token_hex(3)
-        accounts: dict[str, Callable[[], dict[str, Any]]] = {}
+        accounts: dict[str, Callable[[], UsageEvent]] = {}
 
-        def tell(event: dict[str, Any]) -> None:
+        def tell(event: Event) -> None:
             try:
-                for account in list(accounts.values()) if event["event"] == "commit" else ():
+                for account in list(accounts.values()) if event.event == "commit" else ():
                     emit(account())
                 emit(event)
             except KeyboardInterrupt as stop:
@@ -102,13 +102,13 @@ class InlineEngine:
         index: int,
         tell: Emit,
         ends: list[BaseException],
-        accounts: dict[str, Callable[[], dict[str, Any]]],
+        accounts: dict[str, Callable[[], UsageEvent]],
     ) -> str:
         """One function, from its start to its end; `accounts` tell of each what it has used."""
         meter, began, code = Meter(), time.monotonic(), FAILED
 
-        def account() -> dict[str, Any]:
-            return usage_event(name, time.monotonic() - began, 0, meter.snapshot())
+        def account() -> UsageEvent:
+            return used(name, began, 0, meter.snapshot())
 
         accounts[name] = account
 
@@ -128,7 +128,7 @@ class InlineEngine:
                 launch.assigned(index),
                 self._compute,
                 device=launch.device,
-                emit=lambda event: tell({"function": name, **event}),
+                emit=lambda event: tell(replace(event, function=name)),
                 lifetime_s=launch.lifetime_s,
                 leaving=lambda: bool(ends),
             )
@@ -138,7 +138,7 @@ class InlineEngine:
             accountant.cancel()
             store.close()
             tell(accounts.pop(name)())
-            tell({"event": "ended", "function": name, "code": code})
+            tell(EndedEvent(function=name, code=code))
 
     def close(self) -> None:
         self._compute.shutdown(wait=True)

@@ -18,13 +18,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from lambdaml.events import Emit, Event, tell_outages
 from lambdaml.storage import Store
 from lambdaml.storage.patience import Patience, hasten
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.worker.world import Signal
 
 T = TypeVar("T")
-Emit = Callable[[dict[str, Any]], None]
 
 _REQUESTS = 64
 """Requests of one function that may be in flight at once."""
@@ -120,7 +120,9 @@ class LiveWorld:
         vacant: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self._threads = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="store")
-        self.store = LiveStore(store, self._threads, Patience(patience_s, self.now, self.uniform, emit, leaving))
+        self.store = LiveStore(
+            store, self._threads, Patience(patience_s, self.now, self.uniform, tell_outages(emit), leaving)
+        )
         self._compute = compute
         self._near = store.near
         self._queued = 0
@@ -210,8 +212,8 @@ class LiveWorld:
     def vacant(self) -> Mapping[int, str]:
         return self._vacant()
 
-    def emit(self, event: str, **fields: Any) -> None:
-        self._emit({"event": event, **fields})
+    def emit(self, event: Event) -> None:
+        self._emit(event)
 
     def close(self) -> None:
         """Wait for requests in flight and end the threads."""

@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lambdaml.engines import Emit, LaunchSpec
+from lambdaml.engines import LaunchSpec
 from lambdaml.engines.live import OneThread
-from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, Event, supervise
+from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
+from lambdaml.events import Emit, EndedEvent, Event, event_of
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Lease
@@ -129,8 +130,8 @@ class _Forks:
             while self._lost:
                 yield self._lost.popleft()
             for event in self._said():
-                if event["event"] == "ended":
-                    self._alive.pop(event["function"], None)
+                if event.event == "ended":
+                    self._alive.pop(event.function, None)
                 yield event
             self._lost.extend(_lost_with(self._server, list(self._alive)))
             self._alive.clear()
@@ -148,7 +149,8 @@ class _Forks:
             while b"\n" in self._heard:
                 line, _, self._heard = self._heard.partition(b"\n")
                 with contextlib.suppress(ValueError):  # the library of a job may have written there
-                    yield json.loads(line)
+                    if (event := event_of(json.loads(line))) is not None:
+                        yield event
             ended = self._server.poll() is not None  # looked at first: all that it said lies in the pipe then
             readable, _, _ = select.select([pipe], [], [], 0.0 if ended else LOOK_S)
             data = os.read(pipe, 65536) if readable else b""
@@ -166,9 +168,9 @@ def _lost_with(server: subprocess.Popen[bytes], functions: Iterable[str]) -> Ite
     """The ends of functions that died with their server."""
     status = server.wait()
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    end = {"code": min(-1, status), "reason": f"the process that starts functions ended, with {how}"}
+    reason = f"the process that starts functions ended, with {how}"
     for name in functions:
-        yield {"event": "ended", "function": name, "uncounted": True, **end}
+        yield EndedEvent(function=name, code=min(-1, status), reason=reason, uncounted=True)
 
 
 def function_prefix(pid: int) -> str:

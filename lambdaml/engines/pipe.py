@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from lambdaml.events import Event
+
 LINE_BYTES = 4000
 """Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes never mix."""
 
@@ -41,10 +43,10 @@ class Voice:
         """Whether nothing waits to be said."""
         return not self._unsaid
 
-    def say(self, event: Mapping[str, Any]) -> None:
+    def say(self, event: Event) -> None:
         """Write an event, now or when there is room; see above for what may never be written."""
         self.flush()
-        kind, waiting = event["event"], len(self._unsaid)
+        kind, waiting = event.event, len(self._unsaid)
         if not waiting or kind in _NEVER_LOST or (kind not in _LATER_SAYS_MORE and waiting < MOST_UNSAID):
             self._unsaid.append(line_of(event))
             self.flush()
@@ -72,12 +74,13 @@ class Voice:
             self.flush()
 
 
-def line_of(event: Mapping[str, Any]) -> bytes:
+def line_of(event: Event) -> bytes:
     """The event as a line of JSON in UTF-8. One that is too long loses its lists, and then the ends of its longest texts."""
-    line = _dump(event)
+    record = event.to_dict()
+    line = _dump(record)
     if len(line) <= LINE_BYTES:
         return line
-    short = {name: value for name, value in event.items() if not isinstance(value, list)}
+    short = {name: value for name, value in record.items() if not isinstance(value, list | tuple)}
     while len(line := _dump(short)) > LINE_BYTES:
         texts = [name for name, value in short.items() if isinstance(value, str)]
         longest = max(texts, key=lambda name: len(short[name]), default="")
@@ -87,6 +90,6 @@ def line_of(event: Mapping[str, Any]) -> bytes:
     return line
 
 
-def _dump(event: Mapping[str, Any]) -> bytes:
+def _dump(record: Mapping[str, Any]) -> bytes:
     # What UTF-8 cannot say, a lone surrogate, becomes the escape that JSON has for it.
-    return json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambdaml.engines import Emit, LaunchSpec
+from lambdaml.engines import LaunchSpec
 from lambdaml.engines.live import OneThread
-from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, Event, error_event, supervise
+from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, error_event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
+from lambdaml.events import Emit, EndedEvent, Event, RoomEvent, SentEvent, event_of
 from lambdaml.training.numerics import VARIABLES
 from lambdaml.training.source import split_spec
 
@@ -205,10 +206,11 @@ class _Crew:
             tasks = {member.task: member for member in self._members.values()}
             ended, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
             yield from self._heed_pulse()
-            for event in self._ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
+            for record in self._ask(lambda: self._desk.take.remote(self._seen, 0.0 if ended else TICK_S)):
                 self._seen += 1
-                self._note(event)
-                yield event
+                if (event := event_of(record)) is not None:
+                    self._note(event)
+                    yield event
             for task in ended:
                 yield self._end(tasks[task])
             if not self._leaving:
@@ -230,17 +232,17 @@ class _Crew:
             raise RunFailed(_gone(self._pulse))
 
     def _note(self, event: Event) -> None:
-        name = event["function"]
-        if event["event"] == "started" and name in self._members:
+        name = event.function
+        if event.event == "started" and name in self._members:
             self._started = time.monotonic()
-            self._members[name].node = event["node"]
+            self._members[name].node = event.node
             for worker in self._members[name].assigned:
                 self._holders[worker] = name
                 for word in self._words.values():
                     word["vacant"].pop(worker, None)
             self._tell()
-        elif event["event"] == "takeover":
-            self._holders[event["worker"]] = name
+        elif event.event == "takeover":
+            self._holders[event.worker] = name
 
     def _end(self, member: _Member) -> Event:
         del self._members[member.name]
@@ -251,7 +253,7 @@ class _Crew:
             self.leave()
         if code == LEFT and self._over:  # nobody need go on for him
             code = DONE
-        return {"event": "ended", "function": member.name, "code": code, **({"reason": reason} if reason else {})}
+        return EndedEvent(function=member.name, code=code, reason=reason)
 
     def _find_standins(self) -> None:
         now = time.monotonic()
@@ -290,7 +292,7 @@ class _Crew:
         waited_s = now - max(self._started, *(member.asked for member in self._members.values()))
         if waited_s > _REPORT_WAIT_S and now - self._reported > _REPORT_WAIT_S:
             self._reported = now
-            yield {"event": "room", "needs": self._needs or "no CPU", "seconds": round(waited_s, 1)}
+            yield RoomEvent(needs=self._needs or "no CPU", seconds=round(waited_s, 1))
         if waited_s > self._launch.settings.patience_s:
             raise RunFailed(
                 f"Ray had no room for a function, which needs {self._needs or 'no CPU'}, for {waited_s:.0f} s: ask for "
@@ -354,7 +356,7 @@ def _environment(spec: str, store: str = "", emit: Emit = lambda event: None) ->
             "what is not needed in its .rayignore"
         ) from None
     if sent.files:
-        emit({"event": "sent", "folder": str(folder), "files": sent.files, "size_bytes": sent.size_bytes})
+        emit(SentEvent(folder=str(folder), files=sent.files, size_bytes=sent.size_bytes))
     return environment | {"working_dir": sent.uri}
 
 

@@ -13,15 +13,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import exceptions
 
 from lambdaml.engines.entry import FUNCTION, run_function
-from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event
+from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event, used
 from lambdaml.errors import RunNotFound, SettingsError
-from lambdaml.log.usage import usage_event
+from lambdaml.events import Event, StartedEvent
 from lambdaml.storage import Meter
 
 SEND_S = 0.5
@@ -46,7 +47,7 @@ class Mailbox:
     lost, so events are numbered."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: list[dict[str, Any]] = []
         self._taken = 0
         self._posted: Counter[str] = Counter()
         self._news = asyncio.Event()
@@ -55,7 +56,7 @@ class Mailbox:
         self._told = 0
         self._word = asyncio.Event()
 
-    async def post(self, name: str, first: int, events: list[Event]) -> None:
+    async def post(self, name: str, first: int, events: list[dict[str, Any]]) -> None:
         """What a function has to say, from its event number `first` on."""
         fresh = events[self._posted[name] - first :]
         self._posted[name] += len(fresh)
@@ -71,7 +72,7 @@ class Mailbox:
         word = self._words.get(name, {"leave": False, "vacant": {}})
         return word | {"leave": word["leave"] or self._leaving, "number": self._told}
 
-    async def take(self, seen: int, timeout_s: float) -> list[Event]:
+    async def take(self, seen: int, timeout_s: float) -> list[dict[str, Any]]:
         """What functions said after the first `seen` events, as soon as there is something."""
         del self._events[: seen - self._taken]
         self._taken = seen
@@ -103,7 +104,7 @@ class _Line:
         self._name = name
         self._began = time.monotonic()
         node = ray.get_runtime_context().get_node_id()
-        self._events: list[Event] = [{"event": "started", "function": name, "pid": os.getpid(), "node": node}]
+        self._events: list[dict[str, Any]] = [StartedEvent(function=name, pid=os.getpid(), node=node).to_dict()]
         self._posted = self._heard = 0
         self._closed = False
         self._wake = threading.Event()
@@ -111,7 +112,7 @@ class _Line:
         self._thread.start()
 
     def emit(self, event: Event) -> None:
-        self._events.append(event)
+        self._events.append(event.to_dict())
 
     def close(self) -> None:
         """Send what is left."""
@@ -145,7 +146,7 @@ class _Line:
 
     def _send(self) -> None:
         memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.emit(usage_event(self._name, time.monotonic() - self._began, memory_bytes, self.meter.snapshot()))
+        self.emit(used(self._name, self._began, memory_bytes, self.meter.snapshot()))
         events = list(self._events)
         ask(lambda: self._desk.post.remote(self._name, self._posted, events))
         self._posted += len(events)
@@ -160,7 +161,7 @@ def run_task(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
         outcome = run_function(
             url,
             name,
-            emit=lambda event: line.emit({"function": name, **event}),
+            emit=lambda event: line.emit(replace(event, function=name)),
             leaving=lambda: line.leaving,
             vacant=lambda: line.vacant,
             meter=line.meter,

@@ -6,15 +6,14 @@ is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from lambdaml import errors
-from lambdaml.engines import Emit
 from lambdaml.errors import LambdaMLError, RunFailed
-from lambdaml.storage import StoreUnavailable
-
-Event = dict[str, Any]
+from lambdaml.events import Emit, EndedEvent, ErrorEvent, Event, UsageEvent
+from lambdaml.storage import MeterReading, StoreUnavailable
 
 DONE, LEFT, FAILED = 0, 1, 2
 """How a function ended, in the `code` of its "ended" event: the run has ended, others must go on, it said what went
@@ -47,9 +46,8 @@ class Crew(Protocol):
         """Ask all functions to leave."""
 
     def events(self) -> Iterator[Event]:
-        """What functions say, and when each ends: `{"event": "ended", "function": name, "code": ...}`, with a `reason`
-        where that is known, and with `uncounted` where what it used last was lost. Called again after an interruption;
-        ends, if ever, when there are no more functions."""
+        """What functions say, and an `EndedEvent` when each ends. Called again after an interruption; ends, if ever, when
+        there are no more functions."""
 
 
 def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) -> None:
@@ -67,22 +65,22 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
         for index in range(functions):
             running[crew.start(index, gone)] = index
         for event in crew.events():
-            index = running.pop(event["function"], -1) if event["event"] == "ended" else -1
+            index = running.pop(event.function, -1) if event.event == "ended" else -1
             emit(event)
-            if event["event"] == "commit":
+            if event.event == "commit":
                 barren = unreachable = 0
-            elif event["event"] == "error":
+            elif event.event == "error":
                 revived = _revive(event)
                 unreachable += isinstance(revived, StoreUnavailable)
                 # One function alone may lack the store. Each has had the run's patience with it before it said so.
                 if error is None and (not isinstance(revived, StoreUnavailable) or unreachable >= functions):
                     error = revived
                     crew.leave()
-            elif event["event"] == "ended":
-                code = event["code"]
+            elif event.event == "ended":
+                code = event.code
                 if code not in (DONE, LEFT) and error is None:
                     barren += 1
-                    gone.append(event["function"])
+                    gone.append(event.function)
                     if barren > MAX_BARREN * functions:
                         error = RunFailed(_why(event, barren))
                         crew.leave()
@@ -103,29 +101,35 @@ def _drain(crew: Crew, running: dict[str, int], emit: Emit) -> None:
         return
     for event in crew.events():
         emit(event)
-        if event["event"] == "ended":
-            running.pop(event["function"], None)
+        if event.event == "ended":
+            running.pop(event.function, None)
         if not running:
             return
 
 
-def error_event(name: str, error: Exception) -> Event:
+def used(name: str, began: float, memory_bytes: int, reading: MeterReading) -> UsageEvent:
+    """What a function that began then, by `time.monotonic`, has used by now."""
+    seconds = round(time.monotonic() - began, 3)
+    return UsageEvent(function=name, seconds=seconds, memory_bytes=memory_bytes, reading=reading)
+
+
+def error_event(name: str, error: Exception) -> ErrorEvent:
     """What a function says when it gives up."""
     message = str(error) if isinstance(error, LambdaMLError) else f"{type(error).__name__}: {error}"
-    kind, notes = type(error).__name__, list(getattr(error, "__notes__", ()))
-    return {"event": "error", "function": name, "type": kind, "message": message[:2000], "notes": notes}
+    kind, notes = type(error).__name__, tuple(getattr(error, "__notes__", ()))
+    return ErrorEvent(function=name, type=kind, message=message[:2000], notes=notes)
 
 
-def _revive(event: Mapping[str, Any]) -> LambdaMLError:
-    kind = getattr(errors, event["type"], RunFailed)
-    error = kind(event["message"]) if issubclass(kind, LambdaMLError) else RunFailed(event["message"])
-    for note in event.get("notes", ()):
+def _revive(event: ErrorEvent) -> LambdaMLError:
+    kind = getattr(errors, event.type, RunFailed)
+    error = kind(event.message) if issubclass(kind, LambdaMLError) else RunFailed(event.message)
+    for note in event.notes:
         error.add_note(note)
     return error
 
 
-def _why(event: Event, times: int) -> str:
-    if event["code"] == -9:
+def _why(event: EndedEvent, times: int) -> str:
+    if event.code == -9:
         return f"functions were killed {times} times in a row without progress: is the machine out of memory?"
-    reason = event.get("reason") or f"status {event['code']}"
+    reason = event.reason or f"status {event.code}"
     return f"functions ended {times} times in a row without progress ({reason})"

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import BadObject, SettingsError
+from lambdaml.events import HorizonEvent
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import demand_present, read, read_many, read_now
 from lambdaml.storage import ObjectInfo
@@ -182,7 +183,7 @@ class Retention:
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]
         self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
-        self._function.world.emit("horizon", version=last.version)
+        self._function.world.emit(HorizonEvent(version=last.version))
 
     async def _pinned(self) -> list[int]:
         """The versions that pins name."""

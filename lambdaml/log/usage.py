@@ -4,7 +4,6 @@ with a function that died."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
@@ -70,14 +69,3 @@ class Usage:
     def read(data: bytes | memoryview, key: str) -> Usage:
         """`load` by the object's key."""
         return Usage.load(data, key.removeprefix(keys.USAGE).removesuffix(".json"))
-
-
-def usage_event(function: str, seconds: float, memory_bytes: int, reading: MeterReading) -> dict[str, Any]:
-    """What an engine tells of a function now and then while it lives, and for the last time before its "ended"."""
-    return {
-        "event": "usage",
-        "function": function,
-        "seconds": round(seconds, 3),
-        "memory_bytes": memory_bytes,
-        "reading": reading.to_dict(),
-    }

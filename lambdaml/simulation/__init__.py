@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import SettingsError
+from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.options import RunOptions, options_of
 from lambdaml.parts import Parts
@@ -206,9 +207,9 @@ def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float]
 
     settings, functions, costs, channel, platform, stragglers, seed = place
 
-    def watch(now: float, event: dict[str, Any]) -> None:
-        if event["event"] == "commit":
-            progress(event["fraction"])
+    def watch(now: float, event: Event) -> None:
+        if event.event == "commit":
+            progress(event.fraction)
 
     virtual = Virtual(settings, functions, costs, channel, platform, stragglers, seed, trace=watch)
     if job is not None:

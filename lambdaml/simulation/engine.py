@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
+from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
 from lambdaml.errors import LambdaMLError, StoreUnavailable
+from lambdaml.events import EndedEvent, Event, StartedEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Commit
 from lambdaml.log.run import Run
@@ -20,8 +21,6 @@ from lambdaml.simulation.virtual import Bucket, VirtualWorld, Weather
 from lambdaml.storage import MemoryStore
 from lambdaml.worker.function import Function
 from lambdaml.worker.machine import Machine
-
-_Event = dict[str, Any]
 
 _DETECT_S = 0.5
 """Seconds until an engine notices that a function died."""
@@ -95,7 +94,7 @@ class Virtual:
         virtual.settings, virtual.costs, world.charge, world.now, virtual.bad
     )
     start: bytes | None = None
-    trace: Callable[[float, _Event], None] = lambda now, event: None
+    trace: Callable[[float, Event], None] = lambda now, event: None
     kernel: Kernel = field(init=False)
     bucket: Bucket = field(init=False)
     lives: list[Life] = field(default_factory=list)
@@ -158,7 +157,7 @@ class Virtual:
             self.kernel.at(self.kernel.now + doom_s - self.platform.notice_s, world.ask_to_leave)
         if (end_s := min(doom_s, lifetime_s)) < float("inf"):
             self.kernel.at(self.kernel.now + end_s, group.kill)
-        self.trace(self.kernel.now, {"event": "started", "function": name, "fate": fate})
+        self.trace(self.kernel.now, StartedEvent(function=name, fate=asdict(fate)))
         group.on_kill = lambda: self._ended(life, "killed", fate.restart_s, spare)
         group.spawn(self._live(life, fate, spare))
 
@@ -181,7 +180,8 @@ class Virtual:
     def _ended(self, life: Life, outcome: str, restart_s: float, spare: bool) -> None:
         life.ended_s, life.outcome = self.kernel.now, outcome
         life.world.group.dead = True
-        self.trace(self.kernel.now, {"event": "ended", "function": life.name, "outcome": outcome})
+        code = {"done": DONE, "left": LEFT, "killed": DIED}.get(outcome, FAILED)
+        self.trace(self.kernel.now, EndedEvent(function=life.name, code=code, outcome=outcome))
         if self.failure is not None:
             self._open = 0
         elif self.error is not None:

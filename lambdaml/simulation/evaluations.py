@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lambdaml.events import Event
 from lambdaml.log import keys, wire
-from lambdaml.simulation.engine import Virtual, _Event
+from lambdaml.simulation.engine import Virtual
 
 
 class VirtualEvaluations:
@@ -34,9 +35,9 @@ class VirtualEvaluations:
         """Evaluate this run, from now on."""
         self._virtual = virtual
 
-    def take(self, now: float, event: _Event) -> None:
+    def take(self, now: float, event: Event) -> None:
         """Learn from an event of the run that there are new snapshots."""
-        if event["event"] != "snapshot" or self._virtual is None:
+        if event.event != "snapshot" or self._virtual is None:
             return
         versions = {keys.number(info.key) for info in self._virtual.bucket.list(keys.SNAPSHOTS)} - {0}
         for version in sorted(versions - self._begun):

@@ -17,9 +17,9 @@ import gc
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lambdaml.errors import LambdaMLError
+from lambdaml.events import Event
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
@@ -167,9 +167,7 @@ class Verdict:
         return f"lambdaml simulate --faults {self.seed} --schedule {self.scenario.schedule}"
 
 
-def play(
-    scenario: Scenario, trace: Callable[[float, dict[str, Any]], None] = lambda now, event: None
-) -> tuple[Virtual, str]:
+def play(scenario: Scenario, trace: Callable[[float, Event], None] = lambda now, event: None) -> tuple[Virtual, str]:
     """Run a scenario. Returns what is left, and how it ended: "" for well, else in words."""
     settings = Settings(
         job=JobSettings(spec="shadow"),
@@ -190,7 +188,7 @@ def play(
     )
     evaluations = VirtualEvaluations(scenario.evaluation_s)
 
-    def tell(now: float, event: dict[str, Any]) -> None:
+    def tell(now: float, event: Event) -> None:
         if scenario.evaluation_s:
             evaluations.take(now, event)
         trace(now, event)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
+from lambdaml.events import Emit, Event, FaultEvent, tell_outages
 from lambdaml.simulation.channel import Channel, Pipe, TokenBucket
 from lambdaml.simulation.kernel import Future, Group, Kernel, KernelTask, Killed, sleep
 from lambdaml.storage.backend import WRITES, Op, flat, settle
@@ -206,7 +207,7 @@ class VirtualStore:
         fault = bucket.weather.strike(op, key, began, uniform)
         latency_s = channel.latency_s(op, uniform())
         if fault:
-            world.emit("fault", fault=fault, op=op, key=key)
+            world.emit(FaultEvent(fault=fault, op=op, key=key))
         if fault == "slow":
             latency_s = max(10 * latency_s, latency_s + 0.2)
         up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
@@ -282,11 +283,11 @@ class VirtualWorld:
         patience_s: float = 0.0,
         skew_s: float = 0.0,
         drift: float = 0.0,
-        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        emit: Emit = lambda event: None,
     ) -> None:
         self.group = group
         self.kernel = group.kernel
-        patience = Patience(patience_s, self.now, self.uniform, self.tell, self.leaving)
+        patience = Patience(patience_s, self.now, self.uniform, tell_outages(self.emit), self.leaving)
         self.store = VirtualStore(bucket, self, bytes_per_s, patience)
         self.busy_s = 0.0
         self._told_to_leave = False
@@ -388,13 +389,9 @@ class VirtualWorld:
         """What an engine does before it ends a function."""
         self._told_to_leave = True
 
-    def emit(self, event: str, **fields: Any) -> None:
-        self.tell({"event": event, **fields})
-
-    def tell(self, event: dict[str, Any]) -> None:
-        """The same for an event that is put together already."""
+    def emit(self, event: Event) -> None:
         if not self.group.dead:
-            self._emit({**event, "function": self.group.name})
+            self._emit(replace(event, function=self.group.name))
 
 
 def _ignore(_: object) -> None:

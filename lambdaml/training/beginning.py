@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 
-from lambdaml.engines import Emit, Engine
+from lambdaml.engines import Engine
 from lambdaml.errors import RunExists
+from lambdaml.events import Emit, WarningEvent
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
@@ -51,7 +52,7 @@ def begin(
         state, footprint = first_state(settings, job, engine)
         text = warning(footprint, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
         if text:
-            on_event({"event": "warning", "text": text})
+            on_event(WarningEvent(text=text))
         if new:
             _claim(store, settings)
         _write_first(store, state)

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from lambdaml.engines import ENGINES, Emit, Engine, Enough, LaunchSpec, functions_for
+from lambdaml.engines import ENGINES, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
-from lambdaml.engines.caps import Judge, capped, keep_newest
+from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
 from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
 from lambdaml.errors import JobError, RunFailed, SettingsError
+from lambdaml.events import Emit, Event, RunEvent, WarningEvent, tell_outages
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.reads import sha256_of
@@ -137,7 +138,7 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
         count = functions_for(settings.workers, options.functions)
         begin(opened, settings, instance, chosen, new=True, functions=count, on_event=on_event)
         launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
-        return _supervise(launch, opened, chosen, accounts, options)
+        return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -159,12 +160,12 @@ def _close(engine: Engine, opened: Store, given: str | Store | None) -> None:
 
 def _warn(on_event: Emit, texts: Iterable[str]) -> None:
     for text in texts:
-        on_event({"event": "warning", "text": text})
+        on_event(WarningEvent(text=text))
 
 
 def _opened(store: str | Store, on_event: Emit) -> Patient:
     """The store, with no patience yet: one that cannot be reached before anything has begun may be misspelt."""
-    return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, emit=on_event))
+    return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, tell=tell_outages(on_event)))
 
 
 def _name(job: str | type[Job] | Job) -> str:
@@ -195,7 +196,8 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `init_from`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
-    opened = _opened(store, options.on_event)
+    on_event = options.on_event
+    opened = _opened(store, on_event)
     accounts = Accounts(opened)
     settings = read_settings(opened)
     prepare_for(settings.numerics)
@@ -207,7 +209,7 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         accounts.begin(Run(opened).usage())
         count = functions_for(settings.workers, options.functions)
         launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
-        return _supervise(launch, opened, chosen, accounts, options)
+        return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
     finally:
         _close(chosen, opened, store)
 
@@ -246,13 +248,13 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
 
 
 def _supervise(
-    launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, options: LaunchOptions
+    launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
 ) -> TrainResult:
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
-    settings, cap, on_event = launch.settings, options.cap, options.on_event
+    settings = launch.settings
     store.wait_for(settings.patience_s)
     run = Run(store, launch.job)
-    on_event({"event": "run", "run": store.url, "settings": settings.model_dump(), "functions": launch.functions})
+    on_event(RunEvent(run=store.url, settings=settings, functions=launch.functions))
     watch = Evaluations(engine.compute, launch, on_event)
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
     judge = Judge(cap, launch, accounts, snapshots[-1], engine.in_process) if cap is not None else None
@@ -260,10 +262,10 @@ def _supervise(
     leaving = False
     enough: Enough | None = None
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         nonlocal leaving
         accounts.take(event)
-        if event["event"] == "snapshot":
+        if event.event == "snapshot":
             watch.go()
         try:
             on_event(event)

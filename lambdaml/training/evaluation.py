@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.engines import Enough
 from lambdaml.errors import JobFailed
+from lambdaml.events import Emit, EvaluatingEvent, Event, MetricsEvent
 from lambdaml.job import Job
 from lambdaml.log import keys, wire
 from lambdaml.log.snapshot import State, read_state
@@ -35,7 +36,7 @@ class Evaluator:
     Args:
         store: the run's bucket.
         device: a torch device.
-        emit: takes an event `metrics` for each snapshot.
+        emit: takes a `MetricsEvent` for each snapshot.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Evaluator:
         settings: Settings,
         job: Job,
         device: str = "cpu",
-        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        emit: Emit = lambda event: None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -88,7 +89,7 @@ class Evaluator:
             request_stop(self._store, "target", version)  # before the metrics: who sees these looks for it
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
-        self._emit({"event": "metrics", "version": version, "metrics": metrics})
+        self._emit(MetricsEvent(version=version, metrics=metrics))
 
     def _probe_from(self, key: str) -> Probe:
         """What compares gradients with those of the snapshot before, which is `key`."""
@@ -114,7 +115,7 @@ class Evaluator:
 class Evaluations:
     """Evaluates in a compute thread, one request at a time, until that fails."""
 
-    def __init__(self, compute: OneThread, launch: LaunchSpec, emit: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, compute: OneThread, launch: LaunchSpec, emit: Emit) -> None:
         self._compute = compute
         self._evaluator = Evaluator(launch.store, launch.settings, launch.job, launch.device, self._tell)
         self._emit = emit
@@ -142,7 +143,7 @@ class Evaluations:
         if self._failed:
             raise Enough("an evaluation failed")
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: Event) -> None:
         if self._abandoned:
             raise KeyboardInterrupt
         self._emit(event)
@@ -151,7 +152,7 @@ class Evaluations:
         """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
         for future in self._futures:
             while not wait((future,), _TELL_S).done:
-                self._emit({"event": "evaluating"})
+                self._emit(EvaluatingEvent())
             future.result()
 
     def abandon(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import ReplicaDiverged, RunFailed
+from lambdaml.events import CommitEvent, SnapshotEvent
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import demand_present, read
 from lambdaml.log.records import Commit, Digest, Stop
@@ -131,8 +132,7 @@ class Committer:
         """Emit the event of a commit that was applied."""
         function, applied = self._function, commit.applied
         rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
-        function.world.emit(
-            "commit",
+        told = CommitEvent(
             commit=commit.commit,
             version=commit.last_version,
             progress=function.replica.log_state.progress,
@@ -143,6 +143,7 @@ class Committer:
             training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
             staleness=[entry.staleness for entry in applied],
         )
+        function.world.emit(told)
 
     async def keep_log(self) -> None:
         """Write the commits of an deterministic schedule, in order, while the workers go on."""
@@ -182,7 +183,7 @@ class Committer:
         if await world.store.create(keys.snapshot(snapshot.version), data) is None:
             self.retention.wrote(snapshot.meta["log_state"], len(data))
         self._written = snapshot.version
-        world.emit("snapshot", version=snapshot.version, size_bytes=len(data))
+        world.emit(SnapshotEvent(version=snapshot.version, size_bytes=len(data)))
 
     async def keep_lead(self) -> None:
         """In a run with a target, see to it that evaluation keeps up: note which snapshots have been evaluated, and

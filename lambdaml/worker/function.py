@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Literal
 
 from lambdaml.errors import BadObject, LeaseLost, ReplicaDiverged, RunFailed, StoreError
+from lambdaml.events import OvertakenEvent, TakeoverEvent, WaitingEvent
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Digest, Update
@@ -121,7 +122,7 @@ class Function:
         overtaken = await passed(self.world, self._began_at)
         if overtaken:
             self._leaving = True
-            self.world.emit("overtaken", function=self.name)
+            self.world.emit(OvertakenEvent(function=self.name))
         return overtaken
 
     @property
@@ -258,7 +259,7 @@ class Function:
         now, self._awaited = self.world.now(), worker
         if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
-            self.world.emit("waiting", worker=worker, seconds=round(now - since, 1))
+            self.world.emit(WaitingEvent(worker=worker, seconds=round(now - since, 1)))
             return True
         return False
 
@@ -432,7 +433,7 @@ class Function:
             if idle and (worker in vacant or self._may_be_free(worker)):
                 backup = worker not in self._assigned
                 if await self.leases.acquire(worker, self.head.next_seq[worker], backup=backup):
-                    self.world.emit("takeover", worker=worker, function=self.name)
+                    self.world.emit(TakeoverEvent(worker=worker, function=self.name))
                     self._host(worker)
                     self._roles_changed()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lambdaml.errors import JobFailed, LeaseLost
+from lambdaml.events import WarningEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.log.rejections import describe_update, sampler_of
@@ -60,7 +61,7 @@ async def _publish(
     finally:
         function.computing -= 1
     for text in warnings:
-        world.emit("warning", text=text)
+        world.emit(WarningEvent(text=text))
     sent = world.now()
     standing = await world.store.create(keys.update(worker, seq), data)
     upload_s = world.now() - sent

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from lambdaml.events import Event
 from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 
@@ -98,5 +99,5 @@ class World(Protocol):
         """Workers that nobody works as, and that the engine wants this function to stand in for; each with the name
         of the function that died as it, or ""."""
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         """Tell whoever watches. Never blocks; nothing depends on it."""

@@ -10,6 +10,7 @@ import pytest
 from lambdaml.engines.pipe import line_of
 from lambdaml.engines.supervise import _revive, error_event
 from lambdaml.errors import JobFailed
+from lambdaml.events import event_of
 from tests.cli.conftest import Cli
 
 JOB = """
@@ -83,7 +84,9 @@ def test_the_whole_traceback_is_there_if_it_is_asked_for(cli: Cli, monkeypatch: 
 def test_the_jobs_lines_come_through_from_other_processes() -> None:
     failed = JobFailed("loss raised ValueError: no (job.py:3)")
     failed.add_note("job.py:3 in loss: raise ValueError('no')")
-    revived = _revive(json.loads(line_of(error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))))
+    said = event_of(json.loads(line_of(error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))))
+    assert said is not None and said.event == "error"
+    revived = _revive(said)
     assert isinstance(revived, JobFailed)
     assert str(revived) == "update 3 of worker 1 (sample 7): loss raised ValueError: no (job.py:3)"
     assert revived.__notes__ == ["job.py:3 in loss: raise ValueError('no')"]

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from threading import Thread
 from typing import Any, ClassVar
 
@@ -12,19 +13,35 @@ from lambdaml.cli._format import duration, shown, size
 from lambdaml.cli._progress import Picture, Progress
 from lambdaml.engines.forkserver import _no_terminal
 from lambdaml.errors import JobError
+from lambdaml.events import (
+    CommitEvent,
+    EndedEvent,
+    MetricsEvent,
+    OutageEvent,
+    ReadyEvent,
+    RecoveredEvent,
+    RoomEvent,
+    RunEvent,
+    StartedEvent,
+    WaitingEvent,
+)
+from lambdaml.settings import JobSettings, Settings
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    return {"schedule": "asp", "workers": 4, "steps": 100, "target": None} | changes
+def settings(**changes: Any) -> Settings:
+    sizes = {"batch_size": 1, "samples": 4, "steps_per_epoch": 1, "parameters": 1, "snapshot_every": 1}
+    given = {"schedule": "asp", "workers": 4, "steps": 100, **sizes, "token": "t"}
+    return Settings(job=JobSettings(spec="x"), **given | changes)
 
 
-def commit(version: int, progress: int, **more: Any) -> dict[str, Any]:
-    return {"event": "commit", "version": version, "progress": progress, "training_loss": 0.5, "staleness": [1], **more}
+def commit(version: int, progress: int, **more: Any) -> CommitEvent:
+    told = {"commit": version, "fraction": 0.5, "updates": 1, "training_loss": 0.5, "staleness": [1]}
+    return CommitEvent(version=version, progress=progress, **told | more)
 
 
 def picture(**changes: Any) -> Picture:
     made = Picture("runs/x-1")
-    made.take({"event": "run", "run": "file:///x", "settings": settings(**changes), "functions": 2}, 0.0)
+    made.take(RunEvent(run="file:///x", settings=settings(**changes), functions=2), 0.0)
     return made
 
 
@@ -69,7 +86,7 @@ def test_slow_commits_have_a_rate_too() -> None:
 def test_a_metric_named_loss_is_not_the_training_loss() -> None:
     made = picture()
     made.take(commit(7, 7), 1.0)
-    news = made.take({"event": "metrics", "version": 7, "metrics": {"accuracy": 0.75, "loss": 0.9}}, 1.0)
+    news = made.take(MetricsEvent(version=7, metrics={"accuracy": 0.75, "loss": 0.9}), 1.0)
     assert news == "version 7: accuracy 0.75, evaluation loss 0.9"
     assert made.facts(1.0)[1:3] == ["training loss 0.5", "accuracy 0.75, evaluation loss 0.9 at version 7"]
 
@@ -86,7 +103,7 @@ def test_time_left_counts_steps_with_quorum_and_is_unknown_with_a_target() -> No
 
 def test_a_wait_is_shown_until_the_next_commit() -> None:
     made = picture()
-    assert made.take({"event": "waiting", "worker": 3, "seconds": 12.0}, 20.0) == "waiting for worker 3 since 12 s"
+    assert made.take(WaitingEvent(worker=3, seconds=12.0), 20.0) == "waiting for worker 3 since 12 s"
     assert made.waits(21.0) == "worker 3 since 13 s"
     made.take(commit(1, 1), 22.0)
     assert made.waits(23.0) == ""
@@ -94,28 +111,28 @@ def test_a_wait_is_shown_until_the_next_commit() -> None:
 
 def test_deaths_and_replacements_are_news_and_good_ends_are_not() -> None:
     made = picture()
-    assert made.take({"event": "started", "function": "f.1"}, 0) is None
-    assert made.take({"event": "started", "function": "f.2"}, 0) is None
-    assert made.take({"event": "ended", "function": "f.1", "code": -9}, 1) == "f.1 died (signal 9)"
-    ended = {"event": "ended", "function": "f.1", "code": -1, "reason": "its node died"}
+    assert made.take(StartedEvent(function="f.1"), 0) is None
+    assert made.take(StartedEvent(function="f.2"), 0) is None
+    assert made.take(EndedEvent(function="f.1", code=-9), 1) == "f.1 died (signal 9)"
+    ended = EndedEvent(function="f.1", code=-1, reason="its node died")
     assert made.take(ended, 1) == "f.1 died (its node died)"
-    assert "needs 9 CPU, since 12 s" in str(made.take({"event": "room", "needs": "9 CPU", "seconds": 12.0}, 1))
-    assert made.take({"event": "started", "function": "f.3"}, 1) == "f.3 takes its place"
-    assert made.take({"event": "ended", "function": "f.3", "code": 0}, 2) is None
-    assert made.take({"event": "something new"}, 2) is None
+    assert "needs 9 CPU, since 12 s" in str(made.take(RoomEvent(needs="9 CPU", seconds=12.0), 1))
+    assert made.take(StartedEvent(function="f.3"), 1) == "f.3 takes its place"
+    assert made.take(EndedEvent(function="f.3", code=0), 2) is None
+    assert made.take(ReadyEvent(), 2) is None
 
 
 def test_an_outage_is_told_of_once_and_so_is_its_end_however_many_functions_see_it() -> None:
     made = picture()
-    outage = {"event": "outage", "error": "get a: connection failed", "patience_s": 600.0}
-    recovered = {"event": "recovered", "seconds": 41.0}
-    said = [made.take({**outage, "function": name}, 1.0) for name in ("f.1", "f.2", "f.1")]
+    outage = OutageEvent(error="get a: connection failed", patience_s=600.0)
+    recovered = RecoveredEvent(seconds=41.0)
+    said = [made.take(replace(outage, function=name), 1.0) for name in ("f.1", "f.2", "f.1")]
     assert said == ["the store cannot be reached, waiting for up to 10 min 0 s: get a: connection failed", None, None]
     assert made.take(outage, 2.0) is None, "this process"
-    assert made.take({"event": "ended", "function": "f.2", "code": 2}, 3.0) is None
+    assert made.take(EndedEvent(function="f.2", code=2), 3.0) is None
     assert made.take(recovered, 40.0) is None
-    assert made.take({**recovered, "function": "f.1"}, 41.0) == "the store can be reached again, after 41 s"
-    assert made.take({**outage, "function": "f.1"}, 50.0) == said[0]
+    assert made.take(replace(recovered, function="f.1"), 41.0) == "the store can be reached again, after 41 s"
+    assert made.take(replace(outage, function="f.1"), 50.0) == said[0]
 
 
 def test_rejections_are_news() -> None:
@@ -127,10 +144,10 @@ def test_rejections_are_news() -> None:
 def test_off_a_terminal_lines_are_few_and_plain() -> None:
     out = io.StringIO()
     with Progress(Console(file=out), "runs/x-1") as progress:
-        progress.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+        progress.take(RunEvent(run="file:///x", settings=settings(), functions=2))
         for version in range(1, 100):
             progress.take(commit(version, version))
-        progress.take({"event": "metrics", "version": 50, "metrics": {"accuracy": 0.75}})
+        progress.take(MetricsEvent(version=50, metrics={"accuracy": 0.75}))
     first, second, third = out.getvalue().splitlines()
     assert first == "runs/x-1: asp, 4 workers on 2 functions, 100 steps"
     assert second == "version 1, training loss 0.5, staleness p50 1 p95 1"
@@ -179,9 +196,9 @@ class AskingConsole(Console):
 def test_the_display_can_be_drawn_while_a_line_is_printed() -> None:
     console = AskingConsole(file=io.StringIO())
     console.display = Progress(console, "x")
-    console.display.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+    console.display.take(RunEvent(run="file:///x", settings=settings(), functions=2))
     console.display.take(commit(1, 1))
-    console.display.take({"event": "metrics", "version": 1, "metrics": {"accuracy": 0.75}})
+    console.display.take(MetricsEvent(version=1, metrics={"accuracy": 0.75}))
     assert console.drawn == [True, True, True]
 
 
@@ -208,9 +225,9 @@ def test_a_terminal_shows_the_picture_without_colour_if_so_wished(
     monkeypatch.setenv("TERM", "xterm-256color")
     out = io.StringIO()
     with Progress(Console(file=out, force_terminal=True, width=100), "x") as progress:
-        progress.take({"event": "run", "run": "file:///x", "settings": settings(), "functions": 2})
+        progress.take(RunEvent(run="file:///x", settings=settings(), functions=2))
         progress.take(commit(5, 5))
-        progress.take({"event": "waiting", "worker": 1, "seconds": 11.0})
+        progress.take(WaitingEvent(worker=1, seconds=11.0))
     assert "version 5 · training loss 0.5" in out.getvalue()
     yellow = "\x1b[33m"
     assert (yellow in out.getvalue()) is not no_color

@@ -151,7 +151,7 @@ def test_cancel_stops_a_run_that_goes_on(cli: Cli) -> None:
                 steps=100_000,
                 workers=2,
                 engine="inline",
-                on_event=lambda event: began.set() if event["event"] == "commit" else None,
+                on_event=lambda event: began.set() if event.event == "commit" else None,
             )
         )
 

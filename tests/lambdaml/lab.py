@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
+from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.snapshot import State
@@ -110,8 +111,8 @@ def broken_off(job: Any = Tiny, at: int = 3, **options: Any) -> lambdaml.Run:
     """A run whose functions all vanished an hour ago, right after they had made commit number `at`."""
     url, left = f"memory://{secrets.token_hex(6)}", memory()
 
-    def vanish(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == at:
+    def vanish(event: Event) -> None:
+        if event.event == "commit" and event.commit == at:
             copy(MemoryStore(url.removeprefix("memory://")), left)
 
     lambdaml.train(job, url, on_event=vanish, **options)

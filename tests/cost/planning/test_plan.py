@@ -230,7 +230,7 @@ def test_a_plan_for_this_machine_has_the_functions_that_train_starts(
     events: list[dict[str, object]] = []
     options = {"workers": workers, "functions": asked, "steps": 1, "engine": "inline"}
     lambdaml.train(Tiny, memory(), on_event=events.append, **options)  # type: ignore[arg-type]
-    started = next(event["functions"] for event in events if event["event"] == "run")
+    started = next(event.functions for event in events if event.event == "run")
     assert found.functions == started == found.invocations == min(workers, asked or 2)
 
 

@@ -18,6 +18,7 @@ from lambdaml.cost.planning.plan import Objective, Plan, make_plan
 from lambdaml.cost.planning.replan import LEAST_S, MOST_PLANS, Replanner
 from lambdaml.cost.profiling.iprof import IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
+from lambdaml.events import CommitEvent, SnapshotEvent
 from lambdaml.log import keys
 from tests.cost.profiles import digits
 from tests.lambdaml.lab import Tiny, train
@@ -56,9 +57,14 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> Drive:
         nonlocal now, version
         for _ in range(max(20, round(2 * LEAST_S / step_s))):
             now, version = now + step_s, version + 1
-            progress: dict[str, Any] = {"version": version, "progress": version, "fraction": version / 1000}
-            watch.take({"event": "commit", "commit": min(version, 39), **progress})
-        watch.take({"event": "snapshot", "version": version, "size_bytes": 1})
+            progress: dict[str, Any] = {
+                "version": version,
+                "progress": version,
+                "fraction": version / 1000,
+                "updates": 1,
+            }
+            watch.take(CommitEvent(commit=min(version, 39), **progress))
+        watch.take(SnapshotEvent(version=version, size_bytes=1))
 
     return go
 

@@ -70,7 +70,7 @@ def test_a_cap_on_requests_is_kept_and_the_run_goes_on_to_the_same_bits(
             url,
             engine="inline",
             cap=Caps(max_requests=spent(url) + a_round),
-            on_event=lambda event: events.append(event["event"]),
+            on_event=lambda event: events.append(event.event),
         )
     assert events == ["run"], "what was spent before counts, so no function starts"
     result = lambdaml.resume(url, engine=engine, functions=2, cap=Caps(max_requests=10 * cap))
@@ -129,7 +129,7 @@ def test_a_cap_below_what_a_start_costs_starts_nothing() -> None:
     events: list[str] = []
     url = f"memory://{secrets.token_hex(6)}"
     with pytest.raises(RunCapped, match="stopped at version 0"):
-        train(url, cap=Caps(max_requests=10), on_event=lambda event: events.append(event["event"]))
+        train(url, cap=Caps(max_requests=10), on_event=lambda event: events.append(event.event))
     assert events == ["run"]
 
 

@@ -13,6 +13,7 @@ import pytest
 import lambdaml
 from lambdaml.engines import ENGINES
 from lambdaml.errors import JobFailed
+from lambdaml.events import Event
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
 WORKERS, STEPS = 4, 24
@@ -52,9 +53,9 @@ def test_the_bits_do_not_depend_on_the_engine_nor_on_the_number_of_functions(
     run = lambdaml.Run(url)
     assert run.verify().faults == []
     assert len({row["function"] for row in run.trace()}) == functions
-    commits = [event["commit"] for event in events if event["event"] == "commit"]
+    commits = [event.commit for event in events if event.event == "commit"]
     assert commits == list(range(STEPS))
-    assert {"run", "snapshot", "metrics"} <= {event["event"] for event in events}
+    assert {"run", "snapshot", "metrics"} <= {event.event for event in events}
     assert set(run.metrics()) == {8, 16, 24}
 
 
@@ -68,9 +69,9 @@ def test_after_ctrl_c_nobody_works_on_and_the_run_can_be_resumed_at_once(
 ) -> None:
     told = False
 
-    def interrupt(event: dict[str, Any]) -> None:
+    def interrupt(event: Event) -> None:
         nonlocal told
-        if event["event"] == "commit" and not told:
+        if event.event == "commit" and not told:
             told = True
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -89,10 +90,10 @@ def test_after_ctrl_c_nobody_works_on_and_the_run_can_be_resumed_at_once(
 def test_a_function_whose_process_is_killed_is_replaced(engine: str, undisturbed: str, tmp_path: Path) -> None:
     pids: list[int] = []
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            pids.append(event["pid"])
-        elif event["event"] == "commit" and len(pids) == 2:
+    def kill(event: Event) -> None:
+        if event.event == "started":
+            pids.append(event.pid)
+        elif event.event == "commit" and len(pids) == 2:
             os.kill(pids[0], signal.SIGKILL)
             pids.append(0)
 

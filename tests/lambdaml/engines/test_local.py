@@ -16,6 +16,7 @@ import lambdaml
 from lambdaml.engines import LaunchSpec
 from lambdaml.engines.local import LocalEngine
 from lambdaml.errors import JobFailed, LambdaMLError, RunFailed
+from lambdaml.events import Event
 from tests.lambdaml.lab import Tiny, memory, settings_of
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
@@ -32,12 +33,12 @@ def test_a_fork_server_that_is_killed_is_started_again_and_the_run_ends_with_its
     started: list[int] = []
     ended: list[dict[str, Any]] = []
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            started.append(event["pid"])
-        elif event["event"] == "ended":
+    def kill(event: Event) -> None:
+        if event.event == "started":
+            started.append(event.pid)
+        elif event.event == "ended":
             ended.append(event)
-        elif event["event"] == "commit" and event["commit"] >= 5 and not killed:
+        elif event.event == "commit" and event.commit >= 5 and not killed:
             killed.append(server_of(started[-1]))
             os.kill(killed[0], signal.SIGKILL)
 
@@ -45,11 +46,11 @@ def test_a_fork_server_that_is_killed_is_started_again_and_the_run_ends_with_its
     result = lambdaml.train(JOB, f"{url}?latency=5ms", steps=40, on_event=kill, **OPTIONS)
     plain = lambdaml.train(JOB, "memory://fork-server-plain", workers=2, steps=40, snapshot_every=8)
     assert killed and result.model_sha256 == plain.model_sha256
-    lost = [event for event in ended if event.get("uncounted")]
-    assert len(lost) == 2 and all("the process that starts functions ended, with signal 9" == e["reason"] for e in lost)
+    lost = [event for event in ended if event.uncounted]
+    assert len(lost) == 2 and all("the process that starts functions ended, with signal 9" == e.reason for e in lost)
     assert lambdaml.Run(url).verify().faults == []
     assert {usage.function: usage.complete for usage in lambdaml.Run(url).usage()}.items() >= {
-        (event["function"], False) for event in lost
+        (event.function, False) for event in lost
     }
 
 
@@ -133,8 +134,8 @@ def test_a_function_that_ends_politely_has_not_finished(
 def test_a_run_that_is_deleted_while_it_goes_on_stops_and_says_so(tmp_path: Path) -> None:
     place = tmp_path / "run"
 
-    def delete(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 5:
+    def delete(event: Event) -> None:
+        if event.event == "commit" and event.commit == 5:
             shutil.rmtree(place, ignore_errors=True)
             (place / "run.json").unlink(missing_ok=True)
 
@@ -146,8 +147,8 @@ def test_a_deleted_run_of_inline_functions_stops_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("lambdaml.worker.committer.STOP_POLL_S", 0.05)
     store = memory()
 
-    def delete(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 5:
+    def delete(event: Event) -> None:
+        if event.event == "commit" and event.commit == 5:
             store.delete([info.key for info in store.list()])
 
     with pytest.raises(RunFailed, match=r"run\.json is not there any more"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from lambdaml.engines.pipe import LINE_BYTES, MOST_UNSAID, Voice, line_of
 from lambdaml.engines.supervise import error_event
 from lambdaml.errors import JobFailed
+from lambdaml.events import CommitEvent, EndedEvent, ErrorEvent, SnapshotEvent, TakeoverEvent, WarningEvent, event_of
 
-COMMIT = {"event": "commit", "function": "f", "commit": 7, "fraction": 0.1, "refused": [], "staleness": [0] * 4}
+COMMIT = CommitEvent(function="f", commit=7, version=8, progress=8, fraction=0.1, updates=4, staleness=[0] * 4)
 
 
 @pytest.fixture
@@ -54,18 +56,19 @@ def test_a_long_text_keeps_most_of_what_there_is_room_for() -> None:
 
 
 def test_of_a_long_event_lists_go_first() -> None:
-    found = json.loads(line_of({"event": "commit", "staleness": [3] * 5000, "version": 9, "text": "x" * 100}))
-    assert found == {"event": "commit", "version": 9, "text": "x" * 100}
+    found = json.loads(line_of(replace(COMMIT, staleness=[3] * 5000)))
+    assert found == {name: value for name, value in COMMIT.to_dict().items() if not isinstance(value, list | tuple)}
+    assert event_of(found) == replace(COMMIT, staleness=())
 
 
 def test_nobody_waits_for_a_reader_who_stands_still_and_progress_alone_is_lost(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     voice = Voice(writer)
     for number in range(2000):
-        voice.say({**COMMIT, "commit": number})
-    voice.say({"event": "snapshot", "version": 4})
-    voice.say({**COMMIT, "commit": 2000})
-    voice.say({"event": "error", "message": "no"})
+        voice.say(replace(COMMIT, commit=number))
+    voice.say(SnapshotEvent(version=4, size_bytes=1))
+    voice.say(replace(COMMIT, commit=2000))
+    voice.say(ErrorEvent(type="RunFailed", message="no"))
     first = heard(reader)
     assert [event["commit"] for event in first] == list(range(len(first))), (
         "without a gap up to where the pipe was full"
@@ -82,17 +85,17 @@ def test_what_waits_is_bounded_but_errors_and_ends_are_never_lost(pipe: tuple[in
     reader, writer = pipe
     voice = Voice(writer)
     for number in range(10 * MOST_UNSAID):
-        voice.say({"event": "warning", "text": f"{number}"})
+        voice.say(WarningEvent(text=f"{number}"))
     for number in range(10):
-        voice.say({"event": "error", "number": number})
-        voice.say({"event": "ended", "number": number})
+        voice.say(ErrorEvent(type="RunFailed", function=f"{number}"))
+        voice.say(EndedEvent(code=2, function=f"{number}"))
     found: list[dict[str, Any]] = []
     while not voice.free:
         found += heard(reader)
         voice.flush()
     found += heard(reader)
-    assert [event["number"] for event in found if event["event"] == "error"] == list(range(10))
-    assert [event["number"] for event in found if event["event"] == "ended"] == list(range(10))
+    assert [event["function"] for event in found if event["event"] == "error"] == [*"0123456789"]
+    assert [event["function"] for event in found if event["event"] == "ended"] == [*"0123456789"]
     assert sum(event["event"] == "warning" for event in found) < 5 * MOST_UNSAID
 
 
@@ -100,7 +103,7 @@ def test_what_nobody_can_hear_any_more_is_forgotten() -> None:
     reader, writer = os.pipe()
     voice = Voice(writer)
     os.close(reader)
-    voice.say({"event": "error"})
+    voice.say(ErrorEvent(type="RunFailed"))
     voice.finish()
     assert voice.free
     os.close(writer)
@@ -110,9 +113,9 @@ def test_a_fork_does_not_say_again_what_waits_in_its_parent(pipe: tuple[int, int
     reader, writer = pipe
     voice = Voice(writer)
     while voice.free:
-        voice.say({"event": "snapshot"})
+        voice.say(SnapshotEvent(version=1, size_bytes=1))
     fork = voice.of_fork()
     assert fork.free
     heard(reader)
-    fork.say({"event": "takeover"})
+    fork.say(TakeoverEvent(worker=1))
     assert [event["event"] for event in heard(reader)] == ["takeover"]

@@ -21,6 +21,7 @@ import pytest
 import lambdaml
 from lambdaml.engines import LaunchSpec
 from lambdaml.errors import JobError, RunFailed, SettingsError
+from lambdaml.events import Event, StartedEvent
 from lambdaml.training.loading import load_job
 from tests.lambdaml.engines.jobs import Points
 
@@ -44,13 +45,13 @@ class Watch:
     """Keeps a run's events."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.events.append(event)
 
     def some(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
+        return [event for event in self.events if event.event == kind]
 
 
 def train(url: str, **options: Any) -> lambdaml.TrainResult:
@@ -82,17 +83,17 @@ def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, un
     cluster.wait_for_nodes()
     watch, killed = Watch(), []
 
-    def kill(event: dict[str, Any]) -> None:
+    def kill(event: Event) -> None:
         watch(event)
         begun = any(each["node"] == node.node_id for each in watch.some("started"))  # slower than the others, perhaps
-        if begun and not killed and event["event"] == "commit" and len(watch.some("commit")) >= STEPS // 4:
+        if begun and not killed and event.event == "commit" and len(watch.some("commit")) >= STEPS // 4:
             killed.append(node)
             cluster.remove_node(node, allow_graceful=False)
 
     result = train(f"file://{tmp_path}/run", schedule=schedule, args={"seconds": 0.1}, on_event=kill)
-    deaths = [event["function"] for event in watch.some("ended") if event["code"] == -1]
-    elsewhere = {event["function"] for event in watch.some("started") if event["node"] != node.node_id}
-    lost = {event["function"] for event in watch.some("started")} - elsewhere
+    deaths = [event.function for event in watch.some("ended") if event.code == -1]
+    elsewhere = {event.function for event in watch.some("started") if event.node != node.node_id}
+    lost = {event.function for event in watch.some("started")} - elsewhere
     assert lost and lost <= set(deaths), "those on the node died"
     assert not elsewhere & set(deaths), "and nobody else did, but those that were still starting there"
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
@@ -112,7 +113,7 @@ def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
     newcomers: set[str] = set()
 
     def published() -> bool:
-        used = {event["function"]: event["reading"]["requests"] for event in watch.some("usage")}
+        used = {event.function: event.reading.requests for event in watch.some("usage")}
         return all(used.get(name, {}).get("create", 0) > 8 for name in newcomers)
 
     def script() -> Iterator[None]:
@@ -121,11 +122,11 @@ def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
         node = cluster.add_node(num_cpus=4)
         while len(watch.some("started")) < 4:
             yield
-        newcomers.update(event["function"] for event in watch.some("started") if event["node"] == node.node_id)
+        newcomers.update(event.function for event in watch.some("started") if event.node == node.node_id)
         while not published():
             yield
         drain(node.node_id)
-        while not newcomers <= {event["function"] for event in watch.some("ended")}:
+        while not newcomers <= {event.function for event in watch.some("ended")}:
             yield
         before = len(watch.some("commit"))
         while len(watch.some("commit")) < before + 5:
@@ -134,7 +135,7 @@ def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
 
     steps = script()
 
-    def on_event(event: dict[str, Any]) -> None:
+    def on_event(event: Event) -> None:
         watch(event)
         next(steps, None)
 
@@ -142,7 +143,7 @@ def test_a_node_that_comes_is_used_and_one_that_is_drained_is_left(
         url, steps=5000, snapshot_every=1000, args={"seconds": 0.02}, num_cpus_per_function=2, on_event=on_event
     )
     assert len(newcomers) == 2
-    assert {e["code"] for e in watch.some("ended") if e["function"] in newcomers} == {engine.LEFT}
+    assert {e.code for e in watch.some("ended") if e.function in newcomers} == {engine.LEFT}
     assert (result.stop, result.fates["rejected"]) == ("cancelled", 0)
     run = lambdaml.Run(url)
     assert newcomers <= {row.get("function") for row in run.trace()}
@@ -178,7 +179,7 @@ def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path:
     watch = Watch()
     train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch)
     for ended in watch.some("ended"):
-        mine = [event for event in watch.events if event.get("function") == ended["function"]]
+        mine = [event for event in watch.events if event.function == ended.function]
         assert (mine[0]["event"], mine[-2]["event"], mine[-1]["event"]) == ("started", "usage", "ended")
         used = mine[-2]
         assert used["seconds"] > 0 and used["memory_bytes"] > 2**20
@@ -204,7 +205,7 @@ def test_functions_take_up_memory_and_resources_that_were_asked_for(cluster: Any
     watch = Watch()
     wanted: dict[str, Any] = {"memory_bytes_per_function": 1e6, "resources_per_function": {"fast": 1}}
     train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch, **wanted)
-    assert {event["node"] for event in watch.some("started")} == {node.node_id}
+    assert {event.node for event in watch.some("started")} == {node.node_id}
     with pytest.raises(RunFailed, match=r"needs 1 CPU and 3 fast and 9e\+03 GB of memory, for"):
         train(
             f"file://{tmp_path}/more",
@@ -224,7 +225,7 @@ def test_a_function_hears_at_once_that_it_shall_leave() -> None:
         desk = Mailbox()
         waiting = [asyncio.ensure_future(desk.listen(name, 0, 60.0)) for name in ("one", "two")]
         await asyncio.sleep(0)
-        await desk.post("one", 0, [{"event": "started", "function": "one"}])
+        await desk.post("one", 0, [StartedEvent(function="one").to_dict()])
         assert not any(answer.done() for answer in waiting)
         await desk.tell({"one": {"leave": False, "vacant": {3: "gone"}}}, False)
         one, two = await asyncio.gather(*waiting)
@@ -240,9 +241,9 @@ def test_a_function_hears_at_once_that_it_shall_leave() -> None:
 def test_after_ctrl_c_functions_publish_one_update_more_at_most(cluster: Any, tmp_path: Path) -> None:
     watch = Watch()
 
-    def interrupt(event: dict[str, Any]) -> None:
+    def interrupt(event: Event) -> None:
         watch(event)
-        if event["event"] == "commit" and len(watch.some("commit")) == 1:
+        if event.event == "commit" and len(watch.some("commit")) == 1:
             seen.append(lambdaml.Run(url).status().version)
             raise KeyboardInterrupt
 
@@ -266,7 +267,7 @@ def test_a_control_service_that_is_gone_is_told_and_functions_leave_in_good_orde
     ):
         train(url, steps=50_000, functions=2, args={"seconds": 0.05}, on_event=watch)
     gone.set()
-    assert {event["code"] for event in watch.some("ended")} == {engine.LEFT}
+    assert {event.code for event in watch.some("ended")} == {engine.LEFT}
     assert lambdaml.Run(url).verify().faults == []
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("ray")
 
 from lambdaml.cli._progress import Picture
 from lambdaml.engines.ray import _environment
+from lambdaml.events import Event, SentEvent
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def test_what_travels_is_said_with_its_size_unless_nothing_does(
 
     (tmp_path / "my.py").write_text("class J: pass\n")
     (tmp_path / "data.bin").write_bytes(bytes(500_000))
-    said: list[dict[str, Any]] = []
+    said: list[Event] = []
     _environment("my.py:J", emit=said.append)
-    assert said == [{"event": "sent", "folder": str(tmp_path), "files": 2, "size_bytes": packed["size_bytes"]}]
+    assert said == [SentEvent(folder=str(tmp_path), files=2, size_bytes=packed["size_bytes"])]
     assert Picture("run").take(said[0], 0.0) == f"sent to Ray's nodes: {tmp_path}, 2 files, 500.2 kB"
     monkeypatch.setattr(packaging, "package_exists", lambda uri: True)
     again = _environment("my.py:J", emit=said.append)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from lambdaml.engines.supervise import DONE, LEFT, Event, supervise
+from lambdaml.engines.supervise import DONE, LEFT, supervise
+from lambdaml.events import CommitEvent, EndedEvent, Event
 
 
 class Crew:
@@ -32,13 +33,13 @@ class Crew:
         while True:
             assert self.says, "somebody is waited for, and nobody is there"
             event = self.says.pop(0)
-            if event["event"] == "ended":
-                self.alive.remove(event["function"])
+            if event.event == "ended":
+                self.alive.remove(event.function)
             yield event
 
 
 def ended(name: str, code: int) -> Event:
-    return {"event": "ended", "function": name, "code": code}
+    return EndedEvent(function=name, code=code)
 
 
 def test_ctrl_c_while_functions_are_started_has_those_leave_that_were() -> None:
@@ -50,12 +51,14 @@ def test_ctrl_c_while_functions_are_started_has_those_leave_that_were() -> None:
 
 
 def test_ctrl_c_at_the_end_of_a_function_waits_for_the_others_alone() -> None:
-    crew = Crew([{"event": "commit", "function": "f0"}, ended("f0", DONE)])
+    crew = Crew(
+        [CommitEvent(function="f0", commit=0, version=1, progress=1, fraction=0.5, updates=1), ended("f0", DONE)]
+    )
     heard: list[Event] = []
 
     def emit(event: Event) -> None:
         heard.append(event)
-        if event["event"] == "ended" and event["function"] == "f0":
+        if event.event == "ended" and event.function == "f0":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.entry import function_coroutine
 from lambdaml.engines.live import OneThread
-from lambdaml.engines.supervise import DONE, FAILED, LEFT, Event, error_event, supervise
-from lambdaml.log.usage import usage_event
+from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event, supervise, used
+from lambdaml.events import EndedEvent, Event
 from lambdaml.storage import open_store
 
 
@@ -63,5 +63,5 @@ class Threads:
         except Exception as error:
             self.heard.put(error_event(name, error))
             code = FAILED
-        self.heard.put(usage_event(name, time.monotonic() - began, 0, store.meter.snapshot()))
-        self.heard.put({"event": "ended", "function": name, "code": code})
+        self.heard.put(used(name, began, 0, store.meter.snapshot()))
+        self.heard.put(EndedEvent(function=name, code=code))

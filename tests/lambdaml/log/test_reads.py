@@ -12,6 +12,7 @@ import pytest
 
 import lambdaml
 from lambdaml.errors import BadObject
+from lambdaml.events import Event
 from lambdaml.log import keys, reads
 from lambdaml.log.reads import PAUSES_S, read, read_many, read_now, read_twice
 from lambdaml.storage import MemoryStore, Store
@@ -199,8 +200,8 @@ def test_a_run_that_broke_off_is_gone_on_with_when_every_first_read_is_damaged(
 ) -> None:
     url = damaged_place()
 
-    def leave(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 3:
+    def leave(event: Event) -> None:
+        if event.event == "commit" and event.commit == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

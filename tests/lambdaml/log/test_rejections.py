@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import lambdaml
 from lambdaml.errors import RunFailed
+from lambdaml.events import Event
 from lambdaml.job import Job
 from tests.lambdaml.lab import memory
 
@@ -40,13 +41,13 @@ class Spoilt(Job):
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp"])
 def test_one_bad_sample_does_not_end_a_run_and_is_named(schedule: str) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     result = lambdaml.train(
         Spoilt(), memory().url, workers=2, epochs=12, schedule=schedule, functions=1, on_event=events.append
     )
     assert result.stop == "steps" and result.fates["rejected"] == 12
     assert "computed from sample 40, among others" in result.rejections
-    said = [line for event in events if event["event"] == "commit" for line in event["rejected"]]
+    said = [line for event in events if event.event == "commit" for line in event.rejected]
     assert len(said) == 12 and all("samples" in line and "40" in line and "of worker" in line for line in said)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 import lambdaml
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit, summed
 from lambdaml.log.records import Update
@@ -155,8 +154,8 @@ def target_run() -> lambdaml.Run:
     """A run whose result is of an earlier version than its end."""
     store = memory()
 
-    def accuracy(event: dict[str, Any]) -> None:
-        if event["event"] == "snapshot" and event["version"] == 4:
+    def accuracy(event: Event) -> None:
+        if event.event == "snapshot" and event.version == 4:
             from lambdaml.log.stops import request_stop
 
             request_stop(store, "target", 4)

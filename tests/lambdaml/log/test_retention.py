@@ -11,6 +11,7 @@ import pytest
 
 import lambdaml
 from lambdaml.errors import BadObject, SettingsError, StoreFull
+from lambdaml.events import Event
 from lambdaml.log import keys, wire
 from lambdaml.log.retention import Horizon, Sizes, garbage, horizon_of, pin_version, snapshots_kept, unpin_version
 from lambdaml.settings import JobSettings, Settings
@@ -54,7 +55,7 @@ def history_bytes(run: Virtual) -> int:
 def test_history_never_exceeds_its_bound_while_a_run_goes_on(schedule: str) -> None:
     most = 0
 
-    def watch(now: float, event: dict[str, Any]) -> None:
+    def watch(now: float, event: Event) -> None:
         nonlocal most
         most = max(most, history_bytes(run))
 
@@ -154,8 +155,8 @@ def test_an_update_above_the_horizon_that_is_missing_is_a_fault() -> None:
 def test_a_run_that_is_stopped_again_and_again_loses_nothing(schedule: str, whole: lambdaml.Run) -> None:
     store, stops = memory(), [9, 25, 41]
 
-    def stop(event: dict[str, Any]) -> None:
-        if stops and event["event"] == "commit" and event["progress"] >= stops[0] * WORKERS:
+    def stop(event: Event) -> None:
+        if stops and event.event == "commit" and event.progress >= stops[0] * WORKERS:
             stops.pop(0)
             raise KeyboardInterrupt
 
@@ -175,9 +176,9 @@ def test_a_run_that_is_stopped_again_and_again_loses_nothing(schedule: str, whol
 def test_a_pin_keeps_the_history_from_its_version_on() -> None:
     store = memory()
 
-    def pins(event: dict[str, Any]) -> None:
-        if event["event"] == "snapshot" and event["version"] == 2 * EVERY:
-            lambdaml.Run(store).pin(event["version"], "reader")
+    def pins(event: Event) -> None:
+        if event.event == "snapshot" and event.version == 2 * EVERY:
+            lambdaml.Run(store).pin(event.version, "reader")
 
     run = train(store, on_event=pins)
     assert run.status().first <= 2 * EVERY
@@ -299,11 +300,11 @@ def test_a_history_that_will_not_fit_or_is_dear_is_warned_of() -> None:
 
 
 def test_train_warns_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     monkeypatch.setattr("lambdaml.storage.retry.Retrying.free_bytes", lambda self: 100)
     lambdaml.train(Tiny, "memory://room", workers=1, steps=2, keep="all", on_event=events.append)
-    kinds = [event["event"] for event in events]
-    (text,) = [event["text"] for event in events if event["event"] == "warning" and "history" in event["text"]]
+    kinds = [event.event for event in events]
+    (text,) = [event.text for event in events if event.event == "warning" and "history" in event.text]
     assert "keep less" in text and kinds.index("warning") < kinds.index("run")
 
 

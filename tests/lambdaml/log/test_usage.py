@@ -13,8 +13,9 @@ import pytest
 import lambdaml
 from lambdaml.engines.accounts import Accounts, total
 from lambdaml.errors import BadObject
+from lambdaml.events import UsageEvent
 from lambdaml.log import keys
-from lambdaml.log.usage import Usage, usage_event
+from lambdaml.log.usage import Usage
 from lambdaml.storage import MemoryStore, MeterReading, copy, open_store
 from lambdaml.storage.protocol import Bytes, Data
 from tests.lambdaml.worker.test_kills import JOB, Killer
@@ -38,10 +39,10 @@ def test_the_usage_of_a_run_with_twenty_kills_is_what_the_store_counted(monkeypa
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     killer, in_flight = Killer(KILLS, seed=3), {}
 
-    def watch(event: dict[str, Any]) -> None:
+    def watch(event: Any) -> None:
         killer(event)
-        if event["event"] == "usage":
-            in_flight[event["function"]] = event["in_flight"]
+        if event.event == "usage":
+            in_flight[event.function] = event.in_flight
 
     with S3Server() as server:
         result = lambdaml.train(JOB, server.url, workers=4, steps=30, functions=2, on_event=watch)
@@ -145,11 +146,15 @@ class Slow(MemoryStore):
 def test_events_are_taken_while_the_last_usage_is_written() -> None:
     store = Slow()
     accounts = Accounts(store)
-    accounts.take(usage_event("f", 1.0, 0, MeterReading()))
+    accounts.take(UsageEvent(function="f", seconds=1.0, memory_bytes=0, reading=MeterReading()))
     closing = Thread(target=accounts.close)
     closing.start()
     assert store.asked.wait(30)
-    taking = Thread(target=accounts.take, args=(usage_event("f", 2.0, 0, MeterReading()),), daemon=True)
+    taking = Thread(
+        target=accounts.take,
+        args=(UsageEvent(function="f", seconds=2.0, memory_bytes=0, reading=MeterReading()),),
+        daemon=True,
+    )
     taking.start()
     taking.join(10)
     assert not taking.is_alive()

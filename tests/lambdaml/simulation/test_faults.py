@@ -63,7 +63,7 @@ def test_the_scenarios_hold_what_they_promise() -> None:
     for seed in range(150):
         scenario = Scenario.draw(seed)
         met[scenario.schedule] += 1
-        virtual, end = play(scenario, lambda now, event: met.update([event["event"], event.get("fault", "")]))
+        virtual, end = play(scenario, lambda now, event: met.update([event.event, getattr(event, "fault", "")]))
         assert end == ""
         for life in virtual.lives:
             met["crash"] += life.outcome == "killed"

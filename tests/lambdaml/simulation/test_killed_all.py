@@ -59,12 +59,12 @@ def test_others_are_at_work_as_soon_as_the_leases_have_run_out_and_nobody_swaps_
 ) -> None:
     for seed in range(2):
         events = killed_and_gone_on_with(schedule, restart_s, seed)
-        assert sum(event.get("outcome") == "killed" for _, event in events) == FUNCTIONS
-        commits = [now for now, event in events if event["event"] == "commit"]
+        assert sum(event.event == "ended" and event.outcome == "killed" for _, event in events) == FUNCTIONS
+        commits = [now for now, event in events if event.event == "commit"]
         assert commits[0] < KILLED_S
         again_s = next(now for now in commits if now > KILLED_S) - KILLED_S
         assert again_s < max(LEASE_S, restart_s) + 6, "that much is for dates, looking and starting"
-        takeovers = {(event["worker"], event["function"][:2]) for _, event in events if event["event"] == "takeover"}
+        takeovers = {(event.worker, event.function[:2]) for _, event in events if event.event == "takeover"}
         assert takeovers <= {(worker, f"f{worker % FUNCTIONS}") for worker in range(WORKERS)}
         if restart_s < LEASE_S:
-            assert sum(event["event"] == "takeover" for _, event in events) == WORKERS
+            assert sum(event.event == "takeover" for _, event in events) == WORKERS

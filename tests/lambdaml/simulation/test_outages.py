@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lambdaml.errors import JobFailed
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
@@ -33,9 +34,9 @@ class Outage:
         return "lost" if self.applied and now < self.begin_s + 0.2 else "down"
 
 
-def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[Virtual, list[dict[str, Any]]]:
+def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[Virtual, list[tuple[float, Event]]]:
     """Four workers on three functions, 16 updates each of two seconds, and what was told."""
-    told: list[dict[str, Any]] = []
+    told: list[tuple[float, Event]] = []
     virtual = Virtual(
         Settings(
             job=JobSettings(spec="shadow"),
@@ -57,7 +58,7 @@ def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[
         Platform.parse("local"),
         seed=seed,
         weather=outage,
-        trace=lambda now, event: told.append({"at": now, **event}),
+        trace=lambda now, event: told.append((now, event)),
     )
     return virtual, told
 
@@ -70,7 +71,7 @@ def test_after_an_outage_of_two_leases_nobody_is_taken_over_and_nothing_is_compu
     for seed in range(2):
         virtual, told = run(schedule, Outage(12.3 + seed, 72.3 + seed, applied), seed)
         assert virtual.run(3600.0)
-        assert [event for event in told if event["event"] == "takeover"] == []
+        assert [event for _, event in told if event.event == "takeover"] == []
         assert [life.name for life in virtual.lives] == ["f0.0", "f1.0", "f2.0"]
         assert {life.outcome for life in virtual.lives} == {"done"}
         holders = {keys.update_id(info.key)[0]: set[str]() for info in virtual.bucket.list(keys.UPDATES)}
@@ -81,7 +82,7 @@ def test_after_an_outage_of_two_leases_nobody_is_taken_over_and_nothing_is_compu
             )
         assert all(len(names) == 1 for names in holders.values()), "a worker's updates are all one function's"
         assert judge(virtual, "") == []
-        assert {event["event"] for event in told} >= {"outage", "recovered"}
+        assert {event.event for _, event in told} >= {"outage", "recovered"}
 
 
 def test_without_the_rule_functions_take_over_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_without_the_rule_functions_take_over_from_each_other(monkeypatch: pytes
     for seed in range(10):
         virtual, told = run("asp", Outage(12.3 + seed, 72.3 + seed), seed)
         virtual.run(3600.0)
-        if any(event["event"] == "takeover" for event in told):
+        if any(event.event == "takeover" for _, event in told):
             return
     pytest.fail("nobody was taken over in ten runs")
 
@@ -116,7 +117,7 @@ def test_a_function_that_is_to_leave_does_not_wait_for_the_store() -> None:
     virtual, told = run("asp", Outage(10.0, 500.0))
     virtual.kernel.at(40.0, lambda: [life.world.ask_to_leave() for life in virtual.lives])
     assert not virtual.run(80.0)
-    ended = [event["at"] for event in told if event["event"] == "ended"]
+    ended = [now for now, event in told if event.event == "ended"]
     assert len(ended) >= 3 and max(ended[:3]) < 60.0
 
 
@@ -132,5 +133,5 @@ def test_a_function_whose_job_failed_says_so_although_the_store_is_down(monkeypa
     virtual, told = run("asp", Outage(10.0, 500.0))
     with pytest.raises(JobFailed, match="no such file"):
         virtual.run(60.0)
-    ends = [event["outcome"] for event in told if event["event"] == "ended" and event["at"] < 30.0]
+    ends = [event.outcome for now, event in told if event.event == "ended" and now < 30.0]
     assert any(end.startswith("update ") and end.endswith("): no such file") for end in ends)

@@ -43,8 +43,8 @@ def test_every_snapshot_but_the_first_is_evaluated_once_and_in_order(run: lambda
     evaluator = Evaluator(run.store, run.settings, Tiny(), emit=events.append)
     evaluator.catch_up()
     evaluator.catch_up()
-    assert [event["version"] for event in events] == [2, 4, 6, 8]
-    assert run.metrics() == {event["version"]: event["metrics"] for event in events}
+    assert [event.version for event in events] == [2, 4, 6, 8]
+    assert run.metrics() == {event.version: event.metrics for event in events}
     again: list[dict[str, Any]] = []
     Evaluator(run.store, run.settings, Tiny(), emit=again.append).catch_up()
     assert again == []

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lambdaml
+from lambdaml.events import Event
 from tests.lambdaml.lab import memory
 from tests.lambdaml.training.test_replica import Made
 
@@ -38,7 +39,7 @@ class Sloppy(Made):
 
 
 def test_plain_numbers_that_the_loss_changes_are_told_of_and_no_others() -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     lambdaml.train(Sloppy(), memory().url, workers=2, steps=3, functions=1, on_event=events.append)
-    said = {event["text"].split(" changed ")[0] for event in events if event["event"] == "warning"}
+    said = {event.text.split(" changed ")[0] for event in events if event.event == "warning"}
     assert said == {"Sloppy.steps", "Counting 0.calls"}

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import lambdaml
 from lambdaml import Job
+from lambdaml.events import Event
 from lambdaml.storage import open_store
 from lambdaml.training.asked import free_place
 
@@ -108,8 +109,8 @@ def test_a_table_that_belongs_to_one_thread_can_be_trained_on_inline() -> None:
 
 
 def test_a_run_goes_on_with_such_a_table_inline(tmp_path: Path) -> None:
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 2:
+    def stop(event: Event) -> None:
+        if event.event == "commit" and event.commit == 2:
             raise KeyboardInterrupt
 
     place = str(tmp_path / "run")
@@ -134,8 +135,8 @@ def test_within_an_event_loop_an_error_of_the_job_and_ctrl_c_come_through(tmp_pa
         def loss(self, model: nn.Module, batch: Any) -> Tensor:
             raise ValueError("no")
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "commit":
+    def stop(event: Event) -> None:
+        if event.event == "commit":
             raise KeyboardInterrupt
 
     async def failing() -> None:

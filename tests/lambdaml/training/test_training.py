@@ -230,8 +230,8 @@ def test_who_interrupts_a_run_does_not_wait_for_its_evaluation(monkeypatch: pyte
         judged.set()
         return {}
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "evaluating":
+    def interrupt(event: Any) -> None:
+        if event.event == "evaluating":
             raise KeyboardInterrupt
 
     store = memory()
@@ -261,8 +261,8 @@ def test_a_target_ends_the_run_at_the_snapshot_that_met_it() -> None:
 def test_a_run_is_cancelled_while_it_works() -> None:
     store = memory()
 
-    def cancel(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == 3:
+    def cancel(event: Any) -> None:
+        if event.event == "commit" and event.commit == 3:
             lambdaml.Run(store.url).cancel()
 
     result = lambdaml.train(Tiny, store.url, workers=2, steps=10**6, on_event=cancel, snapshot_every=10**5)
@@ -274,7 +274,7 @@ def test_a_run_that_was_cancelled_is_not_resumed() -> None:
     store = memory()
     lambdaml.train(
         Tiny, store.url, workers=2, steps=10**6, snapshot_every=10**5, patience_s=5.0,
-        on_event=lambda event: lambdaml.Run(store.url).cancel() if event["event"] == "run" else None,
+        on_event=lambda event: lambdaml.Run(store.url).cancel() if event.event == "run" else None,
     )  # fmt: skip
     store.delete([keys.MODEL])
     log = [info.key for info in store.list(keys.LOG)]

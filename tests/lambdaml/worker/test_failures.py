@@ -11,6 +11,7 @@ from torch import nn
 
 import lambdaml
 from lambdaml.errors import AccessDenied, BadObject, JobFailed, ReplicaDiverged, StoreUnavailable
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.storage import MemoryStore
 from lambdaml.storage.patience import Patience
@@ -175,7 +176,7 @@ def test_a_store_that_was_down_for_a_while_is_waited_for(
     monkeypatch.setattr(MemoryStore, "try_create", refuse)
     monkeypatch.setattr("lambdaml.storage.retry.pause_s", lambda attempt, uniform: 0.0)
     monkeypatch.setattr("lambdaml.storage.patience.FIRST_PAUSE_S", 0.001)
-    result = lambdaml.train(Tiny(), store.url, on_event=lambda event: events.append(event["event"]), **OPTIONS)
+    result = lambdaml.train(Tiny(), store.url, on_event=lambda event: events.append(event.event), **OPTIONS)
     assert model_bytes(lambdaml.Run(store)) == model_bytes(plain)
     assert result.metrics == plain.metrics()[STEPS]
     assert {"outage", "recovered"} <= {*events}
@@ -209,8 +210,8 @@ def broken_off(schedule: str) -> MemoryStore:
     """A run that was interrupted after some five versions and four commits."""
     store = memory()
 
-    def leave(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and min(event["version"] - 2, event["commit"]) >= 3:
+    def leave(event: Event) -> None:
+        if event.event == "commit" and min(event.version - 2, event.commit) >= 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import lambdaml
+from lambdaml.events import Event
 
 JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
@@ -29,13 +30,13 @@ class Killer:
         self._alive: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         with self._lock:
-            if event["event"] == "started":
-                self._alive[event["function"]] = event["pid"]
-            elif event["event"] == "ended":
-                self._alive.pop(event["function"], None)
-            elif event["event"] == "commit" and self._due(event["fraction"]) and self._alive:
+            if event.event == "started":
+                self._alive[event.function] = event.pid
+            elif event.event == "ended":
+                self._alive.pop(event.function, None)
+            elif event.event == "commit" and self._due(event.fraction) and self._alive:
                 with suppress(ProcessLookupError):  # it has just left by itself
                     os.kill(self._alive.pop(self._random.choice(sorted(self._alive))), signal.SIGKILL)
                     self.done += 1

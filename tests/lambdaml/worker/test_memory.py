@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import lambdaml
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.storage import DirectoryStore, MemoryStore, open_store
 from lambdaml.training import beginning, footprint, streaming
@@ -119,8 +120,8 @@ def test_what_the_starter_made_is_gone_before_functions_start(monkeypatch: pytes
         made.append(weakref.ref(module))
         return module
 
-    def look(event: dict[str, Any]) -> None:
-        if event["event"] == "run":
+    def look(event: Event) -> None:
+        if event.event == "run":
             alive.append(sum(ref() is not None for ref in made))
 
     job = Made(model, lambda ps: torch.optim.Adam(ps, lr=0.1), lambda o: torch.optim.lr_scheduler.StepLR(o, 1))
@@ -270,10 +271,10 @@ def test_a_run_that_does_not_fit_is_told_of_and_one_that_does_is_not() -> None:
 
 def test_train_warns_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beginning, "free_memory_bytes", lambda: 10**6)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     lambdaml.train(Tiny, memory(), workers=1, steps=1, on_event=events.append)
-    told = [event["event"] for event in events]
-    assert "of memory here" in next(event["text"] for event in events if event["event"] == "warning")
+    told = [event.event for event in events]
+    assert "of memory here" in next(event.text for event in events if event.event == "warning")
     assert told.index("warning") < told.index("run")
 
 

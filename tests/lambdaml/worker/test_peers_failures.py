@@ -15,6 +15,7 @@ import lambdaml
 from lambdaml.engines.entry import function_coroutine, read_settings
 from lambdaml.engines.live import OneThread
 from lambdaml.errors import RunFailed
+from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.log.records import Commit, Lease, Stop, Update
 from lambdaml.log.snapshot import State
@@ -120,12 +121,12 @@ def test_3_a_wait_is_bounded_says_for_whom_and_costs_few_requests(
     store = empty_run(plain, patience_s=1.5)
     gone = [("a", [0, 1]), ("b", [])]
     store.create(keys.lease(2, 1), _held_by_another(2))
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     with pytest.raises(RunFailed, match=r"nothing happened for .* s, waiting for worker 2.*resume"):
         work(store, *gone, on_event=events.append)
-    waiting = [event for event in events if event["event"] == "waiting"]
-    assert {event["worker"] for event in waiting} == {2}
-    assert all(event["seconds"] > 0.2 for event in waiting)
+    waiting = [event for event in events if event.event == "waiting"]
+    assert {event.worker for event in waiting} == {2}
+    assert all(event.seconds > 0.2 for event in waiting)
 
 
 def test_3_a_wait_backs_off(plain: lambdaml.Run) -> None:
@@ -254,7 +255,7 @@ def test_6_a_function_that_is_told_to_leave_publishes_gives_back_its_leases_and_
         try:
             return await function_coroutine(
                 open_store(store.url), settings, Tiny(), name, [0, 1, 2], compute,
-                leaving=leaving, emit=lambda event: told.set() if event["event"] == "commit" else None,
+                leaving=leaving, emit=lambda event: told.set() if event.event == "commit" else None,
             )  # fmt: skip
         finally:
             compute.shutdown(wait=True)

@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 import lambdaml
 from lambdaml import Job
 from lambdaml.errors import JobError
+from lambdaml.events import Event
 from lambdaml.log.replay import replica_at
 from lambdaml.storage import Store
 from lambdaml.training.sampling import Sampler, derive_seed
@@ -93,8 +94,8 @@ def train(job: Job, store: Store, steps: int = STEPS, **options: Any) -> lambdam
 def stopped_and_resumed(job: Job, store: Store, steps: int = STEPS, **options: Any) -> lambdaml.Run:
     """The same with an interrupt in the middle, after which another function goes on."""
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "commit" and event["commit"] == STOP_AT:
+    def stop(event: Event) -> None:
+        if event.event == "commit" and event.commit == STOP_AT:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -262,7 +262,7 @@ def test_one_bad_sample_among_many_does_not_end_a_run_and_is_told_of(store: Memo
     assert summary.stop == "steps" and summary.fates["rejected"] == 12
     assert run.verify().faults == []
     assert torch.isfinite(run.model().weight).all()
-    told = [line for event in events if event["event"] == "commit" for line in event["rejected"]]
+    told = [line for event in events if event.event == "commit" for line in event.rejected]
     assert len(told) == 12
     named = re.compile(r"update \d+ of worker [01] \(samples ([\d, ]+)\): loss is not finite")
     assert all(str(BAD) in match[1].split(", ") for match in map(named.fullmatch, told) if match is not None)

@@ -1,0 +1,351 @@
+"""Events: what happens while a run goes on, told as it happens; one frozen class a kind.
+
+`train` and `resume` hand them to `on_event`. Between processes they travel as JSON (`to_dict`), and `event_of` reads
+them back: kinds and fields that only a newer lambdaml knows are left out. Nothing depends on an event, and one may be
+lost with the process that told it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from lambdaml.settings import Settings
+from lambdaml.storage import MeterReading
+from lambdaml.storage.errors import StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What all events have in common.
+
+    Attributes:
+        function: The name of the function that it is about; empty for the process that started the run.
+    """
+
+    function: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, for JSON; those that are None or an empty text are left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None and value != ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent(_Told):
+    """A run's run.json stands, and functions are about to start; once a call.
+
+    Attributes:
+        run: The URL of the run.
+        settings: The content of its run.json.
+        functions: How many functions are to work on it.
+    """
+
+    event: Literal["run"] = "run"
+    run: str
+    settings: Settings
+    functions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningEvent(_Told):
+    """Something looks wrong, but need not be; `text` says what."""
+
+    event: Literal["warning"] = "warning"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyEvent(_Told):
+    """The process that forks functions has started (engine `local`)."""
+
+    event: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentEvent(_Told):
+    """The job's folder was sent to the nodes, which did not have it (engine `ray`).
+
+    Attributes:
+        folder: The path of the folder.
+        files: How many files it has.
+        size_bytes: How many bytes were sent.
+    """
+
+    event: Literal["sent"] = "sent"
+    folder: str
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedEvent(_Told):
+    """A function has started.
+
+    Attributes:
+        pid: The number of its process, where it has one of its own.
+        node: The Ray node that it runs on (engine `ray`).
+        fate: What a fault schedule has in store for it, by name (simulations).
+    """
+
+    event: Literal["started"] = "started"
+    pid: int | None = None
+    node: str = ""
+    fate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitEvent(_Told):
+    """An entry of the log was written, and applied.
+
+    Attributes:
+        commit: The number of the entry.
+        version: The version after it.
+        progress: How many updates, or steps of the schedule, the run has made.
+        fraction: The share of the run that is done.
+        updates: How many updates have their fate by this entry.
+        refused: The fate and reason of each update that was not applied.
+        rejected: One text for each update that was rejected, for people.
+        training_loss: The mean loss of the updates that were applied; None where there are none.
+        staleness: The staleness of each update that was applied.
+    """
+
+    event: Literal["commit"] = "commit"
+    commit: int
+    version: int
+    progress: int
+    fraction: float
+    updates: int
+    refused: Sequence[str] = ()
+    rejected: Sequence[str] = ()
+    training_loss: float | None = None
+    staleness: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotEvent(_Told):
+    """A snapshot of this version was written, of so many bytes."""
+
+    event: Literal["snapshot"] = "snapshot"
+    version: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HorizonEvent(_Told):
+    """What only a replay of versions before this one needs is deleted from now on."""
+
+    event: Literal["horizon"] = "horizon"
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OvertakenEvent(_Told):
+    """What a function wanted to read was deleted below the horizon, so it begins again with the newest snapshot."""
+
+    event: Literal["overtaken"] = "overtaken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatingEvent(_Told):
+    """Nothing but an evaluation goes on; several times a second."""
+
+    event: Literal["evaluating"] = "evaluating"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsEvent(_Told):
+    """The snapshot of this version was evaluated; `metrics` holds what the job's `evaluate` gave, by name."""
+
+    event: Literal["metrics"] = "metrics"
+    version: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingEvent(_Told):
+    """Nothing has come of this worker for so many seconds."""
+
+    event: Literal["waiting"] = "waiting"
+    worker: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeoverEvent(_Told):
+    """A function works as this worker, which fell silent."""
+
+    event: Literal["takeover"] = "takeover"
+    worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomEvent(_Told):
+    """There has been no room for any function for so many seconds (engine `ray`); `needs` says what one takes up."""
+
+    event: Literal["room"] = "room"
+    needs: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutageEvent(_Told):
+    """The store cannot be reached.
+
+    Attributes:
+        error: The store's last error.
+        patience_s: For how long its requests are repeated.
+    """
+
+    event: Literal["outage"] = "outage"
+    error: str = ""
+    patience_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredEvent(_Told):
+    """The store can be reached again, after so many seconds."""
+
+    event: Literal["recovered"] = "recovered"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent(_Told):
+    """What a function has used so far; a few times a second, and for the last time before it has ended.
+
+    Attributes:
+        seconds: How long it has lasted, from asking for it.
+        memory_bytes: The most memory that its process has had; 0 where that is unknown.
+        reading: Its requests and bytes.
+        in_flight: How many of its requests are not answered yet (engine `local`).
+    """
+
+    event: Literal["usage"] = "usage"
+    seconds: float
+    memory_bytes: int
+    reading: MeterReading
+    in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorEvent(_Told):
+    """A function gives up.
+
+    Attributes:
+        type: The name of the error's class; see `lambdaml.errors`.
+        message: The error's text.
+        notes: The lines of the job that led there.
+    """
+
+    event: Literal["error"] = "error"
+    type: str
+    message: str = ""
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedEvent(_Told):
+    """A function has ended.
+
+    Attributes:
+        code: 0 if the run has ended, 1 if the function left and others must go on, 2 if it gave up; anything else is a
+            death, by that signal where it is less than 0.
+        reason: Why it died, where that is known.
+        uncounted: Whether what it used last was lost.
+        outcome: How it ended, in words (simulations).
+    """
+
+    event: Literal["ended"] = "ended"
+    code: int
+    reason: str = ""
+    uncounted: bool = False
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEvent(_Told):
+    """Planning anew has made up its mind, or begins; `line` says so."""
+
+    event: Literal["plan"] = "plan"
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultEvent(_Told):
+    """A request meets a fault (simulations).
+
+    Attributes:
+        fault: The kind of the fault.
+        op: The kind of the request.
+        key: The key that it asks for.
+    """
+
+    event: Literal["fault"] = "fault"
+    fault: str
+    op: str
+    key: str = ""
+
+
+Event = (
+    RunEvent
+    | WarningEvent
+    | ReadyEvent
+    | SentEvent
+    | StartedEvent
+    | CommitEvent
+    | SnapshotEvent
+    | HorizonEvent
+    | OvertakenEvent
+    | EvaluatingEvent
+    | MetricsEvent
+    | WaitingEvent
+    | TakeoverEvent
+    | RoomEvent
+    | OutageEvent
+    | RecoveredEvent
+    | UsageEvent
+    | ErrorEvent
+    | EndedEvent
+    | PlanEvent
+    | FaultEvent
+)
+Emit = Callable[[Event], None]
+
+_KINDS: dict[str, Callable[..., Event]] = {kind.__dataclass_fields__["event"].default: kind for kind in get_args(Event)}
+_READ: dict[str, Callable[[Any], Any]] = {"reading": MeterReading.from_dict, "settings": Settings.model_validate}
+
+
+def event_of(record: Any) -> Event | None:
+    """The event that `to_dict` made this of; None for anything else, and for kinds that are not known here."""
+    kind = _KINDS.get(str(record.get("event"))) if isinstance(record, dict) else None
+    if kind is None:
+        return None
+    known = inspect.signature(kind).parameters
+    try:
+        return kind(**{name: _read(name, value) for name, value in record.items() if name in known})
+    except TypeError:  # it lacks a field
+        return None
+
+
+def tell_outages(emit: Emit) -> Callable[[StoreUnavailable | None, float], None]:
+    """What `lambdaml.storage.patience.Patience` tells, as events."""
+
+    def tell(error: StoreUnavailable | None, seconds: float) -> None:
+        emit(RecoveredEvent(seconds=seconds) if error is None else OutageEvent(error=str(error), patience_s=seconds))
+
+    return tell
+
+
+def _read(name: str, value: Any) -> Any:
+    if name in _READ:
+        return _READ[name](value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.model_dump()
+    return value.to_dict() if isinstance(value, MeterReading) else value
