@@ -6,6 +6,7 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,11 @@ from lambdaml.storage.backend import batches, check_key, check_prefix
 from lambdaml.storage.errors import StoreUnavailable
 from lambdaml.storage.meter import Meter, Metered
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+from lambdaml.storage.url import masked
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 BASE_S = 0.05
 _CAP_S = 5.0
@@ -134,5 +138,6 @@ class Retrying(Store):
                 if attempt == self.attempts or elapsed > self.within_s:
                     times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
                     raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
+                logger.debug("attempt %d failed: %s", attempt, masked(str(error)))
                 self._sleep(pause_s(attempt, self._uniform))
         raise AssertionError("unreachable: attempts is at least 1")

@@ -28,6 +28,7 @@ from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
 from lambdaml.training.beginning import begin, exists
 from lambdaml.training.evaluation import Evaluated, Evaluations, best
+from lambdaml.training.eventlog import logged, logger
 from lambdaml.training.init_from import find_version
 from lambdaml.training.members import warnings_of
 from lambdaml.training.numerics import Mode, Numerics, current_class, differences, of_new_process, prepare, prepare_for
@@ -114,7 +115,7 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
     """
     _demand_sense(options)
     prepare(options.numerics)
-    on_event = options.on_event
+    on_event = logged(options.on_event)
     with ExitStack() as held:
         opened = _opened(store or held.enter_context(free_place(_name(job))), on_event)
         accounts, device = Accounts(opened), pick_device(options.device)
@@ -196,7 +197,7 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `init_from`.
         RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
     """
-    on_event = options.on_event
+    on_event = logged(options.on_event)
     opened = _opened(store, on_event)
     accounts = Accounts(opened)
     settings = read_settings(opened)
@@ -294,7 +295,9 @@ def _supervise(
             raise capped(str(enough), version, accounts)
         watch.go()
         watch.join()
-        return result(run, accounts.seconds, accounts.close)
+        found = result(run, accounts.seconds, accounts.close)
+        logger.info("the run has ended: %s, version %d", found.stop, found.version)
+        return found
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             watch.abandon()

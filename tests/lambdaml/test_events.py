@@ -1,8 +1,9 @@
-"""Events: docs/concepts/events.md lists each and its fields, and they survive their way as JSON."""
+"""Events: docs/concepts/events.md lists each and its fields, they survive their way as JSON, and programs can log them."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 from dataclasses import fields
@@ -12,8 +13,9 @@ from typing import Any, get_args
 import pytest
 
 import lambdaml
-from lambdaml.events import CommitEvent, EndedEvent, Event, RunEvent, UsageEvent, event_of
+from lambdaml.events import CommitEvent, EndedEvent, Event, RunEvent, UsageEvent, WarningEvent, event_of
 from lambdaml.storage import MeterReading
+from lambdaml.training.eventlog import logged
 from tests.lambdaml import lab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,3 +70,27 @@ def test_an_event_is_the_same_after_its_way_as_json(event: Event) -> None:
 )
 def test_what_a_newer_minor_version_or_somebody_else_says_is_left_out(record: Any, read: Event | None) -> None:
     assert event_of(record) == read
+
+
+def test_events_are_logged_without_secrets_and_nothing_is_printed_by_itself(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[Event] = []
+    settings = lab.settings_of(lab.Tiny(), workers=2)
+    settings = settings.model_copy(update={"job": settings.job.model_copy(update={"args": {"key": "hush"}})})
+    told = [
+        RunEvent(run="s3://me:hush@bucket/run?secret=hush", settings=settings, functions=2),
+        WarningEvent(text="odd"),
+        COMMIT,
+    ]
+    with caplog.at_level(logging.INFO, "lambdaml"):
+        for event in told:
+            logged(heard.append)(event)
+    assert heard == told
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("lambdaml.run", "INFO"),
+        ("lambdaml.run", "WARNING"),
+    ]
+    assert "bucket/run" in caplog.text and "odd" in caplog.text and "hush" not in caplog.text
+    assert [type(handler) for handler in logging.getLogger("lambdaml").handlers] == [logging.NullHandler]
+    assert capfd.readouterr().err == ""
