@@ -41,13 +41,6 @@ Engine = Annotated[
     ),
 ]
 _RAY = "With --engine ray"
-_OF_RAY = (
-    "address",
-    "num_cpus_per_function",
-    "num_gpus_per_function",
-    "memory_per_function",
-    "resource_per_function",
-)
 Address = Annotated[
     str | None,
     typer.Option(
@@ -110,7 +103,9 @@ def asked(context: typer.Context, make: Callable[..., Options], **others: Any) -
         UserError: a size or a resource that cannot be read.
     """
     given = {name: value for name, value in context.params.items() if value is not None}
-    others["engine_options"] = engine_options(*(given.get(name) for name in _OF_RAY))
+    others["engine_options"] = engine_options(
+        **{name: given.get(name) for name in signature(engine_options).parameters}
+    )
     return make(**{name: value for name, value in given.items() if name in signature(make).parameters} | others)
 
 

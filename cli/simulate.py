@@ -166,15 +166,9 @@ def simulate(
     if sweep is not None:
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
     costs, write = None if profile is None else _read_profile(profile, codec), _writer(to_trace)
-    asked: dict[str, Any] = {
-        "workers": workers,
-        "functions": functions,
-        "updates": updates,
-        "steps": steps,
-        "channel": channel,
-    }
-    asked |= {"platform": platform, "stragglers": stragglers, "codec": codec, "staleness": staleness, "seed": seed}
-    asked |= {"real": real, "exact": exact or None, "args": parse_args(args or ()), "trace": write}
+    names = "workers functions updates steps channel platform stragglers codec staleness seed real".split()
+    asked: dict[str, Any] = {name: context.params[name] for name in names}
+    asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"
     results = _results(_schedules(sweep) if sweep is not None else [schedule or "bsp"], job, costs, asked)
     if sweep is not None:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.schedules import SCHEDULES, Schedule
 from lambdaml.staleness import RULES, Rule
 
-
-class PartNames(Protocol):
-    """What names the parts of a run, such as its settings, or the options that these are made from."""
-
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def codec(self) -> str: ...
-    @property
-    def staleness(self) -> str: ...
+if TYPE_CHECKING:
+    from lambdaml.options import RunOptions
+    from lambdaml.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +23,7 @@ class Parts:
     rule: Rule
 
     @staticmethod
-    def of(names: PartNames) -> Parts:
+    def of(names: Settings | RunOptions) -> Parts:
         """Make the parts.
 
         Raises:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.errors import SettingsError
+from lambdaml.errors import SettingsError, nearest
 from lambdaml.events import Event
 from lambdaml.job import Job
-from lambdaml.options import RunOptions, options_of
+from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
@@ -39,6 +39,9 @@ DEFAULT_UPDATES = 2_000
 """Or 50 of each worker, where that is more."""
 
 BATCH_SIZE = 32
+
+_LIMITS = ("lease_s", "max_rejected", "max_update_norm", "patience_s")
+"""Options of a run that mean the same in a simulation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def simulate(
         exact: simulate every request; by default up to `EXACT_FUNCTIONS` functions.
         trace: takes the run's trace at the end; of exact simulations only.
         progress: takes the share that is done, now and then.
-        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `Settings`.
+        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `lambdaml.options.RunOptions`.
 
     Raises:
         UserError: what was asked for makes no sense.
@@ -137,8 +140,10 @@ def simulate(
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     if real and job is None:
         raise SettingsError("real gradients need a job")
-    of_the_run = {"schedule": schedule, "codec": codec, "staleness": staleness, "snapshot_every": snapshot_every}
-    asked = options_of(RunOptions, {"workers": workers, "steps": steps, "seed": seed, **of_the_run, **limits})
+    for name in limits.keys() - set(_LIMITS):
+        raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
+    how = {"schedule": schedule, "codec": codec, "staleness": staleness, "snapshot_every": snapshot_every}
+    asked = RunOptions(workers=workers, steps=steps, seed=seed, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates))
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
     platform = Platform.parse(platform) if isinstance(platform, str) else platform
