@@ -142,8 +142,8 @@ def simulate(
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):
         raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
-    how = {"schedule": schedule, "codec": codec, "staleness": staleness, "snapshot_every": snapshot_every}
-    asked = RunOptions(workers=workers, steps=steps, seed=seed, **how, **limits)
+    how: dict[str, Any] = {"schedule": schedule, "codec": codec, "staleness": staleness, **limits}
+    asked = RunOptions(workers=workers, steps=steps, seed=seed, snapshot_every=snapshot_every, **how)
     asked = replace(asked, steps=_steps(asked, updates))
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
     platform = Platform.parse(platform) if isinstance(platform, str) else platform
