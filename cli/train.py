@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,11 +218,11 @@ def train(
     from lambdaml.options import RunOptions
     from lambdaml.training.asked import free_place
 
+    options = _options.asked(context, RunOptions, args=parse_args(args or ()))
     if schedule != "auto" and (replan or profile is not None):
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     with nullcontext(store) if store else free_place(job) as place:
-        cap = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
-        options = _options.asked(context, RunOptions, args=parse_args(args or ()), cap=cap)
+        options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
         if schedule == "auto":
             from lambdaml.cli._auto import train_planned
 

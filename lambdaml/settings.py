@@ -44,21 +44,15 @@ class RunVersion(BaseModel):
 class Settings(BaseModel):
     """Everything a function must know to work on a run.
 
+    Fields that are named like an option mean what `lambdaml.options.RunOptions` says of it.
+
     Attributes:
-        steps: updates each worker makes; with `quorum`, commits.
-        samples, steps_per_epoch, parameters: found out from the job when the run was created.
-        snapshot_every: a snapshot, and its evaluation, after this many updates of each worker.
-        target: stop at the first evaluated snapshot where this holds, e.g. `accuracy>=0.95`.
-        coherence: whether evaluation measures gradient coherence.
-        lease_s: how long a function that fell silent keeps its workers.
-        max_rejected: the run stops as diverged when this many of the latest twice as many updates were rejected.
-        max_update_norm: updates with a greater 2-norm are rejected.
-        keep_bytes: of updates and snapshots that only replay needs; None for all of them. See `lambdaml.log.retention`.
-        patience_s: a function gives up when nothing at all happened for this long, or when the store was down for it.
-        planned: what a plan expected of this run, and why it was chosen; see `lambdaml.cost.planning.plan`. Nothing depends on
-            it.
-        init_from: the state it begins with; by default the job's fresh model.
-        numerics: the class that its functions compute in; None where nothing is computed, as in the virtual world, and
+        steps: How many updates each worker makes; with `quorum`, how many commits there are.
+        samples, steps_per_epoch, parameters: What was found out from the job when the run was created.
+        keep_bytes: How many bytes of updates and snapshots stay that only replay needs; None for all of them. See
+            `lambdaml.log.retention`.
+        init_from: The state that the run begins with; by default the job's fresh model.
+        numerics: The class that its functions compute in; None where nothing is computed, as in the virtual world, and
             in runs of before there were classes. Such a run is compared with nothing.
     """
 

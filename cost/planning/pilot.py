@@ -111,10 +111,10 @@ def pilot(
             if runs and time.monotonic() - began > seconds:
                 break
             workers, schedule = max(group, delay + 1), "asp" if delay else "bsp"
-            asked_of = RunOptions(
+            options = RunOptions(
                 workers=workers, schedule=schedule, steps=1, target=target, seed=seed, snapshot_every=1
             )
-            settings = settings_for(instance, job_settings, asked_of)
+            settings = settings_for(instance, job_settings, options)
             most = round(first * (HOPELESS if delay else 2.0)) if runs else first
             run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
             if not runs and run.steps is not None:
