@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -92,6 +91,7 @@ def study(
     """
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}{nearest(name, STUDIES)}")
+    from lambdaml.engines.resources import cores
     from lambdaml.studies.staleness.plan import StudyPlan
     from lambdaml.studies.staleness.runner import run_study
     from lambdaml.studies.staleness.table import bars
@@ -109,7 +109,7 @@ def study(
     )
     try:
         with Share("study") as share, raising():
-            rows = run_study(plan, out, processes or os.cpu_count() or 1, share)
+            rows = run_study(plan, out, processes or cores(), share)
             theorems = _theorems(plan)
     except KeyboardInterrupt:
         print(f"stopped: what is computed lies in {out}, and the same command goes on from there", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""I-Prof: how long a piece of work takes on a device that may never have been seen, learnt from every run.
+"""I-Prof: how long a piece of work takes on a device that nobody may have seen before, learnt from every run.
 
 The idea of FLeet's profiler (Damaskinos et al., Middleware 2020, arXiv 2006.07273): what a task costs grows linearly
 with its size, and the slope can be told from what the device is like,
@@ -36,32 +36,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.cost.profiling.profile import Profile
+from lambdaml.engines.resources import cores
 from lambdaml.simulation.platform import Platform
 
 _SCHEMA_VERSION = 1
 
 EPSILON = 0.1
-"""FLeet's, of the latency's slope: smaller errors are no reason to learn."""
+"""The epsilon of FLeet: smaller errors of the latency's slope are no reason to learn."""
 
 MOST_KEPT = 2_000
-"""Observations that the cold start is fitted to: the newest."""
+"""The newest observations, which the cold start is fitted to."""
 
 SLOWDOWN_EPSILON = 0.03
-"""The same of a slowdown, which is 1 or so."""
+"""The epsilon for a slowdown, which is 1 or so."""
 
 Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What runs a function, in the numbers that tell how fast it is.
+    """The device that runs a function, in the numbers that tell how fast it is.
 
     Attributes:
-        name: of the platform and the function's size; devices of one name share a history.
-        memory_mb: of a function; 0 where nothing limits it.
-        vcpus: of a function.
-        arm: whether its architecture is arm64.
-        contention: functions that compute at a time for each core of the machine that they share, 1 at least.
+        name: The name of the platform and the function's size; devices of one name share a history.
+        memory_mb: The memory of a function; 0 where nothing limits it.
+        vcpus: The vCPUs of a function.
+        arm: Whether the architecture is arm64.
+        contention: The functions that compute at a time for each core of a machine that they share, at least 1.
     """
 
     name: str
@@ -72,28 +73,28 @@ class Device:
 
     @staticmethod
     def of(platform: Platform) -> Device:
-        """A function of a platform."""
+        """The device of a platform's functions."""
         vcpus = min(platform.max_vcpus, platform.memory_mb / platform.mb_per_vcpu) if platform.mb_per_vcpu else 1.0
         return Device(f"{platform.name}:{platform.memory_mb}", platform.memory_mb, vcpus, "arm" in platform.name)
 
     @staticmethod
     def here(functions: int = 1, busy: float = 1.0) -> Device:
-        """One of so many functions that work on this machine side by side.
+        """The device of functions that work on this machine side by side, so many of them.
 
         Args:
-            busy: the share of its time that each of them computes, and does not wait for the store or for others.
+            busy: The share of its time that each of them computes, and does not wait for the store or for others.
         """
-        cores = os.cpu_count() or 1
+        here = cores()
         arm = os.uname().machine in ("aarch64", "arm64")
-        return Device(f"local:{functions}/{cores}", 0.0, 1.0, arm, max(1.0, busy * functions / cores))
+        return Device(f"local:{functions}/{here}", 0.0, 1.0, arm, max(1.0, busy * functions / here))
 
     def features(self) -> list[float]:
-        """Of about the same size all; the first is constant."""
+        """The features of the regression, all of about the same size; the first is constant."""
         return [1.0, self.memory_mb / 2048, 1 / max(self.vcpus, 0.05), float(self.arm), self.contention - 1]
 
 
 PRIOR = (1.0, 0.0, 0.0, 0.0, 1.0)
-"""Weights of these features without any observation: no slower but for sharing its core."""
+"""The weights of these features without any observation: a device is slower only where it shares its core."""
 
 
 @dataclass(slots=True)
@@ -101,12 +102,12 @@ class SlopeModel:
     """The two regressions, for any features and units.
 
     Attributes:
-        c0: cost of a task of size 0.
-        prior: weights without any observation.
-        epsilon: errors of the slope that are no reason to learn.
-        aggressiveness: C, the longest step along x; by default as long as it takes.
-        observations: (features, slope), the oldest first.
-        personal: weights by device.
+        c0: The cost of a task of size 0.
+        prior: The weights without any observation.
+        epsilon: The largest error of the slope that is no reason to learn.
+        aggressiveness: The longest step along x, called C; by default a step is as long as it takes.
+        observations: The features and the slope of each observation, the oldest first.
+        personal: The weights of each device that has some of its own.
     """
 
     c0: float
@@ -143,45 +144,18 @@ class SlopeModel:
         self.personal[device] = (weights + math.copysign(step, error) * x).tolist()
 
     def slope(self, device: str, features: Sequence[float]) -> float:
-        """Of the device's own weights if it has some; may be negative where least squares extrapolate badly."""
+        """The slope by the device's own weights if it has some; it may be negative where least squares extrapolate badly."""
         weights = np.array(self.personal[device]) if device in self.personal else self.cold_start()
         return float(weights @ np.array(features))
-
-    def predict_batch(
-        self, device: str, features: Sequence[float], limit: float, bounds: tuple[int, int] = (1, 10_000)
-    ) -> int:
-        """The largest size whose cost is expected to stay within a limit, within bounds."""
-        slope = self.slope(device, features)
-        size = (limit - self.c0) / slope if slope > 0 else bounds[1]
-        return int(min(max(size, bounds[0]), bounds[1]))
-
-
-@dataclass(slots=True)
-class Maui:
-    """The baseline: one line through all observations, cost against size, whatever the device (MAUI, MobiSys 2010, as
-    FLeet compares with it)."""
-
-    observations: list[tuple[float, float]] = field(default_factory=list)
-
-    def observe(self, size: float, cost: float) -> None:
-        """Learn from what a task has cost."""
-        self.observations.append((size, cost))
-
-    def predict_batch(self, limit: float, bounds: tuple[int, int] = (1, 10_000)) -> int:
-        """The largest size whose cost is expected to stay within a limit, within bounds."""
-        rows = np.array([(1.0, size) for size, _ in self.observations])
-        c0, slope = np.linalg.lstsq(rows, np.array([cost for _, cost in self.observations]), rcond=None)[0]
-        size = (limit - c0) / slope if slope > 0 else bounds[1]
-        return int(min(max(size, bounds[0]), bounds[1]))
 
 
 def learn(
     profile: Profile, rows: Iterable[Mapping[str, Any]], device: Device, speed: float = 1.0, folder: Path | None = None
 ) -> int:
-    """Learn from a run and keep it; returns from how many updates, 0 where anything was in the way. Never raises.
+    """Learn from a run and keep that; arguments are those of `IProf.learn_run` and `IProf.open`.
 
-    Args:
-        as of `IProf.learn_run` and `IProf.open`.
+    Returns:
+        The number of updates that were learnt from; 0 where anything was in the way. This never raises.
     """
     try:
         iprof = IProf.open(profile, folder)
@@ -203,7 +177,7 @@ def busy(rows: Iterable[Mapping[str, Any]], functions: int) -> float:
 
 
 def home() -> Path:
-    """Where what is learnt is kept: `$LAMBDAML_HOME`, or else `~/.cache/lambdaml`."""
+    """The folder that keeps what was learnt: `$LAMBDAML_HOME`, or else `~/.cache/lambdaml`."""
     return Path(os.environ.get("LAMBDAML_HOME") or Path.home() / ".cache" / "lambdaml")
 
 
@@ -211,7 +185,7 @@ class IProf:
     """What runs have shown of devices, against the machine that profiles are measured on.
 
     Args:
-        path: of the file that `save` writes; None to keep nothing.
+        path: The file that `save` writes; None to keep nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -224,7 +198,7 @@ class IProf:
         """What was learnt with profiles of the same machine; nothing, if the file is missing or cannot be read.
 
         Args:
-            folder: by default `home()`.
+            folder: The folder of the file; by default `home()`.
         """
         name = "-".join(f"{profile.machine.architecture} {profile.machine.processor}".lower().split())
         plain = "".join(letter if letter.isalnum() else "-" for letter in name)
@@ -242,14 +216,14 @@ class IProf:
         return device.name in self.model.personal
 
     def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:
-        """Learn from a run's trace; returns from how many of its updates.
+        """Learn from a run's trace; this returns the number of its updates that were learnt from.
 
         The run is one observation, the median of its updates, so that a straggler is not taken for the device.
 
         Args:
-            profile: of the run's job.
-            rows: of a `Trace`: those with `samples` and `compute_s` count.
-            speed: of the device, which plans take into account anyhow; see `Platform.speed`.
+            profile: The profile of the run's job.
+            rows: The rows of a `Trace`; those with `samples` and `compute_s` count.
+            speed: The speed of the device, which plans take into account on their own; see `Platform.speed`.
         """
         ratios = [
             row["compute_s"] * speed / profile.step_time.step_s(row["samples"])
@@ -265,7 +239,7 @@ class IProf:
         return len(ratios)
 
     def save(self) -> bool:
-        """Keep what was learnt; whether that was possible. It never fails a run."""
+        """Keep what was learnt; this returns whether that was possible, and never raises."""
         if self.path is None:
             return False
         record = {

@@ -1,26 +1,27 @@
-"""What machine this is, in the numbers that decide how fast a step is."""
+"""The facts about this machine that decide how fast a step is."""
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from lambdaml.cost.profiling.profile import MachineFacts
+from lambdaml.engines.resources import cores, memory_bytes
 from lambdaml.training.asked import versions
 
 _SIZE = 512
+"""The rows and columns of the matrices."""
 
 
 def this_machine(device: str = "cpu") -> MachineFacts:
-    """Takes some hundredths of a second; use it where tensor work is done."""
+    """The facts about this machine; call this where tensor work is done, since it multiplies matrices for a moment."""
     return MachineFacts(
         architecture=platform.machine(),
         processor=_processor(),
-        cores=os.cpu_count() or 1,
-        memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        cores=cores(),
+        memory_mb=memory_bytes() // 2**20,
         gflops=round(gflops(), 1),
         device=device,
         versions=versions(),
@@ -28,7 +29,7 @@ def this_machine(device: str = "cpu") -> MachineFacts:
 
 
 def gflops() -> float:
-    """Of this thread, multiplying float32 matrices of 512 x 512; the best of a few."""
+    """The Gflop/s of this thread when it multiplies float32 matrices of 512 x 512; the best of a few."""
     import torch
 
     matrix, best = torch.ones(_SIZE, _SIZE), float("inf")

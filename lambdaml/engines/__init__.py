@@ -8,10 +8,10 @@ functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from lambdaml.engines.resources import cores
 from lambdaml.events import Emit
 from lambdaml.job import Job
 from lambdaml.registry import Registry
@@ -47,7 +47,7 @@ class LaunchSpec:
 
 def functions_for(workers: int, asked: int | None = None) -> int:
     """Functions that so many workers share: one each, but no more than asked for, by default than there are cores here."""
-    return min(workers, asked if asked is not None else os.cpu_count() or 1)
+    return min(workers, asked if asked is not None else cores())
 
 
 class Engine(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from lambdaml.engines import Engine
+from lambdaml.engines.resources import free_memory_bytes
 from lambdaml.errors import RunExists
 from lambdaml.events import Emit, WarningEvent
 from lambdaml.job import Job
@@ -15,7 +16,7 @@ from lambdaml.settings import Settings, reached
 from lambdaml.storage import Store
 from lambdaml.storage.probe import check
 from lambdaml.training.evaluation import evaluate
-from lambdaml.training.footprint import Footprint, free_memory_bytes, warning
+from lambdaml.training.footprint import Footprint, warning
 from lambdaml.training.init_from import begin_from
 
 MANY_PARAMETERS = 10**7

@@ -7,9 +7,7 @@ that starts the run holds the first state twice while it writes it, and later th
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
@@ -47,30 +45,23 @@ class Footprint:
         return PROCESS_BYTES + 2 * (self.trained_bytes + self.frozen_bytes)
 
 
-def warning(footprint: Footprint, functions: int, in_process: bool, free_bytes: int | None) -> str:
-    """What is to be said before a run that does not fit into this machine; "" where it fits, or nobody knows.
+def warning(footprint: Footprint, functions: int, in_process: bool, free_bytes: int) -> str:
+    """The warning before a run that does not fit into this machine; "" where it fits.
 
     Args:
-        in_process: whether functions share the process that starts the run.
-        free_bytes: of memory.
+        in_process: Whether functions share the process that starts the run.
+        free_bytes: The memory that this machine can still give.
     """
     base_bytes = PROCESS_BYTES if in_process else 0
     function_bytes, starter_bytes = footprint.function_bytes - base_bytes, footprint.starter_bytes
     needed_bytes = functions * function_bytes + starter_bytes
-    if free_bytes is None or needed_bytes <= free_bytes:
+    if needed_bytes <= free_bytes:
         return ""
     return (
         f"this run needs about {_gb(needed_bytes)} of memory here, and {_gb(free_bytes)} are free: {functions} function"
         f"{'s' if functions > 1 else ''} of {_gb(function_bytes)} and {_gb(starter_bytes)} in this process, beside what a "
         "batch takes; try fewer functions"
     )
-
-
-def free_memory_bytes() -> int | None:
-    """Memory that this machine can give; None where that cannot be told (it is asked of Linux)."""
-    with suppress(OSError, ValueError, IndexError):
-        return 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
-    return None
 
 
 def _gb(size_bytes: int) -> str:

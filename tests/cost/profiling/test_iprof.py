@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lambdaml.cost.profiling.iprof import Device, IProf, Maui, SlopeModel, busy, home, learn
+from lambdaml.cost.profiling.iprof import Device, IProf, SlopeModel, busy, home, learn
 from lambdaml.cost.profiling.profile import Profile
+from lambdaml.engines.resources import cores
 from lambdaml.simulation.platform import Platform
 from tests.cost.profiles import digits
 
@@ -22,6 +22,27 @@ BOUNDS = (8, 10_000)
 
 ARM = Device.of(Platform.parse("lambda-arm:1769"))
 X86 = Device.of(Platform.parse("lambda-x86:1769"))
+
+
+class Maui:
+    """The baseline that FLeet compares with: one line through all observations, whatever the device (MobiSys 2010)."""
+
+    def __init__(self) -> None:
+        self.observations: list[tuple[float, float]] = []
+
+    def observe(self, size: float, cost: float) -> None:
+        self.observations.append((size, cost))
+
+    def batch(self) -> int:
+        rows = np.array([(1.0, size) for size, _ in self.observations])
+        c0, slope = np.linalg.lstsq(rows, np.array([cost for _, cost in self.observations]), rcond=None)[0]
+        return batch(float(c0), float(slope))
+
+
+def batch(c0: float, slope: float) -> int:
+    """The largest size whose cost is expected to stay within the limit, within bounds."""
+    size = (LIMIT_MS - c0) / slope if slope > 0 else BOUNDS[1]
+    return int(min(max(size, BOUNDS[0]), BOUNDS[1]))
 
 
 def phones(draw: np.random.Generator) -> list[tuple[str, list[float], float]]:
@@ -54,11 +75,11 @@ def test_limits_are_kept_three_times_as_well_as_by_one_line_for_all(seed: int) -
             maui.observe(size, took)
     for name, features, slope in devices[COLD:]:
         for _ in range(REQUESTS):
-            size = maui.predict_batch(LIMIT_MS, BOUNDS)
+            size = maui.batch()
             took = latency(slope, size)
             maui.observe(size, took)
             late["maui"].append(abs(took - LIMIT_MS))
-            size = iprof.predict_batch(name, features, LIMIT_MS, BOUNDS)
+            size = batch(C0_MS, iprof.slope(name, features))
             took = latency(slope, size)
             iprof.observe(features, size, took)
             iprof.correct(name, features, size, took)
@@ -100,10 +121,10 @@ def test_where_observations_leave_it_open_the_prior_holds() -> None:
 
 
 def test_functions_that_wait_contend_less() -> None:
-    cores = os.cpu_count() or 1
-    assert Device.here(4 * cores).contention == 4.0
-    assert Device.here(4 * cores, busy=0.5).contention == 2.0
-    assert Device.here(4 * cores, busy=0.1).contention == 1.0
+    here = cores()
+    assert Device.here(4 * here).contention == 4.0
+    assert Device.here(4 * here, busy=0.5).contention == 2.0
+    assert Device.here(4 * here, busy=0.1).contention == 1.0
     trace = [{"compute_s": 0.2, "started_s": float(n), "committed_s": n + 0.9} for n in range(10)]
     assert busy([*trace, {"worker": 1}], functions=2) == pytest.approx(10 * 0.2 / (2 * 9.9))
     assert busy([], 2) == 1.0
