@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from itertools import accumulate
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
-    """Optimizer steps between the version an applied update was computed from and the step that applied it."""
+    """The optimizer steps between the version that an applied update was computed from and the step that applied it.
+
+    Percentiles are values that occurred: the least one that at least so many do not exceed, as everywhere in lambdaml.
+    """
 
     mean: float
     p50: float
@@ -31,7 +34,7 @@ class Staleness:
         ordered = sorted(counts)
         ends = list(accumulate(counts[value] for value in ordered))
         total = ends[-1]
-        p50, p95 = (float(ordered[bisect_right(ends, min(total - 1, int(q * total)))]) for q in (0.5, 0.95))
+        p50, p95 = (float(ordered[bisect_left(ends, q * total)]) for q in (0.5, 0.95))
         mean = sum(value * count for value, count in counts.items()) / total
         return Staleness(mean, p50, p95, ordered[-1])
 

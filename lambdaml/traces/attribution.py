@@ -148,7 +148,7 @@ def _distribution(rows: Iterable[Mapping[str, Any]]) -> Staleness:
 
 
 def _percentiles(ordered: Sequence[float]) -> dict[str, float]:
-    p50, p95 = (ordered[int(share * len(ordered))] for share in (0.5, 0.95))
+    p50, p95 = (float(age) for age in np.quantile(ordered, (0.5, 0.95), method="inverted_cdf"))
     return {"p50": p50, "p95": p95, "max": ordered[-1]}
 
 

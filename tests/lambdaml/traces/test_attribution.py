@@ -142,7 +142,7 @@ def test_a_trace_is_summed_up() -> None:
     assert (found.staleness.mean, found.counts) == (14 / 3, {4: 2, 6: 1})
     assert found.split == Split(2.0, 1.0, 2.0)
     assert (found.store, found.uncertain, found.clock_s) == (0.5, 0.2, 0.25)
-    assert found.ages_s == {"mean": 2.0, "p50": 3.0, "p95": 3.0, "max": 3.0}
+    assert found.ages_s == {"mean": 2.0, "p50": 1.0, "p95": 3.0, "max": 3.0}
     assert [(part.first, part.updates, part.staleness.mean) for part in found.workers] == [(0, 1, 6.0), (1, 2, 4.0)]
     assert [(part.first, part.last, part.age_s) for part in found.trend] == [(1, 1, 1.0), (2, 2, 3.0), (3, 3, None)]
     assert found.workers[1].split == Split(3.0, 0.0, 1.0)
