@@ -1,6 +1,6 @@
 """Prices: what a unit of each billed thing costs, where that was learned, and when.
 
-    book = PriceBook.load("my-prices.toml")      # the packaged books (cost/data/*.toml), and a user's on top of them
+    book = user_book("my-prices.toml")           # the packaged books (cost/data/*.toml), the user's, and this file on top
     book["s3-standard/get"].usd, book["s3-standard/get"].origin
 
 A price's id is `place/item`: a place is a store, what runs functions, or `transfer`; what its items are and what they
@@ -13,7 +13,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -40,7 +40,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "internet": ("GB",),
     "nat": ("GB",),
 }
-"""The second half of an id -> the units that it may have."""
+"""The second half of an id, and the units that it may have."""
 
 HOW_TO_PRICE = {
     "read": "read in the source named",
@@ -49,7 +49,7 @@ HOW_TO_PRICE = {
     "listed": "asked of the AWS Price List API",
     "given": "given by a user's file",
 }
-"""How a price was learned."""
+"""The ways in which a price may have been learned."""
 
 PRODUCTS = "products.toml"
 """The packaged file that is no price book; see `lambdaml.cost.billing.refresh`."""
@@ -62,14 +62,14 @@ class Price:
     """The price of a unit of something.
 
     Attributes:
-        id: `place/item`.
-        usd: of one unit, without tax.
-        unit: a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
-        source, date: where the price was found, and from when that is, as exactly as it is known.
-        how: one of `HOW_TO_PRICE`.
-        step_s: each function's time is billed in steps of so many seconds, rounded up; 0: as it is.
-        minimum_s: each function is billed for at least so many seconds.
-        minimum_gb: storage is billed for at least so many GB.
+        id: The name of the price, `place/item`.
+        usd: The US dollars of one unit, without tax.
+        unit: The unit; a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
+        source, date: The place where the price was found, and the date of that, as exactly as it is known.
+        how: The way in which it was learned, one of `HOW_TO_PRICE`.
+        step_s: The seconds to whose next multiple each function's time is rounded up; 0 where it is billed as it is.
+        minimum_s: The seconds that each function is billed for at least.
+        minimum_gb: The GB of storage that are billed at least.
     """
 
     id: str
@@ -101,17 +101,17 @@ class Price:
 
     @property
     def place(self) -> str:
-        """The store or platform it belongs to."""
+        """The store or platform that the price belongs to."""
         return self.id.partition("/")[0]
 
     @property
     def item(self) -> str:
-        """What of it is billed."""
+        """The thing that is billed, a key of `ITEMS`."""
         return self.id.partition("/")[2]
 
     @property
     def origin(self) -> str:
-        """`AWS Lambda pricing ... (2026-05, read in the source named)`"""
+        """The source with its date: `AWS Lambda pricing ... (2026-05, read in the source named)`."""
         return f"{self.source} ({self.date}, {HOW_TO_PRICE[self.how]})"
 
 
@@ -120,7 +120,7 @@ _NEEDED = ("id", "usd", "unit")
 
 
 class PriceBook(Mapping[str, Price]):
-    """Prices by id."""
+    """A book of prices by id."""
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self._prices = dict(prices)
@@ -136,8 +136,8 @@ class PriceBook(Mapping[str, Price]):
         What it leaves out of rules of billing (`step_s` ...) stays as packaged.
 
         Raises:
-            SettingsError: a file cannot be read, or has an id that does not exist, a unit that is missing or not the
-                price's, or a price that is negative. Names the file and the price.
+            SettingsError: A file cannot be read, or has an id that does not exist, a unit that is missing or not the
+                price's, or a price that is negative. The message names the file and the price.
         """
         book = cls(_packaged())
         for file in files:
@@ -154,11 +154,11 @@ class PriceBook(Mapping[str, Price]):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Stores and platforms that have a price."""
+        """The stores and platforms that have a price."""
         return tuple(self._places)
 
     def __getitem__(self, id: str) -> Price:
-        """Raises SettingsError for an id that does not exist, with the nearest that do."""
+        """The price; this raises SettingsError for an id that does not exist, with the nearest that do."""
         if id not in self._prices:
             raise SettingsError(f"there is no price {id!r}{nearest(id, self._prices)}")
         return self._prices[id]
@@ -174,20 +174,24 @@ class PriceBook(Mapping[str, Price]):
 
 
 def user_file() -> Path:
-    """Where a user's own prices are kept: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the folder for settings."""
+    """The file of a user's own prices: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the folder for settings."""
     if place := os.environ.get(PRICES_VARIABLE):
         return Path(place)
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lambdaml" / "prices.toml"
 
 
 def user_book(*files: str | os.PathLike[str]) -> PriceBook:
-    """The book that the commands use: the packaged prices, the user's own where that file exists, and these files."""
+    """The prices that bills and plans use: the packaged ones, your own on top of them, and these files on top of both.
+
+    Raises:
+        SettingsError: A file cannot be read, or holds no prices; see `PriceBook.load`.
+    """
     own = user_file()
     return PriceBook.load(*([own] if own.is_file() else []), *files)
 
 
 def read_prices(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
-    """The prices of a user's file, each of which must be one of the book's. Raises SettingsError; see `load`."""
+    """The prices of a user's file, each of which must be one of the book's. This raises SettingsError as `load` does."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -202,19 +206,6 @@ def read_prices(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
         if found[id].unit != book[id].unit:
             raise SettingsError(f"{file}: {id}: unit must be {book[id].unit}, not {found[id].unit!r}")
     return found
-
-
-def write(prices: Mapping[str, Price], file: Path, comment: str) -> None:
-    """Write a user's file that `read_prices` reads. Raises SettingsError if it cannot be written."""
-    lines = [f"# {comment}"]
-    for price in prices.values():
-        lines += ["", "[[price]]"]
-        lines += [f"{name} = {_toml(value)}" for name, value in asdict(price).items() if value != 0.0 or name == "usd"]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"cannot write {file}: {error.strerror}") from None
 
 
 @cache
@@ -254,11 +245,3 @@ def _price(record: Mapping[str, Any], name: str) -> Price:
         return Price(**{**record, "date": str(record["date"])})
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from None
-
-
-def _toml(value: str | float) -> str:
-    """A value as TOML writes it, escaped as in JSON, which for what can stand here is the same."""
-    if not isinstance(value, str):
-        return repr(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

@@ -1,7 +1,7 @@
 """Today's prices from the AWS Price List API, into the user's own file.
 
-Which product a price is stands in `cost/data/products.toml`. The API wants credentials that may do
-`pricing:GetProducts`, costs nothing, and answers for all regions from us-east-1.
+`cost/data/products.toml` says which product a price is. The API wants credentials that may do `pricing:GetProducts`,
+costs nothing, and answers for all regions from us-east-1.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read_prices, write
-from lambdaml.errors import PricesUnreachable
+from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read_prices
+from lambdaml.errors import PricesUnreachable, SettingsError
 
 REGION = "us-east-1"
-"""Of the prices, and where the API is asked."""
+"""The region of the prices, and the one whose API is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Where a price stands in the API.
+    """The product of the API that a price belongs to.
 
     Attributes:
-        id: of the price.
-        where: attributes that the product has, beside its region.
-        region: the attribute that names the region.
+        id: The id of the price.
+        service: The service that sells the product.
+        where: The attributes that the product has, beside its region.
+        region: The name of the attribute that holds the region.
     """
 
     id: str
@@ -41,13 +41,14 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What asking came to.
+    """What asking for prices came to.
 
     Attributes:
-        prices: by id, as they were answered.
-        changed: ids -> (the price before, the price now), where they differ.
-        failed: ids -> why the answer gave no price; these stay as they are.
-            file: that was written.
+        prices: The prices that were answered, by id.
+        changed: The price before and the price now of each id whose price has changed.
+        failed: The reason why an id got no price; such prices stay as they are.
+        untouched: The ids that the API was not asked for.
+        file: The file that was written.
     """
 
     prices: dict[str, Price]
@@ -59,7 +60,7 @@ class Refreshed:
 
 @cache
 def products() -> tuple[Product, ...]:
-    """What there is to ask for."""
+    """The products to ask for."""
     return tuple(Product(**record) for record in _data()["product"])
 
 
@@ -67,12 +68,12 @@ def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
     """Ask for every price that the API has, and write those into the user's file beside what it holds already.
 
     Args:
-        book: the packaged prices and the user's own.
-        client: boto3's for `pricing`, by default one with the user's own credentials.
+        book: The packaged prices with the user's own on top of them.
+        client: A client of boto3 for `pricing`; by default one with the user's own credentials.
 
     Raises:
-        PricesUnreachable: no credentials, no network, or no permission; nothing was written.
-        SettingsError: the file cannot be read or written.
+        PricesUnreachable: There are no credentials, no network or no permission; nothing was written.
+        SettingsError: The file cannot be read or written.
     """
     client = client or _client()
     prices: dict[str, Price] = {}
@@ -86,13 +87,39 @@ def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
             prices[product.id] = _price(product, answers[question], book[product.id])
         except ValueError as error:
             failed[product.id] = str(error)
-    own = read_prices(file, book) if file.is_file() else {}
+    if file.is_file():
+        read_prices(file, book)  # raises where the file is no price book
     if prices:
-        today = datetime.now(UTC).date()
-        write({**own, **prices}, file, f"Written by `lambdaml prices --refresh` on {today}; what you add is kept.")
+        write(prices, file)
     changed = {id: (book[id].usd, price.usd) for id, price in prices.items() if price.usd != book[id].usd}
     untouched = tuple(id for id in book if id not in {product.id for product in products()})
     return Refreshed(prices, changed, failed, untouched, file)
+
+
+def write(prices: Mapping[str, Price], file: Path) -> None:
+    """Put the prices into the user's file, whose other prices and comments stay as they are.
+
+    Raises:
+        SettingsError: The file cannot be written.
+    """
+    import tomlkit
+
+    document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.is_file() else tomlkit.document()
+    if not document.body:
+        document.add(tomlkit.comment("`lambdaml prices --refresh` writes prices into this file. What you write stays."))
+    tables = document.setdefault("price", tomlkit.aot())
+    known = {table["id"]: table for table in tables}
+    for price in prices.values():
+        if price.id not in known:
+            known[price.id] = tomlkit.table()
+            tables.append(known[price.id])
+        table = known[price.id]
+        table.update({name: value for name, value in asdict(price).items() if value or name == "usd" or name in table})
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(tomlkit.dumps(document), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write {file}: {error.strerror}") from None
 
 
 @cache
@@ -138,7 +165,7 @@ def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price
     """The price that the answers tell, with the rules of billing of the one that is known.
 
     Raises:
-        ValueError: they tell none, or several that differ.
+        ValueError: They tell none, or several that differ.
     """
     units = _data()["units"][known.unit]
     tiers = {tier for offer in found for tier in _first_tiers(offer, units)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost.billing import prices
 from lambdaml.cost.billing.prices import HOW_TO_PRICE, ITEMS, PRICES_VARIABLE, Price, PriceBook, user_book, user_file
+from lambdaml.cost.billing.refresh import write
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS
@@ -76,7 +76,7 @@ def test_later_files_win(tmp_path: Path) -> None:
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     book = PriceBook.load()
     odd = Price("spot/instance", 0.03, "hour", 'a "quoted" \\ back\tslash, é', "2026", "listed", 1.0, 60.0)
-    prices.write({**book, odd.id: odd}, tmp_path / "deep" / "prices.toml", "all of them")
+    write({**book, odd.id: odd}, tmp_path / "deep" / "prices.toml")
     again = PriceBook.load(tmp_path / "deep" / "prices.toml")
     assert dict(again) == {**book, odd.id: odd}
 

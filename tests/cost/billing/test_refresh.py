@@ -81,6 +81,25 @@ def test_the_users_file_holds_what_aws_told_and_its_own(stub: Stubber, tmp_path:
     assert book["redis/ecpu"] == packaged["redis/ecpu"]
 
 
+def test_what_the_user_wrote_stays_as_it_was_written(stub: Stubber, tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    own = '# ours\n\n[[price]]  # by contract\nid = "spot/instance"\nusd = 2e-2 # until May\nunit = "hour"\n\n'
+    listed = (
+        '[[price]]\nid = "s3-standard/get"  # asked of AWS\nusd = 9.0\nunit = "request"\nsource = "me"\n\n# the end\n'
+    )
+    file.write_text(own + listed)
+    answer_all(stub, ANSWERS)
+    refresh(file, PriceBook.load(file), stub.client)
+    text = file.read_text()
+    assert text.startswith(own) and "# asked of AWS" in text and text.count("# the end") == 1
+    told = PriceBook.load(file)["s3-standard/get"]
+    assert (told.usd, told.how) == (4e-07, "listed") and told.source.startswith("AWS Price List API")
+    assert text.count('id = "s3-standard/get"') == 1
+    answer_all(stub, ANSWERS)
+    refresh(file, PriceBook.load(file), stub.client)
+    assert file.read_text() == text, "asking again changes nothing"
+
+
 def test_the_first_tier_that_is_not_free_counts_and_list_is_priced_as_put(stub: Stubber, tmp_path: Path) -> None:
     answer_all(stub, ANSWERS)
     done = refresh(tmp_path / "prices.toml", PriceBook.load(), stub.client)
