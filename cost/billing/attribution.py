@@ -1,4 +1,4 @@
-"""Who used a function's seconds and requests, and for what: worker by worker, commit by commit, phase by phase.
+"""What a function's seconds and requests were used for: worker by worker, commit by commit, phase by phase.
 
 A second of a function is billed whether it works or waits, and a function may hold several workers, whose updates
 overlap. So each second goes to the updates that something was done for (computing, encoding, upload, download, apply),
@@ -28,22 +28,23 @@ COST_PHASES = {
     "other": "no update was under way: reading the log, writing snapshots and the end",
     "unreported": "of functions that were killed: their start, and what came after their last report",
 }
-"""Phases of a function's life."""
+"""The phases of a function's life, and what each of them is."""
 
 SHARED = "run"
-"""Stands for what was used for no single worker or commit."""
+"""The name that stands for what was used for no single worker or commit."""
 
 _OWN_LAST = 2
-"""Requests that a function may still have sent after it read its meter for its last report, but for releasing leases."""
+"""The requests, beside those that release leases, that a function may have sent after its last report."""
 
 
 @dataclass(slots=True)
 class PhaseCost:
-    """What was used for something.
+    """What was used for a phase, a worker or a commit.
 
     Attributes:
-        seconds: of functions.
-        requests: by kind, as a meter names them; of those for updates only, but for `SHARED`.
+        updates: The updates that took part.
+        seconds: The seconds of functions.
+        requests: The requests by kind, as a meter names them. Only `SHARED` has others than those for updates.
     """
 
     updates: int = 0
@@ -64,7 +65,7 @@ class PhaseCost:
 
 @dataclass(slots=True)
 class Attribution:
-    """Shares by phase, by worker and by commit. Those by worker, and those by commit, each add up to the whole."""
+    """The shares by phase, by worker and by commit. Those by worker add up to the whole, and those by commit do, too."""
 
     phases: dict[str, PhaseCost]
     workers: dict[int | str, PhaseCost]

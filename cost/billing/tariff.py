@@ -1,7 +1,7 @@
 """What quantities cost on a platform and a store.
 
-    tariff = Tariff(PriceBook.load(), "s3-standard", "lambda-arm:1769")
-    bill = tariff.bill(Quantities(lifetimes_s=[63.2] * 8, requests={"get": 9_000, "create": 2_000}))
+    tariff = lambdaml.Tariff(lambdaml.prices(), "s3-standard", "lambda-arm:1769")
+    bill = tariff.bill(lambdaml.Quantities(lifetimes_s=[63.2] * 8, requests={"get": 9_000, "create": 2_000}))
     bill.usd, bill.parts(), [(line.what, line.usd, line.price.origin) for line in bill.lines]
 
 Rounding follows the price book: Lambda bills each invocation up to the next millisecond, EC2 each instance up to the
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from lambdaml.simulation import SimulationResult
 
 GB_BYTES = 2**30
-"""Bytes of a GB on a bill of AWS."""
+"""The bytes of a GB on a bill of AWS."""
 
 KB_BYTES = 2**10
 MONTH_S = 730 * 3600
 
 _EPSILON = 1e-6
-"""Of a step, forgiven: 1.1 s are 1,100 steps of a millisecond and not 1,101."""
+"""The share of a step that is forgiven: 1.1 s are 1,100 steps of a millisecond and not 1,101."""
 
 PARTS = ("functions", "requests", "storage", "transfer")
-"""Of a bill; bytes that a store bills beside its requests are among those."""
+"""The parts of a bill; bytes that a store bills beside its requests count as requests."""
 
 TRANSFERS = ("same-region", "cross-region", "internet", "nat")
-"""How functions reach the store; all but `same-region` bill the bytes that they read, `nat` those written, too."""
+"""The ways in which functions reach a store; all but `same-region` bill the bytes that they read, `nat` all bytes."""
 
 BILLED = ("invocation", "duration", "instance")
-"""Items of a platform that bills have lines for."""
+"""The items of a platform that a bill has lines for."""
 
 REQUESTS = {
     "put": ("put", "create", "create_lost"),
@@ -47,19 +47,19 @@ REQUESTS = {
     "get": ("get", "get_miss", "get_range", "head", "wait"),
     "delete": ("delete",),
 }
-"""Items of a store -> the kinds of requests, as a meter names them, that they bill."""
+"""The items of a store, and the kinds of requests, as a meter names them, that each bills."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantities:
-    """What was used.
+    """What a run, or a part of it, used.
 
     Attributes:
-        lifetimes_s: how long each function lasted, from asking for it until its end: one number an invocation.
-        requests: answered ones by kind, as a meter names them (`lambdaml.storage.meter`).
-        bytes_sent, bytes_received: by the functions.
-        stored_byte_s: bytes times the seconds that they were kept.
-        wall_s: how long the store was needed, for stores that are billed by the hour.
+        lifetimes_s: The seconds that each function lasted, from asking for it until its end, one number an invocation.
+        requests: The answered requests by kind, as a meter names them (`lambdaml.storage.meter`).
+        bytes_sent, bytes_received: The bytes that the functions sent and received.
+        stored_byte_s: The stored bytes times the seconds that they were kept.
+        wall_s: The seconds that the store was needed, for stores that are billed by the hour.
     """
 
     lifetimes_s: Sequence[float] = ()
@@ -71,13 +71,13 @@ class Quantities:
 
     @classmethod
     def of(cls, result: SimulationResult) -> Quantities:
-        """What a simulation used."""
+        """What a simulated run used."""
         run = result.run
         sent, received = run.bytes["sent"], run.bytes["received"]
         return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds)
 
     def __add__(self, other: Quantities) -> Quantities:
-        """Both, one after the other."""
+        """The quantities of both."""
         kinds = {**self.requests, **other.requests}
         return Quantities(
             [*self.lifetimes_s, *other.lifetimes_s],
@@ -94,9 +94,10 @@ class Line:
     """One line of a bill.
 
     Attributes:
-        part: one of `PARTS`.
-        what: in words.
-        quantity: in units of the price, rounded as they are billed.
+        part: The part of the bill that the line belongs to, one of `PARTS`.
+        what: The words that say what is billed.
+        quantity: The quantity in units of the price, rounded as it is billed.
+        usd: The US dollars of the line.
     """
 
     part: str
@@ -118,10 +119,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What it costs, and what the price book did not know.
+    """What quantities cost.
 
     Attributes:
-        notes: sentences on what is not in the lines.
+        lines: The lines of the bill.
+        notes: Sentences that say what is not in the lines.
     """
 
     lines: tuple[Line, ...]
@@ -129,11 +131,11 @@ class Bill:
 
     @property
     def usd(self) -> float:
-        """The total."""
+        """The US dollars in total."""
         return math.fsum(line.usd for line in self.lines)
 
     def parts(self) -> dict[str, float]:
-        """US dollars by part, for each of `PARTS`."""
+        """The US dollars of each of `PARTS`."""
         return {part: math.fsum(line.usd for line in self.lines if line.part == part) for part in PARTS}
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,15 +152,16 @@ class Tariff:
     """The prices of a platform and a store, ready to bill with.
 
     Args:
-        channel: a preset of `lambdaml.simulation.channel`, options included; a time such as `40ms`, which costs nothing;
-            or any store of the book.
-        platform: a preset of `lambdaml.simulation.platform`, its memory included, such as `lambda-arm:1769`; or any
+        book: The prices.
+        channel: A preset of `lambdaml.simulation.channel`, options included; or a time such as `40ms`, which costs
+            nothing; or any store of the book.
+        platform: A preset of `lambdaml.simulation.platform`, its memory included, such as `lambda-arm:1769`; or any
             platform of the book.
-        memory_mb: of a function, instead of the platform's.
-        transfer: one of `TRANSFERS`.
+        memory_mb: The memory of a function, in place of the platform's.
+        transfer: The way in which functions reach the store, one of `TRANSFERS`.
 
     Raises:
-        SettingsError: there is no such channel, platform or transfer, or memory is billed, but not given.
+        SettingsError: There is no such channel, platform or transfer, or memory is billed, but not given.
     """
 
     def __init__(
@@ -178,12 +181,12 @@ class Tariff:
 
     @property
     def prices(self) -> tuple[Price, ...]:
-        """All that a bill may be made of."""
+        """All prices that a bill may be made of."""
         functions = [price for item, price in self._functions.items() if item in BILLED]
         return (*functions, *self._store.values(), self._transfer)
 
     def bill(self, used: Quantities) -> Bill:
-        """Bill these quantities; linear but for the roundings."""
+        """The bill of these quantities, which is linear but for the roundings."""
         lines = [*self._function_lines(used), *self._store_lines(used), *self._transfer_lines(used)]
         return Bill(tuple(line for line in lines if line.quantity), tuple(self._notes(used)))
 
@@ -243,8 +246,10 @@ class Tariff:
 
 
 def billed_s(lifetimes_s: Sequence[float], price: Price) -> float:
-    """Seconds that are billed for functions that lasted so long: each rounded up to the price's step, and at least its
-    minimum."""
+    """The seconds that are billed for functions that lasted so long.
+
+    Each function's time is rounded up to the price's step, and is at least its minimum.
+    """
     if not price.step_s:
         return math.fsum(max(seconds, price.minimum_s) for seconds in lifetimes_s)
     per_s, ceil = 1 / price.step_s, math.ceil

@@ -1,4 +1,4 @@
-"""How many optimizer steps to the target, by batch size and staleness: what pilots showed, and between them.
+"""How many optimizer steps the target takes, by batch size and staleness, as pilots showed it.
 
 Two effects, each taken from pilots (`lambdaml.cost.planning.pilot`) of this very job:
 
@@ -25,37 +25,37 @@ from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.profile import CoherenceFacts
 
 LEAST_SIGMA = 0.03
-"""Spread that is assumed at least, of the logarithm of the steps."""
+"""The least spread of the logarithm of the steps that is assumed."""
 
 ALONE_SIGMA = 0.15
-"""Spread that is assumed where no pilot was repeated."""
+"""The spread that is assumed where no pilot was repeated."""
 
 LEEWAY = 1.2
-"""How much further than the stalest pilot that reached the target something is promised, in 1 + staleness."""
+"""The factor in 1 + staleness by which estimates go beyond the stalest pilot that reached the target."""
 
 LEAST_STALENESS = 0.05
-"""Below it, an update counts as fresh."""
+"""The staleness below which an update counts as fresh."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepsToTarget:
-    """Optimizer steps to the target: a lognormal with this median."""
+    """The optimizer steps to the target, as a lognormal distribution."""
 
     median: float
     sigma: float
 
     def quantile(self, q: float, every: int = 1) -> int:
-        """Steps within which the share `q` of runs stop that look every so many steps."""
+        """The steps within which the share `q` of runs stop, where a run looks for its target every so many steps."""
         steps = self.median * math.exp(self.sigma * NormalDist().inv_cdf(q))
         return max(1, math.ceil(round(steps / every, 9))) * every
 
 
 class Convergence:
-    """What a job's pilots say.
+    """What a job's pilots say about the steps to the target.
 
     Args:
-        noise_scale_samples: B_noise, for batches below those of the pilots; None if it was not measured.
-        coherence: in place of pilots with a delay; likewise.
+        noise_scale_samples: The B_noise for batches below those of the pilots; None where it was not measured.
+        coherence: The coherence that stands in for pilots with a delay; None where it was not measured.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Convergence:
 
     @property
     def tolerance(self) -> float:
-        """Staleness from which on one update a step did not reach the target; infinite where every pilot did."""
+        """The staleness from which on pilots did not reach the target; infinite where every pilot did."""
         return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
     def steps(self, group: float, samples: float, staleness: float = 0.0) -> StepsToTarget | None:
-        """Optimizer steps.
+        """The optimizer steps to the target.
 
         Args:
-            group: updates of a step, on average.
-            samples: of a step.
-            staleness: of an update, on average.
+            group: The updates of a step, on average.
+            samples: The samples of a step.
+            staleness: The staleness of an update, on average.
 
         Returns:
-            None where it is not known that the target is reached: at more staleness than pilots have stood.
+            The steps, or None at more staleness than pilots have stood, where nobody knows that the target is reached.
         """
         if not self._batches:
             return None
@@ -118,7 +118,7 @@ class Convergence:
 
 
 def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
-    """Steps by staleness, in those without; None from the first lag on that is not tolerable."""
+    """The steps by staleness, over the steps without any; None from the first lag on that is not tolerable."""
     needs: dict[int, float | None] = {0: 1.0}
     for lag, cosine in sorted(coherence.cosine.items()):
         tolerable = coherence.tolerance_at_least or lag <= coherence.tolerance_steps
@@ -127,7 +127,7 @@ def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
 
 
 class _Worth:
-    """By what factor staleness makes a training longer, from pilots with one number of updates a step."""
+    """The factor by which staleness makes a training longer, from pilots with one number of updates a step."""
 
     def __init__(self, steps: Mapping[int, float | None]) -> None:
         fresh = steps[0]
@@ -137,19 +137,19 @@ class _Worth:
         self._delays, self._factors = [1.0 + delay for delay in known], [count / fresh for count in known.values()]
 
     def factor(self, staleness: float) -> float | None:
-        """None beyond what pilots have stood, some leeway included."""
+        """The factor at this staleness; None beyond what pilots have stood, with some leeway."""
         if 1 + staleness > LEEWAY * self._delays[-1]:
             return None
         return _interpolate(1 + staleness, self._delays, self._factors)
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """On straight lines between the logarithms; outside, the nearest."""
+    """The value on a straight line between the logarithms; outside the points, that of the nearest."""
     return float(np.exp(np.interp(math.log(x), np.log(xs), np.log(ys))))
 
 
 def _median(runs: Sequence[PilotRun]) -> float | None:
-    """None where half of them or more did not reach the target."""
+    """The median steps; None where half of the pilots or more did not reach the target."""
     reached = [run.steps for run in runs if run.steps is not None]
     return median(reached) if 2 * len(reached) > len(runs) else None
 

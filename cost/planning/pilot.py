@@ -1,8 +1,8 @@
 """Pilots: how many optimizer steps a job takes to a target, by batch size and staleness, tried out on this machine.
 
-A pilot is a run without its clock: real gradients, in the order in which equally fast workers would make them. With
-`group` updates a step and a `delay` of d steps it stands for bsp on `group` workers (d = 0), for asp on d + 1 workers
-(one update a step), and for what lies between. What such runs take in time, the virtual world knows.
+A pilot is a run without its clock: it computes real gradients in the order in which equally fast workers would make them.
+With `group` updates a step and a `delay` of d steps it stands for bsp on `group` workers (d = 0), for asp on d + 1 workers
+(one update a step), and for what lies between. The virtual world knows what such runs take in time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
 
 GROWTH = 1.03
-"""Evaluations are so much further apart than the last two were, but never closer than every second step."""
+"""The factor by which the distance between evaluations grows; there is at most one in two steps."""
 
 HOPELESS = 6.0
-"""A pilot gives up after this many times the steps that the first one needed; larger batches after twice as many."""
+"""A pilot with a delay gives up after this many times the steps that the first one needed, others after twice as many."""
 
 MAX_STEPS = 20_000
-"""So does the first."""
+"""The steps after which the first pilot gives up."""
 
 STEEP = 1.5
-"""Where the next longer delay takes so many times the steps, a pilot between the two is made."""
+"""Where the next longer delay takes so many times the steps, one more pilot is made between the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class PilotRun:
     """One pilot.
 
     Attributes:
-        group: updates averaged by each optimizer step.
-        delay: steps taken between the version an update is computed from and the step that applies it.
-        batch: samples of an update, at most.
-        curve: (version, value of the target's metric), in order; until the target was reached, or the pilot gave up.
-        steps: optimizer steps to the target; None where it was not reached.
-        seconds: that it took here.
+        group: The updates that each optimizer step averages.
+        delay: The steps between the version that an update is computed from and the step that applies it.
+        batch: The samples of an update, at most.
+        curve: Pairs of a version and the value of the target's metric, until the pilot reached the target or gave up.
+        steps: The optimizer steps to the target; None where it was not reached.
+        seconds: The seconds that the pilot took here.
     """
 
     group: int
@@ -60,7 +60,7 @@ class PilotRun:
 
 
 def default_plan(workers: int) -> list[tuple[int, int]]:
-    """(group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
+    """The (group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
     most = max(1, workers)
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     groups = sorted({1, most, *sizes[2::2]})
@@ -87,16 +87,16 @@ def pilot(
     """Train the job to the target once for each seed and entry of the plan.
 
     Args:
-        target: as in `train`.
-        plan: (group, delay) in the order of their importance; by default for up to 16 workers. Where the need for steps
-            rises steeply from one delay to the next, delays between them are added.
-        batch: in place of the job's own.
-        seeds: of each entry; the next round begins when one is complete.
-        seconds: after which no further pilot is begun. The first is always made.
+        target: The target, as in `train`.
+        plan: The (group, delay) of each pilot in the order of their importance; by default for up to 16 workers. Where the
+            need for steps rises steeply from one delay to the next, delays between them are added.
+        batch: The samples of an update, in place of the job's own.
+        seeds: The seeds of each entry; a seed's turn comes when the one before has gone through the plan.
+        seconds: The seconds after which no further pilot is begun. The first is always made.
 
     Raises:
-        SettingsError: the job does not report the target's metric.
-        JobFailed, JobError: the job's own code failed.
+        SettingsError: The job does not report the target's metric.
+        JobFailed, JobError: The job's own code failed.
     """
     from lambdaml.engines.live import OneThread
 
@@ -127,7 +127,7 @@ def pilot(
 
 
 def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
-    """The middle of the steepest rise between two neighbouring delays, if any is steep; runs of one seed."""
+    """The middle of the steepest rise between two neighbouring delays, if any is steep, in runs of one seed."""
     rises = []
     for group in {run.group for run in runs}:
         tried = sorted((run.delay, run.steps or math.inf) for run in runs if run.group == group)
@@ -138,7 +138,7 @@ def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
 
 
 def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
-    """One pilot; stops at the target, after so many steps, or when the time is over."""
+    """Make one pilot, which stops at the target, after so many steps, or when the time is over."""
     from lambdaml.training.replica import Replica
 
     assert settings.target is not None

@@ -39,7 +39,7 @@ MOST_ROUNDS = 200
 
 @dataclass(slots=True)
 class Times:
-    """Seconds of one codec, measured one by one."""
+    """The times of one codec, in seconds, each measured alone."""
 
     encode_s: list[float] = field(default_factory=list)
     read_s: list[float] = field(default_factory=list)
@@ -48,15 +48,15 @@ class Times:
     update_bytes: int = 0
 
     def facts(self) -> CodecFacts:
-        """Their medians."""
+        """The medians of the times."""
         return CodecFacts(self.update_bytes, median(self.encode_s), median(self.read_s), median(self.apply_s))
 
 
 class Bench:
-    """A replica to be timed. Use it where tensor work is done: see `lambdaml.engines.live.OneThread`.
+    """A replica that is timed. Use it where tensor work is done; see `lambdaml.engines.live.OneThread`.
 
     Raises:
-        JobFailed, JobError: the job's own code failed.
+        JobFailed, JobError: The job's own code failed.
     """
 
     def __init__(self, job: Job, settings: Settings, device: str, clock: Callable[[], float]) -> None:
@@ -66,11 +66,11 @@ class Bench:
         self.replica = Replica(job, settings, clock, device)
         self.gradients = 0
         self._buffers_s = 0.0
-        """Of comparing and restoring buffers after a gradient, which counts as encoding."""
+        """The seconds of comparing and restoring buffers after a gradient, which count as encoding."""
         self._initial = self.replica.state()
 
     def reset(self) -> None:
-        """Back to version 0."""
+        """Put the replica back to version 0."""
         self.replica.load(self._initial)
 
     def sizes(self, batch_size: int) -> Sampler:
@@ -79,7 +79,7 @@ class Bench:
         return Sampler(settings.samples, 1, batch_size, settings.seed)
 
     def gradient_s(self, sampler: Sampler, seq: int) -> tuple[int, float]:
-        """(samples, seconds) of a gradient."""
+        """The samples and the seconds of a gradient."""
         kept, self.replica.sampler = self.replica.sampler, sampler
         try:
             gradient = self.replica.gradient(0, seq)
@@ -89,12 +89,12 @@ class Bench:
         return gradient.samples, gradient.compute_s
 
     def step(self) -> None:
-        """One optimizer step of a training with one worker."""
+        """Take one optimizer step of a training with one worker."""
         (update,) = self._updates(1)
         self._apply([update])
 
     def _updates(self, count: int) -> list[Update]:
-        """The next ones of worker 0, all from the present version; bodies are copies."""
+        """The next updates of worker 0, all from the present version; their bodies are copies."""
         replica, first = self.replica, self.replica.log_state.next_seq[0]
         updates = [replica.update(0, seq) for seq in range(first, first + count)]
         self.gradients += count
@@ -102,17 +102,17 @@ class Bench:
         return updates
 
     def _apply(self, updates: list[Update]) -> float:
-        """Seconds of one optimizer step with these updates."""
+        """The seconds of one optimizer step with these updates."""
         commit = averaged(self.replica.log_state.commit, self.replica.version, updates)
         begun = self.clock()
         self.replica.apply(commit, {update.id: update for update in updates})
         return self.clock() - begun
 
     def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, MemoryModel]:
-        """Gradients of several batch sizes, for about so many seconds, but each a few times.
+        """Time gradients of several batch sizes, for about so many seconds, but each a few times.
 
         Args:
-            tell: takes the share that is done.
+            tell: A function that is told the share that is done.
         """
         settings = self.replica.settings
         samplers = [self.sizes(size) for size in batch_sizes(settings.batch_size, settings.samples)]
@@ -137,7 +137,7 @@ class Bench:
         return step_time(points, times), memory(points)
 
     def _peaks_mb(self, samplers: list[Sampler]) -> list[float]:
-        """Peak memory of this process during a gradient of each, with the optimizer's state there; it also warms up."""
+        """The peak memory of this process during a gradient of each, beside the optimizer's state; this also warms up."""
         self.step()
         peaks = []
         for sampler in samplers:
@@ -148,9 +148,9 @@ class Bench:
         return peaks
 
     def codecs(self, seconds: float, tell: Callable[[float], None]) -> tuple[dict[str, CodecFacts], float]:
-        """Every codec that needs no parameter, and the seconds of an optimizer step without its updates.
+        """The costs of every codec that needs no parameter, and the seconds of an optimizer step without its updates.
 
-        The same few gradients are encoded by each.
+        Each codec encodes the same few gradients.
         """
         replica, own = self.replica, (self.replica.settings, self.replica.codec)
         self.step()
@@ -171,7 +171,7 @@ class Bench:
         return {name: times.facts() for name, times in found.items()}, optimizer_s
 
     def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
-        """From a state with the optimizer's own in it; no step that is timed is the first one."""
+        """Time one codec, from a state that holds the optimizer's own; no step that is timed is the first one."""
         times, begun, rounds = Times(), self.clock(), 0
         while rounds < _LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
             self.replica.load(warm)
@@ -206,7 +206,7 @@ class Bench:
         return read
 
     def snapshot(self) -> tuple[int, int, float]:
-        """(bytes of the model, bytes of a snapshot, seconds of making one), with the optimizer's state after a step."""
+        """The bytes of the model, the bytes of a snapshot and the seconds of making one, with the optimizer's state."""
         self.step()
         times = []
         for _ in range(3):

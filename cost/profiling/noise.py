@@ -33,9 +33,9 @@ def estimate_noise(small_squares: Sequence[float], sizes: Sequence[int], large_s
     """(|G|^2, tr(Sigma)), both without bias; the first may be negative.
 
     Args:
-        small_squares: squared 2-norms of the gradients of small batches, at least two.
-        sizes: samples of each.
-        large_square: of the gradient over all their samples together.
+        small_squares: The squared 2-norms of the gradients of small batches, at least two.
+        sizes: The samples of each batch.
+        large_square: The squared 2-norm of the gradient over all their samples together.
     """
     large = sum(sizes)
     trace = (fmean(small_squares) - large_square) / (fmean(1 / size for size in sizes) - 1 / large)
@@ -43,11 +43,10 @@ def estimate_noise(small_squares: Sequence[float], sizes: Sequence[int], large_s
 
 
 def layout(samples: int, batch_size: int, most: int = MOST_BATCHES) -> tuple[int, int]:
-    """(size, number) of the small batches: of the job's own size if the data set holds some of those, no more than it
-    has samples.
+    """(size, number) of the small batches, which are of the job's own size if the data set holds some of these.
 
     Raises:
-        ValueError: there are fewer than two samples.
+        ValueError: There are fewer than two samples.
     """
     if samples < 2:
         raise ValueError("a noise scale needs at least two samples")
@@ -59,8 +58,8 @@ class Noise:
     """Collects points along a training.
 
     Args:
-        replica: whose gradients are taken; its sampler is borrowed.
-        batches: for each point, at most.
+        replica: The replica whose gradients are taken; its sampler is borrowed.
+        batches: The batches of each point, at most.
     """
 
     def __init__(self, replica: Replica, batches: int = MOST_BATCHES) -> None:
@@ -75,7 +74,7 @@ class Noise:
         """Measure at the replica's present version, on samples of a pass of its own; the state is left as it is.
 
         Raises:
-            JobFailed: the job's own code raised.
+            JobFailed: The job's own code raised an error.
         """
         import torch
 
@@ -100,7 +99,7 @@ class Noise:
         return point
 
     def result(self) -> NoiseScale:
-        """Of all points."""
+        """The noise scale over all points."""
         scales = [scale for point in self.points if (scale := point.noise_scale_samples) is not None]
         large = min(self._size * self._count, self._replica.settings.samples)
         return NoiseScale(median(scales) if scales else None, self._size, large, self._count, tuple(self.points))

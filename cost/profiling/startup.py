@@ -21,11 +21,12 @@ _TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """Seconds on an idle machine.
+    """The start of a function on an idle machine.
 
     Attributes:
-        import_s: until torch and lambdaml are imported.
-        job_s: from there until the first gradient, less the time of the second: the job's import, its data and model.
+        import_s: The seconds until torch and lambdaml are imported.
+        job_s: The seconds from there until the first gradient, less the time of the second one: the job's import, its data
+            and its model.
     """
 
     import_s: float
@@ -33,7 +34,7 @@ class Startup:
 
 
 def startup(job: JobSettings) -> Startup | None:
-    """Measure it; None where the job cannot be imported by another process, or that takes minutes."""
+    """Measure the start; None where another process cannot import the job, or takes minutes to do so."""
     begin = time.perf_counter()
     command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
     try:

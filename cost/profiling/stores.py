@@ -14,10 +14,13 @@ from lambdaml.storage.retry import Retrying
 
 _SMALL_BYTES = 1024
 _LARGE_BYTES = (2**20, 32 * 2**20)
-"""Between these lies the object that bandwidth is measured with: as large as an update, if that is possible."""
+"""The least and the largest size of the objects that bandwidth is measured with; the size of an update lies between."""
 
 LEAST_ROUNDS, MOST_ROUNDS = 8, 200
+"""The rounds of small requests."""
+
 LARGE_ROUNDS = 4
+"""The large objects that are written and read."""
 
 
 def measure_store(
@@ -26,14 +29,14 @@ def measure_store(
     """Create, get, miss, head and list small objects on fresh keys under `probe/`, then a few large ones; remove them.
 
     Args:
-        seconds: to spend on the small requests, about.
-        tell: takes the share that is done.
+        seconds: The seconds to spend on the small requests, about.
+        tell: A function that is told the share that is done.
 
     Returns:
-        the facts; and what that took: requests by kind, bytes sent, bytes received.
+        The facts, and what measuring took: requests by kind, bytes sent, bytes received.
 
     Raises:
-        BadStoreURL, StoreUnfit, StoreError: there is no such store, or it does not keep what runs are built on.
+        BadStoreURL, StoreUnfit, StoreError: There is no such store, or it does not keep what runs rely on.
     """
     store = open_store(url)
     try:
@@ -82,7 +85,7 @@ def _small(store: Retrying, root: str, seconds: float, tell: Callable[[float], N
 
 
 def _large(store: Retrying, root: str, size: int) -> tuple[float, float]:
-    """Median seconds of writing and of reading so many bytes."""
+    """The median seconds of writing and of reading so many bytes."""
     writes, reads = [], []
     for number in range(LARGE_ROUNDS):
         key, data = f"{root}/large-{number}", secrets.token_bytes(size)
