@@ -27,13 +27,13 @@ from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.cost.planning.candidates import Candidate
 from lambdaml.cost.planning.convergence import Convergence
 from lambdaml.cost.planning.estimate import StopCriterion, estimate
-from lambdaml.cost.planning.plan import REFINING_UPDATES
-from lambdaml.cost.planning.step_cost import Shape, busy_share, mixed, step_cost
+from lambdaml.cost.planning.planner import REFINING_UPDATES
+from lambdaml.cost.planning.step_cost import Shape, busy_share, mixed, simulate_step_cost
 from lambdaml.cost.profiling.iprof import Device, IProf
-from lambdaml.cost.profiling.measure import measure
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import STRAGGLERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -57,7 +57,7 @@ Configuration = tuple[str, int, str, str]
 EVERY = 4
 """Updates of each worker between snapshots: the finer, the less a run stops late by chance."""
 
-CHANCES = 4
+SEEDS = 4
 """Simulations of a configuration, as a plan of few candidates makes them."""
 
 TURNS = 3
@@ -80,13 +80,12 @@ class Facts:
     requests: float
 
 
-def planned(
-    profile: Profile, channel: Channel, schedule: str, workers: int, latency: str, codec: str, tariff: Tariff
-) -> Facts:
-    candidate = Candidate(schedule, workers, profile.job.batch_size, codec, latency, "local")
+def planned(profile: Profile, channel: Channel, configuration: Configuration, tariff: Tariff) -> Facts:
+    schedule, workers, _, codec = configuration
+    platform = Platform.parse("local")
+    candidate = Candidate(schedule, workers, profile.job.batch_size, codec, channel, platform)
     busy = busy_share(profile.costs(codec=codec), channel, workers)
     slowdown = IProf().slowdown(Device.here(workers, busy))
-    platform = profile.placed("local", workers, slowdown)
     shape = Shape(
         schedule,
         workers,
@@ -94,13 +93,13 @@ def planned(
         profile.job.samples,
         profile.costs(codec=codec, slowdown=slowdown),
         channel,
-        platform,
+        profile.placed(platform, workers, slowdown),
         STRAGGLERS.make("none"),
         workers,
     )
-    goal = StopCriterion(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
-    course = mixed([(1 / CHANCES, step_cost(shape, seed, REFINING_UPDATES)) for seed in range(1, 1 + CHANCES)])
-    found = estimate(candidate, course, profile, goal, channel, tariff)
+    criterion = StopCriterion(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
+    course = mixed([(1 / SEEDS, simulate_step_cost(shape, seed, REFINING_UPDATES)) for seed in range(1, 1 + SEEDS)])
+    found = estimate(candidate, course, profile, criterion, tariff)
     return Facts(found.seconds, found.usd, found.requests)
 
 
@@ -136,10 +135,10 @@ def run(job: str, schedule: str, workers: int, latency: str, codec: str, tariff:
 def turn(job: str, profile: Profile, configuration: Configuration, tariff: Tariff, seed: int) -> tuple[Facts, Facts]:
     """Live and planned."""
     spec, args, target = JOBS[job]
-    now = measure(spec, args=args, seconds=PROFILE_S)
+    now = lambdaml.profile(spec, args=args, seconds=PROFILE_S)
     now = replace(now, target=target, pilot=profile.pilot, noise=profile.noise)
     channel = measured(configuration[2], 4 * profile.job.parameters)
-    model = planned(now, channel, *configuration, tariff)
+    model = planned(now, channel, configuration, tariff)
     return run(job, *configuration, tariff, seed), model
 
 
@@ -181,7 +180,7 @@ def main() -> None:
     errors: dict[str, list[float]] = {"seconds": [], "usd": [], "requests": []}
     print(f"{'':34}{'turns':>6}{'seconds':>22}{'cents':>22}{'requests':>22}\n{'':40}" + f"{'live planned':>22}" * 3)
     for job, (spec, args, target) in JOBS.items():
-        profile = measure(spec, args=args, target=target, workers=4, seconds=arguments.seconds)
+        profile = lambdaml.profile(spec, args=args, target=target, workers=4, seconds=arguments.seconds)
         turns = tried(job, profile, tariff, CONFIGURATIONS[: arguments.runs])
         seen = {configuration: middle(found) for configuration, found in turns.items()}
         for configuration, (real, model) in seen.items():

@@ -129,7 +129,8 @@ def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
 def planned(spread: str, latency: str, job: str) -> str:
     """The planner's schedule."""
     from lambdaml.cost.planning.candidates import SearchSpace
-    from lambdaml.cost.planning.plan import Objective, make_plan
+    from lambdaml.cost.planning.objective import Objective
+    from lambdaml.cost.planning.plan import make_plan
 
     space = SearchSpace(
         workers=(WORKERS, WORKERS),
@@ -140,8 +141,8 @@ def planned(spread: str, latency: str, job: str) -> str:
         functions=WORKERS,
         platforms=("local",),
     )
-    wishes = Objective(target=TARGET, minimise="time", space=space, stragglers=spread, snapshot_every=1)
-    plan = make_plan(profile(job), wishes, processes=1)
+    objective = Objective(target=TARGET, minimise="time", space=space, stragglers=spread, snapshot_every=1)
+    plan = make_plan(profile(job), objective, processes=1)
     best = plan.choice
     return best.candidate.schedule if best else ""
 

@@ -1,10 +1,10 @@
-"""`--schedule auto`: measure, plan, say what was chosen, train, and plan anew where reality leaves the plan."""
+"""`--schedule auto`: measure, plan, say what was chosen, train, and plan again where reality leaves the plan."""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,7 @@ from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.planning.plan import Plan
-    from lambdaml.cost.profiling.iprof import IProf
-    from lambdaml.cost.profiling.profile import Profile
+    from lambdaml import Plan
     from lambdaml.events import Emit, Event
     from lambdaml.options import RunOptions
     from lambdaml.storage import Store
@@ -35,32 +33,20 @@ class _Superseded(Exception):
         self.version, self.successor = version, successor
 
 
-@dataclass(slots=True)
-class _Auto:
-    """What was planned, and from what."""
+def _announce(plan: Plan) -> None:
+    """Say what was chosen, and why."""
+    assert plan.choice is not None
+    print(f"planned: {plan.choice.candidate}: {plan.reason}", file=sys.stderr)
 
-    plan: Plan
-    profile: Profile
-    iprof: IProf
 
-    @property
-    def functions(self) -> int:
-        """That the workers share."""
-        assert self.plan.choice is not None
-        return self.plan.choice.functions
+def _learn(plan: Plan, run: str) -> None:
+    """Let the next plan know how fast this machine was."""
+    import lambdaml
+    from lambdaml.cost.profiling.iprof import Device, busy, learn
 
-    def announce(self) -> None:
-        """Say what was chosen, and why."""
-        assert self.plan.choice is not None
-        print(f"planned: {self.plan.choice.candidate}: {self.plan.reason}", file=sys.stderr)
-
-    def learn(self, run: str) -> None:
-        """Let the next plan know how fast this machine was."""
-        from lambdaml.cost.profiling.iprof import Device, busy, learn
-        from lambdaml.log.run import Run
-
-        rows = Run(run).trace()
-        learn(self.profile, rows, Device.here(self.functions, busy(rows, self.functions)))
+    assert plan.choice is not None
+    rows, functions = lambdaml.Run(run).trace(), plan.choice.functions
+    learn(plan.profile, rows, Device.here(functions, busy(rows, functions)))
 
 
 def train_planned(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
@@ -75,23 +61,23 @@ def train_planned(job: str, place: str, options: RunOptions, profile: Path | Non
         )
     if replan:
         _demand_replannable(place, options)
-    auto = _planned(job, place, options, profile)
-    options = replace(options, **auto.plan.options())
+    plan = _planned(job, place, options, profile)
+    options = replace(options, **plan.options())
     first, number = place, 1
     while True:
-        auto.announce()
-        train = partial(_train_watched, auto, job, place, options) if replan else partial(_train, job, options)
+        _announce(plan)
+        train = partial(_train_watched, plan, job, place, options) if replan else partial(_train, job, options)
         try:
             status = follow(place, train, as_json=as_json)
         except _Superseded as superseded:
-            auto.learn(place)
-            auto.plan = superseded.successor
+            _learn(plan, place)
+            plan = superseded.successor
             origin = f"{place}@{superseded.version}"
-            options = replace(options, **auto.plan.options(), init_from=origin, seed=options.seed + 1)
+            options = replace(options, **plan.options(), init_from=origin, seed=options.seed + 1)
             place, number = _beside(first, number + 1)
             continue
         if status == 0:
-            auto.learn(place)
+            _learn(plan, place)
         return status
 
 
@@ -101,15 +87,16 @@ def _train(job: str, options: RunOptions, store: Store, on_event: Emit) -> Train
     return lambdaml.train(job, store, **options.keywords() | {"on_event": on_event})
 
 
-def _train_watched(auto: _Auto, job: str, place: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
+def _train_watched(plan: Plan, job: str, place: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
     """Raises _Superseded: the run ended for another way to be taken."""
     from lambdaml.cost.planning.replan import Replanner
+    from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.events import PlanEvent
 
     def say(line: str) -> None:
         on_event(PlanEvent(line=line))
 
-    watch = Replanner(place, auto.plan, auto.profile, auto.iprof, auto.functions, say)
+    watch = Replanner(place, plan, IProf.open(plan.profile), say)
 
     def take(event: Event) -> None:
         on_event(event)
@@ -162,32 +149,24 @@ def _beside(first: str, number: int) -> tuple[str, int]:
         number += 1
 
 
-def _planned(job: str, store: str, options: RunOptions, profile: Path | None) -> _Auto:
+def _planned(job: str, store: str, options: RunOptions, profile: Path | None) -> Plan:
     """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
-    from lambdaml.cost.planning.candidates import SearchSpace
-    from lambdaml.cost.planning.plan import Objective, make_plan
-    from lambdaml.cost.profiling.iprof import IProf
-    from lambdaml.cost.profiling.profile import Profile
+    import lambdaml
 
-    target, epochs = options.target, options.epochs
+    target, epochs, workers = options.target, options.epochs, options.workers
     if profile is not None:
-        known = Profile.load(profile)
+        known = lambdaml.Profile.load(profile)
     else:
-        known = measured(
-            job,
-            args=options.args,
-            store=store,
-            target=None if epochs else target,
-            workers=options.workers,
-            seconds=MEASURE_S,
-        )
-    space = SearchSpace(
-        workers=(1, options.workers),
-        platforms=("local",),
-        functions=options.functions,
-    )
-    wishes = Objective(target, epochs, minimise="time", space=space, snapshot_every=options.snapshot_every)
+        wanted = None if epochs else target
+        known = measured(job, args=options.args, store=store, target=wanted, workers=workers, seconds=MEASURE_S)
+    space = lambdaml.SearchSpace(workers=(1, workers), platforms=("local",), functions=options.functions)
     with Share("planning") as share, interruptible(share.stop, share.close):
-        iprof = IProf.open(known)
-        found = make_plan(known, wishes, iprof=iprof, progress=share)
-    return _Auto(found, known, iprof)
+        return lambdaml.plan(
+            known,
+            target=target,
+            epochs=epochs,
+            minimise="time",
+            space=space,
+            snapshot_every=options.snapshot_every,
+            progress=share,
+        )

@@ -10,7 +10,7 @@ import typer
 from lambdaml.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.billing.caps import Caps
+    from lambdaml import Caps
 
 _CAPS = "What it may spend"
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -56,30 +56,28 @@ def caps(
     platform: str | None,
     store_as: str | None,
 ) -> Caps | None:
-    """What these options ask for; None for no caps.
+    """The caps that these options ask for; None where they ask for none.
 
     Raises:
-        UserError: they do not fit together, or mean nothing.
+        UserError: They do not fit together, or mean nothing.
     """
     if budget is None and (platform or store_as):
         raise UserError(f"{'--as' if platform else '--store-as'} says what a --budget is spent on: give one, too")
     if budget is None and deadline is None and max_requests is None:
         return None
-    from lambdaml.cost.billing.caps import Caps, priced
+    import lambdaml
 
-    usd = None
+    tariff = None
     if budget is not None:
         if platform is None:
             raise UserError("--budget: say what functions cost with --as, for example --as lambda-arm:1769")
         from lambdaml.cost.billing.bill import channel_of
-        from lambdaml.cost.billing.prices import user_book
-        from lambdaml.cost.billing.tariff import Tariff
 
         try:
-            usd = priced(Tariff(user_book(), store_as or channel_of(url), platform))
+            tariff = lambdaml.Tariff(lambdaml.prices(), store_as or channel_of(url), platform)
         except SettingsError as error:
             raise UserError(f"--budget: {error}") from None
-    return Caps(budget, None if deadline is None else seconds(deadline), max_requests, usd)
+    return lambdaml.Caps(budget, None if deadline is None else seconds(deadline), max_requests, tariff)
 
 
 def seconds(text: str) -> float:

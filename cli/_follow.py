@@ -22,7 +22,7 @@ _ENDS = {
     "steps": "all steps taken",
     "target": "target reached",
     "cancelled": "cancelled",
-    "replanned": "ended to be planned anew",
+    "replanned": "ended to be planned again",
 }
 
 
@@ -132,7 +132,7 @@ def _demand_success(result: TrainResult, run: Run) -> None:
     if result.stop == "replanned" and not met(result, target):
         job, place = run.settings.job.spec, _format.shown(f"{run.url}@{result.version}")
         raise RunFailed(
-            f"the run ended to be planned anew; go on with: lambdaml train {shlex.quote(job)} --from {place}"
+            f"the run ended to be planned again; go on with: lambdaml train {shlex.quote(job)} --from {place}"
         )
     if result.stop not in ("steps", "target", "replanned"):
         raise RunFailed(f"the run was {_ENDS.get(result.stop, result.stop)}")

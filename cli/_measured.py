@@ -8,12 +8,12 @@ from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 
 if TYPE_CHECKING:
-    from lambdaml.cost.profiling.profile import Profile
+    from lambdaml import Profile
 
 
 def measured(job: str, **options: Any) -> Profile:
-    """`lambdaml.cost.profiling.measure.measure` with these options."""
-    from lambdaml.cost.profiling.measure import measure
+    """`lambdaml.profile` with these options, while its progress is shown."""
+    import lambdaml
 
     with Share(f"measuring {job}") as share, interruptible(share.stop, share.close):
-        return measure(job, **options, progress=lambda done, phase: share(done))
+        return lambdaml.profile(job, **options, progress=lambda done, phase: share(done))

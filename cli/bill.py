@@ -14,7 +14,8 @@ from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.billing.bill import Item, RunBill
+    from lambdaml import RunBill
+    from lambdaml.cost.billing.bill import Item
 
 _SHOWN = 32
 
@@ -55,12 +56,10 @@ def bill(
 
     A run on this machine can be billed as if it had run elsewhere: its function-seconds stay as they were.
     """
-    from lambdaml.cost.billing.bill import bill_run
-    from lambdaml.cost.billing.prices import user_book
-    from lambdaml.log.run import Run
+    import lambdaml
 
-    book = user_book(*([prices] if prices else []))
-    found = bill_run(Run(run), platform=platform, channel=store_as, transfer=transfer, book=book)
+    book = lambdaml.prices(*([prices] if prices else []))
+    found = lambdaml.bill(run, platform=platform, channel=store_as, transfer=transfer, prices=book)
     if to_csv is not None:
         _write_csv(to_csv, found)
     if as_json:

@@ -20,12 +20,11 @@ from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
+    from lambdaml import Plan, Profile
     from lambdaml.cost.planning.command import HowTo
     from lambdaml.cost.planning.estimate import Estimate
-    from lambdaml.cost.planning.plan import Plan
-    from lambdaml.cost.profiling.profile import Profile
 
-_WISHES, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
+_OBJECTIVE, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
 INFEASIBLE = 3
 
 _Job = Annotated[
@@ -36,18 +35,22 @@ _ProfileFile = Annotated[
 ]
 _Target = Annotated[
     str | None,
-    typer.Option(metavar="METRIC>=X", help="As 'accuracy>=0.95'; by default the profile's.", rich_help_panel=_WISHES),
+    typer.Option(
+        metavar="METRIC>=X", help="As 'accuracy>=0.95'; by default the profile's.", rich_help_panel=_OBJECTIVE
+    ),
 ]
 _Epochs = Annotated[
     float | None,
-    typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_WISHES),
+    typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_OBJECTIVE),
 ]
-_Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_WISHES)]
-_Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_WISHES)]
+_Deadline = Annotated[
+    str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_OBJECTIVE)
+]
+_Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_OBJECTIVE)]
 Minimise = Annotated[
     str,
     typer.Option(
-        metavar="WHAT", help="`cost`, `time`, or `balanced`: the least product of both.", rich_help_panel=_WISHES
+        metavar="WHAT", help="`cost`, `time`, or `balanced`: the least product of both.", rich_help_panel=_OBJECTIVE
     ),
 ]
 _Workers = Annotated[str, typer.Option(metavar="A..B", help="Least and most.", rich_help_panel=_SPACE)]
@@ -89,7 +92,9 @@ Codecs = Annotated[
 ]
 _Stragglers = Annotated[
     str,
-    typer.Option(metavar="MODEL", help="As 'lambdaml simulate' has them: `lognormal:0.3` ...", rich_help_panel=_WISHES),
+    typer.Option(
+        metavar="MODEL", help="As 'lambdaml simulate' has them: `lognormal:0.3` ...", rich_help_panel=_OBJECTIVE
+    ),
 ]
 _Prices = Annotated[
     list[Path] | None,
@@ -134,45 +139,47 @@ def plan(
     if minimise not in ("cost", "time", "balanced"):
         raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
     least, most = parse_range(workers)
-    limits = {"deadline_s": None if deadline is None else seconds(deadline), "budget_usd": parse_usd(budget)}
+    deadline_s = math.inf if deadline is None else seconds(deadline)
+    budget_usd = math.inf if budget is None else parse_usd(budget)
 
-    from lambdaml.cost.billing.prices import user_book
-    from lambdaml.cost.planning.candidates import SearchSpace
-    from lambdaml.cost.planning.plan import Objective, make_plan
-    from lambdaml.cost.profiling.iprof import IProf
+    import lambdaml
 
     known = _profile(job, profile, args, None if epochs else target, most)
-    wishes = Objective(
-        target=None if epochs else target or known.target,
-        epochs=epochs,
-        minimise=minimise,  # type: ignore[arg-type]
-        stragglers=stragglers,
-        snapshot_every=snapshot_every,
-        space=SearchSpace(
-            workers=(least, most),
-            schedules=tuple(schedule or ()),
-            batch_sizes=tuple(batch_size or ()),
-            codecs=tuple(codec or ()),
-            channels=tuple(channel or ()),
-            platforms=tuple(platform or ("lambda-arm",)),
-        ),
-        **{name: value for name, value in limits.items() if value is not None},
+    space = lambdaml.SearchSpace(
+        workers=(least, most),
+        schedules=tuple(schedule or ()),
+        batch_sizes=tuple(batch_size or ()),
+        codecs=tuple(codec or ()),
+        channels=tuple(channel or ()),
+        platforms=tuple(platform or ("lambda-arm",)),
     )
     with Share("planning") as share, interruptible(share.stop, share.close):
-        found = make_plan(known, wishes, user_book(*(prices or ())), iprof=IProf.open(known), progress=share)
-    _show(found, known, html, as_csv, everything, as_json)
+        found = lambdaml.plan(
+            known,
+            target=None if epochs else target,
+            epochs=epochs,
+            deadline_s=deadline_s,
+            budget_usd=budget_usd,
+            minimise=minimise,  # type: ignore[arg-type]
+            space=space,
+            stragglers=stragglers,
+            snapshot_every=snapshot_every,
+            prices=lambdaml.prices(*(prices or ())),
+            progress=share,
+        )
+    _show(found, html, as_csv, everything, as_json)
     return 0 if found.chosen is not None else INFEASIBLE
 
 
-def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
+def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
     from lambdaml.cost.planning.command import how_to_run
 
-    how = how_to_run(found, known)
+    how = how_to_run(found)
     if html is not None:
         from lambdaml.cost.planning.page import plan_page
 
         try:
-            html.write_text(plan_page(found, f"Plan for {known.job.spec.rpartition('/')[2]}", how))
+            html.write_text(plan_page(found, f"Plan for {found.profile.job.spec.rpartition('/')[2]}", how))
         except OSError as error:
             raise UserError(f"cannot write {html}: {error.strerror}") from error
     if as_json:
@@ -184,7 +191,7 @@ def _show(found: Plan, known: Profile, html: Path | None, as_csv: bool, everythi
 
 
 def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:
-    from lambdaml.cost.profiling.profile import Profile
+    from lambdaml import Profile
 
     if (job is None) == (file is None):
         raise UserError("give a job to profile, or --profile FILE")
@@ -233,8 +240,7 @@ def _mark(found: Plan, place: int) -> str:
 def _cells(estimate: Estimate) -> list[str]:
     candidate = estimate.candidate
     chosen = [candidate.schedule, f"{candidate.workers}", f"{estimate.functions or ''}", f"{candidate.batch_size}"]
-    chosen += [candidate.codec]
-    chosen += [candidate.platform, candidate.channel]
+    chosen += [candidate.codec, candidate.platform.spec, candidate.channel.name]
     if estimate.obstacle:
         return [*chosen, "", f"{estimate.staleness:.1f}", "never", "", "", "", ""]
     return [
@@ -268,10 +274,8 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def parse_usd(text: str | None) -> float | None:
+def parse_usd(text: str) -> float:
     """`2.50` or `$2.50` in US dollars."""
-    if text is None:
-        return None
     try:
         value = float(text.removeprefix("$"))
     except ValueError:

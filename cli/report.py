@@ -14,11 +14,9 @@ _TIMES = ("time", "time of a step")
 
 def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
     """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
-    from lambdaml.cost.billing.prices import user_book
-    from lambdaml.cost.planning.report import plan_against_actual
-    from lambdaml.log.run import Run
+    import lambdaml
 
-    found = plan_against_actual(Run(run), user_book(*([prices] if prices else [])))
+    found = lambdaml.report(run, lambdaml.prices(*([prices] if prices else [])))
     if as_json:
         _format.print_json(found.to_dict())
         return 0

@@ -196,10 +196,9 @@ def _results(
 ) -> Iterator[tuple[str, SimulationResult, Bill]]:
     """Simulate one after the other, all with what was measured for the first, and bill it."""
     import lambdaml
-    from lambdaml.cost.billing.prices import user_book
-    from lambdaml.cost.billing.tariff import Quantities, Tariff
+    from lambdaml.cost.billing.tariff import Quantities
 
-    tariff = Tariff(user_book(), asked["channel"], asked["platform"])
+    tariff = lambdaml.Tariff(lambdaml.prices(), asked["channel"], asked["platform"])
     for schedule in schedules:
         with Share(schedule) as share, interruptible(share.stop, share.close):
             if job is not None and costs is None:

@@ -75,7 +75,7 @@ Replan = Annotated[
     bool,
     typer.Option(
         "--replan",
-        help="With `auto`: where reality leaves the plan, plan anew at a snapshot, and if that is worth it, go on in "
+        help="With `auto`: where reality leaves the plan, plan again at a snapshot, and if that is worth it, go on in "
         "another way: in a run of its own beside this one, with .2 after its name.",
         rich_help_panel=_WAY,
     ),

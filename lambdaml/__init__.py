@@ -2,10 +2,13 @@
 
     import lambdaml
 
-    result = lambdaml.train("examples/digits.py:Digits", workers=4, store="file:///tmp/digits")
+    plan = lambdaml.plan("examples/digits.py:Digits", target="accuracy>=0.95")
+    result = lambdaml.train("examples/digits.py:Digits", store="file:///tmp/digits", workers=4)
     run = lambdaml.Run("file:///tmp/digits")
+    bill = lambdaml.bill(run, platform="lambda-arm:1769", channel="s3-standard")
 
-Names resolve when they are first used, so that `import lambdaml` loads neither torch nor a cloud client.
+Names resolve when they are first used, so that `import lambdaml` loads neither torch nor a cloud client. This is also the
+one place below `lambdaml.cost` that knows of it: the names of planning and billing belong to the same face.
 """
 
 from __future__ import annotations
@@ -15,6 +18,15 @@ from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lambdaml.cost.billing.bill import RunBill, bill
+    from lambdaml.cost.billing.caps import Caps
+    from lambdaml.cost.billing.prices import PriceBook, prices
+    from lambdaml.cost.billing.tariff import Quantities, Tariff
+    from lambdaml.cost.planning.candidates import SearchSpace
+    from lambdaml.cost.planning.plan import Plan, plan
+    from lambdaml.cost.planning.report import RunReport, report
+    from lambdaml.cost.profiling.measure import profile
+    from lambdaml.cost.profiling.profile import Profile
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
     from lambdaml.log.run import Run
@@ -24,15 +36,29 @@ if TYPE_CHECKING:
     from lambdaml.training.driver import TrainResult, resume, train
 
 __all__ = [
+    "Caps",
     "Job",
     "LambdaMLError",
+    "Plan",
+    "PriceBook",
+    "Profile",
+    "Quantities",
     "Run",
+    "RunBill",
+    "RunReport",
+    "SearchSpace",
     "SimulationResult",
+    "Tariff",
     "Trace",
     "TrainResult",
     "UserError",
     "__version__",
+    "bill",
+    "plan",
+    "prices",
+    "profile",
     "replay_trace",
+    "report",
     "resume",
     "simulate",
     "train",
@@ -43,14 +69,28 @@ __all__ = [
 __path__ = extend_path(__path__, __name__)
 
 _HOMES = {
+    "Caps": "lambdaml.cost.billing.caps",
     "Job": "lambdaml.job",
     "LambdaMLError": "lambdaml.errors",
+    "Plan": "lambdaml.cost.planning.plan",
+    "PriceBook": "lambdaml.cost.billing.prices",
+    "Profile": "lambdaml.cost.profiling.profile",
+    "Quantities": "lambdaml.cost.billing.tariff",
     "Run": "lambdaml.log.run",
+    "RunBill": "lambdaml.cost.billing.bill",
+    "RunReport": "lambdaml.cost.planning.report",
+    "SearchSpace": "lambdaml.cost.planning.candidates",
     "SimulationResult": "lambdaml.simulation",
+    "Tariff": "lambdaml.cost.billing.tariff",
     "Trace": "lambdaml.traces",
     "TrainResult": "lambdaml.training.driver",
     "UserError": "lambdaml.errors",
+    "bill": "lambdaml.cost.billing.bill",
+    "plan": "lambdaml.cost.planning.plan",
+    "prices": "lambdaml.cost.billing.prices",
+    "profile": "lambdaml.cost.profiling.measure",
     "replay_trace": "lambdaml.traces.replay",
+    "report": "lambdaml.cost.planning.report",
     "resume": "lambdaml.training.driver",
     "simulate": "lambdaml.simulation",
     "train": "lambdaml.training.driver",

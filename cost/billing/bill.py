@@ -1,6 +1,6 @@
 """The bill of a run: what it used over all its functions, deaths and restarts, and what that costs.
 
-found = bill_run(lambdaml.Run("runs/digits-1"), platform="lambda-arm:1769", channel="s3-standard")
+found = lambdaml.bill("runs/digits-1", platform="lambda-arm:1769", channel="s3-standard")
 found.bill.usd, found.workers, found.phases, found.notes
 """
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, attribute
-from lambdaml.cost.billing.prices import PriceBook, user_book
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Bill, Quantities, Tariff
 from lambdaml.log.run import Run
 from lambdaml.log.usage import Usage
@@ -19,7 +20,7 @@ from lambdaml.storage import ObjectInfo
 from lambdaml.storage.url import StoreURL
 
 HERE = "local"
-"""The platform of functions that are processes of a machine which is paid for anyhow."""
+"""The platform of functions that are processes of a machine which is paid for in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ class Item:
     """A part of a bill, and what it stands for.
 
     Attributes:
-        name: of a phase, a worker or a commit; `run` for what is none's alone.
+        name: The phase, worker or commit that the part is for; `run` stands for what was used for none of them alone.
+        share: What was used for it.
+        usd: The US dollars that this costs.
     """
 
     name: int | str
@@ -35,7 +38,7 @@ class Item:
     usd: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; also the row of a table."""
+        """Plain values, which are also the row of a table."""
         share, requests = self.share, self.share.requests
         return {
             "name": self.name,
@@ -54,14 +57,17 @@ class RunBill:
     """What a run used and what it costs.
 
     Attributes:
-        run: its URL.
-        platform, channel: that it is billed as; `here` and `there` are those that it ran on.
-        functions: how many were started.
-        memory_mb: that is billed for each; 0 where memory is not.
-        peak_bytes: of the function that needed most memory; 0 where unknown.
-        used: exactly what the meters counted.
-        phases, workers, commits: parts of the functions' dollars, and of all dollars, which add up to them.
-        notes: what is estimated, incomplete or left out.
+        run: The URL of the run.
+        platform, channel: The platform and the store that it is billed as.
+        here, there: The platform and the store that it ran on.
+        functions: The number of functions that were started.
+        memory_mb: The memory that is billed for each function; 0 where none is.
+        peak_bytes: The memory of the function that needed most; 0 where nobody knows.
+        used: Exactly what the meters counted.
+        bill: The lines of the bill.
+        phases: Parts that add up to the dollars of the functions.
+        workers, commits: Parts that add up to all dollars.
+        notes: Sentences that say what is estimated, incomplete or left out.
     """
 
     run: str
@@ -81,7 +87,7 @@ class RunBill:
 
     @property
     def function_seconds(self) -> float:
-        """Of all functions."""
+        """The seconds of all functions together."""
         return sum(self.used.lifetimes_s)
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,38 +116,41 @@ class RunBill:
         }
 
 
-def bill_run(
-    run: Run,
+def bill(
+    run: Run | str,
     *,
     platform: str | None = None,
     channel: str | None = None,
     transfer: str = "same-region",
-    book: PriceBook | None = None,
+    prices: PriceBook | None = None,
 ) -> RunBill:
-    """Bill a run.
+    """What a run used, and what that costs, over all its functions.
 
     Args:
-        platform: that the functions are billed as; by default the one they ran on. Their seconds stay as they were.
-        channel: that the store is billed as; by default the one it is.
-        transfer: how functions reach the store; see `lambdaml.cost.billing.tariff.TRANSFERS`.
-        book: by default the packaged prices with the user's own on top.
+        run: The run, or its URL.
+        platform: The platform that the functions are billed as; by default the one that they ran on. Their seconds stay as
+            they were.
+        channel: The store that the run's store is billed as; by default the one that it is.
+        transfer: The way in which functions reach the store: `same-region`, `cross-region`, `internet` or `nat`.
+        prices: The price book; by default the packaged prices with your own on top of them.
 
     Raises:
-        SettingsError: there is no such platform, channel or transfer.
-        BadObject: an object of the run is damaged.
+        SettingsError: There is no such platform, channel or transfer.
+        BadObject: An object of the run is damaged.
     """
+    run = Run(run) if isinstance(run, str) else run
     usage = run.usage()
     objects = list(run.store.list(""))
     there = channel_of(run.url)
-    tariff = Tariff(book or user_book(), channel or there, platform or HERE, transfer=transfer)
+    tariff = Tariff(prices or own_prices(), channel or there, platform or HERE, transfer=transfer)
     used = quantities(usage, objects)
-    bill, found = tariff.bill(used), attribute(run, usage)
+    whole, found = tariff.bill(used), attribute(run, usage)
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
-    second_usd = bill.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
+    second_usd = whole.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 
     def items(shares: Mapping[int | str, PhaseCost]) -> tuple[Item, ...]:
         own = [Item(n, s, _usd(tariff, s, second_usd)) for n, s in shares.items() if n != SHARED]
-        return (*own, Item(SHARED, shares[SHARED], bill.usd - sum(item.usd for item in own)))
+        return (*own, Item(SHARED, shares[SHARED], whole.usd - sum(item.usd for item in own)))
 
     return RunBill(
         run=run.url,
@@ -153,16 +162,16 @@ def bill_run(
         memory_mb=tariff.memory_mb,
         peak_bytes=peak,
         used=used,
-        bill=bill,
+        bill=whole,
         phases=tuple(Item(n, s, s.seconds * second_usd) for n, s in found.phases.items()),
         workers=items(found.workers),
         commits=items(found.commits),
-        notes=(*bill.notes, *_notes(tariff, usage, there, peak, found.phases)),
+        notes=(*whole.notes, *_notes(tariff, usage, there, peak, found.phases)),
     )
 
 
 def quantities(usage: list[Usage], objects: list[ObjectInfo]) -> Quantities:
-    """What a run used: exactly what its meters counted, and storage as far as its objects still stand there."""
+    """What a run used: exactly what its meters counted, and the storage of the objects that still exist."""
     requests: dict[str, int] = {}
     for each in usage:
         for kind, count in each.reading.requests.items():
@@ -181,7 +190,7 @@ def quantities(usage: list[Usage], objects: list[ObjectInfo]) -> Quantities:
 
 
 def channel_of(url: str) -> str:
-    """The store of the price book that a run's URL stands for; `disk` for those that nobody bills."""
+    """The store of the price book that a run's URL stands for; `disk` stands for stores that nobody bills."""
     parsed = StoreURL.parse(url)
     if parsed.scheme == "s3" and "endpoint" not in parsed.params:
         return "s3-express" if parsed.location.partition("/")[0].endswith("--x-s3") else "s3-standard"

@@ -1,6 +1,6 @@
 """Prices: what a unit of each billed thing costs, where that was learned, and when.
 
-    book = user_book("my-prices.toml")           # the packaged books (cost/data/*.toml), the user's, and this file on top
+    book = lambdaml.prices("my-prices.toml")     # the packaged books (cost/data/*.toml), the user's, and this file on top
     book["s3-standard/get"].usd, book["s3-standard/get"].origin
 
 A price's id is `place/item`: a place is a store, what runs functions, or `transfer`; what its items are and what they
@@ -180,7 +180,7 @@ def user_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lambdaml" / "prices.toml"
 
 
-def user_book(*files: str | os.PathLike[str]) -> PriceBook:
+def prices(*files: str | os.PathLike[str]) -> PriceBook:
     """The prices that bills and plans use: the packaged ones, your own on top of them, and these files on top of both.
 
     Raises:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import HEADROOM, Candidate
 from lambdaml.cost.planning.estimate import StopCriterion
+from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
@@ -21,9 +22,6 @@ from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import DETECT_S
 from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
-
-if TYPE_CHECKING:
-    from lambdaml.cost.planning.plan import Objective
 
 Mark = Literal["measured", "given", "assumed"]
 
@@ -33,10 +31,13 @@ _CHANNELS = "lambdaml.simulation.channel.CHANNELS"
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """One row: what it is, its value and unit, how it is known, and from where.
+    """One number that a plan rests on.
 
     Attributes:
-        inputs: the fields that the row stands for; none where no input says so.
+        what: The words that say what it is.
+        mark: Whether the number was measured, given by the user, or assumed.
+        source: The place where the number comes from.
+        inputs: The fields that the row stands for; there is none where the number is nobody's input.
     """
 
     what: str
@@ -56,31 +57,30 @@ class Basis:
     """What a plan was made from.
 
     Attributes:
-        prices: that its bills were made of.
-        candidates: all of them.
-        channels: those of the candidates, by spec.
-        slowdowns: what I-Prof said of each device that it was asked about.
-        iprof: None where it was not asked.
+        criterion: The criterion that ends its runs.
+        prices: The prices that its bills were made of.
+        candidates: All candidates.
+        slowdowns: What I-Prof said about each device that it was asked about.
+        iprof: What earlier runs taught; None where it was not asked.
     """
 
     profile: Profile
-    wishes: Objective
-    goal: StopCriterion
+    objective: Objective
+    criterion: StopCriterion
     prices: Sequence[Price]
     candidates: Sequence[Candidate]
-    channels: Mapping[str, Channel]
     slowdowns: Mapping[Device, float]
     iprof: IProf | None
 
 
 def assumptions(basis: Basis) -> Iterator[Assumption]:
-    """All rows of a plan."""
+    """All numbers that a plan rests on."""
     yield from _job(basis)
     yield from _learning(basis)
-    yield from _way(basis)
-    for spec, channel in basis.channels.items():
-        yield from _channel(basis, spec, channel)
-    platforms = {one.platform: Platform.parse(one.platform) for one in basis.candidates}
+    yield from _course(basis)
+    for channel in {one.channel.name: one.channel for one in basis.candidates}.values():
+        yield from _channel(basis, channel)
+    platforms = {one.platform.spec: one.platform for one in basis.candidates}
     for platform in {platform.name: platform for platform in platforms.values()}.values():
         yield from _platform(basis, platform)
     for spec, platform in platforms.items():
@@ -106,9 +106,9 @@ def _job(basis: Basis) -> Iterator[Assumption]:
     yield _measured("snapshot", job.snapshot_bytes, "bytes", here, "JobFacts.snapshot_bytes")
     yield _measured("data set", job.samples, "samples", here, "JobFacts.samples")
     yield _measured("model", job.parameters, "parameters", here, "JobFacts.parameters")
-    if not basis.wishes.space.batch_sizes:
+    if not basis.objective.space.batch_sizes:
         yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
-    if any(_sized(spec) for spec in basis.wishes.space.platforms):
+    if any(one.platform.spec not in basis.objective.space.platforms for one in basis.candidates):
         inputs = ("MemoryModel.base_mb", "MemoryModel.slope_mb_per_sample")
         workers = max(one.workers for one in basis.candidates)
         peak_mb = round(profile.memory.peak_mb(job.batch_size))
@@ -123,22 +123,22 @@ def _job(basis: Basis) -> Iterator[Assumption]:
 
 
 def _learning(basis: Basis) -> Iterator[Assumption]:
-    goal, profile, here = basis.goal, basis.profile, _here(basis)
-    if goal.convergence is None:
-        yield Assumption("length", f"{goal.epochs:g}", "epochs", "given", "")
+    criterion, profile, here = basis.criterion, basis.profile, _here(basis)
+    if criterion.convergence is None:
+        yield Assumption("length", f"{criterion.epochs:g}", "epochs", "given", "")
         return
     inputs: tuple[str, ...] = ("PilotRun.group", "PilotRun.delay", "PilotRun.batch", "PilotRun.steps")
     yield Assumption(
         "steps to the target", f"{len(profile.pilot)} pilots", "", "measured", f"{here}, {profile.target}", inputs
     )
-    sigma, tolerance = goal.convergence.sigma, goal.convergence.tolerance
+    sigma, tolerance = criterion.convergence.sigma, criterion.convergence.tolerance
     yield Assumption("their spread, sigma of log steps", f"{sigma:.3f}", "", "measured", here, inputs)
     if math.isfinite(tolerance):
         yield Assumption("staleness at which the target was missed", tolerance, "steps", "measured", here, inputs)
     if profile.noise is not None and profile.noise.samples is not None:
         noise = round(profile.noise.samples)
         yield _measured("gradient noise scale", noise, "samples", here, "NoiseScale.samples")
-    if profile.coherence is not None and goal.convergence.by_coherence:
+    if profile.coherence is not None and criterion.convergence.by_coherence:
         least = "at least " if profile.coherence.tolerance_at_least else ""
         inputs = tuple(f"CoherenceFacts.{name}" for name in ("cosine", "tolerance_steps", "tolerance_at_least"))
         steps = f"{least}{profile.coherence.tolerance_steps:.3g}"
@@ -148,10 +148,10 @@ def _learning(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("convergence with every codec", "that of fp32", "", "assumed", "")
 
 
-def _way(basis: Basis) -> Iterator[Assumption]:
-    wishes, job = basis.wishes, basis.profile.job
-    if wishes.snapshot_every is not None:
-        yield Assumption("updates of a worker to a snapshot", wishes.snapshot_every, "", "given", "")
+def _course(basis: Basis) -> Iterator[Assumption]:
+    objective, job = basis.objective, basis.profile.job
+    if objective.snapshot_every is not None:
+        yield Assumption("updates of a worker to a snapshot", objective.snapshot_every, "", "given", "")
     else:
         epochs = {
             default_interval(
@@ -160,17 +160,19 @@ def _way(basis: Basis) -> Iterator[Assumption]:
             for one in basis.candidates
         }
         yield Assumption("updates of a worker to a snapshot", _range(epochs, ".0f"), "", "assumed", "an epoch")
-    if wishes.left < 1:
-        share = f"{wishes.left:.3g}"
+    if objective.remaining < 1:
+        share = f"{objective.remaining:.3g}"
         yield Assumption("share of the way that is left", share, "", "assumed", "steps gone of the plan's")
-    for name, value, unit in (("deadline", wishes.deadline_s, "s"), ("budget", wishes.budget_usd, "USD")):
+    for name, value, unit in (("deadline", objective.deadline_s, "s"), ("budget", objective.budget_usd, "USD")):
         if math.isfinite(value):
             yield Assumption(name, value, unit, "given", "")
-    yield Assumption("stragglers", wishes.stragglers, "", "given" if wishes.stragglers != "none" else "assumed", "")
+    yield Assumption(
+        "stragglers", objective.stragglers, "", "given" if objective.stragglers != "none" else "assumed", ""
+    )
 
 
-def _channel(basis: Basis, spec: str, channel: Channel) -> Iterator[Assumption]:
-    store = basis.profile.store
+def _channel(basis: Basis, channel: Channel) -> Iterator[Assumption]:
+    store, spec = basis.profile.store, channel.name
     mark: Mark = "assumed"
     source = _CHANNELS
     inputs: tuple[str, ...] = ("Channel.model", "LatencyModel.read_s", "LatencyModel.write_s")
@@ -240,11 +242,6 @@ def _here(basis: Basis) -> str:
 
 def _measured(what: str, value: float | str, unit: str, source: str, field: str) -> Assumption:
     return Assumption(what, value, unit, "measured", source, (field,))
-
-
-def _sized(spec: str) -> bool:
-    """Whether the memory of such a platform's functions is chosen by what was measured."""
-    return ":" not in spec and bool(Platform.parse(spec).mb_per_vcpu)
 
 
 def _limit(value: float, unit: str) -> tuple[str, str]:

@@ -1,63 +1,79 @@
-"""What could be run: every schedule, number of workers, batch, memory, codec and store that was not ruled out.
+"""The candidates of a plan: every schedule, number of workers, batch, memory, codec and store that was not ruled out.
 
-Schedules come from their registry (`SCHEDULES.variants`) and codecs from the profile, so that a new one is planned
-with as soon as it is registered.
+Schedules come from their registry (`SCHEDULES.variants`) and codecs from the profile, so that a new one takes part in
+plans as soon as it is registered. Platforms and stores are parsed here, and nowhere else in a plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
 from lambdaml.storage.url import StoreURL
 
 REMOTE = ("s3", "gs", "az")
-"""Schemes of stores that functions on other machines can reach."""
+"""The schemes of stores that functions on other machines can reach."""
 
 HEADROOM = 1.15
-"""Of memory over what a function needs by what was measured."""
+"""The memory of a function over the memory that it needs by what was measured."""
 
 MEMORY_SHARES = (0.5, 1.0)
-"""Of the memory at which a function has a whole core; more buys a thread of compute nothing."""
+"""The memory sizes that are tried, over the one at which a function has a whole core; one thread gains nothing beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to run a job; `platform` and `channel` are specs, memory included."""
+    """One way to run a job.
+
+    Attributes:
+        schedule, codec: The schedule and the codec, as `train` takes them.
+        batch_size: The samples of an update.
+        channel: The store that the functions share.
+        platform: The platform that the functions run on, memory included.
+    """
 
     schedule: str
     workers: int
     batch_size: int
     codec: str
-    channel: str
-    platform: str
+    channel: Channel
+    platform: Platform
 
     def __str__(self) -> str:
         return f"{self.schedule}, {self.workers} worker{'s' if self.workers > 1 else ''} x {self.batch_size}, " + (
-            f"{self.codec}, {self.platform}, {self.channel}"
+            f"{self.codec}, {self.platform.spec}, {self.channel.name}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; the channel and the platform are given as they were written."""
+        names = ("schedule", "workers", "batch_size", "codec")
+        plain = {name: getattr(self, name) for name in names}
+        return {**plain, "channel": self.channel.name, "platform": self.platform.spec}
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What may be chosen. Where a field is empty, everything that makes sense is tried.
+    """What a plan may choose from. Where a field is empty, the plan tries everything that makes sense.
 
     Attributes:
-        workers: least and most; powers of two between, and both.
-        channels, platforms: a platform that bills memory and names none gets some. By default Lambda; and the store that
-            the profile measured, where functions of the platform can reach it, or else a disk for `local` and S3.
-        functions: that there is room for at a time; by default what `train` starts here on `local`, and elsewhere one for
-            each worker.
+        workers: The least and the most workers; the plan tries both, and the powers of two between them.
+        schedules, codecs: The schedules and the codecs, as `train` takes them.
+        batch_sizes: The samples of an update; by default the job's own and twice as many.
+        channels: The stores by name (see `lambdaml.simulation.channel`), where `measured` is the one that the profile
+            measured. By default that one, where functions of the platform can reach it, or else a disk for `local` and
+            S3 for other platforms.
+        platforms: The platforms by name (see `lambdaml.simulation.platform`). A platform that bills memory gets some
+            sizes that suffice, where its name gives none.
+        functions: The functions that there is room for at a time; by default the number that `train` starts here on
+            `local`, and elsewhere one for each worker.
     """
 
     workers: tuple[int, int] = (1, 64)
@@ -69,30 +85,33 @@ class SearchSpace:
     functions: int | None = None
 
     def functions_for(self, candidate: Candidate) -> int:
-        """Functions that the candidate's workers share."""
-        if Platform.parse(candidate.platform).name == "local":
+        """The number of functions that the candidate's workers share."""
+        if candidate.platform.name == "local":
             return functions_for(candidate.workers, self.functions)
         return min(candidate.workers, self.functions or candidate.workers)
 
     def candidates(self, profile: Profile) -> list[Candidate]:
-        """All of them.
+        """All candidates.
 
         Raises:
-            SettingsError: there is none, or one of the names does not exist.
+            SettingsError: There is none, one of the names does not exist, or the profile measured no store.
         """
         least, most = self.workers
         if not 1 <= least <= most:
             raise SettingsError(f"workers: write LEAST..MOST, such as 1..64, not {least}..{most}")
         batches = self.batch_sizes or (profile.job.batch_size, 2 * profile.job.batch_size)
+        platform_of = cache(Platform.parse)
+        channel_of = cache(lambda spec: _channel(profile, spec))
         found = [
-            Candidate(schedule, workers, batch, codec, channel, platform)
+            Candidate(schedule, workers, batch, codec, channel_of(channel), platform)
             for workers in _powers(least, min(most, profile.job.samples))
             for schedule in self._schedules(workers)
             for batch in batches
             if workers * batch <= max(profile.job.samples, batches[0])
-            for platform in self._platforms(profile, batch, workers)
+            for spec in self.platforms
+            for platform in map(platform_of, _sized(platform_of(spec), profile, batch, workers))
             for codec in self.codecs or profile.codecs
-            for channel in self.channels or [_channel(profile, platform)]
+            for channel in self.channels or [_likely_channel(profile, platform)]
         ]
         if not found:
             raise SettingsError("no schedule, platform and number of workers fit what was asked for")
@@ -103,32 +122,35 @@ class SearchSpace:
             return SCHEDULES.variants(workers)
         return [spec for spec in self.schedules if SCHEDULES.make(spec).needs(workers) <= workers]
 
-    def _platforms(self, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
-        for spec in self.platforms:
-            platform = Platform.parse(spec)
-            if ":" in spec or not platform.mb_per_vcpu:
-                yield spec
-                continue
-            needed = HEADROOM * profile.function_mb(batch_size, workers)
-            sizes = {round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES}
-            fitting = sorted(size for size in sizes if size >= needed)
-            for size in fitting or [64 * -(-int(needed) // 64)]:
-                yield f"{spec}:{size}"
+
+def _sized(platform: Platform, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
+    """The platform with each memory size that is tried, where its name gives none and it has one."""
+    if ":" in platform.spec or not platform.mb_per_vcpu:
+        yield platform.spec
+        return
+    needed_mb = HEADROOM * profile.function_mb(batch_size, workers)
+    sizes = sorted({round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES})
+    fitting = [size for size in sizes if size >= needed_mb]
+    for size in fitting or [64 * -(-int(needed_mb) // 64)]:
+        yield f"{platform.spec}:{size}"
 
 
-def _channel(profile: Profile, platform: str) -> str:
+def _channel(profile: Profile, spec: str) -> Channel:
+    if spec != MEASURED:
+        return Channel.parse(spec)
+    if profile.store is None:
+        raise SettingsError("the profile measured no store: give 'lambdaml profile' one with --store")
+    return profile.store.channel()
+
+
+def _likely_channel(profile: Profile, platform: Platform) -> str:
     """The store that functions of the platform would most likely share."""
-    near = platform.partition(":")[0] == "local"
+    near = platform.name == "local"
     if profile.store is not None and (near or StoreURL.parse(profile.store.url).scheme in REMOTE):
         return MEASURED
     return "disk" if near else "s3-standard"
 
 
 def _powers(least: int, most: int) -> list[int]:
-    counts = {least, most}
-    power = 1
-    while power < most:
-        if power > least:
-            counts.add(power)
-        power *= 2
-    return sorted(count for count in counts if count <= most)
+    powers = {2**exponent for exponent in range(most.bit_length())}
+    return sorted(count for count in {least, most, *powers} if min(least, most) <= count <= most)

@@ -1,6 +1,6 @@
-"""The command that does what a plan chose.
+"""The command that runs what a plan chose.
 
-how = how_to_run(plan, profile)
+how = how_to_run(plan)
 how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... ; None where there is no engine
 how.remarks         # what to know before it is run, a sentence each
 """
@@ -20,14 +20,12 @@ from urllib.parse import quote, unquote
 from lambdaml.cost.planning.candidates import Candidate
 from lambdaml.cost.planning.plan import Plan
 from lambdaml.cost.profiling.profile import MEASURED, Profile
-from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.platform import Platform
 from lambdaml.storage.url import StoreURL
 from lambdaml.training.asked import places
 from lambdaml.training.source import split_spec
 
 _ENGINES = {"local": None, "spot": "ray"}
-"""Platforms that functions can run on -> the engine to ask for; None for the default."""
+"""The platforms that functions can run on, each with the engine to ask for; None stands for the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +33,15 @@ class HowTo:
     """How to run a plan's choice.
 
     Attributes:
-        command: one line for a shell; None where there is nothing that would run it.
-        remarks: sentences.
+        command: One line for a shell; None where nothing would run it.
+        remarks: Sentences that say what to know before.
     """
 
     command: str | None
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """To show."""
+        """The lines to show."""
         if self.command is not None:
             yield f"To run it:\n  {self.command}"
         for remark in self.remarks:
@@ -54,16 +52,12 @@ class HowTo:
         return asdict(self)
 
 
-def how_to_run(plan: Plan, profile: Profile) -> HowTo:
-    """The command for the plan's choice; it makes a run in a new place.
-
-    Args:
-        profile: that the plan was made from.
-    """
-    best = plan.choice
+def how_to_run(plan: Plan) -> HowTo:
+    """The command for the plan's choice; it makes a run in a new place."""
+    best, profile = plan.choice, plan.profile
     if best is None:
         return HowTo(None)
-    platform = Platform.parse(best.candidate.platform)
+    platform = best.candidate.platform
     if platform.name not in _ENGINES:
         product = "AWS Lambda" if platform.name.startswith("lambda") else platform.name
         return HowTo(None, (f"there is no engine for {product} yet: this is what it would cost",))
@@ -72,7 +66,7 @@ def how_to_run(plan: Plan, profile: Profile) -> HowTo:
     words = ["lambdaml", "train", _job(profile.job.spec)]
     words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]
     options = plan.options()
-    options |= {"snapshot_every": plan.wishes.snapshot_every, "engine": engine, "device": profile.machine.device}
+    options |= {"snapshot_every": plan.objective.snapshot_every, "engine": engine, "device": profile.machine.device}
     options |= {"lifetime": platform.lifetime_s if math.isfinite(platform.lifetime_s) else None, "store": store}
     if engine == "ray":
         options["address"] = "auto"
@@ -84,7 +78,7 @@ def how_to_run(plan: Plan, profile: Profile) -> HowTo:
 
 
 def _job(spec: str) -> str:
-    """The spec, with a path from here if the file lies below."""
+    """The spec, with a path relative to the working folder if the file lies below it."""
     path, name = split_spec(spec)
     relative = os.path.relpath(path)
     if not os.path.isabs(path) or relative.startswith(".."):
@@ -98,19 +92,18 @@ def _text(value: Any) -> str:
 
 def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:
     """A place for the run in a store like the one that was planned with, and what to say of it."""
-    place = next(places(profile.job.spec))
-    if candidate.channel == MEASURED and profile.store is not None:
+    place, channel = next(places(profile.job.spec)), candidate.channel
+    if channel.name == MEASURED and profile.store is not None:
         return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()
     if engine is not None:
         bucket = f"s3://BUCKET/{os.path.basename(place)}"
-        return bucket, (f"put the name of your bucket in the place of BUCKET; {candidate.channel} was planned with",)
-    if candidate.channel == "disk":
+        return bucket, (f"put the name of your bucket in the place of BUCKET; {channel.name} was planned with",)
+    if channel.name == "disk":
         return place, ()
-    name = candidate.channel.partition(":")[0]
-    bandwidth = Channel.parse(candidate.channel).bandwidth_bytes_per_s
+    name = channel.name.partition(":")[0]
     slow = StoreURL("", place, {"latency": name})
-    if "bandwidth=" in candidate.channel:
-        slow = slow.adding(bandwidth=f"{bandwidth / 1e6:g}MB/s")
+    if "bandwidth=" in channel.name:
+        slow = slow.adding(bandwidth=f"{channel.bandwidth_bytes_per_s / 1e6:g}MB/s")
     return str(slow), (f"its store is a folder that is made as slow as {name}: give --store a bucket for the real one",)
 
 

@@ -1,9 +1,10 @@
-"""What one candidate would take: time and quantities for each step from the virtual world, steps from the pilots.
+"""What one candidate would take: the cost of a step comes from the virtual world, the number of steps from the pilots.
 
     seconds = once + steps(target, batch, staleness) * seconds a step + handovers + the way from target to end
 
-Once and a step: `lambdaml.cost.planning.step_cost`. Steps: `lambdaml.cost.planning.convergence`. A run is longer than the short ones that are
-simulated, so functions whose lifetime ends, preemptions and snapshots are added in closed form.
+`lambdaml.cost.planning.step_cost` finds what is taken once and for a step, `lambdaml.cost.planning.convergence` the steps.
+A run is longer than the short ones that are simulated. So functions whose lifetime ends, preemptions and snapshots are
+added in closed form.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from lambdaml.cost.profiling.profile import Profile
 from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.scene import DETECT_S
 from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
 from lambdaml.worker.committer import LEAD, STOP_POLL_S
 
 P90 = 0.9
-"""The share of runs that keep within the greater of the two numbers of an estimate."""
+"""The share of runs that keep within the greater of an estimate's two numbers."""
 
 _MANY = 1_000_000
 
 LAUNCH = {"get": 9, "head": 3, "list": 6, "create": 5, "create_lost": 1, "delete": 1}
-"""Requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
+"""The requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
 
 RESTORE = {"get": 3, "head": 1, "list": 3, "create": 2, "put": 2}
-"""Requests of a function that starts: run.json, the snapshot, the end of the log, leases, the trace; and leaves."""
+"""The requests of a function that starts and leaves: run.json, a snapshot, the end of the log, leases, the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,17 @@ class Estimate:
     """What is expected of a candidate.
 
     Attributes:
-        steps: optimizer steps to the end; `p90_steps` within which nine of ten runs end.
-        seconds, p90_seconds, usd, p90_usd: likewise.
-        step_s: of an optimizer step.
-        functions: that share the workers.
-        group, staleness: of a step, on average.
-        effective: the constant staleness that is as hard to stand.
-        requests, bytes_sent, bytes_received, function_seconds, invocations: of the median run.
-        parts_usd: dollars by part of the bill.
-        obstacle: why this is no plan, or "".
+        candidate: The candidate that this is an estimate of.
+        steps, p90_steps: The optimizer steps within which half of all runs, and nine of ten runs, end.
+        seconds, p90_seconds, usd, p90_usd: The seconds and the US dollars that such runs take.
+        step_s: The seconds of an optimizer step.
+        functions: The functions that share the workers.
+        group: The updates that a step applies, on average.
+        staleness: The staleness of an applied update, on average.
+        effective: The constant staleness that harms training as much as this run's.
+        requests, bytes_sent, bytes_received, function_seconds, invocations: What the median run uses.
+        parts_usd: The US dollars by part of the bill.
+        obstacle: The reason why nobody should run this candidate, or "".
     """
 
     candidate: Candidate
@@ -76,7 +78,7 @@ class Estimate:
     obstacle: str = ""
 
     def shortened(self, share: float) -> Estimate:
-        """Of this share of the steps; what a run takes once stays."""
+        """The estimate for this share of the steps; what a run takes once stays."""
         steps, p90 = (max(1, round(share * count)) for count in (self.steps, self.p90_steps))
         seconds = self.seconds - (self.steps - steps) * self.step_s
         of_time = seconds / self.seconds
@@ -96,7 +98,7 @@ class Estimate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; nothing infinite."""
+        """Plain values for JSON, which has no infinite numbers."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "candidate"}
         plain = {
             name: None if isinstance(v, float) and not math.isfinite(v) else dict(v) if isinstance(v, Mapping) else v
@@ -107,30 +109,37 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class StopCriterion:
-    """When a run ends: at a target, by what the pilots say, or after so many epochs.
+    """When a run ends: at a target that the pilots trained to, or after so many epochs.
 
     Attributes:
-        snapshot_every: as in `train`; by default an epoch.
-        left: the share of the steps to the target that is still to be taken.
+        convergence: What the pilots say about the steps to the target; None where epochs end the run.
+        epochs: The number of passes over the data after which the run ends; None where a target ends it.
+        snapshot_every: The updates of a worker between snapshots, as in `train`; by default an epoch.
+        remaining: The share of the steps to the target that is still to be taken.
     """
 
     convergence: Convergence | None
     epochs: float | None = None
     snapshot_every: int | None = None
-    left: float = 1.0
+    remaining: float = 1.0
 
-    def steps(self, candidate: Candidate, pace: StepCost, batch: float, samples: int) -> StepsToTarget | None:
-        """Optimizer steps to it, at batches of so many samples on average, of a data set of so many."""
+    def steps(self, candidate: Candidate, step_cost: StepCost, batch: float, samples: int) -> StepsToTarget | None:
+        """The optimizer steps to the end; None where nobody knows that the target is reached.
+
+        Args:
+            batch: The samples of an update, on average.
+            samples: The samples of the data set.
+        """
         if self.epochs is not None:
             each = self.epochs * samples / (candidate.workers * batch)
-            return StepsToTarget(max(1.0, each / _counted(candidate, pace.group)), 0.0)
+            return StepsToTarget(max(1.0, each / _counted(candidate, step_cost.group)), 0.0)
         assert self.convergence is not None
-        found = self.convergence.steps(pace.group, pace.group * batch, pace.effective)
-        return None if found is None else StepsToTarget(self.left * found.median, found.sigma)
+        found = self.convergence.steps(step_cost.group, step_cost.group * batch, step_cost.effective)
+        return None if found is None else StepsToTarget(self.remaining * found.median, found.sigma)
 
 
 def _counted(candidate: Candidate, group: float) -> float:
-    """How much of a run's `steps` an optimizer step is; see `Schedule.progress`."""
+    """How much of a run's `steps` an optimizer step counts for; see `Schedule.progress`."""
     log_state = LogState(candidate.workers, 1)
     log_state.commit = log_state.version = _MANY
     log_state.next_seq[0] = round(_MANY * group)
@@ -139,61 +148,61 @@ def _counted(candidate: Candidate, group: float) -> float:
 
 def estimate(
     candidate: Candidate,
-    pace: StepCost,
+    step_cost: StepCost,
     profile: Profile,
-    goal: StopCriterion,
-    channel: Channel,
+    criterion: StopCriterion,
     tariff: Tariff,
     functions: int | None = None,
 ) -> Estimate:
-    """What the candidate would take at this pace, with so many functions; by default one for each worker."""
+    """What the candidate would take.
+
+    Args:
+        step_cost: What the simulation of the candidate found.
+        tariff: The prices of the candidate's platform and store.
+        functions: The functions that share the workers; by default there is one for each.
+    """
     functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
-    every_rounds = goal.snapshot_every or default_interval(per_epoch, candidate.workers, profile.job.parameters)
+    every_rounds = criterion.snapshot_every or default_interval(per_epoch, candidate.workers, profile.job.parameters)
+    every_steps = every_rounds * candidate.workers / step_cost.group
     batch = profile.job.samples / (candidate.workers * per_epoch)
-    every = max(1, round(every_rounds * candidate.workers / pace.group)) if goal.epochs is None else 1
-    needed = goal.steps(candidate, pace, batch, profile.job.samples)
-    if needed is None:
-        assert goal.convergence is not None
-        return Estimate(
-            candidate,
-            step_s=pace.step.seconds,
-            functions=functions,
-            group=pace.group,
-            staleness=pace.staleness,
-            effective=pace.effective,
-            obstacle=_unknown(pace, goal.convergence),
-        )
-    launcher = Launcher(profile, channel, every_rounds * candidate.workers / pace.group, goal.epochs is None)
-    platform = Platform.parse(candidate.platform)
-    median_steps, p90_steps = needed.quantile(0.5, every), needed.quantile(P90, every)
-    used = _course(pace, median_steps, launcher, platform, channel, functions)
-    p90 = _course(pace, p90_steps, launcher, platform, channel, functions)
-    bill, unlikely_bill = tariff.bill(used), tariff.bill(p90)
-    return Estimate(
+    needed = criterion.steps(candidate, step_cost, batch, profile.job.samples)
+    known = Estimate(
         candidate,
+        step_s=step_cost.step.seconds,
+        functions=functions,
+        group=step_cost.group,
+        staleness=step_cost.staleness,
+        effective=step_cost.effective,
+    )
+    if needed is None:
+        assert criterion.convergence is not None
+        return replace(known, obstacle=_unknown(step_cost, criterion.convergence))
+    watched = criterion.epochs is None
+    launcher = Launcher(profile, candidate.channel, every_steps, watched)
+    look_steps = max(1, round(every_steps)) if watched else 1
+    median_steps, p90_steps = needed.quantile(0.5, look_steps), needed.quantile(P90, look_steps)
+    median, p90 = (_course(candidate, step_cost, steps, launcher, functions) for steps in (median_steps, p90_steps))
+    bill = tariff.bill(median)
+    return replace(
+        known,
         steps=median_steps,
         p90_steps=p90_steps,
-        seconds=used.wall_s,
+        seconds=median.wall_s,
         p90_seconds=p90.wall_s,
         usd=bill.usd,
-        p90_usd=unlikely_bill.usd,
-        step_s=pace.step.seconds,
-        functions=functions,
-        group=pace.group,
-        staleness=pace.staleness,
-        effective=pace.effective,
-        requests=sum(used.requests.values()),
-        bytes_sent=used.bytes_sent,
-        bytes_received=used.bytes_received,
-        function_seconds=math.fsum(used.lifetimes_s),
-        invocations=len(used.lifetimes_s),
+        p90_usd=tariff.bill(p90).usd,
+        requests=sum(median.requests.values()),
+        bytes_sent=median.bytes_sent,
+        bytes_received=median.bytes_received,
+        function_seconds=math.fsum(median.lifetimes_s),
+        invocations=len(median.lifetimes_s),
         parts_usd=bill.parts(),
     )
 
 
-def _unknown(pace: StepCost, convergence: Convergence) -> str:
-    late = f"staleness as hard to stand as {pace.effective:.1f} steps"
+def _unknown(step_cost: StepCost, convergence: Convergence) -> str:
+    late = f"staleness as hard to stand as {step_cost.effective:.1f} steps"
     if convergence.by_coherence:
         return f"{late}: more than the coherence of gradients allows"
     if math.isfinite(convergence.tolerance):
@@ -202,7 +211,12 @@ def _unknown(pace: StepCost, convergence: Convergence) -> str:
 
 
 class Launcher:
-    """What the process that starts a run adds: the run itself, the evaluation of snapshots, the summary at the end."""
+    """What the process that starts a run adds to it: the start, the evaluation of snapshots, the summary at the end.
+
+    Args:
+        every_steps: The optimizer steps between snapshots.
+        watched: Whether a target may end the run.
+    """
 
     def __init__(self, profile: Profile, channel: Channel, every_steps: float, watched: bool) -> None:
         self.every_steps = every_steps
@@ -213,11 +227,11 @@ class Launcher:
         self._heeded_s = write_s + read_s
 
     def overshoot_steps(self, step_s: float) -> float:
-        """Steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.committer`.
+        """The steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.committer`.
 
-        The snapshot is written, found and read, and the wish to stop is written; then somebody looks for it, once a
-        second and with the next snapshot, reads it, and writes it into the log; and the step that is under way goes
-        first. A run is not more than `LEAD` snapshots ahead of its evaluation, and the one that it is about to take.
+        The snapshot is written, found and read, and the wish to stop is written. Then the committer looks for it, once a
+        second and with the next snapshot, reads it, and writes it into the log; the step that is under way goes first. A
+        run is at most `LEAD` snapshots ahead of its evaluation, and one more that it is about to take.
         """
         if not self._watched:
             return 0.0
@@ -228,7 +242,7 @@ class Launcher:
         return 1 + min(steps, (LEAD + 1) * self.every_steps)
 
     def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
-        """Of a run of so many steps, log entries and functions; the writing of snapshots included."""
+        """What the launcher takes in a run of so many steps, log entries and functions; snapshots are included."""
         snapshots = math.floor(steps / self.every_steps)
         requests = {kind: float(count) for kind, count in LAUNCH.items()}
         requests["get"] += snapshots + commits
@@ -241,19 +255,18 @@ class Launcher:
         return Amounts(0.0, 0.0, 0.0, requests, moved, moved)
 
 
-def _course(
-    pace: StepCost, steps: int, launcher: Launcher, platform: Platform, channel: Channel, functions: int
-) -> Quantities:
-    """A whole run of so many steps."""
-    overshoot = launcher.overshoot_steps(pace.step.seconds)
-    whole = pace.of(steps + overshoot)
+def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Launcher, functions: int) -> Quantities:
+    """What a whole run of so many steps takes."""
+    platform = candidate.platform
+    overshoot = launcher.overshoot_steps(step_cost.step.seconds)
+    whole = step_cost.of(steps + overshoot)
     whole = whole.plus(launcher.amounts(steps + overshoot, whole.commits, functions))
-    read_s = channel.latency_s("get", 0.5)
+    read_s = candidate.channel.latency_s("get", 0.5)
     handover_s = DETECT_S + platform.warm_start_s[0] + 6 * read_s
     recover_s = DETECT_S + platform.cold_start_s[0] + 6 * read_s
     handovers = math.floor(whole.seconds / platform.lifetime_s)
     preemptions = functions * whole.seconds / platform.preemption_mean_s
-    share = 1.0 if pace.staleness == 0.0 else 1.0 / functions
+    share = 1.0 if step_cost.staleness == 0.0 else 1.0 / functions
     lost_s = handovers * handover_s + preemptions * recover_s * share
     restarts = functions * handovers + preemptions
     seconds = whole.seconds + lost_s

@@ -1,10 +1,10 @@
-"""Planning anew while a run goes on, where reality has left its plan.
+"""Planning again while a run goes on, where reality has left its plan.
 
 At each snapshot the time of a step is compared with the plan's. Where it is off by more than the factor `LEAVES`, the
 store and the run's gradients are measured as they are now, and the rest of the way is planned with that. If another way
 ends markedly sooner, the run is asked to end where it stands, and a successor goes on from there:
 
-    watch = Replanner(url, plan, profile, IProf.open(profile), functions)
+    watch = Replanner(url, plan, IProf.open(plan.profile))
     try:
         result = lambdaml.train(job, url, on_event=watch.take, **plan.options())
     finally:
@@ -35,28 +35,28 @@ from lambdaml.log.run import Run
 from lambdaml.log.stops import request_stop
 
 LEAVES = 1.5
-"""A step takes so many times what was planned, or the other way round: then reality has left the plan."""
+"""The factor between the planned and the seen time of a step beyond which reality has left the plan."""
 
 WORTH = 0.75
-"""Of the time that is left, at most, a successor must take, its start included."""
+"""The share of the remaining time that a successor may take at most, its start included."""
 
 STOP_S = 2.0
-"""From the wish that a run end until its successor can begin."""
+"""The seconds from the request to end a run until its successor can begin."""
 
 LEAST_S, LEAST_ROUNDS = 2.0, 5
-"""That the time of a step is taken over; the run's first two rounds do not count."""
+"""The seconds and the rounds that the time of a step is taken over; the first two rounds of a run do not count."""
 
-LEAST_LEFT = 0.001
-"""Share of the way for a successor, should the run have ended before it was to."""
+LEAST_REMAINING = 0.001
+"""The share of the steps that a successor gets where the run took all that were planned before it ended."""
 
 MOST_PLANS = 3
-"""Of one run."""
+"""The plans that are made for one run, at most."""
 
 STORE_S = 1.0
-"""That measuring the store may take, about."""
+"""The seconds, about, in which the store is measured."""
 
 _UPDATES = 16
-"""The newest ones, whose gradients tell how fast functions are."""
+"""The newest updates, whose gradients tell how fast functions are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +71,22 @@ class _Seen:
 
 
 class Replanner:
-    """Watches one run.
+    """Watches one run, and plans the rest of it again where reality leaves its plan.
 
     Args:
-        url: of the run.
-        plan: that it follows; it has a choice, and neither deadline nor budget, which are the whole way's.
-        profile: that was planned with.
-        iprof: likewise; learns from this run, and is not saved.
-        functions: that the run's workers share.
-        say: takes a line of news, from another thread.
+        url: The URL of the run.
+        plan: The plan that the run follows. It has a choice, but neither deadline nor budget, which would be for all steps.
+        iprof: The I-Prof that was planned with; it learns from this run, and is not saved.
+        say: A function that takes a line of news, from another thread.
 
     Attributes:
-        successor: the plan of the run that is to go on from this one, once this one was asked to end.
+        successor: The plan of the run that goes on from this one, once this one was asked to end.
     """
 
-    def __init__(
-        self,
-        url: str,
-        plan: Plan,
-        profile: Profile,
-        iprof: IProf,
-        functions: int,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def __init__(self, url: str, plan: Plan, iprof: IProf, say: Callable[[str], None] = lambda line: None) -> None:
         assert plan.choice is not None
         self.successor: Plan | None = None
-        self._url, self._plan, self._profile, self._iprof, self._functions = url, plan, profile, iprof, functions
-        self._say = say
+        self._url, self._plan, self._iprof, self._say = url, plan, iprof, say
         self._expected: Estimate = plan.choice
         self._step_s = plan.choice.step_s
         self._since: _Seen | None = None
@@ -114,25 +103,26 @@ class Replanner:
                 self._since = self._last
         elif event.event == "snapshot" and self._left_the_plan():
             self._plans += 1
-            self._thread = threading.Thread(target=self._plan_anew, args=(self._seen_step_s, self._last), daemon=True)
+            self._thread = threading.Thread(target=self._plan_again, args=(self._seen_step_s, self._last), daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """The run has ended: give up what is still being planned. What is left for a successor is known now."""
+        """Give up what is still being planned, since the run has ended; now it is known what remains for a successor."""
         self._over = True
         if self._thread is not None:
             self._thread.join()
         if self.successor is not None:
-            planned, left = self.successor, max(LEAST_LEFT, self._left())
-            share = left / planned.wishes.left
+            planned, remaining = self.successor, max(LEAST_REMAINING, self._remaining())
+            share = remaining / planned.objective.remaining
             candidates = tuple(one if one.obstacle else one.shortened(share) for one in planned.candidates)
-            self.successor = replace(planned, wishes=replace(planned.wishes, left=left), candidates=candidates)
+            objective = replace(planned.objective, remaining=remaining)
+            self.successor = replace(planned, objective=objective, candidates=candidates)
 
-    def _left(self) -> float:
-        """The share of the whole way that this run has not gone yet."""
-        by_epochs = self._plan.wishes.epochs is not None
+    def _remaining(self) -> float:
+        """The share of all steps that this run has not taken yet."""
+        by_epochs = self._plan.objective.epochs is not None
         gone = self._last.fraction if by_epochs else self._last.version / self._expected.steps
-        return self._plan.wishes.left * max(0.0, 1.0 - gone)
+        return self._plan.objective.remaining * max(0.0, 1.0 - gone)
 
     @property
     def _seen_step_s(self) -> float:
@@ -150,14 +140,14 @@ class Replanner:
             return False
         return _apart(self._seen_step_s, self._step_s)
 
-    def _plan_anew(self, step_s: float, last: _Seen) -> None:
-        self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning anew")
+    def _plan_again(self, step_s: float, last: _Seen) -> None:
+        self._say(f"a step takes {step_s:.3g} s, and not {self._step_s:.3g} s as planned: planning again")
         try:
             news = self._decide(step_s, last.commit)
         except _TooLateError:
             return
         except Exception as error:  # the run goes on, whatever becomes of its plans
-            news = f"planning anew failed: {error}"
+            news = f"planning again failed: {error}"
         self._say(news)
         self._since = None
 
@@ -167,13 +157,14 @@ class Replanner:
 
     def _decide(self, step_s: float, commit: int) -> str:
         """Ask the run to end if that is worth it; says what was decided."""
-        left = self._left()
-        if not left:
+        remaining = self._remaining()
+        if not remaining:
             return "the plan goes on: by its pilots it should have ended by now"
-        wishes = replace(self._plan.wishes, left=left)
-        found = make_plan(self._measured(step_s, commit), wishes, iprof=self._iprof, processes=1, progress=self._go_on)
-        rest = self._left() / left
-        now = next(one for one in found.candidates if one.candidate == self._expected.candidate)
+        objective, profile = replace(self._plan.objective, remaining=remaining), self._measured(step_s, commit)
+        found = make_plan(profile, objective, iprof=self._iprof, processes=1, progress=self._go_on)
+        rest = self._remaining() / remaining
+        expected = str(self._expected.candidate)  # a store that was measured again is another one of the same name
+        now = next(one for one in found.candidates if str(one.candidate) == expected)
         self._step_s = step_s
         if _apart(now.step_s, step_s):
             return "the plan goes on: what was measured does not explain it"
@@ -186,23 +177,23 @@ class Replanner:
         self._go_on()
         request_stop(Run(self._url).store, "replanned")
         self.successor = replace(found, reason=reason)
-        return f"planned anew: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
+        return f"planned again: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
     def _measured(self, step_s: float, commit: int) -> Profile:
         """The profile with the store as it is now; what gradients take now goes to I-Prof."""
-        updates = self._newest(commit)
+        profile, functions, updates = self._plan.profile, self._expected.functions, self._newest(commit)
         if updates:
             rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]
             per_s = self._expected.group / step_s
-            busy = min(1.0, median(update.compute_s for update in updates) * per_s / self._functions)
-            self._iprof.learn_run(Device.here(self._functions, busy), self._profile, rows)
-        if self._profile.store is None:
-            return self._profile
-        facts, *_ = measure_store(self._url, 4 * self._profile.job.parameters, STORE_S, self._go_on)
-        return replace(self._profile, store=facts)
+            busy = min(1.0, median(update.compute_s for update in updates) * per_s / functions)
+            self._iprof.learn_run(Device.here(functions, busy), profile, rows)
+        if profile.store is None:
+            return profile
+        facts, *_ = measure_store(self._url, 4 * profile.job.parameters, STORE_S, self._go_on)
+        return replace(profile, store=facts)
 
     def _newest(self, commit: int) -> list[Update]:
-        """Applied updates of the log's last entries."""
+        """The applied updates of the log's last entries."""
         run = Run(self._url)
         applied = [entry for logged in run.log(max(0, commit - _UPDATES)) for entry in logged.applied][-_UPDATES:]
         found = read_many(run.store, [keys.update(entry.worker, entry.seq) for entry in applied], Update.read)

@@ -1,11 +1,11 @@
-"""Afterwards: what a plan expected of a run beside what it took."""
+"""The report of a run that was planned: what the plan expected beside what the run took."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lambdaml.cost.billing.bill import RunBill, bill_run
+from lambdaml.cost.billing.bill import RunBill, bill
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.errors import UserError
@@ -14,7 +14,7 @@ from lambdaml.log.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity. `error` is the plan's, relative to what it was; None where that was nothing."""
+    """One quantity, as it was planned and as it came out."""
 
     what: str
     unit: str
@@ -23,16 +23,18 @@ class Comparison:
 
     @property
     def error(self) -> float | None:
+        """The plan's error relative to the actual value; None where that is 0."""
         return self.planned / self.actual - 1 if self.actual else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Planned against actual.
+    """What was planned against what came out.
 
     Attributes:
-        reason: why this was planned.
-        bill: of what it took, as on the platform and store that were planned for.
+        run: The URL of the run.
+        reason: The reason why the plan chose this way.
+        bill: The bill of the run, as on the platform and store that were planned for.
     """
 
     run: str
@@ -46,23 +48,28 @@ class RunReport:
         return {"run": self.run, "reason": self.reason, "comparisons": rows, "bill": self.bill.to_dict()}
 
 
-def plan_against_actual(run: Run, book: PriceBook | None = None) -> RunReport:
+def report(run: Run | str, prices: PriceBook | None = None) -> RunReport:
     """Compare a run that has ended with its plan.
 
+    Args:
+        run: The run, or its URL.
+        prices: The price book; by default the packaged prices with your own on top of them.
+
     Raises:
-        UserError: it was not planned.
-        BadObject: an object of the run is damaged.
+        UserError: The run was not planned.
+        BadObject: An object of the run is damaged.
     """
+    run = Run(run) if isinstance(run, str) else run
     plan = run.settings.planned
     if plan is None:
         raise UserError("this run was not planned: start it with 'lambdaml train --schedule auto'")
     channel = None if plan["channel"] == MEASURED else plan["channel"].partition(":")[0]
-    bill = bill_run(run, platform=plan["platform"], channel=channel, book=book)
+    billed = bill(run, platform=plan["platform"], channel=channel, prices=prices)
     summary = run.summary()
-    used = bill.used
+    used = billed.used
     rows = (
         Comparison("time", "s", plan["seconds"], used.wall_s),
-        Comparison("cost", "USD", plan["usd"], bill.bill.usd),
+        Comparison("cost", "USD", plan["usd"], billed.bill.usd),
         Comparison("optimizer steps", "", plan["steps"], summary.stop_version or summary.version),
         Comparison("time of a step", "s", plan["step_s"], _step_s(run)),
         Comparison("updates of a step", "", plan["group"], summary.fates["applied"] / max(1, summary.version)),
@@ -70,14 +77,14 @@ def plan_against_actual(run: Run, book: PriceBook | None = None) -> RunReport:
         Comparison("requests", "", plan["requests"], sum(used.requests.values())),
         Comparison("bytes sent", "", plan["bytes_sent"], used.bytes_sent),
         Comparison("bytes received", "", plan["bytes_received"], used.bytes_received),
-        Comparison("function-seconds", "s", plan["function_seconds"], bill.function_seconds),
+        Comparison("function-seconds", "s", plan["function_seconds"], billed.function_seconds),
         Comparison("invocations", "", plan["invocations"], len(used.lifetimes_s)),
     )
-    return RunReport(run.url, plan["reason"], rows, bill)
+    return RunReport(run.url, plan["reason"], rows, billed)
 
 
 def _step_s(run: Run) -> float:
-    """Mean seconds between optimizer steps, once the run was under way; 0 where that cannot be told."""
+    """The mean seconds between optimizer steps, once the run was under way; 0 where nobody can tell."""
     moments = {row["version"]: row["committed_s"] for row in run.trace() if row["fate"] == "applied"}
     known = {version: moment for version, moment in moments.items() if moment is not None}
     if len(known) < 2:

@@ -1,8 +1,8 @@
-"""What a run of one shape takes for each optimizer step, and once: from two short runs in the virtual world.
+"""What a run of one shape takes for each optimizer step, and what it takes once, from two short simulated runs.
 
-The same functions, store and schedule are simulated for a short and for a longer run, with the same chances. What the
-longer one takes more, divided by the steps it takes more, is the price of a step; what is left is the price of a run:
-cold starts, leases, the end. Everything a bill or a deadline needs is linear in the steps between these two.
+The same functions, store and schedule are simulated for a short and for a longer run, with the same seed. What the
+longer run takes more, divided by the steps that it takes more, is the cost of a step. The rest is the cost of a run: cold
+starts, leases, the end. Everything that a bill or a deadline needs is linear in the steps between these two.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.effective import effective_staleness
 
 SIMULATED_UPDATES = 128
-"""Of the longer run, about."""
+"""The updates of the longer run, about."""
 
 _LEAST_ROUNDS = 6
-"""Its rounds: the others' pace must have been learnt."""
+"""The rounds of the longer run, at least: by then functions have learnt when the others publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that the course of a run in time depends on."""
+    """Everything that the course of a run in time depends on."""
 
     schedule: str
     workers: int
@@ -46,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Seconds, function-seconds, log entries, requests by kind, and bytes; of a run, or of a step."""
+    """The seconds, function-seconds, log entries, requests by kind and bytes that a run or a step takes."""
 
     seconds: float
     function_seconds: float
@@ -56,7 +56,7 @@ class Amounts:
     received_bytes: float
 
     def plus(self, other: Amounts, times: float = 1.0) -> Amounts:
-        """This and so many times the other."""
+        """These amounts and `times` the other ones."""
         kinds = {*self.requests, *other.requests}
         return Amounts(
             self.seconds + times * other.seconds,
@@ -68,7 +68,7 @@ class Amounts:
         )
 
     def scaled(self, times: float) -> Amounts:
-        """So many times this."""
+        """These amounts, multiplied."""
         return NOTHING.plus(self, times)
 
 
@@ -80,10 +80,12 @@ class StepCost:
     """What a run takes once, and for each optimizer step.
 
     Attributes:
-        group: updates applied by a step, on average.
-        staleness: of an applied update, on average.
-        effective: staleness; see `lambdaml.traces.effective`.
-        steps: of the longer run.
+        once: The amounts that a run takes whatever its length.
+        step: The amounts that each optimizer step takes.
+        group: The updates that a step applies, on average.
+        staleness: The staleness of an applied update, on average.
+        effective: The effective staleness; see `lambdaml.traces.effective`.
+        steps: The optimizer steps of the longer of the two simulated runs.
     """
 
     once: Amounts
@@ -94,16 +96,15 @@ class StepCost:
     steps: int
 
     def of(self, steps: float) -> Amounts:
-        """A run of so many steps."""
+        """The amounts that a run of so many steps takes."""
         return self.once.plus(self.step, steps)
 
 
-def step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
-    """Simulate so many updates, about, but so many rounds at least; takes some 10 ms, up to 0.3 s with 64 asynchronous
-    workers.
+def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
+    """Simulate about so many updates; this takes some 10 ms, and up to 0.3 s with 64 asynchronous workers.
 
     Raises:
-        RunFailed: such a run would get nowhere.
+        RunFailed: Such a run would get nowhere.
     """
     rounds = max(math.ceil(updates / shape.workers), _LEAST_ROUNDS)
     late: list[list[int]] = []
@@ -126,7 +127,7 @@ def step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> 
 
 
 def mixed(parts: Sequence[tuple[float, StepCost]]) -> StepCost:
-    """Between paces, by shares."""
+    """The mean of several costs, weighted by shares that add up to 1."""
     once = step = NOTHING
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
@@ -139,20 +140,23 @@ def mixed(parts: Sequence[tuple[float, StepCost]]) -> StepCost:
 
 
 def waits_s(channel: Channel) -> float:
-    """The least that a round waits for the store: an update is written, and read by another."""
+    """The least seconds that a round waits for the store, in which an update is written and another function reads it."""
     return sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
 
 
 def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | None = None) -> float:
-    """The share of a round's least time that a function computes, with so many that share the workers; by default one for
-    each."""
+    """The share of a round's least time in which a function computes.
+
+    Args:
+        functions: The functions that share the workers; by default there is one for each.
+    """
     hosted = math.ceil(workers / (functions or workers))
     work_s = hosted * (costs.step_s + costs.encode_s) + costs.apply_s + workers * costs.apply_update_s
     return work_s / (work_s + waits_s(channel) + workers * channel.transfer_s(costs.update_bytes))
 
 
 def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> FlowResult:
-    """A run that ends when so many updates have a fate, as at a target: the slowest need not have made their share."""
+    """A run that ends when so many updates have a fate, as at a target: slow workers need not have made their share."""
     settings = make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
@@ -170,18 +174,12 @@ def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = No
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:
-    """Mean staleness of what the longer run did after the shorter one ended."""
+    """The mean staleness of what the longer run did after the shorter one had ended."""
     first, all_ = short.fates["applied"], long.fates["applied"]
     mean = (all_ * long.staleness.mean - first * short.staleness.mean) / (all_ - first)
     return max(0.0, mean)
 
 
 def _amounts(flow: FlowResult) -> Amounts:
-    return Amounts(
-        flow.seconds,
-        flow.function_seconds,
-        flow.commits,
-        flow.requests,
-        flow.bytes_sent,
-        flow.bytes_received,
-    )
+    moved = flow.bytes_sent, flow.bytes_received
+    return Amounts(flow.seconds, flow.function_seconds, flow.commits, flow.requests, *moved)

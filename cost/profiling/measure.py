@@ -35,17 +35,18 @@ if TYPE_CHECKING:
     from lambdaml.training.coherence import Coherence
 
 SECONDS = 60.0
+"""The seconds that measuring takes, about, without pilots."""
 
 POINTS = 4
-"""Along the training, where noise and coherence are measured."""
+"""The points along the training at which noise and coherence are measured."""
 
 LAGS = (1, 2, 4, 8, 16, 32)
 LEAST_STEPS, MOST_STEPS = 40, 2_000
 LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
-"""Samples of the reference set of the coherence."""
+"""The samples of the set that the coherence is measured on."""
 
 _SHARES = {"store": 0.1, "startup": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
-"""Of the time to spend, by phase; pilots are on top of it."""
+"""The shares of the time to spend, by phase; pilots come on top of it."""
 
 
 @dataclass(slots=True)
@@ -53,7 +54,9 @@ class Clockwork:
     """Shares out the time, and notes where it went.
 
     Attributes:
-        phases: that there will be.
+        seconds: The seconds to spend.
+        phases: The phases that there will be.
+        phases_s: The seconds that each phase took.
     """
 
     seconds: float
@@ -62,7 +65,7 @@ class Clockwork:
     phases_s: dict[str, float] = field(default_factory=dict)
 
     def seconds_of(self, phase: str) -> float:
-        """To spend on it."""
+        """The seconds to spend on a phase."""
         return self.seconds * _SHARES[phase]
 
     @contextmanager
@@ -80,7 +83,7 @@ class Clockwork:
         self.phases_s[name] = round(time.monotonic() - begun, 3)
 
 
-def measure(
+def profile(
     job: str | type[Job] | Job,
     *,
     args: Mapping[str, Any] | None = None,
@@ -95,17 +98,18 @@ def measure(
     """Measure a job on this machine, and a store from here.
 
     Args:
-        job: as in `train`.
-        store: URL of a place that may be written to, under `probe/`; what is written is removed.
-        target: also train to it by pilots (`lambdaml.cost.planning.pilot`) for up to so many `workers`.
-        seconds: to spend, about; pilots may take as many again. Less time means fewer repetitions.
-        device: as in `train`.
-        progress: takes the share that is done and what is being measured, now and then.
+        job: The job, as in `train`.
+        args: The arguments of the job's constructor.
+        store: The URL of a place that may be written to, under `probe/`; what is written there is removed.
+        target: A target that pilots train to (`lambdaml.cost.planning.pilot`), as up to so many `workers` would.
+        seconds: The seconds to spend, about; pilots may take as many again. Less time means fewer repetitions.
+        device: The device of tensor work, as in `train`.
+        progress: A function that is told the share that is done and what is being measured, now and then.
 
     Raises:
-        UserError: what was asked for makes no sense.
-        JobFailed: the job's own code raised.
-        StoreError: the store cannot be used.
+        UserError: What was asked for makes no sense.
+        JobFailed: The job's own code raised an error.
+        StoreError: The store cannot be used.
     """
     from lambdaml.engines.live import OneThread
 
@@ -121,19 +125,19 @@ def measure(
         found = _store(store, settings, clockwork) if store is not None else None
         with clockwork.phase("startup"):
             started = startup(job_settings) if isinstance(job, str) else None
-        profile = compute.submit(_times, bench, clockwork).result()
+        made = compute.submit(_times, bench, clockwork).result()
         if target is not None:
             with clockwork.phase("pilots") as tell:
                 plan, pilots_s = default_plan(workers), clockwork.seconds_of("pilots")
                 runs = pilot(instance, target, args=args, plan=plan, seconds=pilots_s, progress=tell)
-            profile = replace(profile, target=target, pilot=tuple(runs))
-        profile = compute.submit(_training, profile, instance, bench, clockwork).result()
-    spent = replace(profile.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
+            made = replace(made, target=target, pilot=tuple(runs))
+        made = compute.submit(_training, made, instance, bench, clockwork).result()
+    spent = replace(made.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
     if found is not None:
         facts, requests, sent, received = found
         spent = replace(spent, requests=requests, sent_bytes=sent, received_bytes=received)
-        profile = replace(profile, store=facts)
-    return replace(profile, spent=spent, startup=started)
+        made = replace(made, store=facts)
+    return replace(made, spent=spent, startup=started)
 
 
 def _bench(job: Job, settings: Settings, device: str) -> Bench:
@@ -149,7 +153,7 @@ def _store(url: str, settings: Settings, clockwork: Clockwork) -> tuple[StoreFac
 
 
 def _times(bench: Bench, clockwork: Clockwork) -> Profile:
-    """Times, sizes and memory."""
+    """A profile with the times, the sizes and the memory."""
     settings = bench.replica.settings
     with clockwork.phase("steps") as tell:
         step_time, memory = bench.steps(clockwork.seconds_of("steps"), tell)
@@ -216,9 +220,9 @@ class _Course:
     """A training with one worker; what is measured on the way is measured at `POINTS` moments, the last at its end.
 
     Attributes:
-        steps: in all.
-        batches: for the noise scale, at each moment.
-        reference: samples for the coherence.
+        steps: The optimizer steps of the training.
+        batches: The batches for the noise scale, at each moment.
+        reference: The samples for the coherence.
     """
 
     steps: int
@@ -245,7 +249,7 @@ class _Course:
 
     @property
     def lags(self) -> list[int]:
-        """Those that fit between two points."""
+        """The lags that fit between two points."""
         return [lag for lag in LAGS if lag <= self.points[0]]
 
 

@@ -3,7 +3,7 @@
     profile = Profile.load("digits.profile.json")
     profile.costs(batch_size=64, codec="bf16")      # what a simulation needs; see `lambdaml.simulation`
 
-How the numbers are found: `lambdaml.cost.profiling.measure`. Every number carries its unit in its name; times are those of one
+`lambdaml.cost.profiling.measure` finds the numbers. Every number carries its unit in its name. Times are those of one
 thread on the machine that the profile names.
 """
 
@@ -29,19 +29,21 @@ from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 SCHEMA_VERSION = 1
 
 MEASURED = "measured"
-"""The name of a profile's own store, where stores are chosen by name."""
+"""The name that stands for a profile's own store, where stores are chosen by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """Which job was measured; as in run.json.
+    """The job that was measured.
 
     Attributes:
-        samples: of its data set.
-        steps_per_epoch: of one worker with the job's own batch size.
-        parameters: all of them, as in run.json.
-        model_bytes: of model.safetensors.
-        snapshot_bytes: with the optimizer's state after a few steps.
+        spec, args, fingerprint: The job as run.json names it.
+        samples: The samples of its data set.
+        batch_size: The samples of an update, as the job has them.
+        steps_per_epoch: The steps of one worker with that batch size through the data set.
+        parameters: The number of all parameters, as in run.json.
+        model_bytes: The size of model.safetensors.
+        snapshot_bytes: The size of a snapshot with the optimizer's state after a few steps.
     """
 
     spec: str
@@ -57,14 +59,16 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """Where it was measured.
+    """The machine that the job was measured on.
 
     Attributes:
-        architecture: `x86_64` or `aarch64`.
-        memory_mb: of the machine; MB are 2^20 bytes, as function platforms count.
-        gflops: of one thread that multiplies float32 matrices of 512 x 512.
-        device: where tensor work was done: `cpu` or `cuda`.
-        versions: of Python, torch and lambdaml.
+        architecture: The architecture, `x86_64` or `aarch64`.
+        processor: The name of the processor.
+        cores: The cores that this process may use.
+        memory_mb: The memory that this process may use; a MB is 2^20 bytes, as function platforms count.
+        gflops: The speed of one thread that multiplies float32 matrices of 512 x 512.
+        device: The device of tensor work, `cpu` or `cuda`.
+        versions: The versions of Python, torch and lambdaml.
     """
 
     architecture: str
@@ -78,10 +82,14 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProfilingCost:
-    """What measuring took. `gradients` were computed by it, and the bytes went to and from the store.
+    """What measuring itself took.
 
     Attributes:
-        seconds: in all, and by what was measured.
+        seconds: The seconds in all.
+        phases_s: The seconds by what was measured.
+        gradients: The gradients that were computed.
+        requests: The requests to the store, by kind.
+        sent_bytes, received_bytes: The bytes that went to and came from the store.
     """
 
     seconds: float
@@ -94,7 +102,12 @@ class ProfilingCost:
 
 @dataclass(frozen=True, slots=True)
 class StepPoint:
-    """Gradients of one batch size: fetching the batch, forward, backward. `peak_memory_mb` is the process's."""
+    """The times of gradients of one batch size: fetching the batch, forward, backward.
+
+    Attributes:
+        repetitions: The number of gradients that were timed.
+        peak_memory_mb: The peak memory of the process.
+    """
 
     batch_size: int
     repetitions: int
@@ -109,10 +122,10 @@ class StepTime:
     """The time of a gradient, `overhead_s + slope_s_per_sample * batch_size`, and its spread.
 
     Attributes:
-        sigma: of the lognormal that the times scatter about their median with.
-        p95_over_p50, p99_over_p50: of all measured times, each over the median of its batch size.
-        worst_fit_error: the largest relative distance of a point's median from the line.
-        points: what was measured, by batch size.
+        sigma: The sigma of the lognormal with which the times scatter about their median.
+        p95_over_p50, p99_over_p50: The percentiles of all measured times, each over the median of its batch size.
+        worst_fit_error: The largest relative distance of a point's median from the line.
+        points: The points that were measured, one for each batch size.
     """
 
     overhead_s: float
@@ -124,7 +137,7 @@ class StepTime:
     points: tuple[StepPoint, ...]
 
     def step_s(self, batch_size: float) -> float:
-        """Median seconds of a gradient of so many samples."""
+        """The median seconds of a gradient of so many samples."""
         return self.overhead_s + self.slope_s_per_sample * batch_size
 
 
@@ -139,6 +152,7 @@ class MemoryModel:
     slope_mb_per_sample: float
 
     def peak_mb(self, batch_size: float) -> float:
+        """The peak memory at this batch size."""
         return self.base_mb + self.slope_mb_per_sample * batch_size
 
 
@@ -147,10 +161,10 @@ class CodecFacts:
     """What one codec costs.
 
     Attributes:
-        update_bytes: of an update's payload; its header comes on top, some 400 bytes.
-        encode_s: of encoding a gradient and packing it.
-        read_s: of an update that comes in: checksum, shapes, finite numbers.
-        apply_s: of an update that goes into an optimizer step: decoding and adding it.
+        update_bytes: The bytes of an update's payload; its header comes on top, some 400 bytes.
+        encode_s: The seconds of encoding a gradient and packing it.
+        read_s: The seconds of checking an update that comes in: checksum, shapes, finite numbers.
+        apply_s: The seconds of decoding an update and adding it to the sum of an optimizer step.
     """
 
     update_bytes: int
@@ -161,7 +175,7 @@ class CodecFacts:
 
 @dataclass(frozen=True, slots=True)
 class RequestTime:
-    """One kind of request, with objects of 1 KB; kinds as a meter names them."""
+    """The times of one kind of request, with objects of 1 KB."""
 
     count: int
     p50_s: float
@@ -174,10 +188,11 @@ class StoreFacts:
     """A store as it was met from here.
 
     Attributes:
-        request_times: by kind.
-        read_bytes_per_s, write_bytes_per_s: of one connection, latency not counted; None where bytes took no time
-            that could be told from the latency.
-        reading: of the meter over the small requests alone; see `MeterReading.to_dict`.
+        url: The URL of the place that was measured.
+        request_times: The times of requests by kind, as a meter names kinds.
+        read_bytes_per_s, write_bytes_per_s: The bandwidth of one connection without its latency; None where nobody could
+            tell the time of the bytes from the latency.
+        reading: The meter's reading of the small requests alone; see `MeterReading.to_dict`.
     """
 
     url: str
@@ -187,20 +202,20 @@ class StoreFacts:
     reading: dict[str, Any]
 
     def channel(self, like: Channel | None = None) -> Channel:
-        """The store for a simulation, with the limits of the channel it is `like`.
+        """The store for a simulation, with the limits of the channel that it is `like`.
 
-        The bandwidth is that of reads: an update is written once and read by every other function.
+        The bandwidth is that of reads, since an update is written once and read by every other function.
         """
         return Channel.measured(MeterReading.from_dict(self.reading), self.read_bytes_per_s or math.inf, like)
 
 
 @dataclass(frozen=True, slots=True)
 class NoisePoint:
-    """At one version of a training.
+    """The noise of gradients at one version of a training.
 
     Attributes:
-        gradient_sq: estimate of |G|^2, G being the true gradient; noise may make it negative.
-        trace_sigma: estimate of tr(Sigma), Sigma being the covariance of one sample's gradient.
+        gradient_sq: The estimate of |G|^2, where G is the true gradient; noise may make it negative.
+        trace_sigma: The estimate of tr(Sigma), where Sigma is the covariance of one sample's gradient.
     """
 
     version: int
@@ -209,7 +224,7 @@ class NoisePoint:
 
     @property
     def noise_scale_samples(self) -> float | None:
-        """B_simple; None where the gradient drowns in the noise."""
+        """The noise scale B_simple; None where the gradient drowns in the noise."""
         return self.trace_sigma / self.gradient_sq if self.gradient_sq > 0 and self.trace_sigma > 0 else None
 
 
@@ -218,9 +233,10 @@ class NoiseScale:
     """The gradient noise scale; see `lambdaml.cost.profiling.noise`.
 
     Attributes:
-        samples: B_simple, the median over the points; None where no point has one.
-        small_batch, large_batch: whose gradients it is estimated from.
-        batches: small ones for each point.
+        samples: The noise scale B_simple, which is the median over the points; None where no point has one.
+        small_batch, large_batch: The batch sizes that it is estimated from.
+        batches: The small batches of each point.
+        points: The points along the training.
     """
 
     samples: float | None
@@ -235,12 +251,12 @@ class CoherenceFacts:
     """Gradient coherence along a training with one worker; see `lambdaml.training.coherence`.
 
     Attributes:
-        steps: of that training.
-        reference_samples: of the fixed set that gradients are compared on.
-        cosine: by lag in steps, mean over the later half of the training.
-        mu: by lag in steps, the least projection of that lag or a shorter one; what the theorem's mu may be at most.
-        tolerance_steps: the largest staleness at which a stale step is worth at least half a fresh one.
-        tolerance_at_least: no measured lag was too much, so that it may be more.
+        steps: The optimizer steps of that training.
+        reference_samples: The samples of the fixed set that gradients are compared on.
+        cosine: The mean cosine over the later half of the training, by lag in steps.
+        mu: The least projection of a lag or a shorter one, by lag in steps; the theorem's mu is at most that.
+        tolerance_steps: The largest staleness at which a stale step is worth at least half a fresh one.
+        tolerance_at_least: Whether the tolerance may be larger, since no measured lag was too much.
     """
 
     steps: int
@@ -253,17 +269,19 @@ class CoherenceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A job's profile.
+    """What was measured about a job.
 
     Attributes:
-        measured_on: date and time in UTC, ISO 8601.
-        optimizer_s: of an optimizer step, without decoding and adding its updates.
-        snapshot_s: of copying and serialising the state.
-        update_norm: median 2-norm of a gradient of the job's own batch size.
-        codecs: every codec that needs no parameter, by name.
-        store: None where none was named.
-        startup: of a function; None where the job can be imported by this process only.
-        target: of the pilots; None without them.
+        measured_on: The date and time in UTC, ISO 8601.
+        spent: What measuring itself took.
+        optimizer_s: The seconds of an optimizer step, without decoding and adding its updates.
+        snapshot_s: The seconds of copying and serialising the state.
+        update_norm: The median 2-norm of a gradient of the job's own batch size.
+        codecs: The costs of every codec that needs no parameter, by name.
+        store: The store that was measured; None where none was named.
+        startup: The start of a function; None where only this process can import the job.
+        target: The target of the pilots; None without them.
+        pilot: The pilots, which say how many optimizer steps the target takes.
     """
 
     measured_on: str
@@ -283,16 +301,12 @@ class Profile:
     target: str | None = None
     pilot: tuple[PilotRun, ...] = ()
 
-    def placed(self, spec: str, functions: int = 1, slowdown: float = 1.0) -> Platform:
-        """A platform on which functions start as they do with this job.
+    def placed(self, platform: Platform, functions: int = 1, slowdown: float = 1.0) -> Platform:
+        """The platform, on which functions start as they do with this job.
 
-        Its own cold start is for a function that imports torch; the job's import and data come on top. Functions of this
-        machine start as they were measured to, and share its cores.
-
-        Raises:
-            SettingsError: there is no such platform.
+        A platform's own cold start is for a function that imports torch; the job's import and data come on top. Functions
+        of this machine start as they were measured to, and share its cores.
         """
-        platform = Platform.parse(spec)
         if self.startup is None:
             return platform
         cold, slowest = platform.cold_start_s
@@ -303,7 +317,7 @@ class Profile:
         return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
 
     def function_mb(self, batch_size: float, workers: int) -> float:
-        """Memory that a function needs at most: what was measured, and the updates of so many workers that it may hold."""
+        """The memory that a function needs at most: what was measured, and the updates of so many workers that it may hold."""
         update_bytes = max(codec.update_bytes for codec in self.codecs.values())
         return self.memory.peak_mb(batch_size) + most_bytes(update_bytes, MAX_UNAPPLIED * workers) / 2**20
 
@@ -311,11 +325,12 @@ class Profile:
         """What a simulation needs to know of the job.
 
         Args:
-            batch_size: samples of an update; by default the job's own.
-            slowdown: of the function against one thread of the machine that was measured; see `lambdaml.cost.profiling.iprof`.
+            batch_size: The samples of an update; by default the job's own.
+            slowdown: How many times longer a function computes than one thread of the machine that was measured; see
+                `lambdaml.cost.profiling.iprof`.
 
         Raises:
-            UserError: the profile knows no such codec.
+            UserError: The profile knows no such codec.
         """
         facts = self.codecs.get(codec)
         if facts is None:
@@ -330,10 +345,10 @@ class Profile:
         )
 
     def dump(self, path: str | Path) -> None:
-        """Write it as JSON.
+        """Write the profile as JSON.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: The file cannot be written.
         """
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2, allow_nan=False)
         try:
@@ -346,8 +361,8 @@ class Profile:
         """Read what `dump` wrote.
 
         Raises:
-            UserError: it cannot be read, or is not a profile; the message names the field.
-            NewerSchema: it was written by a newer lambdaml.
+            UserError: The file cannot be read, or is not a profile; the message names the field.
+            NewerSchema: A newer lambdaml wrote the file.
         """
         try:
             record = json.loads(Path(path).read_bytes())
@@ -359,7 +374,7 @@ class Profile:
 
     @staticmethod
     def of(record: Any, name: str = "the profile") -> Profile:
-        """From plain values; as `load`, which see for what is raised."""
+        """The profile that plain values stand for. Raises what `load` raises."""
         from pydantic import ValidationError
 
         from lambdaml.settings import first_error

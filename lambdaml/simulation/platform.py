@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from lambdaml.registry import Registry
@@ -29,6 +29,7 @@ class Platform:
     """What runs functions.
 
     Attributes:
+        spec: the text that it was parsed from; it plays no part in comparisons.
         cold_start_s, warm_start_s: median and 99th percentile (lognormal) from asking for a function to its first
             line; warm where its predecessor left an environment.
         ramp: points (functions, seconds), rising: how long it takes until so many may start; see `start_delay_s`.
@@ -51,6 +52,7 @@ class Platform:
     preemption_mean_s: float = math.inf
     notice_s: float = 0.0
     bandwidth_bytes_per_s: float = math.inf
+    spec: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a function that could never do a step."""
@@ -67,7 +69,7 @@ class Platform:
         Raises:
             SettingsError: no such preset (the nearest are shown), or parameters that it does not take.
         """
-        return PLATFORMS.make(text)
+        return replace(PLATFORMS.make(text), spec=text)
 
     def start_s(self, uniform: Uniform, warm: bool = False) -> float:
         """Seconds that one start takes, drawn."""

@@ -1,4 +1,4 @@
-"""`train --schedule auto`: planning, training, and planning anew."""
+"""`train --schedule auto`: planning, training, and planning again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     """Here: once, at the first snapshot, whatever it takes."""
 
     def once(watch: replan.Replanner) -> bool:
-        return watch._since is not None and watch._plans == 0 and watch._plan.wishes.left == 1.0
+        return watch._since is not None and watch._plans == 0 and watch._plan.objective.remaining == 1.0
 
     take = replan.Replanner.take
 
@@ -75,7 +75,7 @@ def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     assert first.summary().samples + second.summary().samples == pytest.approx(20 * 1437, rel=0.15)
     assert second.metrics()[second.summary().version]["accuracy"] > 0.9
     assert [first.verify().faults, second.verify().faults] == [[], []]
-    for line in ("planning anew", "planned anew", "here.3"):
+    for line in ("planning again", "planned again", "here.3"):
         assert line in ended.err + ended.out
     assert "\nbegan with" in cli("status", "here.3").out
 

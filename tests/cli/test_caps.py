@@ -66,6 +66,6 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 def test_s3_is_billed_as_what_it_is_unless_told_otherwise() -> None:
     made = caps("s3://bucket/run", 1.0, None, None, "local", None)
-    assert made is not None and made.usd is not None
+    assert made is not None and made.tariff is not None
     with pytest.raises(UserError, match="requests to disk cost"):
         caps("s3://bucket/run?endpoint=http://127.0.0.1:1", 1.0, None, None, "local", None)

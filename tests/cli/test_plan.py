@@ -23,7 +23,7 @@ SMALL = ("--schedule", "bsp", "--batch-size", 32)
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LAMBDAML_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("lambdaml.engines.cores", lambda: 2)
     pilots = tuple(PilotRun(*key, 32, 101, (), 500, 1.0) for key in ((1, 0), (1, 1), (4, 0)))
     made: Profile = replace(digits(), pilot=pilots, target=TARGET, store=None)
     made = replace(made, job=replace(made.job, spec=DIGITS, args={"hidden": 16, "lr": 0.25}))

@@ -85,12 +85,11 @@ def test_planning_needs_no_main_guard_and_no_clean_folder(tmp_path: Path) -> Non
     here = traps(tmp_path / "here")
     digits().dump(here / "digits.profile.json")
     (tmp_path / "script.py").write_text(
-        "from lambdaml.cost.planning.candidates import SearchSpace\n"
-        "from lambdaml.cost.planning.plan import Objective, make_plan\n"
-        "from lambdaml.cost.profiling.profile import Profile\n"
+        "import lambdaml\n"
         "print('here')\n"
-        "space = SearchSpace(workers=(2, 16), schedules=('bsp', 'asp'), batch_sizes=(32,), platforms=('lambda-arm',))\n"
-        "plan = make_plan(Profile.load('digits.profile.json'), Objective(epochs=1, space=space), processes=2)\n"
+        "space = lambdaml.SearchSpace(workers=(2, 16), schedules=('bsp', 'asp'), batch_sizes=(32,))\n"
+        "profile = lambdaml.Profile.load('digits.profile.json')\n"
+        "plan = lambdaml.plan(profile, epochs=1, space=space, processes=2)\n"
         "print(len(plan.candidates))\n"
     )
     command = [sys.executable, "../script.py"]

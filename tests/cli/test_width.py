@@ -14,8 +14,9 @@ from lambdaml.cli import plan as plan_verb
 from lambdaml.cli.report import _than_planned
 from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.command import how_to_run
+from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Objective, make_plan
+from lambdaml.cost.planning.plan import make_plan
 from lambdaml.cost.planning.report import Comparison
 from tests.cli.conftest import DIGITS, Cli, Trained
 from tests.cost.planning.test_report import JOB, PLANNED
@@ -66,14 +67,14 @@ def test_a_plan_fits_80_columns_and_its_command_is_whole(
     known = replace(digits(), pilot=pilots, target="accuracy>=0.9")
     known = replace(known, job=replace(known.job, spec=DIGITS, args={"hidden": 16}))
     names = {"schedules": ("bsp", "asp"), "batch_sizes": (32,), "codecs": ("fp32",), "platforms": ("local",)}
-    wishes = Objective("accuracy>=0.9", space=SearchSpace(workers=(2, 2), channels=("s3-standard",), **names))
-    found = make_plan(known, wishes, processes=1)
+    objective = Objective("accuracy>=0.9", space=SearchSpace(workers=(2, 2), channels=("s3-standard",), **names))
+    found = make_plan(known, objective, processes=1)
     never = replace(found.candidates[1], obstacle="every update is later than the schedule waits for " * 2)
     found = replace(found, candidates=(found.candidates[0], never), chosen=0 if chosen else None)
     out = []
     for width in ("80", "2000"):
         monkeypatch.setenv("COLUMNS", width)
-        plan_verb._print(found, how_to_run(found, known), everything=True)
+        plan_verb._print(found, how_to_run(found), everything=True)
         out.append(capsys.readouterr().out)
     assert max(map(len, out[0].splitlines())) <= 80
     assert words(out[0]) <= words(out[1]) | {"\\"}

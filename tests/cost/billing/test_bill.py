@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lambdaml
 from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, _slices, attribute
-from lambdaml.cost.billing.bill import RunBill, bill_run, channel_of, quantities
+from lambdaml.cost.billing.bill import RunBill, channel_of, quantities
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
@@ -39,7 +39,7 @@ def run(trained: tuple[lambdaml.Run, lambdaml.TrainResult]) -> lambdaml.Run:
 
 
 def bill(run: lambdaml.Run, platform: str = "lambda-arm:1769", channel: str = "s3-express") -> RunBill:
-    return bill_run(run, platform=platform, channel=channel, book=BOOK)
+    return lambdaml.bill(run, platform=platform, channel=channel, prices=BOOK)
 
 
 def summed(shares: list[PhaseCost], kind: str) -> int:
@@ -110,7 +110,7 @@ def test_storage_is_what_stands_there_for_as_long_as_it_has(run: lambdaml.Run) -
 
 
 def test_a_run_on_this_machine_costs_nothing_unless_it_is_billed_as_if(run: lambdaml.Run) -> None:
-    here = bill_run(run, book=BOOK)
+    here = lambdaml.bill(run.url, prices=BOOK)
     assert (here.bill.usd, here.platform, here.channel) == (0, "local", "disk")
     assert not any("machine it ran on" in note for note in here.notes)
     there = bill(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdaml.cost.billing.prices import HOW_TO_PRICE, ITEMS, PRICES_VARIABLE, Price, PriceBook, user_book, user_file
+from lambdaml.cost.billing.prices import HOW_TO_PRICE, ITEMS, PRICES_VARIABLE, Price, PriceBook, prices, user_file
 from lambdaml.cost.billing.refresh import write
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
@@ -87,11 +87,11 @@ def test_the_commands_use_the_users_own_file_where_there_is_one(
     monkeypatch.delenv(PRICES_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert user_file() == tmp_path / "lambdaml" / "prices.toml"
-    assert user_book()["s3-standard/get"].usd == 4e-7
+    assert prices()["s3-standard/get"].usd == 4e-7
     monkeypatch.setenv(
         PRICES_VARIABLE, str(user(tmp_path, '[[price]]\nid = "s3-standard/get"\nusd = 1\nunit = "request"'))
     )
-    assert user_book()["s3-standard/get"].usd == 1
+    assert prices()["s3-standard/get"].usd == 1
     assert PriceBook.load()["s3-standard/get"].usd == 4e-7
 
 

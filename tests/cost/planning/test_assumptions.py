@@ -13,8 +13,9 @@ from lambdaml.cost.billing.prices import Price, PriceBook
 from lambdaml.cost.planning import plan as planning
 from lambdaml.cost.planning.assumptions import Assumption
 from lambdaml.cost.planning.candidates import SearchSpace
+from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Objective, make_plan
+from lambdaml.cost.planning.plan import make_plan
 from lambdaml.cost.profiling import profile as profiles
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import Profile
@@ -35,7 +36,7 @@ WATCHED = {*PARTS, PilotRun, Startup, Platform, Channel, LatencyModel, Empirical
 NO_NUMBERS = {
     *("Profile.job", "Profile.machine", "Profile.step_time", "Profile.memory", "Profile.codecs", "Profile.store"),
     *("Profile.startup", "Profile.noise", "Profile.coherence", "Profile.pilot"),  # what these hold is watched
-    *("Profile.target", "StoreFacts.url", "Channel.name", "Platform.name"),
+    *("Profile.target", "StoreFacts.url", "Channel.name", "Platform.name", "Platform.spec"),
 }
 """Fields that hold others, or names."""
 
@@ -118,12 +119,12 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_used_is_listed_and_what_is_listed_is_used(way: str, request: pytest.FixtureRequest) -> None:
-    changes, wishes, learnt = WAYS[way]
+    changes, wanted, learnt = WAYS[way]
     made, book = profile(**changes), PriceBook.load()
     read: set[str] = request.getfixturevalue("read")
-    found = make_plan(made, Objective(**wishes), book, iprof=IProf() if learnt else None, processes=1)
+    found = make_plan(made, Objective(**wanted), book, iprof=IProf() if learnt else None, processes=1)
     used = read - NO_NUMBERS - UNUSED
-    if wishes["space"].platforms == ("local",):
+    if wanted["space"].platforms == ("local",):
         used.remove(MEASURED_HERE)
     listed = {name for row in found.assumptions for name in row.inputs}
     assert {"StepTime.overhead_s", "CodecFacts.update_bytes", "Profile.optimizer_s"} <= used
@@ -133,8 +134,8 @@ def test_what_is_used_is_listed_and_what_is_listed_is_used(way: str, request: py
 
 
 def test_every_row_has_a_value_a_unit_or_none_and_a_mark() -> None:
-    wishes = Objective(TARGET, deadline_s=1e9, budget_usd=1e9, left=0.5, snapshot_every=3, space=space())
-    found = make_plan(profile(), wishes, iprof=IProf(), processes=1).assumptions
+    objective = Objective(TARGET, deadline_s=1e9, budget_usd=1e9, remaining=0.5, snapshot_every=3, space=space())
+    found = make_plan(profile(), objective, iprof=IProf(), processes=1).assumptions
     assert len({row.what for row in found}) == len(found), "rows can be told apart"
     for row in found:
         assert row.mark in ("measured", "given", "assumed")
@@ -144,17 +145,17 @@ def test_every_row_has_a_value_a_unit_or_none_and_a_mark() -> None:
 
 
 def test_what_i_prof_learnt_is_measured_and_what_it_supposes_is_assumed() -> None:
-    wishes, iprof = Objective(TARGET, space=space(platforms=("local",))), IProf()
+    objective, iprof = Objective(TARGET, space=space(platforms=("local",))), IProf()
 
     def row() -> Assumption:
         (found,) = [
             row
-            for row in make_plan(profile(), wishes, iprof=iprof, processes=1).assumptions
+            for row in make_plan(profile(), objective, iprof=iprof, processes=1).assumptions
             if "over the m" in row.what
         ]
         return found
 
     assert (row().mark, row().value) == ("assumed", "1.00")
-    device = Device.here(wishes.space.functions_for(wishes.space.candidates(profile())[0]))
+    device = Device.here(objective.space.functions_for(objective.space.candidates(profile())[0]))
     iprof.learn_run(device, profile(), [{"samples": 32, "compute_s": 3 * profile().step_time.step_s(32)}])
     assert row().mark == "measured" and float(str(row().value)) > 2 and device.name in row().what

@@ -1,4 +1,4 @@
-"""Plans: all candidates, the frontier, the choice, and wishes that cannot be met."""
+"""Plans: all candidates, the frontier, the choice, and objectives that cannot be met."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.candidates import Candidate, SearchSpace
 from lambdaml.cost.planning.estimate import StopCriterion, estimate
+from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.page import plan_page
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Objective, Plan, make_plan
-from lambdaml.cost.planning.step_cost import Shape, step_cost
+from lambdaml.cost.planning.plan import Plan, make_plan
+from lambdaml.cost.planning.step_cost import Shape, simulate_step_cost
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.schedules import SCHEDULES
@@ -69,9 +70,9 @@ def shape(schedule: str = "bsp", workers: int = 4, **changes: object) -> Shape:
 
 
 @pytest.mark.parametrize("schedule", ["bsp", "asp", "quorum:3"])
-def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
+def test_the_cost_of_a_step_foretells_a_longer_run(schedule: str) -> None:
     """Twice as long as what it was taken from, simulated request by request."""
-    found = step_cost(shape(schedule))
+    found = simulate_step_cost(shape(schedule))
     steps = 2 * found.steps
     options = (
         {"updates": steps * 4} if schedule == "bsp" else {"updates": steps} if schedule == "asp" else {"steps": steps}
@@ -93,11 +94,11 @@ def test_the_pace_foretells_a_longer_run(schedule: str) -> None:
 
 def test_staleness_is_as_hard_as_it_varies() -> None:
     """Scattered delays count for less than their mean, bursts behind a slow worker for more."""
-    none = step_cost(shape("bsp"))
+    none = simulate_step_cost(shape("bsp"))
     assert none.staleness == none.effective == 0.0
-    scattered = step_cost(shape("asp", 8, stragglers=STRAGGLERS.make("lognormal:0.5")), updates=512)
+    scattered = simulate_step_cost(shape("asp", 8, stragglers=STRAGGLERS.make("lognormal:0.5")), updates=512)
     assert 0.7 * scattered.staleness < scattered.effective < 0.95 * scattered.staleness
-    bursts = step_cost(shape("ssp:3", 8, stragglers=STRAGGLERS.make("slow:7,4")), updates=512)
+    bursts = simulate_step_cost(shape("ssp:3", 8, stragglers=STRAGGLERS.make("slow:7,4")), updates=512)
     assert bursts.effective > 1.3 * bursts.staleness
 
 
@@ -124,7 +125,7 @@ def test_the_frontier_is_what_nobody_beats(plan: Plan) -> None:
     assert {str(plan.candidates[place].candidate) for place in plan.frontier} == {str(one.candidate) for one in best}
 
 
-def test_the_choice_keeps_the_wish(profile: Profile) -> None:
+def test_the_choice_is_the_least_of_what_is_minimised(profile: Profile) -> None:
     by = {
         aim: make_plan(profile, Objective(TARGET, minimise=aim, space=SMALL), processes=1) for aim in ("time", "cost")
     }  # type: ignore[arg-type]
@@ -142,9 +143,11 @@ def test_staleness_that_pilots_did_not_stand_is_an_obstacle(profile: Profile) ->
     assert "staleness" in asp.obstacle and found.choice is not None and found.choice.candidate.schedule == "bsp"
 
 
-@pytest.mark.parametrize("wish", [{"deadline_s": 1.0}, {"budget_usd": 1e-9}])
-def test_impossible_wishes_get_the_nearest_plan_and_the_reason(profile: Profile, wish: dict[str, float]) -> None:
-    found = make_plan(profile, Objective(TARGET, space=SMALL, **wish), processes=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("limit", [{"deadline_s": 1.0}, {"budget_usd": 1e-9}])
+def test_an_impossible_objective_gets_the_nearest_plan_and_the_reason(
+    profile: Profile, limit: dict[str, float]
+) -> None:
+    found = make_plan(profile, Objective(TARGET, space=SMALL, **limit), processes=1)  # type: ignore[arg-type]
     assert found.chosen is None and found.nearest is not None and "nearest" in found.reason
     with pytest.raises(UserError, match="no candidate"):
         found.options()
@@ -157,25 +160,24 @@ def test_every_schedule_is_a_candidate(profile: Profile) -> None:
 
 def test_memory_is_enough_for_what_was_measured_and_for_the_updates_of_all_workers(profile: Profile) -> None:
     large = replace(profile, memory=replace(profile.memory, base_mb=2_500.0))
-    platforms = {one.workers: one.platform for one in SearchSpace().candidates(large)}
-    sizes = {workers: int(platform.partition(":")[2]) for workers, platform in platforms.items()}
+    sizes = {one.workers: one.platform.memory_mb for one in SearchSpace().candidates(large)}
     assert sizes[1] == 2880
     assert sizes[max(sizes)] >= 1.15 * (2_500.0 + 64 * max(sizes) * 38_440 / 2**20) > 2880
 
 
 def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -> None:
-    goal, book = StopCriterion(None, epochs=400.0), PriceBook.load()
+    criterion, book = StopCriterion(None, epochs=400.0), PriceBook.load()
     found = {}
     for name, platform in (
         ("never", "local"),
         ("often", "local:lifetime_s=120"),
         ("spot", "local:preemption_mean_s=600"),
     ):
-        candidate = Candidate("bsp", 4, 32, "fp32", "s3-standard", platform)
         channel = Channel.parse("s3-standard")
+        candidate = Candidate("bsp", 4, 32, "fp32", channel, Platform.parse(platform))
         tariff = Tariff(book, "s3-standard", "lambda-arm:1769")
-        pace_ = step_cost(shape(channel=channel, costs=profile.costs()))
-        found[name] = estimate(candidate, pace_, profile, goal, channel, tariff)
+        step_cost = simulate_step_cost(shape(channel=channel, costs=profile.costs()))
+        found[name] = estimate(candidate, step_cost, profile, criterion, tariff)
     assert found["often"].invocations > found["never"].invocations == 4
     assert found["often"].seconds > found["never"].seconds < found["spot"].seconds
 
@@ -224,7 +226,7 @@ def test_epochs_are_as_many_steps_as_a_run_takes(profile: Profile, schedule: str
 def test_a_plan_for_this_machine_has_the_functions_that_train_starts(
     profile: Profile, asked: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("lambdaml.engines.cores", lambda: 2)
     space = replace(SMALL, workers=(workers, workers), schedules=("bsp",), platforms=("local",), functions=asked)
     (found,) = make_plan(profile, Objective(TARGET, space=space), processes=1).candidates
     events: list[dict[str, object]] = []
@@ -249,7 +251,7 @@ def test_where_nothing_is_said_functions_use_the_store_that_they_can_reach(profi
     remote, none = profile, replace(profile, store=None)
     near = replace(profile, store=replace(profile.store, url="file:///there"))
     found = {
-        (name, platform): {one.channel for one in SearchSpace(platforms=(platform,)).candidates(known)}
+        (name, platform): {one.channel.name for one in SearchSpace(platforms=(platform,)).candidates(known)}
         for name, known in (("remote", remote), ("near", near), ("none", none))
         for platform in ("local", "lambda-arm")
     }

@@ -1,4 +1,4 @@
-"""Planning anew: when, from what, and whether the run is asked to end."""
+"""Planning again: when, from what, and whether the run is asked to end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 import lambdaml
 from lambdaml.cost.planning import replan
 from lambdaml.cost.planning.candidates import SearchSpace
+from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.planning.plan import Objective, Plan, make_plan
+from lambdaml.cost.planning.plan import Plan, make_plan
 from lambdaml.cost.planning.replan import LEAST_S, MOST_PLANS, Replanner
 from lambdaml.cost.profiling.iprof import IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
@@ -75,9 +76,8 @@ def at(plan: Plan, schedule: str) -> Plan:
     return replace(plan, chosen=place)
 
 
-def watcher(run: lambdaml.Run, plan: Plan, profile: Profile, said: list[str]) -> Replanner:
-    url = f"{run.url}?latency=10ms"
-    return Replanner(url, plan, profile, IProf(), functions=2, say=said.append)
+def watcher(run: lambdaml.Run, plan: Plan, said: list[str]) -> Replanner:
+    return Replanner(f"{run.url}?latency=10ms", plan, IProf(), said.append)
 
 
 def settled(watch: Replanner) -> Plan | None:
@@ -86,25 +86,23 @@ def settled(watch: Replanner) -> Plan | None:
     return watch.successor
 
 
-def test_a_run_that_keeps_to_its_plan_is_left_alone(
-    run: lambdaml.Run, plan: Plan, profile: Profile, drive: Drive
-) -> None:
+def test_a_run_that_keeps_to_its_plan_is_left_alone(run: lambdaml.Run, plan: Plan, drive: Drive) -> None:
     said: list[str] = []
-    watch = watcher(run, plan, profile, said)
+    watch = watcher(run, plan, said)
     assert plan.choice is not None
     for factor in (0.9, 1.0, 1.3):
         drive(watch, factor * plan.choice.step_s)
     assert settled(watch) is None and said == []
 
 
-def test_the_better_way_is_taken_and_told(run: lambdaml.Run, plan: Plan, profile: Profile, drive: Drive) -> None:
+def test_the_better_way_is_taken_and_told(run: lambdaml.Run, plan: Plan, drive: Drive) -> None:
     """A plan that took steps of `quorum:3` for four times as fast, as on a store of little latency."""
     said: list[str] = []
     chosen = at(plan, "quorum:3")
     assert chosen.choice is not None
     fast = replace(chosen.choice, step_s=chosen.choice.step_s / 4, steps=6000)
     candidates = tuple(fast if one is chosen.choice else one for one in chosen.candidates)
-    watch = watcher(run, replace(chosen, candidates=candidates), profile, said)
+    watch = watcher(run, replace(chosen, candidates=candidates), said)
     drive(watch, chosen.choice.step_s)
     before = settled(watch)
     watch.close()
@@ -112,19 +110,19 @@ def test_the_better_way_is_taken_and_told(run: lambdaml.Run, plan: Plan, profile
     assert before is not None and successor is not None and successor.choice is not None, said
     assert successor == before  # nothing went on meanwhile
     assert successor.choice.candidate.schedule != "quorum:3"
-    assert 0 < successor.wishes.left < 1
+    assert 0 < successor.objective.remaining < 1
     assert successor.choice.steps < 2000  # what a whole way takes
     assert "took" in successor.reason and successor.options()["planned"]["reason"] == successor.reason
     assert any(one.what == "share of the way that is left" for one in successor.assumptions)
-    assert "planning anew" in said[0] and "planned anew" in said[1]
+    assert "planning again" in said[0] and "planned again" in said[1]
     stop = run.store.get(keys.STOP)
     assert stop is not None and b"replanned" in bytes(stop)
     run.store.delete([keys.STOP])
 
 
-def test_nothing_better_nothing_changes(run: lambdaml.Run, plan: Plan, profile: Profile, drive: Drive) -> None:
+def test_nothing_better_nothing_changes(run: lambdaml.Run, plan: Plan, drive: Drive) -> None:
     said: list[str] = []
-    watch = watcher(run, plan, profile, said)
+    watch = watcher(run, plan, said)
     assert plan.choice is not None
     for _ in range(MOST_PLANS + 2):
         drive(watch, 10 * plan.choice.step_s)
@@ -133,12 +131,10 @@ def test_nothing_better_nothing_changes(run: lambdaml.Run, plan: Plan, profile: 
     assert run.store.get(keys.STOP) is None
 
 
-def test_what_is_planned_after_the_end_changes_nothing(
-    run: lambdaml.Run, plan: Plan, profile: Profile, drive: Drive
-) -> None:
+def test_what_is_planned_after_the_end_changes_nothing(run: lambdaml.Run, plan: Plan, drive: Drive) -> None:
     said: list[str] = []
     worst = replace(plan, chosen=sum(not one.obstacle for one in plan.candidates) - 1)
-    watch = watcher(run, worst, profile, said)
+    watch = watcher(run, worst, said)
     assert worst.choice is not None
     drive(watch, 10 * worst.choice.step_s)
     watch.close()
@@ -146,10 +142,10 @@ def test_what_is_planned_after_the_end_changes_nothing(
     assert run.store.get(keys.STOP) is None
 
 
-def test_a_store_that_fails_does_not_fail_the_run(plan: Plan, profile: Profile, drive: Drive) -> None:
+def test_a_store_that_fails_does_not_fail_the_run(plan: Plan, drive: Drive) -> None:
     said: list[str] = []
     assert plan.choice is not None
-    watch = Replanner("file:///proc/nowhere", plan, profile, IProf(), functions=2, say=said.append)
+    watch = Replanner("file:///proc/nowhere", plan, IProf(), said.append)
     drive(watch, 10 * plan.choice.step_s)
     assert settled(watch) is None
-    assert said[1].startswith("planning anew failed: ")
+    assert said[1].startswith("planning again failed: ")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import lambdaml
-from lambdaml.cost.planning.report import plan_against_actual
 from lambdaml.errors import UserError
 from tests.lambdaml import lab
 
@@ -34,7 +33,7 @@ PLANNED = {
 def test_a_planned_run_says_how_far_off_the_plan_was() -> None:
     url = f"memory://{secrets.token_hex(6)}"
     result = lambdaml.train(JOB, url, workers=2, steps=8, planned=PLANNED)
-    found = plan_against_actual(lambdaml.Run(url))
+    found = lambdaml.report(url)
     rows = {row.what: row for row in found.comparisons}
     assert rows["optimizer steps"].error == 0 and rows["updates of a step"].error == 0
     assert rows["requests"].actual == sum(result.requests.values())
@@ -47,4 +46,4 @@ def test_a_run_that_was_not_planned_has_no_report() -> None:
     url = f"memory://{secrets.token_hex(6)}"
     lambdaml.train(JOB, url, workers=1, steps=2)
     with pytest.raises(UserError, match="not planned"):
-        plan_against_actual(lambdaml.Run(url))
+        lambdaml.report(url)

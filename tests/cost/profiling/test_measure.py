@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import lambdaml
 from lambdaml.cost.profiling.bench import Bench
-from lambdaml.cost.profiling.measure import LAGS, LEAST_STEPS, measure
+from lambdaml.cost.profiling.measure import LAGS, LEAST_STEPS
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
@@ -39,7 +40,7 @@ def measured() -> Iterator[Measured]:
     """With everything there is to measure."""
     told: list[tuple[float, str]] = []
     keep = open_store("memory://profiled/here")
-    profile = measure(
+    made = lambdaml.profile(
         DIGITS,
         args={"hidden": 16},
         store="memory://profiled/here",
@@ -48,7 +49,7 @@ def measured() -> Iterator[Measured]:
         seconds=1.0,
         progress=lambda share, phase: told.append((share, phase)),
     )
-    yield Measured(profile, told, [info.key for info in keep.list()])
+    yield Measured(made, told, [info.key for info in keep.list()])
     keep.close()
 
 
@@ -133,12 +134,12 @@ class Broken(Quadratic):
 )
 def test_a_mistake_is_told_before_time_is_spent(options: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        measure(DIGITS, **options)
+        lambdaml.profile(DIGITS, **options)
 
 
 def test_what_the_job_raises_is_said_in_one_line() -> None:
     with pytest.raises(JobFailed, match="no loss today"):
-        measure(Broken(), seconds=0.1)
+        lambdaml.profile(Broken(), seconds=0.1)
 
 
 @pytest.fixture

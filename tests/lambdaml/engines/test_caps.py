@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.cost.billing.caps import Caps, priced
+from lambdaml.cost.billing.caps import Caps
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.engines.accounts import total
@@ -81,7 +81,7 @@ def test_a_cap_on_requests_is_kept_and_the_run_goes_on_to_the_same_bits(
 def test_a_budget_is_kept() -> None:
     url, budget = f"memory://{secrets.token_hex(6)}", 0.003
     with pytest.raises(RunCapped, match=r"of \$0\.003000"):
-        train(url, steps=10**6, cap=Caps(budget_usd=budget, usd=priced(TARIFF)))
+        train(url, steps=10**6, cap=Caps(budget_usd=budget, tariff=TARIFF))
     usage = lambdaml.Run(url).usage()
     reading = total(usage)
     lifetimes = [each.seconds for each in usage if not each.launcher]
@@ -146,7 +146,7 @@ def test_a_model_is_not_touched_by_a_cap_that_comes_too_late() -> None:
         (lambda: Caps(max_requests=0), "max_requests: must be more than 0"),
         (lambda: Caps(deadline_s=float("nan")), "deadline_s: must be more than 0"),
         (lambda: Caps(budget_usd=1.0), "a budget needs prices"),
-        (lambda: priced(Tariff(PriceBook.load(), "disk", "local")), "a budget makes no sense"),
+        (lambda: Caps(1.0, tariff=Tariff(PriceBook.load(), "disk", "local")), "a budget makes no sense"),
     ],
 )
 def test_a_cap_that_means_nothing_is_refused(make: Callable[[], object], complaint: str) -> None:

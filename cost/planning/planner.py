@@ -1,0 +1,229 @@
+"""The planner: it simulates the candidates of one plan, and estimates what each of them takes.
+
+Candidates that differ in how long a gradient takes, and in nothing else that the course of a run depends on, lie on a line
+between the two extremes. So only these are simulated at first, and the best candidates are simulated as they are later.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lambdaml.cost.billing.bill import channel_of
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Tariff
+from lambdaml.cost.planning.assumptions import Basis
+from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.convergence import Convergence
+from lambdaml.cost.planning.estimate import Estimate, StopCriterion, estimate
+from lambdaml.cost.planning.objective import Objective
+from lambdaml.cost.planning.step_cost import (
+    SIMULATED_UPDATES,
+    Shape,
+    StepCost,
+    busy_share,
+    mixed,
+    simulate_step_cost,
+    waits_s,
+)
+from lambdaml.cost.profiling.iprof import Device, IProf
+from lambdaml.cost.profiling.profile import MEASURED, Profile
+from lambdaml.engines.processes import fresh_processes
+from lambdaml.errors import RunFailed, SettingsError
+from lambdaml.schedules import SCHEDULES
+from lambdaml.simulation.stragglers import STRAGGLERS
+from lambdaml.simulation.stub_replica import Costs
+
+REFINING_UPDATES = 512
+"""The updates of a simulation of one of the best candidates."""
+
+NEGLIGIBLE = 1 / 50
+"""Updates whose transfer takes less than this share of a round play no part in it: then codecs share a simulation."""
+
+Progress = Callable[[float], None]
+_Task = tuple[Shape, int, int]
+"""A shape, a seed, and updates."""
+
+_Found = StepCost | str
+"""What a simulation found, or a sentence that says why such a run gets nowhere."""
+
+
+class Planner:
+    """What all estimates of one plan share.
+
+    Args:
+        iprof: What earlier runs taught about the speed of platforms; None to take them as fast as the measured machine.
+        processes: The processes that simulate side by side.
+
+    Raises:
+        SettingsError: The objective makes no sense, or the profile does not hold what it needs.
+    """
+
+    def __init__(
+        self, profile: Profile, objective: Objective, book: PriceBook, iprof: IProf | None, processes: int
+    ) -> None:
+        self._profile, self._objective, self._book, self._iprof = profile, objective, book, iprof
+        self._processes = processes
+        self._criterion = _stop_criterion(profile, objective)
+        self._tariffs: dict[tuple[str, str], Tariff] = {}
+        self._slowdowns: dict[Device, float] = {}
+        self._stragglers = STRAGGLERS.make(objective.stragglers)
+        self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
+
+    def basis(self, candidates: Sequence[Candidate]) -> Basis:
+        """What the estimates of these candidates rest on."""
+        prices = {price.id: price for tariff in self._tariffs.values() for price in tariff.prices}
+        given = (self._profile, self._objective, self._criterion, tuple(prices.values()), candidates)
+        return Basis(*given, self._slowdowns, self._iprof)
+
+    def estimates(self, candidates: Sequence[Candidate], progress: Progress) -> list[Estimate]:
+        """An estimate for each candidate, in order."""
+        families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
+        for candidate in candidates:
+            shape = self._standing_for(candidate)
+            key = (shape.schedule, shape.workers, shape.functions, shape.channel, shape.platform)
+            families[*key, shape.costs.update_bytes].append((candidate, shape))
+        ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
+        tasks = [(shape, 0, SIMULATED_UPDATES) for pair in ends.values() for shape in pair]
+        simulated = self._simulate(tasks, progress)
+        known: dict[Candidate, _Found] = {}
+        for key, members in families.items():
+            low, high = ends[key]
+            first, last = (simulated[shape, 0, SIMULATED_UPDATES] for shape in (low, high))
+            for candidate, shape in members:
+                known[candidate] = self._with_codec(_between(shape.costs, low, high, first, last), candidate, shape)
+        return [self._estimate(candidate, known[candidate]) for candidate in candidates]
+
+    def refined(self, candidates: Sequence[Candidate], seeds: int) -> list[Estimate]:
+        """An estimate for each candidate from longer simulations of it as it is, as many as there are seeds."""
+        shapes, each = [self._shape(candidate) for candidate in candidates], range(1, 1 + seeds)
+        simulated = self._simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in each])
+        means = [_mean([simulated[shape, seed, REFINING_UPDATES] for seed in each]) for shape in shapes]
+        return [self._estimate(candidate, mean) for candidate, mean in zip(candidates, means, strict=True)]
+
+    def _estimate(self, candidate: Candidate, found: _Found) -> Estimate:
+        if isinstance(found, str):
+            return Estimate(candidate, obstacle=found)
+        functions = self._objective.space.functions_for(candidate)
+        return estimate(candidate, found, self._profile, self._criterion, self._tariff(candidate), functions)
+
+    def _tariff(self, candidate: Candidate) -> Tariff:
+        """The prices of the candidate's platform, and of the store that its channel stands for."""
+        store, platform, name = self._profile.store, candidate.platform, candidate.channel.name
+        billed_as = channel_of(store.url) if name == MEASURED and store is not None else name
+        key = (billed_as, platform.spec)
+        if key not in self._tariffs:
+            self._tariffs[key] = Tariff(self._book, *key, platform.memory_mb)
+        return self._tariffs[key]
+
+    def _shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
+        """The candidate's shape. Compute is slowed by the platform's speed, so that platforms which differ in their names
+        and sizes alone share a simulation."""
+        functions = self._objective.space.functions_for(candidate)
+        slowdown = self._slowdown(candidate, functions)
+        placed = self._profile.placed(candidate.platform, functions, slowdown)
+        slowdown /= candidate.platform.speed()
+        return Shape(
+            candidate.schedule,
+            candidate.workers,
+            candidate.batch_size,
+            self._profile.job.samples,
+            self._profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
+            candidate.channel,
+            replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
+            self._stragglers,
+            functions,
+        )
+
+    def _slowdown(self, candidate: Candidate, functions: int) -> float:
+        """How many times longer so many functions compute there than the profile says, as far as earlier runs tell."""
+        if self._iprof is None:
+            return 1.0
+        device = Device.of(candidate.platform)
+        if candidate.platform.name == "local":
+            costs = self._profile.costs(candidate.batch_size, candidate.codec)
+            device = Device.here(functions, busy_share(costs, candidate.channel, candidate.workers, functions))
+        self._slowdowns[device] = self._iprof.slowdown(device)
+        return self._slowdowns[device]
+
+    def _standing_for(self, candidate: Candidate) -> Shape:
+        """The shape that is simulated for the candidate: that of the largest codec, where bytes take no time."""
+        shape = self._shape(candidate, self._largest)
+        per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
+        moved_s = candidate.workers * shape.costs.update_bytes / per_s
+        round_s = shape.costs.step_s + waits_s(shape.channel)
+        return shape if moved_s < NEGLIGIBLE * round_s else self._shape(candidate)
+
+    def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
+        """What was found for the shape, with the bytes of the candidate's own codec."""
+        own = self._profile.codecs[candidate.codec].update_bytes
+        if isinstance(found, str) or own == shape.costs.update_bytes:
+            return found
+        ratio, step = own / shape.costs.update_bytes, found.step
+        sent_bytes, received_bytes = step.sent_bytes * ratio, step.received_bytes * ratio
+        return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes))
+
+    def _simulate(self, tasks: Iterable[_Task], progress: Progress = lambda share: None) -> dict[_Task, _Found]:
+        """What simulating each task found; they run side by side, the longest first."""
+        todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
+        found: dict[_Task, _Found] = {}
+
+        def note(results: Iterable[_Found]) -> None:
+            for task, result in zip(todo, results, strict=True):
+                found[task] = result
+                progress(len(found) / len(todo))
+
+        if self._processes == 1 or len(todo) < 8:
+            note(map(_simulated, todo))
+        else:
+            with fresh_processes(self._processes, _know, dict(SCHEDULES.factories)) as pool:
+                note(pool.map(_simulated, todo, chunksize=2))
+        return found
+
+
+def _stop_criterion(profile: Profile, objective: Objective) -> StopCriterion:
+    if objective.epochs is not None:
+        return StopCriterion(None, objective.remaining_epochs, objective.snapshot_every)
+    if objective.target is None:
+        raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
+    if not profile.pilot or profile.target is None:
+        raise SettingsError("the profile has no pilots: run 'lambdaml profile' with --target")
+    if profile.target.replace(" ", "") != objective.target.replace(" ", ""):
+        raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {objective.target!r}")
+    noise = profile.noise.samples if profile.noise else None
+    convergence = Convergence(profile.pilot, noise, profile.coherence)
+    return StopCriterion(convergence, None, objective.snapshot_every, objective.remaining)
+
+
+def _ends(shapes: Sequence[Shape]) -> tuple[Shape, Shape]:
+    """The shapes with the shortest and the longest gradients."""
+    ordered = sorted(shapes, key=lambda shape: shape.costs.step_s)
+    return ordered[0], ordered[0] if ordered[0].costs == ordered[-1].costs else ordered[-1]
+
+
+def _know(schedules: dict[str, str]) -> None:
+    """Have this process know the schedules that the caller knows, some of which may be the user's."""
+    SCHEDULES.factories.update(schedules)
+
+
+def _simulated(task: _Task) -> _Found:
+    try:
+        return simulate_step_cost(*task)
+    except RunFailed as error:
+        return str(error)
+
+
+def _between(costs: Costs, low: Shape, high: Shape, first: _Found, last: _Found) -> _Found:
+    """What a gradient's time that lies between two others costs."""
+    if isinstance(first, str) or isinstance(last, str):
+        return first if isinstance(first, str) else last
+    span = high.costs.step_s - low.costs.step_s
+    share = (costs.step_s - low.costs.step_s) / span if span else 0.0
+    return mixed(((1 - share, first), (share, last)))
+
+
+def _mean(found: Sequence[_Found]) -> _Found:
+    obstacle = next((one for one in found if isinstance(one, str)), None)
+    return obstacle or mixed([(1 / len(found), one) for one in found if not isinstance(one, str)])
