@@ -17,7 +17,7 @@ EXIT_CODES = {
     0: "fine",
     1: "the run or the check failed",
     2: "a mistake in what was asked for",
-    3: "a wish that no plan can meet",
+    3: "a deadline and budget that no plan keeps",
     70: "a bug of ours",
     129: "ended by SIGHUP, as when the terminal closes",
     INTERRUPTED: "interrupted",

@@ -25,21 +25,24 @@ _As = Annotated[
         "--as",
         metavar="PLATFORM",
         help="Bill functions as if they had run there: `lambda-arm:1769` (memory in MB), `lambda-x86:...`, `spot`, "
-        "`ec2-m7g.large` ...; by default where they ran.",
+        "`ec2-m7g.large`; by default where they ran.",
     ),
 ]
 _StoreAs = Annotated[
     str | None,
     typer.Option(
-        metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express`, `redis` ..."
+        metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express` or `redis`."
     ),
 ]
 Transfer = Annotated[
     str,
-    typer.Option(metavar="WAY", help="How functions reach it: `same-region`, `cross-region`, `internet`, `nat`."),
+    typer.Option(
+        metavar="WAY", help="How functions reach the store: `same-region`, `cross-region`, `internet`, `nat`."
+    ),
 ]
 _Csv = Annotated[
-    str | None, typer.Option("--csv", metavar="FILE", help="Write phases, workers and commits as CSV; `-` is stdout.")
+    str | None,
+    typer.Option("--csv", metavar="FILE", help="Write phases, workers and commits as CSV to this file; `-` is stdout."),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,87 +25,72 @@ if TYPE_CHECKING:
     from lambdaml.cost.planning.command import HowTo
     from lambdaml.cost.planning.estimate import Estimate
 
-_OBJECTIVE, _SPACE, _OUTPUT = "What is wanted", "What may be chosen", "Output"
+_objective = partial(typer.Option, rich_help_panel="Objective")
+_space = partial(typer.Option, rich_help_panel="Search space")
+_output = partial(typer.Option, rich_help_panel="Output")
+
 INFEASIBLE = 3
+"""The exit status where no candidate keeps deadline and budget."""
 
 _Job = Annotated[
-    str | None, typer.Argument(metavar="[JOB]", help="What to plan for; it is profiled first. Or give --profile.")
+    str | None, typer.Argument(metavar="[JOB]", help="The job to plan for, which is measured first; or give --profile.")
 ]
 _ProfileFile = Annotated[
-    Path | None, typer.Option("--profile", metavar="FILE", help="What 'lambdaml profile --target' wrote.")
+    Path | None, typer.Option("--profile", metavar="FILE", help="The file that `lambdaml profile --target` wrote.")
 ]
 _Target = Annotated[
-    str | None,
-    typer.Option(
-        metavar="METRIC>=X", help="As 'accuracy>=0.95'; by default the profile's.", rich_help_panel=_OBJECTIVE
-    ),
+    str | None, _objective(metavar="METRIC>=X", help="The target, such as `accuracy>=0.95`; by default the profile's.")
 ]
-_Epochs = Annotated[
-    float | None,
-    typer.Option(metavar="E", help="So many passes over the data instead of a target.", rich_help_panel=_OBJECTIVE),
-]
+_Epochs = Annotated[float | None, _objective(metavar="E", help="The passes over the data, in place of a target.")]
 _Deadline = Annotated[
-    str | None, typer.Option(metavar="TIME", help="As 90s, 30m or 1h30m.", rich_help_panel=_OBJECTIVE)
+    str | None,
+    _objective(metavar="TIME", help="The time that nine of ten runs must keep within: `90s`, `30m`, `1h30m`."),
 ]
-_Budget = Annotated[str | None, typer.Option(metavar="USD", help="As 2.50 or $1.", rich_help_panel=_OBJECTIVE)]
+_Budget = Annotated[
+    str | None, _objective(metavar="USD", help="The dollars that nine of ten runs must keep within: `2.50`.")
+]
 Minimise = Annotated[
-    str,
-    typer.Option(
-        metavar="WHAT", help="`cost`, `time`, or `balanced`: the least product of both.", rich_help_panel=_OBJECTIVE
-    ),
+    str, _objective(metavar="WHAT", help="What is made small: `cost`, `time`, or `balanced`, their product.")
 ]
-_Workers = Annotated[str, typer.Option(metavar="A..B", help="Least and most.", rich_help_panel=_SPACE)]
+_Workers = Annotated[str, _space(metavar="A..B", help="The least and the most workers.")]
 Platforms = Annotated[
     list[str] | None,
-    typer.Option(
+    _space(
         "--platform",
         metavar="NAME",
-        help="`lambda-arm`, `lambda-x86`, `spot`, `local`, with memory in MB or not: `lambda-arm:1769`. Repeatable.",
-        rich_help_panel=_SPACE,
+        help="A platform: `lambda-arm`, `lambda-x86`, `spot` or `local`, with its memory in MB if you like: `lambda-arm:1769`. "
+        "Repeatable.",
     ),
 ]
 Channels = Annotated[
     list[str] | None,
-    typer.Option(
+    _space(
         "--channel",
         metavar="NAME",
-        help="`s3-standard`, `s3-express`, `disk`, `40ms`, or `measured`: the profile's store; by default that, or else a "
-        "disk for `local` and `s3-standard` elsewhere. Repeatable.",
-        rich_help_panel=_SPACE,
+        help="A store: `s3-standard`, `s3-express`, `disk`, `40ms`, or `measured`, which is the profile's. By default the "
+        "profile's, or else a disk for `local` and `s3-standard` elsewhere. Repeatable.",
     ),
 ]
 Schedules = Annotated[
-    list[str] | None,
-    typer.Option("--schedule", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
+    list[str] | None, _space("--schedule", metavar="NAME", help="A schedule; by default all are tried. Repeatable.")
 ]
 _Batches = Annotated[
     list[int] | None,
-    typer.Option(
-        "--batch-size",
-        metavar="N",
-        help="By default the job's own, and twice that. Repeatable.",
-        rich_help_panel=_SPACE,
-    ),
+    _space("--batch-size", metavar="N", help="A batch size; by default the job's own and twice that. Repeatable."),
 ]
 Codecs = Annotated[
-    list[str] | None,
-    typer.Option("--codec", metavar="NAME", help="By default all. Repeatable.", rich_help_panel=_SPACE),
+    list[str] | None, _space("--codec", metavar="NAME", help="A codec; by default all are tried. Repeatable.")
 ]
 _Stragglers = Annotated[
-    str,
-    typer.Option(
-        metavar="MODEL", help="As 'lambdaml simulate' has them: `lognormal:0.3` ...", rich_help_panel=_OBJECTIVE
-    ),
+    str, _objective(metavar="MODEL", help="The model of slow functions, as in `lambdaml simulate`: `lognormal:0.3`.")
 ]
 _Prices = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="Prices of your own, on top of the packaged ones. Repeatable."),
+    typer.Option(metavar="FILE", help="A file of prices, on top of the packaged ones and your own. Repeatable."),
 ]
-Html = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a chart.", rich_help_panel=_OUTPUT)
-]
-_Csv = Annotated[bool, typer.Option("--csv", help="Print all candidates as CSV.", rich_help_panel=_OUTPUT)]
-All = Annotated[bool, typer.Option("--all", help="Show all candidates, not the best only.", rich_help_panel=_OUTPUT)]
+Html = Annotated[Path | None, _output("--html", metavar="FILE", help="Write a page with a chart into this file.")]
+_Csv = Annotated[bool, _output("--csv", help="Print all candidates as CSV.")]
+All = Annotated[bool, _output("--all", help="Show all candidates, not the best only.")]
 
 _SHOWN = 12
 
@@ -132,9 +118,9 @@ def plan(
     everything: All = False,
     as_json: _options.Json = False,
 ) -> int:
-    """What a run would cost and how long it would take, for every way to run it; and which to choose.
+    """Say what a run would cost and how long it would take, for every way to run it, and which way to choose.
 
-    Exit status 3: nothing keeps deadline and budget; the nearest is shown with the reason.
+    Exit status 3: no candidate keeps deadline and budget; the nearest one is shown with the reason.
     """
     if minimise not in ("cost", "time", "balanced"):
         raise UserError(f"--minimise {minimise}: choose cost, time or balanced")

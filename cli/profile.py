@@ -22,7 +22,7 @@ _Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Measure this store, too, as it is met from here: some hundred small objects under `probe/`, which are "
+        help="Measure this store, too, as it is met from here, with some hundred small objects under `probe/` that are "
         "removed.",
     ),
 ]
@@ -30,15 +30,15 @@ _Target = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC>=X",
-        help="Train to it here, with more and with staler updates, to learn how many steps that takes.",
+        help="Train to this target here, with more and with staler updates, to learn how many steps that takes.",
     ),
 ]
 WorkersHint = Annotated[
-    int, typer.Option(min=1, metavar="N", help="How many workers a plan may want, so up to where that is tried.")
+    int, typer.Option(min=1, metavar="N", help="The most workers that a plan may want; trainings go as far.")
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=1.0, metavar="S", help="Time to spend, about; the trainings to a target take as long again."),
+    typer.Option(min=1.0, metavar="S", help="The seconds to spend, about; trainings to a target take as long again."),
 ]
 _Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Keep the profile here; by default ./<job>.profile.json.")
