@@ -84,6 +84,11 @@ class Settings(BaseModel):
     token: str
     versions: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def updates_per_snapshot(self) -> int:
+        """Updates between snapshots, over all workers."""
+        return self.snapshot_every * self.workers
+
     @field_validator("target")
     @classmethod
     def _target(cls, target: str | None) -> str | None:

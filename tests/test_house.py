@@ -26,14 +26,9 @@ HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 # Code that the virtual world runs unchanged: it asks its world for time, randomness and waiting (design, section 3).
 PROTOCOL = (
     *(f"lambdaml/log/{name}.py" for name in ("commits", "records", "state")),
-    *(
-        f"lambdaml/worker/{name}.py"
-        for name in ("backlog", "committer", "function", "leases", "log_reader", "poll_timer")
-    ),
-    *(f"lambdaml/worker/{name}.py" for name in ("tracing", "window", "worker", "world")),
     *(f"lambdaml/simulation/{name}.py" for name in ("channel", "platform", "stragglers")),
     *(f"lambdaml/simulation/{name}.py" for name in ("draws", "flow", "reading", "rounds", "scene", "stream")),
-    *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness"),
+    *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness", "lambdaml/worker"),
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 

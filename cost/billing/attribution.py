@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 from lambdaml.log.run import Run
+from lambdaml.log.trace_parts import read_parts
 from lambdaml.log.usage import Usage
-from lambdaml.worker.tracing import read_parts
 
 COST_PHASES = {
     "start-up": "from asking for a function until its first update is begun",

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from lambdaml.errors import BadObject
 from lambdaml.storage.protocol import Bytes, Store
-from lambdaml.worker.world import World
 
 T = TypeVar("T")
 Unpack = Callable[[Bytes, str], T]
@@ -24,8 +23,8 @@ PAUSES_S = (0.02, 0.06, 0.18, 0.54)
 """Before each further reading. Of reads that are damaged one time in twenty, one object in three million fails so."""
 
 
-async def read(world: World, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:
-    """What the object holds, or None where there is none; for functions.
+def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:
+    """What the object holds, or None where there is none. It blocks; functions have `lambdaml.worker.reading`.
 
     Args:
         data: what a first reading found, if there was one already.
@@ -33,18 +32,6 @@ async def read(world: World, key: str, unpack: Unpack[T], data: Bytes | None = N
     Raises:
         BadObject: no reading was whole; the last one's complaint.
     """
-    data = await world.store.get(key) if data is None else data
-    for pause_s in PAUSES_S:
-        try:
-            return None if data is None else unpack(data, key)
-        except BadObject:
-            await world.sleep(pause_s)
-            data = await world.store.get(key)
-    return None if data is None else unpack(data, key)
-
-
-def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:
-    """The same for whoever may block."""
     data = store.get(key) if data is None else data
     for pause_s in PAUSES_S:
         try:

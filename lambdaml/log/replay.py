@@ -12,15 +12,14 @@ from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.log.retention import horizon_of, snapshots_kept
 from lambdaml.log.snapshot import State, read_state
-from lambdaml.worker.window import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from lambdaml.log.run import Run
     from lambdaml.training.replica import Replica
 
 
-AHEAD = 16
-"""Commits whose updates are read ahead, if they take no more memory than those of a function may."""
+AHEAD, AHEAD_BYTES = 16, 256 * 2**20
+"""Commits whose updates are read ahead at most, and the memory that they may take."""
 
 
 def replay(run: Run, version: int | None = None) -> State:
@@ -90,7 +89,7 @@ def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int,
         return found
 
     commit_bytes = 4 * run.settings.parameters * run.settings.workers
-    ahead = max(1, min(AHEAD, WINDOW_BYTES // max(1, commit_bytes)))
+    ahead = max(1, min(AHEAD, AHEAD_BYTES // max(1, commit_bytes)))
     with ThreadPoolExecutor(ahead) as pool:
         waiting = []
         for commit in run.log(start):

@@ -17,11 +17,11 @@ from lambdaml.log.records import Commit
 from lambdaml.log.retention import Horizon, garbage, pin_version, snapshots_kept, unpin_version
 from lambdaml.log.stops import request_stop
 from lambdaml.log.summary import Staleness, Summary
+from lambdaml.log.trace_parts import read_parts, unpack_rows
 from lambdaml.log.usage import Usage
 from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 from lambdaml.storage.probe import store_time
-from lambdaml.worker.tracing import read_parts, unpack_rows
 
 if TYPE_CHECKING:
     from torch import nn

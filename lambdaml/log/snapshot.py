@@ -23,13 +23,14 @@ from lambdaml.log import keys, wire
 from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Store
-from lambdaml.worker.machine import FROZEN_DIGEST
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MODEL_PREFIX = "model/"
 RULE_PREFIX = "rule/"
+FROZEN_DIGEST = "frozen"
+"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
 

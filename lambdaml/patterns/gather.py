@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject, LeaseLost, RunFailed
 from lambdaml.log import keys
-from lambdaml.log.reads import read
 from lambdaml.log.records import Commit, Update, damaged
-from lambdaml.log.retention import passed
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worker.poll_timer import Backoff, PollTimer
+from lambdaml.worker.reading import read
+from lambdaml.worker.retention import passed
 from lambdaml.worker.window import Id, Window
 from lambdaml.worker.world import Task
 

@@ -198,7 +198,7 @@ class Scene:
         """
         tally, writes = self.tally, self.writes
         ended = over.copy()
-        snapshots = int(updates % (self.settings.snapshot_every * self.settings.workers) > 0)  # else it stands already
+        snapshots = int(updates % self.settings.updates_per_snapshot > 0)  # else it stands already
         for _ in range(snapshots + 1):  # and the result
             ended[0] += self.writes.next() + self.upload_s(self.snapshot_bytes)
         tally.put("create", snapshots, self.snapshot_bytes)

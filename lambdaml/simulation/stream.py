@@ -187,7 +187,7 @@ class Stream:
         """Whether the worker must wait for a new function, because the lifetime of its own is nearly over."""
         remaining_s, step_s = self._ends_s[function] - start, self._sent[worker] - self._started[worker]
         if self._scene.leaves(np.array([remaining_s]), np.array([step_s]))[0]:
-            every = self._scene.settings.snapshot_every * self._workers
+            every = self._scene.settings.updates_per_snapshot
             updates = self.head.progress % every
             commits = self.head.commit * updates // max(1, self.head.progress)
             back_s = float(self._scene.replace(np.array([start]), commits, updates)[0])
@@ -310,7 +310,7 @@ class Stream:
         self._tally.phases_s["read"] += read_s
 
     def _snapshot(self, before: int, now: float) -> None:
-        every = self._scene.settings.snapshot_every * self._workers
+        every = self._scene.settings.updates_per_snapshot
         if self.head.progress // every > before // every:
             size = self._scene.snapshot_bytes
             self._uploads[0].finish(now, size, self._scene.connection_bytes_per_s)

@@ -31,7 +31,6 @@ from lambdaml.log.records import Commit, Entry
 from lambdaml.log.summary import Staleness
 from lambdaml.traces.clocks import Clocks
 from lambdaml.traces.effective import effective_staleness
-from lambdaml.worker.tracing import update_facts
 
 _Row = dict[str, Any]
 
@@ -208,7 +207,7 @@ class _Table:
         committed_s = self._placed(commit.function, commit.time_s)
         arrivals = self._measured.arrived.get((commit.function, commit.commit), [])
         for number, (entry, version) in enumerate(_decided(commit)):
-            row = update_facts(commit, entry, version) | {"committed_s": committed_s}
+            row = _update_facts(commit, entry, version) | {"committed_s": committed_s}
             if (age_s := self._age_s(commit, entry.base)) is not None:
                 row["age_s"] = age_s
             arrived = arrivals[number] if number < len(arrivals) else None
@@ -309,3 +308,21 @@ def _clocks(commits: Sequence[Commit], measured: Measured, logged: bool) -> Cloc
                     base, begun_s = made[entry.base - 1], sent_s - row["encode_s"] - row["compute_s"]
                     clocks.order(base.function, base.time_s, row["function"], begun_s)
     return clocks
+
+
+def _update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
+    """What the log says of an update, for its row: `version` is the one its step made, None if refused."""
+    return {
+        "worker": entry.worker,
+        "seq": entry.seq,
+        "commit": commit.commit,
+        "base": entry.base,
+        "version": version,
+        "fate": entry.fate,
+        "reason": entry.reason,
+        "staleness": entry.staleness,
+        "weight": entry.weight,
+        "samples": entry.samples,
+        "loss": entry.loss,
+        "generation": entry.generation,
+    }

@@ -9,9 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lambdaml.log.encoding import shown
-from lambdaml.log.snapshot import MODEL_PREFIX, State
+from lambdaml.log.snapshot import FROZEN_DIGEST, MODEL_PREFIX, State
 from lambdaml.training.flat import sum_of_bits
-from lambdaml.worker.machine import FROZEN_DIGEST
 
 
 class Frozen:

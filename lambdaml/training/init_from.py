@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.log import keys
-from lambdaml.log.snapshot import RULE_PREFIX, State, read_state
+from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State, read_state
 from lambdaml.settings import RunVersion
 from lambdaml.storage.errors import BadStoreURL
-from lambdaml.worker.machine import FROZEN_DIGEST
 
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica

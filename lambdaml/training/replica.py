@@ -24,7 +24,7 @@ from lambdaml.job import Job
 from lambdaml.log.commits import shares, summed
 from lambdaml.log.encoding import shown
 from lambdaml.log.records import Body, Commit, Control, Entry, Update
-from lambdaml.log.snapshot import MODEL_PREFIX, RULE_PREFIX, State
+from lambdaml.log.snapshot import FROZEN_DIGEST, MODEL_PREFIX, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
@@ -37,7 +37,6 @@ from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.training.strays import Strays
-from lambdaml.worker.machine import FROZEN_DIGEST
 
 _MAX_LOSS_SCALE = 2.0**16
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import PAUSES_S
-from lambdaml.log.snapshot import EXTRA, MODEL_PREFIX, heading, read_meta, read_state
+from lambdaml.log.snapshot import EXTRA, FROZEN_DIGEST, MODEL_PREFIX, heading, read_meta, read_state
 from lambdaml.log.tensorfile import TensorPart, header_bytes, raw, read_header
 from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Bytes, Store
 from lambdaml.training.buffers import LOCAL
-from lambdaml.worker.machine import FROZEN_DIGEST
 
 _LARGE_BYTES = 2**26
 """A snapshot of more than this is read in pieces of this size."""

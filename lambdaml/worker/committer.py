@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from lambdaml.errors import ReplicaDiverged, RunFailed
 from lambdaml.events import CommitEvent, SnapshotEvent
 from lambdaml.log import keys, wire
-from lambdaml.log.reads import demand_present, read
+from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest, Stop
 from lambdaml.log.rejections import describe, sampler_of
-from lambdaml.log.retention import Retention
 from lambdaml.worker.machine import MachineState
+from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state
+from lambdaml.worker.retention import Retention
 
 if TYPE_CHECKING:
     from lambdaml.worker.function import Function

@@ -16,7 +16,6 @@ from lambdaml.events import OvertakenEvent, TakeoverEvent, WaitingEvent
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Digest, Update
-from lambdaml.log.retention import passed
 from lambdaml.log.state import LogState
 from lambdaml.patterns.gather import Gather
 from lambdaml.settings import Settings
@@ -26,6 +25,7 @@ from lambdaml.worker.leases import Leases
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.machine import Machine
 from lambdaml.worker.restoring import newest_snapshot
+from lambdaml.worker.retention import passed
 from lambdaml.worker.tracing import Tracer
 from lambdaml.worker.window import MAX_UNAPPLIED
 from lambdaml.worker.worker import work
@@ -370,7 +370,7 @@ class Function:
             self.committer.tell(commit)
 
     def _crosses(self, before: int, after: int) -> bool:
-        every = self.settings.snapshot_every * self.settings.workers
+        every = self.settings.updates_per_snapshot
         return after // every > before // every
 
     async def _checkpoint(self) -> None:

@@ -19,8 +19,8 @@ from collections.abc import Collection
 
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
-from lambdaml.log.reads import read
 from lambdaml.log.records import Lease
+from lambdaml.worker.reading import read
 from lambdaml.worker.world import World
 
 

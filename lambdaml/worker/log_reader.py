@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from lambdaml.log import keys
-from lambdaml.log.reads import read
 from lambdaml.log.records import Commit
 from lambdaml.worker.poll_timer import Backoff
+from lambdaml.worker.reading import read
 
 if TYPE_CHECKING:
     from lambdaml.worker.function import Function

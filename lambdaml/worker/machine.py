@@ -36,10 +36,6 @@ class Gradient(Protocol):
     def encode_s(self) -> float: ...
 
 
-FROZEN_DIGEST = "frozen"
-"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
-
-
 class MachineState(Protocol):
     """The state at a version, detached from its machine."""
 

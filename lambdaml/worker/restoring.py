@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from lambdaml.errors import RunFailed, RunNotFound
 from lambdaml.log import keys
-from lambdaml.log.reads import demand_present, read
-from lambdaml.worker.machine import FROZEN_DIGEST, Machine, MachineState
+from lambdaml.log.reads import demand_present
+from lambdaml.log.snapshot import FROZEN_DIGEST
+from lambdaml.worker.machine import Machine, MachineState
+from lambdaml.worker.reading import read
 from lambdaml.worker.world import World
 
 RESTORES = 5

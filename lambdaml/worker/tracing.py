@@ -4,21 +4,17 @@ The first part is written at the start and tells who this function is. It holds 
 the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
 and from what must have happened before what, all clocks are compared (`lambdaml.traces.clocks`). Every later part ends with the
 meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
-last part is lost; fates and losses are not, they stand in the log. The last line of each part is its checksum.
+last part is lost; fates and losses are not, they stand in the log.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lambdaml.errors import BadObject
 from lambdaml.log import keys
-from lambdaml.log.reads import read_many
-from lambdaml.log.records import Commit, Entry, Update
-from lambdaml.storage.protocol import ObjectInfo, Store
+from lambdaml.log.records import Commit, Update
+from lambdaml.log.trace_parts import pack_rows
 from lambdaml.worker.world import World
 
 FLUSH_S = 15.0
@@ -110,53 +106,5 @@ class Tracer:
         await self._world.store.put(keys.trace_part(self._function, part), pack_rows(rows))
 
 
-def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """The bytes of a part: one line of JSON for each row, and a last one with the CRC-32 of those before it."""
-    data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
-    return data + b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(data)
-
-
-def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
-    """The rows of a part.
-
-    Raises:
-        BadObject: it is damaged or truncated.
-    """
-    raw = bytes(data)
-    *lines, end = raw.splitlines(keepends=True) or [b""]
-    if end != b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(raw[: len(raw) - len(end)]):
-        raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(raw)} bytes)")
-    return [json.loads(line) for line in lines]
-
-
-def read_parts(store: Store) -> list[tuple[ObjectInfo, list[dict[str, Any]]]]:
-    """What all functions of a run measured, part by part, each function's in their order.
-
-    Raises:
-        BadObject: a part is damaged.
-    """
-    infos = list(store.list(keys.TRACE))
-    found = read_many(store, [info.key for info in infos], unpack_rows)
-    return [(info, rows or []) for info, rows in zip(infos, found, strict=True)]
-
-
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
-
-
-def update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
-    """What the log says of an update, for its row: `version` is the one its step made, None if refused."""
-    return {
-        "worker": entry.worker,
-        "seq": entry.seq,
-        "commit": commit.commit,
-        "base": entry.base,
-        "version": version,
-        "fate": entry.fate,
-        "reason": entry.reason,
-        "staleness": entry.staleness,
-        "weight": entry.weight,
-        "samples": entry.samples,
-        "loss": entry.loss,
-        "generation": entry.generation,
-    }

@@ -14,10 +14,11 @@ import lambdaml
 from lambdaml.errors import BadObject
 from lambdaml.events import Event
 from lambdaml.log import keys, reads
-from lambdaml.log.reads import PAUSES_S, read, read_many, read_now, read_twice
+from lambdaml.log.reads import PAUSES_S, read_many, read_now, read_twice
+from lambdaml.log.trace_parts import pack_rows, unpack_rows
 from lambdaml.storage import MemoryStore, Store
 from lambdaml.storage.draws import Draws
-from lambdaml.worker.tracing import pack_rows, unpack_rows
+from lambdaml.worker.reading import read
 from tests.lambdaml.lab import Tiny, memory
 
 STEPS = 8

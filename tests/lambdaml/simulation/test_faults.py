@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lambdaml.errors import BadObject
-from lambdaml.log import commits, keys, retention
+from lambdaml.log import commits, keys
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import Horizon
@@ -26,7 +26,7 @@ from lambdaml.schedules.ssp import Ssp
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
 from lambdaml.simulation.stub_replica import StubReplica
 from lambdaml.simulation.virtual import Bucket, VirtualStore
-from lambdaml.worker import function, worker
+from lambdaml.worker import function, retention, worker
 from lambdaml.worker.committer import LEAD, Committer
 from lambdaml.worker.poll_timer import Backoff
 
