@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lambdaml.training.numerics import Numerics
+from lambdaml.log.numerics import Numerics
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 JOBS = ("digits.py:Digits", "cnn.py:DigitsCNN", "charlm.py:CharLM")

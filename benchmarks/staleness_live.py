@@ -22,13 +22,13 @@ from statistics import fmean
 from typing import Any
 
 import lambdaml
-from lambdaml.engines.live import OneThread
 from lambdaml.options import RunOptions
 from lambdaml.simulation import Costs, simulate
 from lambdaml.simulation.costs import measure_costs
 from lambdaml.traces import Trace
 from lambdaml.traces.attribution import PHASES, Explained, explain
 from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.one_thread import OneThread
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Asleep"
 NEEDED = 0.10

@@ -19,11 +19,11 @@ from statistics import median
 from typing import Any
 
 import lambdaml
-from lambdaml.engines.live import OneThread
 from lambdaml.options import RunOptions
 from lambdaml.simulation import simulate
 from lambdaml.simulation.costs import measure_costs
 from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.training.one_thread import OneThread
 
 sys.path.insert(0, str(Path(__file__).parent))
 

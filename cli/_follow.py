@@ -12,7 +12,7 @@ from lambdaml.cli._progress import Progress
 
 if TYPE_CHECKING:
     from lambdaml.events import Emit
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
 
@@ -37,7 +37,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
     with at_once(NOTHING_DONE):
         from rich.console import Console
 
-        import lambdaml.log.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
+        import lambdaml.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
         from lambdaml.errors import RunNotFound
         from lambdaml.storage import open_store
 
@@ -81,7 +81,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
 def _kept(store: Store) -> Run | None:
     """The run where it lies from now on; None if there is none."""
     from lambdaml.errors import RunNotFound
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
     from lambdaml.storage import copy, open_store
 
     try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.log.run import Run, Status
+    from lambdaml.log.status import Status
+    from lambdaml.run import Run
 
 _WAIT_S = 15.0
 _LOOK_EVERY_S = 0.5
@@ -16,7 +17,7 @@ _LOOK_EVERY_S = 0.5
 
 def cancel(run: _options.Run) -> int:
     """End a run for good: its functions stop, and it cannot be resumed. What was committed stays."""
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
 
     found = Run(run)
     before = found.status()

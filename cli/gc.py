@@ -16,15 +16,17 @@ def gc(run: _options.Run, yes: Yes = False) -> int:
 
     The log, the metrics, the trace and the result stay. Earlier versions can no longer be replayed.
     """
-    from lambdaml.log.run import Run
+    from lambdaml.log.gc import garbage
+    from lambdaml.log.gc import gc as delete
+    from lambdaml.log.reader import RunReader
 
-    found = Run(run)
-    garbage = found.garbage()
-    if garbage is None:
+    found = RunReader(run)
+    doomed = garbage(found)
+    if doomed is None:
         print("nothing to delete")
         return 0
-    if not yes and not typer.confirm(f"Delete {len(garbage[1]):,} objects of {found.url}?"):
+    if not yes and not typer.confirm(f"Delete {len(doomed[1]):,} objects of {found.url}?"):
         print("nothing was deleted")
         return 0
-    print(f"deleted {found.gc():,} objects")
+    print(f"deleted {delete(found):,} objects")
     return 0

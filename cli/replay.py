@@ -21,7 +21,7 @@ _Out = Annotated[
 
 def replay(run: _options.Run, version: Version = None, out: _Out = None) -> int:
     """Rebuild the model of any version from the log, bit for bit, and print its checksum."""
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
 
     state = Run(run).replay(version)
     model = state.dump_model()

@@ -26,7 +26,7 @@ _Source = Annotated[
 
 def staleness(run: _Source, as_json: _options.Json = False) -> int:
     """Show how stale updates were, which of them, and why: what was committed while they were on their way."""
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
     from lambdaml.traces import Trace
     from lambdaml.traces.attribution import explain
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.log.run import Status
+    from lambdaml.log.status import Status
 
 
 def status(run: _options.Run, as_json: _options.Json = False) -> int:
     """Say where a run stands: running, stopped, or how it ended."""
-    from lambdaml.log.run import Run, to_dict
+    from lambdaml.run import Run
 
     found = Run(run).status()
     if as_json:
-        _format.print_json(to_dict(found))
+        _format.print_json(asdict(found))
     else:
         _format.print_pairs(_facts(found))
     return 0

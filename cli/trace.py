@@ -34,7 +34,7 @@ def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as
 
     Prints the last rows and a summary, or writes all of them with --csv, --parquet or --json.
     """
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
     from lambdaml.traces import Trace
 
     found = Trace.of(Run(run))

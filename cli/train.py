@@ -12,8 +12,9 @@ import typer
 
 from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
+from lambdaml.log.numerics import Mode
 from lambdaml.training.arguments import Text
-from lambdaml.training.numerics import Mode, prepare
+from lambdaml.training.numerics import prepare
 
 if TYPE_CHECKING:
     from lambdaml.options import RunOptions

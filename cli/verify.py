@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format, _options
 
 if TYPE_CHECKING:
-    from lambdaml.log.verify import Report
+    from lambdaml.training.verify import Report
 
 _QUIET_S = 2.0
 
 
 def verify(run: _options.Run, as_json: _options.Json = False) -> int:
     """Check the whole log, the fate of every update, all checksums, and that a replay gives the same bits."""
-    from lambdaml.log.run import Run
-    from lambdaml.log.verify import verify as check
+    from lambdaml.log.reader import RunReader
+    from lambdaml.training.verify import verify as check
 
-    report = check(Run(run), _progress())
+    report = check(RunReader(run), _progress())
     if as_json:
         _format.print_json({"run": run, "ok": report.ok, **asdict(report)})
     else:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lambdaml.cost.profiling.profile import Profile
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
-    from lambdaml.log.run import Run
+    from lambdaml.run import Run
     from lambdaml.simulation import SimulationResult, simulate
     from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
@@ -76,7 +76,7 @@ _HOMES = {
     "PriceBook": "lambdaml.cost.billing.prices",
     "Profile": "lambdaml.cost.profiling.profile",
     "Quantities": "lambdaml.cost.billing.tariff",
-    "Run": "lambdaml.log.run",
+    "Run": "lambdaml.run",
     "RunBill": "lambdaml.cost.billing.bill",
     "RunReport": "lambdaml.cost.planning.report",
     "SearchSpace": "lambdaml.cost.planning.candidates",

@@ -18,7 +18,7 @@ from lambdaml.settings import LEASE_S, PATIENCE_S
 if TYPE_CHECKING:
     from lambdaml.engines.caps import Cap
     from lambdaml.events import Emit
-    from lambdaml.training.numerics import Mode
+    from lambdaml.log.numerics import Mode
 
 O = TypeVar("O")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys, wire
+from lambdaml.log.numerics import Numerics
 from lambdaml.log.state import RECENT
-from lambdaml.training.numerics import Numerics
 
 LEASE_S, PATIENCE_S = 30.0, 600.0
 """What `lease_s` and `patience_s` are by default."""

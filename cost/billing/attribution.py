@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from lambdaml.log.run import Run
-from lambdaml.log.trace_parts import read_parts
+from lambdaml.log.reader import RunReader
 from lambdaml.log.usage import Usage
+from lambdaml.traces.attribution import trace_rows
 
 COST_PHASES = {
     "start-up": "from asking for a function until its first update is begun",
@@ -82,9 +82,9 @@ class _Reported:
     updates: list[dict[str, Any]] = field(default_factory=list)
 
 
-def attribute(run: Run, usage: list[Usage]) -> Attribution:
+def attribute(run: RunReader, usage: list[Usage]) -> Attribution:
     """Attribute what the functions of a run used. Needs one listing, and reads the trace and the log."""
-    decided = {(row["worker"], row["seq"]): row["commit"] for row in run.trace()}
+    decided = {(row["worker"], row["seq"]): row["commit"] for row in trace_rows(run)}
     reported = _reported(run)
     found = Attribution(
         {phase: PhaseCost() for phase in COST_PHASES},
@@ -99,18 +99,17 @@ def attribute(run: Run, usage: list[Usage]) -> Attribution:
     return found
 
 
-def _reported(run: Run) -> dict[str, _Reported]:
+def _reported(run: RunReader) -> dict[str, _Reported]:
     found: defaultdict[str, _Reported] = defaultdict(_Reported)
-    for info, rows in read_parts(run.store):
-        own = found[info.key.split("/")[1]]
-        for row in rows:
-            if row["kind"] == "function":
-                own.began = row["now_s"]
-            elif row["kind"] == "meter":
-                own.seconds = row["seconds"]
-                own.requests = sum(row["requests"].values()) + sum(row["errors"].values())
-            elif row["kind"] == "update":
-                own.updates.append(row)
+    for function, _, row in run.trace_rows("function", "meter", "update"):
+        own = found[function]
+        if row["kind"] == "function":
+            own.began = row["now_s"]
+        elif row["kind"] == "meter":
+            own.seconds = row["seconds"]
+            own.requests = sum(row["requests"].values()) + sum(row["errors"].values())
+        else:
+            own.updates.append(row)
     return found
 
 

@@ -14,7 +14,7 @@ from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, at
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Bill, Quantities, Tariff
-from lambdaml.log.run import Run
+from lambdaml.log.reader import RunReader
 from lambdaml.log.usage import Usage
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.url import StoreURL
@@ -117,7 +117,7 @@ class RunBill:
 
 
 def bill(
-    run: Run | str,
+    run: RunReader | str,
     *,
     platform: str | None = None,
     channel: str | None = None,
@@ -138,7 +138,7 @@ def bill(
         SettingsError: There is no such platform, channel or transfer.
         BadObject: An object of the run is damaged.
     """
-    run = Run(run) if isinstance(run, str) else run
+    run = RunReader(run) if isinstance(run, str) else run
     usage = run.usage()
     objects = list(run.store.list(""))
     there = channel_of(run.url)

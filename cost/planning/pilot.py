@@ -98,7 +98,7 @@ def pilot(
         SettingsError: The job does not report the target's metric.
         JobFailed, JobError: The job's own code failed.
     """
-    from lambdaml.engines.live import OneThread
+    from lambdaml.training.one_thread import OneThread
 
     job_settings, instance = resolve_job(job, dict(args or {}))
     if batch is not None:

@@ -29,9 +29,9 @@ from lambdaml.cost.profiling.profile import Profile
 from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.events import Event
 from lambdaml.log import keys
+from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import Update
-from lambdaml.log.run import Run
 from lambdaml.log.stops import request_stop
 
 LEAVES = 1.5
@@ -175,7 +175,7 @@ class Replanner:
         changed = f"a step of {now.candidate.schedule} with {now.candidate.workers} workers took {step_s:.3g} s"
         reason = f"{changed} and not {self._expected.step_s:.3g} s, which left {staying} to go; {found.reason}"
         self._go_on()
-        request_stop(Run(self._url).store, "replanned")
+        request_stop(RunReader(self._url).store, "replanned")
         self.successor = replace(found, reason=reason)
         return f"planned again: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
@@ -194,7 +194,7 @@ class Replanner:
 
     def _newest(self, commit: int) -> list[Update]:
         """The applied updates of the log's last entries."""
-        run = Run(self._url)
+        run = RunReader(self._url)
         applied = [entry for logged in run.log(max(0, commit - _UPDATES)) for entry in logged.applied][-_UPDATES:]
         found = read_many(run.store, [keys.update(entry.worker, entry.seq) for entry in applied], Update.read)
         return [update for update in found if update is not None]

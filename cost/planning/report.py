@@ -9,7 +9,8 @@ from lambdaml.cost.billing.bill import RunBill, bill
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.errors import UserError
-from lambdaml.log.run import Run
+from lambdaml.log.reader import RunReader
+from lambdaml.traces.attribution import trace_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class RunReport:
         return {"run": self.run, "reason": self.reason, "comparisons": rows, "bill": self.bill.to_dict()}
 
 
-def report(run: Run | str, prices: PriceBook | None = None) -> RunReport:
+def report(run: RunReader | str, prices: PriceBook | None = None) -> RunReport:
     """Compare a run that has ended with its plan.
 
     Args:
@@ -59,7 +60,7 @@ def report(run: Run | str, prices: PriceBook | None = None) -> RunReport:
         UserError: The run was not planned.
         BadObject: An object of the run is damaged.
     """
-    run = Run(run) if isinstance(run, str) else run
+    run = RunReader(run) if isinstance(run, str) else run
     plan = run.settings.planned
     if plan is None:
         raise UserError("this run was not planned: start it with 'lambdaml train --schedule auto'")
@@ -83,9 +84,9 @@ def report(run: Run | str, prices: PriceBook | None = None) -> RunReport:
     return RunReport(run.url, plan["reason"], rows, billed)
 
 
-def _step_s(run: Run) -> float:
+def _step_s(run: RunReader) -> float:
     """The mean seconds between optimizer steps, once the run was under way; 0 where nobody can tell."""
-    moments = {row["version"]: row["committed_s"] for row in run.trace() if row["fate"] == "applied"}
+    moments = {row["version"]: row["committed_s"] for row in trace_rows(run) if row["fate"] == "applied"}
     known = {version: moment for version, moment in moments.items() if moment is not None}
     if len(known) < 2:
         return 0.0

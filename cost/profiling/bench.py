@@ -53,7 +53,7 @@ class Times:
 
 
 class Bench:
-    """A replica that is timed. Use it where tensor work is done; see `lambdaml.engines.live.OneThread`.
+    """A replica that is timed. Use it where tensor work is done; see `lambdaml.training.one_thread.OneThread`.
 
     Raises:
         JobFailed, JobError: The job's own code failed.

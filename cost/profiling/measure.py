@@ -111,7 +111,7 @@ def profile(
         JobFailed: The job's own code raised an error.
         StoreError: The store cannot be used.
     """
-    from lambdaml.engines.live import OneThread
+    from lambdaml.training.one_thread import OneThread
 
     if not 0 < seconds < math.inf:
         raise SettingsError(f"seconds: must be more than 0 (it is {seconds!r})")

@@ -46,10 +46,10 @@ def startup(job: JobSettings) -> Startup | None:
 
 
 def _main(text: str) -> None:
-    from lambdaml.engines.live import OneThread
     from lambdaml.options import RunOptions
     from lambdaml.training.asked import settings_for
     from lambdaml.training.loading import load_job
+    from lambdaml.training.one_thread import OneThread
     from lambdaml.training.replica import Replica
 
     begin = time.perf_counter()

@@ -19,7 +19,7 @@ from lambdaml.settings import Settings
 from lambdaml.storage import Store
 
 if TYPE_CHECKING:
-    from lambdaml.engines.live import OneThread
+    from lambdaml.training.one_thread import OneThread
 
 
 class Enough(KeyboardInterrupt):

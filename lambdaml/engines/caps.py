@@ -18,8 +18,6 @@ from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
 from lambdaml.events import Event
-from lambdaml.log import keys
-from lambdaml.log.run import Run
 from lambdaml.storage import MeterReading
 
 REACTION_S = 0.25
@@ -211,15 +209,6 @@ class Judge:
         return Counter(
             get=self._version + evaluations + 5, get_miss=min(256, self._version + 8), create=4, list=4, head=4
         )
-
-
-def keep_newest(run: Run) -> int:
-    """Write a snapshot of the newest committed version, unless there is one; returns that version."""
-    newest = run.newest_snapshot()
-    state = run.replay()
-    if state.version != newest:
-        run.store.create(keys.snapshot(state.version), state.dump())
-    return state.version
 
 
 def capped(reason: str | None, version: int, accounts: Accounts) -> RunCapped:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
-from lambdaml.engines.live import LiveWorld, OneThread
-from lambdaml.errors import JobError, RunNotFound, SettingsError
+from lambdaml.engines.live import LiveWorld
+from lambdaml.errors import SettingsError
 from lambdaml.events import Emit, tell_outages
 from lambdaml.job import Job
-from lambdaml.log import keys
-from lambdaml.log.reads import read_now
+from lambdaml.log.reader import read_settings
 from lambdaml.settings import PATIENCE_S, Settings
 from lambdaml.storage import Meter, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training import numerics
-from lambdaml.training.loading import load_job
+from lambdaml.training.loading import load_run_job
+from lambdaml.training.one_thread import OneThread
 from lambdaml.training.sampling import derive_seed
-from lambdaml.training.source import fingerprint, split_spec
 from lambdaml.worker.function import Function, Outcome
 
 FUNCTION = "LAMBDAML_FUNCTION"
@@ -111,43 +109,6 @@ async def function_coroutine(
         return await Function(world, settings, replica, name, assigned, dead).run()
     finally:
         world.close()
-
-
-def read_settings(store: Store) -> Settings:
-    """The run's settings.
-
-    Raises:
-        RunNotFound: there is no run at this prefix.
-        NewerSchema, BadObject: run.json cannot be read.
-    """
-    settings = read_now(store, keys.RUN, Settings.read)
-    if settings is None:
-        raise RunNotFound(f"there is no run at {store.url}")
-    return settings
-
-
-def load_run_job(settings: Settings) -> Job:
-    """Import the run's job and make sure that it is the code the run was started with.
-
-    A file that does not lie where it did is sought below the working folder, where engines unpack a job's code.
-
-    Raises:
-        JobError: it cannot be imported, or its source has changed.
-    """
-    spec, wanted = settings.job.spec, settings.job.fingerprint
-    if not wanted:
-        raise JobError(f"the run's job, {spec}, was given as an object, which stands in no file: give it again")
-    path, name = split_spec(spec)
-    if path.endswith(".py") and not Path(path).is_file():
-        tails = (Path(*Path(path).parts[first:]) for first in range(1, len(Path(path).parts)))
-        found = next((tail for tail in tails if tail.is_file() and fingerprint(str(tail)) == wanted), path)
-        spec = f"{found}:{name}"
-    if fingerprint(spec) != wanted:
-        raise JobError(
-            f"{spec}, or what it imports from beside it, has changed since the run was started: a run keeps its code. "
-            "Restore it, or start a new run"
-        )
-    return load_job(spec, settings.job.args)
 
 
 def pick_device(device: str) -> str:

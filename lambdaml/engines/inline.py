@@ -17,10 +17,10 @@ from dataclasses import replace
 
 from lambdaml.engines import LaunchSpec
 from lambdaml.engines.entry import SWITCH_S, function_coroutine
-from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, used
 from lambdaml.events import Emit, EndedEvent, Event, UsageEvent
 from lambdaml.storage import Meter, open_store
+from lambdaml.training.one_thread import OneThread
 
 _TELL_S = 0.1
 """Seconds between accounts of what each function has used."""

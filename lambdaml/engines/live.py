@@ -11,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lambdaml.events import Emit, Event, tell_outages
 from lambdaml.storage import Store
 from lambdaml.storage.patience import Patience, hasten
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
+from lambdaml.training.one_thread import OneThread
 from lambdaml.worker.world import Signal
 
 T = TypeVar("T")
@@ -98,7 +97,7 @@ class LiveWorld:
 
     Args:
         store: opened in this process, after any fork.
-        compute: runs tensor work; see `one_thread`. Functions that share a process share it.
+        compute: runs tensor work; see `OneThread`. Functions that share a process share it.
         seed: of the jitter.
         emit: takes progress events; called from the event loop.
         lifetime_s: after how many seconds from now the engine will end this function.
@@ -218,75 +217,6 @@ class LiveWorld:
     def close(self) -> None:
         """Wait for requests in flight and end the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
-
-
-class OneThread(ThreadPoolExecutor):
-    """Runs tensor work of this process, one piece at a time; torch uses exactly one thread for it, so that results
-    do not depend on the machine's cores. Work that another thread may do at once, in `here`, takes its turn, too.
-
-    The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
-    the user's code that runs in a turn may wait for whatever it likes.
-
-    Args:
-        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection to
-            SQLite, may be of no use in another.
-    """
-
-    def __init__(self, shared: bool = True) -> None:
-        super().__init__(1, thread_name_prefix="compute", initializer=_use_one_core)
-        self._shared = shared
-        self._turn = threading.Semaphore()
-        self._abandoned = False
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        def alone() -> T:
-            self._turn.acquire()
-            try:
-                return fn(*args, **kwargs)
-            finally:
-                self._turn.release()
-
-        return super().submit(alone)
-
-    @contextmanager
-    def here(self) -> Iterator[bool]:
-        """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
-        mine = self._shared and self._turn.acquire(blocking=False)
-        try:
-            if mine:
-                with _one_core():
-                    yield True
-            else:
-                yield False
-        finally:
-            if mine:
-                self._turn.release()
-
-    def abandon(self) -> None:
-        """Begin no more of what was submitted, and have `shutdown` not wait for what has begun."""
-        self._abandoned = True
-        self.shutdown(wait=False, cancel_futures=True)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait and not self._abandoned, cancel_futures=cancel_futures)
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _use_one_core() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _settle(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.engines import LaunchSpec
-from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
 from lambdaml.events import Emit, EndedEvent, Event, event_of
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Lease
 from lambdaml.storage import Store
+from lambdaml.training.one_thread import OneThread
 
 LOOK_S = 0.25
 """Seconds between looks whether the server lives. Its pipe tells its end, unless what a function started holds it open."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys, wire
-from lambdaml.log.reads import demand_present, read_many, read_now
+from lambdaml.log.reads import demand_present, read_now
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.protocol import Bytes, Store
 
@@ -126,32 +126,6 @@ def pin_version(store: Store, name: str, version: int) -> None:
 def unpin_version(store: Store, name: str) -> None:
     """Take a pin away; one that is not there is no error."""
     store.delete([keys.pin(name)])
-
-
-def garbage(store: Store, result: int | None) -> tuple[Horizon, list[str]] | None:
-    """What only replay needs of a run that nobody works on: the horizon to publish first, and the keys to delete then,
-    in their order. None if that is nothing.
-
-    Args:
-        result: the version of the run's result, where that is not the last one.
-    """
-    from lambdaml.log.snapshot import State as Snapshot
-
-    infos = list(store.list(keys.SNAPSHOTS))
-    pins = read_many(store, [info.key for info in store.list(keys.PINS)], pinned_version)
-    if not infos:
-        return None
-    newest = keys.number(infos[-1].key)
-    wanted = min(version for version in (newest, result, *pins) if version is not None)
-    oldest = max((info.key for info in infos if keys.number(info.key) <= wanted), default=infos[0].key)
-    horizon = Horizon.of(demand_present(read_now(store, oldest, Snapshot.load), oldest).meta["log_state"])
-    doomed = [info.key for info in infos if info.key < oldest]
-    for info in store.list(keys.UPDATES):
-        worker, seq = keys.update_id(info.key)
-        if seq < horizon.next_seq[worker]:
-            doomed.append(info.key)
-    spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
-    return (horizon, doomed + spent) if doomed else None
 
 
 def pinned_version(data: Bytes, key: str) -> int:

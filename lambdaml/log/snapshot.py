@@ -25,7 +25,7 @@ from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Store
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 MODEL_PREFIX = "model/"
 RULE_PREFIX = "rule/"
@@ -33,6 +33,8 @@ FROZEN_DIGEST = "frozen"
 """Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
+FROZEN_DIGEST = "frozen"
+"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +86,6 @@ class State:
         named = self.all_tensors
         tensors = {name.removeprefix(MODEL_PREFIX): t for name, t in named.items() if name.startswith(MODEL_PREFIX)}
         return tensors | {name: decode(value, named) for name, value in self.meta.get("extra", {}).items()}
-
-    def load_into(self, model: nn.Module) -> None:
-        """Give a module of the same job the model of this state.
-
-        Raises:
-            RuntimeError: it is another model.
-        """
-        from lambdaml.training.buffers import Buffers
-
-        state = self.model()
-        Buffers(model, late=False).load(self.tensors, state)
-        model.load_state_dict(state)
 
     def digest(self, schema: int = wire.SCHEMA) -> str:
         """SHA-256 over the schema, all values, and the tensors in the order of their names; frozen ones count by their own

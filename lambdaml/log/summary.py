@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+
+from lambdaml.log.records import Commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,27 @@ class Summary:
     staleness: Staleness
     stop: str | None
     stop_version: int | None
+
+    @staticmethod
+    def of(log: Iterable[Commit]) -> Summary:
+        """Add up a whole log."""
+        fates = {"applied": 0, "discarded": 0, "rejected": 0}
+        staleness: Counter[int] = Counter()
+        commits = version = samples = 0
+        stop = None
+        for commit in log:
+            commits, version, stop = commits + 1, commit.last_version, commit.stop
+            for entry in commit.entries:
+                fates[entry.fate] += 1
+            staleness.update(entry.staleness for entry in commit.applied)
+            samples += sum(entry.samples for entry in commit.applied)
+        return Summary(
+            commits,
+            version,
+            sum(fates.values()),
+            samples,
+            fates,
+            Staleness.of_counts(staleness),
+            stop.reason if stop else None,
+            stop.version if stop and stop.version is not None else version if stop else None,
+        )

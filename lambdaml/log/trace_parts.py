@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lambdaml.errors import BadObject
-from lambdaml.log import keys
-from lambdaml.log.reads import read_many
-from lambdaml.storage.protocol import ObjectInfo, Store
+from lambdaml.storage import MeterReading
 
 
 def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -32,12 +30,6 @@ def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def read_parts(store: Store) -> list[tuple[ObjectInfo, list[dict[str, Any]]]]:
-    """What all functions of a run measured, part by part, each function's in their order.
-
-    Raises:
-        BadObject: a part is damaged.
-    """
-    infos = list(store.list(keys.TRACE))
-    found = read_many(store, [info.key for info in infos], unpack_rows)
-    return [(info, rows or []) for info, rows in zip(infos, found, strict=True)]
+def meter_reading(row: Mapping[str, Any]) -> MeterReading:
+    """What a `meter` row says of its function's requests."""
+    return MeterReading.from_dict({key: value for key, value in row.items() if key not in ("kind", "seconds")})

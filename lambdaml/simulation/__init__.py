@@ -23,7 +23,7 @@ from lambdaml.simulation.costs import assumed, measure_costs
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.traces.attribution import Split
+from lambdaml.traces.attribution import Split, trace_rows
 from lambdaml.training.asked import demand_workers, recorded, resolve_job, settings_for
 from lambdaml.training.driver import TrainResult, result
 
@@ -133,7 +133,7 @@ def simulate(
         UserError: what was asked for makes no sense.
         RunFailed: the simulated run stopped before it finished, and why.
     """
-    from lambdaml.engines.live import OneThread
+    from lambdaml.training.one_thread import OneThread
 
     began = time.monotonic()
     if functions is not None and not 1 <= functions <= workers:
@@ -239,7 +239,7 @@ def _exact_result(
         from lambdaml.training.evaluation import Evaluator
 
         Evaluator(run.store, virtual.settings, job).catch_up()
-    rows = run.trace()
+    rows = trace_rows(run)
     if trace is not None:
         trace(Trace.of(run, "simulated"))
     seconds = max(life.ended_s or 0.0 for life in virtual.lives)

@@ -29,7 +29,7 @@ def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int
 def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
     """Time a job's gradients and optimizer steps for about two seconds, and weigh what it writes.
 
-    To be called where tensor work is done; see `lambdaml.engines.live.OneThread`.
+    To be called where tensor work is done; see `lambdaml.training.one_thread.OneThread`.
 
     Raises:
         JobFailed: the job's own code raised.

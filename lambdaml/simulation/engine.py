@@ -9,8 +9,8 @@ from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
 from lambdaml.errors import LambdaMLError, StoreUnavailable
 from lambdaml.events import EndedEvent, Event, StartedEvent
 from lambdaml.log import keys
+from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit
-from lambdaml.log.run import Run
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
@@ -200,6 +200,6 @@ class Virtual:
             commits.append(Commit.unpack(data, len(commits)))
         return commits
 
-    def run_of(self) -> Run:
-        """What stands in the bucket, as a run that can be asked, traced and verified."""
-        return Run(MemoryStore.holding(self.bucket.objects, "virtual", lambda: self.kernel.now))
+    def run_of(self) -> RunReader:
+        """What stands in the bucket, as a reader of runs takes it."""
+        return RunReader(MemoryStore.holding(self.bucket.objects, "virtual", lambda: self.kernel.now))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import NewerSchema, UserError
-from lambdaml.log.run import Run
+from lambdaml.log.reader import RunReader
 from lambdaml.log.summary import Staleness
 from lambdaml.settings import Settings, make_settings
 
@@ -118,9 +118,11 @@ class Trace:
             raise UserError(f"a trace's source is {', '.join(SOURCES)}, not {self.source!r}")
 
     @staticmethod
-    def of(run: Run, source: str = "live") -> Trace:
+    def of(run: RunReader, source: str = "live") -> Trace:
         """The trace of a run, as far as its log goes. A few requests for each log entry and part of the trace."""
-        rows = run.trace()
+        from lambdaml.traces.attribution import trace_rows
+
+        rows = trace_rows(run)
         last = None
         for last in run.log(rows[-1]["commit"] if rows else 0):
             pass

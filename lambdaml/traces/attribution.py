@@ -27,8 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lambdaml.errors import UserError
+from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit, Entry
 from lambdaml.log.summary import Staleness
+from lambdaml.schedules import SCHEDULES
 from lambdaml.traces.clocks import Clocks
 from lambdaml.traces.effective import effective_staleness
 
@@ -178,6 +181,27 @@ class Measured:
             self.answered[function] = row["after_s"]
         elif kind == "arrivals":
             self.arrived[function, row["commit"]] = row["at"]
+
+
+def trace_rows(run: RunReader) -> list[_Row]:
+    """One row per update of a run that has a fate, in the order of the log; columns as in `lambdaml.traces`.
+
+    Each row joins what the log says with what the function that published the update measured, and says where its
+    staleness comes from. A function that was killed takes at most its last 15 seconds of measurements with it: there
+    the phases are missing.
+    """
+    measured = Measured()
+    for function, info, row in run.trace_rows("update", "function", "clock", "arrivals"):
+        measured.add(row, function, info.modified)
+    return join(list(run.log()), measured, logged=_logged(run.settings.schedule))
+
+
+def _logged(schedule: str) -> bool:
+    """Whether functions follow the log; False, too, where the schedule is not known here."""
+    try:
+        return not SCHEDULES.make(schedule).deterministic
+    except UserError:
+        return False
 
 
 def join(commits: Sequence[Commit], measured: Measured, logged: bool) -> list[_Row]:

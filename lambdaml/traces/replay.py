@@ -16,8 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.engines.entry import load_run_job, pick_device
-from lambdaml.engines.live import OneThread
+from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.commits import build_commit
@@ -30,6 +29,8 @@ from lambdaml.settings import JobSettings, Settings
 from lambdaml.traces import Row, Trace
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
+from lambdaml.training.loading import load_run_job
+from lambdaml.training.one_thread import OneThread
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
+from lambdaml.log.numerics import Numerics
 from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
@@ -23,7 +24,6 @@ from lambdaml.settings import JobSettings, RunVersion, Settings, make_settings
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
-from lambdaml.training.numerics import Numerics
 from lambdaml.training.source import fingerprint, split_spec
 
 DEFAULT_EPOCHS = 10

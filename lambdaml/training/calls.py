@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lambdaml.engines.frames import own_frames
 from lambdaml.errors import JobError, JobFailed, LambdaMLError
 from lambdaml.job import Job
+from lambdaml.training.frames import own_frames
 from lambdaml.training.sampling import derive_seed
 
 

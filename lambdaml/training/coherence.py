@@ -31,12 +31,14 @@ from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.snapshot import read_state
+from lambdaml.training.loading import load_run_job
+from lambdaml.training.one_thread import OneThread
 from lambdaml.training.sampling import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lambdaml.log.run import Run
+    from lambdaml.log.reader import RunReader
 
 SAMPLES = 1000
 """Of the reference set."""
@@ -190,28 +192,35 @@ def measure_coherence(probe: Probe, states: Iterable[tuple[int, nn.Module]]) -> 
     return Coherence(tuple(probe.add(step, model) for step, model in states))
 
 
-def coherence(run: Run, samples: int = SAMPLES, lags: Sequence[int] | None = None, *, device: str = "cpu") -> Coherence:
+def coherence(
+    run: RunReader,
+    samples: int = SAMPLES,
+    lags: Sequence[int] | None = None,
+    *,
+    device: str = "cpu",
+    job: Job | None = None,
+) -> Coherence:
     """Of a run, from its snapshots; lags are in versions, and can be no shorter than what lies between two of them.
 
     mu_k is then the least over those snapshots that lie in its window. Computed with one thread, as functions do.
 
     Args:
         lags: by default those between each snapshot and the `KEPT` before it.
+        job: the run's, where it was given as an instance and cannot be imported.
 
     Raises:
         JobError: the run's job cannot be imported, or its code has changed.
         SettingsError: the run keeps fewer than two snapshots.
     """
-    from lambdaml.engines.live import OneThread
-
     with OneThread() as compute:
-        return compute.submit(_of_run, run, samples, lags, device).result()
+        return compute.submit(_of_run, run, job, samples, lags, device).result()
 
 
-def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> Coherence:
+def _of_run(run: RunReader, job: Job | None, samples: int, lags: Sequence[int] | None, device: str) -> Coherence:
     from lambdaml.training.calls import call
+    from lambdaml.training.streaming import load_into
 
-    job = run.job()
+    job = job or load_run_job(run.settings)
     found = [info.key for info in run.store.list(keys.SNAPSHOTS)]
     if len(found) < 2:
         raise SettingsError(f"{run.url} keeps {len(found)} snapshot: coherence compares at least two")
@@ -221,7 +230,7 @@ def _of_run(run: Run, samples: int, lags: Sequence[int] | None, device: str) -> 
         for key in found:
             state = read_state(run.store, key)
             if state is not None:
-                state.load_into(model)
+                load_into(model, state)
                 yield keys.number(key), model
 
     return measure_coherence(Probe(job, samples, lags, seed=run.settings.seed, device=device), states())

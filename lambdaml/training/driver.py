@@ -11,15 +11,15 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lambdaml.engines import ENGINES, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
-from lambdaml.engines.caps import Cap, Judge, capped, keep_newest
-from lambdaml.engines.entry import FUNCTION, load_run_job, pick_device, read_settings
+from lambdaml.engines.caps import Cap, Judge, capped
+from lambdaml.engines.entry import FUNCTION, pick_device
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.events import Emit, Event, RunEvent, WarningEvent, tell_outages
 from lambdaml.job import Job
 from lambdaml.log import keys
+from lambdaml.log.numerics import Mode, Numerics
+from lambdaml.log.reader import RunReader, read_settings
 from lambdaml.log.reads import sha256_of
-from lambdaml.log.rejections import summarise
-from lambdaml.log.run import Run
 from lambdaml.log.summary import Staleness
 from lambdaml.options import LaunchOptions, RunOptions, keyword_options
 from lambdaml.parts import Parts
@@ -30,8 +30,11 @@ from lambdaml.training.beginning import begin, exists
 from lambdaml.training.evaluation import Evaluated, Evaluations, best
 from lambdaml.training.eventlog import logged, logger
 from lambdaml.training.init_from import find_version
+from lambdaml.training.loading import load_run_job
 from lambdaml.training.members import warnings_of
-from lambdaml.training.numerics import Mode, Numerics, current_class, differences, of_new_process, prepare, prepare_for
+from lambdaml.training.numerics import current_class, differences, of_new_process, prepare, prepare_for
+from lambdaml.training.rejections import summarise
+from lambdaml.training.replay import keep_newest
 from lambdaml.training.source import loading
 
 P = ParamSpec("P")
@@ -207,7 +210,7 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         device = pick_device(options.device)
         instance = job or _there(chosen, load_run_job, settings)
         begin(opened, settings, instance, chosen, new=False)
-        accounts.begin(Run(opened).usage())
+        accounts.begin(RunReader(opened).usage())
         count = functions_for(settings.workers, options.functions)
         launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
         return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
@@ -254,7 +257,7 @@ def _supervise(
     """Run functions and evaluate what they write, until the run ends or may spend no more."""
     settings = launch.settings
     store.wait_for(settings.patience_s)
-    run = Run(store, launch.job)
+    run = RunReader(store)
     on_event(RunEvent(run=store.url, settings=settings, functions=launch.functions))
     watch = Evaluations(engine.compute, launch, on_event)
     snapshots = [keys.number(info.key) for info in store.list(keys.SNAPSHOTS)] if cap is not None else []
@@ -291,7 +294,7 @@ def _supervise(
             watch.join()
             # A replay in another class than the functions' may round differently.
             alike = launch.device == "cpu" and not differences(settings.numerics)
-            version = keep_newest(run) if alike else run.status().version
+            version = keep_newest(run, launch.job) if alike else run.version()
             raise capped(str(enough), version, accounts)
         watch.go()
         watch.join()
@@ -306,7 +309,7 @@ def _supervise(
         raise
 
 
-def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
+def result(run: RunReader, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
     """Gather what a run that has ended came to. `requests` is called when nothing more will be asked of the store.
 
     Raises:
@@ -348,7 +351,7 @@ def result(run: Run, seconds: float, requests: Callable[[], MeterReading]) -> Tr
     )
 
 
-def _endless(run: Run) -> RunFailed:
+def _endless(run: RunReader) -> RunFailed:
     """Why a run whose functions have ended has a log without an end."""
     if run.store.head(keys.RUN) is None:
         return RunFailed(f"{keys.RUN} is not there any more: was {run.url} deleted while the run went on?")

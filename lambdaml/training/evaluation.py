@@ -20,8 +20,8 @@ from lambdaml.storage import ObjectInfo, Store
 
 if TYPE_CHECKING:
     from lambdaml.engines import LaunchSpec
-    from lambdaml.engines.live import OneThread
     from lambdaml.training.coherence import Probe
+    from lambdaml.training.one_thread import OneThread
 
 _TELL_S = 0.1
 """Seconds between signs of life while nothing but an evaluation goes on."""
@@ -94,13 +94,14 @@ class Evaluator:
     def _probe_from(self, key: str) -> Probe:
         """What compares gradients with those of the snapshot before, which is `key`."""
         from lambdaml.training.coherence import Probe
+        from lambdaml.training.streaming import load_into
 
         if self._probe is None:
             self._probe = Probe(self._job, kept=1, seed=self._settings.seed, device=self._device)
             state = read_state(self._store, key)
             if state is not None:
                 model = self._fresh_model()
-                state.load_into(model)
+                load_into(model, state)
                 self._probe.add(keys.number(key), model)
         return self._probe
 
@@ -168,9 +169,10 @@ def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
         JobFailed: the job's `evaluate` raised, or returned something else than numbers.
     """
     from lambdaml.training.calls import call
+    from lambdaml.training.streaming import load_into
 
     model = call(job.model).to(device)
-    state.load_into(model)
+    load_into(model, state)
     return _metrics(job, model)
 
 

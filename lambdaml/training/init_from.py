@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import JobError, RunNotFound, SettingsError
 from lambdaml.log import keys
+from lambdaml.log.reader import RunReader
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State, read_state
 from lambdaml.settings import RunVersion
 from lambdaml.storage.errors import BadStoreURL
+from lambdaml.training.replay import rebuild
 
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
@@ -25,27 +27,23 @@ def find_version(spec: str) -> RunVersion:
         RunNotFound: there is no such run.
         SettingsError: it has no such version.
     """
-    from lambdaml.log.run import Run
-
     url, number = spec, ""
     if (parts := re.fullmatch(r"(.+)@(\d+)", spec)) and not _is_run(spec):
         url, number = parts[1], parts[2]
-    run = Run(url)
-    _, last, _ = run.tail()
+    run = RunReader(url)
     if number:
-        if int(number) > (last.last_version if last else 0):
-            raise SettingsError(f"{url} has no version {number}: the last is {last.last_version if last else 0}")
+        if int(number) > (newest := run.version()):
+            raise SettingsError(f"{url} has no version {number}: the last is {newest}")
         return RunVersion(run=run.url, version=int(number))
+    last = run.tail()[1]
     if last is not None and last.stop is not None and last.stop.version is not None:
         return RunVersion(run=run.url, version=last.stop.version)
     return RunVersion(run=run.url, version=run.newest_snapshot())
 
 
 def _is_run(url: str) -> bool:
-    from lambdaml.log.run import Run
-
     try:
-        Run(url)
+        RunReader(url)
     except (RunNotFound, BadStoreURL):
         return False
     return True
@@ -59,15 +57,11 @@ def begin_from(replica: Replica, origin: RunVersion) -> None:
         RunNotFound, SettingsError, BadObject: the origin is not there any more.
         JobError: it has another model, optimizer or scheduler.
     """
-    from lambdaml.log.replay import replay
-    from lambdaml.log.run import Run
-
-    run = Run(origin.run)
+    run = RunReader(origin.run)
     state = read_state(run.store, keys.snapshot(origin.version))
     if state is None:
-        if not run.settings.job.fingerprint:  # its job was an object
-            run = Run(origin.run, replica.job)
-        state = replay(run, origin.version)  # in whatever class: the new run begins with a snapshot of it
+        job = None if run.settings.job.fingerprint else replica.job  # if its job was an object
+        state = rebuild(run, origin.version, job)  # in whatever class: the new run begins with a snapshot of it
     if (state.meta["scheduler"] is None) != (replica.scheduler is None):
         raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.shared_state()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lambdaml.errors import JobError, nearest
 from lambdaml.job import Job
+from lambdaml.settings import Settings
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.members import check_members
-from lambdaml.training.source import load_module, split_spec
+from lambdaml.training.source import fingerprint, load_module, split_spec
 
 
 def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
@@ -26,6 +28,30 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
             arguments.
     """
     return make_job(spec, args)[0]
+
+
+def load_run_job(settings: Settings) -> Job:
+    """Import the run's job and make sure that it is the code the run was started with.
+
+    A file that does not lie where it did is sought below the working folder, where engines unpack a job's code.
+
+    Raises:
+        JobError: it cannot be imported, or its source has changed.
+    """
+    spec, wanted = settings.job.spec, settings.job.fingerprint
+    if not wanted:
+        raise JobError(f"the run's job, {spec}, was given as an object, which stands in no file: give it again")
+    path, name = split_spec(spec)
+    if path.endswith(".py") and not Path(path).is_file():
+        tails = (Path(*Path(path).parts[first:]) for first in range(1, len(Path(path).parts)))
+        found = next((tail for tail in tails if tail.is_file() and fingerprint(str(tail)) == wanted), path)
+        spec = f"{found}:{name}"
+    if fingerprint(spec) != wanted:
+        raise JobError(
+            f"{spec}, or what it imports from beside it, has changed since the run was started: a run keeps its code. "
+            "Restore it, or start a new run"
+        )
+    return load_job(spec, settings.job.args)
 
 
 def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dict[str, Any]]:

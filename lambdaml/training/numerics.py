@@ -19,16 +19,15 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from lambdaml.errors import OtherNumerics, SettingsError
+from lambdaml.log.numerics import Mode, Numerics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Mode = Literal["reproducible", "fast"]
 
 _BLOCK = 2**18
 """Numbers that are squared at once."""
@@ -49,24 +48,6 @@ _BRANCHES = (
     "OFF AUTO COMPATIBLE SSE2 SSE3 SSSE3 SSE4_1 SSE4_2 AVX AVX2 AVX512_MIC AVX512 AVX512_MIC_E1 AVX512_E1".split()
 )
 """MKL's names of its branches, from number 1 on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numerics:
-    """The numerics class of a process.
-
-    Attributes:
-        mode: `reproducible` if the same inputs give the same bits each time, else `fast`. A run may be `fast` by wish.
-        decides: What decides the bits of a training step, by name: architecture, versions, instruction sets.
-        noted: What may decide the bits of a job's own code, such as the versions of NumPy and glibc. Not compared.
-    """
-
-    mode: Mode
-    decides: dict[str, str] = field(default_factory=dict)
-    noted: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.mode}: " + ", ".join(f"{name} {value}" for name, value in self.decides.items())
 
 
 def environment(mode: Mode) -> dict[str, str]:

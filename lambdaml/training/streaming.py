@@ -1,4 +1,4 @@
-"""Loading a large snapshot into a model piece by piece: the model is the only copy of it in memory.
+"""Loading a snapshot into a model, and a large one piece by piece: the model is the only copy of it in memory.
 
 A snapshot is read by ranges, in the order in which its digest is taken, and what belongs to the model is written into it as
 it arrives. So a process that only evaluates needs no second copy, and none of the optimizer's state at all.
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import PAUSES_S
-from lambdaml.log.snapshot import EXTRA, FROZEN_DIGEST, MODEL_PREFIX, heading, read_meta, read_state
+from lambdaml.log.snapshot import EXTRA, FROZEN_DIGEST, MODEL_PREFIX, State, heading, read_meta, read_state
 from lambdaml.log.tensorfile import TensorPart, header_bytes, raw, read_header
 from lambdaml.log.wire import canonical
 from lambdaml.storage.protocol import Bytes, Store
-from lambdaml.training.buffers import LOCAL
+from lambdaml.training.buffers import LOCAL, Buffers
 
 _LARGE_BYTES = 2**26
 """A snapshot of more than this is read in pieces of this size."""
@@ -39,8 +39,19 @@ def load_model(store: Store, key: str, size_bytes: int, model: nn.Module) -> boo
         return True
     state = read_state(store, key)
     if state is not None:
-        state.load_into(model)
+        load_into(model, state)
     return state is not None
+
+
+def load_into(model: nn.Module, state: State) -> None:
+    """Give a module of the same job the model of a state.
+
+    Raises:
+        RuntimeError: it is another model.
+    """
+    named = state.model()
+    Buffers(model, late=False).load(state.tensors, named)
+    model.load_state_dict(named)
 
 
 def _targets(model: nn.Module) -> dict[str, Tensor] | None:

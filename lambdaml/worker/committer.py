@@ -16,7 +16,7 @@ from lambdaml.events import CommitEvent, SnapshotEvent
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest, Stop
-from lambdaml.log.rejections import describe, sampler_of
+from lambdaml.training.rejections import describe, sampler_of
 from lambdaml.worker.machine import MachineState
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state

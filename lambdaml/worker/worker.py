@@ -8,7 +8,7 @@ from lambdaml.errors import JobFailed, LeaseLost
 from lambdaml.events import WarningEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Update
-from lambdaml.log.rejections import describe_update, sampler_of
+from lambdaml.training.rejections import describe_update, sampler_of
 
 if TYPE_CHECKING:
     from lambdaml.worker.function import Function

@@ -95,7 +95,7 @@ def test_a_bug_of_ours_is_one_line_and_70(trained: Trained, cli: Cli, monkeypatc
     def broken(_: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr("lambdaml.log.run.Run.status", broken)
+    monkeypatch.setattr("lambdaml.run.Run.status", broken)
     ended = cli("status", trained.place)
     assert ended.code == 70
     assert ended.err == "error: ZeroDivisionError: by zero (set LAMBDAML_TRACEBACK=1 for the traceback)\n"

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from lambdaml.engines import Emit, LaunchSpec
 from lambdaml.engines.entry import function_coroutine
-from lambdaml.engines.live import OneThread
 from lambdaml.engines.supervise import DONE, FAILED, LEFT, error_event, supervise, used
 from lambdaml.events import EndedEvent, Event
 from lambdaml.storage import open_store
+from lambdaml.training.one_thread import OneThread
 
 
 class ToyEngine:

@@ -14,8 +14,8 @@ from lambdaml.errors import AccessDenied, SettingsError
 from lambdaml.log import holders, keys
 from lambdaml.log.holders import MAX_SKEW_S, last_of
 from lambdaml.log.records import Commit, Entry, Lease
-from lambdaml.log.run import Run
 from lambdaml.log.usage import Usage
+from lambdaml.run import Run
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import MemoryStore, Metered, MeterReading, ObjectInfo, Retrying
 from lambdaml.storage.probe import store_time
@@ -45,7 +45,7 @@ class Place:
         )  # fmt: skip
         self.store.create(keys.RUN, settings.dump())
         self.run = Run(self.store)
-        monkeypatch.setattr("lambdaml.log.run.time.time", lambda: self.now + self.skew_s)
+        monkeypatch.setattr("lambdaml.log.status.time.time", lambda: self.now + self.skew_s)
 
     def lease(self, worker: int, function: str, generation: int = 1, released: bool = False) -> None:
         self.store.create(keys.lease(worker, generation), Lease(worker, generation, function, LEASE_S, released).pack())

@@ -13,7 +13,8 @@ import lambdaml
 from lambdaml.errors import BadObject, SettingsError, StoreFull
 from lambdaml.events import Event
 from lambdaml.log import keys, wire
-from lambdaml.log.retention import Horizon, Sizes, garbage, horizon_of, pin_version, snapshots_kept, unpin_version
+from lambdaml.log.gc import garbage
+from lambdaml.log.retention import Horizon, Sizes, horizon_of, pin_version, snapshots_kept, unpin_version
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import Fate, Virtual
@@ -210,7 +211,7 @@ def test_the_result_of_a_target_is_kept() -> None:
 def test_what_a_bound_deletes_and_what_gc_deletes_leaves_the_same_history(
     whole: lambdaml.Run, short: lambdaml.Run
 ) -> None:
-    found = garbage(short.store, None)
+    found = garbage(short)
     assert found is not None
     horizon, doomed = found
     assert horizon.version == STEPS and keys.snapshot(STEPS) not in doomed

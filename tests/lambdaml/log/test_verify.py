@@ -317,7 +317,7 @@ def test_a_refused_update_is_checked_too(quorum: lambdaml.Run, tamper: Callable[
 
 
 def test_verifying_reports_how_far_it_is(bsp: lambdaml.Run) -> None:
-    from lambdaml.log.verify import verify
+    from lambdaml.training.verify import verify
 
     seen: list[tuple[int, int]] = []
     verify(bsp, lambda done, total: seen.append((done, total)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import lambdaml
-from lambdaml.log.run import Run
+from lambdaml.run import Run
 from lambdaml.simulation import Costs
 from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.traces import Trace
@@ -27,8 +27,7 @@ def ran(schedule: str = "asp", fate: Callable[..., Fate] = lambda *_: Fate(), **
     options = {"workers": 4, "steps": 20, "channel": "s3-standard", "costs": {"encode_s": 0.01}, **options}
     virtual = scene(schedule, kind=Virtual, fate=fate, **options)
     assert virtual.run()
-    run: Run = virtual.run_of()
-    return run
+    return Run(virtual.run_of().store)
 
 
 def applied(rows: list[Row]) -> list[Row]:

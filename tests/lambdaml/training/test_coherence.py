@@ -11,10 +11,10 @@ from torch import nn
 
 import lambdaml
 from examples.digits import Digits
-from lambdaml.engines.live import OneThread
 from lambdaml.errors import SettingsError
 from lambdaml.training.coherence import Coherence, Point, Probe, Tolerance, coherence, measure_coherence, sequential
 from lambdaml.training.evaluation import Evaluator
+from lambdaml.training.one_thread import OneThread
 from tests.lambdaml.lab import Made, Tiny, table, train
 
 A4 = {"samples": 1000, "lags": (16,), "batch_size": 1000}

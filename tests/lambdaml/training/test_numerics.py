@@ -19,11 +19,12 @@ import torch
 
 import lambdaml
 from lambdaml.errors import OtherNumerics, RunFailed, SettingsError
-from lambdaml.log.run import Run
+from lambdaml.log.numerics import Numerics
+from lambdaml.run import Run
 from lambdaml.settings import Settings
 from lambdaml.storage import copy
 from lambdaml.training import numerics
-from lambdaml.training.numerics import Numerics, current_class, differences, norm
+from lambdaml.training.numerics import current_class, differences, norm
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, broken_off, memory, train
 

@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load
 
 import lambdaml
-from lambdaml.engines.entry import function_coroutine, read_settings
-from lambdaml.engines.live import OneThread
+from lambdaml.engines.entry import function_coroutine
 from lambdaml.errors import RunFailed
 from lambdaml.events import Event
 from lambdaml.log import keys
+from lambdaml.log.reader import read_settings
 from lambdaml.log.records import Commit, Lease, Stop, Update
 from lambdaml.log.snapshot import State
 from lambdaml.storage import MemoryStore, open_store
+from lambdaml.training.one_thread import OneThread
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Made, Tiny, broken_off, memory, model_bytes, settings_of, table, train, update_of
 

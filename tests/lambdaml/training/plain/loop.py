@@ -20,8 +20,8 @@ import lambdaml
 from lambdaml import Job
 from lambdaml.errors import JobError
 from lambdaml.events import Event
-from lambdaml.log.replay import replica_at
 from lambdaml.storage import Store
+from lambdaml.training.replay import replica_at
 from lambdaml.training.sampling import Sampler, derive_seed
 
 STEPS = 8
@@ -128,7 +128,7 @@ def trained(run: lambdaml.Run) -> Trained:
     """What the run's last snapshot holds, as a function that resumes from it would see it."""
     summary = run.summary()
     assert (summary.stop, summary.version) == ("steps", run.newest_snapshot())
-    replica = replica_at(run, summary.version)
+    replica = replica_at(run, summary.version, run.job())
     return Trained(replica.model, replica.optimizer, replica.scheduler)
 
 

@@ -18,8 +18,8 @@ from torch.utils.data import TensorDataset
 import lambdaml
 from lambdaml import Job
 from lambdaml.errors import RunFailed
-from lambdaml.log.replay import replica_at
 from lambdaml.storage import MemoryStore
+from lambdaml.training.replay import replica_at
 from tests.lambdaml.training.plain.case import Case
 from tests.lambdaml.training.plain.loop import assert_refused
 
@@ -185,7 +185,7 @@ def test_milestones_lower_the_learning_rate_as_in_a_plain_loop(milestones: list[
     schedule = milestone(plain)
     for version in range(21):
         if version % 4 == 0:
-            (group,) = replica_at(run, version).optimizer.param_groups
+            (group,) = replica_at(run, version, job).optimizer.param_groups
             assert group["lr"] == plain.param_groups[0]["lr"]
         plain.step()
         schedule.step()
@@ -226,7 +226,7 @@ def test_a_learning_rate_that_is_a_tensor_works(store: MemoryStore) -> None:
     job = Regression(optimizer=lambda model: Adam(model.parameters(), lr=torch.tensor(0.05)))
     run = train(job, store, steps=4)
     assert sound(run)
-    (group,) = replica_at(run, 4).optimizer.param_groups
+    (group,) = replica_at(run, 4, job).optimizer.param_groups
     assert isinstance(group["lr"], Tensor) and group["lr"] == torch.tensor(0.05)
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject, LambdaMLError
+from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit, decision_of
+from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import snapshots_kept
@@ -22,9 +24,10 @@ from lambdaml.log.state import LogState
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.storage import Bytes
 from lambdaml.training import numerics
+from lambdaml.training.one_thread import OneThread
+from lambdaml.training.replay import commits_from, replica_at
 
 if TYPE_CHECKING:
-    from lambdaml.log.run import Run
     from lambdaml.training.replica import Replica
 
 
@@ -54,20 +57,21 @@ class Report:
         return not self.faults and not self.unproven
 
 
-def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Report:
+def verify(
+    run: RunReader, progress: Callable[[int, int], None] = lambda done, total: None, job: Job | None = None
+) -> Report:
     """Check everything, from the earliest snapshot that is kept.
 
     Args:
         progress: called with commits checked and commits there are.
+        job: the run's, where it was given as an instance and cannot be imported.
     """
-    from lambdaml.engines.live import OneThread
-
     numerics.prepare_for(run.settings.numerics)
     with OneThread() as compute:
-        return compute.submit(_verify, run, progress).result()
+        return compute.submit(_verify, run, job, progress).result()
 
 
-def _verify(run: Run, progress: Callable[[int, int], None]) -> Report:
+def _verify(run: RunReader, job: Job | None, progress: Callable[[int, int], None]) -> Report:
     report = Report()
     try:
         numbers = [keys.number(info.key) for info in run.store.list(keys.LOG)]
@@ -75,21 +79,21 @@ def _verify(run: Run, progress: Callable[[int, int], None]) -> Report:
             gap = next(expected for expected, number in enumerate(numbers) if expected != number)
             report.faults.append(f"the log has a gap: {keys.log(gap)} is missing")
             return report
-        _check_fates(run, report, _check_replay(run, report, len(numbers), progress))
+        _check_fates(run, report, _check_replay(run, job, report, len(numbers), progress))
     except LambdaMLError as error:
         report.faults.append(str(error))
     return report
 
 
-def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int, int], None]) -> list[int] | None:
+def _check_replay(
+    run: RunReader, job: Job | None, report: Report, total: int, progress: Callable[[int, int], None]
+) -> list[int] | None:
     """Returns how many updates of each worker had their fate when the history that is kept begins."""
-    from lambdaml.log.replay import commits_from, replica_at
-
     snapshots = [keys.number(info.key) for info in snapshots_kept(run.store)]
     if not snapshots:
         report.faults.append("the run has no snapshot")
         return None
-    replica = replica_at(run, snapshots[0])
+    replica = replica_at(run, snapshots[0], job)
     report.first, begin = snapshots[0], list(replica.log_state.next_seq)
     # Commits that take no step leave the version as it is, so a version may have several states.
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
@@ -125,7 +129,7 @@ def _check_replay(run: Run, report: Report, total: int, progress: Callable[[int,
 
 
 def _check_commit(
-    run: Run, replica: Replica, commit: Commit, updates: dict[tuple[int, int], Update], report: Report
+    run: RunReader, replica: Replica, commit: Commit, updates: dict[tuple[int, int], Update], report: Report
 ) -> None:
     """The log's account of each applied update against the update itself, and against the rule."""
     settings, where = run.settings, keys.log(commit.commit)
@@ -155,7 +159,7 @@ def _check_commit(
 
 
 def _check_snapshots(
-    run: Run, replica: Replica, states: dict[int, set[str]], snapshots: list[int], report: Report
+    run: RunReader, replica: Replica, states: dict[int, set[str]], snapshots: list[int], report: Report
 ) -> list[str]:
     """Counts the snapshots and looks at the result; returns which snapshots differ from the replay."""
     differ = []
@@ -172,7 +176,7 @@ def _check_snapshots(
     return differ
 
 
-def _check_model(run: Run, version: int, report: Report) -> None:
+def _check_model(run: RunReader, version: int, report: Report) -> None:
     """The result, if there is one, against the snapshot of its version."""
     model = run.store.get(keys.MODEL)
     if model is None:
@@ -190,7 +194,7 @@ def _check_model(run: Run, version: int, report: Report) -> None:
         report.faults.append(str(error))
 
 
-def _check_fates(run: Run, report: Report, begin: list[int] | None) -> None:
+def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> None:
     """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
     decided: set[tuple[int, int]] = set()
     log_state = LogState(run.settings.workers, run.settings.steps)

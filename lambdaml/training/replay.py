@@ -1,4 +1,4 @@
-"""Replay: rebuild any version of a run, bit for bit, from a snapshot, the log and the updates."""
+"""Replay: rebuild any version of a run, bit for bit, from a snapshot, the log and the updates; and its model."""
 
 from __future__ import annotations
 
@@ -6,41 +6,87 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lambdaml.errors import BadObject, SettingsError
+from lambdaml.errors import BadObject, RunNotFound, SettingsError
+from lambdaml.job import Job
 from lambdaml.log import keys
-from lambdaml.log.reads import demand_present, read_now
+from lambdaml.log.reader import RunReader
+from lambdaml.log.reads import demand_present, read_now, read_twice
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.log.retention import horizon_of, snapshots_kept
-from lambdaml.log.snapshot import State, read_state
+from lambdaml.log.snapshot import State, read_model, read_state
+from lambdaml.training import numerics
+from lambdaml.training.loading import load_run_job
+from lambdaml.training.one_thread import OneThread
 
 if TYPE_CHECKING:
-    from lambdaml.log.run import Run
-    from lambdaml.training.replica import Replica
+    from torch import nn
 
+    from lambdaml.training.replica import Replica
 
 AHEAD, AHEAD_BYTES = 16, 256 * 2**20
 """Commits whose updates are read ahead at most, and the memory that they may take."""
 
 
-def replay(run: Run, version: int | None = None) -> State:
-    """The state at `version`; at the last one in the log for None. Computed with one thread, as functions do.
+def replay(run: RunReader, version: int | None = None, job: Job | None = None) -> State:
+    """Rebuild the state at a version from the nearest earlier snapshot and the log, with the bits that it had.
+
+    Args:
+        version: by default the last one.
+        job: the run's, where it was given as an instance and cannot be imported.
 
     Raises:
+        OtherNumerics: the run promises bits, and this process would compute others.
         SettingsError: the run has no such version, or what is needed to rebuild it was deleted.
+        JobError: the job cannot be imported, or its code has changed.
     """
-    from lambdaml.engines.live import OneThread
+    numerics.prepare_for(run.settings.numerics)
+    numerics.demand(run.settings.numerics)
+    return rebuild(run, version, job)
 
+
+def rebuild(run: RunReader, version: int | None = None, job: Job | None = None) -> State:
+    """As `replay`, in whatever numerics class this process computes in: the last bits may be others."""
     with OneThread() as compute:
-        return compute.submit(_replay, run, version).result()
+        return compute.submit(_rebuild, run, version, job).result()
 
 
-def _replay(run: Run, version: int | None) -> State:
+def keep_newest(run: RunReader, job: Job | None = None) -> int:
+    """Write a snapshot of the newest committed version, unless there is one; returns that version."""
+    newest = run.newest_snapshot()
+    state = replay(run, job=job)
+    if state.version != newest:
+        run.store.create(keys.snapshot(state.version), state.dump())
+    return state.version
+
+
+def trained_model(run: RunReader, version: int | None = None, job: Job | None = None) -> nn.Module:
+    """The job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+
+    In a process of another numerics class than the run's, the last bits of those weights may be others.
+
+    Raises:
+        RunNotFound: the run has no result yet, and no version was asked for.
+    """
+    from lambdaml.training.streaming import load_into
+
+    module = (job or load_run_job(run.settings)).model()
+    if version is None:
+        data = read_twice(run.store, keys.MODEL)
+        if data is None:
+            raise RunNotFound(f"{run.url} has no result yet; ask for a version, or resume the run")
+        load_into(module, read_model(data))
+    else:
+        load_into(module, rebuild(run, version, job))
+    return module.eval()
+
+
+def _rebuild(run: RunReader, version: int | None, job: Job | None) -> State:
     versions = [keys.number(info.key) for info in snapshots_kept(run.store)]
     usable = [v for v in versions if version is None or v <= version]
     if not usable or (version is not None and version < 0):
         first = f"the earliest kept is {versions[0]}" if versions else "it has no snapshot"
         raise SettingsError(f"version {version} of this run cannot be rebuilt: {first}")
-    replica = replica_at(run, usable[-1])
+    replica = replica_at(run, usable[-1], job)
     for commit, updates in commits_from(run, replica.log_state.commit):
         if replica.version == version:
             break
@@ -50,7 +96,7 @@ def _replay(run: Run, version: int | None) -> State:
     return replica.state()
 
 
-def _deleted(run: Run, commit: Commit) -> str:
+def _deleted(run: RunReader, commit: Commit) -> str:
     """What to say of a missing update that was deleted meanwhile."""
     horizon = horizon_of(run.store)
     if horizon is None or horizon.commit <= commit.commit:
@@ -58,18 +104,18 @@ def _deleted(run: Run, commit: Commit) -> str:
     return f": the run goes on, and its history now begins at version {horizon.version}; try again, or pin a version"
 
 
-def replica_at(run: Run, version: int) -> Replica:
+def replica_at(run: RunReader, version: int, job: Job | None = None) -> Replica:
     """A replica that has just loaded the snapshot of this version."""
     from lambdaml.training.replica import Replica
 
     key = keys.snapshot(version)
     state = demand_present(read_state(run.store, key), key)
-    replica = Replica(run.job(), run.settings)
+    replica = Replica(job or load_run_job(run.settings), run.settings)
     replica.load(state)
     return replica
 
 
-def commits_from(run: Run, start: int) -> Iterator[tuple[Commit, dict[tuple[int, int], Update]]]:
+def commits_from(run: RunReader, start: int) -> Iterator[tuple[Commit, dict[tuple[int, int], Update]]]:
     """The log from entry `start` on, each with its updates, refused ones included; the next are fetched meanwhile."""
 
     def fetch(commit: Commit) -> dict[tuple[int, int], Update]:

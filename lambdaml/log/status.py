@@ -1,0 +1,72 @@
+"""Status: where a run stands, told by a few dozen requests however long its log is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from lambdaml.log import keys
+from lambdaml.log.holders import seem_working
+from lambdaml.log.reader import RunReader
+from lambdaml.log.retention import snapshots_kept
+
+_ENDED = {"steps": "finished", "target": "reached its target"}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run stands.
+
+    Attributes:
+        state: `running`, `stopped` (it can be resumed), or how it ended.
+        metrics_version: The version that `metrics` were evaluated at.
+        functions: Who seems to be working on it.
+        age_s: How long ago the last commit was written.
+        model: Whether the result stands in the bucket.
+        first: Versions before this one can no longer be replayed.
+    """
+
+    run: str
+    state: str
+    version: int
+    commits: int
+    progress: float
+    schedule: str
+    workers: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    metrics_version: int | None = None
+    functions: tuple[str, ...] = ()
+    age_s: float | None = None
+    model: bool = False
+    init_from: str | None = None
+    first: int = 0
+
+
+def status(run: RunReader) -> Status:
+    """Where the run stands.
+
+    Nothing is written, unless all leases have run out by this machine's clock, but by so little that it may be off:
+    then the store is asked for its time (`lambdaml.log.holders`).
+    """
+    commits, last, modified = run.tail()
+    metrics = run.last_metrics()
+    newest = max(metrics, default=None)
+    now = max(time.time(), modified or 0.0)
+    holders = seem_working(run.store, commits, now)
+    stop, settings = last.stop if last else None, run.settings
+    return Status(
+        run=run.url,
+        state=_ENDED.get(stop.reason, stop.reason) if stop else "running" if holders else "stopped",
+        version=last.last_version if last else 0,
+        commits=commits,
+        progress=last.progress if last else 0.0,
+        schedule=settings.schedule,
+        workers=settings.workers,
+        metrics=metrics[newest] if newest is not None else {},
+        metrics_version=newest,
+        functions=holders,
+        age_s=None if modified is None else now - modified,
+        model=run.store.head(keys.MODEL) is not None,
+        init_from=str(settings.init_from) if settings.init_from is not None else None,
+        first=next((keys.number(info.key) for info in snapshots_kept(run.store)), 0),
+    )

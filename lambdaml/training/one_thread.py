@@ -1,0 +1,80 @@
+"""One thread for all tensor work of a process, so that results do not depend on how many cores there are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class OneThread(ThreadPoolExecutor):
+    """Runs tensor work of this process, one piece at a time; torch uses exactly one thread for it, so that results
+    do not depend on the machine's cores. Work that another thread may do at once, in `here`, takes its turn, too.
+
+    The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
+    the user's code that runs in a turn may wait for whatever it likes.
+
+    Args:
+        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection to
+            SQLite, may be of no use in another.
+    """
+
+    def __init__(self, shared: bool = True) -> None:
+        super().__init__(1, thread_name_prefix="compute", initializer=_use_one_core)
+        self._shared = shared
+        self._turn = threading.Semaphore()
+        self._abandoned = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        def alone() -> T:
+            self._turn.acquire()
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._turn.release()
+
+        return super().submit(alone)
+
+    @contextmanager
+    def here(self) -> Iterator[bool]:
+        """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
+        mine = self._shared and self._turn.acquire(blocking=False)
+        try:
+            if mine:
+                with _one_core():
+                    yield True
+            else:
+                yield False
+        finally:
+            if mine:
+                self._turn.release()
+
+    def abandon(self) -> None:
+        """Begin no more of what was submitted, and have `shutdown` not wait for what has begun."""
+        self._abandoned = True
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait and not self._abandoned, cancel_futures=cancel_futures)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _use_one_core() -> None:
+    import torch
+
+    torch.set_num_threads(1)
