@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
+from lambdaml.storage.blocking import blocking, run_now
 from lambdaml.storage.errors import StoreUnavailable, StoreUnfit, Throttled
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 
@@ -109,19 +110,7 @@ class Backend(Store):
             StoreUnavailable: it could not be settled; `create` with the same bytes may be called again, and will
                 recognise its own object if the lost request did take effect after all.
         """
-        steps = settle(key, data)
-        request = next(steps)
-        while True:
-            try:
-                answer = self.try_create(key, data) if request == "create" else self.get(key)
-            except StoreUnavailable as error:
-                request = steps.throw(error)
-                continue
-            try:
-                request = steps.send(answer)
-            except StopIteration as settled:
-                found: Bytes | None = settled.value
-                return found
+        return run_now(settle(key, data, blocking(self.try_create), blocking(self.get)))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         resume: str | None = after
@@ -141,15 +130,30 @@ def check_order(infos: Sequence[ObjectInfo], after: str, place: str) -> None:
         raise StoreUnfit(f"{place}: the server does not list in the order of keys; add sorted=no to the URL")
 
 
-class Layer(Backend):
-    """A backend around a backend; a subclass says in `around` what happens to each request."""
+class Around(Store):
+    """A store around another one, and like that one in all that a subclass does not change."""
 
-    def __init__(self, inner: Backend) -> None:
+    def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.url = inner.url
         self.shared = inner.shared
         self.ephemeral = inner.ephemeral
         self.near = inner.near
+
+    def free_bytes(self) -> int | None:
+        return self.inner.free_bytes()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Layer(Around, Backend):
+    """A backend around a backend; a subclass says in `around` what happens to each request."""
+
+    inner: Backend
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
 
     @abstractmethod
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
@@ -177,28 +181,28 @@ class Layer(Backend):
         for batch in batches(keys):
             self.around("delete", batch[0], 0, lambda batch=batch: self.inner.delete(batch))  # type: ignore[misc]
 
-    def free_bytes(self) -> int | None:
-        return self.inner.free_bytes()
 
-    def close(self) -> None:
-        self.inner.close()
+async def settle(
+    key: str,
+    data: Data,
+    create: Callable[[str, Data], Awaitable[bool]],
+    get: Callable[[str], Awaitable[Bytes | None]],
+) -> Bytes | None:
+    """Create an object and settle who wrote it, for blocking and awaited stores alike; see `Store.create`.
 
-
-def settle(key: str, data: Data) -> Generator[Literal["create", "get"], Any, Bytes | None]:
-    """The requests that settle who wrote an object: yields each, is sent its answer or thrown its error.
-
-    This is the only place that knows how. It does no I/O, so that it serves blocking and awaited stores alike.
+    Args:
+        create: makes the one conditional put, as `Backend.try_create` does.
+        get: reads an object.
     """
     doubt: StoreUnavailable | None = None
     try:
-        written = yield "create"
-        if written:
+        if await create(key, data):
             return None
     except Throttled:
         raise
     except StoreUnavailable as error:
         doubt = error
-    found = yield "get"
+    found = await get(key)
     if found is None:
         raise doubt or StoreUnavailable(f"create {key}: the store said that the key exists, but does not return it")
     return None if _same(found, data) else found

@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Self, TypeVar
 
+from lambdaml.storage.backend import Around
+from lambdaml.storage.blocking import blocking, run_now
 from lambdaml.storage.errors import StoreUnavailable
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
@@ -82,16 +84,7 @@ class Patience:
 
     def keep_now(self, call: Callable[[], T]) -> T:
         """The same for a call that blocks."""
-        with _Trial(self) as trial:
-            while True:
-                try:
-                    answer = call()
-                except StoreUnavailable as error:
-                    pause_s = trial.failed(error)
-                else:
-                    trial.answered()
-                    return answer
-                time.sleep(pause_s)
+        return run_now(self.keep(blocking(call), blocking(time.sleep)))
 
     def give_up(self) -> None:
         """Let calls that fail from now on fail for good."""
@@ -154,16 +147,12 @@ def hasten(store: Store) -> None:
         store.within_s = HASTY_S
 
 
-class Patient(Store):
+class Patient(Around):
     """A store around another that waits while that is down; see `Patience`."""
 
     def __init__(self, inner: Store, patience: Patience) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.patience = patience
-        self.url = inner.url
-        self.shared = inner.shared
-        self.ephemeral = inner.ephemeral
-        self.near = inner.near
 
     @property
     def meter(self) -> Meter | None:
@@ -214,9 +203,3 @@ class Patient(Store):
 
     def wait(self, key: str, timeout_s: float) -> bool:
         return self.patience.keep_now(lambda: self.inner.wait(key, timeout_s))
-
-    def free_bytes(self) -> int | None:
-        return self.inner.free_bytes()
-
-    def close(self) -> None:
-        self.inner.close()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from lambdaml.storage.backend import batches, check_key, check_prefix
+from lambdaml.storage.backend import Around, batches, check_key, check_prefix
+from lambdaml.storage.blocking import blocking, run_now
 from lambdaml.storage.errors import StoreUnavailable
 from lambdaml.storage.meter import Meter, Metered
-from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
+from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.storage.url import masked
 
 T = TypeVar("T")
@@ -36,7 +37,35 @@ def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
     return uniform(0.0, min(_CAP_S, BASE_S * 2 ** (attempt - 1)))
 
 
-class Retrying(Store):
+async def retried(
+    call: Callable[[], Awaitable[T]],
+    now: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+    uniform: Callable[[float, float], float],
+    attempts: int = ATTEMPTS,
+    within_s: float = float("inf"),
+) -> T:
+    """Make a call until it is answered, at most `attempts` times, none of which begins more than `within_s` seconds
+    after the first one.
+
+    Raises:
+        StoreUnavailable: the last one was refused, too.
+    """
+    begin = now()
+    for attempt in range(1, attempts + 1):
+        try:
+            return await call()
+        except StoreUnavailable as error:
+            elapsed = now() - begin
+            if attempt == attempts or elapsed > within_s:
+                times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
+                raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
+            logger.debug("attempt %d failed: %s", attempt, masked(str(error)))
+            await sleep(pause_s(attempt, uniform))
+    raise AssertionError("unreachable: attempts is at least 1")
+
+
+class Retrying(Around):
     """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all, none
     of which begins more than `within_s` seconds after the first one.
 
@@ -52,6 +81,8 @@ class Retrying(Store):
         sleep, uniform: replaced in tests; `uniform(a, b)` draws the wait in seconds.
     """
 
+    inner: Metered
+
     def __init__(
         self,
         inner: Metered,
@@ -60,13 +91,9 @@ class Retrying(Store):
         sleep: Callable[[float], None] = time.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.attempts = attempts
         self.within_s = float("inf")
-        self.url = inner.url
-        self.shared = inner.shared
-        self.ephemeral = inner.ephemeral
-        self.near = inner.near
         self._sleep = sleep
         self._uniform = uniform
 
@@ -122,22 +149,6 @@ class Retrying(Store):
         deadline = time.monotonic() + timeout_s
         return self._try(lambda: self.inner.wait(key, max(0.0, deadline - time.monotonic())))
 
-    def free_bytes(self) -> int | None:
-        return self.inner.free_bytes()
-
-    def close(self) -> None:
-        self.inner.close()
-
     def _try(self, call: Callable[[], T]) -> T:
-        begin = time.monotonic()
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return call()
-            except StoreUnavailable as error:
-                elapsed = time.monotonic() - begin
-                if attempt == self.attempts or elapsed > self.within_s:
-                    times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
-                    raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
-                logger.debug("attempt %d failed: %s", attempt, masked(str(error)))
-                self._sleep(pause_s(attempt, self._uniform))
-        raise AssertionError("unreachable: attempts is at least 1")
+        how = (time.monotonic, blocking(self._sleep), self._uniform, self.attempts, self.within_s)
+        return run_now(retried(blocking(call), *how))

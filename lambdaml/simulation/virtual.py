@@ -21,7 +21,7 @@ from lambdaml.storage.faults import corrupted
 from lambdaml.storage.meter import Meter
 from lambdaml.storage.patience import Patience
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
-from lambdaml.storage.retry import ATTEMPTS, HASTY_S, pause_s
+from lambdaml.storage.retry import HASTY_S, retried
 from lambdaml.worker.world import Signal
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class VirtualStore:
         return self.meter.snapshot().to_dict()
 
     async def get(self, key: str) -> Bytes | None:
-        return await self._retried(lambda: self._request("get", key, 0, lambda: self._bucket.get(key)))
+        return await self._retried(lambda: self._get(key))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
         return await self._world.gather(*[self.get(key) for key in keys])
@@ -150,7 +150,7 @@ class VirtualStore:
         await self._retried(lambda: self._request("put", key, size, lambda: self._bucket.put(key, data)))
 
     async def create(self, key: str, data: Data) -> Bytes | None:
-        return await self._retried(lambda: self._settled(key, data))
+        return await self._retried(lambda: settle(key, data, self._create, self._get))
 
     async def head(self, key: str) -> ObjectInfo | None:
         return await self._retried(lambda: self._request("head", key, 0, lambda: self._bucket.head(key)))
@@ -165,40 +165,19 @@ class VirtualStore:
 
         await self._retried(lambda: self._request("delete", keys[0], 0, effect))
 
-    async def _settled(self, key: str, data: Data) -> Bytes | None:
-        size = self._bucket.size_bytes(key, data)
-        steps = settle(key, data)
-        request = next(steps)
-        while True:
-            answer: bool | Bytes | None
-            try:
-                if request == "create":
-                    answer = await self._request("create", key, size, lambda: self._bucket.try_create(key, data))
-                else:
-                    answer = await self._request("get", key, 0, lambda: self._bucket.get(key))
-            except StoreUnavailable as error:
-                request = steps.throw(error)
-                continue
-            try:
-                request = steps.send(answer)
-            except StopIteration as settled:
-                standing: Bytes | None = settled.value
-                return standing
-
     async def _retried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await self.patience.keep(lambda: self._tried(call), self._world.sleep)
 
     async def _tried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `lambdaml.storage.retry` does."""
-        last_s = self._world.kernel.now + HASTY_S
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return await call()
-            except StoreUnavailable:
-                if self._world.kernel.now > last_s:
-                    raise
-                await self._world.sleep(pause_s(attempt, self._world.uniform))
-        return await call()
+        world = self._world
+        return await retried(call, lambda: world.kernel.now, world.sleep, world.uniform, within_s=HASTY_S)
+
+    async def _get(self, key: str) -> Bytes | None:
+        return await self._request("get", key, 0, lambda: self._bucket.get(key))
+
+    async def _create(self, key: str, data: Data) -> bool:
+        size = self._bucket.size_bytes(key, data)
+        return await self._request("create", key, size, lambda: self._bucket.try_create(key, data))
 
     async def _request(self, op: Op, key: str, sent: int, effect: Callable[[], T]) -> T:
         """One request: there, its effect, and back."""
