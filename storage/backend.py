@@ -152,9 +152,6 @@ class Layer(Around, Backend):
 
     inner: Backend
 
-    def __init__(self, inner: Backend) -> None:
-        super().__init__(inner)
-
     @abstractmethod
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
         """Make one request: `call()` sends it. `key` is the prefix for a list and the first key for a delete."""

@@ -81,6 +81,7 @@ DEFINED_TWICE = {
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
+MAX_REPEATED_LINES = 9
 
 
 def label(path: Path) -> str:
@@ -328,6 +329,32 @@ def test_functions_are_short(path: Path) -> None:
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)) > MAX_FUNCTION_LINES
     ]
     assert not long
+
+
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """Each line of code with its number, but for imports, docstrings and the heads of functions, which a caller reads."""
+    text = path.read_text()
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            left_out |= set(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            left_out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in left_out)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def test_no_ten_lines_stand_twice() -> None:
+    places: dict[tuple[str, ...], list[str]] = {}
+    for path in SHIPPED:
+        lines = code_lines(path)
+        for start in range(len(lines) - MAX_REPEATED_LINES):
+            piece = tuple(line for _, line in lines[start : start + MAX_REPEATED_LINES + 1])
+            places.setdefault(piece, []).append(f"{label(path)}:{lines[start][0]}")
+    assert len(places) > 10_000
+    assert [found for found in places.values() if len(found) > 1] == []
 
 
 @pytest.mark.parametrize("place", PROTOCOL)
