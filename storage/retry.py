@@ -21,7 +21,7 @@ from lambdaml.storage.url import masked
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 BASE_S = 0.05
 _CAP_S = 5.0
@@ -60,7 +60,7 @@ async def retried(
             if attempt == attempts or elapsed > within_s:
                 times = f"{attempt} attempt{'' if attempt == 1 else 's'}"
                 raise type(error)(f"{error}; gave up after {times} in {elapsed:.1f} s") from error
-            logger.debug("attempt %d failed: %s", attempt, masked(str(error)))
+            _logger.debug("attempt %d failed: %s", attempt, masked(str(error)))
             await sleep(pause_s(attempt, uniform))
     raise AssertionError("unreachable: attempts is at least 1")
 

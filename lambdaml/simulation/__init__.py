@@ -24,7 +24,7 @@ from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.attribution import Split, trace_rows
-from lambdaml.training.asked import demand_workers, recorded, resolve_job, settings_for
+from lambdaml.training.asked import demand_workers, resolve_job, resolved_settings, settings_for
 from lambdaml.training.driver import TrainResult, result
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _settings(
         return replace_token(settings_for(instance, job_settings, asked)), instance
     assert asked.steps is not None
     per_epoch = min(asked.steps, 100)
-    return recorded(
+    return resolved_settings(
         asked,
         job=JobSettings(spec="none"),
         batch_size=BATCH_SIZE,

@@ -170,7 +170,7 @@ def settings_for(
     if snapshot_every is None:
         snapshot_every = default_interval(per_epoch, workers, parameters)
     round_bytes = BYTES_PER_PARAMETER * parameters * workers
-    return recorded(
+    return resolved_settings(
         asked,
         job=job_settings,
         steps=steps,
@@ -187,7 +187,7 @@ def settings_for(
     )
 
 
-def recorded(asked: RunOptions, **resolved: Any) -> Settings:
+def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
     """Settings with what was asked for, but for what is resolved.
 
     Raises:
