@@ -64,6 +64,9 @@ class Bf16:
 
 def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -> None:
     """Add weight * values to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
+    if fresh and weight == 1.0:
+        out[:] = values  # a product would quieten a NaN
+        return
     if fresh:
         np.multiply(values, weight, out=out)
         return

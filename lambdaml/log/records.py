@@ -244,12 +244,12 @@ class Commit:
     steps: tuple[tuple[Entry, ...], ...]
     refused: tuple[Entry, ...] = ()
     stop: Stop | None = None
-    controls: tuple[Control, ...] = ()
     digest: Digest | None = None
     function: str = ""
     time_s: float = 0.0
     next_s: float = 0.0
     progress: float = 0.0
+    controls: tuple[Control, ...] = ()
 
     @property
     def last_version(self) -> int:
@@ -380,6 +380,8 @@ _HEADER = (
 
 def _known(kind: type[T], record: Mapping[str, Any]) -> T:
     """A record of this kind; what it holds besides was added by a later version of the same schema and is passed over."""
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{record!r} is no record")
     return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 

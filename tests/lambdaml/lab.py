@@ -189,10 +189,7 @@ def round_of(replica: Replica) -> Commit:
     log_state = replica.log_state
     workers = replica.settings.workers
     updates = {(w, log_state.next_seq[w]): update_of(replica, w, log_state.next_seq[w]) for w in range(workers)}
-    total = sum(update.samples for update in updates.values())
-    entries = tuple(
-        Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, u.samples / total) for u in updates.values()
-    )
+    entries = tuple(Entry(u.worker, u.seq, u.base, 1, u.samples, u.loss, 0, 1.0) for u in updates.values())
     commit = Commit(log_state.commit, log_state.version, (entries,))
     replica.apply(commit, updates)
     return commit

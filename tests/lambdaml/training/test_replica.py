@@ -146,7 +146,7 @@ def test_one_worker_gives_the_bits_of_a_plain_loop(name: str) -> None:
 
 
 def reference(job: Made, workers: int, steps: int) -> nn.Module:
-    """The mean of the workers' gradients, weighted by their samples, summed in order by NumPy."""
+    """The mean of the workers' gradients, weighted by their samples, summed in order by NumPy and divided once."""
     dataset = job.dataset()
     seed(0, "model")
     model = job.model().train()
@@ -159,11 +159,11 @@ def reference(job: Made, workers: int, steps: int) -> nn.Module:
             seed("update", 0, worker, seq)
             optimizer.zero_grad()
             job.loss(model, default_collate([dataset[i] for i in indices])).backward()
-            weight = len(indices) / total
+            weight = len(indices) / job.batch_size
             grads = [(p.grad.numpy() if p.grad is not None else np.zeros(p.shape)) * weight for p in model.parameters()]
             means = [mean + grad for mean, grad in zip(means, grads, strict=True)] if means else grads
         for parameter, mean in zip(model.parameters(), means, strict=True):
-            parameter.grad = torch.from_numpy(mean.astype(np.float32))
+            parameter.grad = torch.from_numpy(mean.astype(np.float32) / np.float32(total / job.batch_size))
         if job.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
         optimizer.step()
