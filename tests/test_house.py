@@ -75,6 +75,7 @@ DEFINED_TWICE = {
     "open_backend": "what a module of a store offers to `open_store`",
     "variants": "what a module of a part offers to `Registry.variants`",
     **dict.fromkeys(("copy", "replay", "resume", "simulate", "train", "verify"), VERB),
+    **dict.fromkeys(("bill", "plan", "prices", "profile", "report"), VERB),
     # Still to be renamed.
     **dict.fromkeys(("Emit", "Fate", "Gradient"), "a second meaning that has to get a name of its own"),
 }

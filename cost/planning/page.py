@@ -43,7 +43,7 @@ def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class _Point:
     """A candidate in the chart; `kind` is `beaten`, `frontier` or `chosen`."""
 
     place: int
@@ -53,7 +53,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class _Chart:
     """The chart of all candidates that end, on logarithmic axes.
 
     Attributes:
@@ -68,11 +68,11 @@ class Chart:
     margin: int
     x_ticks: dict[float, float]
     y_ticks: dict[float, float]
-    points: list[Point]
+    points: list[_Point]
     frontier: str
 
 
-def _chart(plan: Plan) -> Chart | None:
+def _chart(plan: Plan) -> _Chart | None:
     """The chart; None where no candidate ends."""
     shown = {place: found for place, found in enumerate(plan.candidates) if not found.obstacle}
     if not shown:
@@ -80,12 +80,12 @@ def _chart(plan: Plan) -> Chart | None:
     across = _Axis([found.seconds for found in shown.values()], MARGIN, WIDTH - 20)
     up = _Axis([max(found.usd, _LEAST_USD) for found in shown.values()], HEIGHT - MARGIN, 20)
     points = {
-        place: Point(place, _kind(plan, place), across.at(found.seconds), up.at(max(found.usd, _LEAST_USD)))
+        place: _Point(place, _kind(plan, place), across.at(found.seconds), up.at(max(found.usd, _LEAST_USD)))
         for place, found in shown.items()
     }
     line = " ".join(f"{points[place].x:.1f},{points[place].y:.1f}" for place in plan.frontier)
     on_top = sorted(points.values(), key=lambda point: ("beaten", "frontier", "chosen").index(point.kind))
-    return Chart(WIDTH, HEIGHT, MARGIN, across.ticks(), up.ticks(), on_top, line)
+    return _Chart(WIDTH, HEIGHT, MARGIN, across.ticks(), up.ticks(), on_top, line)
 
 
 def _kind(plan: Plan, place: int) -> str:
