@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import lambdaml
 from lambdaml.cli.profile import profile
-from lambdaml.cost.profiling.measure import SECONDS, measure
+from lambdaml.cost.profiling.measure import SECONDS
 from lambdaml.cost.profiling.profile import Profile
 from tests.cli.conftest import DIGITS, Cli
 from tests.cost.profiles import digits
@@ -57,7 +58,7 @@ def test_json_is_the_file_and_a_simulation_takes_it(cli: Cli) -> None:
 
 
 def test_options_have_the_defaults_of_the_library() -> None:
-    mine, theirs = inspect.signature(profile).parameters, inspect.signature(measure).parameters
+    mine, theirs = inspect.signature(profile).parameters, inspect.signature(lambdaml.profile).parameters
     assert mine["seconds"].default == theirs["seconds"].default == SECONDS
     assert mine["workers_hint"].default == theirs["workers"].default
     assert mine["seed"].default == theirs["seed"].default
