@@ -74,7 +74,7 @@ DEFINED_TWICE = {
     "main": "where a program begins: the command line, and the process that forks functions",
     "open_backend": "what a module of a store offers to `open_store`",
     "variants": "what a module of a part offers to `Registry.variants`",
-    **dict.fromkeys(("copy", "replay", "resume", "simulate", "train", "verify"), VERB),
+    **dict.fromkeys(("copy", "gc", "replay", "resume", "simulate", "status", "train", "verify"), VERB),
     **dict.fromkeys(("bill", "plan", "prices", "profile", "report"), VERB),
     # Still to be renamed.
     **dict.fromkeys(("Emit", "Fate", "Gradient"), "a second meaning that has to get a name of its own"),

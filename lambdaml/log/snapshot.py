@@ -33,8 +33,6 @@ FROZEN_DIGEST = "frozen"
 """Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
-FROZEN_DIGEST = "frozen"
-"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 
 
 @dataclass(frozen=True, slots=True)
