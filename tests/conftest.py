@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
 
 from lambdaml.training import numerics
@@ -16,3 +17,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Two busy cores are no reason for a property to fail, and a failure must come again in the next run.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+CONFORMANCE = {"schedule": "schedule", "codec": "codec", "rule": "rule", "store": "url", "engine": "engine"}
+"""Each kind of part that has conformance tests (`test_conformance.py`), and the fixture that these take it from."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    for kind in CONFORMANCE:
+        parser.addoption(f"--{kind}", metavar="SPEC", help=f"run the conformance tests of a {kind} on this one alone")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.endswith("test_conformance"):
+        chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+        for kind, fixture in CONFORMANCE.items():
+            spec = metafunc.config.getoption(kind)
+            if spec and fixture in set(metafunc.fixturenames) - chosen:
+                metafunc.definition.add_marker(pytest.mark.parametrize(fixture, [spec], indirect=True))

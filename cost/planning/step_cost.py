@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lambdaml.log.records import Commit
-from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules import SCHEDULES, in_rounds
 from lambdaml.settings import JobSettings, make_settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.flow import Flow, FlowResult
@@ -113,7 +113,8 @@ def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPD
         late.extend([entry.staleness for entry in step] for step in commit.steps)
 
     short = _flow(shape, rounds // 3 * shape.workers, seed)
-    long = _flow(shape, rounds * shape.workers, seed, None if SCHEDULES.make(shape.schedule).deterministic else look)
+    fresh = in_rounds(SCHEDULES.make(shape.schedule), shape.workers)
+    long = _flow(shape, rounds * shape.workers, seed, None if fresh else look)
     steps = long.version - short.version
     step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
     return StepCost(

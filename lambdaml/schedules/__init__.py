@@ -57,6 +57,11 @@ class Schedule(Protocol):
         """Whether the worker has nothing left to compute once it has published `seq` updates."""
 
 
+def in_rounds(schedule: Schedule, workers: int) -> bool:
+    """Whether each commit is a round of all workers, which every function comes to by itself."""
+    return schedule.deterministic and schedule.needs(workers) == workers
+
+
 SCHEDULES: Registry[Schedule] = Registry(
     "schedule",
     {

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import numpy as np
+
+from lambdaml.codecs import CODECS
 from lambdaml.job import Job
 from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.settings import Settings
@@ -15,13 +18,16 @@ ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
 """Of a simulation without a job: a gradient takes 0.1 s at nominal speed, and the model has a million parameters."""
 
-_BYTES = {"fp32": 4, "bf16": 2}
+_WEIGHED = 2**16
+"""Numbers of a gradient that is encoded to see how many bytes a codec takes for each."""
+
 _MEASURE_S = 2.0
 
 
 def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int = ASSUMED_PARAMETERS) -> Costs:
     """Costs of no job in particular: an optimizer step takes 1 ns a parameter, reading an update as much again."""
-    size = _BYTES.get(codec.partition(":")[0], 4) * parameters
+    body = CODECS.make(codec).encode(np.zeros(_WEIGHED, np.float32), 0)
+    size = parameters * sum(part.nbytes for part in body.values()) // _WEIGHED
     apply_s = 1e-9 * parameters
     return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters)
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lambdaml.log.summary import Staleness
+from lambdaml.schedules import in_rounds
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
@@ -90,7 +91,8 @@ class Flow:
     def run(self, updates: int | None = None) -> FlowResult:
         """Simulate until the schedule ends the run, or until so many updates have a fate."""
         scene = Scene(*self._given)
-        seconds, stop = (Rounds if scene.parts.schedule.deterministic else Stream)(scene, self._on_commit).run(updates)
+        rounds = in_rounds(scene.parts.schedule, scene.settings.workers)
+        seconds, stop = (Rounds if rounds else Stream)(scene, self._on_commit).run(updates)
         tally = scene.tally
         made, cycles = sum(tally.fates.values()), max(1, tally.cycles)
         return FlowResult(

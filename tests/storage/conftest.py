@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lambdaml.storage import Store, open_store
+from lambdaml.storage.open import BACKENDS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,6 +32,7 @@ STORES = {
     "azurite": "{azurite}/{token}",
     "gs": "{gs}/{token}",
     "ray": "{ray}/{token}",
+    "sqlite": "sqlite://{folder}/{token}.db",
     "memory-slow": "memory://{token}?latency=2ms&bandwidth=500MB/s",
     "file-faulty": "file://{folder}/{token}?" + FAULTS,
     "memory-slow-faulty": "memory://{token}?latency=disk&" + FAULTS,
@@ -120,8 +122,8 @@ def ray_url(ray_address: str) -> Iterator[str]:
 
 
 def url_of(kind: str, request: pytest.FixtureRequest) -> str:
-    """A fresh, empty store of this kind."""
-    pattern, token = STORES[kind], secrets.token_hex(4)
+    """A fresh, empty store of this kind, or of a pattern like those of `STORES`."""
+    pattern, token = STORES.get(kind, kind), secrets.token_hex(4)
     for server, fixture in SERVERS.items():
         if server in pattern:
             head, _, query = request.getfixturevalue(fixture).partition("?")
@@ -131,7 +133,8 @@ def url_of(kind: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest) -> str:
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(BACKENDS, "sqlite", ("tests.parts.sqlite", ()))
     return url_of(request.param, request)
 
 

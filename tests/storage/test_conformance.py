@@ -1,4 +1,8 @@
-"""What every store promises, tried on every backend, and on backends that are slow and faulty on purpose."""
+"""What every store promises, tried on every backend, and on backends that are slow and faulty on purpose. A new one takes
+one file and one line in `BACKENDS`: see `tests/parts/sqlite.py`.
+
+    pytest -p mine --store 'mine://{folder}/{token}' tests/storage/test_conformance.py    # one of your own, in mine.py
+"""
 
 from __future__ import annotations
 

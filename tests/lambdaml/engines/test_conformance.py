@@ -1,4 +1,7 @@
-"""What every engine must do. A new engine takes one file and one line in `ENGINES`: see `toy.py`."""
+"""What every engine must do. A new one takes one file and one line in `ENGINES`: see `tests/parts/threads.py`.
+
+pytest -p mine --engine mine tests/lambdaml/engines/test_conformance.py    # one of your own, in mine.py
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,10 @@ def undisturbed() -> str | None:
     return train("memory://conformance", functions=1).model_sha256
 
 
-@pytest.fixture(params=["inline", "local", "toy", "ray"])
+@pytest.fixture(params=["inline", "local", "threads", "ray"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "toy":
-        monkeypatch.setitem(ENGINES.factories, "toy", "tests.lambdaml.engines.toy:ToyEngine")
-    elif request.param == "ray":
+    monkeypatch.setitem(ENGINES.factories, "threads", "tests.parts.threads:ThreadEngine")
+    if request.param == "ray":
         request.getfixturevalue("cluster")
         request.getfixturevalue("patient")
     name: str = request.param

@@ -26,7 +26,7 @@ from lambdaml.staleness.discard import step_size
 from lambdaml.staleness.exponential import similarity
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Recorded, synthetic_trace
-from tests.lambdaml.lab import Made, Tiny, broken_off, light, model_bytes, table, train
+from tests.lambdaml.lab import Made, Tiny, light, model_bytes, table, train
 from tests.lambdaml.worker.test_kills import Killer
 from tests.lambdaml.worker.test_kills import train as train_processes
 
@@ -88,15 +88,6 @@ def test_ringmaster_tolerates_nothing_at_first_and_fresh_updates_always() -> Non
 )
 def test_the_step_of_theory_for_discarding(noise: float, target: float, smooth: float, step: float) -> None:
     assert step_size(noise, target, smooth) == pytest.approx(step)
-
-
-@pytest.mark.parametrize("spec", sorted(RULES.factories))
-def test_a_fresh_update_counts_in_full_and_weights_never_grow(spec: str) -> None:
-    spec = {"discard": "discard:9"}.get(spec, spec)
-    rule = RULES.make(spec)
-    weights = [rule.judge(entry_of(tau, 100 - tau), LogState(4, 9)) or 0.0 for tau in range(40)]
-    assert weights == sorted(weights, reverse=True)
-    assert rule.judge(entry_of(0, 0), LogState(4, 9)) == 1.0
 
 
 def observed(counts: dict[int, int], labels: list[int] | None = None) -> LogState:
@@ -296,20 +287,6 @@ def test_the_decision_behind_a_commit_can_be_told_from_it(r: int) -> None:
 
 
 # ---- whole runs
-
-
-@pytest.mark.parametrize("spec", [*STATEFUL, *OBSERVING])
-def test_a_run_that_was_broken_off_goes_on_with_the_bits_of_its_log(spec: str) -> None:
-    """`verify` replays from snapshot 0 without any interruption: digests, snapshots and the result must agree."""
-    run = broken_off(at=14, workers=3, steps=STEPS, schedule="asp", functions=3, staleness=spec, snapshot_every=2)
-    assert lambdaml.resume(run.store, functions=2).stop == "steps"
-    report = run.verify()
-    assert report.faults == []
-    assert report.digests > 0 and report.snapshots >= 4
-    assert max(entry.staleness for commit in run.log() for entry in commit.applied) > 0
-    replay = lambdaml.replay_trace(Trace.of(run), Tiny)
-    assert replay.state.dump_model() == model_bytes(run)
-    assert replay.trace.rows == Trace.of(run).rows
 
 
 @pytest.mark.parametrize("spec", ["ringleader", "exponential:percentile=70,boost=outliers"])

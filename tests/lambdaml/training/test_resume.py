@@ -29,13 +29,6 @@ def test_a_run_that_broke_off_ends_with_the_same_bits(plain: lambdaml.Run, at: i
     assert run.verify().faults == []
 
 
-@pytest.mark.parametrize("schedule", ["asp", "ssp:1", "quorum:2", "quorum:2,late=weight"])
-def test_a_run_that_broke_off_ends_and_verifies_under_any_schedule(schedule: str) -> None:
-    run = broken_off(workers=4, steps=STEPS, functions=2, schedule=schedule, snapshot_every=1)
-    assert lambdaml.resume(run.store).stop == "steps"
-    assert run.verify().faults == []
-
-
 @pytest.mark.parametrize("missing", ["model", "model and last snapshot"])
 def test_a_run_whose_log_ended_but_whose_result_was_not_written_is_finished(missing: str) -> None:
     """Killed between the last log entry and model.safetensors."""

@@ -1,4 +1,4 @@
-"""An engine in one file, as somebody would add it: functions are threads of this process."""
+"""The engine `threads`: functions are threads of this process, each with an event loop of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from lambdaml.storage import open_store
 from lambdaml.training.one_thread import OneThread
 
 
-class ToyEngine:
+class ThreadEngine:
+    """What `lambdaml.train` asks of an engine."""
+
     takes_objects = True
     in_process = True
     nearby = True
@@ -36,13 +38,15 @@ class ToyEngine:
 
 
 class Threads:
+    """What `supervise` asks of those that start and end functions."""
+
     def __init__(self, launch: LaunchSpec, compute: OneThread) -> None:
         self.launch, self.compute = launch, compute
         self.heard: queue.Queue[Event] = queue.Queue()
         self.leaving = False
 
     def start(self, index: int, dead: Sequence[str]) -> str:
-        name = f"toy-{secrets.token_hex(6)}"
+        name = f"threads-{secrets.token_hex(6)}"
         threading.Thread(target=self.work, args=(name, self.launch.assigned(index), list(dead))).start()
         return name
 
