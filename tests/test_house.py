@@ -77,7 +77,7 @@ DEFINED_TWICE = {
     **dict.fromkeys(("copy", "gc", "replay", "resume", "simulate", "status", "train", "verify"), VERB),
     **dict.fromkeys(("bill", "plan", "prices", "profile", "report"), VERB),
     # Still to be renamed.
-    **dict.fromkeys(("Emit", "Fate", "Gradient"), "a second meaning that has to get a name of its own"),
+    **dict.fromkeys(("Fate", "Gradient"), "a second meaning that has to get a name of its own"),
 }
 
 MAX_FILE_LINES = 450

@@ -52,7 +52,7 @@ class Codec(Protocol):
         """
 
 
-def decode(codec: Codec, body: Body, size: int, dtype: Any) -> Vector:
+def decode_vector(codec: Codec, body: Body, size: int, dtype: Any) -> Vector:
     """Return the whole vector as every replica sees it, in an array of its own."""
     whole = np.empty(size, dtype)
     codec.add(body, 1.0, whole, slice(0, size), fresh=True)

@@ -16,19 +16,15 @@ subclass of `Rule` in a file of its own, which overrides what it needs, and one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
+from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
 from lambdaml.log.state import LogState
 from lambdaml.registry import Registry
 
 STALE = "stale"
 """The reason of an update that a rule discarded."""
-
-Vector = NDArray[Any]
-"""A gradient, or all parameters: float32 or float64 [size]."""
 
 
 class Transform(Protocol):

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
-from lambdaml.staleness import Rule, Transform, Vector
+from lambdaml.staleness import Rule, Transform
 
 _TINY = 1e-7
 _VERSION = "version-"

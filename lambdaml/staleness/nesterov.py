@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
-from lambdaml.staleness import Rule, Transform, Vector
+from lambdaml.staleness import Rule, Transform
 
 
 class Nesterov(Rule):

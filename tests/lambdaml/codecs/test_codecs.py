@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lambdaml.codecs import CODECS, decode
+from lambdaml.codecs import CODECS, decode_vector
 from lambdaml.errors import SettingsError
 
 floats32 = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
@@ -34,7 +34,7 @@ def through(name: str, values: np.ndarray) -> np.ndarray:
     codec = CODECS.make(name)
     body = codec.encode(values, 0)
     assert codec.check(body, slice(0, len(values))) == ""
-    return decode(codec, body, len(values), values.dtype)
+    return decode_vector(codec, body, len(values), values.dtype)
 
 
 def same_bits(left: np.ndarray, right: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import lambdaml
-from lambdaml.codecs import CODECS, decode
+from lambdaml.codecs import CODECS, decode_vector
 from lambdaml.log.records import Update
 from lambdaml.simulation.costs import assumed
 from tests.lambdaml.lab import Tiny, broken_off
@@ -42,7 +42,7 @@ def test_a_gradient_comes_back_in_its_shape_and_nearly_its_numbers(codec: str) -
     made, gradient = CODECS.make(codec), np.linspace(-2, 2, 101, dtype=np.float32)
     body = made.encode(gradient, 0)
     assert made.check(body, slice(0, len(gradient))) == ""
-    decoded = decode(made, body, len(gradient), np.float32)
+    decoded = decode_vector(made, body, len(gradient), np.float32)
     assert np.abs(decoded - gradient).mean() < 0.1
     assert not made.exact or decoded.tobytes() == gradient.tobytes()
 
@@ -58,10 +58,10 @@ def test_the_same_gradient_and_seed_are_always_encoded_to_the_same_bytes(codec: 
 def test_a_packed_update_does_not_alias_the_gradient_it_was_encoded_from(codec: str) -> None:
     gradient = np.array([1.0, 2.0, 3.0], np.float32)
     update = Update(0, 0, 0, 1, "f", 8, 0.5, codec, body=CODECS.make(codec).encode(gradient, 0))
-    before = decode(CODECS.make(codec), update.body, 3, np.float32).tolist()
+    before = decode_vector(CODECS.make(codec), update.body, 3, np.float32).tolist()
     update.pack()
     gradient[:] = 7.0
-    assert decode(CODECS.make(codec), update.body, 3, np.float32).tolist() == before
+    assert decode_vector(CODECS.make(codec), update.body, 3, np.float32).tolist() == before
 
 
 def test_encoding_leaves_the_gradient_alone(codec: str) -> None:
@@ -104,17 +104,17 @@ def test_slices_that_are_added_one_by_one_add_up_to_the_whole(codec: str, values
     for elements in (slice(0, cut), slice(cut, size)):
         made.add(body, weight, pieces[elements], elements)
     assert whole.tobytes() == pieces.tobytes()
-    expected = np.float32(0.5) + decode(made, body, size, np.float32) * np.float32(weight)
+    expected = np.float32(0.5) + decode_vector(made, body, size, np.float32) * np.float32(weight)
     assert whole.tobytes() == expected.tobytes()
     made.add(body, weight, whole, slice(0, size), fresh=True)
-    assert whole.tobytes() == (decode(made, body, size, np.float32) * np.float32(weight)).tobytes()
+    assert whole.tobytes() == (decode_vector(made, body, size, np.float32) * np.float32(weight)).tobytes()
 
 
 @given(hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
 def test_the_values_of_a_body_are_all_that_decoding_gives_but_zeros(codec: str, values: np.ndarray) -> None:
     made = CODECS.make(codec)
     body = made.encode(values, 0)
-    decoded, held = decode(made, body, len(values), np.float32), made.values(body)
+    decoded, held = decode_vector(made, body, len(values), np.float32), made.values(body)
     assert np.array_equal(np.sort(held[held != 0]), np.sort(decoded[decoded != 0]), equal_nan=True)
 
 
