@@ -53,7 +53,9 @@ def test_fp32_is_exact(values: np.ndarray) -> None:
 
 
 def test_fp32_keeps_the_bits_of_a_nan_and_of_double_precision() -> None:
-    assert through("fp32", EDGES).tobytes() == EDGES.tobytes()
+    codec = CODECS.make("fp32")
+    assert codec.values(codec.encode(EDGES, 0)).tobytes() == EDGES.tobytes()
+    assert same_bits(through("fp32", EDGES), EDGES)  # in a sum, a processor may quiet a NaN that signals
     double = np.array([1 / 3, 1e300, -0.0])
     assert through("fp32", double).tobytes() == double.tobytes()
 
