@@ -51,13 +51,13 @@ class Registry(Generic[T]):
             raise SettingsError(f"there is no {self.kind} {name!r}{nearest(name, self.factories)}")
         module, _, attribute = self.factories[name].partition(":")
         factory: Callable[..., T] = getattr(import_module(module), attribute)
-        parameters = _parameters(factory)
+        parameters, options = _parameters(factory), options or {}
+        known = {parameter.name: parameter for parameter in parameters if parameter.name not in options}
         arguments: dict[str, Any] = {}
         for position, piece in enumerate(text.split(",") if text else []):
             key, equals, value = piece.rpartition("=")
             if not equals:
-                key = parameters[position].name if position < len(parameters) else ""
-            known = {parameter.name: parameter for parameter in parameters}
+                key = list(known)[position] if position < len(known) else ""
             if key not in known or not value:
                 takes = ", ".join(known) or "no parameters"
                 raise SettingsError(f"{self.kind} {spec!r}: {name} takes {takes}, not {piece!r}")
@@ -68,7 +68,7 @@ class Registry(Generic[T]):
             except ValueError:
                 kind = known[key].annotation.__name__
                 raise SettingsError(f"{self.kind} {spec!r}: {key} must be of type {kind}, not {value!r}") from None
-        for key, value in (options or {}).items():
+        for key, value in options.items():
             if key not in [parameter.name for parameter in parameters]:
                 raise SettingsError(f"{self.kind} {name!r} takes no option {key!r}")
             arguments[key] = value

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lambdaml.errors import BadObject, SettingsError
+from lambdaml.errors import BadObject, SettingsError, nearest
 from lambdaml.log import keys, wire
 from lambdaml.log.numerics import Numerics
 from lambdaml.log.state import RECENT
+from lambdaml.patterns import PATTERNS
 
 LEASE_S, PATIENCE_S = 30.0, 600.0
 """What `lease_s` and `patience_s` are by default."""
@@ -64,7 +65,7 @@ class Settings(BaseModel):
     schedule: str = "bsp"
     codec: str = "fp32"
     staleness: str = "constant"
-    pattern: Literal["gather"] = "gather"
+    pattern: str = "gather"
     seed: int = 0
     target: str | None = None
     batch_size: int = Field(ge=1)
@@ -88,6 +89,13 @@ class Settings(BaseModel):
     def updates_per_snapshot(self) -> int:
         """Updates between snapshots, over all workers."""
         return self.snapshot_every * self.workers
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, pattern: str) -> str:
+        if pattern.partition(":")[0] not in PATTERNS.factories:
+            raise ValueError(f"there is no pattern {pattern!r}{nearest(pattern, PATTERNS.factories)}")
+        return pattern
 
     @field_validator("target")
     @classmethod

@@ -25,7 +25,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.scene import DETECT_S
 from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
-from lambdaml.worker.committer import LEAD, STOP_POLL_S
+from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S
 
 P90 = 0.9
 """The share of runs that keep within the greater of an estimate's two numbers."""
@@ -227,7 +227,7 @@ class Launcher:
         self._heeded_s = write_s + read_s
 
     def overshoot_steps(self, step_s: float) -> float:
-        """The steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.committer`.
+        """The steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.stop_watcher`.
 
         The snapshot is written, found and read, and the wish to stop is written. Then the committer looks for it, once a
         second and with the next snapshot, reads it, and writes it into the log; the step that is under way goes first. A

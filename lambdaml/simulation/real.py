@@ -9,7 +9,8 @@ from lambdaml.job import Job
 from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.training.replica import Gradient, Replica
+from lambdaml.training.replica import Replica
+from lambdaml.worker.machine import Gradient
 
 
 class Timed(Replica):

@@ -25,7 +25,7 @@ from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubState
 from lambdaml.training.sampling import Sampler
-from lambdaml.worker.committer import RUN_POLL, STOP_POLL_S
+from lambdaml.worker.stop_watcher import RUN_POLL, STOP_POLL_S
 from lambdaml.worker.tracing import FLUSH_S
 from lambdaml.worker.worker import LEAVE_MARGIN
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
-from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
+from lambdaml.worker.machine import Gradient
 
 HEADER_BYTES = 512
 """Of an update, at most."""
@@ -43,28 +44,6 @@ class Costs:
     apply_update_s: float = 0.0
     update_bytes: int = 0
     snapshot_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StubGradient:
-    base: int
-    base_commit: int
-    samples: int
-    loss: float
-    compute_s: float
-    encode_s: float
-
-    @property
-    def body(self) -> Body:
-        return {}
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +100,14 @@ class StubReplica:
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._charge, self._clock, self._bad = charge, clock, bad
 
-    def gradient(self, worker: int, seq: int) -> StubGradient:
+    def gradient(self, worker: int, seq: int) -> Gradient:
         start = self._clock()
         self._charge(self.costs.step_s)
         computed = self._clock()
         self._charge(self.costs.encode_s)
         samples, loss = self._sampler.count(worker, seq), chain_digest(self.chain, worker, seq)
-        return StubGradient(
-            self.version, self.log_state.commit, samples, loss, computed - start, self._clock() - computed
-        )
+        base = self.version, self.log_state.commit
+        return Gradient({}, *base, samples, loss, computed - start, self._clock() - computed)
 
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self._bad(update.worker, update.seq) else ""

@@ -39,6 +39,7 @@ _Row = dict[str, Any]
 
 PHASES = ("storage", "compute", "wait")
 
+_OF_THE_ENTRY = ("worker", "seq", "base", "fate", "reason", "staleness", "weight", "samples", "loss", "generation")
 _MOMENTS = ("started_s", "published_s", "applied_s")
 
 
@@ -231,7 +232,8 @@ class _Table:
         committed_s = self._placed(commit.function, commit.time_s)
         arrivals = self._measured.arrived.get((commit.function, commit.commit), [])
         for number, (entry, version) in enumerate(_decided(commit)):
-            row = _update_facts(commit, entry, version) | {"committed_s": committed_s}
+            row: _Row = {name: getattr(entry, name) for name in _OF_THE_ENTRY}
+            row |= {"commit": commit.commit, "version": version, "committed_s": committed_s}
             if (age_s := self._age_s(commit, entry.base)) is not None:
                 row["age_s"] = age_s
             arrived = arrivals[number] if number < len(arrivals) else None
@@ -332,21 +334,3 @@ def _clocks(commits: Sequence[Commit], measured: Measured, logged: bool) -> Cloc
                     base, begun_s = made[entry.base - 1], sent_s - row["encode_s"] - row["compute_s"]
                     clocks.order(base.function, base.time_s, row["function"], begun_s)
     return clocks
-
-
-def _update_facts(commit: Commit, entry: Entry, version: int | None) -> dict[str, Any]:
-    """What the log says of an update, for its row: `version` is the one its step made, None if refused."""
-    return {
-        "worker": entry.worker,
-        "seq": entry.seq,
-        "commit": commit.commit,
-        "base": entry.base,
-        "version": version,
-        "fate": entry.fate,
-        "reason": entry.reason,
-        "staleness": entry.staleness,
-        "weight": entry.weight,
-        "samples": entry.samples,
-        "loss": entry.loss,
-        "generation": entry.generation,
-    }

@@ -37,30 +37,13 @@ from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.training.strays import Strays
+from lambdaml.worker.machine import Gradient
 
 _MAX_LOSS_SCALE = 2.0**16
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
 _ROWS = re.compile(r"r\d+")
 _SAMPLE = 2**16
 """Numbers of which an update's size is told before there is one; a codec may have pieces of a few thousand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gradient:
-    """What one computation yields: the encoded gradient, the version it is of, how long it took, and what is worth a word.
-
-    `body` may alias the replica's buffers: write it out before the replica is used again.
-    """
-
-    body: Body
-    base: int
-    base_commit: int
-    samples: int
-    loss: float
-    compute_s: float
-    encode_s: float
-    labels: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

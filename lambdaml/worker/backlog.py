@@ -11,15 +11,13 @@ import heapq
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
 from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.patterns import Pattern
+from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id, Place
-
-if TYPE_CHECKING:
-    from lambdaml.worker.function import Function
 
 
 @dataclass(slots=True)
@@ -41,18 +39,16 @@ class Pending:
 class Backlog:
     """Commits to be applied, in order."""
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self, shared: Shared, pattern: Pattern) -> None:
+        self._shared = shared
+        self._pattern = pattern
         self._pending: deque[Pending] = deque()
         self._missing: list[tuple[Place, Id]] = []
         self._wanted: Place | None = None  # up to where the replica waits for updates
 
-    def __len__(self) -> int:
-        return len(self._pending)
-
     def add(self, commit: Commit, known: Mapping[Id, Update]) -> None:
         """A commit was decided; `known` are those of its updates that have arrived."""
-        window, pending = self._function.channel.window, Pending(commit, dict(known))
+        window, pending = self._shared.window, Pending(commit, dict(known))
         for position, entry in enumerate(commit.applied):
             update, place = known.get((entry.worker, entry.seq)), (commit.commit, position)
             if update is not None and update.loaded:
@@ -68,29 +64,29 @@ class Backlog:
 
     def whole(self, pending: Pending) -> bool:
         """Whether all updates that a commit applies may be in memory at once."""
-        window = self._function.channel.window
+        window = self._shared.window
         return len(pending.commit.applied) * window.update_bytes <= window.limit_bytes
 
     async def next(self) -> Pending:
         """The first commit, as soon as it can be applied: all at once, or update by update."""
-        await self._function.until(lambda: bool(self._pending))
+        await self._shared.until(lambda: bool(self._pending))
         first = self._pending[0]
         if first.absent:
             self._want((first.commit.commit, len(first.commit.applied)))
-            await self._function.until(lambda: not first.absent or not self.whole(first))
+            await self._shared.until(lambda: not first.absent or not self.whole(first))
         self._wanted = None
         return first
 
     async def add_up(self, commit: Commit) -> None:
         """Apply the first commit, whose updates are not in memory all at once: each is freed when it has been added."""
-        function, position = self._function, 0
-        replica, compute = function.replica, function.world.compute
+        shared, position = self._shared, 0
+        replica, compute = shared.replica, shared.world.compute
         await compute(lambda: replica.begin(commit))
         for step in commit.steps:
             for entry in step:
                 update = await self._update(position)
                 await compute(lambda: replica.add(entry, update))
-                function.channel.window.free(update)
+                shared.window.free(update)
                 position += 1
             await compute(lambda: replica.step(step))
         await compute(lambda: replica.end(commit))
@@ -102,54 +98,55 @@ class Backlog:
         key = entry.worker, entry.seq
         if key not in first.updates or not first.updates[key].loaded:
             self._want((first.commit.commit, position))
-            await self._function.until(lambda: key in first.updates and first.updates[key].loaded)
+            await self._shared.until(lambda: key in first.updates and first.updates[key].loaded)
         self._wanted = None
         return first.updates[key]
 
     def let_go(self) -> None:
         """The first commit's updates were added, and are needed no more."""
         for update in self._pending[0].updates.values():
-            self._function.channel.window.free(update)
+            self._shared.window.free(update)
 
     def applied(self) -> None:
         """The first commit was applied, and what follows from that is done."""
         self.let_go()
         self._pending.popleft()
-        self._function.changed.set()
+        self._shared.applied += 1
+        self._shared.changed()
 
     async def keep_reading(self) -> None:
         """Read what is applied next and not in memory, as far as there is room."""
-        function, window = self._function, self._function.channel.window
+        shared, window = self._shared, self._shared.window
 
         def can_read() -> bool:
             return bool(self._missing) and (window.fits() or window.can_fit(self._missing[0][0], self._wanted))
 
         while True:
-            await function.until(can_read)
+            await shared.until(can_read)
             place, key = heapq.heappop(self._missing)
             if not window.fits():
                 for later in window.make_room(place):
                     self._at(later[0]).absent += 1
                     heapq.heappush(self._missing, later)
             window.reserve(key)
-            function.spawn(self._read(place, key))
+            shared.spawn(self._read(place, key))
 
     def _want(self, place: Place) -> None:
         self._wanted = place
-        self._function.changed.set()
+        self._shared.changed()
 
     def _at(self, place: Place) -> Pending:
         return self._pending[place[0] - self._pending[0].commit.commit]
 
     async def _read(self, place: Place, key: Id) -> None:
-        function, start = self._function, self._function.world.now()
-        found = await function.channel.read(*key)
+        shared, start = self._shared, self._shared.world.now()
+        found = await self._pattern.read(*key)
         if found.fault == DAMAGED:
             raise BadObject(f"{keys.update(*key)} is applied by the log, but its object is damaged")
         pending = self._at(place)
         update = pending.updates.setdefault(key, found)
         update.body = found.body
-        function.channel.window.hold(update, function.replica.held_bytes(found), place)
+        shared.window.hold(update, shared.replica.held_bytes(found), place)
         pending.absent -= 1
-        pending.download_s = max(pending.download_s, function.world.now() - start)
-        function.changed.set()
+        pending.download_s = max(pending.download_s, shared.world.now() - start)
+        shared.changed()

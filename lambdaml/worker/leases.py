@@ -44,6 +44,7 @@ class Leases:
         self._duration_s = duration_s
         self._backups: set[int] = set()
         self._renewed: dict[int, float] = {}
+        self._heard: dict[int, float] = {}
         self._offset_s = 0.0
         self.clock_error_s = 0.0
         self.runs_out: dict[int, float] = {}
@@ -108,6 +109,19 @@ class Leases:
             self.runs_out.pop(worker, None)
             self.alive(worker)
         return True
+
+    def heard(self, worker: int) -> None:
+        """The worker, whoever holds it, gave a sign of life."""
+        self._heard[worker] = self._world.now()
+
+    def may_be_free(self, worker: int, assigned: bool) -> bool:
+        """Whether to ask for the worker's lease: at the moment at which the store's dates have it run out for whom the
+        worker is meant for, and so much later for the others that he goes first."""
+        now, runs_out = self._world.now(), self.runs_out.get(worker)
+        if assigned and runs_out is not None:
+            return now >= runs_out
+        silent = now - self._heard[worker] > self._duration_s * (1 + self._world.uniform(0, 0.5))
+        return silent and (runs_out is None or now > runs_out + self._duration_s / 4)
 
     def alive(self, worker: int) -> None:
         """The worker just gave a sign of life: its lease counts from now."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from lambdaml.log import keys
 from lambdaml.log.records import Commit
 from lambdaml.worker.poll_timer import Backoff
 from lambdaml.worker.reading import read
-
-if TYPE_CHECKING:
-    from lambdaml.worker.function import Function
+from lambdaml.worker.shared import Shared
 
 _BURST = 8
 """Entries read at once by a reader that is behind."""
@@ -24,34 +21,33 @@ it, so a reader that trusted the forecast in full would confirm its own lateness
 class LogReader:
     """Yields log entries in order, looking for the next when the writer's forecast says that it may be there."""
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._ready: dict[int, Commit] = {}
         self._found_at = -math.inf
         self._next_s = 0.0
         self._burst = 1
 
     async def next(self) -> Commit | None:
-        """The entry that follows the function's head; None if there is none yet (look again)."""
-        function = self._function
-        commit = function.head.commit
+        """The entry that follows what the function knows; None if there is none yet (look again)."""
+        commit = self._shared.known.commit
         if commit not in self._ready:
-            behind = function.tail - commit
+            behind = self._shared.tail - commit
             if behind <= 0 and self._burst == 1:
                 await self._pause()
             await self._read(range(commit, commit + min(_BURST, max(behind, self._burst))))
         return self._ready.pop(commit, None)
 
     async def _pause(self) -> None:
-        world = self._function.world
-        found_after_s = 2 * self._function.channel.latency_s
+        world = self._shared.world
+        found_after_s = 2 * self._shared.latency_s
         look_at = self._found_at - found_after_s + _EARLY * self._next_s
         if look_at > world.now():
             await world.sleep(look_at - world.now())
 
     async def _read(self, wanted: range) -> None:
-        function, world = self._function, self._function.world
-        backoff = Backoff(max(function.channel.latency_s, self._next_s / 2))
+        shared, world = self._shared, self._shared.world
+        backoff = Backoff(max(shared.latency_s, self._next_s / 2))
         since, missed = world.now(), False
         while True:
             found = await world.store.get_many([keys.log(commit) for commit in wanted])
@@ -60,13 +56,13 @@ class LogReader:
                 if entry is not None:
                     self._take(entry)
             self._burst = 1 if missed or None in found else min(_BURST, self._burst * 2)
-            if found[0] is not None or function.committer.active or function.head.stop is not None:
+            if found[0] is not None or shared.writes_log or shared.known.stop is not None:
                 return
             wanted, missed = wanted[:1], True
-            function.waits_for(0, since)
+            shared.waits.report(0, since)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
 
     def _take(self, commit: Commit) -> None:
         self._ready[commit.commit] = commit
         self._next_s = commit.next_s
-        self._found_at = self._function.world.now()
+        self._found_at = self._shared.world.now()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lambdaml.log.records import Body, Commit, Entry, Update
@@ -13,27 +14,22 @@ from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 
 
-class Gradient(Protocol):
-    """What one computation yields; see `lambdaml.training.replica.Gradient`."""
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What one computation yields: the encoded gradient, the version it is of, how long it took, and warnings.
 
-    @property
-    def body(self) -> Body: ...
-    @property
-    def base(self) -> int: ...
-    @property
-    def base_commit(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def loss(self) -> float: ...
-    @property
-    def labels(self) -> tuple[int, ...]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-    @property
-    def compute_s(self) -> float: ...
-    @property
-    def encode_s(self) -> float: ...
+    `body` may alias the replica's buffers: write it out before the replica is used again.
+    """
+
+    body: Body
+    base: int
+    base_commit: int
+    samples: int
+    loss: float
+    compute_s: float
+    encode_s: float
+    labels: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class MachineState(Protocol):

@@ -6,22 +6,39 @@ from lambdaml.errors import RunFailed, RunNotFound
 from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
 from lambdaml.log.snapshot import FROZEN_DIGEST
+from lambdaml.log.state import LogState
 from lambdaml.worker.machine import Machine, MachineState
 from lambdaml.worker.reading import read
+from lambdaml.worker.shared import Shared
 from lambdaml.worker.world import World
 
-RESTORES = 5
+_RESTORES = 5
 """Snapshots that are tried, as each may be deleted while it is read."""
 
 
-async def newest_snapshot(world: World, machine: Machine) -> MachineState:
+async def restore(shared: Shared) -> bool:
+    """Load the newest snapshot and find the end of the log; returns whether the run is new.
+
+    Raises:
+        RunNotFound, RunFailed: as `_newest_snapshot`.
+    """
+    world = shared.world
+    state = await _newest_snapshot(world, shared.replica)
+    await world.compute(lambda: shared.replica.load(state))
+    known = LogState.load(state.meta["log_state"], shared.settings.workers, shared.settings.steps)
+    entries = await world.store.list(keys.LOG, after=keys.log(known.commit - 1) if known.commit else "")
+    shared.start_at(known, keys.number(entries[-1].key) + 1 if entries else known.commit)
+    return shared.tail == 0
+
+
+async def _newest_snapshot(world: World, machine: Machine) -> MachineState:
     """The newest snapshot; again where it is deleted meanwhile, for then a newer one stands.
 
     Raises:
         RunNotFound: there is none.
         RunFailed: each that was found was deleted before it was read.
     """
-    for _ in range(RESTORES):
+    for _ in range(_RESTORES):
         snapshots = await world.store.list(keys.SNAPSHOTS)
         if not snapshots:
             raise RunNotFound("the run has no snapshot: it was never started, or not by this version")

@@ -7,31 +7,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lambdaml.events import HorizonEvent
 from lambdaml.log import keys
 from lambdaml.log.retention import Horizon, Sizes, pinned_version, updates_between
 from lambdaml.storage.backend import batches
 from lambdaml.worker.reading import read
+from lambdaml.worker.shared import Shared
+from lambdaml.worker.stop_watcher import StopWatcher
 from lambdaml.worker.world import World
-
-if TYPE_CHECKING:
-    from lambdaml.worker.function import Function
 
 
 class Retention:
-    """Moves the horizon of a run whose history is bounded, for the function that holds worker 0.
+    """Moves the horizon of a run whose history is bounded, in the function that holds worker 0."""
 
-    Args:
-        function: that one.
-    """
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self, shared: Shared, stops: StopWatcher) -> None:
+        self._shared = shared
+        self._stops = stops
         self._update_bytes = self._snapshot_bytes = 0
         self._marks: deque[Horizon] = deque()  # snapshots written here that may become the horizon
-        self._horizons = [Horizon(0, 0, (0,) * function.settings.workers)]  # down to the first all is deleted
+        self._horizons = [Horizon(0, 0, (0,) * shared.settings.workers)]  # down to the first all is deleted
         self._known = False
         self._due = False
 
@@ -47,46 +43,45 @@ class Retention:
 
     async def keep(self) -> None:
         """After each snapshot, delete what the bound demands, until the run ends."""
-        function = self._function
-        while function.settings.keep_bytes is not None:
-            await function.until(lambda: self._due)
+        shared = self._shared
+        while shared.settings.keep_bytes is not None:
+            await shared.until(lambda: self._due)
             self._due = False
-            committer = function.committer
-            if committer.active and committer.wish is None and function.head.stop is None:
-                await self._advance(function.settings.keep_bytes)
+            if shared.writes_log and shared.wish is None and shared.known.stop is None:
+                await self._advance(shared.settings.keep_bytes)
 
     async def _advance(self, keep_bytes: int) -> None:
-        function, store = self._function, self._function.world.store
-        sizes = Sizes(self._update_bytes, self._snapshot_bytes, function.settings.updates_per_snapshot)
+        shared, store = self._shared, self._shared.world.store
+        sizes = Sizes(self._update_bytes, self._snapshot_bytes, shared.settings.updates_per_snapshot)
 
         def exceeds(place: Horizon) -> bool:
             """Whether the history from there on is too much, or will be when two more snapshots stand: a successor takes
             its first one before it can delete up to it."""
-            return sizes.history(function.head.progress - place.progress + 2 * sizes.every) > keep_bytes
+            return sizes.history(shared.known.progress - place.progress + 2 * sizes.every) > keep_bytes
 
         if not self._marks or not exceeds(self._horizons[-1]):
             return
         if not self._known:  # somebody else's may stand
-            self._horizons = await _published(function.world) or self._horizons
+            self._horizons = await _published(shared.world) or self._horizons
             self._known = True
-        limit = min([*await self._pinned(), *function.committer.unjudged, self._marks[-1].version])
+        limit = min([*await self._pinned(), *self._stops.unjudged, self._marks[-1].version])
         wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
-        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version) and self._stops(mark)]
+        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version) and self._fences(mark)]
         if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
             await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
             self._horizons.append(allowed[-1])
         await self._delete()
 
-    def _stops(self, place: Horizon) -> bool:
+    def _fences(self, place: Horizon) -> bool:
         """Whether a function that thaws and publishes anew what was deleted before this place, without reading the log,
         meets an update that stands, which tells it that it was replaced."""
-        function = self._function
-        pairs = zip(function.head.next_seq, place.next_seq, strict=True)
-        return not function.schedule.deterministic or all(now > then for now, then in pairs)
+        shared = self._shared
+        pairs = zip(shared.known.next_seq, place.next_seq, strict=True)
+        return not shared.schedule.deterministic or all(now > then for now, then in pairs)
 
     async def _delete(self) -> None:
         """Delete what lies below the newest horizon that no pin forbids."""
-        store, first = self._function.world.store, self._horizons[0]
+        store, first = self._shared.world.store, self._horizons[0]
         limit = min(await self._pinned(), default=self._horizons[-1].version)
         passed = [horizon for horizon in self._horizons if horizon.version <= limit]
         if not passed or passed[-1] == first:
@@ -99,11 +94,11 @@ class Retention:
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]
         self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
-        self._function.world.emit(HorizonEvent(version=last.version))
+        self._shared.world.emit(HorizonEvent(version=last.version))
 
     async def _pinned(self) -> list[int]:
         """The versions that pins name."""
-        world = self._function.world
+        world = self._shared.world
         found = [await read(world, info.key, pinned_version) for info in await world.store.list(keys.PINS)]
         return [version for version in found if version is not None]
 

@@ -61,12 +61,13 @@ class Tracer:
             "puts": 1,
         }
 
-    def applied(
-        self, commit: Commit, *, download_s: float, apply_s: float, gets: int, polls: int, received: int
-    ) -> None:
+    def applied(self, commit: Commit, download_s: float, apply_s: float, counts: Mapping[str, int]) -> None:
         """A commit was applied here. Its costs go to the first of this function's updates in it.
 
         Times of the row are on this function's clock.
+
+        Args:
+            counts: what was read since the commit before; see `Pattern.counted`.
         """
         now = self._world.now()
         for entry in commit.entries:
@@ -75,8 +76,8 @@ class Tracer:
                 continue
             wait_s = max(0.0, now - row["published_s"] - download_s - apply_s)
             row |= {"applied_s": now, "download_s": download_s, "wait_s": wait_s, "apply_s": apply_s}
-            row |= {"gets": gets, "polls": polls, "bytes_received": received}
-            gets = polls = received = 0
+            row |= counts
+            counts = dict.fromkeys(counts, 0)
             self._rows.append(row)
 
     def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:

@@ -39,16 +39,16 @@ class Window:
 
     Args:
         update_bytes: what an update will take, before one was seen.
-        claims: bytes that something else takes from the window, whether they fit or not: updates wait for them.
 
     Attributes:
+        claims: tells the bytes that something else takes from the window, whether they fit or not: updates wait for them.
         held_bytes: of all updates that are in memory, being read or being made.
         update_bytes: of the largest update so far.
     """
 
     def __init__(self, update_bytes: int, claims: Callable[[], int] = lambda: 0) -> None:
         self.update_bytes = update_bytes
-        self._claims = claims
+        self.claims = claims
         self.held_bytes = 0
         self._sizes: dict[Id, int] = {}
         self._reserved: dict[Id, int] = {}
@@ -120,7 +120,7 @@ class Window:
 
     def _fits_without(self, spare_bytes: int) -> bool:
         """Whether another update fits where so many bytes are let go."""
-        return self.held_bytes + self._claims() - spare_bytes + self.update_bytes <= self.limit_bytes
+        return self.held_bytes + self.claims() - spare_bytes + self.update_bytes <= self.limit_bytes
 
     def _free_undecided(self) -> None:
         """Let go of undecided updates, those of the latest turn first, until another fits."""

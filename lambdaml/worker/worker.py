@@ -2,104 +2,115 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lambdaml.errors import JobFailed, LeaseLost
 from lambdaml.events import WarningEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Update
+from lambdaml.patterns import Pattern
 from lambdaml.training.rejections import describe_update, sampler_of
-
-if TYPE_CHECKING:
-    from lambdaml.worker.function import Function
+from lambdaml.worker.checking import checked_update
+from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.shared import Shared
 
 LEAVE_MARGIN = 3.0
 """A function leaves when fewer than this many steps fit into what is left of its lifetime."""
 
 
-async def work(function: Function, worker: int) -> None:
-    """Compute and publish the updates of `worker` until the run ends, the lease is lost, or the function leaves."""
-    world, schedule = function.world, function.schedule
-    channel = function.channel
-    seq = await channel.recover(worker)
-    base = -1
-    upload_s: float | None = None
+class Worker:
+    """One worker, for as long as this function holds its lease.
 
-    def may_start() -> bool:
-        return function.may_start(worker, seq, base) and channel.window.fits(over=not function.backlog)
+    Args:
+        number: of the worker.
+    """
 
-    while True:
-        await function.until(lambda: function.ending or function.head.next_seq[worker] > seq or may_start())
-        if function.ending or schedule.leaves(function.queued, worker, seq):
-            return
-        if function.head.next_seq[worker] > seq:  # another function that held the lease, or holds it now, published it
-            if function.head.generation[worker] > function.leases.held.get(worker, 0):
-                raise LeaseLost(f"worker {worker} was taken over")
-            seq, base = await channel.recover(worker), -1
-            continue
-        started = world.now()
-        channel.window.reserve((worker, seq))
+    def __init__(self, number: int, shared: Shared, pattern: Pattern, checkpoints: Checkpoints) -> None:
+        self._number = number
+        self._shared = shared
+        self._pattern = pattern
+        self._checkpoints = checkpoints
+        self._upload_s: float | None = None  # what its latest put took
+
+    async def work(self) -> None:
+        """Compute and publish the worker's updates until the run ends, the lease is lost, or the function leaves."""
+        shared, world, worker = self._shared, self._shared.world, self._number
+        seq = await self._pattern.recover(worker)
+        base = -1
+
+        def may_start() -> bool:
+            return shared.may_start(worker, seq, base) and shared.window.fits(over=not shared.unapplied)
+
+        while True:
+            await shared.until(lambda: shared.ending or shared.known.next_seq[worker] > seq or may_start())
+            if shared.ending or shared.schedule.leaves(shared.queued, worker, seq):
+                return
+            if (
+                shared.known.next_seq[worker] > seq
+            ):  # another function that held the lease, or holds it now, published it
+                if shared.known.generation[worker] > shared.leases.held.get(worker, 0):
+                    raise LeaseLost(f"worker {worker} was taken over")
+                seq, base = await self._pattern.recover(worker), -1
+                continue
+            started = world.now()
+            shared.window.reserve((worker, seq))
+            try:
+                update = await self._publish(seq, started)
+            finally:
+                shared.release((worker, seq))
+            base = update.base
+            seq += 1
+            if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
+                shared.leave()
+
+    async def _publish(self, seq: int, started: float) -> Update:
+        """Compute an update and create its object; returns the one that stands."""
+        shared, world, worker = self._shared, self._shared.world, self._number
+        shared.computing += 1
         try:
-            update, upload_s = await _publish(function, worker, seq, started, upload_s)
-            function.published(update, started, upload_s)
+            update, data, warnings = await world.compute(lambda: self._compute(seq, started))
         finally:
-            channel.release((worker, seq))
-        base = update.base
-        seq += 1
-        if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
-            function.leave()
+            shared.computing -= 1
+        for text in warnings:
+            world.emit(WarningEvent(text=text))
+        sent = world.now()
+        standing = await world.store.create(keys.update(worker, seq), data)
+        self._upload_s = world.now() - sent
+        if standing is not None:
+            update = await checked_update(shared, standing, worker, seq)
+            if update.generation > shared.leases.held.get(worker, 0):
+                raise LeaseLost(f"worker {worker} was taken over by {update.function}")
+        shared.warm = shared.published = True
+        shared.leases.alive(worker)
+        shared.tracer.published(update, started, self._upload_s)
+        self._pattern.add(update)
+        return update
 
-
-async def _publish(
-    function: Function, worker: int, seq: int, started: float, upload_s: float | None
-) -> tuple[Update, float]:
-    """Compute an update and create its object; returns the one that stands, and how long creating it took."""
-    world = function.world
-    function.computing += 1
-    try:
-        update, data, warnings = await world.compute(lambda: _compute(function, worker, seq, started, upload_s))
-    finally:
-        function.computing -= 1
-    for text in warnings:
-        world.emit(WarningEvent(text=text))
-    sent = world.now()
-    standing = await world.store.create(keys.update(worker, seq), data)
-    upload_s = world.now() - sent
-    if standing is not None:
-        update = await function.channel.unpack(standing, worker, seq)
-        if update.generation > function.leases.held.get(worker, 0):
-            raise LeaseLost(f"worker {worker} was taken over by {update.function}")
-    return update, upload_s
-
-
-def _compute(
-    function: Function, worker: int, seq: int, started: float, upload_s: float | None
-) -> tuple[Update, bytes, tuple[str, ...]]:
-    try:
-        gradient = function.replica.gradient(worker, seq)
-    except JobFailed as error:
-        where = describe_update(worker, seq, sampler_of(function.settings))
-        raise error.while_doing(where) from error.__cause__
-    version, digest = function.newest or (-1, None)
-    update = Update(
-        worker=worker,
-        seq=seq,
-        base=gradient.base,
-        generation=function.leases.held.get(worker, 0),
-        function=function.name,
-        samples=gradient.samples,
-        loss=gradient.loss,
-        codec=function.settings.codec,
-        ready_s=function.world.now() - started,
-        compute_s=gradient.compute_s,
-        encode_s=gradient.encode_s,
-        upload_s=upload_s,
-        base_commit=gradient.base_commit,
-        digest=digest if version == gradient.base else None,
-        stop=function.committer.wish if worker == 0 else None,
-        labels=gradient.labels,
-        body=gradient.body,
-    )
-    data = update.pack()
-    update.fault = function.replica.check(update)
-    return update, data, gradient.warnings
+    def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
+        """An update, checked, with its bytes and the job's warnings."""
+        shared, worker = self._shared, self._number
+        try:
+            gradient = shared.replica.gradient(worker, seq)
+        except JobFailed as error:
+            where = describe_update(worker, seq, sampler_of(shared.settings))
+            raise error.while_doing(where) from error.__cause__
+        update = Update(
+            worker=worker,
+            seq=seq,
+            base=gradient.base,
+            generation=shared.leases.held.get(worker, 0),
+            function=shared.name,
+            samples=gradient.samples,
+            loss=gradient.loss,
+            codec=shared.settings.codec,
+            ready_s=shared.world.now() - started,
+            compute_s=gradient.compute_s,
+            encode_s=gradient.encode_s,
+            upload_s=self._upload_s,
+            base_commit=gradient.base_commit,
+            digest=self._checkpoints.digest_at(gradient.base),
+            stop=shared.wish if worker == 0 else None,
+            labels=gradient.labels,
+            body=gradient.body,
+        )
+        data = update.pack()
+        update.fault = shared.replica.check(update)
+        return update, data, gradient.warnings

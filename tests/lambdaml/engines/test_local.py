@@ -144,7 +144,7 @@ def test_a_run_that_is_deleted_while_it_goes_on_stops_and_says_so(tmp_path: Path
 
 
 def test_a_deleted_run_of_inline_functions_stops_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lambdaml.worker.committer.STOP_POLL_S", 0.05)
+    monkeypatch.setattr("lambdaml.worker.stop_watcher.STOP_POLL_S", 0.05)
     store = memory()
 
     def delete(event: Event) -> None:

@@ -26,9 +26,11 @@ from lambdaml.schedules.ssp import Ssp
 from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
 from lambdaml.simulation.stub_replica import StubReplica
 from lambdaml.simulation.virtual import Bucket, VirtualStore
-from lambdaml.worker import function, retention, worker
-from lambdaml.worker.committer import LEAD, Committer
+from lambdaml.worker import function, retention
+from lambdaml.worker.committer import Committer, Snapshot
 from lambdaml.worker.poll_timer import Backoff
+from lambdaml.worker.stop_watcher import LEAD
+from lambdaml.worker.worker import Worker
 
 IN_THE_SUITE = 10_000
 IN_THE_SOAK = 200_000
@@ -177,19 +179,19 @@ def doubles_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ignores_a_fencing_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 and leases. A function that works on with an old one is rare, so some of their updates are made to look so."""
-    compute = worker._compute
+    compute = Worker._compute
 
-    def with_an_old_token(function: Any, number: int, seq: int, *times: Any) -> tuple[Update, bytes]:
-        update, _ = compute(function, number, seq, *times)
+    def with_an_old_token(self: Worker, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
+        update, _, warnings = compute(self, seq, started)
         if seq % 3 == 2:
             update.generation = 1
-        return update, update.pack()
+        return update, update.pack(), warnings
 
     def faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
         updates = [update for step in decision.steps for update in step] + list(decision.discarded)
         return {update.id: update.fault for update in updates}
 
-    monkeypatch.setattr(worker, "_compute", with_an_old_token)
+    monkeypatch.setattr(Worker, "_compute", with_an_old_token)
     monkeypatch.setattr(commits, "_faults", faults)
 
 
@@ -218,7 +220,7 @@ def applies_an_update_twice_in_one_replica(monkeypatch: pytest.MonkeyPatch) -> N
 def waits_for_a_worker_that_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """5: nobody ever writes the log again."""
     monkeypatch.setattr(
-        Gather, "_may_exist", lambda self, worker, seq, base: lambda: self._function.head.next_seq[worker] == seq == 0
+        Gather, "_may_exist", lambda self, worker, seq, base: lambda: self._shared.known.next_seq[worker] == seq == 0
     )
 
 
@@ -259,14 +261,14 @@ def deletes_before_it_publishes_the_horizon(monkeypatch: pytest.MonkeyPatch) -> 
 
 def deletes_up_to_a_snapshot_that_nobody_has_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """13: the horizon moves to where the replica is."""
-    write = Committer.write_snapshot
+    write = Committer._write_snapshot
 
-    async def early(self: Committer, state: Any) -> None:
-        self.retention.wrote(state, 100)
-        await self._function.world.sleep(1.0)
-        await write(self, state)
+    async def early(self: Committer, snapshot: Snapshot) -> None:
+        self._retention.wrote(snapshot.meta["log_state"], 100)
+        await self._shared.world.sleep(1.0)
+        await write(self, snapshot)
 
-    monkeypatch.setattr(Committer, "write_snapshot", early)
+    monkeypatch.setattr(Committer, "_write_snapshot", early)
 
 
 def fails_where_the_horizon_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from lambdaml.simulation.engine import Fate, Virtual
 from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.worker.committer import LEAD, STOP_POLL_S
+from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S
 from tests.lambdaml.simulation.scenes import settings_for
 
 WORKERS = 4

@@ -19,6 +19,7 @@ from lambdaml.simulation.stub_replica import Costs
 from lambdaml.worker import window
 from lambdaml.worker.backlog import Backlog
 from lambdaml.worker.function import Function
+from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Window, most_bytes
 from tests.lambdaml.lab import light
 from tests.lambdaml.simulation.scenes import scene, settings_for
@@ -71,8 +72,8 @@ def test_who_restarts_in_a_run_of_sixteen_workers_holds_no_more_than_its_window(
 
     def watched(self: Backlog, *arguments: Any) -> None:
         add(self, *arguments)
-        if self._function.name == "f15.1":
-            behind.append(len(self))
+        if self._shared.name == "f15.1":
+            behind.append(self._shared.unapplied)
 
     monkeypatch.setattr(Backlog, "add", watched)
 
@@ -135,10 +136,10 @@ def test_only_as_many_rounds_are_read_ahead_as_fit(monkeypatch: pytest.MonkeyPat
     virtual = scene("bsp", 4, 20, kind=Virtual, costs={"update_bytes": MB})
     virtual.run()
     life = virtual.lives[0]
-    function = Function(life.world, virtual.settings, life.machine, "f", [0])
+    pattern = gather.Gather(Shared(life.world, virtual.settings, life.machine, "f", ()))
     for limit_bytes, rounds in ((64 * MB, gather.LOOKAHEAD), (13 * MB, 3), (2 * MB, 1)):
         monkeypatch.setattr(window, "WINDOW_BYTES", limit_bytes)
-        assert function.channel._ahead() == rounds
+        assert pattern._ahead() == rounds
 
 
 # ---- The window alone.
@@ -204,16 +205,16 @@ def test_the_most_that_updates_take() -> None:
 
 
 def test_a_function_forgets_what_it_spawned_when_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[tuple[int, int, int]] = []
+    kept: list[tuple[int, int]] = []
     end = Function._end
 
     async def watched(self: Function) -> None:
-        kept.append((self.head.commit, len(self._tasks), len(self._coroutines)))
+        kept.append((self._shared.known.commit, len(self._shared.tasks._running)))
         await end(self)
 
     monkeypatch.setattr(Function, "_end", watched)
     for steps in (20, 80):
         scene("asp", 4, steps, kind=Virtual, channel="5ms").run()
-    commits, tasks, coroutines = zip(*kept, strict=True)
+    commits, running = zip(*kept, strict=True)
     assert max(commits) > 60
-    assert max(tasks) < 20 and max(coroutines) < 20
+    assert max(running) < 20

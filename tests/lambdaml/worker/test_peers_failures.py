@@ -118,7 +118,7 @@ def test_2_a_function_that_comes_when_all_is_over_finishes_too(plain: lambdaml.R
 def test_3_a_wait_is_bounded_says_for_whom_and_costs_few_requests(
     plain: lambdaml.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambdaml.worker.function.REPORT_WAIT_S", 0.2)
+    monkeypatch.setattr("lambdaml.worker.waits.REPORT_WAIT_S", 0.2)
     store = empty_run(plain, patience_s=1.5)
     gone = [("a", [0, 1]), ("b", [])]
     store.create(keys.lease(2, 1), _held_by_another(2))

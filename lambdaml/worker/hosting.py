@@ -1,0 +1,100 @@
+"""Hosting: which workers this function works as. It takes over those whose functions fell silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lambdaml.errors import LeaseLost
+from lambdaml.events import TakeoverEvent
+from lambdaml.patterns import Pattern
+from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.shared import Shared
+from lambdaml.worker.worker import Worker
+from lambdaml.worker.world import Task
+
+
+class Hosting:
+    """The workers of one function, each a coroutine for as long as its lease is held.
+
+    Args:
+        assigned: workers that are meant for this function; for others it stands in.
+    """
+
+    def __init__(self, shared: Shared, pattern: Pattern, checkpoints: Checkpoints, assigned: Collection[int]) -> None:
+        self._shared = shared
+        self._pattern = pattern
+        self._checkpoints = checkpoints
+        self._assigned = assigned
+        self._hosted: dict[int, Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._hosted)
+
+    async def acquire(self, fresh: bool) -> None:
+        """Take the leases of the assigned workers, as far as they are free.
+
+        Args:
+            fresh: the run is new.
+        """
+        leases, known = self._shared.leases, self._shared.known
+        await self._shared.world.gather(*[leases.acquire(w, known.next_seq[w], fresh=fresh) for w in self._assigned])
+        for worker in range(known.workers):
+            leases.heard(worker)
+
+    def start(self) -> None:
+        """Work as all workers that are held."""
+        for worker in list(self._shared.leases.held):
+            self._host(worker)
+        self.roles_changed()
+
+    def _host(self, worker: int) -> None:
+        shared = self._shared
+
+        async def hosted() -> None:
+            try:
+                await Worker(worker, shared, self._pattern, self._checkpoints).work()
+                await shared.until(lambda: shared.ending)
+            except LeaseLost:
+                shared.leases.held.pop(worker, None)
+            finally:
+                self._hosted.pop(worker, None)
+                self.roles_changed()
+                if not shared.leases.held:
+                    shared.leave()
+
+        self._hosted[worker] = shared.spawn(hosted())
+
+    def roles_changed(self) -> None:
+        """Look for what the others publish, if this function must know it before the log says so."""
+        shared = self._shared
+        if shared.tasks.closed:
+            return
+        decides = (shared.schedule.deterministic or shared.writes_log) and shared.known.stop is None
+        others = set(range(shared.known.workers)) - set(shared.leases.held) if decides else set()
+        self._pattern.look_for(others)
+        shared.changed()
+
+    async def renew(self) -> None:
+        """Renew the leases that need it; the work of those that were lost ends."""
+        try:
+            await self._shared.leases.renew()
+        except LeaseLost:
+            for worker in set(self._hosted) - set(self._shared.leases.held):
+                self._hosted.pop(worker).cancel()
+            self.roles_changed()
+
+    async def take_over(self) -> None:
+        """Work also as workers that the engine wants this function to stand in for, or whose leases are free."""
+        world, leases, known = self._shared.world, self._shared.leases, self._shared.known
+        vacant = world.vacant()
+        leases.dead.update(vacant.values())
+        for worker in range(known.workers):
+            finished = worker != 0 and self._shared.schedule.leaves(known, worker, known.next_seq[worker])
+            if worker in leases.held or finished:  # somebody must hold worker 0: he writes the log
+                continue
+            assigned = worker in self._assigned
+            free = worker in vacant or leases.may_be_free(worker, assigned)
+            if free and await leases.acquire(worker, known.next_seq[worker], backup=not assigned):
+                world.emit(TakeoverEvent(worker=worker, function=self._shared.name))
+                self._host(worker)
+                self.roles_changed()

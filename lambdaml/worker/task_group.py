@@ -1,0 +1,62 @@
+"""The coroutines of one function: they meet at one signal, and the first that fails ends them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from lambdaml.worker.world import Task, World
+
+
+class TaskGroup:
+    """Runs coroutines beside each other until it is closed.
+
+    Attributes:
+        changed: whoever changes what a condition may depend on sets this signal.
+        failure: what the first coroutine that failed raised.
+        closed: whether nothing new should begin, because the function ends.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.changed = world.signal()
+        self.failure: BaseException | None = None
+        self.closed = False
+        self._world = world
+        self._running: dict[Coroutine[Any, Any, None], Task] = {}
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until the condition holds; with a timeout, no longer than that. Returns whether it holds.
+
+        Raises:
+            whatever a coroutine of this group failed with.
+        """
+        held = await self._world.until(self.changed, lambda: self.failure is not None or condition(), timeout_s)
+        if self.failure is not None:
+            raise self.failure
+        return held
+
+    def spawn(self, task: Coroutine[Any, Any, None]) -> Task:
+        """Run a coroutine beside the others; if it fails, all of them fail."""
+
+        async def guarded() -> None:
+            try:
+                await task
+            except Exception as error:
+                self.failure = self.failure or error
+                self.changed.set()
+            finally:
+                self._running.pop(task, None)
+
+        self._running[task] = self._world.spawn(guarded())
+        return self._running[task]
+
+    async def close(self) -> None:
+        """Cancel all that still run."""
+        self.closed = True
+        for task in list(self._running.values()):
+            task.cancel()
+        try:
+            await self._world.sleep(0)  # let them see it
+        finally:
+            for coroutine in list(self._running):
+                coroutine.close()
