@@ -11,6 +11,12 @@ from lambdaml.log.records import Commit, Stop
 RECENT = 20_000
 """Updates over which rejections are remembered."""
 
+_DUMPED = (
+    *("commit", "version", "next_seq", "generation", "rejected", "rejections"),
+    *("staleness", "labels", "controls", "stop"),
+)
+"""Attributes that stand in a snapshot's metadata, in their order there."""
+
 
 class LogState:
     """The run as told by commits 0 .. `commit` - 1. A pure function of them.
@@ -106,44 +112,27 @@ class LogState:
     def copy(self) -> LogState:
         """One that advances by itself."""
         log_state = LogState(self.workers, self.steps)
-        log_state.commit, log_state.version, log_state.rejected, log_state.stop = (
-            self.commit,
-            self.version,
-            self.rejected,
-            self.stop,
-        )
-        log_state.next_seq, log_state.generation = list(self.next_seq), list(self.generation)
-        log_state.staleness, log_state.labels = dict(self.staleness), list(self.labels)
-        log_state.rejections, log_state.controls = list(self.rejections), self.controls
+        for name in self.__slots__:
+            setattr(log_state, name, _copied(getattr(self, name)))
         return log_state
 
     def dump(self) -> dict[str, Any]:
         """For a snapshot's metadata."""
-        return {
-            "commit": self.commit,
-            "version": self.version,
-            "next_seq": list(self.next_seq),
-            "generation": list(self.generation),
-            "rejected": self.rejected,
-            "rejections": list(self.rejections),
-            "staleness": [list(pair) for pair in sorted(self.staleness.items())],
-            "labels": list(self.labels),
-            "controls": self.controls,
-            "stop": asdict(self.stop) if self.stop else None,
-        }
+        record = {name: _copied(getattr(self, name)) for name in _DUMPED}
+        record["staleness"] = [list(pair) for pair in sorted(self.staleness.items())]
+        record["stop"] = asdict(self.stop) if self.stop else None
+        return record
 
     @staticmethod
     def load(record: dict[str, Any], workers: int, steps: int) -> LogState:
         """From a snapshot's metadata."""
         log_state = LogState(workers, steps)
-        log_state.commit = record["commit"]
-        log_state.version = record["version"]
-        log_state.next_seq = list(record["next_seq"])
-        log_state.generation = list(record["generation"])
-        log_state.rejected = record["rejected"]
-        log_state.rejections = list(record["rejections"])
+        for name in _DUMPED:
+            setattr(log_state, name, _copied(record[name]))
         log_state.staleness = {staleness: count for staleness, count in record["staleness"]}
-        log_state.labels = list(record["labels"])
-        log_state.controls = record["controls"]
         log_state.stop = Stop(**record["stop"]) if record["stop"] else None
         return log_state
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, list | dict) else value
