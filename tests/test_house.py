@@ -82,6 +82,7 @@ DEFINED_TWICE = {
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
+MAX_FUNCTION_CLASS_LINES = 250
 MAX_REPEATED_LINES = 9
 
 
@@ -261,6 +262,22 @@ def test_no_module_imports_itself_by_way_of_others_not_even_within_a_function() 
     }
     assert sum(map(len, graph.values())) > 500
     TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+
+
+def test_a_function_knows_its_parts_and_no_part_knows_it() -> None:
+    """Nor does what stands in the bucket know any of them. What only type checkers see counts, too."""
+    parts = [path for path in SHIPPED if label(path).startswith(("lambdaml/worker/", "lambdaml/patterns/"))]
+    records = [path for path in SHIPPED if label(path).startswith("lambdaml/log/")]
+    assert len(parts) > 15 and len(records) > 10
+    wrong = [f"{label(path)}:{line}" for path in parts for line, name in imports(path) if name.endswith(".Function")]
+    wrong += [f"{label(path)}:{line}" for path in records for line, name in imports(path) if "lambdaml.worker" in name]
+    assert not wrong
+
+
+def test_a_function_is_read_in_one_sitting() -> None:
+    tree = ast.parse((ROOT / "lambdaml/worker/function.py").read_text())
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert found.name == "Function" and (found.end_lineno or 0) - found.lineno < MAX_FUNCTION_CLASS_LINES
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=label)

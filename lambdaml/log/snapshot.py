@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 MODEL_PREFIX = "model/"
 RULE_PREFIX = "rule/"
-FROZEN_DIGEST = "frozen"
-"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
 

@@ -111,17 +111,14 @@ class Function:
         self._began_at = shared.known.commit
         shared.warm = not fresh
         await self._hosting.acquire(fresh)
-        for duty in (
-            self._advance(),
-            self._apply(),
-            self._backlog.keep_reading(),
-            self._keep(),
+        writing = (
             self._committer.keep_log(),
             self._committer.keep_snapshots(),
             self._stops.keep_lead(),
             self._stops.watch(),
-            self._retention.keep(),
-        ):
+        )
+        running = self._advance(), self._apply(), self._backlog.keep_reading(), self._keep()
+        for duty in (*running, *writing, self._retention.keep()):
             shared.spawn(duty)
         self._hosting.start()
 

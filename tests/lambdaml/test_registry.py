@@ -48,6 +48,12 @@ def test_options_are_values_for_more_parameters() -> None:
         THINGS.make("plain", {"rate": 0.25})
 
 
+def test_what_options_give_the_name_does_not() -> None:
+    assert THINGS.make("thing:0.25", {"k": 3}) == (3, 0.25, "fast")
+    with pytest.raises(SettingsError, match=r"thing takes rate, mode, not 'k=4'"):
+        THINGS.make("thing:k=4", {"k": 3})
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
