@@ -31,6 +31,8 @@ MODEL_PREFIX = "model/"
 RULE_PREFIX = "rule/"
 EXTRA = "extra/"
 """Begins the names of tensors in a module's extra state."""
+FROZEN_DIGEST = "frozen"
+"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
 
 
 @dataclass(frozen=True, slots=True)
