@@ -21,6 +21,7 @@ from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
 from lambdaml.cli.report import report
 from lambdaml.cli.resume import resume
+from lambdaml.cli.set import set
 from lambdaml.cli.simulate import simulate
 from lambdaml.cli.staleness import staleness
 from lambdaml.cli.status import status
@@ -43,6 +44,7 @@ VERBS = (
     bill,
     verify,
     replay,
+    set,
     cancel,
     copy,
     gc,

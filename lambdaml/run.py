@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.job import Job
+from lambdaml.log.controls import request_change
 from lambdaml.log.gc import gc
 from lambdaml.log.reader import RunReader
 from lambdaml.log.retention import pin_version, unpin_version
@@ -95,6 +96,14 @@ class Run(RunReader):
             SettingsError: functions work on the run; they may still need what would be deleted.
         """
         return gc(self)
+
+    def change(self, what: str, value: float) -> None:
+        """Change a setting while the run goes on: `lr`, the optimizer's learning rate. See `lambdaml.log.controls`.
+
+        Raises:
+            SettingsError: If this setting cannot be changed to this value, or the run has ended.
+        """
+        request_change(self, what, value)
 
     def pin(self, version: int, name: str) -> None:
         """Keep the history from a version on, whatever the run's bound on it says, until `unpin`.

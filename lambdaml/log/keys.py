@@ -11,6 +11,7 @@ trace/{function}/{part:05d}.jsonl     what a function measured
 usage/{function}.json                 create-only: what it used, as its engine saw it
 horizon/{commit:010d}.json            create-only: before this commit's snapshot, history may be deleted
 pins/{name}.json                      keeps the history from a version on
+control/{number:010d}.json            create-only: a wish to change a setting while the run goes on
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
 model.safetensors                     the result
 """
@@ -30,6 +31,7 @@ TRACE = "trace/"
 USAGE = "usage/"
 HORIZONS = "horizon/"
 PINS = "pins/"
+CONTROLS = "control/"
 
 
 def log(commit: int) -> str:
@@ -74,6 +76,10 @@ def horizon(commit: int) -> str:
 
 def pin(name: str) -> str:
     return f"pins/{name}.json"
+
+
+def control(number: int) -> str:
+    return f"control/{number:010d}.json"
 
 
 def update_id(key: str) -> tuple[int, int]:

@@ -162,6 +162,23 @@ def read_meta(metadata: Mapping[str, str]) -> tuple[dict[str, Any], int, str]:
     return meta, schema, sha256
 
 
+def meta_of(store: Store, key: str) -> dict[str, Any]:
+    """The values of a snapshot's state, without reading its tensors.
+
+    Raises:
+        BadObject: If there is no such snapshot, or it is damaged.
+    """
+    from lambdaml.log.tensorfile import header_bytes, read_header
+
+    info = store.head(key)
+    try:
+        size_bytes = 0 if info is None else info.size_bytes
+        length = header_bytes(store.get_range(key, 0, 8) or b"", size_bytes)
+        return read_meta(read_header(store.get_range(key, 8, length) or b"", size_bytes)[1])[0]
+    except ValueError as error:
+        raise BadObject(f"{key} cannot be read: {error}") from error
+
+
 def read_state(store: Store, key: str) -> State | None:
     """A snapshot with all that belongs to it, or None where there is none.
 

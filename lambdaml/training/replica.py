@@ -299,7 +299,10 @@ class Replica:
         if control.what != "lr":
             raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
         for group in self.optimizer.param_groups:
-            group["lr"] = control.value
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(control.value)
+            else:
+                group["lr"] = control.value
 
     def _move(self, absent: set[int]) -> None:
         """An optimizer step along the gradient in the host's buffer; absent parameters have none.

@@ -152,6 +152,7 @@ class Function:
                 list(pattern.arrived.values()),
                 max_rejected=shared.settings.max_rejected,
                 wish=shared.wish,
+                control=shared.control,
             )
             if commit is None:
                 seen = pattern.news, shared.wish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lambdaml.log.records import Stop
+from lambdaml.log.records import Control, Stop
 from lambdaml.log.state import LogState
 from lambdaml.settings import Settings
 from lambdaml.worker.leases import Leases
@@ -39,6 +39,7 @@ class Shared:
         queued: the log as far as its commits were handed to the replica.
         applied: how many commits were applied here, with all that follows from that.
         wish: a stop that was asked for and is not in the log yet.
+        control: a change that was asked for; the log may hold it by now.
         tail: how many log entries stood when the function began.
         latency_s: what a request takes that finds nothing.
         warm: whether functions are known to have published updates before now.
@@ -61,6 +62,7 @@ class Shared:
         self.tracer = Tracer(world, name)
         self.window = Window(replica.update_bytes)
         self.wish: Stop | None = None
+        self.control: Control | None = None
         self.latency_s = 0.01
         self.warm = self.published = self.hold = self.leaving = False
         self.computing = 0

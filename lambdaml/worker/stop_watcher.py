@@ -1,4 +1,4 @@
-"""Looking for a wish to stop, and seeing to it that a run with a target does not run far ahead of its evaluation."""
+"""Looking for a wish to stop or to change a setting, and seeing to it that a run with a target does not run far ahead of its evaluation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 
 from lambdaml.errors import RunFailed
 from lambdaml.log import keys, wire
+from lambdaml.log.controls import read_control
 from lambdaml.log.records import Stop
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
@@ -14,7 +15,8 @@ STOP_POLL_S = 1.0
 """Seconds between looks for stop.json. With a target there is one more for each snapshot."""
 
 RUN_POLL = 5
-"""Each look of this number is for run.json instead: whoever deleted it wants the run to end, too."""
+"""Each look of this number is for run.json instead: whoever deleted it wants the run to end, too. The look before it is for a
+change."""
 
 LEAD = 3
 """Snapshots without an evaluation that a run with a target may be ahead of. Evaluation goes through them in order, so
@@ -80,10 +82,19 @@ class StopWatcher:
             if not asked:
                 due_s, looks = world.now() + STOP_POLL_S, looks + 1
             self._must_look = False
-            if shared.writes_log and (asked or looks % RUN_POLL):
+            if not shared.writes_log:
+                continue
+            if not asked and looks % RUN_POLL == RUN_POLL - 1:
+                await self._look_for_change()
+            elif asked or looks % RUN_POLL:
                 await self._look()
-            elif shared.writes_log and await world.store.head(keys.RUN) is None:
+            elif await world.store.head(keys.RUN) is None:
                 raise RunFailed(f"{keys.RUN} is not there any more: was the run deleted while it went on?")
+
+    async def _look_for_change(self) -> None:
+        shared, number = self._shared, self._shared.known.controls
+        if shared.control is None or shared.control.number < number:
+            shared.control = await read(shared.world, keys.control(number), read_control)
 
     async def _look(self) -> None:
         if (record := await read(self._shared.world, keys.STOP, wire.load_json)) is not None:

@@ -108,6 +108,7 @@ class Worker:
             base_commit=gradient.base_commit,
             digest=self._checkpoints.digest_at(gradient.base),
             stop=shared.wish if worker == 0 else None,
+            control=shared.control if worker == 0 else None,
             labels=gradient.labels,
             body=gradient.body,
         )

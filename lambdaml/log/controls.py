@@ -1,0 +1,52 @@
+"""Changes in mid-run: a wish is `control/{number}`, and whoever writes the log looks for it and puts it into the log.
+
+A control entry holds from the commit after the one that it stands in, on every replica. Wishes are numbered without a gap,
+so none is missed and none is taken twice.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lambdaml.errors import SettingsError, nearest
+from lambdaml.log import keys, wire
+from lambdaml.log.reader import RunReader
+from lambdaml.log.records import Control
+from lambdaml.log.snapshot import meta_of
+from lambdaml.storage.protocol import Bytes
+
+CHANGEABLE = ("lr",)
+"""The settings that can be changed; `lr` is the optimizer's learning rate, in all its groups."""
+
+
+def request_change(run: RunReader, what: str, value: float) -> Control:
+    """Ask for a change. The function that writes the log heeds it within about five seconds.
+
+    Raises:
+        SettingsError: If this setting cannot be changed to this value, or the run has ended.
+    """
+    if what not in CHANGEABLE:
+        raise SettingsError(f"{what!r} cannot be changed while a run goes on{nearest(what, CHANGEABLE)}")
+    if not 0 < value < math.inf:
+        raise SettingsError(f"lr: must be a positive number (it is {value!r})")
+    _, last, _ = run.tail()
+    if last is not None and last.stop:
+        raise SettingsError(f"{run.url} has ended; begin another run from it, with --from")
+    if meta_of(run.store, keys.snapshot(run.newest_snapshot()))["scheduler"] is not None:
+        raise SettingsError("the job's scheduler decides the learning rate, so it cannot be changed from outside")
+    number = sum(1 for _ in run.store.list(keys.CONTROLS))
+    while True:
+        control = Control(number, what, value)
+        if run.store.create(keys.control(number), wire.dump_json({"what": what, "value": value})) is None:
+            return control
+        number += 1
+
+
+def read_control(data: Bytes, key: str) -> Control:
+    """Read a wish back.
+
+    Raises:
+        BadObject: If it is damaged.
+    """
+    record = wire.load_json(data, key)
+    return Control(keys.number(key), record["what"], record["value"])
