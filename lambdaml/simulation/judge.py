@@ -224,7 +224,7 @@ def _bits(virtual: Virtual) -> list[str]:
     for seq in range(settings.steps):
         terms = []
         for worker in range(settings.workers):
-            terms.append(((worker, seq), chain_digest(chain, worker, seq), 1 / settings.workers))
+            terms.append(((worker, seq), chain_digest(chain, worker, seq), 1.0))
         chain = _advance(chain, terms)
     model = virtual.bucket.get(keys.MODEL)
     right = model is None or wire.load_json(model, keys.MODEL)["chain"] == chain.hex()
