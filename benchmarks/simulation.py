@@ -4,7 +4,7 @@
 
 The simpy model has no protocol at all: each worker is a process with two timeouts an update, its computation and its
 request. `Flow` makes the commits that the real schedules make, with fates and staleness of every update, and counts
-all requests. `Virtual` executes the functions' own code. One core each; every figure is the best of some runs.
+all requests. `VirtualRun` executes the functions' own code. One core each; every figure is the best of some runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import simpy
 
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
@@ -70,7 +70,7 @@ def flow(schedule: str, workers: int, updates: int) -> None:
 
 def virtual(schedule: str, workers: int, updates: int) -> None:
     settings, platform = settings_for(schedule, workers, updates // workers), Platform.parse("local")
-    assert Virtual(settings, workers, Costs(STEP_S), Channel.parse(S3), platform).run()
+    assert VirtualRun(settings, workers, Costs(STEP_S), Channel.parse(S3), platform).run()
 
 
 def measure(name: str, simulate: Callable[[], None], updates: int, times: int) -> None:
@@ -97,7 +97,7 @@ def main() -> None:
     measure("Flow, bsp", lambda: flow("bsp", workers, 1000 * workers), 1000 * workers, 1)
     for schedule in ("asp", "bsp"):
         measure(f"Flow, {schedule}, 16 workers", lambda s=schedule: flow(s, 16, 10_000), 10_000, times)  # type: ignore[misc]
-        measure(f"Virtual, {schedule}, 16 workers", lambda s=schedule: virtual(s, 16, 800), 800, 1)  # type: ignore[misc]
+        measure(f"VirtualRun, {schedule}, 16 workers", lambda s=schedule: virtual(s, 16, 800), 800, 1)  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -12,18 +12,18 @@ from lambdaml.cli import _format
 
 if TYPE_CHECKING:
     from lambdaml.events import Event
-    from lambdaml.simulation.faults import Scenario
+    from lambdaml.simulation.faults import FaultScenario
 
 
 def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
     """Play a seed's scenario, print it, and judge what is left; returns the exit status."""
     from lambdaml.schedules import SCHEDULES
-    from lambdaml.simulation.faults import Scenario, Verdict, play
+    from lambdaml.simulation.faults import FaultScenario, Verdict, play
     from lambdaml.simulation.judge import judge
 
     if schedule is not None:
         SCHEDULES.make(schedule)
-    scenario = Scenario.draw(seed, schedule)
+    scenario = FaultScenario.draw(seed, schedule)
     events: list[tuple[float, Event]] = []
     virtual, end = play(scenario, lambda now, event: events.append((now, event)))
     verdict = Verdict(seed, scenario, judge(virtual, end))
@@ -43,7 +43,7 @@ def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
     return 1 if verdict.broken else 0
 
 
-def _misfortunes(scenario: Scenario) -> Iterator[tuple[str, str]]:
+def _misfortunes(scenario: FaultScenario) -> Iterator[tuple[str, str]]:
     yield f"seed {scenario.seed}", f"{scenario.schedule}, {scenario.workers} workers on {scenario.functions} functions"
     yield (
         "length",
@@ -78,7 +78,7 @@ def _percent(share: float) -> str:
 def _words(event: Event) -> str:
     """An event, for people; one that is not known here shows its fields."""
     if event.event == "started":
-        return "; ".join(["starts", *_doom(event.fate or {})])
+        return "; ".join(["starts", *_doom(event.fault_plan or {})])
     if event.event == "ended":
         outcomes = {"done": "is done", "left": "leaves", "killed": "is killed"}
         return outcomes.get(event.outcome, f"ends: {event.outcome}")
@@ -100,16 +100,16 @@ def _words(event: Event) -> str:
     return ", ".join([event.event, *(f"{name} {value}" for name, value in fields if name not in ("event", "function"))])
 
 
-def _doom(fate: Mapping[str, Any]) -> Iterator[str]:
+def _doom(plan: Mapping[str, Any]) -> Iterator[str]:
     """What a life has before it."""
-    if fate.get("last_turn") is not None:
-        yield f"will be killed in turn {fate['last_turn']}"
-    if fate.get("freeze_s") is not None:
-        after_s, for_s = fate["freeze_s"]
+    if plan.get("last_turn") is not None:
+        yield f"will be killed in turn {plan['last_turn']}"
+    if plan.get("freeze_s") is not None:
+        after_s, for_s = plan["freeze_s"]
         yield f"will stand still after {after_s:.1f} s for {for_s:.1f} s"
-    if fate.get("lifetime_s", math.inf) < math.inf:
-        yield f"may live {fate['lifetime_s']:.1f} s"
-    if abs(fate.get("skew_s", 0.0)) >= 0.1:
-        yield f"its clock is off by {fate['skew_s']:.1f} s"
-    if fate.get("dead"):
-        yield f"is told that {', '.join(fate['dead'])} died"
+    if plan.get("lifetime_s", math.inf) < math.inf:
+        yield f"may live {plan['lifetime_s']:.1f} s"
+    if abs(plan.get("skew_s", 0.0)) >= 0.1:
+        yield f"its clock is off by {plan['skew_s']:.1f} s"
+    if plan.get("dead"):
+        yield f"is told that {', '.join(plan['dead'])} died"

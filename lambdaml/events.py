@@ -87,13 +87,13 @@ class StartedEvent(_Told):
     Attributes:
         pid: The number of its process, where it has one of its own.
         node: The Ray node that it runs on (engine `ray`).
-        fate: What a fault schedule has in store for it, by name (simulations).
+        fault_plan: What a fault schedule has in store for it, by name (simulations).
     """
 
     event: Literal["started"] = "started"
     pid: int | None = None
     node: str = ""
-    fate: Mapping[str, Any] | None = None
+    fault_plan: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

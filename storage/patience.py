@@ -29,6 +29,12 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
 
 
+def outage_pause_s(failures: int, uniform: Callable[[float, float], float]) -> float:
+    """Seconds to wait before a call that has failed so many times, from 1, is repeated."""
+    longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures - 1, 9))
+    return uniform(longest_s / 2, longest_s)
+
+
 class Patience:
     """How long the requests of one process wait for its store, and what they have found out about it.
 
@@ -94,12 +100,12 @@ class Patience:
 class _Trial:
     """One call, from its beginning to its answer."""
 
-    __slots__ = ("_begun", "_patience", "_pause_s")
+    __slots__ = ("_begun", "_failures", "_patience")
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._begun = patience._now()
-        self._pause_s = 0.0
+        self._failures = 0
 
     def __enter__(self) -> Self:
         return self
@@ -127,8 +133,8 @@ class _Trial:
             patience._since = self._begun
         patience._failing.add(self)
         patience._tell(error, patience.patience_s)
-        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s or FIRST_PAUSE_S)
-        return patience._uniform(self._pause_s / 2, self._pause_s)
+        self._failures += 1
+        return outage_pause_s(self._failures, patience._uniform)
 
     def answered(self) -> None:
         """The store answered."""

@@ -27,7 +27,8 @@ HEAVY_FOR_THE_PACKAGE = HEAVY | {"numpy", "pydantic", "rich", "typer"}
 PROTOCOL = (
     *(f"lambdaml/log/{name}.py" for name in ("commits", "records", "state")),
     *(f"lambdaml/simulation/{name}.py" for name in ("channel", "platform", "stragglers")),
-    *(f"lambdaml/simulation/{name}.py" for name in ("draws", "flow", "reading", "rounds", "scene", "stream")),
+    *(f"lambdaml/simulation/{name}.py" for name in ("draws", "flow", "limit", "scenario")),
+    *(f"lambdaml/simulation/{name}.py" for name in ("async_flow", "log_readers", "sync_flow")),
     *("lambdaml/codecs", "lambdaml/patterns", "lambdaml/schedules", "lambdaml/staleness", "lambdaml/worker"),
 )
 OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}

@@ -18,8 +18,7 @@ from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.scene import DETECT_S
+from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
 

@@ -22,9 +22,10 @@ from lambdaml.cost.profiling.profile import Profile
 from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.scene import DETECT_S
+from lambdaml.simulation.platform import DETECT_S
 from lambdaml.training.asked import default_interval
 from lambdaml.training.sampling import Sampler
+from lambdaml.worker.requests import LEAVE, START, SUCCEED, count_requests
 from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S
 
 P90 = 0.9
@@ -34,9 +35,6 @@ _MANY = 1_000_000
 
 LAUNCH = {"get": 9, "head": 3, "list": 6, "create": 5, "create_lost": 1, "delete": 1}
 """The requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
-
-RESTORE = {"get": 3, "head": 1, "list": 3, "create": 2, "put": 2}
-"""The requests of a function that starts and leaves: run.json, a snapshot, the end of the log, leases, the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +269,9 @@ def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Lau
     restarts = functions * handovers + preemptions
     seconds = whole.seconds + lost_s
     function_seconds = whole.function_seconds + functions * lost_s
-    requests = {kind: count + restarts * RESTORE.get(kind, 0) for kind, count in whole.requests.items()}
+    moved_workers = restarts * candidate.workers / functions
+    again = count_requests((*LEAVE, *START, *SUCCEED), function=restarts, worker=moved_workers)
+    requests = {kind: count + again[kind] for kind, count in whole.requests.items()}
     lives = functions + round(restarts)
     return Quantities(
         lifetimes_s=[function_seconds / lives] * lives,

@@ -15,9 +15,9 @@ from lambdaml.log.records import Commit
 from lambdaml.schedules import SCHEDULES, in_rounds
 from lambdaml.settings import JobSettings, make_settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.flow import Flow, FlowResult
+from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.scene import OnCommit
+from lambdaml.simulation.scenario import FlowResult, OnCommit
 from lambdaml.simulation.stragglers import Stragglers
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.effective import effective_staleness

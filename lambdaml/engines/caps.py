@@ -19,6 +19,7 @@ from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
 from lambdaml.events import Event
 from lambdaml.storage import MeterReading
+from lambdaml.worker.requests import LEAVE, LOGGED, START, SUCCEED, count_requests
 
 REACTION_S = 0.25
 """From the moment that an engine is told to have functions leave until no further round begins, where they are in other
@@ -169,8 +170,9 @@ class Judge:
         first, last = self._samples[0], self._samples[-1]
         updates = last.updates - first.updates
         if updates < workers:
-            gets = {"get": workers * (self._functions - 1) + self._functions, "get_miss": workers}
-            return 0.0, MeterReading({"create": workers + 1, **gets})
+            others = self._functions - 1
+            asked = count_requests(LOGGED, update=workers, read=workers * others, commit=1, entry_read=others)
+            return 0.0, MeterReading(asked + Counter(get_miss=workers))
         share, spent = workers / updates, last.reading - first.reading
         requests = Counter(spent.requests)
         for name, count in spent.errors.items():
@@ -189,15 +191,14 @@ class Judge:
     def _winding_down(self) -> Counter[str]:
         """Requests until everybody has left and the newest version is kept."""
         functions, workers = self._functions, self._settings.workers
-        starting = 0 if self._alive else functions + workers
+        script = LEAVE if self._alive else (*LEAVE, *START, *SUCCEED)
         unkept = max(0, self._version - self._snapshot) + 1
-        return Counter(
-            put=functions + starting,  # traces
-            create=workers + functions + 3 + starting,  # leases, usage, snapshot and its evaluation
-            get=math.ceil(self._unkept_rounds() + 1) * workers + unkept + 3 + 3 * starting,
-            get_miss=unkept + 8 + starting,
-            list=4 + 2 * starting,
-            head=1 + starting,
+        return count_requests(script, function=functions, worker=workers) + Counter(
+            create=functions + 3,  # usage, snapshot and its evaluation
+            get=math.ceil(self._unkept_rounds() + 1) * workers + unkept + 3,
+            get_miss=unkept + 8,
+            list=4,
+            head=1,
         )
 
     def _ending(self, rounds: float) -> Counter[str]:

@@ -13,7 +13,7 @@ from lambdaml.log import keys
 from lambdaml.log.records import Commit, Update
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worker.checking import checked_update
-from lambdaml.worker.poll_timer import Backoff, PollTimer
+from lambdaml.worker.poll_timer import FLOATS, OWN_UPDATE_FIRST_S, Backoff, PollTimer
 from lambdaml.worker.retention import passed
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
@@ -21,9 +21,6 @@ from lambdaml.worker.world import Task
 
 LOOKAHEAD = 8
 """Rounds that a function which is behind reads ahead of those that it has decided, if they fit into its window."""
-
-_FIRST_LOOK_S = 2.0
-"""How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
 
 
 class Gather:
@@ -37,7 +34,7 @@ class Gather:
         self._get_s = 0.0
         self._decided_at = [shared.world.now()] * shared.settings.workers
         self._tasks: dict[int, Task] = {}
-        self._paces: dict[int, PollTimer] = {}
+        self._paces: dict[int, PollTimer[float]] = {}
 
     def look_for(self, workers: Collection[int]) -> None:
         """Look for the updates of exactly these workers from now on."""
@@ -86,8 +83,8 @@ class Gather:
         counts, self._counts = self._counts, dict.fromkeys(self._counts, 0)
         return counts
 
-    def _pace(self, worker: int) -> PollTimer:
-        return self._paces.setdefault(worker, PollTimer())
+    def _pace(self, worker: int) -> PollTimer[float]:
+        return self._paces.setdefault(worker, PollTimer(FLOATS))
 
     async def recover(self, worker: int) -> int:
         """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
@@ -180,7 +177,7 @@ class Gather:
                 self._shared.release((worker, seq))
         return update
 
-    async def _look(self, worker: int, seq: int, pace: PollTimer) -> Update | None:
+    async def _look(self, worker: int, seq: int, pace: PollTimer[float]) -> Update | None:
         """Wait for an update; None if it got its fate meanwhile."""
         shared, world = self._shared, self._shared.world
         since = world.now()
@@ -188,10 +185,10 @@ class Gather:
         if not behind:
             delay_s = pace.delay_s()
             if delay_s is None:
-                await shared.until(lambda: shared.warm, timeout_s=_FIRST_LOOK_S)
+                await shared.until(lambda: shared.warm, timeout_s=OWN_UPDATE_FIRST_S)
             elif delay_s > 0:
                 await world.sleep(delay_s)
-        backoff = Backoff(pace.scale_s(shared.latency_s))
+        backoff = Backoff(FLOATS, pace.scale_s(shared.latency_s))
         first = world.now()
         missed = False
         while seq >= shared.known.next_seq[worker]:
@@ -201,7 +198,7 @@ class Gather:
             update = await self._fetch(worker, seq)
             if update is not None:
                 if not behind:
-                    pace.looked(looked - first if missed else None, shared.latency_s)
+                    pace.looked(looked - first if missed else 0.0, shared.latency_s)
                 return update
             missed = True
             if shared.waits.report(worker, since) and await passed(world, shared.queued.commit):

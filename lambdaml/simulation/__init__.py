@@ -28,8 +28,8 @@ from lambdaml.training.asked import demand_workers, resolve_job, resolved_settin
 from lambdaml.training.driver import TrainResult, result
 
 if TYPE_CHECKING:
-    from lambdaml.simulation.engine import Virtual
-    from lambdaml.simulation.flow import FlowResult
+    from lambdaml.simulation.engine import VirtualRun
+    from lambdaml.simulation.scenario import FlowResult
     from lambdaml.traces import Trace
 
 EXACT_FUNCTIONS = 32
@@ -207,8 +207,8 @@ def replace_token(settings: Settings) -> Settings:
     return settings.model_copy(update={"token": "simulated"})
 
 
-def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float], None]) -> Virtual:
-    from lambdaml.simulation.engine import Virtual
+def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float], None]) -> VirtualRun:
+    from lambdaml.simulation.engine import VirtualRun
 
     settings, functions, costs, channel, platform, stragglers, seed = place
 
@@ -216,7 +216,7 @@ def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float]
         if event.event == "commit":
             progress(event.fraction)
 
-    virtual = Virtual(settings, functions, costs, channel, platform, stragglers, seed, trace=watch)
+    virtual = VirtualRun(settings, functions, costs, channel, platform, stragglers, seed, trace=watch)
     if job is not None:
         from lambdaml.simulation.real import Timed, first_snapshot
 
@@ -230,7 +230,7 @@ def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float]
 
 
 def _exact_result(
-    virtual: Virtual, job: Job | None, began: float, trace: Callable[[Trace], None] | None
+    virtual: VirtualRun, job: Job | None, began: float, trace: Callable[[Trace], None] | None
 ) -> SimulationResult:
     from lambdaml.traces import Trace
 

@@ -13,8 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.simulation.channel import Channel
+from lambdaml.worker.poll_timer import Numbers
 
 Floats = NDArray[np.float64]
+
+ARRAYS: Numbers[Floats] = Numbers(
+    np.zeros(()), np.minimum, np.maximum, lambda several: np.median(several, axis=0), np.where
+)
+"""Arithmetic of `lambdaml.worker.poll_timer` on arrays."""
 
 _END, _PER_UNIT = 36, 64  # the table goes to the quantile 1 - 2e-16, in steps of 1/64
 _BLOCK = 2048

@@ -14,16 +14,13 @@ from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
-from lambdaml.simulation.platform import Platform
+from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubReplica
-from lambdaml.simulation.virtual import Bucket, VirtualWorld, Weather
+from lambdaml.simulation.virtual import Bucket, FaultInjector, VirtualWorld
 from lambdaml.storage import MemoryStore
 from lambdaml.worker.function import Function
 from lambdaml.worker.machine import Machine
-
-_DETECT_S = 0.5
-"""Seconds until an engine notices that a function died."""
 
 
 @dataclass(slots=True)
@@ -46,7 +43,7 @@ class Life:
 
 
 @dataclass(slots=True)
-class Fate:
+class FaultPlan:
     """What a fault schedule has in store for one life; times are seconds from its start.
 
     Attributes:
@@ -64,15 +61,15 @@ class Fate:
     drift: float = 0.0
     lifetime_s: float = float("inf")
     dead: tuple[str, ...] = ()
-    restart_s: float = _DETECT_S
+    restart_s: float = DETECT_S
 
 
 @dataclass(slots=True)
-class Virtual:
+class VirtualRun:
     """A run in the virtual world.
 
     Attributes:
-        fate: decides what befalls the life of this name and index.
+        fault_plan: decides what happens to the life of this name and index.
         bad: updates that every replica must reject.
         machine: makes a function's replica; by default one without tensors.
         start: the first snapshot; by default a shadow's.
@@ -87,10 +84,10 @@ class Virtual:
     platform: Platform
     stragglers: Stragglers = field(default_factory=Even)
     seed: int = 0
-    weather: Weather | None = None
-    fate: Callable[[Virtual, str, int], Fate] = lambda virtual, name, index: Fate()
+    injector: FaultInjector | None = None
+    fault_plan: Callable[[VirtualRun, str, int], FaultPlan] = lambda virtual, name, index: FaultPlan()
     bad: Callable[[int, int], bool] = lambda worker, seq: False
-    machine: Callable[[Virtual, VirtualWorld], Machine] = lambda virtual, world: StubReplica(
+    machine: Callable[[VirtualRun, VirtualWorld], Machine] = lambda virtual, world: StubReplica(
         virtual.settings, virtual.costs, world.charge, world.now, virtual.bad
     )
     start: bytes | None = None
@@ -105,7 +102,7 @@ class Virtual:
     def __post_init__(self) -> None:
         self.kernel = Kernel(self.seed)
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
-        self.bucket = Bucket(self.kernel, self.channel, payloads, self.weather)
+        self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector)
         self.bucket.put(keys.RUN, self.settings.dump())
         start = self.start or StubReplica(self.settings, self.costs).state().dump()
         self.bucket.put(keys.snapshot(0), start)
@@ -130,10 +127,10 @@ class Virtual:
     def launch(self, index: int, spare: bool = False) -> None:
         """Start a function; a spare one works beside that of the same index, and is not replaced."""
         name = f"f{index}.{sum(life.index == index for life in self.lives)}{'s' if spare else ''}"
-        fate = self.fate(self, name, index)
+        plan = self.fault_plan(self, name, index)
         group = self.kernel.group(name)
-        group.last_turn = fate.last_turn
-        lifetime_s = min(fate.lifetime_s, self.platform.lifetime_s)
+        group.last_turn = plan.last_turn
+        lifetime_s = min(plan.lifetime_s, self.platform.lifetime_s)
         uniform, speed = group.random.random, self.platform.speed()
         world = VirtualWorld(
             group,
@@ -142,14 +139,14 @@ class Virtual:
             slowness=lambda: self.stragglers.factor(index, uniform) / speed,
             lifetime_s=lifetime_s,
             patience_s=self.settings.patience_s,
-            skew_s=fate.skew_s,
-            drift=fate.drift,
+            skew_s=plan.skew_s,
+            drift=plan.drift,
             emit=lambda event: self.trace(self.kernel.now, event),
         )
         life = Life(name, index, world, self.machine(self, world), self.kernel.now)
         self.lives.append(life)
-        if fate.freeze_s is not None:
-            at_s, for_s = fate.freeze_s
+        if plan.freeze_s is not None:
+            at_s, for_s = plan.freeze_s
             self.kernel.at(self.kernel.now + at_s, group.freeze)
             self.kernel.at(self.kernel.now + at_s + for_s, group.thaw)
         doom_s = self.platform.preemption_s(uniform)
@@ -157,17 +154,17 @@ class Virtual:
             self.kernel.at(self.kernel.now + doom_s - self.platform.notice_s, world.ask_to_leave)
         if (end_s := min(doom_s, lifetime_s)) < float("inf"):
             self.kernel.at(self.kernel.now + end_s, group.kill)
-        self.trace(self.kernel.now, StartedEvent(function=name, fate=asdict(fate)))
-        group.on_kill = lambda: self._ended(life, "killed", fate.restart_s, spare)
-        group.spawn(self._live(life, fate, spare))
+        self.trace(self.kernel.now, StartedEvent(function=name, fault_plan=asdict(plan)))
+        group.on_kill = lambda: self._ended(life, "killed", plan.restart_s, spare)
+        group.spawn(self._live(life, plan, spare))
 
-    async def _live(self, life: Life, fate: Fate, spare: bool) -> None:
+    async def _live(self, life: Life, plan: FaultPlan, spare: bool) -> None:
         assigned = range(life.index, self.settings.workers, self.functions)
         try:
             again = not life.name.endswith(".0")  # it finds what the one before it left
             await life.world.sleep(self.platform.start_s(life.world.group.random.random, warm=again))
             await life.world.store.get(keys.RUN)
-            function = Function(life.world, self.settings, life.machine, life.name, assigned, fate.dead)
+            function = Function(life.world, self.settings, life.machine, life.name, assigned, plan.dead)
             outcome: str = await function.run()
         except StoreUnavailable as error:
             outcome = str(error)
@@ -175,7 +172,7 @@ class Virtual:
             outcome, self.error = str(error), self.error or error
         except Exception as error:
             outcome, self.failure = repr(error), self.failure or error
-        self._ended(life, outcome, fate.restart_s, spare)
+        self._ended(life, outcome, plan.restart_s, spare)
 
     def _ended(self, life: Life, outcome: str, restart_s: float, spare: bool) -> None:
         life.ended_s, life.outcome = self.kernel.now, outcome

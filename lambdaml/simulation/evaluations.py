@@ -1,7 +1,7 @@
 """The evaluation of snapshots in the virtual world, at modelled times and without a model.
 
 evaluations = Evaluations(seconds=0.3, meets=lambda version: version >= 40)
-virtual = Virtual(..., trace=evaluations.take)
+virtual = VirtualRun(..., trace=evaluations.take)
 evaluations.attend(virtual)
 virtual.run()
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lambdaml.events import Event
 from lambdaml.log import keys, wire
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 
 
 class VirtualEvaluations:
@@ -27,11 +27,11 @@ class VirtualEvaluations:
     def __init__(self, seconds: float, meets: Callable[[int], bool] = lambda version: False) -> None:
         self._seconds = seconds
         self._meets = meets
-        self._virtual: Virtual | None = None
+        self._virtual: VirtualRun | None = None
         self._begun: set[int] = set()
         self._free_s = 0.0
 
-    def attend(self, virtual: Virtual) -> None:
+    def attend(self, virtual: VirtualRun) -> None:
         """Evaluate this run, from now on."""
         self._virtual = virtual
 

@@ -1,6 +1,6 @@
 """Fault schedules: everything that can go wrong, drawn from one seed, and what must hold nevertheless.
 
-`Scenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
+`FaultScenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
 start twice, are told that the living are dead, have clocks that are off; requests that are refused, lost, slow, take
 effect late or twice; reads that are damaged; storms of 503; a store that is down for a minute. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
 in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
@@ -22,7 +22,7 @@ from lambdaml.errors import LambdaMLError
 from lambdaml.events import Event
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
@@ -37,7 +37,7 @@ _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
 
 
 @dataclass(slots=True)
-class Scenario:
+class FaultScenario:
     """A small run and its misfortunes.
 
     Attributes:
@@ -78,7 +78,7 @@ class Scenario:
     calm_s: float = 60.0
 
     @staticmethod
-    def draw(seed: int, schedule: str | None = None) -> Scenario:
+    def draw(seed: int, schedule: str | None = None) -> FaultScenario:
         """The scenario of a seed, with a schedule of its own or the one given. About a third of the kinds of
         misfortune strike in each, so that most pairs of them meet somewhere."""
         stream = random.Random(seed)
@@ -88,7 +88,7 @@ class Scenario:
 
         drawn = stream.choice(SCHEDULES_TRIED)
         start_s = 8 * stream.random()
-        return Scenario(
+        return FaultScenario(
             seed=seed,
             schedule=schedule or drawn,
             workers=stream.randint(2, 4),
@@ -113,7 +113,7 @@ class Scenario:
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """See `lambdaml.simulation.virtual.Weather`."""
+        """See `lambdaml.simulation.virtual.FaultInjector`."""
         if now > self.calm_s:
             return ""
         if self.outage[0] <= now < self.outage[1]:
@@ -127,26 +127,26 @@ class Scenario:
             unit -= rate
         return "damage" if op == "get" and 0.0 <= unit < self.damage else ""
 
-    def fate(self, virtual: Virtual, name: str, index: int) -> Fate:
-        """What befalls one life. Names of those that have died are told or not; sometimes a living one is named."""
+    def fault_plan(self, virtual: VirtualRun, name: str, index: int) -> FaultPlan:
+        """What happens to one life. Names of those that have died are told or not; sometimes a living one is named."""
         stream = random.Random(f"{self.seed}/{name}")
         dead = [life.name for life in virtual.lives if life.outcome == "killed" and stream.random() < 0.7]
-        fate = Fate(skew_s=self.skew_s * stream.uniform(-1, 1), drift=1e-5 * stream.uniform(-1, 1))
+        plan = FaultPlan(skew_s=self.skew_s * stream.uniform(-1, 1), drift=1e-5 * stream.uniform(-1, 1))
         if virtual.kernel.now < self.calm_s:
             living = [life.name for life in virtual.lives if life.ended_s is None]
             if living and stream.random() < self.lie:
                 dead.append(stream.choice(living))
             if stream.random() < self.crash:
-                fate.last_turn = stream.randint(1, self.turns)
+                plan.last_turn = stream.randint(1, self.turns)
             if stream.random() < self.freeze:
-                fate.freeze_s = (3 * stream.random(), 60 * stream.random())
+                plan.freeze_s = (3 * stream.random(), 60 * stream.random())
             if stream.random() < self.short:
-                fate.lifetime_s = 5 * stream.random()
+                plan.lifetime_s = 5 * stream.random()
             if not name.endswith("s") and stream.random() < self.spare:
                 virtual.kernel.at(virtual.kernel.now + 3 * stream.random(), lambda: virtual.launch(index, spare=True))
-        fate.dead = tuple(dead)
-        fate.restart_s = stream.choice((0.1, 1.0, 5.0))
-        return fate
+        plan.dead = tuple(dead)
+        plan.restart_s = stream.choice((0.1, 1.0, 5.0))
+        return plan
 
     def is_bad(self, worker: int, seq: int) -> bool:
         """Whether this update is one that every replica rejects."""
@@ -158,7 +158,7 @@ class Verdict:
     """What came of a seed. `broken` is empty where every promise held."""
 
     seed: int
-    scenario: Scenario
+    scenario: FaultScenario
     broken: list[str]
 
     @property
@@ -167,7 +167,9 @@ class Verdict:
         return f"lambdaml simulate --faults {self.seed} --schedule {self.scenario.schedule}"
 
 
-def play(scenario: Scenario, trace: Callable[[float, Event], None] = lambda now, event: None) -> tuple[Virtual, str]:
+def play(
+    scenario: FaultScenario, trace: Callable[[float, Event], None] = lambda now, event: None
+) -> tuple[VirtualRun, str]:
     """Run a scenario. Returns what is left, and how it ended: "" for well, else in words."""
     settings = Settings(
         job=JobSettings(spec="shadow"),
@@ -193,15 +195,15 @@ def play(scenario: Scenario, trace: Callable[[float, Event], None] = lambda now,
             evaluations.take(now, event)
         trace(now, event)
 
-    virtual = Virtual(
+    virtual = VirtualRun(
         settings,
         scenario.functions,
         Costs(step_s=0.1, apply_s=0.001),
         Channel.parse("s3-express"),
         Platform.parse("local"),
         seed=scenario.seed,
-        weather=scenario,
-        fate=scenario.fate,
+        injector=scenario,
+        fault_plan=scenario.fault_plan,
         bad=scenario.is_bad,
         trace=tell,
     )
@@ -230,7 +232,7 @@ def try_seeds(
     gc.disable()
     try:
         for done, seed in enumerate(seeds, 1):
-            scenario = Scenario.draw(seed, schedule)
+            scenario = FaultScenario.draw(seed, schedule)
             virtual, end = play(scenario)
             broken = judge(virtual, end)
             if broken:

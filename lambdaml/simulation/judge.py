@@ -11,7 +11,7 @@ from collections import Counter
 from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Commit, Update, damaged
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.stub_replica import chain_digest
 
 CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "model.safetensors")
@@ -20,7 +20,7 @@ REQUESTS_PER_S = 200
 """No function asks more of the store than this, on average, however badly things go."""
 
 
-def judge(virtual: Virtual, end: str) -> list[str]:
+def judge(virtual: VirtualRun, end: str) -> list[str]:
     """The promises that a run broke, in words.
 
     Args:
@@ -43,7 +43,7 @@ def judge(virtual: Virtual, end: str) -> list[str]:
     return broken
 
 
-def _updates(virtual: Virtual) -> dict[tuple[int, int], Update]:
+def _updates(virtual: VirtualRun) -> dict[tuple[int, int], Update]:
     """Every update that ever stood. Of two at one place the first counts: the other was written after its deletion."""
     found: dict[tuple[int, int], Update] = {}
     written = [(gone.key, gone.data) for gone in virtual.bucket.deleted if gone.key.startswith(keys.UPDATES)]
@@ -59,7 +59,7 @@ def _updates(virtual: Virtual) -> dict[tuple[int, int], Update]:
     return found
 
 
-def _log(virtual: Virtual, commits: list[Commit]) -> list[str]:
+def _log(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
     """1: the log has no gap, and what is written once is never written again."""
     broken = [f"{key} was written twice" for key in virtual.bucket.overwritten if key.startswith(CREATE_ONLY)]
     numbers = [keys.number(info.key) for info in virtual.bucket.list(keys.LOG)]
@@ -76,7 +76,7 @@ def _log(virtual: Virtual, commits: list[Commit]) -> list[str]:
 
 
 def _fates(
-    virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update], finished: bool
+    virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update], finished: bool
 ) -> list[str]:
     """2: every update has exactly one fate, in the order of its worker's numbers."""
     settings = virtual.settings
@@ -97,7 +97,7 @@ def _fates(
     return broken
 
 
-def _entries(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
+def _entries(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
     """2 and leases: what the log says of an update is true, and nothing fenced or faulty is applied."""
     broken = []
     highest: Counter[int] = Counter()
@@ -130,7 +130,7 @@ def _entries(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, i
     return broken
 
 
-def _states(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
+def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
     """3 and 4: every replica and every snapshot is what the log makes, sums taken in the order it lists."""
     chain = _start(virtual)
     after = [(0, chain.hex())]
@@ -158,7 +158,7 @@ def _states(virtual: Virtual, commits: list[Commit], updates: dict[tuple[int, in
     return broken
 
 
-def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
+def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
     """5 and 8, and what the schedule itself promises."""
     broken = []
     settings = virtual.settings
@@ -188,7 +188,7 @@ def _bounds(virtual: Virtual, commits: list[Commit]) -> list[str]:
     return broken
 
 
-def _deletions(virtual: Virtual) -> list[str]:
+def _deletions(virtual: VirtualRun) -> list[str]:
     """13: what is deleted lies below a horizon that stands, and no snapshot above it would demand the update."""
     bucket, broken = virtual.bucket, []
     ever = {gone.key: gone.data for gone in bucket.deleted} | {key: data for key, (data, _) in bucket.objects.items()}
@@ -217,7 +217,7 @@ def _deletions(virtual: Virtual) -> list[str]:
     return broken
 
 
-def _bits(virtual: Virtual) -> list[str]:
+def _bits(virtual: VirtualRun) -> list[str]:
     """4: a synchronous run ends with the bits of the undisturbed one, which needs no run to be known."""
     settings = virtual.settings
     chain = _start(virtual)
@@ -231,7 +231,7 @@ def _bits(virtual: Virtual) -> list[str]:
     return [] if right else ["the result is not that of the undisturbed run"]
 
 
-def _start(virtual: Virtual) -> bytes:
+def _start(virtual: VirtualRun) -> bytes:
     return hashlib.blake2b(f"{virtual.settings.seed}".encode(), digest_size=16).digest()
 
 

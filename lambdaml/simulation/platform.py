@@ -23,6 +23,9 @@ LAMBDA_MB_PER_VCPU = 1769
 LAMBDA_MB = (128, 10_240)
 LAMBDA_LIFETIME_S = 900.0
 
+DETECT_S = 0.5
+"""Seconds until an engine replaces a function that died or left; assumed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Platform:

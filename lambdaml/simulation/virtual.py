@@ -27,14 +27,14 @@ from lambdaml.worker.world import Signal
 T = TypeVar("T")
 
 
-class Weather(Protocol):
-    """What befalls requests; see `lambdaml.simulation.faults`."""
+class FaultInjector(Protocol):
+    """Decides which fault each request meets; see `lambdaml.simulation.faults`."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
         """`""`, or one of `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
 
 
-class Calm:
+class NoFaults:
     """Nothing ever happens."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -55,7 +55,7 @@ class Bucket:
 
     Args:
         payloads: bytes that objects whose keys begin with these prefixes have beyond what is really stored.
-        weather: the faults of its requests.
+        injector: the faults of its requests.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Bucket:
         kernel: Kernel,
         channel: Channel,
         payloads: dict[str, int] | None = None,
-        weather: Weather | None = None,
+        injector: FaultInjector | None = None,
     ) -> None:
         self.kernel = kernel
         self.channel = channel
-        self.weather: Weather = weather or Calm()
+        self.injector: FaultInjector = injector or NoFaults()
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.overwritten: list[str] = []
         self.deleted: list[Deleted] = []
@@ -183,7 +183,7 @@ class VirtualStore:
         """One request: there, its effect, and back."""
         world, bucket, began = self._world, self._bucket, self._world.kernel.now
         channel, uniform = bucket.channel, world.group.random.random
-        fault = bucket.weather.strike(op, key, began, uniform)
+        fault = bucket.injector.strike(op, key, began, uniform)
         latency_s = channel.latency_s(op, uniform())
         if fault:
             world.emit(FaultEvent(fault=fault, op=op, key=key))

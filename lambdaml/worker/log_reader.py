@@ -6,16 +6,9 @@ import math
 
 from lambdaml.log import keys
 from lambdaml.log.records import Commit
-from lambdaml.worker.poll_timer import Backoff
+from lambdaml.worker.poll_timer import BURST, FLOATS, Backoff, entry_due_s, entry_scale_s
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
-
-_BURST = 8
-"""Entries read at once by a reader that is behind."""
-
-_EARLY = 0.75
-"""The first look comes after this share of the writer's forecast. Workers that wait for a commit delay those after
-it, so a reader that trusted the forecast in full would confirm its own lateness."""
 
 
 class LogReader:
@@ -35,19 +28,18 @@ class LogReader:
             behind = self._shared.tail - commit
             if behind <= 0 and self._burst == 1:
                 await self._pause()
-            await self._read(range(commit, commit + min(_BURST, max(behind, self._burst))))
+            await self._read(range(commit, commit + min(BURST, max(behind, self._burst))))
         return self._ready.pop(commit, None)
 
     async def _pause(self) -> None:
         world = self._shared.world
-        found_after_s = 2 * self._shared.latency_s
-        look_at = self._found_at - found_after_s + _EARLY * self._next_s
+        look_at = entry_due_s(self._found_at, self._shared.latency_s, self._next_s)
         if look_at > world.now():
             await world.sleep(look_at - world.now())
 
     async def _read(self, wanted: range) -> None:
         shared, world = self._shared, self._shared.world
-        backoff = Backoff(max(shared.latency_s, self._next_s / 2))
+        backoff = Backoff(FLOATS, entry_scale_s(FLOATS, shared.latency_s, self._next_s))
         since, missed = world.now(), False
         while True:
             found = await world.store.get_many([keys.log(commit) for commit in wanted])
@@ -55,7 +47,7 @@ class LogReader:
                 entry = None if data is None else await read(world, keys.log(commit), Commit.read, data)
                 if entry is not None:
                     self._take(entry)
-            self._burst = 1 if missed or None in found else min(_BURST, self._burst * 2)
+            self._burst = 1 if missed or None in found else min(BURST, self._burst * 2)
             if found[0] is not None or shared.writes_log or shared.known.stop is not None:
                 return
             wanted, missed = wanted[:1], True

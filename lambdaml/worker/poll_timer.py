@@ -2,19 +2,59 @@
 
 A look that comes too early costs a request (a 404 is billed) and its latency; one that comes too late costs time. So
 a look is timed: writers say in each object how long they took, and the reader learns how far off its guesses were.
+
+The rules are arithmetic on numbers of either of two kinds: on a float by a function at work, which watches one writer
+with each timer, and on an array by `lambdaml.simulation`, where all functions watch all writers at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+N = TypeVar("N", float, "NDArray[np.float64]")
 
 _WINDOW = 5
 _MISS_STEP = 0.25
 _HIT_STEP = 0.04
 _MARGIN_LIMIT = 4
 
+OWN_UPDATE_FIRST_S = 2.0
+"""How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
 
-class PollTimer:
+BURST = 8
+"""Log entries that a reader which is behind reads at once."""
+
+_EARLY = 0.75
+"""The first look for a log entry comes after this share of the writer's forecast. Workers that wait for a commit delay
+those after it, so a reader that trusted the forecast in full would confirm its own lateness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers(Generic[N]):
+    """What arithmetic on one kind of numbers needs besides operators: for floats or for arrays.
+
+    Attributes:
+        choose: takes a condition, the number where it holds, and the number where it does not.
+    """
+
+    zero: N
+    least: Callable[..., N]
+    greatest: Callable[..., N]
+    middle: Callable[[list[N]], N]
+    choose: Callable[..., N]
+
+
+FLOATS: Numbers[float] = Numbers(0.0, min, max, median, lambda holds, one, other: one if holds else other)
+
+
+class PollTimer(Generic[N]):
     """The expected time from when a writer may start until its object can be read.
 
     The guess is the median of what the writer said of its last few objects, plus a margin. The margin grows by a
@@ -23,51 +63,70 @@ class PollTimer:
     reaches the store.
     """
 
-    def __init__(self) -> None:
-        self._said: list[float] = []
-        self._usual_s = 0.0
-        self._margin_s = 0.0
-        self._jitter_s = 0.0
+    def __init__(self, numbers: Numbers[N]) -> None:
+        self._numbers: Numbers[N] = numbers
+        self._said: list[N] = []
+        self._usual_s: N = numbers.zero
+        self._margin_s: N = numbers.zero
+        self._jitter_s: N = numbers.zero
 
-    def delay_s(self) -> float | None:
+    def delay_s(self) -> N | None:
         """Seconds from the writer's start to the first look; None while nothing is known."""
-        return max(0.0, self._usual_s + self._margin_s) if self._said else None
+        if not self._said:
+            return None
+        delay_s: N = self._numbers.greatest(0.0, self._usual_s + self._margin_s)
+        return delay_s
 
-    def said(self, duration_s: float) -> None:
+    def said(self, duration_s: N) -> None:
         """The writer took this long from its start until its object stood."""
-        self._said = [*self._said[-(_WINDOW - 1) :], duration_s]
-        self._usual_s = median(self._said)
+        self._said = self._said[-(_WINDOW - 1) :] + [duration_s]
+        self._usual_s = self._numbers.middle(self._said)
 
-    def scale_s(self, latency_s: float) -> float:
+    def scale_s(self, latency_s: N) -> N:
         """What a guess may be wrong by: what a look takes, or how late the writer usually is, whichever is more."""
-        return max(latency_s, self._jitter_s)
+        return self._numbers.greatest(latency_s, self._jitter_s)
 
-    def looked(self, late_s: float | None, latency_s: float) -> None:
-        """The first look found the object (None), or it was found this much later; a look takes `latency_s`.
+    def looked(self, late_s: N, latency_s: N) -> None:
+        """The first look found the object (0), or it was found this much later; a look takes `latency_s`.
 
         A writer that was restarted is later than any pace can tell, so that lateness counts only up to a limit.
         """
+        numbers = self._numbers
         limit_s = _MARGIN_LIMIT * latency_s + self._usual_s
-        self._jitter_s += 0.1 * (min(late_s or 0.0, limit_s) - self._jitter_s)
+        self._jitter_s = self._jitter_s + 0.1 * (numbers.least(late_s, limit_s) - self._jitter_s)
         scale_s = self.scale_s(latency_s)
-        step = -_HIT_STEP if late_s is None else _MISS_STEP
-        self._margin_s = min(_MARGIN_LIMIT * scale_s, max(-latency_s, self._margin_s + step * scale_s))
+        moved_s = self._margin_s + numbers.choose(late_s > 0, _MISS_STEP, -_HIT_STEP) * scale_s
+        self._margin_s = numbers.least(_MARGIN_LIMIT * scale_s, numbers.greatest(-latency_s, moved_s))
 
 
-class Backoff:
+class Backoff(Generic[N]):
     """Pauses between further looks: from a fraction of what a guess is wrong by, growing by half, with jitter, capped.
 
     Args:
-        scale_s: as `Pace.scale_s`.
+        scale_s: as `PollTimer.scale_s`.
         cap_s: the longest pause.
+
+    Attributes:
+        pause_s: the next pause, without its jitter.
     """
 
-    def __init__(self, scale_s: float, cap_s: float = 1.0) -> None:
-        self._pause_s = min(cap_s, max(0.001, scale_s / 4))
+    def __init__(self, numbers: Numbers[N], scale_s: N, cap_s: float = 1.0) -> None:
+        self._numbers: Numbers[N] = numbers
         self._cap_s = cap_s
+        self.pause_s: N = numbers.least(cap_s, numbers.greatest(0.001, scale_s / 4))
 
-    def next_s(self, uniform: float) -> float:
+    def next_s(self, uniform: N) -> N:
         """The next pause, given a random number from [0, 1)."""
-        pause = self._pause_s
-        self._pause_s = min(self._cap_s, pause * 1.5)
+        pause = self.pause_s
+        self.pause_s = self._numbers.least(self._cap_s, pause * 1.5)
         return pause * (0.75 + 0.5 * uniform)
+
+
+def entry_due_s(found_s: N, latency_s: N, forecast_s: float) -> N:
+    """When to look for a log entry: the one before it was found at `found_s`, and forecast this one."""
+    return found_s - 2 * latency_s + _EARLY * forecast_s
+
+
+def entry_scale_s(numbers: Numbers[N], latency_s: N, forecast_s: float) -> N:
+    """What the guess of `entry_due_s` may be wrong by, for `Backoff`."""
+    return numbers.greatest(latency_s, forecast_s / 2)

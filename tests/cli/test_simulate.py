@@ -13,7 +13,7 @@ import lambdaml
 from lambdaml.cli._progress import Share
 from lambdaml.cli.simulate import simulate
 from lambdaml.events import Event
-from lambdaml.simulation.faults import Scenario, Verdict, play
+from lambdaml.simulation.faults import FaultScenario, Verdict, play
 from lambdaml.simulation.judge import judge
 from tests.cli.conftest import DIGITS, Cli, Trained
 
@@ -207,7 +207,7 @@ def test_a_fault_seed_is_played_with_its_events_and_judged(cli: Cli) -> None:
 @pytest.mark.parametrize("seed", [3, 8])
 def test_the_command_of_a_verdict_plays_the_same_history(seed: int, cli: Cli) -> None:
     events: list[tuple[float, Event]] = []
-    scenario = Scenario.draw(seed)
+    scenario = FaultScenario.draw(seed)
     virtual, end = play(scenario, lambda now, event: events.append((now, event)))
     lambdaml_, *arguments = Verdict(seed, scenario, judge(virtual, end)).command.split()
     shown = cli(*arguments, "--json").json

@@ -17,7 +17,7 @@ from lambdaml.log.gc import garbage
 from lambdaml.log.retention import Horizon, Sizes, horizon_of, pin_version, snapshots_kept, unpin_version
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
@@ -30,7 +30,7 @@ KEEP = 20_000
 """Bytes: some 40 updates of the job `Tiny`."""
 
 
-def virtual(schedule: str = "asp", **options: Any) -> Virtual:
+def virtual(schedule: str = "asp", **options: Any) -> VirtualRun:
     """A run of 400 updates in the virtual world."""
     chosen: dict[str, Any] = {"workers": 4, "steps": 100, "snapshot_every": 4, "keep_bytes": 20_000, "lease_s": 10.0}
     settings = {name: options.pop(name) for name in list(options) if name in Settings.model_fields}
@@ -45,10 +45,10 @@ def virtual(schedule: str = "asp", **options: Any) -> Virtual:
         **(chosen | settings),
     )
     places = Channel.parse("s3-express"), Platform.parse("local")
-    return Virtual(run, 3, Costs(step_s=0.1, apply_s=0.001), *places, **options)
+    return VirtualRun(run, 3, Costs(step_s=0.1, apply_s=0.001), *places, **options)
 
 
-def history_bytes(run: Virtual) -> int:
+def history_bytes(run: VirtualRun) -> int:
     return sum(info.size_bytes for prefix in (keys.UPDATES, keys.SNAPSHOTS) for info in run.bucket.list(prefix))
 
 
@@ -83,10 +83,10 @@ def test_a_run_that_keeps_all_deletes_nothing_and_asks_nothing() -> None:
 def test_a_function_that_the_horizon_has_passed_begins_anew() -> None:
     """It stands still for longer than the history that is kept, and misses what it needs when it goes on."""
 
-    def fate(run: Virtual, name: str, index: int) -> Fate:
-        return Fate(freeze_s=(3.0, 60.0)) if name == "f2.0" else Fate()
+    def fault_plan(run: VirtualRun, name: str, index: int) -> FaultPlan:
+        return FaultPlan(freeze_s=(3.0, 60.0)) if name == "f2.0" else FaultPlan()
 
-    run = virtual("asp", keep_bytes=6_000, steps=200, lease_s=2.0, fate=fate)
+    run = virtual("asp", keep_bytes=6_000, steps=200, lease_s=2.0, fault_plan=fault_plan)
     assert run.run(10_000)
     assert judge(run, "") == []
     lives = {life.name: life.outcome for life in run.lives}

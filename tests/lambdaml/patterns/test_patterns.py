@@ -11,7 +11,7 @@ from lambdaml.patterns import PATTERNS
 from lambdaml.patterns.gather import Gather
 from lambdaml.settings import make_settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.worker.shared import Shared
@@ -34,7 +34,7 @@ class Tree(Gather):
 
 def result(pattern: str) -> bytes | None:
     settings = settings_for("bsp", 3, 5).model_copy(update={"pattern": pattern})
-    virtual = Virtual(settings, 3, Costs(step_s=0.1), Channel.parse("5ms"), Platform.parse("local"))
+    virtual = VirtualRun(settings, 3, Costs(step_s=0.1), Channel.parse("5ms"), Platform.parse("local"))
     assert virtual.run()
     return virtual.bucket.get(keys.MODEL)
 

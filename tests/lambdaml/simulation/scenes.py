@@ -1,4 +1,4 @@
-"""One run, simulated exactly (`Virtual`) or fast (`Flow`), and what both must agree on."""
+"""One run, simulated exactly (`VirtualRun`) or fast (`Flow`), and what both must agree on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lambdaml.log.summary import Staleness
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
@@ -22,6 +22,7 @@ class Outcome:
     staleness: float
     most_stale: int
     requests: dict[str, int]
+    errors: dict[str, int]
     received: int
     busy_s: float
 
@@ -55,7 +56,7 @@ def scene(
     kind: Any = Flow,
     **options: Any,
 ) -> Any:
-    """A `Flow` or a `Virtual`, ready to run."""
+    """A `Flow` or a `VirtualRun`, ready to run."""
     return kind(
         settings_for(schedule, workers, steps),
         functions or workers,
@@ -69,24 +70,29 @@ def scene(
 def fast(**options: Any) -> Outcome:
     run = scene(**options).run()
     stale = run.staleness
-    return Outcome(run.seconds, run.updates, stale.mean, stale.max, run.requests, run.bytes_received, run.busy_s)
+    return Outcome(
+        run.seconds, run.updates, stale.mean, stale.max, run.requests, run.errors, run.bytes_received, run.busy_s
+    )
 
 
 def exact(**options: Any) -> Outcome:
-    virtual = scene(**options, kind=Virtual)
+    virtual = scene(**options, kind=VirtualRun)
     assert virtual.run()
     entries = [entry for commit in virtual.log() for entry in commit.entries]
     stale = Staleness.of([entry.staleness for entry in entries if entry.fate == "applied"])
     readings = [life.world.store.meter.snapshot() for life in virtual.lives]
     requests: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
     for reading in readings:
         requests.update(reading.requests)
+        errors.update(reading.errors)
     return Outcome(
         seconds=virtual.kernel.now,
         updates=len(entries),
         staleness=stale.mean,
         most_stale=stale.max,
         requests=dict(requests),
+        errors=dict(errors),
         received=sum(reading.bytes_received for reading in readings),
         busy_s=sum(life.world.busy_s for life in virtual.lives),
     )

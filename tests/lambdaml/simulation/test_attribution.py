@@ -11,7 +11,7 @@ import pytest
 import lambdaml
 from lambdaml.run import Run
 from lambdaml.simulation import Costs
-from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.traces import Trace
 from lambdaml.traces.attribution import PHASES, explain
 from lambdaml.traces.clocks import Clocks, Offset
@@ -23,9 +23,9 @@ JOB = f"{Path(__file__).parents[1] / 'engines' / 'jobs.py'}:Points"
 SCHEDULES = ["bsp", "ssp:0", "ssp:2", "asp", "quorum:1", "quorum:3", "quorum:2,late=weight"]
 
 
-def ran(schedule: str = "asp", fate: Callable[..., Fate] = lambda *_: Fate(), **options: Any) -> Run:
+def ran(schedule: str = "asp", fault_plan: Callable[..., FaultPlan] = lambda *_: FaultPlan(), **options: Any) -> Run:
     options = {"workers": 4, "steps": 20, "channel": "s3-standard", "costs": {"encode_s": 0.01}, **options}
-    virtual = scene(schedule, kind=Virtual, fate=fate, **options)
+    virtual = scene(schedule, kind=VirtualRun, fault_plan=fault_plan, **options)
     assert virtual.run()
     return Run(virtual.run_of().store)
 
@@ -69,7 +69,7 @@ def skews(name: str) -> float:
 def test_clocks_that_are_hours_apart_leave_no_more_doubt_than_is_said(
     functions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ran(fate=lambda virtual, name, index: Fate(skew_s=skews(name)), functions=functions)
+    run = ran(fault_plan=lambda virtual, name, index: FaultPlan(skew_s=skews(name)), functions=functions)
     rows, true = applied(run.trace()), applied(truth(run, monkeypatch, skews))
     assert all(map(adds_up, rows))
     assert 0 < max(row.get("clock_s", 0.0) for row in rows) < 0.1
@@ -86,7 +86,7 @@ def test_clocks_that_are_hours_apart_leave_no_more_doubt_than_is_said(
 
 def test_a_log_by_several_writers_is_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Functions live for 4 s each, and hand on."""
-    run = ran(fate=lambda virtual, name, index: Fate(skew_s=skews(name), lifetime_s=4.0), steps=30)
+    run = ran(fault_plan=lambda virtual, name, index: FaultPlan(skew_s=skews(name), lifetime_s=4.0), steps=30)
     assert len({commit.function for commit in run.log()}) > 1
     rows, true = run.trace(), truth(run, monkeypatch, skews)
     known = [(row, best) for row, best in zip(rows, true, strict=True) if "tau_wait" in row]
@@ -99,10 +99,10 @@ def test_a_log_by_several_writers_is_attributed_too(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_killed_function_measured_is_missing_and_is_not_made_up() -> None:
-    def fate(virtual: Virtual, name: str, index: int) -> Fate:
-        return Fate(last_turn=600) if name == "f2.0" else Fate()
+    def fault_plan(virtual: VirtualRun, name: str, index: int) -> FaultPlan:
+        return FaultPlan(last_turn=600) if name == "f2.0" else FaultPlan()
 
-    run = ran(fate=fate, steps=40)
+    run = ran(fault_plan=fault_plan, steps=40)
     rows = applied(run.trace())
     lost = [row for row in rows if "tau_wait" not in row]
     assert lost and {row["worker"] for row in lost} == {2}

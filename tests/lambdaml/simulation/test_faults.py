@@ -23,7 +23,7 @@ from lambdaml.schedules import Decision
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.ssp import Ssp
-from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, Verdict, play, try_seeds
+from lambdaml.simulation.faults import SCHEDULES_TRIED, FaultScenario, Verdict, play, try_seeds
 from lambdaml.simulation.stub_replica import StubReplica
 from lambdaml.simulation.virtual import Bucket, VirtualStore
 from lambdaml.worker import function, retention
@@ -63,7 +63,7 @@ def test_the_scenarios_hold_what_they_promise() -> None:
     """Every kind of misfortune strikes, and every schedule is tried."""
     met: Counter[str] = Counter()
     for seed in range(150):
-        scenario = Scenario.draw(seed)
+        scenario = FaultScenario.draw(seed)
         met[scenario.schedule] += 1
         virtual, end = play(scenario, lambda now, event: met.update([event.event, getattr(event, "fault", "")]))
         assert end == ""
@@ -103,7 +103,7 @@ def test_the_scenarios_hold_what_they_promise() -> None:
 def test_a_seed_has_one_history() -> None:
     def history(seed: int) -> list[tuple[float, str]]:
         events: list[tuple[float, str]] = []
-        play(Scenario.draw(seed), lambda now, event: events.append((now, str(event))))
+        play(FaultScenario.draw(seed), lambda now, event: events.append((now, str(event))))
         return events
 
     assert history(5) == history(5)
@@ -112,8 +112,8 @@ def test_a_seed_has_one_history() -> None:
 
 def test_naming_the_schedule_that_a_seed_draws_gives_the_same_scenario() -> None:
     for seed in range(20):
-        scenario = Scenario.draw(seed)
-        assert Scenario.draw(seed, scenario.schedule) == scenario
+        scenario = FaultScenario.draw(seed)
+        assert FaultScenario.draw(seed, scenario.schedule) == scenario
 
 
 # ---- Planted bugs. Each function plants one, by the promise that it breaks.

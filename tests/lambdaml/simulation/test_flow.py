@@ -11,7 +11,7 @@ import pytest
 
 from lambdaml.log.records import Commit
 from lambdaml.log.summary import Staleness
-from lambdaml.simulation.flow import FlowResult
+from lambdaml.simulation.scenario import FlowResult
 from tests.lambdaml.simulation.scenes import exact, fast, scene
 
 TOLERANCE = 0.10
@@ -113,3 +113,24 @@ def test_the_same_seed_gives_the_same_run() -> None:
         return scene("asp", 8, 20, seed=seed).run()
 
     assert run(1) == run(1) != run(2)
+
+
+@pytest.mark.parametrize("schedule, workers, channel", [
+    ("bsp", 8, "5ms:writes_per_s=40"),
+    ("bsp", 8, "5ms:reads_per_s=250"),
+    ("asp", 8, "5ms:writes_per_s=60"),
+    ("asp", 6, "5ms:reads_per_s=450"),
+])  # fmt: skip
+def test_limits_on_reads_and_writes_cost_what_they_do_in_the_exact_simulation(
+    schedule: str, workers: int, channel: str
+) -> None:
+    options = {"schedule": schedule, "workers": workers, "channel": channel, "step_s": 0.05, "steps": 20}
+    truth = [exact(**options, seed=seed) for seed in range(2)]
+    found = [fast(**options, seed=seed) for seed in range(8)]
+    free = fast(**{**options, "channel": "5ms"})
+    assert fmean([run.seconds for run in truth]) > 1.2 * free.seconds
+    assert off([run.seconds for run in found], [run.seconds for run in truth]) < 0.2
+    assert off([sum(run.requests.values()) for run in found], [sum(run.requests.values()) for run in truth]) < 0.2
+    refused, truly = (fmean([sum(run.errors.values()) for run in runs]) for runs in (found, truth))
+    assert truly / 4 < refused < 2 * truly
+    assert {kind for run in found for kind in run.errors} == {max(truth[0].errors, key=truth[0].errors.__getitem__)}

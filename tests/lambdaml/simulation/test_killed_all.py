@@ -8,7 +8,7 @@ import pytest
 
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 
@@ -32,14 +32,14 @@ def killed_and_gone_on_with(schedule: str, restart_s: float, seed: int) -> list[
         lease_s=LEASE_S,
         token="shadow",
     )
-    virtual = Virtual(
+    virtual = VirtualRun(
         settings,
         FUNCTIONS,
         Costs(step_s=1.0, apply_s=0.001),
         Channel.parse("s3-express"),
         Platform.parse("local"),
         seed=seed,
-        fate=lambda virtual, name, index: Fate(restart_s=restart_s),
+        fault_plan=lambda virtual, name, index: FaultPlan(restart_s=restart_s),
         trace=lambda now, event: events.append((now, event)),
     )
 

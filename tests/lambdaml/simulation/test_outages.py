@@ -12,7 +12,7 @@ from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Virtual
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs, StubReplica
@@ -34,10 +34,10 @@ class Outage:
         return "lost" if self.applied and now < self.begin_s + 0.2 else "down"
 
 
-def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[Virtual, list[tuple[float, Event]]]:
+def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[VirtualRun, list[tuple[float, Event]]]:
     """Four workers on three functions, 16 updates each of two seconds, and what was told."""
     told: list[tuple[float, Event]] = []
-    virtual = Virtual(
+    virtual = VirtualRun(
         Settings(
             job=JobSettings(spec="shadow"),
             workers=4,
@@ -57,7 +57,7 @@ def run(schedule: str, outage: Outage, seed: int = 0, **settings: Any) -> tuple[
         Channel.parse("s3-standard"),
         Platform.parse("local"),
         seed=seed,
-        weather=outage,
+        injector=outage,
         trace=lambda now, event: told.append((now, event)),
     )
     return virtual, told

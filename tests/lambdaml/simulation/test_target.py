@@ -8,7 +8,7 @@ import pytest
 
 from lambdaml.log import keys
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Fate, Virtual
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
@@ -20,21 +20,21 @@ WORKERS = 4
 
 def ran(
     schedule: str, *, every: int, evaluation_s: float, meets: int = 10**9, step_s: float = 0.01, **options: Any
-) -> Virtual:
+) -> VirtualRun:
     """A run of at most 400 updates of each worker, whose snapshots meet its target from version `meets` on."""
     settings = settings_for(schedule, WORKERS, 400).model_copy(
         update={"target": options.pop("target", "accuracy>=1"), "snapshot_every": every}
     )
     evaluations = VirtualEvaluations(evaluation_s, lambda version: version >= meets)
     costs, channel, platform = Costs(step_s, apply_s=0.0001), Channel.parse("2ms"), Platform.parse("local")
-    virtual = Virtual(settings, 2, costs, channel, platform, trace=evaluations.take, **options)
+    virtual = VirtualRun(settings, 2, costs, channel, platform, trace=evaluations.take, **options)
     if settings.target is not None and evaluation_s < 1e6:
         evaluations.attend(virtual)
     assert virtual.run(10_000)
     return virtual
 
 
-def end_and_result(virtual: Virtual) -> tuple[int, int]:
+def end_and_result(virtual: VirtualRun) -> tuple[int, int]:
     last = virtual.log()[-1]
     assert last.stop is not None and last.stop.reason == "target" and last.stop.version is not None
     return last.last_version, last.stop.version
@@ -56,10 +56,10 @@ def test_the_stop_is_looked_for_as_often_as_snapshots_come() -> None:
 
 
 def test_a_writer_that_dies_while_the_run_waits_for_an_evaluation_changes_nothing() -> None:
-    def fate(virtual: Virtual, name: str, index: int) -> Fate:
-        return Fate(lifetime_s=4.0 if name == "f0.0" else float("inf"))
+    def fault_plan(virtual: VirtualRun, name: str, index: int) -> FaultPlan:
+        return FaultPlan(lifetime_s=4.0 if name == "f0.0" else float("inf"))
 
-    end, first = end_and_result(ran("bsp", every=2, evaluation_s=1.0, meets=30, fate=fate))
+    end, first = end_and_result(ran("bsp", every=2, evaluation_s=1.0, meets=30, fault_plan=fault_plan))
     assert first == 30 and end - first <= 2 * (2 * LEAD + 3)
 
 

@@ -27,7 +27,7 @@ def in_world(
 ) -> tuple[Any, VirtualWorld]:
     """What a coroutine returns in a world of its own."""
     kernel = Kernel()
-    bucket = Bucket(kernel, Channel.parse(channel), options.pop("payloads", None), options.pop("weather", None))
+    bucket = Bucket(kernel, Channel.parse(channel), options.pop("payloads", None), options.pop("injector", None))
     world = VirtualWorld(kernel.group("f"), bucket, **options)
     task = world.group.spawn(play(world))
     kernel.run()
@@ -103,7 +103,7 @@ def test_an_answer_that_was_lost_is_settled_by_reading_back() -> None:
         return await world.store.create("k", b"mine")
 
     for fault in ("lost", "timeout", "twice"):
-        standing, world = in_world(play, weather=Always(fault))
+        standing, world = in_world(play, injector=Always(fault))
         assert standing is None
         assert world.store._bucket.overwritten == []
 
@@ -114,7 +114,7 @@ def test_a_put_that_lands_late_changes_nothing_that_stands() -> None:
         await world.sleep(120.0)
         return first, await world.store.get("k")
 
-    (first, after), world = in_world(play, weather=Always("late", times=1))
+    (first, after), world = in_world(play, injector=Always("late", times=1))
     assert (first, after) == (None, b"mine")
     assert world.store._bucket.overwritten == []
 
@@ -124,7 +124,7 @@ def test_a_store_that_never_answers_is_given_up_in_the_end() -> None:
         return await world.store.create("k", b"mine")
 
     with pytest.raises(Throttled):
-        in_world(play, weather=Always("slowdown"))
+        in_world(play, injector=Always("slowdown"))
 
 
 def test_compute_runs_one_piece_at_a_time_and_the_clock_runs_on_within() -> None:

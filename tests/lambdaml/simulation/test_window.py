@@ -11,8 +11,8 @@ from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import gather
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import Fate, Virtual
-from lambdaml.simulation.faults import SCHEDULES_TRIED, Scenario, play
+from lambdaml.simulation.engine import FaultPlan, VirtualRun
+from lambdaml.simulation.faults import SCHEDULES_TRIED, FaultScenario, play
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
@@ -51,13 +51,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     return Held(monkeypatch)
 
 
-def ended(virtual: Virtual) -> Virtual:
+def ended(virtual: VirtualRun) -> VirtualRun:
     assert virtual.run()
     assert not judge(virtual, "")
     return virtual
 
 
-def chain(virtual: Virtual) -> bytes:
+def chain(virtual: VirtualRun) -> bytes:
     data = virtual.bucket.get(keys.MODEL)
     assert data is not None
     return data
@@ -77,12 +77,12 @@ def test_who_restarts_in_a_run_of_sixteen_workers_holds_no_more_than_its_window(
 
     monkeypatch.setattr(Backlog, "add", watched)
 
-    def fate(virtual: Virtual, name: str, index: int) -> Fate:
-        return Fate(lifetime_s=5.0) if name == "f15.0" else Fate()
+    def fault_plan(virtual: VirtualRun, name: str, index: int) -> FaultPlan:
+        return FaultPlan(lifetime_s=5.0) if name == "f15.0" else FaultPlan()
 
     settings = settings_for("bsp", 16, 14).model_copy(update={"snapshot_every": 10**6})
     costs = Costs(step_s=0.02, apply_s=0.5, update_bytes=MB)
-    assert Virtual(settings, 16, costs, Channel.parse("5ms"), Platform.parse("local"), fate=fate).run()
+    assert VirtualRun(settings, 16, costs, Channel.parse("5ms"), Platform.parse("local"), fault_plan=fault_plan).run()
     assert max(behind) > 2, "it was never behind"
     assert not held.over
     assert max(held.most.values()) > 32 * MB
@@ -94,7 +94,11 @@ def test_updates_that_do_not_fit_are_added_one_by_one_and_the_sums_are_the_same(
     schedule: str, functions: int, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "WINDOW_BYTES", 10)
-    options: dict[str, Any] = {"functions": functions, "kind": Virtual, "costs": {"update_bytes": MB, "apply_s": 0.01}}
+    options: dict[str, Any] = {
+        "functions": functions,
+        "kind": VirtualRun,
+        "costs": {"update_bytes": MB, "apply_s": 0.01},
+    }
     virtual = ended(scene(schedule, 4, 20, **options))
     assert not held.over
     assert max(held.most.values()) < 2.01 * MB
@@ -105,7 +109,7 @@ def test_updates_that_do_not_fit_are_added_one_by_one_and_the_sums_are_the_same(
 
 def test_two_workers_of_two_functions_read_no_large_update_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "WINDOW_BYTES", 10)
-    virtual = ended(scene("bsp", 2, 20, kind=Virtual, costs={"update_bytes": MB}))
+    virtual = ended(scene("bsp", 2, 20, kind=VirtualRun, costs={"update_bytes": MB}))
     for life in virtual.lives:
         assert life.world.store.meter.snapshot().bytes_received < 22 * MB
 
@@ -115,13 +119,13 @@ def test_a_tight_window_breaks_no_promise_whatever_happens(
     seed: int, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "WINDOW_BYTES", 10)
-    virtual, end = play(Scenario.draw(seed))
+    virtual, end = play(FaultScenario.draw(seed))
     assert not judge(virtual, end)
     assert not held.over
 
 
 def test_every_schedule_is_tried_with_a_tight_window() -> None:
-    assert {Scenario.draw(seed).schedule for seed in range(60)} == set(SCHEDULES_TRIED)
+    assert {FaultScenario.draw(seed).schedule for seed in range(60)} == set(SCHEDULES_TRIED)
 
 
 def test_a_window_that_never_gives_room_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +133,11 @@ def test_a_window_that_never_gives_room_is_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(window, "WINDOW_BYTES", 10)
     monkeypatch.setattr(Window, "can_fit", lambda *_: False)
     with pytest.raises(RunFailed, match="nothing happened"):
-        scene("bsp", 4, 20, functions=1, kind=Virtual, costs={"update_bytes": MB}).run()
+        scene("bsp", 4, 20, functions=1, kind=VirtualRun, costs={"update_bytes": MB}).run()
 
 
 def test_only_as_many_rounds_are_read_ahead_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    virtual = scene("bsp", 4, 20, kind=Virtual, costs={"update_bytes": MB})
+    virtual = scene("bsp", 4, 20, kind=VirtualRun, costs={"update_bytes": MB})
     virtual.run()
     life = virtual.lives[0]
     pattern = gather.Gather(Shared(life.world, virtual.settings, life.machine, "f", ()))
@@ -214,7 +218,7 @@ def test_a_function_forgets_what_it_spawned_when_that_has_ended(monkeypatch: pyt
 
     monkeypatch.setattr(Function, "_end", watched)
     for steps in (20, 80):
-        scene("asp", 4, steps, kind=Virtual, channel="5ms").run()
+        scene("asp", 4, steps, kind=VirtualRun, channel="5ms").run()
     commits, running = zip(*kept, strict=True)
     assert max(commits) > 60
     assert max(running) < 20

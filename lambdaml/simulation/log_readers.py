@@ -1,0 +1,149 @@
+"""All functions that follow the log, at once: when each finds an entry, has read its updates, and has applied it.
+
+The same as `lambdaml.worker.log_reader.LogReader`, `Gather.load` and `Function._apply`, for arrays of functions. An entry
+costs some dozen operations on arrays, however many functions read it and however many updates it holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.log import keys
+from lambdaml.simulation.draws import ARRAYS, Floats
+from lambdaml.simulation.scenario import Scenario
+from lambdaml.worker.poll_timer import BURST, Backoff, entry_due_s, entry_scale_s
+
+Ints = NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """How looks for objects went, each from its first until it found the object.
+
+    Attributes:
+        begun_s, seen_s, found_s: when the last look began, reached the store, and was answered.
+        misses: looks that found nothing.
+        missed_s: the seconds that these took, without the pauses between them.
+    """
+
+    begun_s: Floats
+    seen_s: Floats
+    found_s: Floats
+    misses: Ints
+    missed_s: Floats
+
+
+def look(scenario: Scenario, first_s: Floats, stands_s: Floats, scale_s: Floats, each: float = 1.0) -> Found:
+    """Look from `first_s` on until the objects stand, with pauses as of `Backoff`; each look stands for so many."""
+    at, backoff = first_s, Backoff(ARRAYS, scale_s)
+    begun, seen, found, missed = first_s.copy(), np.empty(at.size), np.empty(at.size), np.zeros(at.size)
+    misses = np.zeros(at.size, np.int64)
+    open_ = np.arange(at.size)
+    while open_.size:
+        latency_s = scenario.reads.many(open_.size)
+        reached = scenario.read_limit.serve(at + latency_s / 2, each)
+        answered = reached + latency_s / 2
+        begun[open_], seen[open_], found[open_] = at, reached, answered
+        left = np.flatnonzero(reached < stands_s[open_])
+        open_ = open_[left]
+        misses[open_] += 1
+        missed[open_] += (answered - at)[left]
+        backoff.pause_s = backoff.pause_s[left]
+        at = answered[left] + backoff.next_s(scenario.rng.random(left.size))
+    return Found(begun, seen, found, misses, missed)
+
+
+class Known(NamedTuple):
+    """A commit's version, and when each function, and the last one, had it queued to be applied."""
+
+    version: int
+    queued_s: Floats
+    last_s: float
+
+
+class LogReaders:
+    """Where each function stands in the log. Function 0 writes it.
+
+    Attributes:
+        core_s: per function, when its core will have done what it was asked for.
+        applied_s: per function, when it has applied the newest commit.
+        known: the commits that not all functions have queued yet, and the one before.
+    """
+
+    def __init__(self, scenario: Scenario, begun: Floats, latency_s: Floats) -> None:
+        self._scenario = scenario
+        self._latency_s = latency_s
+        self._found_s, self._seen_s = begun.copy(), begun.copy()
+        self._burst = np.ones(len(begun), np.int64)
+        self._asked = np.zeros(len(begun), np.int64)
+        self._pipe_s, self.applied_s = np.zeros(len(begun)), begun.copy()
+        self._forecast_s = 0.0
+        self.core_s = begun.copy()
+        self.known = deque([Known(0, begun.copy(), float(begun.max()))])
+
+    def read(self, commit: int, visible_s: float, forecast_s: float, size_bytes: float) -> None:
+        """All find the entry that can be read from `visible_s` on; it forecasts when the next one will be there."""
+        seen, burst, asked = self._seen_s, self._burst, self._asked
+        with_last = asked > commit
+        hit = with_last & (seen >= visible_s)
+        misses = int((asked - commit)[with_last & ~hit].sum())
+        whole = hit & (asked == commit + 1)
+        burst[whole] = np.minimum(BURST, 2 * burst[whole])
+        burst[with_last & ~hit] = 1
+        hit[0] = True
+        todo = np.flatnonzero(~hit)
+        if todo.size:
+            latency_s, asking, since = self._latency_s[todo], burst[todo], self._found_s[todo]
+            due = np.where(asking == 1, entry_due_s(since, latency_s, self._forecast_s), since)
+            scale_s = entry_scale_s(ARRAYS, latency_s, self._forecast_s)
+            looks = look(
+                self._scenario, np.maximum(since, due), np.full(todo.size, visible_s), scale_s, float(asking.mean())
+            )
+            self._found_s[todo], seen[todo] = looks.found_s, looks.seen_s
+            late = looks.misses > 0
+            misses += int((looks.misses + (asking - 1) * late).sum())
+            asked[todo] = commit + np.where(late, 1, asking)
+            burst[todo] = np.where(late, 1, np.where(asking == 1, 2, asking))
+        self._forecast_s = forecast_s
+        self._scenario.got(len(seen) - 1, size_bytes, misses)
+
+    def apply(self, version: int, updates: Floats, own: int, steps: int, done_s: float, now: float) -> Known:
+        """All read the updates of the commit that they lack, and apply it; the writer had it at `done_s`.
+
+        Args:
+            version: after the commit.
+            updates: per function, how many it must read.
+            own: how many updates the commit applies.
+        """
+        scenario, loaded = self._scenario, self._found_s
+        loaded[0] = done_s
+        reads = int(updates.sum())
+        if reads:
+            size = scenario.size_bytes[keys.UPDATES]
+            served = scenario.read_limit.serve(loaded, reads / len(loaded))
+            arrives = served + scenario.reads.largest(np.maximum(updates, 1.0)) + size / scenario.connection_bytes_per_s
+            self._pipe_s = np.maximum(self._pipe_s, served) + updates * (size / scenario.bytes_per_s)
+            loaded = np.where(updates > 0, np.maximum(arrives, self._pipe_s), loaded)
+            scenario.got(reads, size)
+        queued = np.maximum(loaded, self.applied_s)
+        self.applied_s = np.maximum(queued, self.core_s)
+        cost_s = scenario.costs.apply_s * steps + scenario.costs.apply_update_s * own
+        if cost_s:
+            work = cost_s * scenario.factors()
+            scenario.counted.busy_s += float(work.sum())
+            self.applied_s += work
+        self.core_s = self.applied_s.copy()
+        self.known.append(Known(version, queued, float(queued.max())))
+        while self.known[1].last_s <= now:
+            self.known.popleft()
+        return self.known[-1]
+
+    def version_at(self, function: int, now: float) -> int:
+        """What the function works from, if it begins now."""
+        for known in reversed(self.known):
+            if known.queued_s[function] <= now:
+                return known.version
+        return self.known[0].version

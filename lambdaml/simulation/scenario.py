@@ -1,0 +1,239 @@
+"""What both kinds of run in closed form start from: what is given, what is counted, how functions start and end.
+
+Everything is accumulated; nothing is kept per update.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.log import keys
+from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.log.state import LogState
+from lambdaml.log.summary import Staleness
+from lambdaml.log.wire import canonical
+from lambdaml.parts import Parts
+from lambdaml.patterns.gather import LOOKAHEAD
+from lambdaml.settings import Settings
+from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.draws import Floats, Latency, uniforms
+from lambdaml.simulation.limit import Limit
+from lambdaml.simulation.platform import DETECT_S, Platform
+from lambdaml.simulation.stragglers import Even, Stragglers
+from lambdaml.simulation.stub_replica import Costs, StubState
+from lambdaml.training.sampling import Sampler
+from lambdaml.worker.requests import END, LEAVE, SNAPSHOT, START, SUCCEED, Script, count_requests
+from lambdaml.worker.stop_watcher import RUN_POLL, STOP_POLL_S
+from lambdaml.worker.tracing import FLUSH_S
+from lambdaml.worker.worker import LEAVE_MARGIN
+
+Bools = NDArray[np.bool_]
+OnCommit = Callable[[float, Commit], None]
+
+_ROW_BYTES = 285
+"""Of an update's row in the trace, about."""
+
+_PART_BYTES = 1100
+"""Of a part of the trace without those rows, about: the meter's reading, which grows with the variety of latencies."""
+
+
+@dataclass(slots=True)
+class FlowResult:
+    """What a run came to.
+
+    Attributes:
+        seconds: from asking for functions until the last one ended.
+        stop: why it ended; `updates` where so many were asked for.
+        requests: by kind, as a meter names them (`lambdaml.storage.meter`).
+        errors: refused requests, as a meter names them.
+        function_seconds: over all functions.
+        busy_s: of compute, over all functions.
+        late: applied updates by their staleness.
+        phases_s: seconds of all workers' `cycles`, by phase: `queue` (for its core), `compute`, `encode`, `upload`,
+            `commit` (until the log entry can be read) and `read` (until it may start again); in bsp there is no
+            `commit`, since nobody reads the log.
+        in_flight_s: seconds from an update's start to its fate, over all updates.
+    """
+
+    seconds: float = 0.0
+    stop: str = ""
+    commits: int = 0
+    version: int = 0
+    fates: Counter[str] = field(default_factory=Counter)
+    late: Counter[int] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    function_seconds: float = 0.0
+    busy_s: float = 0.0
+    phases_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    cycles: int = 0
+    in_flight_s: float = 0.0
+
+    @property
+    def updates(self) -> int:
+        """Updates with a fate."""
+        return self.fates.total()
+
+    @property
+    def staleness(self) -> Staleness:
+        """The staleness of the applied updates."""
+        return Staleness.of_counts(self.late)
+
+    @property
+    def cycle_s(self) -> dict[str, float]:
+        """The mean seconds of a worker's cycle, by phase."""
+        return {phase: seconds / max(1, self.cycles) for phase, seconds in self.phases_s.items()}
+
+    @property
+    def flight_s(self) -> float:
+        """The mean seconds from an update's start to its fate."""
+        return self.in_flight_s / max(1, self.updates)
+
+
+@dataclass
+class Scenario:
+    """A run to be simulated once; what it is given has the same names as in `lambdaml.simulation.engine.VirtualRun`.
+
+    Attributes:
+        on_commit: is told of every commit, and when it can be read.
+        counted: what the run came to so far.
+        read_limit, write_limit: see `Channel.reads_per_s`.
+        size_bytes: of an object, by what its key begins with; a log entry grows by `entry_bytes` for each update.
+    """
+
+    settings: Settings
+    functions: int
+    costs: Costs
+    channel: Channel
+    platform: Platform
+    stragglers: Stragglers = field(default_factory=Even)
+    seed: int = 0
+    on_commit: OnCommit | None = None
+
+    def __post_init__(self) -> None:
+        settings, channel = self.settings, self.channel
+        self.counted, self.parts = FlowResult(), Parts.of(settings)
+        self.rng = np.random.Generator(np.random.PCG64(self.seed))
+        self.uniform = uniforms(self.rng)
+        self.reads, self.writes = Latency(channel, "get", self.rng), Latency(channel, "create", self.rng)
+        errors = self.counted.errors
+        self.read_limit = Limit("get", channel.reads_per_s, self.reads, self.uniform, errors)
+        self.write_limit = Limit("create", channel.writes_per_s, self.writes, self.uniform, errors)
+        self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self.speed = self.platform.speed()
+        self.bytes_per_s, self.connection_bytes_per_s = (
+            self.platform.bandwidth_bytes_per_s,
+            channel.bandwidth_bytes_per_s,
+        )
+        update = Update(0, 1000, 1000, 1, "f0.0", 8, 0.1234567890123456, settings.codec, 0.123456, 0.123456, 0.0, 0.1)
+        entry = Entry(100, 1000, 1000, 1, 8, 0.12345678901234, 10, 1.0)
+        commit = Commit(1000, 1000, (), time_s=10.123456, next_s=0.123456, progress=0.123)
+        state = StubState({"log_state": LogState(settings.workers, settings.steps).dump(), "chain": "0" * 32})
+        self.entry_bytes = len(canonical(entry.dump())) + 3
+        self.size_bytes = {
+            keys.RUN: len(settings.dump()),
+            keys.UPDATES: len(update.pack()) + self.costs.update_bytes,
+            keys.LOG: len(commit.pack()),
+            keys.SNAPSHOTS: len(state.dump()) + self.costs.snapshot_bytes,
+            keys.LEASES: 110,
+            keys.TRACE: _PART_BYTES,
+            keys.MODEL: self.costs.snapshot_bytes or 100,
+        }
+        self.update_bytes, self.snapshot_bytes = self.size_bytes[keys.UPDATES], self.size_bytes[keys.SNAPSHOTS]
+
+    def count(self, script: Script, **units: float) -> None:
+        """Count the requests of a script, and their bytes."""
+        self.counted.requests += count_requests(script, **units)
+        for kind, about, per in script:
+            moved = round(units.get(per.replace(" ", "_"), 0) * self.size_bytes[about])
+            self.counted.bytes_received += moved if kind == "get" else 0
+            self.counted.bytes_sent += moved if kind in ("put", "create") else 0
+
+    def factors(self) -> Floats:
+        """By how much each function's next piece of work takes longer, speed included; drawn."""
+        if isinstance(self.stragglers, Even):
+            return np.full(self.functions, 1 / self.speed)
+        factor, uniform = self.stragglers.factor, self.uniform
+        return np.array([factor(index, uniform) for index in range(self.functions)]) / self.speed
+
+    def upload_s(self, size_bytes: float) -> float:
+        """Seconds that these bytes take on an idle network."""
+        return size_bytes / min(self.bytes_per_s, self.connection_bytes_per_s)
+
+    def launched(self) -> tuple[Floats, Floats, Floats]:
+        """When the functions were launched, when they begin to work, and the latency each measured then."""
+        count, platform = self.functions, self.platform
+        launched = np.array([platform.start_delay_s(index) for index in range(count)])
+        starts = np.array([platform.start_s(self.uniform) for _ in range(count)])
+        return launched, *self._restore(launched + starts, self.settings.workers)
+
+    def _restore(self, now: Floats, workers: int) -> tuple[Floats, Floats]:
+        """Functions start and take these workers; when they begin to work, and the latency each measured."""
+        count, reads, writes = len(now), self.reads, self.writes
+        self.count(START, function=count, worker=workers)
+        looked = reads.many(count)  # a head of what they wrote, to learn the latency and the store's clock
+        asked = sum(kind in ("get", "head", "list") for kind, _, _ in START)
+        quick: Floats = looked + sum(reads.many(count) for _ in range(asked - 1)) + writes.many(count)
+        hosted = workers / count
+        begun = now + quick + self.upload_s(self.snapshot_bytes) + writes.largest(np.full(count, max(1.0, hosted)))
+        return self.write_limit.serve(self.read_limit.serve(begun, asked), 1 + hosted), looked
+
+    def leaves(self, remaining_s: Floats, step_s: Floats) -> Bools:
+        """Which functions leave before their lifetime is over; see `lambdaml.worker.worker`."""
+        few: Bools = remaining_s < np.maximum(LEAVE_MARGIN * step_s, 2 * min(1.0, self.settings.lease_s / 8))
+        return few
+
+    def replace(self, now: Floats, commits: int, updates: int) -> Floats:
+        """Functions leave, and others take their place; returns when these have caught up.
+
+        Args:
+            commits, updates: that each reads and applies, since the last snapshot.
+        """
+        count, costs = len(now), self.costs
+        hosted = max(1, self.settings.workers // self.functions)
+        self.count((*LEAVE, *SUCCEED), function=count, worker=hosted * count)
+        released = now + self.writes.many(count) + self.writes.largest(np.full(count, float(hosted)))
+        starts = np.array([self.platform.start_s(self.uniform, warm=True) for _ in range(count)])
+        self.counted.function_seconds -= count * DETECT_S
+        begun, _ = self._restore(released + DETECT_S + starts, hosted * count)
+        self.got(count * commits, self.size_bytes[keys.LOG])
+        self.got(count * updates, self.update_bytes)
+        read_s = 3 * self.reads.many(count) + 2 * -(-commits // LOOKAHEAD) * self.reads.mean_s
+        work_s = (costs.apply_s + costs.apply_update_s) * updates / self.speed
+        return begun + read_s + updates * self.update_bytes / self.bytes_per_s + work_s
+
+    def got(self, count: int, size_bytes: float = 0.0, misses: int = 0) -> None:
+        """Count reads of objects of this size, and looks that found nothing."""
+        self.counted.requests["get"] += count
+        self.counted.requests["get_miss"] += misses
+        self.counted.bytes_received += round(count * size_bytes)
+
+    def finish(self, launched: Floats, over: Floats, stop: str) -> FlowResult:
+        """Count what functions do besides their updates, and what they do at the end.
+
+        Args:
+            over: when each function has applied the last commit.
+        """
+        counted, writes, updates = self.counted, self.writes, self.counted.updates
+        ended = over + writes.many(len(over))
+        snapshots = int(updates % self.settings.updates_per_snapshot > 0)  # else it stands already
+        for _ in range(snapshots + 1):  # and the result
+            ended[0] += writes.next() + self.upload_s(self.snapshot_bytes)
+        self.count((*SNAPSHOT, *END), snapshot=snapshots, run=1, function=len(over))
+        parts = int(((over - launched) // (FLUSH_S + writes.mean_s)).sum())
+        counted.requests["put"] += parts
+        counted.bytes_sent += parts * _PART_BYTES + updates * _ROW_BYTES
+        looks = int((over[0] - launched[0]) / (STOP_POLL_S + self.reads.mean_s))
+        counted.requests["get_miss"] += looks - looks // RUN_POLL
+        counted.requests["head"] += looks // RUN_POLL
+        counted.requests += Counter()  # without kinds that there were none of
+        counted.function_seconds += float((ended - launched).sum())
+        counted.seconds, counted.stop = float(ended.max()), stop
+        return counted
