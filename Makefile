@@ -33,7 +33,7 @@ export REQUIREMENTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install demo test lint bench soak clean FORCE
+.PHONY: help install demo test lint bench soak coverage clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -61,8 +61,11 @@ bench: install ## Run every benchmark (see docs/benchmarks.md)
 soak: install ## Run the long tests: minutes of faults, kills and restarts
 	@$(BIN)/pytest -m soak -n $(JOBS) $(ARGS)
 
+coverage: install ## Run the tests with coverage measured (slower; ARGS='tests/storage' measures a part)
+	@$(BIN)/pytest -n $(JOBS) --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
+
 clean: ## Remove .venv and everything built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage* *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Dependencies, when what is asked for has changed; then the project alone, when a file came or went.
