@@ -17,7 +17,13 @@ from tests.lambdaml.simulation.scenes import scene
 
 Asked = Counter[tuple[str, str]]
 
-OF_TIME = {("get_miss", keys.LOG), ("get_miss", keys.UPDATES), ("get_miss", keys.STOP), ("head", keys.RUN)}
+OF_TIME = {
+    ("get_miss", keys.LOG),
+    ("get_miss", keys.UPDATES),
+    ("get_miss", keys.STOP),
+    ("get_miss", keys.CONTROLS),
+    ("head", keys.RUN),
+}
 """Looks that come too early, and those for a wish to stop; how many there are is a matter of time."""
 
 
