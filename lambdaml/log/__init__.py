@@ -1,1 +1,2 @@
-"""What stands in the bucket, and what follows from it: keys, records, snapshots, the log as one sees it, and the verbs that read a run."""
+"""The objects of a run in its bucket (keys, records, snapshots), the log state that follows from them, and the verbs
+that read a run."""

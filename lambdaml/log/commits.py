@@ -1,4 +1,4 @@
-"""From a schedule's decision to a commit: fates, staleness, weights, and the end of the run. No input or output."""
+"""Turns a schedule's decision into a commit: fates, staleness, weights, and the end of the run. It does no I/O."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def build_commit(
     wish: Stop | None = None,
     control: Control | None = None,
 ) -> Commit | None:
-    """The commit that follows `log_state`, or None while the schedule waits.
+    """Return the commit that follows `log_state`, or None while the schedule waits.
 
-    Entries carry the weights of the staleness rule, which may discard an update instead. How a step's updates are summed
-    is `summed`.
+    Entries carry the weights of the staleness rule, which may discard an update instead. `summed` says how the updates
+    of a step are summed.
 
     Args:
-        max_rejected: the run stops as diverged when this many of the latest twice as many updates have been rejected.
-        wish: a stop that was asked for; it makes this commit the last one. Where the schedule is deterministic, the wish
+        max_rejected: The run stops as diverged when this many of the latest `2 * max_rejected` updates were rejected.
+        wish: A stop that was asked for. It makes this commit the last one. Under a deterministic schedule the wish
             travels in worker 0's update instead, so that everyone knows it at the same commit.
-        control: a change that was asked for; it travels likewise.
+        control: A change that was asked for. Under a deterministic schedule it travels in worker 0's update, too.
     """
     decision = schedule.decide(log_state, arrived)
     if decision is None or not (any(decision.steps) or decision.discarded):
@@ -72,17 +72,21 @@ def build_commit(
 
 
 def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
-    """One optimizer step on the mean of these updates over their samples, however stale: a commit without a rule."""
+    """Return a commit of one optimizer step on the mean of these updates over their samples.
+
+    No staleness rule applies: each update has weight 1, however stale it is.
+    """
     entries = (replace(_entry(update, version - update.base), weight=1.0) for update in updates)
     return Commit(commit, version, (tuple(entries),))
 
 
 def summed(step: Sequence[Entry], batch_size: int) -> tuple[list[float], float]:
-    """How a step's updates are summed: the factor of each gradient, and what the sum is divided by in the end.
+    """Return the factor of each gradient in a step's sum, and the divisor of the whole sum.
 
-    The sum is of rule weight x (samples / batch size) x gradient, so that partial sums over some of the updates add up,
-    whoever takes them; whoever ends the sum divides once by the sum of samples / batch size. For equal workers that is
-    the gradient of the mean loss over all their batches. The sum of one update is that update.
+    The terms of the sum are rule weight x (samples / batch size) x gradient. So partial sums over some of the updates
+    add up, whoever takes them, and whoever ends the sum divides once by the sum of samples / batch size. For equal
+    workers the result is the gradient of the mean loss over all their batches. A single update is neither scaled by its
+    samples nor divided.
     """
     if len(step) == 1:
         return [step[0].weight], 1.0
@@ -90,13 +94,17 @@ def summed(step: Sequence[Entry], batch_size: int) -> tuple[list[float], float]:
 
 
 def shares(step: Sequence[Entry]) -> list[float]:
-    """The weight of each update in its step's mean: the rule's weight times the share of the samples."""
+    """Return the weight of each update in its step's mean: the rule's weight times the update's share of the
+    samples."""
     samples = sum(entry.samples for entry in step)
     return [entry.weight * (entry.samples / samples) for entry in step]
 
 
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
-    """A decision from which `build_commit` makes this commit again: what the rule discarded stands where it would have been."""
+    """Return a decision from which `build_commit` makes this commit again.
+
+    An update that the rule discarded stands in the place that it would have had.
+    """
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     before: dict[int, list[Update]] = {}
     others: list[Update] = []
@@ -113,7 +121,7 @@ def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> De
 
 
 def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Entry:
-    """The rule's word on an update: applied with a weight, or discarded."""
+    """Apply the rule to an update: the entry says "applied" with a weight, or "discarded"."""
     entry = _entry(update, version - update.base)
     if update.labels:
         entry = replace(entry, labels=update.labels)
@@ -133,7 +141,8 @@ def _entry(update: Update, staleness: int) -> Entry:
 
 
 def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
-    """Why each update must be rejected, or "". A worker's generations must not go back, within a commit either."""
+    """Return why each update must be rejected, or "". A worker's generations must not decrease, even within a
+    commit."""
     updates = [update for step in decision.steps for update in step] + list(decision.discarded)
     highest = list(log_state.generation)
     faults: dict[tuple[int, int], str] = {}

@@ -1,16 +1,16 @@
-"""Python values as JSON and named tensors, and back, exactly.
+"""Writes Python values as JSON and named tensors, and reads them back exactly.
 
-Optimizers and schedulers keep what they like: numbers, tuples, a Counter whose keys are numbers, tensors at any depth. JSON
-knows none of these, so whatever is more than it knows is written as an object with one member that begins with `$`:
+Optimizers and schedulers keep values of any kind: numbers, tuples, a Counter whose keys are numbers, tensors at any
+depth. A value that JSON has no form for is written as an object with one member whose name begins with `$`:
 
     (0.9, 0.999)              {"$tuple": [0.9, 0.999]}
     {5: 1}                    {"$dict": [[5, 1]]}
     Counter({5: 1})           {"$counter": [[5, 1]]}
     inf                       {"$float": "inf"}
-    a tensor                  {"$tensor": "optimizer/0/exp_avg"}, and the tensor stands under that name
-    2 ** 10000                {"$int": "1000..."}, in hexadecimal digits, of which there may be any number
+    a tensor                  {"$tensor": "optimizer/0/exp_avg"}, and the tensor is stored under that name
+    2 ** 10000                {"$int": "1000..."}, in any number of hexadecimal digits
 
-What cannot be written is refused by name; nothing is ever written as something else that only looks like it.
+A value that cannot be written is refused by name. No value is ever written as a different one that only looks like it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tensors = dict[str, Tensor]
 _PLAIN = (bool, int, str, type(None))
 
 WIDE_BITS = 4096
-"""Python refuses to read decimal numbers of more than a few thousand digits."""
+"""Integers of more bits are written in hexadecimal: Python refuses to read decimal numbers of a few thousand digits."""
 
 _PAIRS: dict[type, str] = {dict: "$dict", Counter: "$counter", OrderedDict: "$ordered"}
 _LISTS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset", torch.Size: "$size"}
@@ -43,10 +43,10 @@ _MADE_OF: dict[str, Callable[[Any], Any]] = {
 
 
 def encode(value: Any, path: str, tensors: Tensors) -> Any:
-    """The value as JSON; its tensors go into `tensors`, shown to the CPU, under names that begin with `path`.
+    """Return the value as JSON, and put its tensors into `tensors`, on the CPU, under names that begin with `path`.
 
     Raises:
-        JobError: something in it has no exact form; the message names it by its path.
+        JobError: If something in it has no exact form. The message names that by its path.
     """
     try:
         return _encode(value, path, tensors)
@@ -55,10 +55,10 @@ def encode(value: Any, path: str, tensors: Tensors) -> Any:
 
 
 def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `encode` was given. Tensors are those of `tensors`, not copies.
+    """Return the value that `encode` was given. Its tensors are those of `tensors`, not copies.
 
     Raises:
-        BadObject: it is not what `encode` makes, or a tensor is missing.
+        BadObject: If `encode` does not make such JSON, or a tensor is missing.
     """
     if isinstance(value, list):
         return [decode(item, tensors) for item in value]
@@ -74,7 +74,8 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def shown(tensor: Tensor) -> Tensor:
-    """What the tensor shows, plain and on the CPU; in the tensor's own memory where it is that already."""
+    """Return the tensor's values as a plain contiguous CPU tensor. It shares memory with a tensor that is one
+    already."""
     return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 

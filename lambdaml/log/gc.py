@@ -1,4 +1,4 @@
-"""Gc: delete what only replay needs of a run that nobody works on."""
+"""Deletes what only replay needs, in a run that nobody works on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lambdaml.storage.probe import store_time
 
 
 def gc(run: RunReader) -> int:
-    """Delete what the run's newest snapshot has made unnecessary; returns how many objects.
+    """Delete what the run's newest snapshot has made unnecessary, and return the number of objects deleted.
 
-    Snapshots before the result's, before the newest and before what is pinned go, and the updates that have their
-    fate before the earliest one kept. The log, the metrics, the trace and the usage stay. Versions before that
-    snapshot can no longer be replayed.
+    It deletes the snapshots that are older than the result's, the newest one and every pinned one, and the updates that
+    got their fate before the earliest snapshot kept. It keeps the log, the metrics, the trace and the usage. Versions
+    before that snapshot can no longer be replayed.
 
     Raises:
-        SettingsError: functions work on the run, by the store's clock; they may still need what would be deleted.
+        SettingsError: If functions work on the run, by the store's clock. They may still need what would be deleted.
     """
     holders = working(run.store, run.tail()[0], store_time(run.store))
     if holders:
@@ -35,8 +35,10 @@ def gc(run: RunReader) -> int:
 
 
 def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
-    """What `gc` would delete: the horizon to publish first, and the keys to delete then, in their order. None if that
-    is nothing."""
+    """Return the horizon that `gc` would publish first, and the keys that it would then delete, in order.
+
+    The result is None if it would delete nothing.
+    """
     store = run.store
     infos = list(store.list(keys.SNAPSHOTS))
     pins = read_many(store, [info.key for info in store.list(keys.PINS)], pinned_version)

@@ -1,8 +1,9 @@
-"""Who works on a run, as far as its bucket tells.
+"""Finds out from a run's bucket which functions work on it.
 
-A function holds a lease until its duration has passed since its last sign of life: the lease itself, or the worker's
-newest update (`lambdaml.worker.leases`). Both have dates of the store's clock, and a reader's own clock may be off. So whoever
-may write asks the store for its time, by writing an object; whoever only looks takes its own clock for a hint.
+A function holds a lease until the lease's duration has passed since its last sign of life: the lease itself, or the
+worker's newest update (`lambdaml.worker.leases`). Both are dated by the store's clock, and a reader's own clock may be
+off. So a reader that may write asks the store for its time, by writing an object; one that only looks takes its own
+clock as a hint.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ from lambdaml.storage.backend import BATCH
 from lambdaml.storage.probe import store_time
 
 _DATE_S = 1.0
-"""What a store cuts off its dates, at most."""
+"""A store rounds its dates down by at most this many seconds."""
 
 MAX_SKEW_S = 900.0
-"""A reader's clock is taken to be off by no more. S3 refuses the requests of those that are."""
+"""A reader's clock is assumed to be off by at most this many seconds. S3 refuses requests from a clock that is off by
+more."""
 
 _LOG_ENTRIES = (1, 15, 240)
-"""The log's last entries, in the portions in which they are asked for a worker's newest update."""
+"""The log's last entries are searched for a worker's newest update in portions of these sizes."""
 
 
 @dataclass(slots=True)
 class Holder:
-    """A function that holds a lease, unless that has run out.
+    """A function that took a lease, which may have run out since.
 
     Attributes:
-        seen: its last sign of life, by the store's clock.
+        seen: The time of its last sign of life, by the store's clock.
     """
 
     function: str
@@ -49,19 +51,20 @@ class Holder:
 
 
 def working(store: Store, commits: int, now: float) -> tuple[str, ...]:
-    """Functions whose leases have not run out at a moment of the store's clock.
+    """Return the functions whose leases have not run out at a moment of the store's clock.
 
     Args:
-        commits: entries of the log.
+        commits: The number of entries in the log.
+        now: The moment, by the store's clock.
     """
     return _alive(_holders(store), store, commits, now)
 
 
 def seem_working(store: Store, commits: int, now: float) -> tuple[str, ...]:
-    """The same as far as a clock tells that may be off by `MAX_SKEW_S`.
+    """Return the functions that seem to be working, by a clock that may be off by `MAX_SKEW_S`.
 
-    If all leases have run out by that clock, but by less than that, the store is asked for its time. A reader who may not
-    write must believe its own.
+    If all leases have run out by that clock, but by less than `MAX_SKEW_S`, the store is asked for its time. A reader
+    that may not write must believe its own clock.
     """
     holders = _holders(store)
     now = max([now, *(holder.seen for holder in holders)])
@@ -73,9 +76,9 @@ def seem_working(store: Store, commits: int, now: float) -> tuple[str, ...]:
 
 
 def last_of(look: Callable[[int], ObjectInfo | None], first: int) -> tuple[int, ObjectInfo] | None:
-    """The last of objects that are numbered from `first` on without a gap, or None if there are none.
+    """Return the number and the info of the last object, or None if none exists.
 
-    Two looks for each time that their number doubles.
+    The objects are numbered from `first` without a gap. The search takes two looks each time that their count doubles.
     """
     found = look(first)
     if found is None:
@@ -94,7 +97,7 @@ def last_of(look: Callable[[int], ObjectInfo | None], first: int) -> tuple[int, 
 
 
 def _holders(store: Store) -> list[Holder]:
-    """Who holds the newest lease of each worker and is not known to have ended; `seen` is the date of that lease."""
+    """Return who holds each worker's newest lease and is not known to have ended. `seen` is the date of that lease."""
     infos = _newest_leases(store)
     leases = read_many(store, [info.key for info in infos], Lease.read)
     held = [(lease, info) for lease, info in zip(leases, infos, strict=True) if lease and not lease.released]
@@ -108,7 +111,8 @@ def _holders(store: Store) -> list[Holder]:
 
 
 def _newest_leases(store: Store) -> list[ObjectInfo]:
-    """Each worker's newest lease: from one page of a list, or by bisection where they are more than that."""
+    """Return each worker's newest lease, from one page of a list, or by bisection if there are more leases than
+    that."""
     infos = list(islice(store.list(keys.LEASES), BATCH))
     if len(infos) < BATCH:
         return list({info.key.rsplit("/", 1)[0]: info for info in infos}.values())
@@ -123,7 +127,8 @@ def _leases_by_bisection(store: Store) -> Iterator[ObjectInfo]:
 
 
 def _alive(holders: list[Holder], store: Store, commits: int, now: float) -> tuple[str, ...]:
-    """Functions of which a lease holds; where none does by its own date, the newest updates count."""
+    """Return the functions that hold a lease. If none of a function's leases holds by its own date, the newest updates
+    of its workers count."""
     alive = {holder.function for holder in holders if holder.silent_s(now) < 0}
     others = [holder for holder in holders if holder.function not in alive]
     next_seq = _next_seq(store, commits, {holder.worker for holder in others})
@@ -136,7 +141,7 @@ def _alive(holders: list[Holder], store: Store, commits: int, now: float) -> tup
 
 
 def _next_seq(store: Store, commits: int, workers: Collection[int]) -> dict[int, int]:
-    """Sequence numbers of late updates of these workers, from the log's last entries, as far as they are there."""
+    """Return the sequence number of a recent update of each of these workers that the log's last entries name."""
     found: dict[int, int] = {}
     end = commits
     for count in _LOG_ENTRIES:
@@ -151,10 +156,10 @@ def _next_seq(store: Store, commits: int, workers: Collection[int]) -> dict[int,
 
 
 def _newest_update(store: Store, worker: int, next_seq: int | None) -> float:
-    """The date of the worker's newest update; 0 if there is none.
+    """Return the date of the worker's newest update, or 0 if it has none.
 
     Args:
-        next_seq: one that there was, so that it need not be sought from the beginning.
+        next_seq: The number of an update that existed, at which the search begins; None to search from the first one.
     """
 
     def look(seq: int) -> ObjectInfo | None:

@@ -1,15 +1,15 @@
-"""Where each object of a run stands, relative to the run's prefix.
+"""The keys of a run's objects, relative to the run's prefix.
 
-run.json                              create-only: what was asked for
+run.json                              create-only: the settings of the run
 log/{commit:010d}.json                create-only: one per commit, without gaps
-updates/{worker:05d}/{seq:010d}       create-only: what a worker published
-snapshots/{version:010d}.safetensors  full state at a version
-frozen.safetensors                    create-only: the parameters that require no gradient, if there are any; never deleted
+updates/{worker:05d}/{seq:010d}       create-only: an update that a worker published
+snapshots/{version:010d}.safetensors  the full state at a version
+frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot
-leases/{worker:05d}/{generation:06d}  create-only: who works as this worker
+leases/{worker:05d}/{generation:06d}  create-only: which function works as this worker
 trace/{function}/{part:05d}.jsonl     what a function measured
-usage/{function}.json                 create-only: what it used, as its engine saw it
-horizon/{commit:010d}.json            create-only: before this commit's snapshot, history may be deleted
+usage/{function}.json                 create-only: what a function used, as its engine saw it
+horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
 pins/{name}.json                      keeps the history from a version on
 control/{number:010d}.json            create-only: a wish to change a setting while the run goes on
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
@@ -83,11 +83,11 @@ def control(number: int) -> str:
 
 
 def update_id(key: str) -> tuple[int, int]:
-    """Worker and sequence number that an update's key names."""
+    """Return the worker and the sequence number that an update's key names."""
     _, worker, seq = key.split("/")
     return int(worker), int(seq)
 
 
 def number(key: str) -> int:
-    """The version, commit, sequence number or generation that a key ends with."""
+    """Return the version, commit, sequence number or generation that a key ends with."""
     return int(key.rsplit("/", 1)[1].split(".", 1)[0])

@@ -1,4 +1,4 @@
-"""The record of a numerics class, as run.json has it; `lambdaml.training.numerics` finds out the class of a process."""
+"""The record of a numerics class in run.json. `lambdaml.training.numerics` finds out the class of a process."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal["reproducible", "fast"]
-"""Whether the same inputs give the same bits each time."""
+"""`reproducible` means that the same inputs give the same bits each time; `fast` does not promise it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """The numerics class of a process: in which arithmetic it computes.
+    """The numerics class of a process: the arithmetic in which it computes.
 
     Attributes:
-        mode: `reproducible` if the same inputs give the same bits each time, else `fast`. A run may be `fast` by wish.
-        decides: What decides the bits of a training step, by name: architecture, versions, instruction sets.
-        noted: What may decide the bits of a job's own code, such as the versions of NumPy and glibc. Not compared.
+        mode: `reproducible` if the same inputs give the same bits each time, else `fast`. A run may ask for `fast`.
+        decides: Facts that decide the bits of a training step, by name: architecture, versions, instruction sets.
+        noted: Facts that may decide the bits of a job's own code, such as the versions of NumPy and glibc. They are not
+            compared.
     """
 
     mode: Mode

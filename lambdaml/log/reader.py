@@ -1,8 +1,8 @@
-"""A run, as anybody reads it from its bucket: its settings, its log, and what its functions measured and used.
+"""Reads a run from its bucket: its settings, its log, and what its functions measured and used.
 
-A reader writes nothing and computes nothing. What can be done with a run stands in files named after the verbs
-(`lambdaml.log.status`, `lambdaml.log.gc`, `lambdaml.training.replay`, `lambdaml.training.verify`), as functions of a
-reader; `lambdaml.Run` has them all as methods.
+A reader writes nothing and computes nothing. The verbs of a run are functions that take a reader, in files named after
+them (`lambdaml.log.status`, `lambdaml.log.gc`, `lambdaml.training.replay`, `lambdaml.training.verify`); `lambdaml.Run`
+has them all as methods.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lambdaml.settings import Settings
 from lambdaml.storage import MeterReading, ObjectInfo, Store, open_store
 
 _BATCH = 256
-"""How many log entries are asked for at once."""
+"""A reader asks for this many log entries at once."""
 
 
 def read_settings(store: Store) -> Settings:
-    """The settings of the run at a store.
+    """Return the settings of the run in a store.
 
     Raises:
-        RunNotFound: there is no run at this prefix.
-        NewerSchema, BadObject: run.json cannot be read.
+        RunNotFound: If there is no run at this prefix.
+        NewerSchema, BadObject: If run.json cannot be read.
     """
     settings = read_now(store, keys.RUN, Settings.read)
     if settings is None:
@@ -41,15 +41,15 @@ def read_settings(store: Store) -> Settings:
 
 
 class RunReader:
-    """Reads a run, by its URL or by a store that is open already.
+    """Reads a run, given its URL or a store that is open already.
 
     Attributes:
         store: The run's prefix of a bucket.
-        settings: What run.json says.
+        settings: The run's settings, as run.json has them.
 
     Raises:
-        RunNotFound: there is no run at this prefix.
-        NewerSchema, BadObject: run.json cannot be read.
+        RunNotFound: If there is no run at this prefix.
+        NewerSchema, BadObject: If run.json cannot be read.
     """
 
     def __init__(self, where: str | Store) -> None:
@@ -58,14 +58,14 @@ class RunReader:
 
     @property
     def url(self) -> str:
-        """Where the run lies."""
+        """The run's URL."""
         return self.store.url
 
     def log(self, start: int = 0) -> Iterator[Commit]:
-        """The log's entries from number `start` on, in order, as far as there is no gap.
+        """Yield the log's entries from number `start` on, in order, up to the first gap.
 
         Raises:
-            BadObject: an entry is damaged.
+            BadObject: If an entry is damaged.
         """
         listed = self.store.list(keys.LOG, after=keys.log(start - 1) if start else "")
         there = (info.key for number, info in enumerate(listed, start) if info.key == keys.log(number))
@@ -80,7 +80,7 @@ class RunReader:
         return Summary.of(self.log())
 
     def tail(self) -> tuple[int, Commit | None, float | None]:
-        """How many commits there are, the last one, and when it was written by the store's clock.
+        """Return the number of commits, the last one, and the time at which it was written, by the store's clock.
 
         The log has no gap, so its end is found by bisection rather than by listing it.
         """
@@ -91,16 +91,16 @@ class RunReader:
         return last + 1, demand_present(read_now(self.store, info.key, Commit.read), info.key), info.modified
 
     def version(self) -> int:
-        """The newest committed version, in optimizer steps."""
+        """Return the newest committed version, in optimizer steps."""
         last = self.tail()[1]
         return last.last_version if last is not None else 0
 
     def metrics(self) -> dict[int, dict[str, float]]:
-        """The evaluations so far, by version."""
+        """Return the evaluations so far, by version."""
         return self._metrics([info.key for info in self.store.list(keys.METRICS)])
 
     def last_metrics(self) -> dict[int, dict[str, float]]:
-        """The newest evaluation, by its version; empty where there was none."""
+        """Return the newest evaluation, by its version; the result is empty if there was none."""
         return self._metrics([info.key for info in self.store.list(keys.METRICS)][-1:])
 
     def _metrics(self, wanted: Sequence[str]) -> dict[int, dict[str, float]]:
@@ -111,14 +111,14 @@ class RunReader:
         }
 
     def newest_snapshot(self) -> int:
-        """The version of the newest snapshot; 0 if there is none."""
+        """Return the version of the newest snapshot, or 0 if there is none."""
         return max((keys.number(info.key) for info in self.store.list(keys.SNAPSHOTS)), default=0)
 
     def trace_rows(self, *kinds: str) -> Iterator[tuple[str, ObjectInfo, dict[str, Any]]]:
-        """What functions measured, as they wrote it: the function, the part of its trace, and each row of these kinds.
+        """Yield each row of these kinds that a function measured, after the function and the part of its trace.
 
         Raises:
-            BadObject: a part is damaged.
+            BadObject: If a part is damaged.
         """
         infos = list(self.store.list(keys.TRACE))
         parts = read_many(self.store, [info.key for info in infos], unpack_rows)
@@ -128,21 +128,22 @@ class RunReader:
                     yield info.key.split("/")[1], info, row
 
     def requests(self) -> MeterReading:
-        """What the run's functions asked of the store, by their own meters, with times.
+        """Return the requests that the run's functions made of the store, by their own meters, with times.
 
-        Up to 15 seconds of a killed function's requests are not in it, nor is what the caller asks for; `usage` has
-        all of them.
+        It lacks up to 15 seconds of a killed function's requests, and the requests of the caller. `usage` has all of
+        them.
         """
         last = {function: row for function, _, row in self.trace_rows("meter")}
         return sum(map(meter_reading, last.values()), start=MeterReading())
 
     def usage(self) -> list[Usage]:
-        """What each function used, and each process that started functions.
+        """Return what each function used, and each process that started functions.
 
-        Of functions that the latter did not survive, the last entry of their own trace counts; `complete` is false.
+        If a function's launcher died before it, the last entry of the function's own trace counts, and `complete` is
+        false.
 
         Raises:
-            BadObject: a record of it is damaged.
+            BadObject: If a record of it is damaged.
         """
         infos = list(self.store.list(keys.USAGE))
         names = [info.key.removeprefix(keys.USAGE).removesuffix(".json") for info in infos]

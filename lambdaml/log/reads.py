@@ -1,8 +1,8 @@
-"""Reading an object, and reading it again before it is believed damaged.
+"""Reads an object, and reads it again before it believes that the object is damaged.
 
-A byte may go wrong on its way as well as at its place. So what does not match its checksum is read again after growing
-pauses, and believed damaged only when no reading was whole. An update that stays damaged is rejected; every other object
-ends what needed it, with its name.
+A byte may go wrong in transit as well as in the store. So an object that does not match its checksum is read again
+after growing pauses, and counts as damaged only if no reading was whole. An update that stays damaged is rejected; any
+other damaged object ends the work that needed it, with an error that names the object.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from lambdaml.storage.protocol import Bytes, Store
 
 T = TypeVar("T")
 Unpack = Callable[[Bytes, str], T]
-"""Makes of an object's bytes and its key what it holds; raises BadObject where they are damaged."""
+"""Turns an object's bytes and key into the value that it holds, and raises BadObject if the bytes are damaged."""
 
 PAUSES_S = (0.02, 0.06, 0.18, 0.54)
-"""Before each further reading. Of reads that are damaged one time in twenty, one object in three million fails so."""
+"""The pause before each further reading. If one reading in twenty is damaged, one object in three million still
+fails."""
 
 
 def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:
-    """What the object holds, or None where there is none. It blocks; functions have `lambdaml.worker.reading`.
+    """Return the value that the object holds, or None if there is no object. It blocks; functions use
+    `lambdaml.worker.reading`.
 
     Args:
-        data: what a first reading found, if there was one already.
+        data: The bytes that a first reading found, if there was one already.
 
     Raises:
-        BadObject: no reading was whole; the last one's complaint.
+        BadObject: If no reading was whole. It is the error of the last reading.
     """
     data = store.get(key) if data is None else data
     for pause_s in PAUSES_S:
@@ -43,23 +45,23 @@ def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = Non
 
 
 def read_many(store: Store, keys: Sequence[str], unpack: Unpack[T]) -> list[T | None]:
-    """`read_now` for each key, several at a time; results in the order of `keys`."""
+    """Call `read_now` for each key, several at a time, and return the results in the order of `keys`."""
     found = store.get_many(keys)
     return [None if data is None else read_now(store, key, unpack, data) for key, data in zip(keys, found, strict=True)]
 
 
 def read_twice(store: Store, key: str) -> Bytes | None:
-    """The bytes of an object that carries no checksum (model.safetensors): as two readings agree that they are.
+    """Return the bytes of an object that carries no checksum (model.safetensors), once two readings agree on them.
 
     Raises:
-        BadObject: no two readings agree.
+        BadObject: If no two readings agree.
     """
     found = _agreed(store, key)
     return None if found is None else found[0]
 
 
 def sha256_of(store: Store, key: str) -> str | None:
-    """The SHA-256 of what `read_twice` gives."""
+    """Return the SHA-256 of the bytes that `read_twice` returns."""
     found = _agreed(store, key)
     return None if found is None else found[1]
 
@@ -81,10 +83,10 @@ def _agreed(store: Store, key: str) -> tuple[Bytes, str] | None:
 
 
 def demand_present(found: T | None, key: str) -> T:
-    """What was found of an object that must be there.
+    """Return what was found of an object that must exist.
 
     Raises:
-        BadObject: nothing was.
+        BadObject: If nothing was found.
     """
     if found is None:
         raise BadObject(f"{key} is not there any more")
