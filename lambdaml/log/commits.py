@@ -94,8 +94,7 @@ def summed(step: Sequence[Entry], batch_size: int) -> tuple[list[float], float]:
 
 
 def shares(step: Sequence[Entry]) -> list[float]:
-    """Return the weight of each update in its step's mean: the rule's weight times the update's share of the
-    samples."""
+    """Return the weight of each update in its step's mean: the rule's weight times its share of the samples."""
     samples = sum(entry.samples for entry in step)
     return [entry.weight * (entry.samples / samples) for entry in step]
 
@@ -141,8 +140,7 @@ def _entry(update: Update, staleness: int) -> Entry:
 
 
 def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
-    """Return why each update must be rejected, or "". A worker's generations must not decrease, even within a
-    commit."""
+    """Return why each update must be rejected, or "". A worker's generation must not decrease, even within a commit."""
     updates = [update for step in decision.steps for update in step] + list(decision.discarded)
     highest = list(log_state.generation)
     faults: dict[tuple[int, int], str] = {}

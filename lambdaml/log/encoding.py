@@ -74,8 +74,7 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def shown(tensor: Tensor) -> Tensor:
-    """Return the tensor's values as a plain contiguous CPU tensor. It shares memory with a tensor that is one
-    already."""
+    """Return the tensor's values as a plain contiguous CPU tensor; if it is one already, the two share memory."""
     return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 

@@ -111,8 +111,7 @@ def _holders(store: Store) -> list[Holder]:
 
 
 def _newest_leases(store: Store) -> list[ObjectInfo]:
-    """Return each worker's newest lease, from one page of a list, or by bisection if there are more leases than
-    that."""
+    """Return each worker's newest lease, from one page of a list, or by bisection if one page does not hold them."""
     infos = list(islice(store.list(keys.LEASES), BATCH))
     if len(infos) < BATCH:
         return list({info.key.rsplit("/", 1)[0]: info for info in infos}.values())

@@ -20,8 +20,7 @@ Unpack = Callable[[Bytes, str], T]
 """Turns an object's bytes and key into the value that it holds, and raises BadObject if the bytes are damaged."""
 
 PAUSES_S = (0.02, 0.06, 0.18, 0.54)
-"""The pause before each further reading. If one reading in twenty is damaged, one object in three million still
-fails."""
+"""The pause before each further reading. If one reading in twenty is damaged, one object in three million fails."""
 
 
 def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:

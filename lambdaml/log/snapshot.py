@@ -1,13 +1,13 @@
 """Snapshots: the full training state at a version, as one safetensors file.
 
-Tensors are named `model/<state_dict name>`, `buffer/<name>` for buffers that are no part of the state_dict,
-`optimizer/<parameter index>/<entry>`, `scheduler/...`, and `rule/<name>` for what a staleness rule remembers. Everything
-that is not a tensor stands as JSON in the metadata, under `state` (`lambdaml.log.encoding`). Nothing needs pickle, and any
-safetensors reader can look inside. safetensors knows complex64 and no other complex numbers: those stand as pairs of
-real numbers, and the metadata's `complex` names them.
+Tensors are named `model/<state_dict name>`, `buffer/<name>` for buffers that are not part of the state_dict,
+`optimizer/<parameter index>/<entry>`, `scheduler/...`, and `rule/<name>` for what a staleness rule remembers.
+Everything that is not a tensor is kept as JSON in the metadata, under `state` (`lambdaml.log.encoding`). Nothing needs
+pickle, and any safetensors reader can look inside. The only complex type of safetensors is complex64: tensors of the
+other complex types are kept as pairs of real numbers, and the metadata's `complex` names them.
 
-Parameters that require no gradient when the run begins stand once, in `frozen.safetensors`; snapshots name the SHA-256 of
-that state under `frozen`, and hold only what became of those that something changed all the same.
+Parameters that require no gradient when the run begins are kept once, in `frozen.safetensors`. Snapshots name the
+SHA-256 of that state under `frozen`; of these parameters they hold only those that something changed all the same.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 MODEL_PREFIX = "model/"
 RULE_PREFIX = "rule/"
 EXTRA = "extra/"
-"""Begins the names of tensors in a module's extra state."""
+"""The prefix of the names of tensors in a module's extra state."""
 FROZEN_DIGEST = "frozen"
-"""Names, in a state's `meta`, the digest of what stands in frozen.safetensors, if there is such an object."""
+"""The key in a state's `meta` under which the digest of frozen.safetensors is kept, if that object exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class State:
     """The state of a replica: CPU tensors by name, and other values as `lambdaml.log.encoding` writes them.
 
     Attributes:
-        frozen: the parameters that require no gradient and are as they were when the run began; by name. A state that was
-            just read has none of them, see `over`.
+        frozen: The parameters that require no gradient and are as they were when the run began, by name. A state that
+            was just read has none of them; see `over`.
     """
 
     tensors: dict[str, Tensor]
@@ -55,30 +55,30 @@ class State:
 
     @property
     def size_bytes(self) -> int:
-        """Of the tensors that a snapshot holds."""
+        """The total size of the tensors that a snapshot holds."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
     def all_tensors(self) -> dict[str, Tensor]:
-        """Those that are frozen included."""
+        """All tensors by name, including the frozen parameters."""
         return {**self.frozen, **self.tensors}
 
     def base(self) -> State:
-        """What stands in frozen.safetensors: a state of the frozen parameters alone."""
+        """Return the state that frozen.safetensors holds: the frozen parameters alone."""
         return State(dict(self.frozen), {})
 
     def over(self, base: State) -> State:
-        """This state together with the frozen parameters that it was read without.
+        """Return this state together with the frozen parameters, which it was read without.
 
         Raises:
-            BadObject: it is a state over others.
+            BadObject: If this state was taken with other frozen parameters.
         """
         if base.digest() != self.meta[FROZEN_DIGEST]:
             raise BadObject(f"{keys.FROZEN} holds other parameters than the run's snapshots were taken with")
         return replace(self, frozen=base.tensors)
 
     def model(self) -> dict[str, Any]:
-        """The model's state_dict."""
+        """Return the model's state_dict."""
         from lambdaml.log.encoding import decode
 
         named = self.all_tensors
@@ -86,8 +86,10 @@ class State:
         return tensors | {name: decode(value, named) for name, value in self.meta.get("extra", {}).items()}
 
     def digest(self, schema: int = wire.SCHEMA) -> str:
-        """SHA-256 over the schema, all values, and the tensors in the order of their names; frozen ones count by their own
-        digest, which is one of the values."""
+        """Return the SHA-256 of the schema, all values, and the tensors in the order of their names.
+
+        Frozen parameters count by their own digest, which is one of the values.
+        """
         from lambdaml.log.tensorfile import raw
 
         sha = hashlib.sha256(canonical({"schema": schema, **self.meta}))
@@ -98,10 +100,10 @@ class State:
         return sha.hexdigest()
 
     def dump(self, sha256: str = "") -> bytes:
-        """The bytes of the snapshot object, the one copy of the tensors that this makes.
+        """Return the bytes of the snapshot object. They are the only copy of the tensors that this makes.
 
         Args:
-            sha256: the digest, if it is known already.
+            sha256: The digest, if it is known already.
         """
         from lambdaml.log.tensorfile import dump
 
@@ -109,9 +111,9 @@ class State:
         return dump(self.tensors, {"state": json.dumps(record, separators=(",", ":"), allow_nan=False)})
 
     def dump_model(self) -> bytes:
-        """The bytes of model.safetensors: the state_dict alone, so that equal models are equal files.
+        """Return the bytes of model.safetensors: the state_dict alone, so that equal models are equal files.
 
-        Extra state (`get_extra_state`) stands in the metadata's `extra`.
+        Extra state (`get_extra_state`) is kept in the metadata's `extra`.
         """
         from lambdaml.log.tensorfile import dump
 
@@ -128,8 +130,8 @@ class State:
         """Read a snapshot and check it against the digest it carries.
 
         Raises:
-            BadObject: it is damaged or truncated.
-            NewerSchema: it was written by a newer lambdaml.
+            BadObject: If it is damaged or truncated.
+            NewerSchema: If it was written by a newer lambdaml.
         """
         from lambdaml.log.tensorfile import load_tensors
 
@@ -146,12 +148,16 @@ class State:
 
 
 def heading(name: str, dtype: Any, shape: tuple[int, ...]) -> bytes:
-    """What of a tensor goes into a digest ahead of its bytes."""
+    """Return the bytes that go into a digest ahead of a tensor's own: its name, type and shape."""
     return f"{name}:{dtype}:{shape}".encode()
 
 
 def read_meta(metadata: Mapping[str, str]) -> tuple[dict[str, Any], int, str]:
-    """A state's values, its schema and its digest, from the metadata of its file. Raises ValueError."""
+    """Return a state's values, its schema and its digest, from the metadata of its file.
+
+    Raises:
+        ValueError: If the metadata holds no state.
+    """
     try:
         meta = json.loads(metadata["state"])
         if not isinstance(meta, dict):
@@ -180,10 +186,10 @@ def meta_of(store: Store, key: str) -> dict[str, Any]:
 
 
 def read_state(store: Store, key: str) -> State | None:
-    """A snapshot with all that belongs to it, or None where there is none.
+    """Return a snapshot with its frozen parameters, or None if there is no such snapshot.
 
     Raises:
-        BadObject: it, or the frozen parameters, are damaged or not there.
+        BadObject: If the snapshot is damaged, or its frozen parameters are damaged or missing.
     """
     state = read_now(store, key, State.load)
     if state is None or FROZEN_DIGEST not in state.meta:
@@ -192,7 +198,7 @@ def read_state(store: Store, key: str) -> State | None:
 
 
 def read_model(data: bytes | memoryview) -> State:
-    """The state_dict that a model.safetensors holds, as a state without anything else."""
+    """Return the state_dict that a model.safetensors holds, as a state that holds nothing else."""
     from lambdaml.log.tensorfile import load_tensors
 
     tensors, metadata = load_tensors(data)

@@ -1,4 +1,4 @@
-"""What the log says so far, in numbers: the part of a replica that needs no tensors."""
+"""The log state: what the log says so far, in numbers. It is the part of a replica that needs no tensors."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from lambdaml.errors import BadObject
 from lambdaml.log.records import Commit, Stop
 
 RECENT = 20_000
-"""Updates over which rejections are remembered."""
+"""Rejections are remembered for this many updates."""
 
 _DUMPED = (
     *("commit", "version", "next_seq", "generation", "rejected", "rejections"),
     *("staleness", "labels", "controls", "stop"),
 )
-"""Attributes that stand in a snapshot's metadata, in their order there."""
+"""The attributes that a snapshot's metadata holds, in their order there."""
 
 
 class LogState:
-    """The run as told by commits 0 .. `commit` - 1. A pure function of them.
+    """The state of a run after commits 0 .. `commit` - 1. It is a pure function of them.
 
     Attributes:
-        workers: N.
-        steps: updates each worker is to publish, or commits to make where a schedule counts those.
-        commit: number of the next log entry.
-        version: optimizer steps taken.
-        next_seq: per worker, how many of its updates have a fate; so also the sequence number of the next to get one.
-        generation: per worker, the highest fencing token seen.
-        rejected: updates with the fate "rejected".
-        rejections: of the newest of these, at which `progress` each got its fate; none older than `RECENT`.
-        staleness: how many applied updates were how many steps old.
-        labels: sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
-        controls: how many control entries there were.
-        stop: why the run ended, or None while it goes on.
+        workers: The number of workers, N.
+        steps: The length of the run: the updates that each worker publishes, or the commits, if the schedule counts
+            those.
+        commit: The number of the next log entry.
+        version: The number of optimizer steps taken.
+        next_seq: For each worker, the number of its updates that have a fate, which is also the sequence number of the
+            next one to get a fate.
+        generation: For each worker, the highest fencing token seen.
+        rejected: The number of updates with the fate "rejected".
+        rejections: The `progress` at which each recently rejected update got its fate; none is older than `RECENT`.
+        staleness: The number of applied updates for each staleness in steps.
+        labels: The sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
+        controls: The number of control entries so far.
+        stop: The reason why the run ended, or None while it goes on.
     """
 
     __slots__ = (
@@ -57,14 +59,14 @@ class LogState:
 
     @property
     def progress(self) -> int:
-        """Updates with a fate, over all workers."""
+        """The number of updates with a fate, over all workers."""
         return sum(self.next_seq)
 
     def advance(self, commit: Commit) -> None:
-        """Take in the next commit.
+        """Advance by the next commit.
 
         Raises:
-            BadObject: it is not the next one, or gives an update a fate out of turn or twice.
+            BadObject: If it is not the next one, or gives an update a fate out of turn or twice.
         """
         if (commit.commit, commit.version) != (self.commit, self.version) or self.stop:
             raise BadObject(
@@ -85,7 +87,7 @@ class LogState:
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             if entry.fate == "rejected":
                 self.rejected += 1
-                self.rejections.append(self.progress)  # all of a commit are its newest
+                self.rejections.append(self.progress)  # all updates of this commit are the newest
         oldest = self.progress - RECENT
         self.rejections = [place for place in self.rejections if place > oldest]
         for entry in commit.applied:
@@ -101,7 +103,7 @@ class LogState:
         self.stop = commit.stop
 
     def rejected_lately(self, updates: int) -> int:
-        """How many of the latest so many updates, at most `RECENT`, were rejected."""
+        """Return how many of the latest `updates` updates were rejected. It looks back at most `RECENT` updates."""
         return sum(place > self.progress - updates for place in self.rejections)
 
     def _count(self, labels: tuple[int, ...]) -> None:
@@ -110,14 +112,14 @@ class LogState:
             self.labels[label] += count
 
     def copy(self) -> LogState:
-        """One that advances by itself."""
+        """Return a copy that advances independently."""
         log_state = LogState(self.workers, self.steps)
         for name in self.__slots__:
             setattr(log_state, name, _copied(getattr(self, name)))
         return log_state
 
     def dump(self) -> dict[str, Any]:
-        """For a snapshot's metadata."""
+        """Return the record that goes into a snapshot's metadata."""
         record = {name: _copied(getattr(self, name)) for name in _DUMPED}
         record["staleness"] = [list(pair) for pair in sorted(self.staleness.items())]
         record["stop"] = asdict(self.stop) if self.stop else None
@@ -125,7 +127,7 @@ class LogState:
 
     @staticmethod
     def load(record: dict[str, Any], workers: int, steps: int) -> LogState:
-        """From a snapshot's metadata."""
+        """Make a log state from the record in a snapshot's metadata."""
         log_state = LogState(workers, steps)
         for name in _DUMPED:
             setattr(log_state, name, _copied(record[name]))

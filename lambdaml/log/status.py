@@ -1,4 +1,4 @@
-"""Status: where a run stands, told by a few dozen requests however long its log is."""
+"""Tells how far a run has come. It takes a few dozen requests, however long the log is."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _ENDED = {"steps": "finished", "target": "reached its target"}
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a run stands.
+    """The status of a run.
 
     Attributes:
-        state: `running`, `stopped` (it can be resumed), or how it ended.
+        state: `running`, `stopped` (it can be resumed), or the way in which it ended.
         metrics_version: The version that `metrics` were evaluated at.
-        functions: Who seems to be working on it.
-        age_s: How long ago the last commit was written.
-        model: Whether the result stands in the bucket.
-        first: Versions before this one can no longer be replayed.
+        functions: The functions that seem to be working on the run.
+        age_s: The seconds since the last commit was written.
+        model: Whether the bucket holds the result.
+        first: The first version that can still be replayed.
     """
 
     run: str
@@ -43,10 +43,10 @@ class Status:
 
 
 def status(run: RunReader) -> Status:
-    """Where the run stands.
+    """Return the status of the run.
 
-    Nothing is written, unless all leases have run out by this machine's clock, but by so little that it may be off:
-    then the store is asked for its time (`lambdaml.log.holders`).
+    It writes nothing, with one exception: if all leases have run out by this machine's clock, but by so little that the
+    clock may be wrong, it asks the store for its time (`lambdaml.log.holders`).
     """
     commits, last, modified = run.tail()
     metrics = run.last_metrics()

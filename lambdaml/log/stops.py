@@ -1,4 +1,4 @@
-"""A wish that a run should end: `stop.json`, which whoever writes the log looks for."""
+"""Asks a run to end, by writing `stop.json`. Whoever writes the log looks for that object."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from lambdaml.storage import Store
 
 
 def request_stop(store: Store, reason: str, version: int | None = None) -> None:
-    """Ask the run to end; the first wish stands. Whoever writes the log heeds it within about a second;
-    that of a target with the next snapshot, if that comes sooner."""
+    """Ask the run to end. The first wish counts.
+
+    Whoever writes the log heeds it within about a second. A wish because of a target is heeded with the next snapshot,
+    if that comes sooner.
+    """
     store.create(keys.STOP, wire.dump_json({"reason": reason, "version": version}))

@@ -1,4 +1,4 @@
-"""What the log of a run adds up to."""
+"""Adds up the log of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from lambdaml.log.records import Commit
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
-    """The optimizer steps between the version that an applied update was computed from and the step that applied it.
+    """The distribution of staleness over the applied updates.
 
-    Percentiles are values that occurred: the least one that at least so many do not exceed, as everywhere in lambdaml.
+    The staleness of an update is the number of optimizer steps between the version that it was computed from and the
+    step that applied it. A percentile is a value that occurred, as everywhere in lambdaml: the least value such that at
+    least that share of all values does not exceed it.
     """
 
     mean: float
@@ -25,12 +27,12 @@ class Staleness:
 
     @staticmethod
     def of(values: list[int]) -> Staleness:
-        """The distribution of these; all zero for none."""
+        """Return the distribution of these values. For no values, all its numbers are zero."""
         return Staleness.of_counts(Counter(values))
 
     @staticmethod
     def of_counts(counts: Mapping[int, int]) -> Staleness:
-        """The distribution in which each value occurs so often; all zero for none."""
+        """Return the distribution in which each value occurs this often. For no values, all its numbers are zero."""
         if not counts:
             return Staleness(0.0, 0.0, 0.0, 0)
         ordered = sorted(counts)
@@ -43,7 +45,7 @@ class Staleness:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the log of a run adds up to."""
+    """The sums over a run's log."""
 
     commits: int
     version: int

@@ -1,9 +1,9 @@
-"""safetensors files, written and read without a second copy of what is in them.
+"""Writes and reads safetensors files without a second copy of their contents.
 
-The format (https://huggingface.co/docs/safetensors): 8 bytes with the length of a JSON header, the header, the tensors one
-after the other. Files are byte for byte those of the library `safetensors`: tensors in the order of their types and then
-their names, metadata in the order of its names. The library makes several copies of a large model; here there is one, the
-file, and a reader may take the tensors one at a time.
+The format (https://huggingface.co/docs/safetensors) is 8 bytes with the length of a JSON header, the header, and the
+tensors one after the other. Files are byte for byte those of the library `safetensors`: tensors are in the order of
+their types and then their names, metadata in the order of its names. The library makes several copies of a large model;
+this module makes one, the file, and a reader may take the tensors one at a time.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""By the names that files use, in the order in which tensors stand."""
+"""The types of tensors by the names that files use, in the order in which files hold the tensors."""
 
 _PAIRS = "complex"
-"""Names, in the metadata, the complex tensors that stand as pairs of real numbers: files know complex64 alone."""
+"""The metadata key that names the complex tensors stored as pairs of real numbers: complex64 alone needs no pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorPart:
-    """Where a tensor stands in a file.
+    """The place of a tensor in a file.
 
     Attributes:
-        start: of its bytes, from the file's beginning.
+        start: The offset of the tensor's bytes from the beginning of the file.
     """
 
     name: str
@@ -63,14 +63,14 @@ class TensorPart:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def tensor(self, data: bytes | memoryview) -> Tensor:
-        """A tensor of its own that holds these bytes."""
+        """Return a tensor that holds a copy of these bytes."""
         if not self.size_bytes:
             return torch.zeros(self.shape, dtype=self.dtype)
         return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(self.dtype).reshape(self.shape)
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file with these contiguous tensors of the CPU's."""
+    """Return the bytes of a file with these tensors, which are contiguous and on the CPU."""
     kinds = {}
     flat: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -99,17 +99,17 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def raw(tensor: Tensor) -> memoryview | bytes:
-    """The bytes of a tensor of the CPU's, in its own memory if it is contiguous."""
+    """Return the bytes of a CPU tensor. They are the tensor's own memory if it is contiguous."""
     if tensor.numel() == 0:
         return b""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_tensors(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, each in memory of its own, and metadata.
+    """Return a file's tensors, each in its own memory, and its metadata.
 
     Raises:
-        ValueError: it is no such file, or damaged.
+        ValueError: If it is not a safetensors file, or is damaged.
     """
     view = memoryview(data)
     length = header_bytes(view[:8], len(view))
@@ -118,7 +118,11 @@ def load_tensors(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str,
 
 
 def header_bytes(start: bytes | memoryview, size_bytes: int) -> int:
-    """The length of the header, from a file's first 8 bytes and its size. Raises ValueError."""
+    """Return the length of the header, from a file's first 8 bytes and its size.
+
+    Raises:
+        ValueError: If a file of this size cannot have such a header.
+    """
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size_bytes - 8:
         raise ValueError("no header")
@@ -126,10 +130,10 @@ def header_bytes(start: bytes | memoryview, size_bytes: int) -> int:
 
 
 def read_header(text: bytes | memoryview, size_bytes: int) -> tuple[list[TensorPart], dict[str, str]]:
-    """What stands in a file, and its metadata, from its header.
+    """Return the places of a file's tensors, and the file's metadata, from its header.
 
     Raises:
-        ValueError: it does not fit a file of this size.
+        ValueError: If the header does not fit a file of this size.
     """
     try:
         header = json.loads(bytes(text))
@@ -158,7 +162,7 @@ def _parts(header: Mapping[str, Any], start: int, size_bytes: int) -> Iterator[T
 
 
 def _complex(part: TensorPart, kinds: Mapping[str, str]) -> TensorPart:
-    """The part, as the complex tensor that it is of."""
+    """Return the part as that of the complex tensor whose pairs it holds; other parts are returned unchanged."""
     if part.name not in kinds:
         return part
     dtype = getattr(torch, kinds[part.name])

@@ -1,4 +1,4 @@
-"""The parts of a trace, as they stand in the bucket: lines of JSON, the last of which is their checksum."""
+"""The format of a trace's parts in the bucket: lines of JSON, the last of which is their checksum."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lambdaml.storage import MeterReading
 
 
 def pack_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """The bytes of a part: one line of JSON for each row, and a last one with the CRC-32 of those before it."""
+    """Return the bytes of a part: one line of JSON for each row, and a last line with the CRC-32 of those before it."""
     data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
     return data + b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(data)
 
 
 def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
-    """The rows of a part.
+    """Return the rows of a part.
 
     Raises:
-        BadObject: it is damaged or truncated.
+        BadObject: If the part is damaged or truncated.
     """
     raw = bytes(data)
     *lines, end = raw.splitlines(keepends=True) or [b""]
@@ -31,5 +31,5 @@ def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
 
 
 def meter_reading(row: Mapping[str, Any]) -> MeterReading:
-    """What a `meter` row says of its function's requests."""
+    """Return what a `meter` row says about its function's requests."""
     return MeterReading.from_dict({key: value for key, value in row.items() if key not in ("kind", "seconds")})

@@ -1,5 +1,7 @@
-"""What one function used, as its engine saw it: kept in the run, one object a function, so that nothing spent is lost
-with a function that died."""
+"""The record of what one function used, as its engine saw it.
+
+The run keeps one such object for each function, so that the account of what was spent survives a function that died.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from lambdaml.log import keys, wire
 from lambdaml.storage import MeterReading
 
 LAUNCHER = "launcher-"
-"""Begins the name under which a process that started functions stands."""
+"""The prefix of the name of a process that started functions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,12 @@ class Usage:
     """What one function used.
 
     Attributes:
-        function: its name; `launcher-...` for the process that started the run and evaluates.
-        seconds: that it lasted, from asking for it to its end.
-        memory_bytes: of its process at most; 0 where unknown.
-        reading: its requests and bytes.
-        complete: whether the reading holds everything up to its end; where not, requests of its last moments may be
-            missing.
+        function: The function's name; `launcher-...` for the process that started the run and evaluates.
+        seconds: The seconds from the request to start the function to its end.
+        memory_bytes: The most memory that its process took; 0 if it is unknown.
+        reading: The requests that it made, and their bytes.
+        complete: Whether the reading holds everything up to the function's end. If not, it may lack requests of its
+            last moments.
     """
 
     function: str
@@ -34,20 +36,20 @@ class Usage:
 
     @property
     def launcher(self) -> bool:
-        """Whether it is that of a process that started functions, and was none itself."""
+        """Whether this is the usage of a process that started functions and was not a function itself."""
         return self.function.startswith(LAUNCHER)
 
     def dump(self) -> bytes:
-        """The bytes of `usage/<function>.json`."""
+        """Return the bytes of `usage/<function>.json`."""
         return wire.dump_json(asdict(self) | {"reading": self.reading.to_dict()})
 
     @staticmethod
     def load(data: bytes | memoryview, function: str) -> Usage:
-        """Read the object of this function.
+        """Read the usage of this function from its object.
 
         Raises:
-            BadObject: it is damaged, or not a usage of this function.
-            NewerSchema: it was written by a newer lambdaml.
+            BadObject: If the object is damaged, or is not the usage of this function.
+            NewerSchema: If it was written by a newer lambdaml.
         """
         key = keys.usage(function)
         record = wire.load_json(data, key)
@@ -67,5 +69,5 @@ class Usage:
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Usage:
-        """`load` by the object's key."""
+        """Read a usage from its object, by the object's key; see `load`."""
         return Usage.load(data, key.removeprefix(keys.USAGE).removesuffix(".json"))

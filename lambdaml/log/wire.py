@@ -1,14 +1,14 @@
-"""How objects are written, and how they are checked when they are read.
+"""Writes objects, and checks them when it reads them.
 
-Two forms. Small records are one JSON object in UTF-8 whose last member is a CRC-32 of everything before it, so that
-a person can read them and a program can trust them. Tensors travel in an envelope:
+Objects have two forms. A small record is one JSON object in UTF-8 whose last member is a CRC-32 of everything before
+it, so that a person can read it and a program can trust it. Tensors travel in an envelope:
 
     4 bytes   magic "LML1"
     4 bytes   length H of the header, little-endian
     4 bytes   CRC-32 of header and payload
     4 bytes   zero
     H bytes   JSON header, padded with spaces so that the payload begins at a multiple of 64
-    rest      the parts one after the other, raw and little-endian, as the header's `parts` says: name, dtype, shape
+    rest      the parts one after the other, raw and little-endian; the header's `parts` has each name, dtype and shape
 
 Nothing that is read is executed, and sizes are checked before anything is allocated.
 """
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from lambdaml.errors import BadObject, NewerSchema, OlderSchema
 
 SCHEMA = 3
-"""Version of every format in this file and in `lambdaml.log.records`."""
+"""The version of every format in this file and in `lambdaml.log.records`."""
 
 _PREAMBLE = struct.Struct("<4sIII")
 _MAGIC = b"LML1"
@@ -41,13 +41,16 @@ ArrayPart = tuple[str, NDArray[Any]]
 
 
 def dump_json(record: Mapping[str, Any]) -> bytes:
-    """A record as JSON with `schema` first and `crc32` last. Floats keep every bit; NaN becomes null."""
+    """Return a record as JSON with `schema` first and `crc32` last.
+
+    Floats keep every bit. JSON has no NaN, so a caller gives None for it, which is written as null.
+    """
     body = json.dumps({"schema": SCHEMA, **record}, separators=(",", ":"), allow_nan=False).encode()
     return b'%b,"crc32":"%08x"}' % (body[:-1], zlib.crc32(body[:-1]))
 
 
 def canonical(value: Any) -> bytes:
-    """JSON that is equal for equal values, in whatever order their members were put."""
+    """Return the value as JSON that is equal for equal values, in whatever order their members were put."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -55,8 +58,8 @@ def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
     """Read a record back.
 
     Raises:
-        BadObject: it is truncated, damaged, or not such a record.
-        NewerSchema: it was written by a newer lambdaml.
+        BadObject: If it is truncated, damaged, or not such a record.
+        NewerSchema: If it was written by a newer lambdaml.
     """
     raw = bytes(data)
     at = raw.rfind(_CRC_MEMBER)
@@ -74,7 +77,7 @@ def load_json(data: bytes | memoryview, key: str) -> dict[str, Any]:
 
 
 def check_schema(record: Mapping[str, Any], key: str) -> None:
-    """Raise if the record's schema is not one this version reads."""
+    """Raise an error if the record's schema is not the one that this version reads."""
     schema = record.get("schema")
     if not isinstance(schema, int):
         raise BadObject(f"{key} names no schema version")
@@ -87,7 +90,7 @@ def check_schema(record: Mapping[str, Any], key: str) -> None:
 
 
 def pack(header: Mapping[str, Any], parts: Sequence[ArrayPart]) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """An envelope with this header and these arrays, and the arrays as they stand in it.
+    """Return an envelope with this header and these arrays, and the arrays as views of it.
 
     Arrays must be contiguous and little-endian. Those returned are read-only views of the envelope.
     """
@@ -103,11 +106,11 @@ def pack(header: Mapping[str, Any], parts: Sequence[ArrayPart]) -> tuple[bytes, 
 
 
 def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays of an envelope. The arrays are read-only views of `data`.
+    """Return the header and the arrays of an envelope. The arrays are read-only views of `data`.
 
     Raises:
-        BadObject: it is truncated, damaged, or not an envelope.
-        NewerSchema: it was written by a newer lambdaml.
+        BadObject: If it is truncated, damaged, or not an envelope.
+        NewerSchema: If it was written by a newer lambdaml.
     """
     view = memoryview(data)
     if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
