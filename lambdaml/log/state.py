@@ -23,8 +23,7 @@ class LogState:
 
     Attributes:
         workers: The number of workers, N.
-        steps: The length of the run: the updates that each worker publishes, or the commits, if the schedule counts
-            those.
+        steps: The length of the run, in updates that each worker publishes or, if the schedule counts those, commits.
         commit: The number of the next log entry.
         version: The number of optimizer steps taken.
         next_seq: For each worker, the number of its updates that have a fate, which is also the sequence number of the

@@ -1,8 +1,8 @@
-"""The commits that a function knows and has not applied yet, and the reading of the updates that they apply.
+"""Keeps the commits that a function knows and has not applied yet, and reads the updates that they apply.
 
-What was read before the commit was decided is taken as it is; the rest is read in the order in which it will be applied,
-as far ahead as the window has room (`lambdaml.worker.window`). The update that is applied next always finds room. A commit whose
-updates do not fit into the window all at once is applied update by update.
+An update that was read before its commit was decided is used as it is. The others are read in the order in which they
+will be applied, as far ahead as the window has room (`lambdaml.worker.window`). The update that is applied next always
+finds room. A commit whose updates do not fit into the window all at once is applied update by update.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Pending:
     """A commit that is decided but not applied yet.
 
     Attributes:
-        updates: those that are known, by worker and sequence number; not all of them are in memory.
-        absent: how many of those that it applies are not in memory.
-        download_s: the longest that one of them took to be read.
+        updates: The known updates of the commit, by worker and sequence number. Not all of them are in memory.
+        absent: The number of updates that the commit applies and that are not in memory.
+        download_s: The longest time that it took to read one of the updates.
     """
 
     commit: Commit
@@ -37,17 +37,17 @@ class Pending:
 
 
 class Backlog:
-    """Commits to be applied, in order."""
+    """The commits that are waiting to be applied, in order."""
 
     def __init__(self, shared: Shared, pattern: Pattern) -> None:
         self._shared = shared
         self._pattern = pattern
         self._pending: deque[Pending] = deque()
         self._missing: list[tuple[Place, Id]] = []
-        self._wanted: Place | None = None  # up to where the replica waits for updates
+        self._wanted: Place | None = None  # the replica waits for updates up to here
 
     def add(self, commit: Commit, known: Mapping[Id, Update]) -> None:
-        """A commit was decided; `known` are those of its updates that have arrived."""
+        """Note that a commit was decided. `known` has those of its updates that have arrived."""
         window, pending = self._shared.window, Pending(commit, dict(known))
         for position, entry in enumerate(commit.applied):
             update, place = known.get((entry.worker, entry.seq)), (commit.commit, position)
@@ -63,12 +63,12 @@ class Backlog:
         self._pending.append(pending)
 
     def whole(self, pending: Pending) -> bool:
-        """Whether all updates that a commit applies may be in memory at once."""
+        """Return whether all updates that a commit applies may be in memory at once."""
         window = self._shared.window
         return len(pending.commit.applied) * window.update_bytes <= window.limit_bytes
 
     async def next(self) -> Pending:
-        """The first commit, as soon as it can be applied: all at once, or update by update."""
+        """Wait until the first commit can be applied, all at once or update by update, and return it."""
         await self._shared.until(lambda: bool(self._pending))
         first = self._pending[0]
         if first.absent:
@@ -78,7 +78,7 @@ class Backlog:
         return first
 
     async def add_up(self, commit: Commit) -> None:
-        """Apply the first commit, whose updates are not in memory all at once: each is freed when it has been added."""
+        """Apply the first commit, whose updates are not all in memory at once. Each is freed when it has been added."""
         shared, position = self._shared, 0
         replica, compute = shared.replica, shared.world.compute
         await compute(lambda: replica.begin(commit))
@@ -92,7 +92,7 @@ class Backlog:
         await compute(lambda: replica.end(commit))
 
     async def _update(self, position: int) -> Update:
-        """An update of the first commit, as soon as it is in memory."""
+        """Wait until an update of the first commit is in memory, and return it."""
         first = self._pending[0]
         entry = first.commit.applied[position]
         key = entry.worker, entry.seq
@@ -103,19 +103,19 @@ class Backlog:
         return first.updates[key]
 
     def let_go(self) -> None:
-        """The first commit's updates were added, and are needed no more."""
+        """Free the first commit's updates, which have been added and are no longer needed."""
         for update in self._pending[0].updates.values():
             self._shared.window.free(update)
 
     def applied(self) -> None:
-        """The first commit was applied, and what follows from that is done."""
+        """Note that the first commit was applied, and that everything that follows from that is done."""
         self.let_go()
         self._pending.popleft()
         self._shared.applied += 1
         self._shared.changed()
 
     async def keep_reading(self) -> None:
-        """Read what is applied next and not in memory, as far as there is room."""
+        """Read the updates that are applied next and are not in memory, as far as the window has room."""
         shared, window = self._shared, self._shared.window
 
         def can_read() -> bool:

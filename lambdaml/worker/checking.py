@@ -1,4 +1,4 @@
-"""Where an update is checked before it is used: first its envelope, then by the replica what it holds."""
+"""Checks an update before it is used: first its envelope, then its contents, which the replica checks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 
 _SMALL_BYTES = 2**20
-"""An update of more than this is checked in a thread of its own."""
+"""An update of more than this size is checked in a thread of its own."""
 
 
 async def checked_update(shared: Shared, data: Bytes, worker: int, seq: int) -> Update:
-    """Unpack and check an update. One that stays damaged is returned with its fault, so that it is rejected."""
+    """Unpack and check an update. An update that stays damaged is returned with a fault, so that it is rejected."""
     world, check = shared.world, shared.replica.check
     try:
         update = await read(world, keys.update(worker, seq), Update.read, data)

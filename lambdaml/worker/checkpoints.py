@@ -1,4 +1,4 @@
-"""Checkpoints: where each function takes the digest of its state, and compares it with what the others say."""
+"""Checkpoints: at each, a function takes the digest of its state and compares it with the digests of the others."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ class Checkpoints:
         self._newest: tuple[int, Digest] | None = None  # with its version
 
     def due(self, before: int, after: int) -> bool:
-        """Whether one is to be taken when the updates with a fate have become `after` from `before`."""
+        """Return whether to take a checkpoint when the number of updates with a fate goes from `before` to `after`."""
         every = self._shared.settings.updates_per_snapshot
         return after // every > before // every
 
     def digest_at(self, version: int) -> Digest | None:
-        """The newest digest, if it is of this version's state: an update computed from that carries it."""
+        """Return the newest digest if it is that of this version's state. An update computed from the state carries
+        it."""
         return self._newest[1] if self._newest is not None and self._newest[0] == version else None
 
     async def take(self) -> None:
-        """Note the state's digest, and have it written if this function writes the log."""
+        """Note the state's digest. If this function writes the log, have the state written as a snapshot."""
         shared, committer = self._shared, self._committer
-        state = await shared.world.compute(shared.replica.shared_state)  # nothing changes it while workers hold
+        state = await shared.world.compute(shared.replica.shared_state)  # nothing changes the state while workers hold
         if shared.writes_log:
-            committer.making_bytes = state.size_bytes  # it takes the place of the updates that were applied
+            committer.making_bytes = state.size_bytes  # the snapshot takes the place of the applied updates
         self._backlog.let_go()
         sha256 = await shared.world.background(state.digest)
         digest = Digest(state.meta["log_state"]["commit"], sha256)
@@ -50,7 +51,7 @@ class Checkpoints:
         """Compare the digests that a commit and its updates carry with this function's.
 
         Raises:
-            ReplicaDiverged: they differ.
+            ReplicaDiverged: If they differ.
         """
         claims = [(update.digest, update.function) for update in updates if update.digest]
         if commit.digest:

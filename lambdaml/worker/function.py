@@ -1,8 +1,9 @@
 """A function: one physical execution (a process, a task, an invocation) that works as one or more workers for a while.
 
-It keeps nothing that the bucket does not hold. Inside, plain coroutines share two pictures of the run
-(`lambdaml.worker.shared`) and meet at one signal. This file starts and ends them, and holds the two that everything goes
-through: one advances what is known of the log (deciding commits, or reading them), one applies commits to the replica.
+It keeps nothing that the bucket does not hold. Inside, plain coroutines share two log states of the run
+(`lambdaml.worker.shared`) and meet at one signal. This file starts and ends them, and has the two coroutines that
+everything goes through: one advances the known log state by deciding or reading commits, and one applies commits to the
+replica.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Function:
     """Works on a run until it ends or this function must leave.
 
     Args:
-        world: all there is besides memory.
-        settings: the run.
-        replica: a fresh one, made for this run's job.
-        name: unique among all functions that ever work on this run; the writer's token in what it creates.
-        assigned: workers to work as; for others this function stands in when their functions fall silent.
-        dead: functions that the engine saw die.
+        world: Everything outside the function's memory: store, clock, compute, randomness, and the engine.
+        settings: The run's settings.
+        replica: A fresh replica, made for this run's job.
+        name: The function's name, unique among all functions that ever work on this run. It is the writer's token in
+            the objects that the function creates.
+        assigned: The workers that are meant for this function. For the others it is a backup, when their functions fall
+            silent.
+        dead: The functions that the engine saw die.
     """
 
     def __init__(
@@ -67,13 +70,13 @@ class Function:
         self._finished = False
 
     async def run(self) -> Outcome:
-        """Work.
+        """Work on the run until it ends or this function must leave.
 
         Returns:
-            "done" when the run has ended, "left" when somebody else must go on.
+            "done" if the run has ended, "left" if another function must go on.
 
         Raises:
-            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: the run cannot go on like this.
+            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: If the run cannot go on like this.
         """
         shared = self._shared
         try:
@@ -90,8 +93,11 @@ class Function:
         return "done" if self._over else "left"
 
     async def _overtaken(self) -> bool:
-        """Whether the run's horizon has passed where this function began: it must begin anew, whatever it stumbled over. It
-        may have computed again what was deleted, and so have come to another log; one that is at fault stumbles again."""
+        """Return whether the run's horizon has passed the commit at which this function began.
+
+        If so, it must start again, whatever error it met: it may have recomputed deleted updates, and so have arrived
+        at a different log. A function that is really at fault meets the error again.
+        """
         overtaken = await passed(self._shared.world, self._began_at)
         if overtaken:
             self._shared.leaving = True
@@ -125,7 +131,7 @@ class Function:
     async def _end(self) -> None:
         shared, leases = self._shared, self._shared.leases
         if shared.tasks.failure is not None:
-            self._shared.world.store.patience.give_up()  # what failed is to be heard of now, even if the store is down
+            self._shared.world.store.patience.give_up()  # the failure must be reported now, even if the store is down
         await shared.tasks.close()
         try:
             await shared.tracer.close()
@@ -136,7 +142,7 @@ class Function:
                 raise
 
     async def _advance(self) -> None:
-        """Advance what is known of the log: decide the next commit, or read it."""
+        """Advance the known log state: decide the next commit, or read it."""
         shared, pattern = self._shared, self._pattern
         deterministic = shared.schedule.deterministic
         while shared.known.stop is None:
@@ -209,7 +215,7 @@ class Function:
             self._committer.tell(pending.commit)
 
     async def _keep(self) -> None:
-        """Renew leases, take over workers whose functions fell silent, write the trace, heed the engine."""
+        """Renew leases, take over workers whose functions fell silent, write the trace, and heed the engine."""
         shared, world = self._shared, self._shared.world
         tick_s = min(1.0, shared.settings.lease_s / 8)
         while True:

@@ -1,4 +1,4 @@
-"""Hosting: which workers this function works as. It takes over those whose functions fell silent."""
+"""Hosting: decides which workers this function works as. It takes over workers whose functions fell silent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Hosting:
     """The workers of one function, each a coroutine for as long as its lease is held.
 
     Args:
-        assigned: workers that are meant for this function; for others it stands in.
+        assigned: The workers that are meant for this function. For others it is a backup.
     """
 
     def __init__(self, shared: Shared, pattern: Pattern, checkpoints: Checkpoints, assigned: Collection[int]) -> None:
@@ -31,10 +31,10 @@ class Hosting:
         return len(self._hosted)
 
     async def acquire(self, fresh: bool) -> None:
-        """Take the leases of the assigned workers, as far as they are free.
+        """Take those leases of the assigned workers that are free.
 
         Args:
-            fresh: the run is new.
+            fresh: Whether the run is new.
         """
         leases, known = self._shared.leases, self._shared.known
         await self._shared.world.gather(*[leases.acquire(w, known.next_seq[w], fresh=fresh) for w in self._assigned])
@@ -42,7 +42,7 @@ class Hosting:
             leases.heard(worker)
 
     def start(self) -> None:
-        """Work as all workers that are held."""
+        """Start to work as every worker whose lease is held."""
         for worker in list(self._shared.leases.held):
             self._host(worker)
         self.roles_changed()
@@ -65,7 +65,7 @@ class Hosting:
         self._hosted[worker] = shared.spawn(hosted())
 
     def roles_changed(self) -> None:
-        """Look for what the others publish, if this function must know it before the log says so."""
+        """Look for the updates of the others, if this function must know them before the log names them."""
         shared = self._shared
         if shared.tasks.closed:
             return
@@ -75,7 +75,7 @@ class Hosting:
         shared.changed()
 
     async def renew(self) -> None:
-        """Renew the leases that need it; the work of those that were lost ends."""
+        """Renew the leases that need it, and end the work of the workers whose leases were lost."""
         try:
             await self._shared.leases.renew()
         except LeaseLost:
@@ -84,13 +84,13 @@ class Hosting:
             self.roles_changed()
 
     async def take_over(self) -> None:
-        """Work also as workers that the engine wants this function to stand in for, or whose leases are free."""
+        """Work also as workers that the engine wants this function to take over, or whose leases are free."""
         world, leases, known = self._shared.world, self._shared.leases, self._shared.known
         vacant = world.vacant()
         leases.dead.update(vacant.values())
         for worker in range(known.workers):
             finished = worker != 0 and self._shared.schedule.leaves(known, worker, known.next_seq[worker])
-            if worker in leases.held or finished:  # somebody must hold worker 0: he writes the log
+            if worker in leases.held or finished:  # some function must hold worker 0: it writes the log
                 continue
             assigned = worker in self._assigned
             free = worker in vacant or leases.may_be_free(worker, assigned)

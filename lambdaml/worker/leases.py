@@ -1,16 +1,16 @@
-"""Leases: which function works as which worker, by create-only puts alone.
+"""Leases: decide which function works as which worker, by create-only puts alone.
 
 `leases/{worker}/{generation}` is won by whoever creates the next generation. The generation is the fencing token that
-every update carries. A lease holds for `duration_s` after the worker last gave a sign of life: the lease object
-itself, or its newest update; so a working function pays for no heartbeat. All times are the store's: a function
-learns the difference to its own clock from the first object it writes.
+every update carries. A lease holds for `duration_s` after the worker's last sign of life, which is the lease object
+itself or the worker's newest update; so a working function pays for no heartbeat. All times are the store's: a function
+learns how far its own clock differs from the first object that it writes.
 
 While the store is down nobody can renew, so afterwards leases have run out although their holders are well. Each
-function knows an outage from its own failed requests. What it holds it renews with the first request that is answered;
-what others hold it leaves alone for as long as a lease lasts.
+function notices an outage by its own failed requests. It renews the leases that it holds with the first request that is
+answered, and leaves those of others alone for as long as a lease lasts.
 
-Who takes over a worker that is meant for another function stands in for it, and says so in the lease. The other one
-may then take it at any time, and whoever stands in looks for that once a second.
+A function that takes over a worker meant for another function is its backup, and says so in the lease. The other
+function may then take the worker back at any time, and the backup looks for that once a second.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Leases:
     """The leases that one function holds.
 
     Args:
-        function: this function's name, unique among all functions that ever work on the run.
-        dead: functions that the engine saw die; their leases are free.
+        function: This function's name, unique among all functions that ever work on the run.
+        dead: The functions that the engine saw die; their leases are free.
 
     Attributes:
-        runs_out: for each worker that could not be had, the moment of this function's clock at which its lease runs out,
-            as far as its holder's latest sign of life was known.
+        runs_out: For each worker whose lease could not be taken, the time at which that lease runs out, by this
+            function's clock and as far as its holder's latest sign of life was known.
     """
 
     def __init__(self, world: World, function: str, duration_s: float, dead: Collection[str] = ()) -> None:
@@ -50,7 +50,7 @@ class Leases:
         self.runs_out: dict[int, float] = {}
 
     def set_clock(self, before: float, after: float, stored: float) -> None:
-        """Learn the store's clock: an object written between two readings of ours was dated `stored`."""
+        """Learn the store's clock from the date `stored` of an object that was written between `before` and `after`."""
         self._offset_s = stored - (before + after) / 2
         self.clock_error_s = (after - before) / 2 + 1.0
 
@@ -58,13 +58,13 @@ class Leases:
         """Take the worker's lease if it is free, released or expired.
 
         Args:
-            next_seq: the worker's next sequence number according to the log, where its latest sign of life is sought.
-            fresh: the run is new, so that nobody is likely to hold it: try without looking first.
-            backup: the worker is meant for another function. One that is meant for this one is also taken from
-                whoever stands in.
+            next_seq: The worker's next sequence number by the log, near which its latest sign of life is sought.
+            fresh: Whether the run is new. Then nobody is likely to hold the lease, so it is tried without a look.
+            backup: Whether the worker is meant for another function. A worker that is meant for this function is also
+                taken from a backup that holds it.
         """
         self._backups = self._backups | {worker} if backup else self._backups - {worker}
-        self.runs_out[worker] = self._world.now() + self._duration_s  # if somebody else is quicker now
+        self.runs_out[worker] = self._world.now() + self._duration_s  # in case another function is quicker now
         if fresh and await self._create(worker, 1):
             return True
         found = await self._world.store.list(keys.leases(worker))
@@ -94,7 +94,8 @@ class Leases:
         return now >= seen + lease.duration_s
 
     def _recovering(self, duration_s: float) -> bool:
-        """Whether the store was down so lately that the holder of a lease that long may not have renewed it yet."""
+        """Return whether the store was down so recently that the holder of a lease of this duration may not have
+        renewed it yet."""
         patience = self._world.store.patience
         return patience.failing or self._world.now() < patience.recovered_at + duration_s
 
@@ -111,12 +112,15 @@ class Leases:
         return True
 
     def heard(self, worker: int) -> None:
-        """The worker, whoever holds it, gave a sign of life."""
+        """Note that the worker gave a sign of life, whoever holds it."""
         self._heard[worker] = self._world.now()
 
     def may_be_free(self, worker: int, assigned: bool) -> bool:
-        """Whether to ask for the worker's lease: at the moment at which the store's dates have it run out for whom the
-        worker is meant for, and so much later for the others that he goes first."""
+        """Return whether to ask for the worker's lease.
+
+        The function that the worker is meant for asks when the lease runs out by the store's dates. The others ask so
+        much later that it goes first.
+        """
         now, runs_out = self._world.now(), self.runs_out.get(worker)
         if assigned and runs_out is not None:
             return now >= runs_out
@@ -124,15 +128,15 @@ class Leases:
         return silent and (runs_out is None or now > runs_out + self._duration_s / 4)
 
     def alive(self, worker: int) -> None:
-        """The worker just gave a sign of life: its lease counts from now."""
+        """Note that a worker held here just gave a sign of life, so that its lease counts from now."""
         self._renewed[worker] = self._world.now()
 
     async def renew(self) -> None:
-        """Renew what was silent for half its time, by creating the next generation, and look for those for whom this
-        function stands in.
+        """Renew each lease whose worker was silent for half the duration, by creating the next generation. For a worker
+        that is held as a backup, look whether its own function took it back.
 
         Raises:
-            LeaseLost: somebody else created it; the worker is no longer held.
+            LeaseLost: If another function created that generation; the worker is no longer held.
         """
         lost: list[int] = []
         for worker, generation in list(self.held.items()):
@@ -149,7 +153,7 @@ class Leases:
             raise LeaseLost(f"workers {lost} were taken over by another function")
 
     async def release(self, worker: int) -> None:
-        """Give the worker back, so that the next function need not wait."""
+        """Release the worker's lease, so that the next function need not wait."""
         generation = self.held.pop(worker, None)
         if generation is not None:
             await self._create(worker, generation + 1, released=True)

@@ -1,6 +1,6 @@
-"""The state machine that a function keeps: what it asks of a replica, and of the states it takes from one.
+"""The protocol of the state machine that a function keeps: a replica, and the states that are taken from it.
 
-`lambdaml.training.replica.Replica` is the one with tensors; `lambdaml.simulation.stub_replica.StubReplica` has none.
+`lambdaml.training.replica.Replica` has tensors; `lambdaml.simulation.stub_replica.StubReplica` has none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lambdaml.parts import Parts
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What one computation yields: the encoded gradient, the version it is of, how long it took, and warnings.
+    """The result of one computation: the encoded gradient, the version that it was computed from, times, and warnings.
 
     `body` may alias the replica's buffers: write it out before the replica is used again.
     """
@@ -41,22 +41,23 @@ class MachineState(Protocol):
     def meta(self) -> dict[str, Any]: ...
     @property
     def size_bytes(self) -> int:
-        """Of a snapshot, about."""
+        """The approximate size of a snapshot of this state."""
 
     def digest(self) -> str: ...
     def dump(self, sha256: str = "") -> bytes:
-        """The bytes of a snapshot; `sha256` is the digest, if it is known."""
+        """Return the bytes of a snapshot. `sha256` is the digest, if it is known."""
 
     def dump_model(self) -> bytes: ...
     def over(self, base: Any) -> MachineState:
-        """This state, that was read, together with the state in frozen.safetensors."""
+        """Return this state, which was read from a snapshot, together with the state in frozen.safetensors."""
 
 
 class Machine(Protocol):
-    """A replica: load a state, apply commits in order, compute updates.
+    """A replica: it loads a state, applies commits in order, and computes updates.
 
-    A commit is applied by `apply`, or in pieces: `begin`, for each of its steps `add` each update in order and then `step`,
-    and `end`. An update that was added may be freed. Gradients must not be computed in between.
+    A commit is applied by `apply`, or in pieces: `begin`, then for each of its steps an `add` for each update in order
+    and a `step`, then `end`. An update may be freed once it was added. No gradient may be computed between `begin` and
+    `end`.
     """
 
     @property
@@ -65,10 +66,10 @@ class Machine(Protocol):
     def log_state(self) -> LogState: ...
     @property
     def update_bytes(self) -> int:
-        """What an update will take in memory, as far as that can be told before one was made."""
+        """The bytes that an update will take in memory, as far as that is known before one was made."""
 
     def held_bytes(self, update: Update) -> int:
-        """What an update takes in memory."""
+        """Return the bytes that an update takes in memory."""
 
     def gradient(self, worker: int, seq: int) -> Gradient: ...
     def check(self, update: Update) -> str: ...
@@ -79,7 +80,7 @@ class Machine(Protocol):
     def end(self, commit: Commit) -> None: ...
     def state(self) -> MachineState: ...
     def shared_state(self) -> MachineState:
-        """The state, in the machine's own memory: to be used before the machine changes."""
+        """Return the state in the machine's own memory. Use it before the machine changes."""
 
     def load(self, state: Any) -> None: ...
     def read(self, data: bytes | memoryview, key: str) -> MachineState: ...

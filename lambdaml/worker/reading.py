@@ -1,4 +1,4 @@
-"""Reading an object in a function, and reading it again before it is believed damaged; see `lambdaml.log.reads`."""
+"""Reads an object in a function, and reads it again before it counts as damaged; see `lambdaml.log.reads`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lambdaml.worker.world import World
 
 
 async def read(world: World, key: str, unpack: Unpack[T], data: Bytes | None = None) -> T | None:
-    """What the object holds, or None where there is none.
+    """Return the value that the object holds, or None if there is no object.
 
     Args:
-        data: what a first reading found, if there was one already.
+        data: The bytes that a first reading found, if there was one already.
 
     Raises:
-        BadObject: no reading was whole; the last one's complaint.
+        BadObject: If no reading was whole. It is the error of the last reading.
     """
     data = await world.store.get(key) if data is None else data
     for pause_s in PAUSES_S:

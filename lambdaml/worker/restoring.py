@@ -1,4 +1,4 @@
-"""What a function begins with: the newest snapshot, and all that belongs to it."""
+"""Restores a function's replica: it loads the newest snapshot with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from lambdaml.worker.shared import Shared
 from lambdaml.worker.world import World
 
 _RESTORES = 5
-"""Snapshots that are tried, as each may be deleted while it is read."""
+"""This many snapshots are tried, since each may be deleted while it is read."""
 
 
 async def restore(shared: Shared) -> bool:
-    """Load the newest snapshot and find the end of the log; returns whether the run is new.
+    """Load the newest snapshot, find the end of the log, and return whether the run is new.
 
     Raises:
-        RunNotFound, RunFailed: as `_newest_snapshot`.
+        RunNotFound: If the run has no snapshot.
+        RunFailed: If each snapshot that was found was deleted before it was read.
     """
     world = shared.world
     state = await _newest_snapshot(world, shared.replica)
@@ -32,11 +33,11 @@ async def restore(shared: Shared) -> bool:
 
 
 async def _newest_snapshot(world: World, machine: Machine) -> MachineState:
-    """The newest snapshot; again where it is deleted meanwhile, for then a newer one stands.
+    """Return the newest snapshot. If it is deleted before it is read, a newer one exists, so it looks again.
 
     Raises:
-        RunNotFound: there is none.
-        RunFailed: each that was found was deleted before it was read.
+        RunNotFound: If there is none.
+        RunFailed: If each snapshot that was found was deleted before it was read.
     """
     for _ in range(_RESTORES):
         snapshots = await world.store.list(keys.SNAPSHOTS)
@@ -49,7 +50,7 @@ async def _newest_snapshot(world: World, machine: Machine) -> MachineState:
 
 
 async def read_machine_state(world: World, machine: Machine, key: str) -> MachineState | None:
-    """A snapshot with all that belongs to it, or None where there is none."""
+    """Return a snapshot with its frozen parameters, or None if there is no such snapshot."""
     state = await read(world, key, machine.read)
     if state is None or FROZEN_DIGEST not in state.meta:
         return state

@@ -1,6 +1,6 @@
-"""Deleting what a run need not keep, while it goes on: the duty of whoever writes the log.
+"""Deletes the history that a run need not keep, while the run goes on. Whoever writes the log does this.
 
-What the horizon is, and in which order it is published and things are deleted, is told in `lambdaml.log.retention`.
+`lambdaml.log.retention` says what the horizon is, and in which order it is published and objects are deleted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Retention:
         self._shared = shared
         self._stops = stops
         self._update_bytes = self._snapshot_bytes = 0
-        self._marks: deque[Horizon] = deque()  # snapshots written here that may become the horizon
-        self._horizons = [Horizon(0, 0, (0,) * shared.settings.workers)]  # down to the first all is deleted
+        self._marks: deque[Horizon] = deque()  # snapshots written here, each of which may become the horizon
+        self._horizons = [Horizon(0, 0, (0,) * shared.settings.workers)]  # everything before the first is deleted
         self._known = False
         self._due = False
 
     def applied(self, size_bytes: int) -> None:
-        """An update of this size was applied."""
+        """Note that an update of this size was applied."""
         self._update_bytes = max(self._update_bytes, size_bytes)
 
     def wrote(self, log_state: Mapping[str, Any], size_bytes: int) -> None:
-        """A snapshot was written here, and nobody else's stands in its place."""
+        """Note that a snapshot was written here, and that no other function had written it before."""
         self._snapshot_bytes = max(self._snapshot_bytes, size_bytes)
         self._marks.append(Horizon.of(log_state))
         self._due = True
@@ -55,13 +55,13 @@ class Retention:
         sizes = Sizes(self._update_bytes, self._snapshot_bytes, shared.settings.updates_per_snapshot)
 
         def exceeds(place: Horizon) -> bool:
-            """Whether the history from there on is too much, or will be when two more snapshots stand: a successor takes
-            its first one before it can delete up to it."""
+            """Return whether the history from there on exceeds the bound, or will when two more snapshots exist. A
+            successor takes its first snapshot before it can delete up to it."""
             return sizes.history(shared.known.progress - place.progress + 2 * sizes.every) > keep_bytes
 
         if not self._marks or not exceeds(self._horizons[-1]):
             return
-        if not self._known:  # somebody else's may stand
+        if not self._known:  # another function may have published some
             self._horizons = await _published(shared.world) or self._horizons
             self._known = True
         limit = min([*await self._pinned(), *self._stops.unjudged, self._marks[-1].version])
@@ -73,14 +73,17 @@ class Retention:
         await self._delete()
 
     def _fences(self, place: Horizon) -> bool:
-        """Whether a function that thaws and publishes anew what was deleted before this place, without reading the log,
-        meets an update that stands, which tells it that it was replaced."""
+        """Return whether a function that thaws is certain to notice that it was replaced.
+
+        Without reading the log, it may publish again the updates that were deleted before this place. It notices when
+        it meets an update that still exists.
+        """
         shared = self._shared
         pairs = zip(shared.known.next_seq, place.next_seq, strict=True)
         return not shared.schedule.deterministic or all(now > then for now, then in pairs)
 
     async def _delete(self) -> None:
-        """Delete what lies below the newest horizon that no pin forbids."""
+        """Delete everything below the newest horizon that the pins allow."""
         store, first = self._shared.world.store, self._horizons[0]
         limit = min(await self._pinned(), default=self._horizons[-1].version)
         passed = [horizon for horizon in self._horizons if horizon.version <= limit]
@@ -97,19 +100,20 @@ class Retention:
         self._shared.world.emit(HorizonEvent(version=last.version))
 
     async def _pinned(self) -> list[int]:
-        """The versions that pins name."""
+        """Return the versions that pins name."""
         world = self._shared.world
         found = [await read(world, info.key, pinned_version) for info in await world.store.list(keys.PINS)]
         return [version for version in found if version is not None]
 
 
 async def _published(world: World) -> list[Horizon]:
-    """The horizons that stand, the newest last."""
+    """Return the published horizons that still exist, the newest last."""
     found = [await read(world, info.key, Horizon.read) for info in await world.store.list(keys.HORIZONS)]
     return [horizon for horizon in found if horizon is not None]
 
 
 async def passed(world: World, commit: int) -> bool:
-    """Whether a function that has applied so many commits may miss what it needs to go on: the horizon is ahead."""
+    """Return whether the horizon is ahead of a function that has applied this many commits, so that objects which it
+    needs to go on may be deleted."""
     infos = await world.store.list(keys.HORIZONS)
     return bool(infos) and keys.number(infos[-1].key) > commit
