@@ -1,6 +1,7 @@
-"""Codecs: how a vector is written on the wire. One file each.
+"""Codecs: how a vector is written on the wire. Each has a file of its own.
 
-A codec is stateless. To add one: a file with a class that has the members of `Codec`, and one line in `CODECS`.
+A codec is stateless. To add one, write a file with a class that has the members of `Codec`, and add one line to
+`CODECS`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ Vector = NDArray[Any]
 
 
 class Codec(Protocol):
-    """How a vector becomes named arrays, and how these are added to a sum.
+    """Encodes a vector as named arrays, and adds such arrays to a sum.
 
     Attributes:
-        exact: Whether every vector is decoded to the same bits. Plans prefer such a codec where others are no quicker.
-        record: Elements and bytes of the codec's smallest piece, if pieces have one length and stand in the order of the
-            elements, so that a slice can be read by itself; None where only the whole can be read.
+        exact: Whether every vector is decoded to the same bits. Plans prefer such a codec if others are no quicker.
+        record: The elements and bytes of the codec's smallest piece, if all pieces have the same length and are in the
+            order of the elements, so that a slice can be read by itself; None if only the whole can be read.
     """
 
     exact: bool
@@ -33,11 +34,11 @@ class Codec(Protocol):
         """Return named arrays that hold the vector. They may alias it, and are written out before its buffer changes.
 
         Args:
-            seed: The only source of chance; it is the same wherever this update is computed again.
+            seed: The only source of randomness. It is the same wherever this update is computed again.
         """
 
     def check(self, body: Body, elements: slice) -> str:
-        """Say what is wrong with a body that claims to hold these elements; "" for nothing. Bodies come from outside."""
+        """Return what is wrong with a body that claims to hold these elements, or "". Bodies come from outside."""
 
     def values(self, body: Body) -> Vector:
         """Return every number that the body holds, in a fixed order; all others are zero. It may alias the body."""
@@ -46,9 +47,9 @@ class Codec(Protocol):
         """Add weight times these elements of the decoded vector to `out` in place.
 
         Args:
-            out: One number for each of the elements.
+            out: An array with one number for each of the elements.
             elements: A slice with a start and a stop, made of whole records.
-            fresh: Whether what stands in `out` is replaced instead.
+            fresh: Whether the product replaces the contents of `out` instead.
         """
 
 

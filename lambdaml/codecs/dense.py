@@ -1,7 +1,8 @@
 """Dense codecs: every number is sent, in the vector's own precision or as bfloat16.
 
-bfloat16 is the upper half of a float32, rounded to nearest, ties to even. It halves the bytes for next to no time
-and keeps the range, so gradients need no scaling; relative error at most 2^-8 for a number that does not overflow.
+bfloat16 is the upper half of a float32, rounded to nearest, ties to even. It halves the bytes at almost no cost in time
+and keeps the range, so gradients need no scaling. The relative error of a number that does not overflow is at most
+2^-8.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from lambdaml.codecs import Vector
 from lambdaml.log.records import Body
 
 _BLOCK = 2**18
-"""Numbers that are worked on at once, so that no intermediate value has the vector's size."""
+"""Vectors are processed in blocks of this many numbers, so that no intermediate value has the vector's size."""
 
 
 class Fp32:
-    """The vector is sent as it is."""
+    """Sends the vector as it is."""
 
     exact = True
     record = (1, 4)
@@ -38,7 +39,7 @@ class Fp32:
 
 
 class Bf16:
-    """The vector takes half the bytes, and has 8 bits of precision."""
+    """Sends the vector in half the bytes, with 8 bits of precision."""
 
     exact = False
     record = (1, 2)
@@ -63,7 +64,10 @@ class Bf16:
 
 
 def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -> None:
-    """Add weight * values to `out`, or put it there. Block by block, so that the product needs no memory of that size."""
+    """Add weight * values to `out`, or with `fresh` replace its contents by that.
+
+    It adds block by block, so that the product needs no memory of the vector's size.
+    """
     if fresh and weight == 1.0:
         out[:] = values  # a product would quieten a NaN
         return

@@ -1,7 +1,7 @@
-"""Changes in mid-run: a wish is `control/{number}`, and whoever writes the log looks for it and puts it into the log.
+"""Changes a setting while a run goes on: a wish is `control/{number}`, and whoever writes the log puts it into the log.
 
-A control entry holds from the commit after the one that it stands in, on every replica. Wishes are numbered without a gap,
-so none is missed and none is taken twice.
+A control entry takes effect after the commit that holds it, on every replica. Wishes are numbered without a gap, so
+none is missed and none is taken twice.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def request_change(run: RunReader, what: str, value: float) -> Control:
 
 
 def read_control(data: Bytes, key: str) -> Control:
-    """Read a wish back.
+    """Read a wish back from its object.
 
     Raises:
-        BadObject: If it is damaged.
+        BadObject: If the object is damaged.
     """
     record = wire.load_json(data, key)
     return Control(keys.number(key), record["what"], record["value"])

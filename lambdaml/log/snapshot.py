@@ -169,7 +169,7 @@ def read_meta(metadata: Mapping[str, str]) -> tuple[dict[str, Any], int, str]:
 
 
 def meta_of(store: Store, key: str) -> dict[str, Any]:
-    """The values of a snapshot's state, without reading its tensors.
+    """Return the values of a snapshot's state without reading its tensors.
 
     Raises:
         BadObject: If there is no such snapshot, or it is damaged.

@@ -1,7 +1,7 @@
-"""Patterns: how the bytes of updates reach every replica. One file each.
+"""Patterns: how the bytes of updates reach every replica. Each has a file of its own.
 
-A pattern makes requests and keeps what it has read; what is decided, and when, is not its business. To add one: a file
-with a class that has the members of `Pattern`, and one line in `PATTERNS`.
+A pattern makes requests and keeps what it has read. It has no part in what is decided, or when. To add one, write a
+file with a class that has the members of `Pattern`, and add one line to `PATTERNS`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from lambdaml.registry import Registry
 
 
 class Pattern(Protocol):
-    """The exchange of updates, as one function takes part in it. It is made with `shared`, a
-    `lambdaml.worker.shared.Shared`: what it reads takes room in that window, and counts as a sign of life.
+    """One function's part in the exchange of updates.
+
+    It is made with `shared`, a `lambdaml.worker.shared.Shared`. An update that it reads takes room in that object's
+    window, and counts as a sign of life.
 
     Attributes:
-        arrived: the updates that are known and have no fate yet, by worker and sequence number, in order of arrival.
-        news: grows with each update that arrives.
+        arrived: The updates that are known and have no fate yet, by worker and sequence number, in order of arrival.
+        news: A number that grows with each update that arrives.
     """
 
     @property
@@ -31,30 +33,33 @@ class Pattern(Protocol):
         """Look for the updates of exactly these workers from now on."""
 
     def add(self, update: Update) -> None:
-        """An update became known: it was read, or published by this function."""
+        """Note that an update became known: it was read, or published by this function."""
 
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
-        """Hand over what is known of the updates that get their fate in this commit, and forget them."""
+        """Return the known updates that get their fate in this commit, and forget them."""
 
     async def recover(self, worker: int) -> int:
-        """Find what earlier functions published for a worker that is ours now; the sequence number to go on with.
+        """Find the updates that earlier functions published for a worker that this function now holds.
+
+        Returns:
+            The sequence number to go on with.
 
         Raises:
-            LeaseLost: the worker is not ours any more.
+            LeaseLost: If this function no longer holds the worker.
         """
 
     async def read(self, worker: int, seq: int) -> Update:
-        """An update that the log says exists.
+        """Return an update that exists according to the log.
 
         Raises:
-            RunFailed: it does not.
+            RunFailed: If it does not exist.
         """
 
     def forecast_s(self, commit: Commit) -> float:
-        """Seconds from now until enough updates for another commit after this one will have been read."""
+        """Return the seconds from now until enough updates for another commit after this one will have been read."""
 
     def counted(self) -> dict[str, int]:
-        """What was read since this was last asked: `gets`, `polls` (looks that found nothing) and `bytes_received`."""
+        """Return the reads since the last call: `gets`, `polls` (looks that found nothing) and `bytes_received`."""
 
 
 PATTERNS: Registry[Pattern] = Registry("pattern", {"gather": "lambdaml.patterns.gather:Gather"})

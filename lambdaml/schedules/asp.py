@@ -2,9 +2,9 @@
 
 A commit takes all updates that are pending (group commit), so that the log grows with the pace of the store rather
 than with the number of workers. A worker has one update in flight: it computes the next one from a version that
-holds its previous one. Then N equal workers see a mean staleness of N - 1 when updates arrive one at a time.
+holds its previous one. Then N equal workers see a mean staleness of N - 1 if updates arrive one at a time.
 
-Source: LambdaML (arXiv 2105.07806) section 3; staleness as in arXiv 1810.03264.
+Source: LambdaML (arXiv 2105.07806) section 3. Staleness is defined as in arXiv 1810.03264.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lambdaml.schedules import Decision
 
 
 class Asp:
-    """Nobody waits for anybody. With one worker this is `bsp`, bit for bit."""
+    """No worker waits for another. With one worker this is `bsp`, bit for bit."""
 
     deterministic = False
 
@@ -38,5 +38,5 @@ class Asp:
 
 
 def variants(workers: int) -> list[str]:
-    """With one worker it is bsp."""
+    """Return the variants worth trying. There is none with one worker, since that is `bsp`."""
     return ["asp"] if workers > 1 else []

@@ -13,7 +13,7 @@ from lambdaml.schedules import Decision
 
 
 class Bsp:
-    """Every worker waits for every other. Staleness is 0; one straggler holds up all."""
+    """Every worker waits for every other. Staleness is 0, and one straggler holds up all workers."""
 
     deterministic = True
 

@@ -1,4 +1,4 @@
-"""A schedule that has decided already: for commits that are made anew from what a log or a trace says."""
+"""A schedule whose decision is given. It serves to make commits again from a log or a trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from lambdaml.schedules import Decision
 
 
 class Fixed:
-    """Decides `decision`, whatever has arrived. Not chosen by name: nobody could train with it."""
+    """Returns the given decision, whatever has arrived. It has no name by which to choose it: no run can train with
+    it."""
 
     deterministic = False
 

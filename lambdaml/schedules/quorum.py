@@ -1,11 +1,11 @@
-"""Quorum: a commit is one optimizer step on the mean of the first K updates; nobody waits for the slowest.
+"""Quorum: a commit is one optimizer step on the mean of the first K updates, so no worker waits for the slowest.
 
-`late=discard` uses only updates computed from the current version; the others are discarded, with the next commit, or
-with one of their own where their worker can do no more until it knows. That is synchronous
-SGD with backup workers (arXiv 1604.00981), and Rennala SGD (Tyurin and Richtarik 2023) with one update a worker:
-optimal by theory when workers differ in speed and share one distribution of data.
+`late=discard` uses only updates computed from the current version. The others are discarded with the next commit, or
+with a commit of their own if their worker can do nothing more until it knows their fate. That is synchronous SGD with
+backup workers (arXiv 1604.00981), and Rennala SGD (Tyurin and Richtarik 2023) with one update for each worker. It is
+optimal by theory if workers differ in speed and share one distribution of data.
 
-`late=weight` takes late updates into a later commit, weighted by the run's staleness rule: FedBuff (arXiv
+`late=weight` takes late updates into a later commit, weighted by the run's staleness rule. That is FedBuff (arXiv
 2106.06639) with a buffer of K.
 
 A run is finished after `steps` commits that took a step.
@@ -52,8 +52,11 @@ class Quorum:
         return Decision(_step(timely[: self.k]), [*faulty, *late, *timely[self.k :]])
 
     def _freeing(self, useless: Sequence[Update], useful: set[int]) -> Decision | None:
-        """Without a quorum: a worker may be one update ahead, so one that has two here, and none of use, can do no
-        more until they have their fates; and the others may be waiting for it."""
+        """Discard the useless updates of workers that are blocked, while there is no quorum.
+
+        A worker may be one update ahead. So a worker that has two updates here, none of them useful, can do nothing
+        more until they have their fates, and the others may be waiting for it.
+        """
         blocking = [update for update in useless if update.worker not in useful]
         held_up = len(blocking) > len({update.worker for update in blocking})
         return Decision([], blocking) if held_up else None
@@ -79,6 +82,6 @@ def _step(updates: Sequence[Update]) -> list[list[Update]]:
 
 
 def variants(workers: int) -> list[str]:
-    """Quorums worth trying: half of the workers, all but an eighth; the late discarded or weighted."""
+    """Return the variants worth trying: half of the workers or all but an eighth, with late updates used or not."""
     sizes = sorted({workers // 2, workers - max(1, workers // 8)} - {0, workers})
     return [f"quorum:{k}{late}" for k in sizes for late in ("", ",late=weight")]

@@ -1,8 +1,8 @@
-"""Stale synchronous parallel: as asp, but a worker may lead the slowest one by at most `s` updates.
+"""Stale synchronous parallel: like `asp`, but a worker may lead the slowest one by at most `s` updates.
 
 Source: Ho et al., "More effective distributed ML via a stale synchronous parallel parameter server" (NIPS 2013). A
-worker that has made c updates may make the next only when every other has made at least c - s; what it then reads
-holds all updates that everyone made before clock c - s, since the log is totally ordered.
+worker that has made c updates may make the next only when every other has made at least c - s. The version that it then
+reads includes every worker's updates before clock c - s, since the log is totally ordered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lambdaml.schedules.bsp import Bsp
 
 
 class Ssp(Asp):
-    """As they come, within a lead of `s`."""
+    """Takes updates as they come, and lets no worker lead the slowest one by more than `s` updates."""
 
     def __init__(self, s: int) -> None:
         self.s = s
@@ -24,12 +24,12 @@ class Ssp(Asp):
 
 
 def ssp(s: int) -> Schedule:
-    """`ssp:S`. With s = 0 nobody may lead, every commit is a whole round on one version: that is `bsp`."""
+    """Return the schedule `ssp:S`. With s = 0 no worker may lead and every commit is a whole round: that is `bsp`."""
     if s < 0:
         raise ValueError(f"a lead of {s} makes no sense: s must be 0 or more")
     return Bsp() if s == 0 else Ssp(s)
 
 
 def variants(workers: int) -> list[str]:
-    """Leads worth trying."""
+    """Return the variants worth trying."""
     return ["ssp:1", "ssp:3"] if workers > 1 else []

@@ -1,14 +1,14 @@
-"""Staleness rules: what becomes of an update, given how stale it is. One file each.
+"""Staleness rules: how much an update counts, given how stale it is. Each has a file of its own.
 
-A rule sees only what the log holds, so that every replica comes to the same weight and the same state. To add one: a
-subclass of `Rule` in a file of its own, which overrides what it needs, and one line in `RULES`.
+A rule sees only what the log holds, so that every replica gets the same weight and the same state. To add one, write a
+subclass of `Rule` that overrides what it needs, in a file of its own, and add one line to `RULES`.
 
 | a rule that ...                                   | overrides          | example           |
 |---------------------------------------------------|--------------------|-------------------|
 | weighs an update by its staleness                 | `weight`           | `inverse`         |
 | looks at more of the update's line in the log     | `judge`            | `exponential`     |
 | does not use some updates at all                  | `judge`            | `discard`         |
-| looks at what the log says so far                 | either, by `log_state`  | `exponential`     |
+| looks at the log state                            | either of these    | `exponential`     |
 | compares label counts                             | `labels`           | `exponential`     |
 | changes gradients, or remembers them              | `transform`        | `dc`, `ringleader`|
 """
@@ -24,52 +24,54 @@ from lambdaml.log.state import LogState
 from lambdaml.registry import Registry
 
 STALE = "stale"
-"""The reason of an update that a rule discarded."""
+"""The reason in the log entry of an update that a rule discarded."""
 
 
 class Transform(Protocol):
-    """What a rule makes of gradients, inside a replica. Its state is a pure function of the log and the updates."""
+    """Changes gradients for a rule, inside a replica. Its state is a pure function of the log and the updates."""
 
     def begin(self, version: int, parameters: Callable[[], Vector]) -> None:
-        """A commit that takes steps is about to be applied to this version; updates are computed from such only.
+        """Note that a commit which takes steps is about to be applied to this version.
 
-        `parameters` makes a copy of the trained parameters as they are at the moment.
+        Updates are computed from such versions only. `parameters` returns a copy of the trained parameters as they are
+        at the moment.
         """
 
     def terms(
         self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
     ) -> list[tuple[Vector, float]]:
-        """The next step's gradient as a weighted sum, to be taken in this order; empty: change no parameter.
+        """Return the terms of the next step's gradient, with their weights. They are summed in this order.
 
-        `gradients` are those of the step's entries, read-only, and may not outlive the call.
+        An empty list means that the step changes no parameter. `gradients` are those of the step's entries; they are
+        read-only and must not be kept after the call.
         """
 
     def state(self) -> dict[str, Vector]:
-        """Everything it remembers, by name, for a snapshot; arrays of their own."""
+        """Return everything that the transform remembers, by name, for a snapshot. The arrays are copies."""
 
     def load(self, state: Mapping[str, Vector]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` returned."""
 
 
 class Rule:
-    """What becomes of stale updates. This one lets all of them count in full.
+    """A staleness rule. This base class lets every update count in full.
 
     Attributes:
-        labels: whether updates are to carry the label counts of their samples; see `Job.labels`.
+        labels: Whether updates carry the label counts of their samples; see `Job.labels`.
     """
 
     labels: bool = False
 
     def weight(self, staleness: int, log_state: LogState) -> float:
-        """What to multiply a gradient with that is `staleness` optimizer steps old. 1 for a fresh one."""
+        """Return the factor of a gradient that is `staleness` optimizer steps old. It is 1 for a fresh gradient."""
         return 1.0
 
     def judge(self, entry: Entry, log_state: LogState) -> float | None:
-        """The weight of an update, or None to discard it. `log_state` is the run before the commit that decides it."""
+        """Return the weight of an update, or None to discard it. `log_state` is the one before the deciding commit."""
         return self.weight(entry.staleness, log_state)
 
     def transform(self, workers: int) -> Transform | None:
-        """A fresh one for a replica, if this rule does more than weigh."""
+        """Return a fresh transform for a replica, or None if this rule only weighs and discards updates."""
         return None
 
 

@@ -4,8 +4,8 @@ Without `smooth`: w(tau) = m / max(m, tau), where m is the number of workers (Mi
 minibatch SGD under arbitrary delays", arXiv 2206.07638, with the code of konstmish/asynchronous_sgd). The convergence
 rate then does not depend on the greatest delay. Equal workers, whose staleness is about m - 1, count in full.
 
-With `smooth`: w(tau) = 1 if tau <= m, else min(1, 1 / (4 smooth tau)), where `smooth` is L times the job's step size, L
-being the smoothness of the loss (Koloskova, Stich, Jaggi, arXiv 2206.08307). The rate depends on the mean delay
+With `smooth`: w(tau) = 1 if tau <= m, else min(1, 1 / (4 smooth tau)), where `smooth` is L times the job's step size
+and L is the smoothness of the loss (Koloskova, Stich, Jaggi, arXiv 2206.08307). The rate then depends on the mean delay
 instead of the greatest.
 """
 
@@ -21,8 +21,8 @@ class Adaptive(Rule):
     """Full weight up to a staleness of `m`, then inversely proportional to staleness.
 
     Args:
-        m: steps; 0 for the number of workers.
-        smooth: smoothness times step size; 0 if it is not known.
+        m: The greatest staleness, in steps, that counts in full; 0 for the number of workers.
+        smooth: The smoothness of the loss times the step size; 0 if it is not known.
     """
 
     def __init__(self, m: int = 0, smooth: float = 0.0) -> None:

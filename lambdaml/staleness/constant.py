@@ -6,4 +6,4 @@ from lambdaml.staleness import Rule
 
 
 class Constant(Rule):
-    """Every update counts in full, however stale."""
+    """Lets every update count in full, however stale it is."""

@@ -1,11 +1,11 @@
-"""Delay compensation: g + lambda g*g*(w_now - w_read), element by element, for a gradient g that was computed at w_read.
+"""Delay compensation: g + lambda g*g*(w_now - w_read), element by element, for a gradient g computed at w_read.
 
-A first-order estimate of the gradient at w_now, with lambda g*g for the diagonal of the Hessian: DC-ASGD (Zheng et
-al., ICML 2017, arXiv 1609.08326). The adaptive form, DC-ASGD-a, takes lambda / sqrt(s + 1e-7) in place of lambda, where
-s is a running mean of g*g that forgets at the rate `decay`.
+This is a first-order estimate of the gradient at w_now that takes lambda g*g for the diagonal of the Hessian: DC-ASGD
+(Zheng et al., ICML 2017, arXiv 1609.08326). The adaptive form, DC-ASGD-a, takes lambda / sqrt(s + 1e-7) in place of
+lambda, where s is a running mean of g*g that forgets at the rate `decay`.
 
-A replica keeps the parameters of all versions that an update may still have been computed from, `window` of them at
-most, and each snapshot holds them. What is older than the window is compensated from the oldest that is kept.
+A replica keeps the parameters of all versions that an update may still have been computed from, at most `window` of
+them, and each snapshot holds them. A gradient from an older version is compensated from the oldest version kept.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _READ = "read"
 
 
 class Dc(Rule):
-    """DC-ASGD, lambda the same everywhere; 0 is `constant`.
+    """DC-ASGD, with the same lambda for every parameter. With lambda = 0 it is `constant`.
 
     Args:
-        strength: lambda; 0.04 in the paper.
-        window: versions kept at most; 0 for four times the number of workers.
+        strength: The factor lambda; 0.04 in the paper.
+        window: The most versions that are kept; 0 for four times the number of workers.
     """
 
     decay: float | None = None
@@ -50,12 +50,12 @@ class Dc(Rule):
 
 
 class DcAdaptive(Dc):
-    """DC-ASGD-a: lambda is the smaller the larger gradients have been lately, for each parameter.
+    """DC-ASGD-a: for each parameter, lambda is smaller the larger its gradients have been lately.
 
     Args:
-        strength: lambda_0; 2 in the paper.
-        decay: of the running mean of squares; 0.95 there.
-        window: as of `Dc`.
+        strength: The factor lambda_0; 2 in the paper.
+        decay: The decay of the running mean of squares; 0.95 in the paper.
+        window: The most versions that are kept; 0 for four times the number of workers.
     """
 
     def __init__(self, strength: float = 2.0, decay: float = 0.95, window: int = 0) -> None:
@@ -66,7 +66,8 @@ class DcAdaptive(Dc):
 
 
 class Compensation:
-    """Old parameters, and what they make of gradients. `read` has each worker's last base: none reads older ones."""
+    """Keeps old parameters and compensates gradients with them. `_read` has each worker's last base: no worker computes
+    from an older version."""
 
     def __init__(self, strength: float, decay: float | None, workers: int, window: int) -> None:
         self._strength, self._decay, self._window = strength, decay, window

@@ -1,11 +1,12 @@
-"""An update that is R steps old or older is discarded: Ringmaster ASGD (Maranjyan, Tyurin, Richtárik, arXiv 2501.16168).
+"""An update that is at least R steps old is discarded: Ringmaster ASGD (Maranjyan, Tyurin, Richtárik, arXiv
+2501.16168).
 
 With R = max(1, ceil(noise / target)), where `noise` is the variance sigma^2 of a gradient and `target` the squared
-gradient norm epsilon to be reached, this is as fast as any method can be when all workers draw from one distribution
-of data, however their speeds differ and change. The step size that goes with it is
-min(1 / (2 R L), epsilon / (4 L sigma^2)) for a loss of smoothness L: `step_size`.
+gradient norm epsilon to be reached, this is as fast as any method can be if all workers draw from one distribution
+of data, however their speeds differ and change. `step_size` returns the step size that goes with it,
+min(1 / (2 R L), epsilon / (4 L sigma^2)) for a loss of smoothness L.
 
-A worker whose own data nobody else holds, and who is always late, is never heard: see `ringleader` for that.
+A worker that is always late and has data that no other worker holds never contributes: see `ringleader` for that.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from lambdaml.staleness import Rule
 
 
 class Discard(Rule):
-    """Updates that are `r` steps old are not used.
+    """Discards updates that are `r` steps old or older.
 
     Args:
-        r: steps, 1 or more; or 0, if `noise` and `target` are given.
-        noise: variance of an update's gradient (of its norm, summed over the parameters).
-        target: squared norm of the gradient at which to arrive.
-        smooth: of the loss, with `lr`: weighs updates so that the step is that of the theory.
-        lr: the step size of the job's optimizer.
+        r: The threshold in steps, 1 or more; 0 if `noise` and `target` are given.
+        noise: The variance of an update's gradient (of its norm, summed over the parameters).
+        target: The squared norm of the gradient at which training aims.
+        smooth: The smoothness of the loss. Together with `lr` it weighs updates so that the step is that of the theory.
+        lr: The step size of the job's optimizer.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Discard(Rule):
 
 
 def threshold(noise: float, target: float) -> int:
-    """R = max(1, ceil(sigma^2 / epsilon))."""
+    """Return R = max(1, ceil(sigma^2 / epsilon)), where `noise` is sigma^2 and `target` is epsilon."""
     return max(1, math.ceil(noise / target))
 
 
 def step_size(noise: float, target: float, smooth: float) -> float:
-    """min(1 / (2 R L), epsilon / (4 L sigma^2)), with R from `threshold`."""
+    """Return min(1 / (2 R L), epsilon / (4 L sigma^2)), with R from `threshold`; `smooth` is L."""
     return min(1 / (2 * threshold(noise, target) * smooth), target / (4 * smooth * noise) if noise else math.inf)

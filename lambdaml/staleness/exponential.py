@@ -1,16 +1,17 @@
 """w(tau) = exp(-beta min(tau, T)), beta = ln(T/2 + 1) / (T/2): AdaSGD (Damaskinos et al., "FLeet", arXiv 2006.07273).
 
-The curve meets that of `inverse` at T/2: fresher updates count more than there, staler ones less. T is the staleness
-that all but stragglers keep below: given as `threshold`, or the `percentile` of what the log has applied so far. Until
-100 / (100 - percentile) updates are there to tell it from, or if it is 0, the weight is that of `inverse`. Beyond T
-the weight falls no further, else no boost could bring an update back.
+The curve meets that of `inverse` at T/2: fresher updates count more than with `inverse`, staler ones less. T is the
+staleness below which all updates but those of stragglers stay. It is given as `threshold`, or it is the `percentile` of
+the staleness that the log has applied so far. While the log has fewer than 100 / (100 - percentile) updates to estimate
+T from, or if T is 0, the weight is that of `inverse`. Beyond T the weight falls no further, since otherwise no boost
+could bring an update back.
 
-`boost` divides the weight by how similar the update's labels are to those of all updates applied before, so that a
+`boost` divides the weight by the similarity of the update's labels to those of all updates applied before, so that a
 class that only stragglers hold is learnt. The similarity is the Bhattacharyya coefficient sum_i sqrt(p_i q_i) of the
-two label histograms, taken as 0.1 at least. `outliers` boosts only updates with tau > 1.5 T, as the authors' code does;
-`all` boosts every update, as their paper says. The result never exceeds 1.
+two label histograms, or 0.1 if that is more. `outliers` boosts only updates with tau > 1.5 T, as the authors' code
+does; `all` boosts every update, as their paper says. The result never exceeds 1.
 
-Updates then carry their label counts in their headers: see `Job.labels`.
+With a boost, updates carry their label counts in their headers: see `Job.labels`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Exponential(Rule):
     """AdaSGD's dampening: gentle up to half the usual greatest staleness, strong beyond.
 
     Args:
-        percentile: of the observed staleness, in percent; the share of updates that are no stragglers'.
-        threshold: T in steps; 0 to observe it.
-        boost: `none`, `outliers` or `all`.
+        percentile: The percentile of the observed staleness that is T: the percentage of updates not from stragglers.
+        threshold: The staleness T in steps; 0 to observe it.
+        boost: The updates to boost: `none`, `outliers` or `all`.
     """
 
     def __init__(self, percentile: float = 99.7, threshold: float = 0.0, boost: str = "none") -> None:
@@ -74,7 +75,7 @@ class Exponential(Rule):
 
 
 def similarity(mine: Sequence[int], others: Sequence[int]) -> float:
-    """The Bhattacharyya coefficient of two histograms of labels, in [0, 1]; 1 where there is nothing to compare."""
+    """Return the Bhattacharyya coefficient of two label histograms, in [0, 1]; it is 1 if one of them is empty."""
     if not mine or not sum(others):
         return 1.0
     common = math.fsum(math.sqrt(left * right) for left, right in zip(mine, others, strict=False))

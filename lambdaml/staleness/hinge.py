@@ -1,7 +1,8 @@
 """w(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1): FedAsync, hinge form (Xie, Koyejo, Gupta, arXiv 1903.03934).
 
-There the weight mixes models; here it multiplies gradients. a = 10 and b = 4 are that paper's. With b no less than the
-staleness of workers of usual speed, those count in full and stragglers hardly at all. a = 0 is `constant`.
+In that paper the weight mixes models; here it multiplies gradients. The paper has a = 10 and b = 4. If b is at least
+the staleness of workers of usual speed, these count in full and stragglers hardly at all. With a = 0 this is
+`constant`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from lambdaml.staleness import Rule
 
 
 class Hinge(Rule):
-    """Full weight up to a staleness of `b`; beyond, the less the greater `a`."""
+    """Lets updates count in full up to a staleness of `b`. Beyond that, they count less the greater `a` is."""
 
     def __init__(self, a: float = 10.0, b: float = 4.0) -> None:
         for name, value in (("a", a), ("b", b)):

@@ -7,7 +7,7 @@ from lambdaml.staleness import Rule
 
 
 class Inverse(Rule):
-    """An update that is tau steps old counts 1 / (tau + 1)."""
+    """Gives an update that is tau steps old the weight 1 / (tau + 1)."""
 
     def weight(self, staleness: int, log_state: LogState) -> float:
         return 1.0 / (staleness + 1)

@@ -1,13 +1,13 @@
 """Delayed Nesterov: momentum at every n-th update only (Liu et al., "Asynchronous Local-SGD", arXiv 2401.09135).
 
-Momentum and staleness together are what breaks asynchronous training. Here gradients are gathered, D += g, and an
-update makes a step along g/n + c beta m. At every n-th update, m = beta m + D/n, D = 0, and the step is along
-g/n + (1 - c n + c) beta m. With c = 0 momentum moves the parameters at these steps only; with c = 1/n in equal parts
-at all of them.
+Momentum together with staleness breaks asynchronous training. Here gradients are gathered, D += g, and an update makes
+a step along g/n + c beta m. At every n-th update, m = beta m + D/n and D = 0, and the step is along
+g/n + (1 - c n + c) beta m. With c = 0 momentum moves the parameters at these steps only; with c = 1/n it moves them in
+equal parts at all steps.
 
-Use it with plain SGD as the job's optimizer. `n` is the number of workers, so that n steps go as far as one of `bsp`;
-a step on the mean of k updates counts as k of them. With `bsp`, and with n = 1, this is Nesterov's momentum; with
-beta = 0 as well, `constant`.
+Use it with plain SGD as the job's optimizer. `n` is the number of workers, so that n steps go as far as one of `bsp`.
+A step on the mean of k updates counts as k updates. With `bsp`, and with n = 1, this is Nesterov's momentum; if also
+beta = 0, it is `constant`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lambdaml.staleness import Rule, Transform
 
 
 class Nesterov(Rule):
-    """Momentum that is held back.
+    """Delays the change of the momentum to every n-th update.
 
     Args:
-        beta: of the momentum.
-        n: updates from one change of the momentum to the next; 0 for the number of workers.
-        c: share of the momentum in each step between, up to 1/n.
+        beta: The decay of the momentum.
+        n: The number of updates from one change of the momentum to the next; 0 for the number of workers.
+        c: The share of the momentum in each step between two changes, up to 1/n.
     """
 
     def __init__(self, beta: float = 0.9, n: int = 0, c: float = 0.0) -> None:
@@ -45,7 +45,7 @@ class Nesterov(Rule):
 
 
 class _Momentum:
-    """m, D, and how many updates D has gathered."""
+    """Keeps m, D, and the number of updates that D has gathered."""
 
     def __init__(self, beta: float, n: int, c: float) -> None:
         self._beta, self._n, self._c = beta, n, c

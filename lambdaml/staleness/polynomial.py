@@ -1,7 +1,7 @@
 """w(tau) = (tau + 1)^-a: FedAsync, polynomial form (Xie, Koyejo, Gupta, arXiv 1903.03934).
 
-There the weight mixes models; here it multiplies gradients. `a` = 0.5 is that paper's usual value; 0 is `constant`, 1
-is `inverse`.
+In that paper the weight mixes models; here it multiplies gradients. The paper's usual value is a = 0.5. With a = 0 this
+is `constant`, with a = 1 it is `inverse`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lambdaml.staleness import Rule
 
 
 class Polynomial(Rule):
-    """An update that is tau steps old counts (tau + 1)^-a."""
+    """Gives an update that is tau steps old the weight (tau + 1)^-a."""
 
     def __init__(self, a: float = 0.5) -> None:
         if not 0 <= a < math.inf:

@@ -1,17 +1,19 @@
 """A table with a gradient of every worker: Ringleader ASGD (Maranjyan and Richtárik, arXiv 2509.22860).
 
-For workers that hold different data: each step is along the mean of all workers' gradients, (1/n) sum_i mean(G_i), so
-that no worker counts for more because it is faster, and none is left out because it is slow. It goes by rounds:
+This rule is for workers that hold different data. Each step is along the mean of all workers' gradients,
+(1/n) sum_i mean(G_i), so that no worker counts for more because it is faster, and none is left out because it is slow.
+The rule goes by rounds:
 
-1. Updates are collected, G_i of worker i, and change no parameter, until every worker has one at least.
-2. Each worker's next update joins its G_i and makes a step, the update that completed the table being the first. A
-   second update of a worker is put by for the next round. When all have made their step, the round is over.
+1. Updates are collected, G_i of worker i, and change no parameter until every worker has at least one.
+2. Each worker's next update joins its G_i and makes a step; the update that completed the table makes the first. A
+   second update of a worker is kept for the next round. When all workers have made their step, the round is over.
 
-So every worker makes exactly one step a round, and a gradient in the table is at most 2n - 2 steps old. The theory's
-step size is min(1 / (8 n L), epsilon B / (10 L sigma^2)), B being the harmonic mean of the table's counts. Where each
-commit is a step over all workers, this is Malenia SGD (Tyurin and Richtárik 2023) with one update a worker: `bsp`.
+So every worker makes exactly one step in each round, and a gradient in the table is at most 2n - 2 steps old. The
+theory's step size is min(1 / (8 n L), epsilon B / (10 L sigma^2)), where B is the harmonic mean of the table's counts.
+If each commit is a step over all workers, this is Malenia SGD (Tyurin and Richtárik 2023) with one update for each
+worker, which is `bsp`.
 
-Versions count all updates here, collected ones included: one that is collected makes a version of equal parameters. A
+Here versions count all updates, including collected ones: a collected update makes a version of equal parameters. A
 replica keeps up to two vectors for each worker, and each snapshot holds them. Means over workers are weighted by
 their samples, as in any step.
 """
@@ -28,14 +30,14 @@ from lambdaml.staleness import Rule, Transform
 
 
 class Ringleader(Rule):
-    """Every worker counts the same, whatever its speed."""
+    """Lets every worker count the same, whatever its speed."""
 
     def transform(self, workers: int) -> Transform:
         return _Rounds(workers)
 
 
 class _Table:
-    """Sums of gradients by worker, how many, and of how many samples."""
+    """A table of each worker's sum of gradients, with the numbers of gradients and of samples in it."""
 
     def __init__(self, workers: int) -> None:
         self.sums: dict[int, Vector] = {}
@@ -61,7 +63,8 @@ class _Table:
 
 
 class _Rounds:
-    """This round's table, the next one's, and which workers have made their step (none: still collecting)."""
+    """Keeps the tables of this round and the next, and the workers that have made their step. While these are none,
+    updates are being collected."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

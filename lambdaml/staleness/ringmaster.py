@@ -1,7 +1,7 @@
 """The parameter-free form of `discard`: at step k an update as old as floor(sqrt(k)) is discarded, w = 1/(k + 1)^0.75.
 
-As in the experiments on which it rests (vectozavr/ringmaster-lmo, with arXiv 2605.18174), where 1/sqrt(k) stands for a
-target that grows with the run. The job's step size is that of the first step.
+It follows the experiments on which it rests (vectozavr/ringmaster-lmo, with arXiv 2605.18174), where 1/sqrt(k)
+represents a target that grows with the run. The job's step size is that of the first step.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from lambdaml.staleness import Rule
 
 
 class Ringmaster(Rule):
-    """Tolerates the more staleness the longer the run, in ever smaller steps.
+    """Tolerates more staleness the longer the run goes on, in ever smaller steps.
 
     Args:
-        decay: of the step size, (k + 1)^-decay; 0 for none.
+        decay: The exponent by which the step size decays, (k + 1)^-decay; 0 for no decay.
     """
 
     def __init__(self, decay: float = 0.75) -> None:

@@ -9,7 +9,7 @@ from lambdaml.staleness import Rule
 
 
 class Sqrt(Rule):
-    """An update that is tau steps old counts 1 / sqrt(1 + tau)."""
+    """Gives an update that is tau steps old the weight 1 / sqrt(1 + tau)."""
 
     def weight(self, staleness: int, log_state: LogState) -> float:
         return 1.0 / math.sqrt(1 + staleness)

@@ -27,8 +27,7 @@ class Checkpoints:
         return after // every > before // every
 
     def digest_at(self, version: int) -> Digest | None:
-        """Return the newest digest if it is that of this version's state. An update computed from the state carries
-        it."""
+        """Return the newest digest if it is that of this version's state. An update computed from it carries it."""
         return self._newest[1] if self._newest is not None and self._newest[0] == version else None
 
     async def take(self) -> None:

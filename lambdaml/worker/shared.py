@@ -1,4 +1,4 @@
-"""What the coroutines of one function share: two pictures of the run, and what they all need to work on it."""
+"""The state that the coroutines of one function share: two log states of the run, and the tools to work on it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ class Shared:
     """The state of one function. Its parts get this object, and know neither the function nor each other's insides.
 
     Args:
-        dead: functions that the engine saw die.
+        dead: The functions that the engine saw die.
 
     Attributes:
-        world: all there is besides memory.
-        settings: the run.
-        replica: the state as far as it has been computed. It takes commits from `queued`, in order.
-        name: the function's name, which is unique and the writer's token in what it creates.
-        schedule, rule: the run's schedule and its staleness rule.
-        tasks: the function's coroutines.
-        until, spawn: how they wait, and how they start others; see `TaskGroup`.
-        changed: to be called when something changed that they may wait for.
-        leases: the workers that the function holds.
-        waits: what it waits for.
-        tracer: what it measured.
-        window: what updates take in its memory.
-        known: the log as far as this function knows it. It has no tensors and moves on in microseconds.
-        queued: the log as far as its commits were handed to the replica.
-        applied: how many commits were applied here, with all that follows from that.
-        wish: a stop that was asked for and is not in the log yet.
-        control: a change that was asked for; the log may hold it by now.
-        tail: how many log entries stood when the function began.
-        latency_s: what a request takes that finds nothing.
-        warm: whether functions are known to have published updates before now.
-        published: whether this function has published an update.
-        computing: how many updates are being computed.
-        hold: whether workers must start nothing, because the state is being looked at.
-        leaving: whether the function publishes what is being computed and then returns.
+        world: Everything outside the function's memory: store, clock, compute, randomness, and the engine.
+        settings: The run's settings.
+        replica: The state as far as it has been computed. It takes commits from `queued`, in order.
+        name: The function's name, which is unique, and the writer's token in the objects that it creates.
+        schedule, rule: The run's schedule and its staleness rule.
+        tasks: The function's coroutines.
+        until, spawn: The calls by which they wait and start others; see `TaskGroup`.
+        changed: The call to make after a change of anything that they may wait for.
+        leases: The leases of the workers that the function holds.
+        waits: The waits of the function.
+        tracer: The trace of what the function measured.
+        window: The account of the memory that updates take.
+        known: The log state as far as this function knows the log. It has no tensors and advances in microseconds.
+        queued: The log state after the commits that were handed to the replica.
+        applied: The number of commits that were applied here, with all that follows from that.
+        wish: A stop that was asked for and is not in the log yet.
+        control: A change that was asked for; the log may hold it by now.
+        tail: The number of log entries that existed when the function began.
+        latency_s: The time that a request takes if it finds nothing.
+        warm: Whether functions are known to have published updates before now.
+        published: Whether this function has published an update.
+        computing: The number of updates that are being computed.
+        hold: Whether workers must start nothing, because the state is being read.
+        leaving: Whether the function publishes the updates that are being computed and then returns.
     """
 
     def __init__(self, world: World, settings: Settings, replica: Machine, name: str, dead: Collection[str]) -> None:
@@ -69,27 +69,27 @@ class Shared:
         self.start_at(LogState(settings.workers, settings.steps), 0)
 
     def start_at(self, known: LogState, tail: int) -> None:
-        """Begin with a state of the replica that rests on this much of the log, of which `tail` entries stand."""
+        """Begin with a replica whose state rests on the log state `known`, when the log has `tail` entries."""
         self.known, self.queued = known, known.copy()
         self.applied, self.tail = known.commit, tail
 
     @property
     def unapplied(self) -> int:
-        """How many commits are known and not applied yet."""
+        """The number of commits that are known and not applied yet."""
         return self.known.commit - self.applied
 
     @property
     def writes_log(self) -> bool:
-        """Whether this function writes the log, snapshots and the result: it holds worker 0."""
+        """Whether this function writes the log, snapshots and the result, because it holds worker 0."""
         return 0 in self.leases.held
 
     @property
     def ending(self) -> bool:
-        """Whether workers should compute no more."""
+        """Whether workers should stop computing."""
         return self.leaving or self.known.stop is not None
 
     def may_start(self, worker: int, seq: int, base: int) -> bool:
-        """Whether the worker may hand its next update to the compute queue.
+        """Return whether the worker may hand its next update to the compute queue.
 
         The queue runs in order, so a commit counts as soon as it is queued to be applied. At a checkpoint workers wait
         for the state's digest, which their updates carry.
@@ -97,12 +97,12 @@ class Shared:
         return not self.hold and self.schedule.may_start(self.queued, worker, seq, base)
 
     def leave(self) -> None:
-        """Have the function publish what is being computed, and return."""
+        """Make the function publish the updates that are being computed, and then return."""
         self.leaving = True
         self.changed()
 
     def release(self, update: Id) -> None:
-        """Give back the room in the window that was reserved for an update."""
+        """Give back the room that was reserved for an update in the window."""
         full = not self.window.fits()
         self.window.release(update)
         if full:

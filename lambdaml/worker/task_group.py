@@ -1,4 +1,4 @@
-"""The coroutines of one function: they meet at one signal, and the first that fails ends them all."""
+"""Runs the coroutines of one function. They meet at one signal, and the first that fails ends them all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class TaskGroup:
     """Runs coroutines beside each other until it is closed.
 
     Attributes:
-        changed: whoever changes what a condition may depend on sets this signal.
-        failure: what the first coroutine that failed raised.
-        closed: whether nothing new should begin, because the function ends.
+        changed: The signal to set after a change of anything that a condition may depend on.
+        failure: The exception of the first coroutine that failed.
+        closed: Whether nothing new should begin, because the function ends.
     """
 
     def __init__(self, world: World) -> None:
@@ -25,10 +25,10 @@ class TaskGroup:
         self._running: dict[Coroutine[Any, Any, None], Task] = {}
 
     async def until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until the condition holds; with a timeout, no longer than that. Returns whether it holds.
+        """Wait until the condition holds, but no longer than the timeout, and return whether it holds.
 
         Raises:
-            whatever a coroutine of this group failed with.
+            BaseException: If a coroutine of this group failed. It is the exception of that coroutine.
         """
         held = await self._world.until(self.changed, lambda: self.failure is not None or condition(), timeout_s)
         if self.failure is not None:
@@ -36,7 +36,7 @@ class TaskGroup:
         return held
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> Task:
-        """Run a coroutine beside the others; if it fails, all of them fail."""
+        """Run a coroutine beside the others. If it fails, all of them fail."""
 
         async def guarded() -> None:
             try:
@@ -51,12 +51,12 @@ class TaskGroup:
         return self._running[task]
 
     async def close(self) -> None:
-        """Cancel all that still run."""
+        """Cancel all coroutines that still run."""
         self.closed = True
         for task in list(self._running.values()):
             task.cancel()
         try:
-            await self._world.sleep(0)  # let them see it
+            await self._world.sleep(0)  # let them see the cancellation
         finally:
             for coroutine in list(self._running):
                 coroutine.close()

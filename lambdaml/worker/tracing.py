@@ -1,10 +1,10 @@
-"""What a function measured: one row per update it published, written to the bucket in parts while it works.
+"""Writes what a function measured to the bucket, in parts while it works, with one row per update that it published.
 
-The first part is written at the start and tells who this function is. It holds the function's clock, and its date is
-the store's; the next part says when that was. Who writes the log also notes when it had read each update. From these
-and from what must have happened before what, all clocks are compared (`lambdaml.traces.clocks`). Every later part ends with the
-meter's reading, so the last part of each function holds its requests. What a killed function had measured since its
-last part is lost; fates and losses are not, they stand in the log.
+The first part is written at the start and identifies the function. It holds a reading of the function's clock, and its
+date is the store's; the next part has the clock's reading after that write. Whoever writes the log also notes when it
+had read each update. From these times, and from what must have happened before what, `lambdaml.traces.clocks` compares
+all clocks. Every part ends with the meter's reading, so the last part of each function has its requests. What a killed
+function had measured since its last part is lost. Its fates and losses are not lost, since the log has them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lambdaml.log.trace_parts import pack_rows
 from lambdaml.worker.world import World
 
 FLUSH_S = 15.0
-"""Seconds between parts."""
+"""A part is written after this many seconds."""
 
 
 class Tracer:
@@ -34,7 +34,7 @@ class Tracer:
         self._flushed = world.now()
 
     async def hello(self, **facts: Any) -> tuple[float, float, float]:
-        """Write the first part; returns the clock before and after, and the store's date of it."""
+        """Write the first part, and return the clock before and after the write, and the store's date of the part."""
         before = self._world.now()
         self._rows.append({"kind": "function", "function": self._function, "now_s": round(before, 6), **facts})
         await self.flush()
@@ -44,7 +44,7 @@ class Tracer:
         return before, after, info.modified if info else 0.0
 
     def published(self, update: Update, started: float, upload_s: float) -> None:
-        """A worker's update stands in the bucket. One that an earlier function put there is not ours to account for."""
+        """Note that a worker's update is in the bucket. One that an earlier function put there is not counted here."""
         if update.function != self._function:
             return
         self._open[update.id] = {
@@ -62,12 +62,12 @@ class Tracer:
         }
 
     def applied(self, commit: Commit, download_s: float, apply_s: float, counts: Mapping[str, int]) -> None:
-        """A commit was applied here. Its costs go to the first of this function's updates in it.
+        """Note that a commit was applied here. Its costs go to the first of this function's updates in it.
 
-        Times of the row are on this function's clock.
+        The times in the row are on this function's clock.
 
         Args:
-            counts: what was read since the commit before; see `Pattern.counted`.
+            counts: The reads since the previous commit; see `Pattern.counted`.
         """
         now = self._world.now()
         for entry in commit.entries:
@@ -81,24 +81,26 @@ class Tracer:
             self._rows.append(row)
 
     def arrived(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
-        """This function wrote the log entry; these are the updates that it had read for it."""
+        """Note when the updates of a commit arrived. `updates` are those that this function read before it wrote it."""
         found = [updates.get((entry.worker, entry.seq)) for entry in commit.entries]
         moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
         self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
 
     async def close(self) -> None:
-        """Write the last part. Updates that have no fate yet, or whose commit was not applied here, are told of as
-        far as they came."""
+        """Write the last part.
+
+        The rows of updates that have no fate yet, or whose commit was not applied here, are written as far as they got.
+        """
         self._rows += self._open.values()
         self._open.clear()
         await self.flush()
 
     def due(self) -> bool:
-        """Whether it is time for another part."""
+        """Return whether it is time for another part."""
         return bool(self._rows) and self._world.now() - self._flushed > FLUSH_S
 
     async def flush(self) -> None:
-        """Write what has been measured since the last part, and the meter's reading."""
+        """Write the rows since the last part, and the meter's reading."""
         rows, self._rows = [_rounded(row) for row in self._rows], []
         seconds = self._world.now() - self._started
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})

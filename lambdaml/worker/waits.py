@@ -1,4 +1,4 @@
-"""Long waits: each is reported with the worker that it is for, and one in which nothing happens at all is given up."""
+"""Watches long waits: it reports each with the worker that is waited for, and gives up one in which nothing happens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ REPORT_WAIT_S = 10.0
 
 
 class Waits:
-    """What one function waits for, and since when nothing has happened.
+    """The waits of one function, and the time since which nothing has happened.
 
     Args:
-        patience_s: the function gives up when nothing happened for this long.
+        patience_s: The function gives up when nothing has happened for this long.
     """
 
     def __init__(self, world: World, patience_s: float) -> None:
@@ -25,7 +25,7 @@ class Waits:
         self._progress_at = world.now()
 
     def report(self, worker: int, since: float) -> bool:
-        """Report a wait for the worker if it is long; returns whether it was reported."""
+        """Report a wait for the worker if it is long, and return whether it was reported."""
         now, self._awaited = self._world.now(), worker
         if now - since > REPORT_WAIT_S and now - self._reported.get(worker, -REPORT_WAIT_S) > REPORT_WAIT_S:
             self._reported[worker] = now
@@ -34,17 +34,17 @@ class Waits:
         return False
 
     def progress(self) -> None:
-        """Something happened, so that patience begins anew."""
+        """Note that something happened, which resets the function's patience."""
         self._progress_at = self._world.now()
 
     def check(self, busy: bool) -> None:
-        """Give up a wait that is hopeless, whoever it is for.
+        """Give up if nothing has happened for too long, whichever worker is waited for.
 
         Args:
-            busy: this function has work to do itself.
+            busy: Whether this function has work to do itself.
 
         Raises:
-            RunFailed: there was no progress for as long as the run's `patience_s`.
+            RunFailed: If there was no progress for the run's `patience_s`.
         """
         if busy or self._world.store.patience.failing:
             self.progress()

@@ -1,10 +1,10 @@
-"""The updates that a function holds in memory: bounded in bytes, not in number.
+"""Accounts for the updates that a function holds in memory. They are bounded in bytes, not in number.
 
-A function reads updates before it can apply them. Here it is accounted for what they take: what is being read or made is
-reserved, what was read is held until it was applied. At most `limit_bytes` is in memory at once: 256 MB, or two updates
-where these are larger, the one that is being written and one that is being read. What does not fit waits in the store. An
-update that is needed now takes the place of those that are needed later: their arrays are let go, their headers stay, and
-they are read again when it is their turn.
+A function reads updates before it can apply them. The window reserves room for an update that is being read or made,
+and holds one that was read until it was applied. At most `limit_bytes` is in memory at once: 256 MB, or two updates if
+these are larger, the one that is being written and one that is being read. Updates that do not fit wait in the store.
+An update that is needed now takes the place of those that are needed later: their arrays are freed, their headers stay,
+and they are read again when it is their turn.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Callable
 from lambdaml.log.records import Update
 
 WINDOW_BYTES = 256 * 2**20
-"""What updates may take in a function's memory, if two of them do not take more."""
+"""Updates may take this much of a function's memory, or two updates' worth if that is more."""
 
 MAX_UNAPPLIED = 64
-"""Commits that a function may have decided and not applied, however small their updates are."""
+"""A function may have at most this many commits decided and not applied, however small their updates are."""
 
 Id = tuple[int, int]
 Place = tuple[int, int]
-"""Where the log applies an update: number of the commit, and position in it."""
+"""The place at which the log applies an update: the number of the commit, and the position in it."""
 
 
 def most_bytes(update_bytes: int, updates: float = float("inf")) -> int:
-    """The most that updates take in a function's memory.
+    """Return the most bytes that updates take in a function's memory.
 
     Args:
-        update_bytes: of one.
-        updates: how many there can be at once.
+        update_bytes: The size of one update.
+        updates: The most updates that can exist at once.
     """
     return int(min(max(WINDOW_BYTES, 2 * update_bytes), updates * update_bytes))
 
@@ -38,12 +38,13 @@ class Window:
     """Accounts for the updates in one function's memory.
 
     Args:
-        update_bytes: what an update will take, before one was seen.
+        update_bytes: The bytes that an update will take, as estimated before one was seen.
 
     Attributes:
-        claims: tells the bytes that something else takes from the window, whether they fit or not: updates wait for them.
-        held_bytes: of all updates that are in memory, being read or being made.
-        update_bytes: of the largest update so far.
+        claims: A function that returns the bytes that something else takes from the window. They count whether they fit
+            or not, so updates wait for them.
+        held_bytes: The bytes of all updates that are in memory, being read or being made.
+        update_bytes: The size of the largest update so far.
     """
 
     def __init__(self, update_bytes: int, claims: Callable[[], int] = lambda: 0) -> None:
@@ -61,22 +62,25 @@ class Window:
         return most_bytes(self.update_bytes)
 
     def fits(self, over: bool = False) -> bool:
-        """Whether another update may be read or made now; with `over`, if need be in place of undecided ones."""
+        """Return whether another update may be read or made now, with `over` also in place of undecided ones."""
         return self._fits_without(self._open_bytes if over else 0)
 
     def reserve(self, update: Id) -> None:
-        """An update is about to be read or made; undecided ones make room, those of the latest turn first."""
+        """Reserve room for an update that is about to be read or made.
+
+        Undecided updates make room for it, those with the highest sequence numbers first.
+        """
         self.release(update)
         self._free_undecided()
         self._reserved[update] = self.update_bytes
         self.held_bytes += self.update_bytes
 
     def release(self, update: Id) -> None:
-        """It was not there, or is not wanted."""
+        """Cancel the reservation of an update that did not exist or is not wanted."""
         self.held_bytes -= self._reserved.pop(update, 0)
 
     def hold(self, update: Update, size_bytes: int, place: Place | None = None) -> None:
-        """An update is in memory now, in place of its reservation; with a place, it is decided."""
+        """Note that an update is in memory, in place of its reservation. With a place in the log, it is decided."""
         self.release(update.id)
         self._forget(update)
         self.update_bytes = max(self.update_bytes, size_bytes)
@@ -90,25 +94,28 @@ class Window:
             self._decided[update.id] = place, update
 
     def decide(self, update: Update, place: Place) -> None:
-        """An update that is held has its place in the log now."""
+        """Note that an update that is held now has its place in the log."""
         if self._open.pop(update.id, None) is not None:
             self._open_bytes -= self._sizes[update.id]
             self._decided[update.id] = place, update
 
     def free(self, update: Update) -> None:
-        """Let go of an update's arrays, for good or until it is read again."""
+        """Free an update's arrays, for good or until it is read again."""
         self._forget(update)
         update.let_go()
 
     def can_fit(self, place: Place, wanted: Place | None) -> bool:
-        """Whether an update that is waited for finds room if those that are needed later make it; others never do."""
+        """Return whether an update finds room if those that are needed later make room.
+
+        They do so only for an update that is waited for, so the result is false for others.
+        """
         if wanted is None or place > wanted:
             return False
         later_bytes = sum(self._sizes[key] for key, (after, _) in self._decided.items() if after > place)
         return self._fits_without(self._open_bytes + later_bytes)
 
     def make_room(self, place: Place) -> list[tuple[Place, Id]]:
-        """Have updates that are needed later make room for one that is applied next; returns which of them are decided."""
+        """Free updates that are needed later, for one that is applied next, and return those that are decided."""
         self._free_undecided()
         evicted = []
         for after, update in sorted(self._decided.values(), key=lambda held: held[0], reverse=True):
@@ -119,11 +126,11 @@ class Window:
         return evicted
 
     def _fits_without(self, spare_bytes: int) -> bool:
-        """Whether another update fits where so many bytes are let go."""
+        """Return whether another update fits once this many bytes are freed."""
         return self.held_bytes + self.claims() - spare_bytes + self.update_bytes <= self.limit_bytes
 
     def _free_undecided(self) -> None:
-        """Let go of undecided updates, those of the latest turn first, until another fits."""
+        """Free undecided updates, those with the highest sequence numbers first, until another update fits."""
         for other in sorted(self._open, key=lambda each: (each[1], each[0]), reverse=True):
             if self.fits():
                 return

@@ -1,4 +1,4 @@
-"""A worker: an endless stream of updates, computed wherever its lease is held."""
+"""A worker: an endless stream of updates, computed by the function that holds its lease."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.shared import Shared
 
 LEAVE_MARGIN = 3.0
-"""A function leaves when fewer than this many steps fit into what is left of its lifetime."""
+"""A function leaves when fewer than this many steps fit into the rest of its lifetime."""
 
 
 class Worker:
     """One worker, for as long as this function holds its lease.
 
     Args:
-        number: of the worker.
+        number: The worker's number.
     """
 
     def __init__(self, number: int, shared: Shared, pattern: Pattern, checkpoints: Checkpoints) -> None:
@@ -28,7 +28,7 @@ class Worker:
         self._shared = shared
         self._pattern = pattern
         self._checkpoints = checkpoints
-        self._upload_s: float | None = None  # what its latest put took
+        self._upload_s: float | None = None  # the time that its latest put took
 
     async def work(self) -> None:
         """Compute and publish the worker's updates until the run ends, the lease is lost, or the function leaves."""
@@ -62,7 +62,7 @@ class Worker:
                 shared.leave()
 
     async def _publish(self, seq: int, started: float) -> Update:
-        """Compute an update and create its object; returns the one that stands."""
+        """Compute an update, create its object, and return the update that the bucket then holds."""
         shared, world, worker = self._shared, self._shared.world, self._number
         shared.computing += 1
         try:
@@ -85,7 +85,7 @@ class Worker:
         return update
 
     def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
-        """An update, checked, with its bytes and the job's warnings."""
+        """Compute an update and check it. Return it with its bytes and the job's warnings."""
         shared, worker = self._shared, self._number
         try:
             gradient = shared.replica.gradient(worker, seq)

@@ -1,8 +1,8 @@
-"""The world: all that worker and schedule code may touch besides its own memory.
+"""The world: everything that worker and schedule code may touch besides its own memory.
 
-The protocol is plain `async` code against this one small object, so that the very same code runs live (a real store,
-the real clock, torch) and under a virtual clock. Code on this side of it imports no `time`, `random`, `threading`,
-`socket` or `asyncio`; a test pins that.
+That code is plain `async` code against this one small object, so that the very same code runs live (a real store, the
+real clock, torch) and under a virtual clock. It imports no `time`, `random`, `threading`, `socket` or `asyncio`; a test
+pins that.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ T = TypeVar("T")
 
 
 class Signal(Protocol):
-    """Something that conditions depend on. Setting it wakes those that wait for a condition which now holds."""
+    """A signal that conditions depend on. Setting it wakes the coroutines that wait for a condition which now holds."""
 
     def set(self) -> None: ...
 
 
 class Task(Protocol):
-    """A coroutine running beside the one that spawned it."""
+    """A coroutine that runs beside the one that spawned it."""
 
     def cancel(self) -> object: ...
 
 
 class WorldStore(Protocol):
-    """The store of `lambdaml.storage.protocol`, awaited. Requests in flight at once overlap. Each is repeated while the
-    store is down.
+    """The store of `lambdaml.storage.protocol` with calls that are awaited.
+
+    Requests in flight at once overlap. Each is repeated while the store is down.
 
     Attributes:
-        patience: for how long, and whether the store was down lately.
+        patience: The time for which requests are repeated, and whether the store was down lately.
     """
 
     @property
@@ -48,56 +49,58 @@ class WorldStore(Protocol):
     async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]: ...
     async def delete(self, keys: Sequence[str]) -> None: ...
     def reading(self) -> dict[str, Any]:
-        """What this function's requests came to so far, as `MeterReading.to_dict`."""
+        """Return the sums over this function's requests so far, in the form of `MeterReading.to_dict`."""
 
 
 class World(Protocol):
-    """Store, clock, compute, randomness; and word from the engine.
+    """The store, the clock, compute and randomness of a function, and the messages of its engine.
 
     Attributes:
-        store: the run's bucket.
+        store: The run's bucket.
     """
 
     @property
     def store(self) -> WorldStore: ...
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back; comparable within one function only."""
+        """Return the seconds on a clock that never goes back. They are comparable within one function only."""
 
     async def sleep(self, seconds: float) -> None: ...
 
     def signal(self) -> Signal: ...
 
     async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until the condition holds, or the time is over; returns whether it holds.
+        """Wait until the condition holds or the time is over, and return whether it holds.
 
-        The condition is looked at now, and whenever the signal is set, by whoever sets it: it must be quick and
-        look at memory only.
+        The condition is evaluated now, and whenever the signal is set, by whoever sets it. It must be quick and look at
+        memory only.
         """
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Task: ...
 
     async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
-        """Run all at once; results in order. If one raises, so does this."""
+        """Run all at once, and return the results in order. If one raises an exception, so does this."""
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Run tensor work, one piece at a time in the order asked for, without stopping everything else."""
+        """Run tensor work, one piece at a time in the order of the calls, without stopping everything else."""
 
     async def background(self, work: Callable[[], T]) -> T:
         """Run work that touches no shared tensors, beside everything else."""
 
     def uniform(self, low: float, high: float) -> float:
-        """A random number from this function's own seeded stream, for jitter."""
+        """Return a random number from this function's own seeded stream, for jitter."""
 
     def remaining_s(self) -> float:
-        """Seconds until the engine ends this function; infinite where it does not."""
+        """Return the seconds until the engine ends this function, or infinity if the engine sets no limit."""
 
     def leaving(self) -> bool:
-        """Whether the engine asked this function to leave (preemption notice, Ctrl-C)."""
+        """Return whether the engine asked this function to leave (preemption notice, Ctrl-C)."""
 
     def vacant(self) -> Mapping[int, str]:
-        """Workers that nobody works as, and that the engine wants this function to stand in for; each with the name
-        of the function that died as it, or ""."""
+        """Return the workers that no function works as and that the engine wants this function to take over.
+
+        Each comes with the name of the function that died as this worker, or "".
+        """
 
     def emit(self, event: Event) -> None:
-        """Tell whoever watches. Never blocks; nothing depends on it."""
+        """Send an event to those that watch. It never blocks, and nothing depends on it."""
