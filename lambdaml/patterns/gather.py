@@ -1,7 +1,7 @@
-"""Gather: every function reads every update. N puts and N(N-1) gets a round, no list, no delete.
+"""Gather: every function reads every update. A round takes N puts and N(N-1) gets, no list and no delete.
 
-An update's key is computable, so nobody has to be told that it exists: a reader looks when the writer's pace says
-that it should be there (`lambdaml.worker.poll_timer`). A store answers a look that finds the update with the update itself.
+An update's key is computable, so nobody has to be told that it exists: a reader looks when the writer's poll timer says
+that it should exist (`lambdaml.worker.poll_timer`). A look that finds the update returns the update itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lambdaml.worker.window import Id
 from lambdaml.worker.world import Task
 
 LOOKAHEAD = 8
-"""Rounds that a function which is behind reads ahead of those that it has decided, if they fit into its window."""
+"""A function that is behind reads this many rounds ahead of those that it has decided, if they fit into its window."""
 
 
 class Gather:
@@ -44,7 +44,7 @@ class Gather:
             self._tasks[worker] = self._shared.spawn(self._watch(worker))
 
     def add(self, update: Update) -> None:
-        """An update became known: looked up, or published here."""
+        """Note that an update became known: it was read, or published by this function."""
         shared = self._shared
         if update.seq >= shared.known.next_seq[update.worker] and update.id not in self.arrived:
             shared.window.hold(update, shared.replica.held_bytes(update))
@@ -60,7 +60,7 @@ class Gather:
             update.let_go()
 
     def take(self, commit: Commit) -> dict[Id, Update]:
-        """Hand over what is known of the updates that get their fate in this commit, and forget them."""
+        """Return the known updates that get their fate in this commit, and forget them."""
         now, taken = self._shared.world.now(), {}
         for entry in commit.entries:
             self._decided_at[entry.worker] = now
@@ -69,7 +69,7 @@ class Gather:
         return taken
 
     def forecast_s(self, commit: Commit) -> float:
-        """Seconds from now until enough updates for another commit after this one will have been read."""
+        """Return the seconds from now until enough updates for another commit after this one will have been read."""
         shared, now = self._shared, self._shared.world.now()
         decided = {entry.worker for entry in commit.entries}
         ready = []
@@ -79,7 +79,7 @@ class Gather:
         return sorted(ready)[shared.schedule.needs(len(ready)) - 1] + shared.latency_s
 
     def counted(self) -> dict[str, int]:
-        """What was read since this was last asked."""
+        """Return the reads since the last call."""
         counts, self._counts = self._counts, dict.fromkeys(self._counts, 0)
         return counts
 
@@ -87,7 +87,11 @@ class Gather:
         return self._paces.setdefault(worker, PollTimer(FLOATS))
 
     async def recover(self, worker: int) -> int:
-        """Find what earlier functions published for a worker that is ours now; the sequence number to go on with."""
+        """Find the updates that earlier functions published for a worker that this function now holds.
+
+        Returns:
+            The sequence number to go on with.
+        """
         shared = self._shared
         if not shared.schedule.deterministic:
             await shared.until(lambda: shared.queued.commit >= shared.tail)
@@ -127,8 +131,11 @@ class Gather:
             seq += 1
 
     def _may_exist(self, worker: int, seq: int, base: int) -> Callable[[], bool]:
-        """Whether the update may stand in the bucket. It certainly did if it has its fate: a function that reads the
-        log takes in many commits at once, so what holds after one of them need not hold when we look."""
+        """Return a condition that holds if the update may be in the bucket.
+
+        The update was certainly there if it has its fate: a function that reads the log takes in many commits at once,
+        so a condition that held after one of them need not hold when it is evaluated.
+        """
         shared = self._shared
 
         def check() -> bool:
@@ -142,15 +149,15 @@ class Gather:
         return check
 
     def _ahead(self) -> int:
-        """Rounds that may be read ahead of the decided ones: as many as fit into the window."""
+        """Return the number of rounds that may be read ahead of the decided ones: as many as fit into the window."""
         round_bytes = max(1, self._shared.settings.workers * self._shared.window.update_bytes)
         return max(1, min(LOOKAHEAD, self._shared.window.limit_bytes // round_bytes))
 
     async def _room(self, worker: int, seq: int) -> bool:
-        """Wait until an update may be read, and return True; or until it has its fate, and need not be.
+        """Wait until an update may be read, and return True, or until it has its fate and need not be read.
 
-        What the next decision may need is read even if others must go, but only when there is nothing left to apply,
-        which would make room by itself.
+        An update that the next decision may need is read even if others must go, but only when nothing is left to
+        apply, which would make room by itself.
         """
         shared = self._shared
 
@@ -163,7 +170,7 @@ class Gather:
         return seq >= shared.known.next_seq[worker]
 
     async def _fetch(self, worker: int, seq: int) -> Update | None:
-        """Read and check an update, if it is there; it has its reservation in the window until it is added."""
+        """Read and check an update, if it exists. It keeps its reservation in the window until it is added."""
         self._shared.window.reserve((worker, seq))
         update = None
         try:
@@ -178,7 +185,7 @@ class Gather:
         return update
 
     async def _look(self, worker: int, seq: int, pace: PollTimer[float]) -> Update | None:
-        """Wait for an update; None if it got its fate meanwhile."""
+        """Wait for an update and return it, or None if it got its fate meanwhile."""
         shared, world = self._shared, self._shared.world
         since = world.now()
         behind = shared.schedule.deterministic and seq < shared.tail
@@ -207,7 +214,7 @@ class Gather:
         return None
 
     async def read(self, worker: int, seq: int) -> Update:
-        """An update that the log says exists."""
+        """Return an update that exists according to the log."""
         data = await self._get(worker, seq)
         if data is None:
             raise _missing(worker, seq)
@@ -228,5 +235,5 @@ class Gather:
 
 
 def _missing(worker: int, seq: int) -> RunFailed:
-    """Ends the run, unless a horizon has passed this function; see `lambdaml.log.retention`."""
+    """Return the error that ends the run, unless a horizon has passed this function; see `lambdaml.log.retention`."""
     return RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")

@@ -10,8 +10,7 @@ from lambdaml.schedules import Decision
 
 
 class Fixed:
-    """Returns the given decision, whatever has arrived. It has no name by which to choose it: no run can train with
-    it."""
+    """Returns the given decision, whatever has arrived. Users cannot choose it by name: no run can train with it."""
 
     deterministic = False
 

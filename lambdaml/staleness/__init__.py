@@ -8,7 +8,7 @@ subclass of `Rule` that overrides what it needs, in a file of its own, and add o
 | weighs an update by its staleness                 | `weight`           | `inverse`         |
 | looks at more of the update's line in the log     | `judge`            | `exponential`     |
 | does not use some updates at all                  | `judge`            | `discard`         |
-| looks at the log state                            | either of these    | `exponential`     |
+| looks at the log state                            | `weight` or `judge`| `exponential`     |
 | compares label counts                             | `labels`           | `exponential`     |
 | changes gradients, or remembers them              | `transform`        | `dc`, `ringleader`|
 """

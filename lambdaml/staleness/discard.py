@@ -1,5 +1,4 @@
-"""An update that is at least R steps old is discarded: Ringmaster ASGD (Maranjyan, Tyurin, Richtárik, arXiv
-2501.16168).
+"""Updates at least R steps old are discarded: Ringmaster ASGD (Maranjyan, Tyurin, Richtárik, arXiv 2501.16168).
 
 With R = max(1, ceil(noise / target)), where `noise` is the variance sigma^2 of a gradient and `target` the squared
 gradient norm epsilon to be reached, this is as fast as any method can be if all workers draw from one distribution

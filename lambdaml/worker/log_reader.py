@@ -1,4 +1,4 @@
-"""Reading the log as it grows: for functions that do not decide commits themselves."""
+"""Reads the log as it grows, for functions that do not decide commits themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lambdaml.worker.shared import Shared
 
 
 class LogReader:
-    """Yields log entries in order, looking for the next when the writer's forecast says that it may be there."""
+    """Returns log entries in order, and looks for the next one when the writer's forecast says that it may exist."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -22,7 +22,7 @@ class LogReader:
         self._burst = 1
 
     async def next(self) -> Commit | None:
-        """The entry that follows what the function knows; None if there is none yet (look again)."""
+        """Return the entry that follows the known log state, or None if it does not exist yet; then look again."""
         commit = self._shared.known.commit
         if commit not in self._ready:
             behind = self._shared.tail - commit

@@ -1,10 +1,10 @@
-"""When to look for an object that somebody else will write.
+"""Decides when to look for an object that another function will write.
 
 A look that comes too early costs a request (a 404 is billed) and its latency; one that comes too late costs time. So
-a look is timed: writers say in each object how long they took, and the reader learns how far off its guesses were.
+looks are timed: writers say in each object how long they took, and the reader learns how far off its guesses were.
 
-The rules are arithmetic on numbers of either of two kinds: on a float by a function at work, which watches one writer
-with each timer, and on an array by `lambdaml.simulation`, where all functions watch all writers at once.
+The rules are arithmetic on floats or arrays. A function at work uses floats and watches one writer with each timer;
+`lambdaml.simulation` uses arrays, with which all functions watch all writers at once.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ _HIT_STEP = 0.04
 _MARGIN_LIMIT = 4
 
 OWN_UPDATE_FIRST_S = 2.0
-"""How long a function that knows nobody's pace yet waits for an update of its own before it looks for others'."""
+"""A function that cannot time its looks yet waits this long for an update of its own before it looks for others'."""
 
 BURST = 8
-"""Log entries that a reader which is behind reads at once."""
+"""A reader that is behind reads at most this many log entries at once."""
 
 _EARLY = 0.75
 """The first look for a log entry comes after this share of the writer's forecast. Workers that wait for a commit delay
-those after it, so a reader that trusted the forecast in full would confirm its own lateness."""
+the commits after it, so a reader that trusted the forecast in full would confirm its own lateness."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers(Generic[N]):
-    """What arithmetic on one kind of numbers needs besides operators: for floats or for arrays.
+    """The functions that arithmetic on floats, or on arrays, needs besides operators.
 
     Attributes:
-        choose: takes a condition, the number where it holds, and the number where it does not.
+        zero: The number zero.
+        least, greatest: Functions that return the least, or the greatest, of their arguments.
+        middle: A function that returns the median of a list.
+        choose: A function of a condition, the number where it holds, and the number where it does not.
     """
 
     zero: N
@@ -57,8 +60,8 @@ FLOATS: Numbers[float] = Numbers(0.0, min, max, median, lambda holds, one, other
 class PollTimer(Generic[N]):
     """The expected time from when a writer may start until its object can be read.
 
-    The guess is the median of what the writer said of its last few objects, plus a margin. The margin grows by a
-    quarter of `scale_s` with every first look that misses and shrinks by a little with every one that hits, so in the
+    The guess is the median of the times that the writer's last few objects say, plus a margin. The margin grows by a
+    quarter of `scale_s` with every first look that misses and shrinks a little with every one that hits, so in the
     long run about one first look in seven misses. It may become negative, because a read takes effect only when it
     reaches the store.
     """
@@ -71,25 +74,29 @@ class PollTimer(Generic[N]):
         self._jitter_s: N = numbers.zero
 
     def delay_s(self) -> N | None:
-        """Seconds from the writer's start to the first look; None while nothing is known."""
+        """Return the seconds from the writer's start to the first look, or None while nothing is known."""
         if not self._said:
             return None
         delay_s: N = self._numbers.greatest(0.0, self._usual_s + self._margin_s)
         return delay_s
 
     def said(self, duration_s: N) -> None:
-        """The writer took this long from its start until its object stood."""
+        """Note that the writer took this long from its start until its object existed."""
         self._said = self._said[-(_WINDOW - 1) :] + [duration_s]
         self._usual_s = self._numbers.middle(self._said)
 
     def scale_s(self, latency_s: N) -> N:
-        """What a guess may be wrong by: what a look takes, or how late the writer usually is, whichever is more."""
+        """Return how far off a guess may be: the time of a look, or the writer's usual lateness, whichever is more."""
         return self._numbers.greatest(latency_s, self._jitter_s)
 
     def looked(self, late_s: N, latency_s: N) -> None:
-        """The first look found the object (0), or it was found this much later; a look takes `latency_s`.
+        """Note that the first look found the object, or how much later it was found.
 
-        A writer that was restarted is later than any pace can tell, so that lateness counts only up to a limit.
+        A writer that was restarted is later than any timer can foresee, so lateness counts only up to a limit.
+
+        Args:
+            late_s: The seconds from the first look to the one that found the object; 0 if that was the first.
+            latency_s: The seconds that a look takes.
         """
         numbers = self._numbers
         limit_s = _MARGIN_LIMIT * latency_s + self._usual_s
@@ -100,14 +107,14 @@ class PollTimer(Generic[N]):
 
 
 class Backoff(Generic[N]):
-    """Pauses between further looks: from a fraction of what a guess is wrong by, growing by half, with jitter, capped.
+    """The pauses between further looks. They begin at a quarter of `scale_s` and grow by half up to a cap, with jitter.
 
     Args:
-        scale_s: as `PollTimer.scale_s`.
-        cap_s: the longest pause.
+        scale_s: How far off a guess may be, in seconds; see `PollTimer.scale_s`.
+        cap_s: The longest pause, without its jitter.
 
     Attributes:
-        pause_s: the next pause, without its jitter.
+        pause_s: The next pause, without its jitter.
     """
 
     def __init__(self, numbers: Numbers[N], scale_s: N, cap_s: float = 1.0) -> None:
@@ -116,17 +123,18 @@ class Backoff(Generic[N]):
         self.pause_s: N = numbers.least(cap_s, numbers.greatest(0.001, scale_s / 4))
 
     def next_s(self, uniform: N) -> N:
-        """The next pause, given a random number from [0, 1)."""
+        """Return the next pause in seconds, given a random number from [0, 1)."""
         pause = self.pause_s
         self.pause_s = self._numbers.least(self._cap_s, pause * 1.5)
         return pause * (0.75 + 0.5 * uniform)
 
 
 def entry_due_s(found_s: N, latency_s: N, forecast_s: float) -> N:
-    """When to look for a log entry: the one before it was found at `found_s`, and forecast this one."""
+    """Return when to look for a log entry, if the one before it was found at `found_s` and has the forecast
+    `forecast_s` for this one."""
     return found_s - 2 * latency_s + _EARLY * forecast_s
 
 
 def entry_scale_s(numbers: Numbers[N], latency_s: N, forecast_s: float) -> N:
-    """What the guess of `entry_due_s` may be wrong by, for `Backoff`."""
+    """Return how far off the guess of `entry_due_s` may be, for `Backoff`."""
     return numbers.greatest(latency_s, forecast_s / 2)

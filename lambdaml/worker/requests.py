@@ -1,10 +1,10 @@
-"""What functions ask of the store, as data: each thing that they do, with the requests that it always takes.
+"""The requests that functions make of the store, as data: a script of requests for each thing that they do.
 
     count_requests(START, function=8, worker=16)      # Counter(create=16, get=16, list=16, put=8, head=8)
 
 A test holds the code of functions to these scripts. The simulator in closed form, plans, caps and the table in
-docs/concepts/cost.md count with them. Looks that come too early and requests that are refused come on top: they are a
-matter of time.
+docs/concepts/cost.md count with them. A script has the requests that are always made. Looks that come too early and
+requests that are refused are not in it, since their number depends on time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Literal, NamedTuple
 from lambdaml.log import keys
 
 Per = Literal["function", "worker", "update", "read", "commit", "entry read", "snapshot", "run"]
-"""What a request is made once for. `read`: an update and a function other than its own; `entry read`: a log entry and a
-function that does not write the log."""
+"""The unit for which a request is made once. A `read` is an update and a function other than its own; an `entry read`
+is a log entry and a function that does not write the log."""
 
 
 class Request(NamedTuple):
-    """A request of a script: its kind, as a meter names it; what its key begins with, and what it is made once for."""
+    """A request of a script: its kind, as a meter names it, its key's prefix, and the unit for which it is made
+    once."""
 
     kind: str
     about: str
@@ -39,7 +40,8 @@ START: Script = (
     Request("list", keys.LOG, "function"),
     Request("create", keys.LEASES, "worker"),
 )
-"""A function starts. It makes these one after the other, but for the leases, which it takes at once."""
+"""The requests of a function that starts. It makes them one after the other, except for the leases, which it takes all
+at once."""
 
 SUCCEED: Script = (
     Request("list", keys.LEASES, "worker"),
@@ -47,33 +49,34 @@ SUCCEED: Script = (
     Request("get_miss", keys.UPDATES, "worker"),
     Request("list", keys.HORIZONS, "worker"),
 )
-"""What a function that takes the place of another makes besides: it looks for each worker's lease, for updates which that
-worker published after the snapshot, until there is none, and whether that one was deleted."""
+"""The further requests of a function that takes the place of another. For each worker it looks for the lease, for
+updates that the worker published after the snapshot until one does not exist, and whether that one was deleted."""
 
 LEAVE: Script = (
     Request("put", keys.TRACE, "function"),
     Request("create", keys.LEASES, "worker"),
 )
-"""A function leaves before the run has ended: the last part of its trace, and the leases that it gives back."""
+"""The requests of a function that leaves before the run has ended: the last part of its trace, and the leases that it
+gives back."""
 
 AGREED: Script = (
     Request("create", keys.UPDATES, "update"),
     Request("get", keys.UPDATES, "read"),
     Request("create", keys.LOG, "commit"),
 )
-"""Updates and the commits that give them their fate, where every function decides these by itself."""
+"""The requests for updates and the commits that give them their fate, if every function decides these by itself."""
 
 LOGGED: Script = (*AGREED, Request("get", keys.LOG, "entry read"))
-"""The same where one function decides, and the others read its log."""
+"""The requests for updates and their commits, if one function decides and the others read its log."""
 
 SNAPSHOT: Script = (Request("create", keys.SNAPSHOTS, "snapshot"),)
-"""A snapshot is written."""
+"""The request that writes a snapshot."""
 
 END: Script = (
     Request("put", keys.TRACE, "function"),
     Request("create", keys.MODEL, "run"),
 )
-"""A run ends: each function's last part of the trace, and the result."""
+"""The requests at the end of a run: each function's last part of the trace, and the result."""
 
 SCRIPTS: dict[str, Script] = {
     "a function starts": START,
@@ -84,12 +87,12 @@ SCRIPTS: dict[str, Script] = {
     "a snapshot": SNAPSHOT,
     "the end": END,
 }
-"""All of them, by what they are for."""
+"""All scripts, by what they are for."""
 
 
 def count_requests(script: Iterable[Request], **units: float) -> Counter[str]:
-    """Requests by kind, of so many functions, workers, updates ... (`entry_read` for `entry read`); of none of those
-    that are not named."""
+    """Return the number of requests by kind, for these numbers of functions, workers, updates ... (`entry_read` for
+    `entry read`). A unit that is not named counts as 0."""
     counts: Counter[str] = Counter()
     for kind, _, per in script:
         counts[kind] += units.get(per.replace(" ", "_"), 0)  # type: ignore[assignment]
@@ -97,7 +100,7 @@ def count_requests(script: Iterable[Request], **units: float) -> Counter[str]:
 
 
 def table() -> str:
-    """The scripts as a table of Markdown."""
+    """Return the scripts as a Markdown table."""
     lines = ["| what | requests |", "|---|---|"]
     for what, script in SCRIPTS.items():
         asked = ", ".join(f"{kind} `{about}` per {per}" for kind, about, per in script)
