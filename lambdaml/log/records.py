@@ -1,8 +1,8 @@
 """The records of a run: updates, commits and leases, as they stand in the bucket.
 
-All are immutable and created once. Numbers that name things: a `worker` is 0..N-1, `seq` counts a worker's updates
-from 0, `commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's
-leases from 1 and is its fencing token.
+All are immutable and created once. Their numbers are: a `worker` is 0..N-1, `seq` counts a worker's updates from 0,
+`commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's leases
+from 1 and is its fencing token.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ T = TypeVar("T")
 Fate = Literal["applied", "discarded", "rejected"]
 Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
 DAMAGED = "damaged"
-"""Why an update whose object cannot be read is rejected."""
+"""The reason for which an update whose object cannot be read is rejected."""
 Body = dict[str, NDArray[Any]]
 """The encoded arrays of an update, by name, as its codec wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why and where a run ends. `version` is the version of the result; None for the last one."""
+    """The reason why a run ends, and where. `version` is the version of the result; None for the last one."""
 
     reason: Reason
     version: int | None = None
@@ -36,14 +36,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A change in mid-run: the log says what is changed, to which value, and from when.
+    """A change while a run goes on: the log says what is changed, to which value, and from when.
 
-    Where every function comes to the same commits by itself, nobody reads the log, so the change travels in an update of
-    worker 0; otherwise it stands in the log entry alone. Either way it belongs to one commit and holds from the next on.
+    If every function makes the same commits by itself, nobody reads the log, so the change travels in an update of
+    worker 0. Otherwise only the log entry has it. Either way it belongs to one commit and holds from the next on.
 
     Attributes:
-        number: Control entries before this one; it names the wish, `control/{number}`, too.
+        number: The number of control entries before this one. It also names the wish, `control/{number}`.
         what: The setting; `lr` is the optimizer's learning rate.
+        value: The new value of the setting.
     """
 
     number: int
@@ -53,9 +54,9 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """SHA-256 of the full training state after so many commits; replicas that differ are found by comparing them.
+    """The SHA-256 of the full training state after `commits` commits. Comparing digests finds replicas that differ.
 
-    A version would not do: commits that take no step change the state's account of fates and leave the version.
+    A version would not do: commits that take no step change the fates in the state and leave the version as it is.
     """
 
     commits: int
@@ -64,14 +65,15 @@ class Digest:
 
 @dataclass(slots=True)
 class Update:
-    """What a worker publishes: where it was computed, how long that took, and the encoded gradient.
+    """An update, as a worker publishes it: where it was computed, how long that took, and the encoded gradient.
 
     The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
-    start until its put began, `upload_s` the put of its *previous* update. `base_commit` is how many commits had been taken
-    when it was computed: a version does not tell states apart, since commits that only refuse leave it as it is. `digest`,
-    `stop` and `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks
-    for that. No part of the object are the reader's own findings: `size_bytes`, `download_s`, `arrived_s` (when it had
-    read and checked it), `fault`, its reason to reject the update, and `loaded`: whether `body` is in memory, or was let go.
+    start until its put began, `upload_s` the put of its *previous* update. `base_commit` is the number of commits that
+    had been applied when it was computed: a version does not tell states apart, since commits that only refuse leave it
+    as it is. `digest`, `stop` and `control` are news that ride along so that nobody has to ask for them; `labels`
+    counts the samples of each class, if the run's staleness rule asks for that. The reader adds its own findings, which
+    are not part of the object: `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update),
+    `fault` (its reason to reject the update), and `loaded` (whether `body` is in memory, or was freed).
     """
 
     worker: int
@@ -103,11 +105,11 @@ class Update:
         return self.worker, self.seq
 
     def let_go(self) -> None:
-        """Free the arrays; the header stays."""
+        """Free the arrays and keep the header."""
         self.body, self.loaded = {}, False
 
     def pack(self) -> bytes:
-        """The object's bytes; from now on `body` and `size_bytes` are those of the object."""
+        """Return the object's bytes. From now on `body` and `size_bytes` are those of the object."""
         header: dict[str, Any] = {
             "worker": self.worker,
             "seq": self.seq,
@@ -140,7 +142,7 @@ class Update:
         """Read an update back and check that it is the one its key names.
 
         Raises:
-            BadObject, NewerSchema: as in `wire.unpack`.
+            BadObject, NewerSchema: If `wire.unpack` does, or the header is not that of this update.
         """
         key = keys.update(worker, seq)
         header, body = wire.unpack(data, key)
@@ -177,12 +179,12 @@ class Update:
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Update:
-        """`unpack` by the update's key."""
+        """Read an update back by its key; see `unpack`."""
         return Update.unpack(data, *keys.update_id(key))
 
 
 def damaged(worker: int, seq: int, size_bytes: int) -> Update:
-    """Stands for an update whose object cannot be read; every replica makes the same of it."""
+    """Return an update in place of one whose object cannot be read. It is the same in every replica."""
     return Update(worker, seq, -1, 0, "", 0, math.nan, "", size_bytes=size_bytes, fault=DAMAGED)
 
 
@@ -190,10 +192,10 @@ def damaged(worker: int, seq: int, size_bytes: int) -> Update:
 class Entry:
     """One update's line in the log: its fate, and all that a staleness rule may look at.
 
-    `weight` is what the staleness rule multiplies the gradient with (0 unless applied), before the step's mean is taken
-    over its samples (`lambdaml.log.commits.summed`); `staleness` is the number of optimizer steps between the
-    version it was computed from and the step that applied it, or that it would have been part of. `labels` are those of
-    an applied update.
+    `weight` is the factor that the staleness rule gives the gradient (0 unless applied), before the step's mean is
+    taken over its samples (`lambdaml.log.commits.summed`). `staleness` is the number of optimizer steps between the
+    version that it was computed from and the step that applied it, or that it would have been part of. `labels` are
+    those of an applied update.
     """
 
     worker: int
@@ -236,7 +238,8 @@ class Entry:
 class Commit:
     """Log entry number `commit`: the optimizer steps it takes from `version` on, and the updates it refuses.
 
-    `progress` is the share of the run that is done after it, in [0, 1]. `next_s` is the writer's guess of how long after this entry the next one will be there, for those who wait for it.
+    `progress` is the share of the run that is done after it, in [0, 1]. `next_s` is the writer's estimate of the
+    seconds from this entry to the next, for those who wait for that.
     """
 
     commit: int
@@ -266,7 +269,7 @@ class Commit:
         return [*self.applied, *self.refused]
 
     def same(self, other: Commit) -> bool:
-        """Whether two functions came to the same commit; who wrote it, and when, aside."""
+        """Return whether two functions made the same commit, whoever wrote it and whenever."""
         return self._content() == other._content()
 
     def _content(self) -> tuple[Any, ...]:
@@ -297,7 +300,7 @@ class Commit:
         """Read a log entry back.
 
         Raises:
-            BadObject, NewerSchema: as in `wire.load_json`.
+            BadObject, NewerSchema: If `wire.load_json` does, or the record is not this log entry.
         """
         key = keys.log(commit)
         record = wire.load_json(data, key)
@@ -328,16 +331,17 @@ class Commit:
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Commit:
-        """`unpack` by the entry's key."""
+        """Read a log entry back by its key; see `unpack`."""
         return Commit.unpack(data, keys.number(key))
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """`function` works as `worker` until `duration_s` after this object, or the worker's latest update, was written.
+    """A lease: `function` works as `worker` until `duration_s` after this lease, or the worker's latest update, was
+    written, by the store's clock.
 
-    By the store's clock. A lease with `released` set is free at once. One with `backup` set is held in place of the
-    function that the worker is meant for, which may take it at any time.
+    A lease with `released` set is free at once. One with `backup` set is held in place of the function that the worker
+    is meant for, which may take it at any time.
     """
 
     worker: int
@@ -366,7 +370,7 @@ class Lease:
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Lease:
-        """`unpack` by the lease's key."""
+        """Read a lease back by its key; see `unpack`."""
         _, worker, generation = key.split("/")
         return Lease.unpack(data, int(worker), int(generation))
 
@@ -375,18 +379,18 @@ _HEADER = (
     *("worker", "seq", "base", "base_commit", "generation", "function", "samples", "codec"),
     *("ready_s", "compute_s", "encode_s", "upload_s"),
 )
-"""Members of an update's header that every update has and that are taken as they are."""
+"""The members of an update's header that every update has and that are used as they are."""
 
 
 def _known(kind: type[T], record: Mapping[str, Any]) -> T:
-    """A record of this kind; what it holds besides was added by a later version of the same schema and is passed over."""
+    """Return a record of this kind. It ignores other members, which a later version of the same schema added."""
     if not isinstance(record, Mapping):
         raise TypeError(f"{record!r} is no record")
     return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 
 def _demand(record: object, kind: type, *names: str) -> None:
-    """Raise TypeError unless these attributes are of this kind; an int may stand for a float, a bool for nothing."""
+    """Raise TypeError unless these attributes are of this kind. An int may replace a float, but a bool is no number."""
     kinds = (int, float) if kind is float else (kind,)
     for name in names:
         value = getattr(record, name)

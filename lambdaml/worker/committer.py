@@ -1,7 +1,7 @@
-"""What the function that holds worker 0 does besides: write the log, write snapshots, and write the result.
+"""Writes the log, snapshots and the result, in the function that holds worker 0.
 
-There is no leader to elect. Log entries are created, never replaced; should two functions believe that they hold
-worker 0, the loser of each entry finds the winner's in its place and follows it.
+No leader is elected. Log entries are created, never replaced. If two functions believe that they hold worker 0, the
+loser of each entry finds the winner's in its place and follows it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lambdaml.worker.shared import Shared
 from lambdaml.worker.stop_watcher import LEAD, StopWatcher
 
 _MAX_UNWRITTEN = 16
-"""Commits that a deterministic schedule may be ahead of its log."""
+"""A deterministic schedule may be at most this many commits ahead of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot that is to be written: its version, the values of its state, and its bytes."""
+    """A snapshot that waits to be written: its version, the values of its state, and its bytes."""
 
     version: int
     meta: dict[str, Any]
@@ -38,11 +38,11 @@ class Snapshot:
 
 
 class Committer:
-    """Writes on behalf of all. Idle in functions that do not hold worker 0.
+    """Writes the log, snapshots and the result on behalf of all. It is idle in functions that do not hold worker 0.
 
     Attributes:
-        digest: of the newest state whose digest is not in the log yet.
-        making_bytes: what a snapshot will take that is about to be made.
+        digest: The digest of the newest state, if it is not in the log yet.
+        making_bytes: The bytes that a snapshot will take that is about to be made.
     """
 
     def __init__(self, shared: Shared, pattern: Pattern, stops: StopWatcher, retention: Retention) -> None:
@@ -51,39 +51,39 @@ class Committer:
         self._unwritten: deque[Commit] = deque()
         self._snapshots: deque[Snapshot] = deque()
         shared.window.claims = lambda: self._waiting_bytes
-        self._written = -1  # version of the newest snapshot that stands here
+        self._written = -1  # version of the newest snapshot that this function wrote or found
         self._shared = shared
         self._pattern = pattern
         self._stops = stops
         self._retention = retention
 
     def note(self, commit: Commit) -> None:
-        """A commit of a deterministic schedule is to be written. Functions that do not write keep the newest ones, since
-        they may have to go on where the writer died."""
+        """Note a commit of a deterministic schedule that must be written. Functions that do not write the log keep the
+        newest ones, since they may have to go on where the writer died."""
         self._unwritten.append(commit)
         if not self._shared.writes_log and len(self._unwritten) > _MAX_UNWRITTEN + 1:
             self._unwritten.popleft()
 
     @property
     def behind(self) -> bool:
-        """Whether commits are made faster than the log is written, or than snapshots are looked at for a target."""
+        """Whether commits are made faster than the log is written, or than snapshots are evaluated for a target."""
         waiting = len(self._snapshots) + len(self._stops.unjudged) if self._stops.judging else 0
         return self._shared.writes_log and (len(self._unwritten) >= _MAX_UNWRITTEN or waiting > LEAD)
 
     @property
     def _waiting_bytes(self) -> int:
-        """What the snapshots take that are being made, or written now or next."""
+        """The bytes of the snapshots that are being made or wait to be written."""
         return self.making_bytes + sum(len(each.data) for each in self._snapshots) if self._shared.writes_log else 0
 
     async def take_snapshot(self, state: MachineState, sha256: str) -> None:
-        """Have a state with this digest written; it may change when this has returned."""
+        """Have a state with this digest written. The state may change once this has returned."""
         data = await self._shared.world.background(lambda: state.dump(sha256))
         self._snapshots.append(Snapshot(state.version, state.meta, data))
         self.making_bytes = 0
         self._shared.changed()
 
     async def append(self, commit: Commit) -> Commit:
-        """Write the log entry, or find out that somebody else did: returns the one that stands."""
+        """Write the log entry, or find that another function did, and return the entry that the log then holds."""
         shared = self._shared
         forecast_s = 0.0 if shared.schedule.deterministic else self._pattern.forecast_s(commit)
         entry = replace(commit, digest=self.digest, function=shared.name, time_s=shared.world.now(), next_s=forecast_s)
@@ -116,7 +116,7 @@ class Committer:
         shared = self._shared
         while True:
             await shared.until(lambda: bool(self._unwritten) and shared.writes_log)
-            await shared.world.sleep(0)  # what workers wait for goes first
+            await shared.world.sleep(0)  # work that workers wait for goes first
             commit = self._unwritten[0]
             standing = commit if commit.commit < shared.tail else await self.append(commit)
             if not standing.same(commit):
@@ -125,8 +125,8 @@ class Committer:
             shared.changed()
 
     async def keep_snapshots(self) -> None:
-        """Write snapshots, in order, while the workers go on; each after the log that it rests on, for whoever starts
-        from it will write none of that."""
+        """Write snapshots, in order, while the workers go on. Each is written after the log entries that it rests on,
+        since a function that starts from it will not write those."""
         shared = self._shared
 
         def ready() -> bool:
@@ -149,7 +149,7 @@ class Committer:
         world.emit(SnapshotEvent(version=snapshot.version, size_bytes=len(data)))
 
     async def finish(self) -> None:
-        """Write what is still to be written of a run that has ended, and the result; whoever is first.
+        """Write the rest of the log and snapshots of a run that has ended, and the result, unless another function did.
 
         Functions that never held worker 0 do this too if they found the run at its end: its writer may have died.
         """

@@ -1,4 +1,4 @@
-"""Looking for a wish to stop or to change a setting, and seeing to it that a run with a target does not run far ahead of its evaluation."""
+"""Looks for a wish to stop or to change a setting, and keeps a run with a target close to its evaluation."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 
 STOP_POLL_S = 1.0
-"""Seconds between looks for stop.json. With a target there is one more for each snapshot."""
+"""The seconds between looks for stop.json. With a target, each snapshot brings one more look."""
 
 RUN_POLL = 5
-"""Each look of this number is for run.json instead: whoever deleted it wants the run to end, too. The look before it is for a
-change."""
+"""Every look with this number is for run.json instead, since whoever deleted it wants the run to end, too. The look
+before it is for a change."""
 
 LEAD = 3
-"""Snapshots without an evaluation that a run with a target may be ahead of. Evaluation goes through them in order, so
+"""A run with a target may be ahead of its evaluation by this many snapshots. Evaluation goes through them in order, so
 it always has work; and as the run ends when it gets to the target, the wait takes no time from the run."""
 
 _FIRST_LOOK_S, _MOST_LOOK_S = 0.005, 1.0
-"""Seconds between looks for an evaluation that the run waits for: at first, and in the end."""
+"""The first and the longest pause, in seconds, between looks for an evaluation that the run waits for."""
 
 _EVALUATION_S = 60.0
-"""A run waits for one evaluation at most this long."""
+"""A run waits for one evaluation at most this many seconds."""
 
 
 class StopWatcher:
     """Looks for stop.json, in the function that writes the log.
 
     Attributes:
-        unjudged: versions of the snapshots written here whose evaluations were not seen, in a run with a target.
+        unjudged: The versions of the snapshots written here whose evaluations were not seen, in a run with a target.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -47,14 +47,14 @@ class StopWatcher:
         return self._shared.settings.target is not None and self._shared.wish is None
 
     def wrote(self, version: int) -> None:
-        """A snapshot was written here, which will be evaluated."""
+        """Note that a snapshot was written here, which will be evaluated."""
         if self._shared.settings.target is not None:
             self.unjudged.append(version)
             self._must_look = len(self.unjudged) < LEAD  # from then on, `keep_lead` looks as often
 
     async def keep_lead(self) -> None:
-        """In a run with a target, see to it that evaluation keeps up: note which snapshots have been evaluated, and
-        look for the stop that each may have asked for."""
+        """Keep a run with a target close to its evaluation: note which snapshots have been evaluated, and look for the
+        stop that each evaluation may have asked for."""
         shared = self._shared
         while self.judging:
             await shared.until(lambda: shared.writes_log and len(self.unjudged) >= LEAD)
@@ -64,7 +64,7 @@ class StopWatcher:
             shared.changed()
 
     async def _evaluation(self, version: int) -> None:
-        """Wait until a snapshot has been evaluated, but not for ever: perhaps nobody evaluates."""
+        """Wait until a snapshot has been evaluated, but not forever, since perhaps nobody evaluates."""
         world = self._shared.world
         end_s, pause_s = world.now() + min(_EVALUATION_S, self._shared.settings.patience_s / 2), _FIRST_LOOK_S
         while self._shared.wish is None and world.now() < end_s:
