@@ -102,7 +102,7 @@ def shares(step: Sequence[Entry]) -> list[float]:
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
     """Return a decision from which `build_commit` makes this commit again.
 
-    An update that the rule discarded stands in the place that it would have had.
+    An update that the rule discarded is put in the place that it would have had.
     """
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     before: dict[int, list[Update]] = {}

@@ -46,7 +46,7 @@ class Holder:
     seen: float
 
     def silent_s(self, now: float) -> float:
-        """For how long the lease has run out; negative while it holds."""
+        """Return the seconds since the lease ran out. The number is negative while the lease holds."""
         return now - self.seen - self.duration_s - _DATE_S
 
 

@@ -1,4 +1,4 @@
-"""The records of a run: updates, commits and leases, as they stand in the bucket.
+"""The records of a run, as the bucket holds them: updates, commits and leases.
 
 All are immutable and created once. Their numbers are: a `worker` is 0..N-1, `seq` counts a worker's updates from 0,
 `commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's leases
@@ -142,7 +142,8 @@ class Update:
         """Read an update back and check that it is the one its key names.
 
         Raises:
-            BadObject, NewerSchema: If `wire.unpack` does, or the header is not that of this update.
+            BadObject: If the object is damaged, or does not hold this update.
+            NewerSchema: If it was written by a newer lambdaml.
         """
         key = keys.update(worker, seq)
         header, body = wire.unpack(data, key)
@@ -278,7 +279,7 @@ class Commit:
         return self.commit, self.version, steps, refused, self.stop, self.controls
 
     def pack(self) -> bytes:
-        """The object's bytes."""
+        """Return the object's bytes."""
         return wire.dump_json(
             {
                 "commit": self.commit,
@@ -300,7 +301,8 @@ class Commit:
         """Read a log entry back.
 
         Raises:
-            BadObject, NewerSchema: If `wire.load_json` does, or the record is not this log entry.
+            BadObject: If the object is damaged, or does not hold this log entry.
+            NewerSchema: If it was written by a newer lambdaml.
         """
         key = keys.log(commit)
         record = wire.load_json(data, key)

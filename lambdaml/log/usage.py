@@ -17,7 +17,7 @@ LAUNCHER = "launcher-"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one function used.
+    """The usage of one function.
 
     Attributes:
         function: The function's name; `launcher-...` for the process that started the run and evaluates.

@@ -38,5 +38,5 @@ class Asp:
 
 
 def variants(workers: int) -> list[str]:
-    """Return the variants worth trying. There is none with one worker, since that is `bsp`."""
+    """Return the variants worth trying. With one worker the list is empty, since `asp` is then `bsp`."""
     return ["asp"] if workers > 1 else []

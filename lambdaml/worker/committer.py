@@ -137,7 +137,7 @@ class Committer:
         while True:
             await shared.until(ready)
             await self._write_snapshot(self._snapshots[0])
-            self._stops.wrote(self._snapshots.popleft().version)  # no name for its bytes, which are to be freed
+            self._stops.wrote(self._snapshots.popleft().version)  # its bytes get no name, so that they are freed
             shared.changed()
 
     async def _write_snapshot(self, snapshot: Snapshot) -> None:

@@ -21,8 +21,7 @@ is a log entry and a function that does not write the log."""
 
 
 class Request(NamedTuple):
-    """A request of a script: its kind, as a meter names it, its key's prefix, and the unit for which it is made
-    once."""
+    """A request of a script: its kind, as a meter names it, its key's prefix, and the unit that it is made once for."""
 
     kind: str
     about: str

@@ -42,7 +42,7 @@ class Retention:
         self._due = True
 
     async def keep(self) -> None:
-        """After each snapshot, delete what the bound demands, until the run ends."""
+        """Delete what the bound demands after each snapshot, until the run ends."""
         shared = self._shared
         while shared.settings.keep_bytes is not None:
             await shared.until(lambda: self._due)

@@ -28,7 +28,7 @@ class TaskGroup:
         """Wait until the condition holds, but no longer than the timeout, and return whether it holds.
 
         Raises:
-            BaseException: If a coroutine of this group failed. It is the exception of that coroutine.
+            Exception: If a coroutine of this group failed. It is the exception of that coroutine.
         """
         held = await self._world.until(self.changed, lambda: self.failure is not None or condition(), timeout_s)
         if self.failure is not None:
