@@ -1,9 +1,9 @@
-"""Leases: decide which function works as which worker, by create-only puts alone.
+"""Leases decide which function works as which worker, by create-only puts alone.
 
 `leases/{worker}/{generation}` is won by whoever creates the next generation. The generation is the fencing token that
 every update carries. A lease holds for `duration_s` after the worker's last sign of life, which is the lease object
-itself or the worker's newest update; so a working function pays for no heartbeat. All times are the store's: a function
-learns how far its own clock differs from the first object that it writes.
+itself or the worker's newest update; so a working function pays for no heartbeat. All times are the store's: the first
+object that a function writes tells it how far its own clock is off.
 
 While the store is down nobody can renew, so afterwards leases have run out although their holders are well. Each
 function notices an outage by its own failed requests. It renews the leases that it holds with the first request that is
