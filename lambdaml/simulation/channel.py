@@ -179,16 +179,12 @@ class TokenBucket:
         self._slack_s = (max(rate_per_s if burst is None else burst, 1.0) - 1) * self._gap_s + 1e-9
         self._due = -math.inf
 
-    def take(self, now: float, count: float = 1.0, owing: bool = False) -> bool:
-        """Whether so many requests may pass at this moment; if not, nothing is taken. Moments must not go back.
-
-        Args:
-            owing: they may pass where one of them may; those after them wait until the others are made up for.
-        """
+    def take(self, now: float) -> bool:
+        """Whether one request may pass at this moment; if not, nothing is taken. Moments must not go back."""
         due = max(self._due, now)
-        if due - now + (0.0 if owing else (count - 1) * self._gap_s) > self._slack_s:
+        if due - now > self._slack_s:
             return False
-        self._due = due + count * self._gap_s
+        self._due = due + self._gap_s
         return True
 
 
