@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lambdaml
 from lambdaml.log.records import Stop
 from lambdaml.schedules import SCHEDULES
-from lambdaml.simulation.faults import Scenario, try_seeds
+from lambdaml.simulation.faults import FaultScenario, try_seeds
 from tests.lambdaml.lab import broken_off
 from tests.lambdaml.schedules.play import SPECS, Play, choices, faults, few, workers
 
@@ -69,7 +69,7 @@ def test_a_run_of_faulty_updates_ends_as_diverged(schedule: str, choices: list[i
 
 def test_functions_that_die_and_requests_that_fail_break_no_promise(schedule: str) -> None:
     needs = SCHEDULES.make(schedule).needs
-    fitting = [seed for seed in range(50) if needs(count := Scenario.draw(seed, schedule).workers) <= count]
+    fitting = [seed for seed in range(50) if needs(count := FaultScenario.draw(seed, schedule).workers) <= count]
     assert len(fitting) >= 10
     assert try_seeds(fitting[:10], schedule) == []
 
