@@ -25,10 +25,10 @@ class Shown:
     """How a command in a terminal ended.
 
     Attributes:
-        code: the exit status; None if it had not ended in time and was killed.
-        text: what the terminal got, control sequences included.
-        seconds: from start to end.
-        end_s: from Ctrl-C to the end; None if it was not pressed.
+        code: The exit status; None if it had not ended in time and was killed.
+        text: What the terminal got, control sequences included.
+        seconds: From start to end.
+        end_s: From Ctrl-C to the end; None if it was not pressed.
     """
 
     code: int | None
@@ -43,7 +43,7 @@ def in_terminal(
     """Run a command in a terminal of 80 columns, press Ctrl-C when the moment has come, and wait for its end.
 
     Args:
-        limit_s: seconds without a word, or after Ctrl-C, after which it is killed.
+        limit_s: Seconds without a word, or after Ctrl-C, after which it is killed.
     """
     started, closed_by_exec = os.pipe()
     pid, terminal = pty.fork()

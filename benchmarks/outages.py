@@ -45,7 +45,7 @@ class Gate:
 
     Args:
         to: `host:port`.
-        silent: whether a closed gate accepts connections and passes nothing on, rather than refuse them.
+        silent: Whether a closed gate accepts connections and passes nothing on, rather than refuse them.
     """
 
     def __init__(self, to: str, silent: bool) -> None:

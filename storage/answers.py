@@ -39,9 +39,9 @@ def store_error(what: str, status: int | None, code: str | None) -> StoreError:
     """The error for an answer that is neither success nor "no such key" nor "the key exists".
 
     Args:
-        what: the request, for the message: `put s3://bucket/key`.
-        status: of HTTP, or None where no answer came.
-        code: the store's own word, as in S3's `<Code>`.
+        what: The request, for the message: `put s3://bucket/key`.
+        status: Of HTTP, or None where no answer came.
+        code: The store's own word, as in S3's `<Code>`.
     """
     said = " ".join(str(part) for part in (status, code) if part) or "no answer"
     if status in (429, 503) or code in _BUSY:

@@ -42,7 +42,7 @@ def check_key(key: str) -> str:
     """The key itself, if every backend can hold it.
 
     Raises:
-        ValueError: the key is empty, absolute, has an empty, `.` or `..` segment, a control character, a backslash
+        ValueError: If the key is empty, absolute, has an empty, `.` or `..` segment, a control character, a backslash
             (which Azure, for one, takes for a slash), or begins with the reserved segment `.tmp`.
     """
     if not is_key(key):
@@ -83,7 +83,7 @@ class Backend(Store):
     Beside the methods of `Store` that are one request anyway, a backend gives `try_create` and `page`.
 
     Attributes:
-        one_call: whether `get_many` and `wait` are one request here, rather than made of gets and heads. A layer that
+        one_call: Whether `get_many` and `wait` are one request here, rather than made of gets and heads. A layer that
             slows or breaks requests does so to single ones, and hides this; one that counts or repeats them does not.
     """
 
@@ -107,7 +107,7 @@ class Backend(Store):
         Creating an object a second time with equal bytes counts as success, for a retry looks the same.
 
         Raises:
-            StoreUnavailable: it could not be settled; `create` with the same bytes may be called again, and will
+            StoreUnavailable: If it could not be settled; `create` with the same bytes may be called again, and will
                 recognise its own object if the lost request did take effect after all.
         """
         return run_now(settle(key, data, blocking(self.try_create), blocking(self.get)))
@@ -123,7 +123,7 @@ def check_order(infos: Sequence[ObjectInfo], after: str, place: str) -> None:
     """Refuse a page of a list that is not in the order of keys, or begins before the key it should begin after.
 
     Raises:
-        StoreUnfit: going on after the last key of such a page would lose objects.
+        StoreUnfit: If going on after the last key of such a page would lose objects.
     """
     keys = [after, *(info.key for info in infos)]
     if any(left >= right for left, right in pairwise(keys)):
@@ -188,8 +188,8 @@ async def settle(
     """Create an object and settle who wrote it, for blocking and awaited stores alike; see `Store.create`.
 
     Args:
-        create: makes the one conditional put, as `Backend.try_create` does.
-        get: reads an object.
+        create: Makes the one conditional put, as `Backend.try_create` does.
+        get: Reads an object.
     """
     doubt: StoreUnavailable | None = None
     try:

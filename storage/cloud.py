@@ -75,14 +75,14 @@ class CloudStore(Backend):
         StoreError instead: start workers with `spawn`, or use `?client=boto3`.
 
     Args:
-        bucket: for messages, like `s3://bucket`.
-        prefix: of all keys, without slashes at its ends.
-        url: opens the same store in another process.
-        connect: makes the obstore store of the whole bucket, given obstore's `client_options`, and whether objects must
+        bucket: For messages, like `s3://bucket`.
+        prefix: Of all keys, without slashes at its ends.
+        url: Opens the same store in another process.
+        connect: Makes the obstore store of the whole bucket, given obstore's `client_options`, and whether objects must
             be deleted one by one.
-        timeout_s: the longest silence of the server, and half the time for each 64 MB of upload.
-        sorts: whether the cloud lists in the order of keys and starts after a given key.
-        bulk_deletes: whether one request may delete many objects; tried until the server refuses.
+        timeout_s: The longest silence of the server, and half the time for each 64 MB of upload.
+        sorts: Whether the cloud lists in the order of keys and starts after a given key.
+        bulk_deletes: Whether one request may delete many objects; tried until the server refuses.
     """
 
     def __init__(

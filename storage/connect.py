@@ -61,7 +61,7 @@ def endpoint_of(url: StoreURL) -> str | None:
     """The endpoint of a `gs://` or `az://` URL: its own, else that of the environment. None means the cloud itself.
 
     Raises:
-        BadStoreURL: it is no endpoint.
+        BadStoreURL: If it is no endpoint.
     """
     found = url.params.get("endpoint") or (_google_endpoint() if url.scheme == "gs" else _azure_endpoint())
     where = "set GOOGLE_APPLICATION_CREDENTIALS" if url.scheme == "gs" else "set AZURE_STORAGE_ACCOUNT_KEY and the like"

@@ -12,10 +12,10 @@ def clean_endpoint(endpoint: str, credentials: str) -> str:
     """The endpoint without slashes at its end.
 
     Args:
-        credentials: says where credentials belong, for the message that refuses them here.
+        credentials: Says where credentials belong, for the message that refuses them here.
 
     Raises:
-        BadStoreURL: it is no address of a server, or says more than one. Secrets in it are not repeated.
+        BadStoreURL: If it is no address of a server, or says more than one. Secrets in it are not repeated.
     """
     try:
         parts = urllib.parse.urlsplit(endpoint)

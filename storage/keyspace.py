@@ -44,7 +44,7 @@ class KeySpace:
     """One store's objects by key. Every method is a coroutine, and none waits while it changes something.
 
     Args:
-        own: makes an object that this process owns out of an array, and returns the reference to it.
+        own: Makes an object that this process owns out of an array, and returns the reference to it.
     """
 
     def __init__(self, own: Callable[[Any], Any]) -> None:

@@ -97,7 +97,7 @@ def parse_model(latency: str, bandwidth: str | None = None) -> LatencyModel:
     """`s3-standard` or `40ms`, and `65MB/s` (MB = 1e6 bytes) to replace the preset's own bandwidth.
 
     Raises:
-        BadStoreURL: neither a preset nor a time, or not a bandwidth.
+        BadStoreURL: If neither a preset nor a time, or not a bandwidth.
     """
     model = PRESETS.get(latency)
     if model is None:

@@ -42,7 +42,7 @@ class Ledger:
     """The counts of one process. Writing is the caller's to serialise; reading may happen meanwhile, in any process.
 
     Args:
-        memory: int64, zero at first, as many as there are counts; by default memory of this process alone.
+        memory: Int64, zero at first, as many as there are counts; by default memory of this process alone.
     """
 
     def __init__(self, memory: memoryview | None = None) -> None:

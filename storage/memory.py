@@ -25,7 +25,7 @@ class MemoryStore(Backend):
     Writing copies the bytes, so a caller may reuse its buffer; reading does not.
 
     Args:
-        clock: dates the objects, in seconds since the epoch.
+        clock: Dates the objects, in seconds since the epoch.
     """
 
     def __init__(

@@ -35,15 +35,15 @@ class MeterReading:
     """What was counted up to a moment. Readings add up (`+`) and can be compared with earlier ones (`-`).
 
     Attributes:
-        requests: answered requests by kind: `get` (found), `get_miss` (nothing there), `get_range`, `head`, `put`,
+        requests: Answered requests by kind: `get` (found), `get_miss` (nothing there), `get_range`, `head`, `put`,
             `create` (written), `create_lost` (the key existed), `list` (one per page), `delete` (one per 1,000 keys).
             The read-back that settles a create is a `get`, as on the bill. Where several objects are read in one
             request, each counts, and took as long as all. `wait` counts where it is a request (`ray://`).
-        errors: requests that failed, by `kind/ErrorName`, for example `put/Throttled`; not part of `requests`. Whether
+        errors: Requests that failed, by `kind/ErrorName`, for example `put/Throttled`; not part of `requests`. Whether
             the store bills them is its affair (S3: not for 5xx; a lost answer, yes).
-        bytes_sent: in the bodies of puts and creates, lost and failed ones included.
-        bytes_received: in the objects that were read.
-        latency: kind -> histogram bin -> answered requests; read it with `percentile_s`. Waits are not in it.
+        bytes_sent: In the bodies of puts and creates, lost and failed ones included.
+        bytes_received: In the objects that were read.
+        latency: Kind -> histogram bin -> answered requests; read it with `percentile_s`. Waits are not in it.
     """
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Meter:
     """Counts, from any number of threads. Read it with `snapshot`.
 
     Args:
-        ledger: where counts are kept; share its memory to read them (with `read_ledger`) from another process.
+        ledger: Where counts are kept; share its memory to read them (with `read_ledger`) from another process.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:

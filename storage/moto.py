@@ -41,7 +41,7 @@ class MotoStore(Layer):
     server alive if this one is killed, for as long as it runs itself.
 
     Raises:
-        StoreError: moto is not installed, or its server did not start within a minute.
+        StoreError: If moto is not installed, or its server did not start within a minute.
     """
 
     def __init__(self, url: StoreURL) -> None:

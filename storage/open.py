@@ -46,7 +46,7 @@ def open_store(url: str, meter: Meter | None = None) -> Retrying:
     first call, so wrong credentials show there.
 
     Raises:
-        BadStoreURL: it names no store we know, or a parameter the store does not take.
+        BadStoreURL: If it names no store we know, or a parameter the store does not take.
     """
     parsed = StoreURL.parse(url)
     entry = BACKENDS.get(parsed.scheme)
@@ -71,7 +71,7 @@ def copy(source: Store, target: Store, prefix: str = "", tell: Callable[[int, bo
     copy that broke off can be started again.
 
     Args:
-        tell: called for each object that was read, with its size in bytes and whether the target now holds it.
+        tell: Called for each object that was read, with its size in bytes and whether the target now holds it.
     """
     held = 0
     infos = source.list(prefix)

@@ -39,14 +39,14 @@ class Patience:
     """How long the requests of one process wait for its store, and what they have found out about it.
 
     Args:
-        patience_s: a call that has failed for so many seconds fails for good; 0 repeats nothing.
-        now, uniform: a clock in seconds, and a random number between two others.
+        patience_s: A call that has failed for so many seconds fails for good; 0 repeats nothing.
+        now, uniform: A clock in seconds, and a random number between two others.
         tell: Takes the store's last error and the patience in seconds when an outage begins, again after each further
             failure, and None and the seconds that it took when it is over. It may raise, which ends the call.
-        hurried: becomes true when nobody has time to wait any more.
+        hurried: Becomes true when nobody has time to wait any more.
 
     Attributes:
-        recovered_at: when the store last answered a call that had failed before, by `now`.
+        recovered_at: When the store last answered a call that had failed before, by `now`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Patience:
         """Make an awaited call until it is answered.
 
         Raises:
-            StoreUnavailable: the patience has run out, now or for an earlier call.
+            StoreUnavailable: If the patience has run out, now or for an earlier call.
         """
         with _Trial(self) as trial:
             while True:
@@ -117,7 +117,7 @@ class _Trial:
         """Seconds to wait before the call is repeated.
 
         Raises:
-            StoreUnavailable: it is not to be repeated.
+            StoreUnavailable: If it is not to be repeated.
         """
         patience = self._patience
         now = patience._now()

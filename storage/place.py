@@ -44,10 +44,10 @@ class S3Place:
     """A prefix of a bucket, and how to reach it.
 
     Attributes:
-        endpoint: of the server; None means AWS.
-        region: signed into each request; None means us-east-1.
-        made_up: whether requests are signed with a made-up key, and no AWS setting of the user counts.
-        sorted: whether lists come in the order of keys. Those of directory buckets (S3 Express One Zone) do not.
+        endpoint: Of the server; None means AWS.
+        region: Signed into each request; None means us-east-1.
+        made_up: Whether requests are signed with a made-up key, and no AWS setting of the user counts.
+        sorted: Whether lists come in the order of keys. Those of directory buckets (S3 Express One Zone) do not.
     """
 
     bucket: str

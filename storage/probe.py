@@ -40,8 +40,8 @@ def check(store: Store) -> None:
     some S3 look-alikes) needs the races of `examine`, and luck.
 
     Raises:
-        StoreUnfit: with the reason.
-        StoreError: the store could not be asked.
+        StoreUnfit: If with the reason.
+        StoreError: If the store could not be asked.
     """
     key = f"probe/{secrets.token_hex(8)}"
     keys = [f"{key}-0", f"{key}/1"]  # where folders are listed one by one, the second comes first
@@ -88,7 +88,7 @@ def store_time(store: Store) -> float:
     under `probe/`.
 
     Raises:
-        StoreError: it may not be written to, or cannot be reached.
+        StoreError: If it may not be written to, or cannot be reached.
     """
     key = f"probe/{secrets.token_hex(8)}"
     store.put(key, b"")

@@ -58,7 +58,7 @@ def read_profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The settings of the profile in use, and of its `services`. Both are empty where there is no profile.
 
     Raises:
-        AccessDenied: the environment names a profile that does not exist, or the files cannot be read.
+        AccessDenied: If the environment names a profile that does not exist, or the files cannot be read.
     """
     files = [os.path.expanduser(os.environ.get(name) or path) for name, path in _FILES.items()]
     if not is_chosen() and not any(os.path.exists(path) for path in files):
@@ -84,7 +84,7 @@ def boto_session() -> tuple[Any, Any]:
     Bounded in time: without any credentials the machine's metadata service is asked once, for one second.
 
     Raises:
-        AccessDenied: boto3 finds none, or cannot read the profile.
+        AccessDenied: If boto3 finds none, or cannot read the profile.
     """
     boto3: Any = import_module("boto3")
     errors: Any = import_module("botocore.exceptions")

@@ -44,10 +44,10 @@ class Store(ABC):
     """An object store under one prefix.
 
     Attributes:
-        url: opens the same store in another process, wrappers included.
-        shared: whether other processes of this machine can open it at all (`memory://` cannot).
-        ephemeral: whether its objects end with this process (`memory://`, `moto://`).
-        near: whether a request for a small object costs less than handing it to another thread would.
+        url: Opens the same store in another process, wrappers included.
+        shared: Whether other processes of this machine can open it at all (`memory://` cannot).
+        ephemeral: Whether its objects end with this process (`memory://`, `moto://`).
+        near: Whether a request for a small object costs less than handing it to another thread would.
     """
 
     url: str

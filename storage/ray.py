@@ -86,8 +86,8 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
             demand it, and Ray shows it to an explicit address only where `RAY_AUTH_MODE=token`, or this, says so.
 
     Raises:
-        BadStoreURL: it is the address of a Ray Client server, which has no shared memory; or no such `auth`.
-        StoreError: there is no cluster, this process is connected to another, or it was forked from one that was
+        BadStoreURL: If it is the address of a Ray Client server, which has no shared memory; or no such `auth`.
+        StoreError: If there is no cluster, this process is connected to another, or it was forked from one that was
             connected (Ray does not survive that).
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"

@@ -49,7 +49,7 @@ async def retried(
     after the first one.
 
     Raises:
-        StoreUnavailable: the last one was refused, too.
+        StoreUnavailable: If the last one was refused, too.
     """
     begin = now()
     for attempt in range(1, attempts + 1):
@@ -76,9 +76,9 @@ class Retrying(Around):
         A repeated `put` may land after somebody else's later put. `create` has no such trouble: see `Backend.create`.
 
     Args:
-        inner: the counted backend.
-        attempts: requests at most for one call.
-        sleep, uniform: replaced in tests; `uniform(a, b)` draws the wait in seconds.
+        inner: The counted backend.
+        attempts: Requests at most for one call.
+        sleep, uniform: Replaced in tests; `uniform(a, b)` draws the wait in seconds.
     """
 
     inner: Metered

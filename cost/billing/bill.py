@@ -135,8 +135,8 @@ def bill(
         prices: The price book; by default the packaged prices with your own on top of them.
 
     Raises:
-        SettingsError: There is no such platform, channel or transfer.
-        BadObject: An object of the run is damaged.
+        SettingsError: If there is no such platform, channel or transfer.
+        BadObject: If an object of the run is damaged.
     """
     run = RunReader(run) if isinstance(run, str) else run
     usage = run.usage()

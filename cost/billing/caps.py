@@ -28,7 +28,7 @@ class Caps:
         tariff: The prices of functions and requests, which a budget needs.
 
     Raises:
-        SettingsError: A cap is not more than zero, or a budget has no prices or only prices of zero.
+        SettingsError: If a cap is not more than zero, or a budget has no prices or only prices of zero.
     """
 
     budget_usd: float | None = None

@@ -136,7 +136,7 @@ class PriceBook(Mapping[str, Price]):
         What it leaves out of rules of billing (`step_s` ...) stays as packaged.
 
         Raises:
-            SettingsError: A file cannot be read, or has an id that does not exist, a unit that is missing or not the
+            SettingsError: If a file cannot be read, or has an id that does not exist, a unit that is missing or not the
                 price's, or a price that is negative. The message names the file and the price.
         """
         book = cls(_packaged())
@@ -184,7 +184,7 @@ def prices(*files: str | os.PathLike[str]) -> PriceBook:
     """The prices that bills and plans use: the packaged ones, your own on top of them, and these files on top of both.
 
     Raises:
-        SettingsError: A file cannot be read, or holds no prices; see `PriceBook.load`.
+        SettingsError: If a file cannot be read, or holds no prices; see `PriceBook.load`.
     """
     own = user_file()
     return PriceBook.load(*([own] if own.is_file() else []), *files)

@@ -72,8 +72,8 @@ def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
         client: A client of boto3 for `pricing`; by default one with the user's own credentials.
 
     Raises:
-        PricesUnreachable: There are no credentials, no network or no permission; nothing was written.
-        SettingsError: The file cannot be read or written.
+        PricesUnreachable: If there are no credentials, no network or no permission; nothing was written.
+        SettingsError: If the file cannot be read or written.
     """
     client = client or _client()
     prices: dict[str, Price] = {}
@@ -100,7 +100,7 @@ def write(prices: Mapping[str, Price], file: Path) -> None:
     """Put the prices into the user's file, whose other prices and comments stay as they are.
 
     Raises:
-        SettingsError: The file cannot be written.
+        SettingsError: If the file cannot be written.
     """
     import tomlkit
 
@@ -165,7 +165,7 @@ def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price
     """The price that the answers tell, with the rules of billing of the one that is known.
 
     Raises:
-        ValueError: They tell none, or several that differ.
+        ValueError: If they tell none, or several that differ.
     """
     units = _data()["units"][known.unit]
     tiers = {tier for offer in found for tier in _first_tiers(offer, units)}

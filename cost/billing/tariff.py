@@ -161,7 +161,7 @@ class Tariff:
         transfer: The way in which functions reach the store, one of `TRANSFERS`.
 
     Raises:
-        SettingsError: There is no such channel, platform or transfer, or memory is billed, but not given.
+        SettingsError: If there is no such channel, platform or transfer, or memory is billed, but not given.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ class SearchSpace:
         """All candidates.
 
         Raises:
-            SettingsError: There is none, one of the names does not exist, or the profile measured no store.
+            SettingsError: If there is none, one of the names does not exist, or the profile measured no store.
         """
         least, most = self.workers
         if not 1 <= least <= most:

@@ -95,8 +95,8 @@ def pilot(
         seconds: The seconds after which no further pilot is begun. The first is always made.
 
     Raises:
-        SettingsError: The job does not report the target's metric.
-        JobFailed, JobError: The job's own code failed.
+        SettingsError: If the job does not report the target's metric.
+        JobFailed, JobError: If the job's own code failed.
     """
     from lambdaml.training.one_thread import OneThread
 

@@ -80,7 +80,7 @@ class Plan:
         """The choice as keyword arguments of `lambdaml.train`; what is expected of it goes into run.json.
 
         Raises:
-            UserError: There is no choice.
+            UserError: If there is no choice.
         """
         best = self.choice
         if best is None:
@@ -141,8 +141,8 @@ def plan(
         progress: A function that is told the share of the planning that is done, now and then.
 
     Raises:
-        SettingsError: The objective makes no sense, or the profile does not hold what it needs.
-        JobFailed: The job's own code raised an error while it was measured.
+        SettingsError: If the objective makes no sense, or the profile does not hold what it needs.
+        JobFailed: If the job's own code raised an error while it was measured.
     """
     space = space or SearchSpace()
     wanted = None if epochs else target

@@ -58,7 +58,7 @@ class Planner:
         processes: The processes that simulate side by side.
 
     Raises:
-        SettingsError: The objective makes no sense, or the profile does not hold what it needs.
+        SettingsError: If the objective makes no sense, or the profile does not hold what it needs.
     """
 
     def __init__(

@@ -57,8 +57,8 @@ def report(run: RunReader | str, prices: PriceBook | None = None) -> RunReport:
         prices: The price book; by default the packaged prices with your own on top of them.
 
     Raises:
-        UserError: The run was not planned.
-        BadObject: An object of the run is damaged.
+        UserError: If the run was not planned.
+        BadObject: If an object of the run is damaged.
     """
     run = RunReader(run) if isinstance(run, str) else run
     plan = run.settings.planned

@@ -104,7 +104,7 @@ def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPD
     """Simulate about so many updates; this takes some 10 ms, and up to 0.3 s with 64 asynchronous workers.
 
     Raises:
-        RunFailed: Such a run would get nowhere.
+        RunFailed: If such a run would get nowhere.
     """
     rounds = max(math.ceil(updates / shape.workers), _LEAST_ROUNDS)
     late: list[list[int]] = []

@@ -56,7 +56,7 @@ class Bench:
     """A replica that is timed. Use it where tensor work is done; see `lambdaml.training.one_thread.OneThread`.
 
     Raises:
-        JobFailed, JobError: The job's own code failed.
+        JobFailed, JobError: If the job's own code failed.
     """
 
     def __init__(self, job: Job, settings: Settings, device: str, clock: Callable[[], float]) -> None:

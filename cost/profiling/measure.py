@@ -107,9 +107,9 @@ def profile(
         progress: A function that is told the share that is done and what is being measured, now and then.
 
     Raises:
-        UserError: What was asked for makes no sense.
-        JobFailed: The job's own code raised an error.
-        StoreError: The store cannot be used.
+        UserError: If what was asked for makes no sense.
+        JobFailed: If the job's own code raised an error.
+        StoreError: If the store cannot be used.
     """
     from lambdaml.training.one_thread import OneThread
 

@@ -46,7 +46,7 @@ def layout(samples: int, batch_size: int, most: int = MOST_BATCHES) -> tuple[int
     """(size, number) of the small batches, which are of the job's own size if the data set holds some of these.
 
     Raises:
-        ValueError: There are fewer than two samples.
+        ValueError: If there are fewer than two samples.
     """
     if samples < 2:
         raise ValueError("a noise scale needs at least two samples")
@@ -74,7 +74,7 @@ class Noise:
         """Measure at the replica's present version, on samples of a pass of its own; the state is left as it is.
 
         Raises:
-            JobFailed: The job's own code raised an error.
+            JobFailed: If the job's own code raised an error.
         """
         import torch
 

@@ -330,7 +330,7 @@ class Profile:
                 `lambdaml.cost.profiling.iprof`.
 
         Raises:
-            UserError: The profile knows no such codec.
+            UserError: If the profile knows no such codec.
         """
         facts = self.codecs.get(codec)
         if facts is None:
@@ -348,7 +348,7 @@ class Profile:
         """Write the profile as JSON.
 
         Raises:
-            UserError: The file cannot be written.
+            UserError: If the file cannot be written.
         """
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2, allow_nan=False)
         try:
@@ -361,8 +361,8 @@ class Profile:
         """Read what `dump` wrote.
 
         Raises:
-            UserError: The file cannot be read, or is not a profile; the message names the field.
-            NewerSchema: A newer lambdaml wrote the file.
+            UserError: If the file cannot be read, or is not a profile; the message names the field.
+            NewerSchema: If a newer lambdaml wrote the file.
         """
         try:
             record = json.loads(Path(path).read_bytes())

@@ -36,7 +36,7 @@ def measure_store(
         The facts, and what measuring took: requests by kind, bytes sent, bytes received.
 
     Raises:
-        BadStoreURL, StoreUnfit, StoreError: There is no such store, or it does not keep what runs rely on.
+        BadStoreURL, StoreUnfit, StoreError: If there is no such store, or it does not keep what runs rely on.
     """
     store = open_store(url)
     try:

@@ -17,7 +17,7 @@ class Images:
     """Images as float [samples, features], standardised by the training set, and labels as int64 [samples].
 
     Attributes:
-        shape: channels, height, width.
+        shape: Channels, height, width.
     """
 
     inputs: Tensor
@@ -33,7 +33,7 @@ def digits() -> Images:
     """scikit-learn's 8x8 digits: 1,437 to train with and 360 to test with, the same split on every machine.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: If scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits

@@ -30,8 +30,8 @@ class Delivery:
     `embedding_bag` sums the arrivals of all caches.
 
     Args:
-        delays: of each setting, hashable; with `seeds`, a pure function of the iteration.
-        size: floats in an update.
+        delays: Of each setting, hashable; with `seeds`, a pure function of the iteration.
+        size: Floats in an update.
     """
 
     def __init__(self, delays: Sequence[Delays], seeds: Sequence[int], workers: int, size: int, kind: torch.dtype):

@@ -39,7 +39,7 @@ def _fetch(url: str) -> bytes:
     """What lies at a URL, from the folder if it was fetched before.
 
     Raises:
-        UserError: it cannot be fetched, or is larger than 200 MB.
+        UserError: If it cannot be fetched, or is larger than 200 MB.
     """
     kept = folder() / url.rpartition("/")[2]
     if kept.is_file():
@@ -90,7 +90,7 @@ def newsgroups(vocabulary: int = 2000, length: int = 60, documents: int = 4000) 
     """The first words of as many postings, of the most frequent words but for the 50 most frequent of all.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: If they cannot be had.
     """
     with tarfile.open(fileobj=io.BytesIO(_fetch(_NEWSGROUPS))) as archive:
         bodies = [_member(archive, member.name) for member in archive if member.isfile() and "train/" in member.name]

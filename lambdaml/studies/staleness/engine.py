@@ -44,8 +44,8 @@ class Course:
     """How one setting went.
 
     Attributes:
-        iterations: until the target was met; None if it was not.
-        ran: iterations computed.
+        iterations: Until the target was met; None if it was not.
+        ran: Iterations computed.
         curve: (iteration, quality) whenever it was measured.
     """
 
@@ -66,8 +66,8 @@ def train_in_numpy(
     """Train each setting until its quality meets its target, its limit of iterations is reached, or it is not finite.
 
     Args:
-        delays: of each setting, as `seeds`, `targets` and `limits`.
-        watch: is given each iteration's number and the caches after it, [settings alive, P, size].
+        delays: Of each setting, as `seeds`, `targets` and `limits`.
+        watch: Is given each iteration's number and the caches after it, [settings alive, P, size].
     """
     caches = learner.start()
     delivery = Delivery(delays, seeds, workers, caches.shape[1], caches.dtype)

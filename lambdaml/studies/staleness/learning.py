@@ -31,7 +31,7 @@ class Problem(Protocol):
         """Of the mean loss of each row's own samples (numbers of training samples, [rows, batch]): [rows, size].
 
         Args:
-            seed: of what the loss draws by itself, if anything.
+            seed: Of what the loss draws by itself, if anything.
         """
 
     def quality(self, parameters: Tensor) -> Tensor:

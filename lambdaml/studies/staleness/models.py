@@ -25,10 +25,10 @@ class Model:
     """What a model's rows have in common.
 
     Attributes:
-        batch: samples of each worker at each iteration; or of all workers together, where `shared`.
-        target: quality to reach, for either data.
-        gain: in place of a target, this part of what the synchronous run gains in `limit` iterations.
-        limit: iterations that a synchronous run may take.
+        batch: Samples of each worker at each iteration; or of all workers together, where `shared`.
+        target: Quality to reach, for either data.
+        gain: In place of a target, this part of what the synchronous run gains in `limit` iterations.
+        limit: Iterations that a synchronous run may take.
     """
 
     make: Callable[[StudyData], Problem] | None

@@ -24,16 +24,16 @@ class StudyPlan:
     """A study's options.
 
     Attributes:
-        staleness: the values of s; 0 is always among them. With `geometric`, delays have mean s / 2, as `categorical`
+        staleness: The values of s; 0 is always among them. With `geometric`, delays have mean s / 2, as `categorical`
             ones have; with a trace, every s > 0 is replaced by the one recorded.
-        workers: the numbers of workers to try.
-        delays: one of `_DELAYS`.
-        seeds: how many.
-        longest: a setting is given up after this many times the iterations of its s = 0.
-        tune: find learning rates first, rather than take those of the table.
+        workers: The numbers of workers to try.
+        delays: One of `_DELAYS`.
+        seeds: How many.
+        longest: A setting is given up after this many times the iterations of its s = 0.
+        tune: Find learning rates first, rather than take those of the table.
 
     Raises:
-        SettingsError: an option does not exist or does not fit.
+        SettingsError: If an option does not exist or does not fit.
     """
 
     models: tuple[str, ...] = ("mlr", *(f"dnn{depth}" for depth in range(1, 7)))
@@ -117,8 +117,8 @@ def make_delays(kind: str, s: int) -> Delays:
     """The delay model for one value of s; see `StudyPlan`.
 
     Raises:
-        SettingsError: there is no such kind.
-        UserError: the trace cannot be read.
+        SettingsError: If there is no such kind.
+        UserError: If the trace cannot be read.
     """
     name, _, path = kind.partition(":")
     if s == 0 and name in ("categorical", "geometric", "trace"):
@@ -141,7 +141,7 @@ def recorded(kind: str, _workers: int = 0) -> TraceDelays:
     delays of 0: in one iteration, too, each worker computes without knowing the P - 1 other updates.)
 
     Raises:
-        UserError: the file is no trace, or holds no applied update.
+        UserError: If the file is no trace, or holds no applied update.
     """
     trace = Trace.load(kind.partition(":")[2])
     applied = [row for row in trace.rows if row["fate"] == "applied"]
@@ -158,7 +158,7 @@ def split(settings: Sequence[tuple[int, int, float, int, float]], floats: int) -
     """Which settings to compute at once: as many as fit into a core's cache, of neighbouring s.
 
     Args:
-        floats: in the caches of one setting.
+        floats: In the caches of one setting.
     """
     each = max(1, min(len(settings), 500_000 // floats))
     return [tuple(range(len(settings))[first : first + each]) for first in range(0, len(settings), each)]

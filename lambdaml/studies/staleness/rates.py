@@ -43,7 +43,7 @@ def choose(found: Mapping[float, Sequence[int | None]]) -> float:
     """The rate to take, from the iterations of each seed at each rate; None is a target not met.
 
     Raises:
-        SettingsError: most seeds meet the target at no rate.
+        SettingsError: If most seeds meet the target at no rate.
     """
     medians = {}
     for rate, iterations in found.items():

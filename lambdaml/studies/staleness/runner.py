@@ -31,12 +31,12 @@ def run_study(plan: StudyPlan, folder: Path, processes: int = 1, progress: _Prog
     """Compute what is missing in the folder's table; returns the rows of this plan, in its order.
 
     Args:
-        folder: is made if it is not there; see `lambdaml.studies.staleness.table`. Tuned rates are kept in its `rates.json`.
-        processes: each with one thread.
+        folder: Is made if it is not there; see `lambdaml.studies.staleness.table`. Tuned rates are kept in its `rates.json`.
+        processes: Each with one thread.
 
     Raises:
-        UserError: the folder cannot be used, or data cannot be downloaded.
-        SettingsError: no rate of the grid meets a target without staleness (with `tune`).
+        UserError: If the folder cannot be used, or data cannot be downloaded.
+        SettingsError: If no rate of the grid meets a target without staleness (with `tune`).
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

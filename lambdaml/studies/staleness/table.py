@@ -20,11 +20,11 @@ class StudyRow:
     """A setting and how it went.
 
     Attributes:
-        rate: of each worker's optimizer; 0 for Gibbs sampling.
-        target: the quality to reach.
-        limit: iterations after which it was given up.
-        iterations: until worker 0's cache met the target; None if it never did. An iteration is a batch of each worker.
-        ran: iterations computed.
+        rate: Of each worker's optimizer; 0 for Gibbs sampling.
+        target: The quality to reach.
+        limit: Iterations after which it was given up.
+        iterations: Until worker 0's cache met the target; None if it never did. An iteration is a batch of each worker.
+        ran: Iterations computed.
         curve: JSON of at most 60 [iteration, quality].
     """
 
@@ -58,11 +58,11 @@ class Bar:
     """The seeds of a setting together.
 
     Attributes:
-        slower: batches to the target over those of s = 0 with the same seed: mean over the seeds that met it; None if
+        slower: Batches to the target over those of s = 0 with the same seed: mean over the seeds that met it; None if
             none did.
-        spread: their standard deviation; None for fewer than two.
-        batches: mean over the same seeds.
-        met: how many seeds met the target, of `seeds`.
+        spread: Their standard deviation; None for fewer than two.
+        batches: Mean over the same seeds.
+        met: How many seeds met the target, of `seeds`.
     """
 
     model: str
@@ -106,7 +106,7 @@ def save(folder: Path, rows: Sequence[StudyRow]) -> None:
     """Write `study.csv` and, where pyarrow is installed, `study.parquet`; each is whole at any moment.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: If the folder cannot be written.
     """
     names = [field.name for field in fields(StudyRow)]
     try:
@@ -137,7 +137,7 @@ def load_table(folder: Path) -> list[StudyRow]:
     """The rows in a folder's `study.csv`; none if there is no such file.
 
     Raises:
-        UserError: it cannot be read, or is not a study's table.
+        UserError: If it cannot be read, or is not a study's table.
     """
     path = folder / "study.csv"
     if not path.exists():

@@ -33,9 +33,9 @@ class Theorem:
     """One model and s.
 
     Attributes:
-        coherence: mu, the least measured after a tenth of the run; the theorem says nothing if it is not above 0.
+        coherence: Mu, the least measured after a tenth of the run; the theorem says nothing if it is not above 0.
         smoothness: L.
-        variance: sigma^2, of a batch's gradient at the beginning.
+        variance: Sigma^2, of a batch's gradient at the beginning.
         measured: (T, least squared gradient norm up to T).
         bound: (T, the theorem's bound); empty if mu is not above 0.
     """
@@ -54,7 +54,7 @@ def theorem(depth: int, s: int, steps: int = 800, seed: int = 0) -> Theorem:
     """Measure mu, L and sigma^2 for a network on the digits, run the theorem's SGD, and put its bound beside it.
 
     Args:
-        depth: hidden layers.
+        depth: Hidden layers.
         s: 1 or more; 1 is sequential SGD.
     """
     images = digits()

@@ -39,8 +39,8 @@ class GibbsLearner:
     """A `lambdaml.studies.staleness.engine.Learner`. Quality: mean log-likelihood of a token, from worker 0's word counts.
 
     Args:
-        alpha: concentration of a document's topics.
-        beta: concentration of a topic's words.
+        alpha: Concentration of a document's topics.
+        beta: Concentration of a topic's words.
     """
 
     rising = True
