@@ -1,12 +1,12 @@
-"""The ground: object stores behind one small protocol, counted, retried, slowed down and broken on purpose.
+"""Object stores behind one small protocol, whose requests can be counted, retried, slowed down and made to fail.
 
     from lambdaml.storage import open_store
 
     store = open_store("s3://bucket/run-1")        # or file:///tmp/run-1, memory://run-1, moto://bucket/run-1
-    store.create("log/0000000000.json", b"{}")     # None: written by us; else the bytes that stand there
+    store.create("log/0000000000.json", b"{}")     # None: we wrote it; otherwise the bytes that were there before
     store.meter.snapshot().requests                # {'create': 1}
 
-Knows no machine learning, and imports nothing but the standard library until a store needs more.
+This package knows no machine learning, and imports only the standard library until a store needs more.
 """
 
 from __future__ import annotations

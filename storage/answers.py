@@ -1,4 +1,4 @@
-"""What an answer over HTTP means: one table for every client library."""
+"""The meaning of answers over HTTP: one table for every client library."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _TO_DO = {
     "NoAuthenticationInformation": _AZURE,
     "KeyBasedAuthenticationNotPermitted": "the account refuses keys; use a token (AZURE_STORAGE_TOKEN, or a client's)",
 }
-"""What to do about an answer by which the store knows us not, by its code."""
+"""The advice for each code by which a store rejects our identity."""
 
 _BUSY = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"})
 
 
 def store_error(what: str, status: int | None, code: str | None) -> StoreError:
-    """The error for an answer that is neither success nor "no such key" nor "the key exists".
+    """Return the error for an answer that is neither success nor "no such key" nor "the key exists".
 
     Args:
-        what: The request, for the message: `put s3://bucket/key`.
-        status: Of HTTP, or None where no answer came.
-        code: The store's own word, as in S3's `<Code>`.
+        what: The request, for the message, such as `put s3://bucket/key`.
+        status: The HTTP status, or None where no answer came.
+        code: The store's own error code, as in S3's `<Code>`.
     """
     said = " ".join(str(part) for part in (status, code) if part) or "no answer"
     if status in (429, 503) or code in _BUSY:
@@ -63,6 +63,6 @@ def store_error(what: str, status: int | None, code: str | None) -> StoreError:
             f"{what}: denied ({said}); the credentials need read, write, delete and list rights on the bucket "
             "(without s3:ListBucket, S3 denies reading a key that does not exist)"
         )
-    if status == 400 and code is None and what.startswith("head "):  # whose answer has no body, and so no code
+    if status == 400 and code is None and what.startswith("head "):  # the answer to a head has no body, and so no code
         return AccessDenied(f"{what}: refused ({said}); if the credentials are temporary, they may have expired")
     return StoreError(f"{what}: refused ({said})")

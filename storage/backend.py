@@ -1,8 +1,8 @@
-"""What a backend implements, and what a layer around one implements: single requests, each exactly one round trip.
+"""What a backend, or a layer around one, implements: single requests, each of which is exactly one round trip.
 
-A `Store` promises more than one request can give: `create` has to settle lost answers, `list` has to walk pages. Both
-are written here once, on top of the single requests. So a layer that counts, delays or breaks requests sees every one
-of them, the read-back that settles a create included.
+A `Store` promises more than one request can give: `create` has to settle lost answers, and `list` has to walk pages.
+Both are written here once, on top of the single requests. A layer that counts, delays or breaks requests therefore sees
+every one of them, including the read-back that settles a create.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lambdaml.storage.errors import StoreUnavailable, StoreUnfit, Throttled
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo, Store
 
 BATCH = 1000
-"""Keys in one page of a list from a cloud, and in one delete request (S3's limits)."""
+"""The number of keys in one page of a list from a cloud, and in one delete request. These are S3's limits."""
 
 LOCAL_PAGE = 10_000
-"""Keys in one page of a list where a page costs no request over a network."""
+"""The number of keys in one page of a list where a page costs no request over a network."""
 
 SMALL_BYTES = 64 * 1024
 """Objects below this size are read as `bytes`, larger ones as a `memoryview` where that saves a copy."""
@@ -29,7 +29,7 @@ SMALL_BYTES = 64 * 1024
 _BLOCK = 2**20
 
 Op = Literal["get", "get_range", "put", "create", "head", "list", "delete", "wait"]
-"""One kind of request."""
+"""The name of a kind of request."""
 
 WRITES: frozenset[Op] = frozenset({"put", "create", "delete"})
 
@@ -39,11 +39,11 @@ _BAD_KEY = re.compile(r"^$|^/|/$|//|(?:^|/)\.\.?(?:/|$)|^\.tmp(?:/|$)|[\x00-\x1f
 
 
 def check_key(key: str) -> str:
-    """The key itself, if every backend can hold it.
+    """Return the key, if every backend can hold it.
 
     Raises:
-        ValueError: If the key is empty, absolute, has an empty, `.` or `..` segment, a control character, a backslash
-            (which Azure, for one, takes for a slash), or begins with the reserved segment `.tmp`.
+        ValueError: If the key is empty or absolute, contains an empty, `.` or `..` segment, a control character or a
+            backslash (which Azure, for one, treats as a slash), or begins with the reserved segment `.tmp`.
     """
     if not is_key(key):
         raise ValueError(
@@ -53,12 +53,12 @@ def check_key(key: str) -> str:
 
 
 def is_key(key: str) -> bool:
-    """Whether `check_key` accepts it."""
+    """Return whether `check_key` accepts the key."""
     return not _BAD_KEY.search(key)
 
 
 def check_prefix(prefix: str) -> str:
-    """The prefix itself, if keys can begin with it: its folders are checked as keys are. Raises ValueError."""
+    """Return the prefix, if keys can begin with it. Its folders are checked as keys are. Raises ValueError."""
     folder = prefix[: prefix.rfind("/") + 1]
     if folder:
         check_key(folder[:-1])
@@ -66,49 +66,49 @@ def check_prefix(prefix: str) -> str:
 
 
 def flat(data: Data) -> Data:
-    """`data` as something whose `len` is its size in bytes. Raises TypeError where it is not contiguous."""
+    """Return `data` as something whose `len` is its size in bytes. Raises TypeError where it is not contiguous."""
     return data.cast("B") if isinstance(data, memoryview) and (data.format != "B" or data.ndim != 1) else data
 
 
 class Page(NamedTuple):
-    """The answer to one list request: objects in key order, and the key to go on after (None at the end)."""
+    """The answer to one list request: objects in key order, and the key after which to continue (None at the end)."""
 
     infos: Sequence[ObjectInfo]
     resume: str | None
 
 
 class Backend(Store):
-    """A store in terms of single requests.
+    """A store that is implemented by single requests.
 
-    Beside the methods of `Store` that are one request anyway, a backend gives `try_create` and `page`.
+    Besides the methods of `Store` that are one request anyway, a backend implements `try_create` and `page`.
 
     Attributes:
-        one_call: Whether `get_many` and `wait` are one request here, rather than made of gets and heads. A layer that
-            slows or breaks requests does so to single ones, and hides this; one that counts or repeats them does not.
+        one_call: Whether `get_many` and `wait` are one request each, rather than made of gets and heads. A layer that
+            slows or breaks single requests hides this; a layer that counts or repeats them does not.
     """
 
     one_call: bool = False
 
     @abstractmethod
     def try_create(self, key: str, data: Data) -> bool:
-        """One conditional put: True if it wrote, False if the store says that the key exists.
+        """Make one conditional put; True means that it wrote, False that the store says the key exists.
 
         Raises `StoreUnavailable` where the answer was lost; the object may or may not have been written. False may be
-        untrue as well: it is also what a client says that lost an answer and tried again by itself, or met a 409.
+        untrue as well: a client also says it after losing an answer and retrying by itself, or after a 409.
         """
 
     @abstractmethod
     def page(self, prefix: str, after: str) -> Page:
-        """The first objects of `list`: one request, which may find none and still not be the last."""
+        """Return the first objects of `list`. This is one request, which may find none and still not be the last."""
 
     def create(self, key: str, data: Data) -> Bytes | None:
-        """See `Store.create`, and `settle`.
+        """Create an object if its key is free; see `Store.create` and `settle`.
 
-        Creating an object a second time with equal bytes counts as success, for a retry looks the same.
+        Creating an object a second time with equal bytes counts as success, because a retry looks the same.
 
         Raises:
-            StoreUnavailable: If it could not be settled; `create` with the same bytes may be called again, and will
-                recognise its own object if the lost request did take effect after all.
+            StoreUnavailable: If it could not be settled. `create` may be called again with the same bytes, and will
+                recognise its own object if the lost request took effect after all.
         """
         return run_now(settle(key, data, blocking(self.try_create), blocking(self.get)))
 
@@ -123,7 +123,7 @@ def check_order(infos: Sequence[ObjectInfo], after: str, place: str) -> None:
     """Refuse a page of a list that is not in the order of keys, or begins before the key it should begin after.
 
     Raises:
-        StoreUnfit: If going on after the last key of such a page would lose objects.
+        StoreUnfit: If the page is out of order. To continue after its last key would lose objects.
     """
     keys = [after, *(info.key for info in infos)]
     if any(left >= right for left, right in pairwise(keys)):
@@ -131,7 +131,7 @@ def check_order(infos: Sequence[ObjectInfo], after: str, place: str) -> None:
 
 
 class Around(Store):
-    """A store around another one, and like that one in all that a subclass does not change."""
+    """A store around another one, which behaves like that one in everything that a subclass does not change."""
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
@@ -148,13 +148,13 @@ class Around(Store):
 
 
 class Layer(Around, Backend):
-    """A backend around a backend; a subclass says in `around` what happens to each request."""
+    """A backend around a backend. A subclass defines in `around` what happens to each request."""
 
     inner: Backend
 
     @abstractmethod
     def around(self, op: Op, key: str, sent_bytes: int, call: Callable[[], T]) -> T:
-        """Make one request: `call()` sends it. `key` is the prefix for a list and the first key for a delete."""
+        """Make one request, which `call()` sends. `key` is the prefix for a list and the first key for a delete."""
 
     def get(self, key: str) -> Bytes | None:
         return self.around("get", key, 0, lambda: self.inner.get(key))
@@ -188,8 +188,8 @@ async def settle(
     """Create an object and settle who wrote it, for blocking and awaited stores alike; see `Store.create`.
 
     Args:
-        create: Makes the one conditional put, as `Backend.try_create` does.
-        get: Reads an object.
+        create: The function that makes the one conditional put, as `Backend.try_create` does.
+        get: The function that reads an object.
     """
     doubt: StoreUnavailable | None = None
     try:
@@ -206,19 +206,19 @@ async def settle(
 
 
 def size_bytes(data: Data) -> int:
-    """How many bytes there are to write."""
+    """Return the number of bytes that will be written."""
     return data.nbytes if isinstance(data, memoryview) else len(data)
 
 
 def batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    """The keys in lists of at most `BATCH`."""
+    """Yield the keys in lists of at most `BATCH` keys."""
     rest = iter(keys)
     while batch := list(islice(rest, BATCH)):
         yield batch
 
 
 def _same(found: Bytes, data: Data) -> bool:
-    """Block by block: a memoryview compares slowly, and a copy of all of it may be large."""
+    """Compare block by block, because a memoryview compares slowly and a copy of all of it may be large."""
     if len(found) != size_bytes(data):
         return False
     left, right = memoryview(found), memoryview(flat(data))

@@ -1,4 +1,4 @@
-"""One text for blocking and awaited stores: it is written as a coroutine, and `run_now` runs it for those that block."""
+"""Code shared by blocking and awaited stores, written as a coroutine that `run_now` runs for blocking stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def blocking(call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    """A call that blocks, in the form in which coroutines take it."""
+    """Wrap a blocking call so that a coroutine can await it."""
 
     async def awaited(*args: Any) -> T:
         return call(*args)
@@ -18,7 +18,7 @@ def blocking(call: Callable[..., T]) -> Callable[..., Awaitable[T]]:
 
 
 def run_now(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine whose calls all block, so that it ends without an event loop."""
+    """Run a coroutine whose calls all block, so that it ends without an event loop, and return its result."""
     try:
         work.send(None)
     except StopIteration as done:

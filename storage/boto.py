@@ -1,6 +1,6 @@
-"""S3 through boto3: `s3://bucket/prefix?client=boto3`. The reference client; survives a fork, costs more CPU.
+"""S3 through boto3, the reference client: `s3://bucket/prefix?client=boto3`. It survives a fork, but costs more CPU.
 
-Measured beside obstore: 3-6 times the CPU and 1.5-4 times the latency up to 1 MB, one second to import.
+Measured beside obstore, it takes 3-6 times the CPU, 1.5-4 times the latency up to 1 MB, and one second to import.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _sessions_lock = threading.Lock()
 class BotoStore(Backend):
     """S3, or a server that speaks its protocol, through boto3. Nothing is imported or connected before the first call.
 
-    Plain requests only, no transfer manager: an object is one PUT (5 GB at most), read whole by one GET.
+    It makes plain requests only, without a transfer manager: one PUT writes an object (5 GB at most), one GET reads it.
     """
 
     def __init__(self, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -91,7 +91,7 @@ class BotoStore(Backend):
                 list(pool.map(lambda key: self._ask("delete_object", key), batch))
 
     def _delete_bulk(self, what: str, objects: list[dict[str, str]]) -> None:
-        """One request. Raises a plain StoreError, among others, where the server cannot do that."""
+        """Delete in one request. Raises a plain StoreError, among others, where the server cannot do that."""
         answer = self._call("delete_objects", what, Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", []):
             raise store_error(what, 500 if error["Code"] == "InternalError" else 400, error["Code"])
@@ -103,7 +103,7 @@ class BotoStore(Backend):
             client.close()
 
     def _page_of_all(self, full: str, after: str) -> Page:
-        """Where lists are in no order (directory buckets list only whole folders, too), all pages are read and sorted."""
+        """Read and sort all pages, for servers that list in no order. Directory buckets list only whole folders."""
         infos: list[ObjectInfo] = []
         more: dict[str, str] = {}
         while True:
@@ -136,7 +136,7 @@ class BotoStore(Backend):
         return data
 
     def _ask(self, method: str, key: str, **options: Any) -> Any:
-        """A request about one key; None where there is none."""
+        """Make a request about one key and return its answer, or None where the key does not exist."""
         what = f"{method.removesuffix('_object')} {self._name(key)}"
         try:
             return self._call(method, what, Key=self._base + check_key(key), **options)
@@ -192,8 +192,8 @@ class BotoStore(Backend):
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             s3={"addressing_style": "path" if foreign else "auto"},
-            ignore_configured_endpoint_urls=True,  # they are in `place.endpoint`, if they count
-            proxies={} if self.place.local else None,  # None: those of the environment
+            ignore_configured_endpoint_urls=True,  # `place.endpoint` holds the one that counts
+            proxies={} if self.place.local else None,  # None means the proxies of the environment
         )
         place = {"endpoint_url": self.place.endpoint, "region_name": self.place.region or "us-east-1", "config": config}
         keys = self.place.keys()
@@ -214,20 +214,20 @@ class BotoStore(Backend):
 
 
 class _Exists(Exception):
-    """412, or 409 on a conditional put."""
+    """The store answered 412, or 409 to a conditional put."""
 
 
 class _Missing(Exception):
-    """404 for a key."""
+    """The store answered 404 for a key."""
 
 
 class _OutOfRange(Exception):
-    """416: the range begins behind the end."""
+    """The store answered 416: the range begins beyond the end."""
 
 
 @functools.cache
 def _plain_session() -> Any:
-    """One for the process: a session reads megabytes of service descriptions, and is not for threads."""
+    """Return the process's one session. A session reads megabytes of service descriptions and is not thread-safe."""
     return plain_session()
 
 

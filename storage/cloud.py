@@ -1,7 +1,7 @@
 """S3, Google Cloud Storage and Azure Blob Storage through obstore (Rust), with its blocking calls.
 
-Why obstore: 2-7 times less CPU for a put than boto3, imported in 0.03 s, and conditional puts on three clouds behind
-one call. Its asynchronous calls are not used: they can abort the interpreter at exit.
+obstore takes 2-7 times less CPU for a put than boto3, is imported in 0.03 s, and offers conditional puts on three
+clouds behind one call. Its asynchronous calls are not used, because they can abort the interpreter at exit.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from lambdaml.storage.url import StoreURL, masked
 T = TypeVar("T")
 
 UPLOAD_STEP_BYTES = 64 * 2**20
-"""Uploads get two timeouts for each step of this size, in which nothing tells that bytes flow."""
+"""The size of an upload's steps. Each gets two timeouts, because nothing tells whether bytes flow meanwhile."""
 
 SMALL_UPLOAD_BYTES = 2**20
-"""But an upload of no more than this is given up after one, as a read is that gets no byte."""
+"""The size up to which an upload is given up after one timeout, like a read that receives no byte."""
 
 LONGEST_READ_S = 3600.0
 
@@ -51,9 +51,9 @@ _runtime_pid: int | None = None
 
 
 def open_backend(url: StoreURL) -> CloudStore:
-    """`gs://bucket/prefix?endpoint=` and `az://container/prefix?endpoint=`; `lambdaml.storage.place` reads `s3://`.
+    """Open `gs://bucket/prefix?endpoint=` or `az://container/prefix?endpoint=`; `lambdaml.storage.place` reads `s3://`.
 
-    Credentials as obstore finds them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, ...; see
+    obstore finds credentials in GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and _KEY, and so on; see
     `lambdaml.storage.connect` for servers on this machine.
     """
     bucket, prefix = split_bucket(url)
@@ -67,22 +67,22 @@ def open_backend(url: StoreURL) -> CloudStore:
 class CloudStore(Backend):
     """A bucket through obstore. Nothing is imported or connected before the first call.
 
-    Objects are one PUT at every size (5 GB at most on S3), because a conditional multipart upload is another request
+    Objects of every size are one PUT (5 GB at most on S3), because a conditional multipart upload is another request
     with other guarantees.
 
     Warning:
-        obstore hangs for ever in a process that was forked after its parent used it. So a forked child gets a
+        obstore hangs for ever in a process that was forked after its parent used it. A forked child therefore gets a
         StoreError instead: start workers with `spawn`, or use `?client=boto3`.
 
     Args:
-        bucket: For messages, like `s3://bucket`.
-        prefix: Of all keys, without slashes at its ends.
-        url: Opens the same store in another process.
-        connect: Makes the obstore store of the whole bucket, given obstore's `client_options`, and whether objects must
-            be deleted one by one.
-        timeout_s: The longest silence of the server, and half the time for each 64 MB of upload.
+        bucket: The bucket as messages name it, such as `s3://bucket`.
+        prefix: The prefix of all keys, without slashes at its ends.
+        url: The URL that opens the same store in another process.
+        connect: A function that makes the obstore store of the whole bucket from obstore's `client_options` and
+            from whether objects must be deleted one by one.
+        timeout_s: The longest silence of the server, and half the time for each 64 MB of an upload, in seconds.
         sorts: Whether the cloud lists in the order of keys and starts after a given key.
-        bulk_deletes: Whether one request may delete many objects; tried until the server refuses.
+        bulk_deletes: Whether one request may delete many objects. This is tried until the server refuses.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class CloudStore(Backend):
 
     @classmethod
     def s3(cls, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> CloudStore:
-        """A bucket of S3, or of a server that speaks its protocol."""
+        """Return the store of a bucket of S3, or of a server that speaks its protocol."""
         connect = functools.partial(connect_s3, place)
         return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted, True)
 
@@ -152,10 +152,10 @@ class CloudStore(Backend):
         return None if found is None else ObjectInfo(key, found["size"], found["last_modified"].timestamp())
 
     def page(self, prefix: str, after: str) -> Page:
-        """obstore's prefixes are whole folders, so the folder of the prefix is listed and filtered.
+        """List and filter the folder of the prefix, because obstore's prefixes are whole folders.
 
-        Where lists are sorted, reading begins just before the prefix and ends behind it. S3 Express, for one, lists in
-        no order: there, all pages are read, sorted and given as one.
+        Where lists are sorted, reading begins just before the prefix and ends beyond it. S3 Express, for one, lists in
+        no order: there, all pages are read, sorted and returned as one.
         """
         import obstore
 
@@ -171,7 +171,7 @@ class CloudStore(Backend):
                 if self._sorts:
                     check_order(page, infos[-1].key if infos else start, f"list {self._name(prefix)}")
                 infos = page if self._sorts else infos + page
-                if self._sorts and infos[-1].key > behind:  # else not even one of them is asked for
+                if self._sorts and infos[-1].key > behind:  # otherwise not even one of them is asked for
                     break
             return sorted(infos, key=lambda info: info.key)
 
@@ -197,7 +197,7 @@ class CloudStore(Backend):
                     self._found("delete", path, lambda path=path: self._delete(path, [path]))  # type: ignore[misc]
 
     def _delete(self, key: str, paths: list[str]) -> None:
-        """In one request where the server can do that; where it refuses, one by one from then on."""
+        """Delete in one request where the server can do that. Once it refuses, delete one by one from then on."""
         import obstore
 
         if self._bulk_deletes:
@@ -224,7 +224,7 @@ class CloudStore(Backend):
             raise store_error(f"{verb} {self._name(key)}", 404, "NoSuchBucket") from None
 
     def _found(self, verb: str, key: str, call: Callable[[], T]) -> T | None:
-        """None where the store says 404 for a key."""
+        """Make a call and return its result, or None where the store answers 404 for a key."""
         try:
             return self._call(verb, key, call)
         except FileNotFoundError as error:
@@ -233,7 +233,7 @@ class CloudStore(Backend):
             return None
 
     def _call(self, verb: str, key: str, call: Callable[[], T]) -> T:
-        """FileNotFoundError, AlreadyExistsError and PreconditionError pass through; all else becomes a StoreError."""
+        """Pass on FileNotFoundError, AlreadyExistsError and PreconditionError, and make a StoreError of all others."""
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         try:
@@ -247,11 +247,11 @@ class CloudStore(Backend):
 
     def _error(self, what: str, verb: str, text: str) -> Exception:
         status, code, kind = (match[1] if (match := part.search(text)) else None for part in (_STATUS, _CODE, _KIND))
-        if verb == "get_range" and (status == "416" or "Wanted range starting at" in text):  # the other on Azure
+        if verb == "get_range" and (status == "416" or "Wanted range starting at" in text):  # the second is Azure's
             return _OutOfRange(what)
         if status is not None:
             return store_error(what, int(status), code)
-        if code is not None:  # of one key in the answer to a bulk delete
+        if code is not None:  # the code of one key in the answer to a bulk delete
             return store_error(what, 500 if code == "InternalError" else 400, code)
         if "redirect" in text:
             return store_error(what, 301, code)
@@ -265,8 +265,10 @@ class CloudStore(Backend):
         return StoreError(f"{what}: {masked(head)[:200]}")
 
     def _client(self, upload_steps: int = 0, single_deletes: bool = False) -> Any:
-        """A client for reads and small uploads (0), or for uploads of so many steps of 64 MB, which get more time; so do
-        lists, which a server may have to think about."""
+        """Return a client for reads and small uploads (0), or for uploads of this many steps of 64 MB, with more time.
+
+        Lists get more time as well, since a server may need some to prepare them.
+        """
         global _runtime_pid
         if _runtime_pid != os.getpid():
             if _runtime_pid is not None:
@@ -307,7 +309,7 @@ class CloudStore(Backend):
 
 
 class _OutOfRange(Exception):
-    """416: the range begins behind the end."""
+    """The store answered 416: the range begins beyond the end."""
 
 
 def _buffer(data: Any) -> Bytes:
@@ -315,7 +317,7 @@ def _buffer(data: Any) -> Bytes:
 
 
 def _just_before(prefix: str) -> str:
-    """A key smaller than each that begins with `prefix`, and as large as easily said. Empty for a whole folder."""
+    """Return a short key smaller than each that begins with `prefix`. It is empty for a whole folder."""
     if not prefix or prefix.endswith("/") or ord(prefix[-1]) <= 0x21:
         return ""
     return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "~"

@@ -1,10 +1,10 @@
-"""How obstore is connected to S3, Google Cloud Storage and Azure: everything is said, nothing left to be found.
+"""Connections of obstore to S3, Google Cloud Storage and Azure, with every option given so that none is looked up.
 
-obstore reads the environment by itself, and not as the clouds' own libraries do: `AWS_ENDPOINT_URL_S3` beats the
-`endpoint` it is given, and `AWS_ENDPOINT`, `AWS_SESSION_TOKEN`, `AWS_S3_EXPRESS`, `AWS_SKIP_SIGNATURE` and some twenty
-others count, whatever else is said. So that the data go where the store's URL says, each of these is given a value here.
-Left alone are those that say how an object is kept: `AWS_SERVER_SIDE_ENCRYPTION`, `AWS_SSE_...` and
-`AWS_CHECKSUM_ALGORITHM`.
+obstore reads the environment by itself, and not as the clouds' own libraries do. `AWS_ENDPOINT_URL_S3` takes precedence
+over the `endpoint` that it is given, and `AWS_ENDPOINT`, `AWS_SESSION_TOKEN`, `AWS_S3_EXPRESS`, `AWS_SKIP_SIGNATURE`
+and some twenty others count, whatever else is given. Each of these gets a value here, so that the data go where the
+store's URL says. Only the variables that define how an object is kept are left alone: `AWS_SERVER_SIDE_ENCRYPTION`,
+`AWS_SSE_...` and `AWS_CHECKSUM_ALGORITHM`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lambdaml.storage.url import StoreURL
 Options = dict[str, Any]
 
 NO_RETRIES: Any = {"max_retries": 0}
-"""`lambdaml.storage.retry` repeats requests, so that each is counted."""
+"""The options without obstore's own retries, since `lambdaml.storage.retry` repeats requests and counts each."""
 
 AZURITE = "http://127.0.0.1:10000"
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Where Azure's emulator listens, and the account that everybody knows:
+"""The address of Azure's emulator, and its account, which everybody knows:
 https://learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
 
 
 def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = False) -> Any:
-    """An obstore store of the bucket. Raises AccessDenied where there are no credentials."""
+    """Return an obstore store of the bucket. Raises AccessDenied where there are no credentials."""
     from obstore.store import S3Store
 
     region = place.region or "us-east-1"
@@ -58,10 +58,10 @@ def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = F
 
 
 def endpoint_of(url: StoreURL) -> str | None:
-    """The endpoint of a `gs://` or `az://` URL: its own, else that of the environment. None means the cloud itself.
+    """Return the endpoint of a `gs://` or `az://` URL, or else the environment's. None means the cloud itself.
 
     Raises:
-        BadStoreURL: If it is no endpoint.
+        BadStoreURL: If it is not an endpoint.
     """
     found = url.params.get("endpoint") or (_google_endpoint() if url.scheme == "gs" else _azure_endpoint())
     where = "set GOOGLE_APPLICATION_CREDENTIALS" if url.scheme == "gs" else "set AZURE_STORAGE_ACCOUNT_KEY and the like"
@@ -69,7 +69,7 @@ def endpoint_of(url: StoreURL) -> str | None:
 
 
 def connect_google(bucket: str, endpoint: str | None, client_options: Options, _: bool = False) -> Any:
-    """An obstore store of the bucket. A server on this machine gets requests without credentials."""
+    """Return an obstore store of the bucket. A server on this machine gets requests without credentials."""
     from obstore.store import GCSStore
 
     config: Options = {} if endpoint is None else {"base_url": endpoint}
@@ -80,9 +80,9 @@ def connect_google(bucket: str, endpoint: str | None, client_options: Options, _
 
 
 def connect_azure(container: str, endpoint: str | None, client_options: Options, _: bool = False) -> Any:
-    """An obstore store of the container.
+    """Return an obstore store of the container.
 
-    A server on this machine that names an account in its path, as Azurite does, is shown the key that everybody knows,
+    A server on this machine whose path names an account, as Azurite's does, gets the public key of the emulator,
     unless the environment has credentials for this account.
     """
     from obstore.store import AzureStore
@@ -99,9 +99,9 @@ def connect_azure(container: str, endpoint: str | None, client_options: Options,
 
 
 def _straight(client_options: Options, endpoint: str | None) -> Options:
-    """With plain HTTP where the endpoint says so, and without a proxy to this machine.
+    """Return the options with plain HTTP where the endpoint says so, and without a proxy to this machine.
 
-    obstore can only be told of hosts that need no proxy together with a proxy; the one named here is never asked.
+    obstore takes a list of hosts that need no proxy only together with a proxy. The one named here is never used.
     """
     if endpoint is None:
         return client_options

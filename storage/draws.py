@@ -1,7 +1,7 @@
 """Random numbers that depend on the request, not on the order in which threads happen to make requests.
 
-The draw for a request is a hash of the seed, its kind, its key and how often this kind met this key before. So a run
-repeats, and workers that use one seed but different keys are not struck at the same moment.
+The draw for a request is a hash of the seed, its kind, its key and how often this kind has met this key before. A run
+therefore repeats, and workers that use one seed but different keys are not struck at the same moment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 
 
 class Draws:
-    """Numbers for requests; remembers one count for each key it met (about 150 bytes)."""
+    """Random numbers for requests. One count is remembered for each key that was met (about 150 bytes)."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -20,7 +20,7 @@ class Draws:
         self._met: Counter[tuple[str, str]] = Counter()
 
     def unit(self, op: str, key: str) -> float:
-        """Uniform in the open interval (0, 1)."""
+        """Draw a number that is uniform in the open interval (0, 1)."""
         with self._lock:
             self._met[op, key] += 1
             n = self._met[op, key]

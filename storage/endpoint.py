@@ -9,13 +9,13 @@ from lambdaml.storage.errors import BadStoreURL
 
 
 def clean_endpoint(endpoint: str, credentials: str) -> str:
-    """The endpoint without slashes at its end.
+    """Return the endpoint without slashes at its end.
 
     Args:
-        credentials: Says where credentials belong, for the message that refuses them here.
+        credentials: The words that say where credentials belong, for the message that refuses them here.
 
     Raises:
-        BadStoreURL: If it is no address of a server, or says more than one. Secrets in it are not repeated.
+        BadStoreURL: If it is not the address of a server, or says more than that. The message repeats no secrets.
     """
     try:
         parts = urllib.parse.urlsplit(endpoint)
@@ -33,7 +33,7 @@ def clean_endpoint(endpoint: str, credentials: str) -> str:
 
 
 def is_local(endpoint: str | None) -> bool:
-    """Whether the endpoint is on this machine: no proxy leads to it, and made-up credentials may do."""
+    """Return whether the endpoint is on this machine, where no proxy is used and made-up credentials may suffice."""
     host = host_of(endpoint)
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -44,5 +44,5 @@ def is_local(endpoint: str | None) -> bool:
 
 
 def host_of(endpoint: str | None) -> str:
-    """The endpoint's host, without port and brackets; empty where there is none."""
+    """Return the endpoint's host, without port and brackets, or empty where there is none."""
     return urllib.parse.urlsplit(endpoint or "").hostname or ""

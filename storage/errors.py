@@ -1,23 +1,23 @@
-"""What can go wrong with a store, and the root of every error this project raises.
+"""The errors that a store can raise, and the root of every error that this project raises.
 
-    LambdaMLError                 the root: message for a person, `exit_code` for the command line
+    LambdaMLError                 the root: a message for a person, and `exit_code` for the command line
     └── StoreError                a store could not do what was asked
-        ├── BadStoreURL           the URL names no store we know, or a parameter it does not take   (exit 2)
+        ├── BadStoreURL           the URL names no known store, or a parameter it does not take     (exit 2)
         ├── AccessDenied          no credentials, wrong credentials, or no such bucket              (exit 2)
-        ├── StoreFull             there is no more room                                            (exit 1)
-        ├── StoreUnfit            the store breaks a promise we build on (found by the probe)       (exit 2)
-        └── StoreUnavailable      it may work if tried again
+        ├── StoreFull             the store has no more room                                        (exit 1)
+        ├── StoreUnfit            the store breaks a promise we rely on (found by the probe)        (exit 2)
+        └── StoreUnavailable      the request may work if it is tried again
             ├── Throttled         the store asked us to slow down (503 SlowDown, 429)
-            └── StoreTimeout      no answer in time; a write may or may not have happened
+            └── StoreTimeout      no answer came in time; a write may or may not have happened
 
-The rest of the tree, for runs and jobs, stands in `lambdaml.errors`.
+`lambdaml.errors` holds the rest of the tree, for runs and jobs.
 """
 
 from __future__ import annotations
 
 
 class LambdaMLError(Exception):
-    """Root of every error raised on purpose. `str(error)` is one line that says what was wrong and what to do."""
+    """The root of every error raised on purpose. `str(error)` is one line that says what was wrong and what to do."""
 
     exit_code = 1
 
@@ -27,29 +27,29 @@ class StoreError(LambdaMLError):
 
 
 class BadStoreURL(StoreError):
-    """The URL names no store we know, or a parameter it does not take."""
+    """The URL names no store that we know, or a parameter that the store does not take."""
 
     exit_code = 2
 
 
 class AccessDenied(StoreError):
-    """No credentials, wrong credentials, or no such bucket."""
+    """The credentials are missing or wrong, or the bucket does not exist."""
 
     exit_code = 2
 
 
 class StoreFull(StoreError):
-    """There is no room for more. What was written before stands."""
+    """The store has no room for more. What was written before is kept."""
 
 
 class StoreUnfit(StoreError):
-    """The store breaks a promise that runs are built on; see `lambdaml.storage.probe`."""
+    """The store breaks a promise that runs rely on; see `lambdaml.storage.probe`."""
 
     exit_code = 2
 
 
 class StoreUnavailable(StoreError):
-    """The request failed in a way that may pass: trying again is right."""
+    """The request failed in a way that may pass, so it is right to try again."""
 
 
 class Throttled(StoreUnavailable):
@@ -57,4 +57,4 @@ class Throttled(StoreUnavailable):
 
 
 class StoreTimeout(StoreUnavailable):
-    """No answer in time. A write may or may not have taken effect."""
+    """No answer came in time. A write may or may not have taken effect."""

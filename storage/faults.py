@@ -1,7 +1,7 @@
 """A store that fails on purpose: `?faults=slowdown:0.01,timeout:0.01,lost:0.01,slow:0.01,damage:0.01&faults_seed=1`.
 
-For this project's tests and for yours: wrap any store, or write it into the URL of a run, and see whether the result
-is the same. Faults follow the seed and the request, not the clock (see `lambdaml.storage.draws`).
+It serves this project's tests and yours: wrap any store, or write faults into the URL of a run, and see whether the
+result is the same. Faults follow the seed and the request, not the clock (see `lambdaml.storage.draws`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lambdaml.storage.url import StoreURL, nearest_known, parse_number
 T = TypeVar("T")
 
 FAULTS = ("slowdown", "timeout", "lost", "slow", "damage")
-"""What can happen to a request:
+"""The things that can happen to a request:
 
-- `slowdown`: refused with `Throttled`, without effect
-- `timeout`: a write takes effect and then raises `StoreTimeout`; a read just raises it. No time passes.
-- `lost`: the same with `StoreUnavailable`, as where a connection breaks
-- `slow`: it takes ten times as long, and at least 0.2 s longer
-- `damage`: a read returns the object with one bit flipped, or cut short; what is stored stays whole. Other requests are
+- `slowdown`: The request is refused with `Throttled`, without effect.
+- `timeout`: A write takes effect and then raises `StoreTimeout`; a read just raises it. No time passes.
+- `lost`: The same happens with `StoreUnavailable`, as where a connection breaks.
+- `slow`: The request takes ten times as long, and at least 0.2 s longer.
+- `damage`: A read returns the object with one bit flipped, or cut short; what is stored stays whole. Other requests are
   spared.
 """
 
 
 def parse_rates(text: str) -> dict[str, float]:
-    """`slowdown:0.01,lost:0.02` as a dict. Raises BadStoreURL for unknown faults and rates outside 0..1."""
+    """Parse `slowdown:0.01,lost:0.02` into a dict. Raises BadStoreURL for unknown faults and rates outside 0..1."""
     rates: dict[str, float] = {}
     for part in text.split(","):
         name, _, rate = part.partition(":")
@@ -41,9 +41,9 @@ def parse_rates(text: str) -> dict[str, float]:
 
 
 class Faulty(Layer):
-    """Strikes requests to the backend inside at the given rates: `Faulty(MemoryStore(), {"lost": 0.1}, seed=1)`.
+    """A layer that makes requests to its backend fail at given rates: `Faulty(MemoryStore(), {"lost": 0.1}, seed=1)`.
 
-    Raises BadStoreURL for a fault it does not know, or rates that are not shares of one whole.
+    Raises BadStoreURL for a fault that it does not know, or for rates that are not shares of one whole.
     """
 
     def __init__(self, inner: Backend, rates: Mapping[str, float], seed: int = 0) -> None:
@@ -74,7 +74,7 @@ class Faulty(Layer):
         return result
 
     def _draw(self, op: Op, key: str) -> tuple[str | None, float]:
-        """What happens to a request, and another number in (0, 1) that is independent of that."""
+        """Return what happens to a request, and another number in (0, 1) that is independent of that."""
         unit = self._draws.unit(op, key)
         for name, rate in self.rates.items():
             if unit < rate:
@@ -84,8 +84,10 @@ class Faulty(Layer):
 
 
 def corrupted(data: Bytes, where: float) -> bytes:
-    """What a reader gets of these bytes when something goes wrong on the way: one in four times less than all, else one bit
-    flipped. `where` from (0, 1) decides."""
+    """Return these bytes as a reader gets them when something goes wrong on the way.
+
+    One in four is cut short, and the others have one bit flipped. `where` from (0, 1) decides.
+    """
     found = bytearray(data)
     if where < 0.25:
         return bytes(found[: int(4 * where * len(found))])

@@ -1,8 +1,9 @@
-"""The directory store: one object, one file. The default on one machine, with nothing to install or start.
+"""The directory store, where one object is one file: the default on one machine, with nothing to install or start.
 
-An object is written to a temporary file beside the data and then gets its name in one step: `link`, which fails where
-the name is taken, for create-only, `rename` for overwriting. So readers see whole objects only, exactly one of many
-creators wins, and both hold between processes. Measured (docs of `lambdaml.storage`): 64 KB created in 0.15 ms.
+An object is written to a temporary file beside the data and then gets its name in one step: by `link`, which fails
+where the name is taken, for create-only, and by `rename` for overwriting. Readers therefore see whole objects only,
+exactly one of many creators wins, and both hold between processes. Measured (docs of `lambdaml.storage`): 64 KB created
+in 0.15 ms.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def open_backend(url: StoreURL) -> DirectoryStore:
-    """`file:///absolute`, `file://./relative`, or a plain path."""
+    """Open `file:///absolute`, `file://./relative`, or a plain path."""
     return DirectoryStore(urllib.parse.unquote(url.location) if url.scheme else url.location)
 
 
 class DirectoryStore(Backend):
-    """Objects as files under `root`, which is made when first written to.
+    """A store that keeps objects as files under `root`, which is made at the first write.
 
     Warning:
-        Nothing is synced to the disk: objects survive the death of any process, not the loss of the machine's power.
+        Nothing is synced to the disk: objects survive the death of any process, but not a loss of power.
 
     Warning:
         Unlike in a bucket, a key cannot be a folder of another: `a` and `a/b` exclude each other (StoreError).
 
     Objects of 64 KB and more are read as a view of the mapped file, which holds a file descriptor until it is
-    garbage. Temporary files live in `root/.tmp`, never listed; a killed process may leave one there.
+    garbage-collected. Temporary files live in `root/.tmp`, which is never listed; a killed process may leave one there.
     """
 
     near = True
@@ -168,7 +169,7 @@ class DirectoryStore(Backend):
             step(temporary, path)
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        """In key order: a folder sorts as its name with `/`, so `a-b` stands before `a/b`."""
+        """Walk a folder in key order. A folder sorts as its name with `/`, so `a-b` comes before `a/b`."""
         try:
             with os.scandir(self._base + folder) as entries:
                 found = sorted((folder + e.name + ("/" if e.is_dir() else ""), e) for e in entries)  # names are unique
@@ -189,7 +190,7 @@ class DirectoryStore(Backend):
 
 
 def _remove(temporary: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # somebody deletes the whole folder
+    with contextlib.suppress(FileNotFoundError):  # somebody may delete the whole folder
         os.unlink(temporary)
 
 

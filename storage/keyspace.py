@@ -1,12 +1,12 @@
-"""The key space of one `ray://` store: what its actor does, in one event loop, so that each step is atomic.
+"""The key space of one `ray://` store. Its actor runs it in one event loop, so each step is atomic.
 
-Knows Ray only as a function that makes an object of this process's own (`ray.put`), so it can be read, and tested,
+It knows Ray only as a function that makes an object owned by this process (`ray.put`), so it can be read and tested
 without a cluster. `lambdaml.storage.ray` is the other half.
 
 A large payload arrives as a read-only array over shared memory that its writer owns. Ray deletes a writer's objects
-when the writer dies, but shared memory only when nobody looks at it any more. So the actor looks at it until it holds
-a copy of its own, which it makes in a thread, after the writer has had its answer: from the answer on, no death but
-the actor's own takes the object away.
+when the writer dies, but frees shared memory only when nobody looks at it any more. So the actor looks at it until it
+holds a copy of its own, which it makes in a thread after answering the writer. From the answer on, only the actor's own
+death loses the object.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 COPIERS = 2
-"""Threads that copy payloads."""
+"""The number of threads that copy payloads."""
 
 Answer = bytes | list[Any] | None
-"""What stands at a key: the bytes, or a list of one reference (which Ray would resolve if it stood alone), or None."""
+"""The value of a key: its bytes, a list of one reference (Ray would resolve a reference that stood alone), or None."""
 
 
 class _Object:
-    """`small` holds the payload itself; else `log_state` does, until `ref` refers to this actor's own copy."""
+    """One object. `small` holds its payload, or else `view` does until `ref` refers to this actor's own copy."""
 
     __slots__ = ("copying", "modified", "ref", "size_bytes", "small", "view")
 
@@ -41,10 +41,10 @@ class _Object:
 
 
 class KeySpace:
-    """One store's objects by key. Every method is a coroutine, and none waits while it changes something.
+    """The objects of one store by key. Every method is a coroutine, and none waits while it changes something.
 
     Args:
-        own: Makes an object that this process owns out of an array, and returns the reference to it.
+        own: A function that makes an object owned by this process out of an array, and returns the reference to it.
     """
 
     def __init__(self, own: Callable[[Any], Any]) -> None:
@@ -55,32 +55,32 @@ class KeySpace:
         self._copiers = ThreadPoolExecutor(COPIERS)
 
     async def create(self, key: str, data: Any) -> bool:
-        """Whether the key was free; then `data` (bytes, or a flat uint8 array) stands there now."""
+        """Write `data` (bytes, or a flat uint8 array) if the key is free, and return whether it was."""
         if key in self._objects:
             return False
         self._write(key, data)
         return True
 
     async def put(self, key: str, data: Any) -> None:
-        """Write `data`, whatever stands there."""
+        """Write `data`, whatever the key holds."""
         self._write(key, data)
 
     async def get(self, keys: Sequence[str]) -> list[Answer]:
-        """What stands at each key."""
+        """Return the value of each key."""
         return [await self._answer(key) for key in keys]
 
     async def get_range(self, key: str, start: int, length: int) -> Answer:
-        """These bytes of a small object, or the reference to all of a large one."""
+        """Return these bytes of a small object, or the reference to all of a large one."""
         found = await self._answer(key)
         return found[start : start + length] if isinstance(found, bytes) else found
 
     async def head(self, key: str) -> tuple[int, float] | None:
-        """Size in bytes and time of writing, in seconds since the epoch by this process's clock."""
+        """Return the size in bytes and the time of writing, in seconds since the epoch by this process's clock."""
         found = self._objects.get(key)
         return None if found is None else (found.size_bytes, found.modified)
 
     async def page(self, prefix: str, after: str, limit: int) -> tuple[list[tuple[str, int, float]], bool]:
-        """The first `limit` objects of a list, as (key, size, time), and whether there may be more."""
+        """Return the first `limit` objects of a list, as (key, size, time), and whether there may be more."""
         begin = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
         rows: list[tuple[str, int, float]] = []
         for key in self._keys[begin : begin + limit]:
@@ -90,13 +90,13 @@ class KeySpace:
         return rows, begin + limit < len(self._keys)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Forget these objects; Ray frees what nobody refers to."""
+        """Forget these objects. Ray frees those that nobody refers to."""
         for key in keys:
             if self._objects.pop(key, None) is not None:
                 del self._keys[bisect_left(self._keys, key)]
 
     async def wait(self, key: str, timeout_s: float) -> bool:
-        """Whether the key is there within so many seconds. Answers in the moment that it is."""
+        """Return whether the key exists within this many seconds. The answer comes as soon as it does."""
         if key in self._objects:
             return True
         arrival = asyncio.get_running_loop().create_future()
@@ -128,7 +128,7 @@ class KeySpace:
         if found.small is not None:
             return found.small
         if found.ref is None:
-            if found.copying is None or found.copying.done():  # it failed, for want of memory
+            if found.copying is None or found.copying.done():  # copying failed for want of memory
                 found.copying = asyncio.ensure_future(self._copy(found))
             await asyncio.shield(found.copying)
         return [found.ref]

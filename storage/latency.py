@@ -1,8 +1,8 @@
 """A store that is as slow as another: `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1`.
 
-A request takes a drawn latency plus its bytes over the bandwidth of one connection, and takes *effect* where it would:
-a write becomes visible after its transfer and half of its latency, a read sees the store at half of its latency. The
-time that the store inside takes by itself is part of the total, so a total below it cannot be had.
+A request takes a drawn latency plus its bytes over the bandwidth of one connection, and takes *effect* when a real one
+would: a write becomes visible after its transfer and half of its latency, and a read sees the store at half of its
+latency. The total includes the time that the store inside takes, so it is never shorter than that.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _LEAST_UNIT = 2.0**-53
 
 
 def normal(unit: float) -> float:
-    """The standard normal quantile at `unit`, in [0, 1]; finite at both ends, for a generator may well give 0."""
+    """Return the standard normal quantile at `unit` in [0, 1]. It is finite at both ends; a generator may give 0."""
     return _NORMAL.inv_cdf(min(max(unit, _LEAST_UNIT), 1 - _LEAST_UNIT))
 
 
 def lognormal(median: float, p99: float, unit: float) -> float:
-    """The quantile at `unit` of the lognormal with this median and 99th percentile; equal ones mean exactly that."""
+    """Return the quantile at `unit` of the lognormal with this median and 99th percentile; if equal, exactly that."""
     return median if p99 <= median else median * math.exp(math.log(p99 / median) / _Z99 * normal(unit))
 
 
 def is_write(kind: str) -> bool:
-    """Whether a request that a meter counts under this name is a write: `create_lost` is one, `get_miss` is not."""
+    """Return whether a meter counts writes under this kind: `create_lost` is a write, `get_miss` is not."""
     return kind.partition("_")[0] in WRITES
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Lognormal latencies by their median and 99th percentile, in seconds; equal ones mean exactly that latency.
+    """Lognormal latencies by their median and 99th percentile in seconds. If these are equal, so is each latency.
 
-    `read_s` holds for gets, heads and lists, `write_s` for puts, creates and deletes. `bandwidth_bytes_per_s` is that
+    `read_s` applies to gets, heads and lists, `write_s` to puts, creates and deletes. `bandwidth_bytes_per_s` is that
     of one connection, and infinite where bytes cost nothing.
     """
 
@@ -55,11 +55,11 @@ class LatencyModel:
     bandwidth_bytes_per_s: float = math.inf
 
     def latency_s(self, kind: str, unit: float) -> float:
-        """The latency of a kind of request, as a meter names it, at the quantile `unit` in [0, 1]."""
+        """Return the latency of a kind of request, as a meter names it, at the quantile `unit` in [0, 1]."""
         return lognormal(*(self.write_s if is_write(kind) else self.read_s), unit)
 
     def transfer_s(self, size_bytes: int) -> float:
-        """Seconds to move this many bytes over one connection."""
+        """Return the seconds that it takes to move this many bytes over one connection."""
         return size_bytes / self.bandwidth_bytes_per_s
 
 
@@ -73,7 +73,7 @@ PRESETS: dict[str, LatencyModel] = {
     "fmi-s3": LatencyModel((0.0404, 0.0404), (0.0404, 0.0404), 50e6),
     "fmi-redis": LatencyModel((0.0052, 0.0052), (0.0052, 0.0052), 100e6),
 }
-"""What stands in `?latency=`. Written down November 2026; none of it was measured by this project on AWS.
+"""The presets of `?latency=`, as of November 2026. This project measured none of them on AWS.
 
 | preset               | median                  | 99th percentile         | bandwidth of a connection        |
 |----------------------|-------------------------|-------------------------|----------------------------------|
@@ -86,18 +86,19 @@ PRESETS: dict[str, LatencyModel] = {
 | fmi-s3               | 40.4 ms                 | the model has no tail   | 50 MB/s                          |
 | fmi-redis            | 5.2 ms                  | the model has no tail   | 100 MB/s (400 MB/s for all)      |
 
-Medians of S3 and Express: Skyrise, arXiv 2501.07771, from memory. The tail of S3 is assumed to lie between quickwit's
-"80 ms, common" (blog, November 2023) and Skyrise's "hundreds of ms" at p99.9. Disk: measured on ext4 and 2 vCPU, 64 KB.
-lambdaml-*: constants of LambdaML's analytic model (SIGMOD 2021, arXiv 2105.07806, table 6), from memory. fmi-*: those of
-FMI's channel model (spcl/fmi, config/fmi.json at cd63588, 2023; arXiv 2305.08763; measured in eu-central-1).
+The medians of S3 and Express are those of Skyrise (arXiv 2501.07771), from memory. The tail of S3 is assumed to lie
+between quickwit's "80 ms, common" (blog, November 2023) and Skyrise's "hundreds of ms" at p99.9. The disk was measured
+on ext4 and 2 vCPU with 64 KB. The presets lambdaml-* are constants of LambdaML's analytic model (SIGMOD 2021, arXiv
+2105.07806, table 6), from memory. The presets fmi-* are those of FMI's channel model (spcl/fmi, config/fmi.json at
+cd63588, 2023; arXiv 2305.08763; measured in eu-central-1).
 """
 
 
 def parse_model(latency: str, bandwidth: str | None = None) -> LatencyModel:
-    """`s3-standard` or `40ms`, and `65MB/s` (MB = 1e6 bytes) to replace the preset's own bandwidth.
+    """Parse `s3-standard` or `40ms`, and `65MB/s` (MB = 1e6 bytes) to replace the preset's own bandwidth.
 
     Raises:
-        BadStoreURL: If neither a preset nor a time, or not a bandwidth.
+        BadStoreURL: If `latency` is neither a preset nor a time, or `bandwidth` is not a bandwidth.
     """
     model = PRESETS.get(latency)
     if model is None:
@@ -117,9 +118,9 @@ def parse_model(latency: str, bandwidth: str | None = None) -> LatencyModel:
 
 
 class Slow(Layer):
-    """Makes each request to the backend inside as slow as a model says, in the calling thread.
+    """A layer that makes each request to its backend as slow as a model says, in the calling thread.
 
-    Bandwidth is per request, so requests in flight together do not share it, as on S3.
+    Each request has the whole bandwidth: requests in flight together do not share it, as on S3.
     """
 
     def __init__(self, inner: Backend, latency: str, bandwidth: str | None = None, seed: int = 0) -> None:

@@ -1,9 +1,8 @@
-"""Counts in a flat block of memory: whoever shares it can read them at any moment, also after the counting process
-was killed with SIGKILL.
+"""Counts in a flat block of memory, which other processes can read even after the counting process was killed.
 
-One int64 a count. A process makes the block (`shared`), forks, and the child counts in it. What was begun and not yet
-answered is the difference of two counts, so a process that dies between any two instructions leaves nothing counted
-twice.
+Each count is one int64. A process makes the block (`shared`) and forks, and the child counts in it. The difference of
+two counts tells which requests have begun and have not been answered, so a process that dies between any two
+instructions leaves nothing counted twice.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from itertools import product
 from lambdaml.storage.backend import Op
 
 KINDS = ("get", "get_miss", "get_range", "head", "put", "create", "create_lost", "list", "delete", "wait")
-"""Kinds of answered requests; all but the variants `get_miss` and `create_lost` are the kinds of requests sent."""
+"""The kinds of answered requests. All but the variants `get_miss` and `create_lost` are kinds of requests sent."""
 
 OPS: tuple[Op, ...] = ("get", "get_range", "head", "put", "create", "list", "delete", "wait")
 
 OTHER = "StoreError"
-"""Errors of other names are counted under this one."""
+"""The name under which all other errors are counted."""
 
 ERRORS = (OTHER, "BadStoreURL", "AccessDenied", "StoreUnfit", "StoreUnavailable", "Throttled", "StoreTimeout")
 
@@ -35,14 +34,14 @@ _ENDS = {
     op: tuple(name for name in _NAMES if name.split("/")[0].removesuffix("_miss").removesuffix("_lost") == op)
     for op in OPS
 }
-"""Op -> the counts of its requests that have ended."""
+"""The counts of requests that have ended, by op."""
 
 
 class Ledger:
-    """The counts of one process. Writing is the caller's to serialise; reading may happen meanwhile, in any process.
+    """The counts of one process. The caller must serialise writes; any process may read at the same time.
 
     Args:
-        memory: Int64, zero at first, as many as there are counts; by default memory of this process alone.
+        memory: An int64 array of zeros, one for each count. Defaults to memory of this process alone.
     """
 
     def __init__(self, memory: memoryview | None = None) -> None:
@@ -50,7 +49,7 @@ class Ledger:
 
     @classmethod
     def shared(cls) -> Ledger:
-        """In memory that is shared with processes forked from now on."""
+        """Return a ledger in memory that is shared with processes forked from now on."""
         return cls(memoryview(mmap.mmap(-1, 8 * len(_NAMES))).cast("q"))
 
     def count(self, name: str, number: int = 1) -> None:
@@ -59,11 +58,11 @@ class Ledger:
         self._counts[_SLOTS[f"{name.split('/')[0]}/{OTHER}"] if slot is None else slot] += number
 
     def read(self) -> dict[str, int]:
-        """Every count that is not zero, by name."""
+        """Return every count that is not zero, by name."""
         return {name: number for name, number in zip(_NAMES, self._counts.tolist(), strict=True) if number}
 
 
 def in_flight(counts: dict[str, int]) -> dict[str, int]:
-    """What `Ledger.read` says has been begun and has not ended, by op."""
+    """Return the number of requests that have begun and have not ended, by op, from what `Ledger.read` returned."""
     pending = {op: counts.get(f"begun {op}", 0) - sum(counts.get(name, 0) for name in _ENDS[op]) for op in OPS}
     return {op: number for op, number in pending.items() if number > 0}

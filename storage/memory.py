@@ -1,4 +1,4 @@
-"""The store in this process's memory: for tests, the virtual world, and trying things out."""
+"""The store in this process's memory, for tests, the virtual world, and trying things out."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _stores_lock = threading.Lock()
 
 
 def open_backend(url: StoreURL) -> MemoryStore:
-    """`memory://name`: the same name is the same store, within one process."""
+    """Open `memory://name`. Within one process, the same name is the same store."""
     return MemoryStore(url.location)
 
 
 class MemoryStore(Backend):
-    """Objects in a dict. They live until the process ends or `drop` is called; `close` keeps them.
+    """A store that keeps objects in a dict until the process ends or `drop` is called; `close` keeps them.
 
     Writing copies the bytes, so a caller may reuse its buffer; reading does not.
 
     Args:
-        clock: Dates the objects, in seconds since the epoch.
+        clock: The clock that dates the objects, in seconds since the epoch.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MemoryStore(Backend):
     def holding(
         cls, objects: dict[str, tuple[bytes, float]], name: str = "", clock: Callable[[], float] = time.time
     ) -> MemoryStore:
-        """A store of these objects: bytes and time of writing by key. Nobody finds it by its name."""
+        """Return a store that holds these objects, given as bytes and time of writing by key. No name finds it."""
         return cls(name, objects, clock)
 
     def get(self, key: str) -> Bytes | None:
@@ -79,7 +79,7 @@ class MemoryStore(Backend):
             self._objects.pop(key, None)
 
     def drop(self) -> None:
-        """Forget every object, and the name if it is this store's."""
+        """Forget every object, and also the name if it belongs to this store."""
         with _stores_lock:
             self._objects.clear()
             if _stores.get(self.name) is self._objects:

@@ -1,7 +1,7 @@
-"""Counting: every request by kind, its bytes and its time, as a bill and a plan need them.
+"""The meter, which counts requests by kind, their bytes and their times, as bills and plans need them.
 
-Times go into histograms with eight bins to the octave, so that readings of many processes can be added and a
-percentile is true to 4.5 %.
+Times go into histograms with eight bins to the octave, so readings of many processes can be added, and a percentile
+is accurate to 4.5 %.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ _FINEST_S = 1e-7
 
 
 def bin_s(number: float) -> float:
-    """Seconds at which bin `number` of a latency histogram begins; 0.5 more is its middle."""
+    """Return the seconds at which bin `number` of a latency histogram begins; `number` + 0.5 gives its middle."""
     return _FINEST_S * 2 ** (number / BINS_PER_OCTAVE)
 
 
 @dataclass(frozen=True, slots=True)
 class MeterReading:
-    """What was counted up to a moment. Readings add up (`+`) and can be compared with earlier ones (`-`).
+    """The counts up to a moment. Readings can be added (`+`), and earlier ones subtracted (`-`).
 
     Attributes:
-        requests: Answered requests by kind: `get` (found), `get_miss` (nothing there), `get_range`, `head`, `put`,
+        requests: The answered requests by kind: `get` (found), `get_miss` (no such key), `get_range`, `head`, `put`,
             `create` (written), `create_lost` (the key existed), `list` (one per page), `delete` (one per 1,000 keys).
-            The read-back that settles a create is a `get`, as on the bill. Where several objects are read in one
-            request, each counts, and took as long as all. `wait` counts where it is a request (`ray://`).
-        errors: Requests that failed, by `kind/ErrorName`, for example `put/Throttled`; not part of `requests`. Whether
-            the store bills them is its affair (S3: not for 5xx; a lost answer, yes).
-        bytes_sent: In the bodies of puts and creates, lost and failed ones included.
-        bytes_received: In the objects that were read.
-        latency: Kind -> histogram bin -> answered requests; read it with `percentile_s`. Waits are not in it.
+            The read-back that settles a create is a `get`, as on the bill. Where one request reads several objects,
+            each counts, with the time of the whole request. `wait` counts where it is a request (`ray://`).
+        errors: The requests that failed, by `kind/ErrorName`, for example `put/Throttled`. They are not part of
+            `requests`. The store decides whether it bills them (S3 bills no 5xx, but does bill a lost answer).
+        bytes_sent: The bytes in the bodies of puts and creates, including lost and failed ones.
+        bytes_received: The bytes in the objects that were read.
+        latency: The number of answered requests by kind and histogram bin; read it with `percentile_s`. Waits are
+            not in it.
     """
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -54,11 +55,11 @@ class MeterReading:
 
     @property
     def total(self) -> int:
-        """Requests sent, failed ones included."""
+        """The number of requests sent, including failed ones."""
         return sum(self.requests.values()) + sum(self.errors.values())
 
     def percentile_s(self, kind: str, q: float) -> float:
-        """Seconds within which the share `q` (0..1) of the answered requests of this kind ended; nan without any."""
+        """Return the seconds within which the share `q` (0..1) of a kind's answered requests ended; nan if none did."""
         bins = self.latency.get(kind, {})
         wanted = q * sum(bins.values())
         seen = 0
@@ -86,7 +87,7 @@ class MeterReading:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts with string keys, fit for JSON."""
+        """Return plain dicts with string keys for JSON."""
         return {
             "requests": dict(self.requests),
             "errors": dict(self.errors),
@@ -97,7 +98,7 @@ class MeterReading:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MeterReading:
-        """The inverse of `to_dict`. Raises KeyError or ValueError where `data` is not what that wrote."""
+        """Return the reading that `to_dict` wrote. Raises KeyError or ValueError where `data` is not such a reading."""
         latency = {kind: {int(b): int(n) for b, n in bins.items()} for kind, bins in data["latency"].items()}
         return cls(
             {kind: int(n) for kind, n in data["requests"].items()},
@@ -109,10 +110,10 @@ class MeterReading:
 
 
 class Meter:
-    """Counts, from any number of threads. Read it with `snapshot`.
+    """A meter, which any number of threads may use. Read it with `snapshot`.
 
     Args:
-        ledger: Where counts are kept; share its memory to read them (with `read_ledger`) from another process.
+        ledger: The ledger that keeps the counts. Share its memory to read them in another process with `read_ledger`.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:
@@ -121,12 +122,12 @@ class Meter:
         self._latency: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def begun(self, op: Op, requests: int = 1) -> None:
-        """Requests are about to be sent; a negative number takes some back."""
+        """Count requests that are about to be sent. A negative number takes some back."""
         with self._lock:
             self._ledger.count(f"begun {op}", requests)
 
     def answered(self, kind: str, seconds: float | None, sent_bytes: int = 0, received_bytes: int = 0) -> None:
-        """Count one answered request; `seconds` is None where its length says nothing about the store."""
+        """Count one answered request. `seconds` is None where its duration says nothing about the store."""
         with self._lock:
             self._ledger.count(kind)
             if seconds is not None:
@@ -144,16 +145,16 @@ class Meter:
             self._ledger.count("bytes sent", sent_bytes)
 
     def snapshot(self) -> MeterReading:
-        """A reading that later requests leave alone."""
+        """Return a reading that later requests leave alone."""
         with self._lock:
             latency = {kind: dict(bins) for kind, bins in self._latency.items()}
             return _reading(self._ledger.read(), latency)
 
 
 def read_ledger(ledger: Ledger) -> MeterReading:
-    """What was counted in a ledger, by whatever process, without times.
+    """Return what any process counted in a ledger, without times.
 
-    Requests that were begun and have not ended count as requests of their op: if the process is dead, nobody knows
+    Requests that have begun and not ended count as requests of their op: if the process is dead, nobody knows
     whether the store received them, and it may bill them. Their bytes are not counted.
     """
     counts = ledger.read()
@@ -173,7 +174,7 @@ def _reading(counts: Mapping[str, int], latency: Mapping[str, Mapping[int, int]]
 
 
 class Metered(Layer):
-    """Counts each request to the backend inside, in `meter`."""
+    """A layer that counts each request to its backend in `meter`."""
 
     def __init__(self, inner: Backend, meter: Meter | None = None) -> None:
         super().__init__(inner)
@@ -209,7 +210,7 @@ class Metered(Layer):
         except StoreError as error:
             self.meter.failed(op, type(error).__name__, sent_bytes)
             raise
-        except Exception:  # a mistake found before anything was sent
+        except Exception:  # a mistake that was found before anything was sent
             self.meter.begun(op, -1)
             raise
         seconds = None if op == "wait" else time.perf_counter() - begin

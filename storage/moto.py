@@ -1,7 +1,7 @@
-"""`moto://bucket/prefix`: a server that speaks S3, on this machine and in memory, started for this process.
+"""A server that speaks S3, on this machine and in memory, started for this process: `moto://bucket/prefix`.
 
-For development and tests. It answers like S3, but checks and then acts: two racing creates of one key can, rarely,
-both win. So it never proves mutual exclusion; the directory store does.
+It serves development and tests. It answers like S3, but checks first and acts then, so two racing creates of one key
+can both win, though rarely. It therefore never proves mutual exclusion; the directory store does.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _REGION = "us-east-1"
 
 
 def open_backend(url: StoreURL) -> MotoStore:
-    """Starts a server of its own each time; other processes open the `.url` of the store."""
+    """Start a new server on each call. Other processes open the `.url` of the store."""
     return MotoStore(url)
 
 
 class MotoStore(Layer):
-    """An S3 store on a server that ends with `close`, at exit, and when this process is killed in whatever way.
+    """A store on an S3 server that ends with `close`, at exit, and when this process is killed in any way.
 
-    `.url` is an `s3://` URL that other processes of this machine can open. A process forked from this one keeps the
-    server alive if this one is killed, for as long as it runs itself.
+    `.url` is an `s3://` URL that other processes of this machine can open. If this process is killed, a process that
+    was forked from it keeps the server alive for as long as it runs itself.
 
     Raises:
         StoreError: If moto is not installed, or its server did not start within a minute.
@@ -95,7 +95,7 @@ class MotoStore(Layer):
 
 
 def _untouched(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without AWS settings and proxies: the server talks to nobody but this machine."""
+    """Return the environment without AWS settings and proxies, because the server only talks to this machine."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -106,7 +106,9 @@ def _untouched(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def serve(bucket: str) -> None:
-    """The server process: one bucket on a free port of 127.0.0.1, told on standard output, until its input ends.
+    """Run the server process, with one bucket on a free port of 127.0.0.1, until its standard input ends.
+
+    It writes the port to standard output.
 
     The input is a pipe from the process that wants the server, so it ends when that process does, even by SIGKILL.
     """

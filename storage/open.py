@@ -1,4 +1,4 @@
-"""From a URL to a store, with counting and retrying around it. A backend is one file and one line in `BACKENDS`."""
+"""Open a store by its URL, with counting and retrying around it. A backend is one file and one line in `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "moto": ("lambdaml.storage.moto", ("client",)),
     "ray": ("lambdaml.storage.ray", ("address", "auth")),
 }
-"""Scheme -> the module whose `open_backend(StoreURL) -> Backend` opens it, and the parameters it takes."""
+"""The module whose `open_backend(StoreURL) -> Backend` opens each scheme, and the parameters that the store takes."""
 
 AROUND = ("latency", "bandwidth", "latency_seed", "faults", "faults_seed")
-"""Parameters that every store takes; see `lambdaml.storage.latency` and `lambdaml.storage.faults`."""
+"""The parameters that every store takes; see `lambdaml.storage.latency` and `lambdaml.storage.faults`."""
 
 
 def open_store(url: str, meter: Meter | None = None) -> Retrying:
     """Open the store that `url` names.
 
     - `file:///absolute/path`, `./path`, `/path`: a directory, the default on one machine
-    - `memory://name`: this process's memory
+    - `memory://name`: the memory of this process
     - `s3://bucket/prefix?endpoint=&region=&client=obstore|boto3&keys=made-up&sorted=no`
     - `gs://bucket/prefix?endpoint=`, `az://container/prefix?endpoint=`
     - `moto://bucket/prefix`: a server that speaks S3, started here and ended with this process
-    - `ray://name/prefix?address=&auth=token`: Ray's object store, on the cluster there is or on one started for this process
-    - every one of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
+    - `ray://name/prefix?address=&auth=token`: Ray's object store, on a running cluster or on one started for this
+      process
+    - each of them with `?latency=s3-standard&bandwidth=65MB/s&latency_seed=1` (as slow as another store) and
       `?faults=lost:0.01,slowdown:0.01&faults_seed=1` (failing on purpose)
 
-    Requests are counted in `.meter` (the one given, or a new one), and repeated when that may help. Credentials come
-    from the environment and are never part of a URL. But for `moto://` and `ray://` nothing is connected before the
-    first call, so wrong credentials show there.
+    Requests are counted in `.meter` (the given one, or a new one), and repeated when that may help. Credentials come
+    from the environment and are never part of a URL. Except for `moto://` and `ray://`, nothing is connected before the
+    first call, so wrong credentials show only then.
 
     Raises:
-        BadStoreURL: If it names no store we know, or a parameter the store does not take.
+        BadStoreURL: If it names no store that we know, or a parameter that the store does not take.
     """
     parsed = StoreURL.parse(url)
     entry = BACKENDS.get(parsed.scheme)
@@ -65,13 +66,13 @@ def open_store(url: str, meter: Meter | None = None) -> Retrying:
 
 
 def copy(source: Store, target: Store, prefix: str = "", tell: Callable[[int, bool], None] | None = None) -> int:
-    """Copy the objects whose keys begin with `prefix`, in key order; how many of them the target now holds.
+    """Copy objects whose keys begin with `prefix`, in key order, and return how many of them the target now holds.
 
-    Copying is create-only: what already stands in the target stays, and is counted only if its bytes are equal. So a
-    copy that broke off can be started again.
+    Copying is create-only: objects that the target already holds stay, and count only if their bytes are equal. A
+    copy that was interrupted can therefore be started again.
 
     Args:
-        tell: Called for each object that was read, with its size in bytes and whether the target now holds it.
+        tell: A function called for each object that was read, with its size in bytes and whether the target holds it.
     """
     held = 0
     infos = source.list(prefix)

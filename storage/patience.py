@@ -1,11 +1,11 @@
-"""Waiting for a store that is down: calls are repeated for as long as somebody has patience with it.
+"""Waiting for a store that is down: calls are repeated as long as the patience with the store lasts.
 
-`lambdaml.storage.retry` gets a request past a hiccup of seconds. What is still refused after that is repeated here after
-pauses that grow from half a second to five, until the store answers or the patience has run out; then the store's last
-error is raised. Whoever watches is told of the outage and of its end, once each.
+`lambdaml.storage.retry` gets a request past a disturbance of seconds. A request that is still refused after that is
+repeated here after pauses that grow from half a second to five, until the store answers or the patience runs out; then
+the store's last error is raised. The watcher is told once of the outage and once of its end.
 
-Repeating a whole `create` is safe. The object that the first attempt may have written after all is read back and known
-by its bytes, which carry the writer's token; see `lambdaml.storage.backend.settle`.
+Repeating a whole `create` is safe. If the first attempt wrote the object after all, it is read back and recognised by
+its bytes, which carry the writer's token; see `lambdaml.storage.backend.settle`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ def outage_pause_s(failures: int, uniform: Callable[[float, float], float]) -> f
 
 
 class Patience:
-    """How long the requests of one process wait for its store, and what they have found out about it.
+    """How long the requests of one process wait for their store, and what they have found out about it.
 
     Args:
-        patience_s: A call that has failed for so many seconds fails for good; 0 repeats nothing.
-        now, uniform: A clock in seconds, and a random number between two others.
-        tell: Takes the store's last error and the patience in seconds when an outage begins, again after each further
-            failure, and None and the seconds that it took when it is over. It may raise, which ends the call.
-        hurried: Becomes true when nobody has time to wait any more.
+        patience_s: The seconds of failing after which a call fails for good; 0 repeats nothing.
+        now, uniform: A clock in seconds, and a function that draws a random number between two others.
+        tell: A function that takes the store's last error and the patience in seconds when an outage begins and again
+            after each further failure, and None and the outage's seconds when it is over. It may raise, which ends
+            the call.
+        hurried: A function that becomes true when nobody has time to wait any more.
 
     Attributes:
-        recovered_at: When the store last answered a call that had failed before, by `now`.
+        recovered_at: The time, by `now`, at which the store last answered a call that had failed before.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class Patience:
 
     @property
     def failing(self) -> bool:
-        """Whether the store refuses some call at the moment."""
+        """Whether the store currently refuses some call."""
         return bool(self._failing)
 
     async def keep(self, call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]]) -> T:
-        """Make an awaited call until it is answered.
+        """Make an awaited call until the store answers it.
 
         Raises:
-            StoreUnavailable: If the patience has run out, now or for an earlier call.
+            StoreUnavailable: If the patience has run out, for this call or an earlier one.
         """
         with _Trial(self) as trial:
             while True:
@@ -89,11 +90,11 @@ class Patience:
                 await sleep(pause_s)
 
     def keep_now(self, call: Callable[[], T]) -> T:
-        """The same for a call that blocks."""
+        """Make a blocking call until the store answers it; see `keep`."""
         return run_now(self.keep(blocking(call), blocking(time.sleep)))
 
     def give_up(self) -> None:
-        """Let calls that fail from now on fail for good."""
+        """Let calls fail for good as soon as they fail from now on."""
         self.patience_s = 0.0
 
 
@@ -114,10 +115,10 @@ class _Trial:
         self._patience._failing.discard(self)
 
     def failed(self, error: StoreUnavailable) -> float:
-        """Seconds to wait before the call is repeated.
+        """Return the seconds to wait before the call is repeated.
 
         Raises:
-            StoreUnavailable: If it is not to be repeated.
+            StoreUnavailable: If the call should not be repeated.
         """
         patience = self._patience
         now = patience._now()
@@ -137,7 +138,7 @@ class _Trial:
         return outage_pause_s(self._failures, patience._uniform)
 
     def answered(self) -> None:
-        """The store answered."""
+        """Note that the store answered."""
         patience = self._patience
         if self not in patience._failing:
             return
@@ -148,13 +149,13 @@ class _Trial:
 
 
 def hasten(store: Store) -> None:
-    """Have a store give calls up soon, since they are repeated here."""
+    """Make a store give up calls soon, since they are repeated here."""
     if isinstance(store, Retrying):
         store.within_s = HASTY_S
 
 
 class Patient(Around):
-    """A store around another that waits while that is down; see `Patience`."""
+    """A store that waits while the store inside it is down; see `Patience`."""
 
     def __init__(self, inner: Store, patience: Patience) -> None:
         super().__init__(inner)
@@ -162,11 +163,11 @@ class Patient(Around):
 
     @property
     def meter(self) -> Meter | None:
-        """Counts the requests, where the store inside has a meter."""
+        """The meter that counts the requests, if the store inside has one."""
         return getattr(self.inner, "meter", None)
 
     def wait_for(self, patience_s: float) -> None:
-        """Have that much patience with the store from now on."""
+        """Wait this many seconds for the store from now on."""
         self.patience.patience_s = patience_s
         hasten(self.inner)
 
@@ -193,7 +194,7 @@ class Patient(Around):
             try:
                 return next(found, None)
             except StoreUnavailable:
-                found = self.inner.list(prefix, after)  # it goes on after the last object that came
+                found = self.inner.list(prefix, after)  # listing continues after the last object that came
                 raise
 
         while (info := self.patience.keep_now(step)) is not None:

@@ -1,11 +1,13 @@
-"""S3 URLs: `s3://bucket/prefix?endpoint=&region=&client=&keys=&sorted=`, and where credentials come from. No client stands here.
+"""S3 URLs `s3://bucket/prefix?endpoint=&region=&client=&keys=&sorted=`, and the origin of credentials.
+
+No client is defined here.
 
 Endpoint: the parameter, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else the AWS profile's, else AWS.
 Region: the parameter, else AWS_REGION, else AWS_DEFAULT_REGION, else that of the AWS profile, else us-east-1.
 Credentials: AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); else, for a server on this machine
 and without a profile that says where to get some, made-up ones; else whatever boto3 finds (profile, single sign-on, web
 identity, container, instance). `keys=made-up` means made-up ones in any case, and that no AWS setting counts.
-Lists: `sorted=no` for a server that lists in another order than that of keys, as SeaweedFS does (folder by folder).
+Lists: `sorted=no` is for a server that lists in another order than that of keys, as SeaweedFS does (folder by folder).
 """
 
 from __future__ import annotations
@@ -20,19 +22,19 @@ from lambdaml.storage.url import StoreURL
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
-"""The longest silence of a server. obstore does not tell how far an upload has come: one of more than 1 MB has twice that
-time for each 64 MB."""
+"""The longest silence of a server. Since obstore does not tell how far an upload has come, an upload of more than 1 MB
+has twice that time for each 64 MB."""
 
 EXPRESS = "--x-s3"
-"""How the names of directory buckets end."""
+"""The end of the names of directory buckets."""
 
 MADE_UP = "made-up"
-"""The value of `?keys=`."""
+"""The only value of `?keys=`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Credentials. Never printed, never part of a URL."""
+    """Credentials, which are never printed and never part of a URL."""
 
     access: str = field(repr=False)
     secret: str = field(repr=False)
@@ -44,9 +46,9 @@ class S3Place:
     """A prefix of a bucket, and how to reach it.
 
     Attributes:
-        endpoint: Of the server; None means AWS.
-        region: Signed into each request; None means us-east-1.
-        made_up: Whether requests are signed with a made-up key, and no AWS setting of the user counts.
+        endpoint: The endpoint of the server; None means AWS.
+        region: The region that is signed into each request; None means us-east-1.
+        made_up: Whether requests are signed with a made-up key, so that no AWS setting of the user counts.
         sorted: Whether lists come in the order of keys. Those of directory buckets (S3 Express One Zone) do not.
     """
 
@@ -59,7 +61,7 @@ class S3Place:
 
     @classmethod
     def parse(cls, url: StoreURL) -> S3Place:
-        """Completes the URL from the environment and the AWS profile, unless it says all. Raises BadStoreURL."""
+        """Complete the URL from the environment and the AWS profile, unless it says all. Raises BadStoreURL."""
         bucket, prefix = split_bucket(url)
         endpoint, region = url.params.get("endpoint"), url.params.get("region")
         made_up = "keys" in url.params
@@ -79,7 +81,7 @@ class S3Place:
 
     @property
     def express(self) -> bool:
-        """Whether it is a directory bucket of AWS, which has an address and a way to log in of its own."""
+        """Whether it is a directory bucket of AWS, which has its own address and its own way to log in."""
         return self.endpoint is None and self.bucket.endswith(EXPRESS)
 
     @property
@@ -88,7 +90,7 @@ class S3Place:
         return is_local(self.endpoint)
 
     def url(self, client: str | None = None) -> str:
-        """Opens the same place in another process."""
+        """Return the URL that opens the same place in another process."""
         location = f"{self.bucket}/{self.prefix}".rstrip("/")
         params = {"endpoint": self.endpoint, "region": self.region, "client": client}
         params["keys"] = MADE_UP if self.made_up else None
@@ -96,7 +98,7 @@ class S3Place:
         return str(StoreURL("s3", location).adding(**params))
 
     def keys(self) -> Keys | None:
-        """Credentials from the environment, or made-up ones for a local server, or None: ask boto3."""
+        """Return credentials from the environment, or made-up ones for a local server. None means to ask boto3."""
         env = os.environ.get
         if not self.made_up:
             access, secret = env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")
@@ -108,7 +110,7 @@ class S3Place:
 
 
 def split_bucket(url: StoreURL) -> tuple[str, str]:
-    """`bucket/some/prefix` in its two parts. Raises BadStoreURL, which repeats nothing that may be a secret."""
+    """Split `bucket/some/prefix` in its two parts. Raises BadStoreURL, which repeats nothing that may be a secret."""
     bucket, _, prefix = url.location.partition("/")
     prefix = prefix.strip("/")
     if ":" in bucket or "@" in bucket:

@@ -1,6 +1,7 @@
-"""Does a store keep what runs are built on? `check` before every run, `examine` when somebody wants to know more.
+"""Checks that a store keeps the promises that runs rely on: `check` before every run, `examine` to learn more.
 
-And what time is it there? See `store_time`."""
+`store_time` asks for the time by the store's clock.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ ROUNDS = 12
 LATENCY_SAMPLES = 16
 MANY_KEYS = 40
 READINGS = 5
-"""Of an object that does not read as it was written, before the store is blamed."""
+"""The readings of an object that does not read as it was written, before the store is blamed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one examination showed. `measured` names carry their unit."""
+    """The result of one examination. The names in `measured` carry their units."""
 
     name: str
     ok: bool
@@ -34,13 +35,13 @@ class Finding:
 
 
 def check(store: Store) -> None:
-    """Refuse a store that does not honour create-only puts, or that lists in no order. Eight requests under `probe/`.
+    """Refuse a store that does not honour create-only puts or list in order, with eight requests under `probe/`.
 
-    Sequential creates only: a store that ignores `If-None-Match` is found, one that merely checks before it acts (moto,
-    some S3 look-alikes) needs the races of `examine`, and luck.
+    It creates sequentially only. This finds a store that ignores `If-None-Match`; finding one that merely checks before
+    it acts (moto, some S3 look-alikes) takes the races of `examine`, and luck.
 
     Raises:
-        StoreUnfit: If with the reason.
+        StoreUnfit: If the store breaks a promise; the message says which.
         StoreError: If the store could not be asked.
     """
     key = f"probe/{secrets.token_hex(8)}"
@@ -75,7 +76,7 @@ def _check_create(store: Store, key: str, first: bytes, second: bytes) -> None:
 
 
 def _stands(store: Store, key: str, data: bytes, found: Bytes | None) -> bool:
-    """Whether the object is this one, as a first reading found, or a further one does."""
+    """Return whether the object is this one, in the first reading or in a further one."""
     for _ in range(READINGS - 1):
         if found is not None and bytes(found) == data:
             return True
@@ -84,11 +85,12 @@ def _stands(store: Store, key: str, data: bytes, found: Bytes | None) -> bool:
 
 
 def store_time(store: Store) -> float:
-    """What time it is by the store's clock, cut off to a whole second where its dates are. Three requests, on a fresh key
-    under `probe/`.
+    """Return the time by the store's clock, rounded down to a whole second where its dates are.
+
+    This takes three requests, on a fresh key under `probe/`.
 
     Raises:
-        StoreError: If it may not be written to, or cannot be reached.
+        StoreError: If the store may not be written to, or cannot be reached.
     """
     key = f"probe/{secrets.token_hex(8)}"
     store.put(key, b"")
@@ -102,7 +104,7 @@ def store_time(store: Store) -> float:
 
 
 def examine(store: Store) -> list[Finding]:
-    """Everything runs rely on, tried on fresh keys under `probe/`, which are removed at the end: some 500 requests.
+    """Try everything that runs rely on, with some 500 requests on fresh keys under `probe/`, removed at the end.
 
     A broken promise is a finding that is not ok, and so is an error of the store; nothing is raised for either.
     """

@@ -1,9 +1,9 @@
-"""What boto3 would take from the user's AWS settings: the endpoint of S3, the region, and where credentials are from.
+"""What boto3 would read from the user's AWS settings: the endpoint of S3, the region, and the origin of credentials.
 
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html gives the order of endpoints:
 AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the `s3` section of the profile's `services`, the profile's `endpoint_url`; none
-of them where AWS_IGNORE_CONFIGURED_ENDPOINT_URLS, or the profile, says so. Profiles are read by botocore, which takes
-0.3 s to import, and only where there is one.
+of them counts where AWS_IGNORE_CONFIGURED_ENDPOINT_URLS, or the profile, says so. Profiles are read by botocore, which
+takes 0.3 s to import, and only where there are any.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lambdaml.storage.errors import AccessDenied
 _FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _PROFILE = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")
 _SOURCES = ("aws_access_key_id", "credential_process", "role_arn", "sso_session", "sso_start_url", "login_session")
-"""Settings of a profile by which it says where its credentials come from."""
+"""The settings by which a profile says where its credentials come from."""
 
 HOW = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure` or `aws sso login`"
 
 
 def configured_endpoint() -> str | None:
-    """The endpoint of S3 by the environment or the profile; None means AWS. Raises AccessDenied as `read_profile` does."""
+    """Return the configured endpoint of S3, where None means AWS. Raises AccessDenied as `read_profile` does."""
     settings, services = read_profile()
     ignore = os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or settings.get("ignore_configured_endpoint_urls")
     if str(ignore).lower() == "true":
@@ -40,22 +40,22 @@ def configured_endpoint() -> str | None:
 
 
 def configured_region() -> str | None:
-    """AWS_REGION, AWS_DEFAULT_REGION, or the profile's. Raises AccessDenied as `read_profile` does."""
+    """Return AWS_REGION, AWS_DEFAULT_REGION, or the profile's region. Raises AccessDenied as `read_profile` does."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or read_profile()[0].get("region")
 
 
 def has_credentials() -> bool:
-    """Whether the profile in use says where its credentials come from. Raises AccessDenied as `read_profile` does."""
+    """Return whether the profile names an origin of credentials. Raises AccessDenied as `read_profile` does."""
     return is_chosen() or any(name in read_profile()[0] for name in _SOURCES)
 
 
 def is_chosen() -> bool:
-    """Whether the environment names a profile."""
+    """Return whether the environment names a profile."""
     return any(os.environ.get(name) for name in _PROFILE)
 
 
 def read_profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The settings of the profile in use, and of its `services`. Both are empty where there is no profile.
+    """Return the settings of the profile in use, and of its `services`. Both are empty where there is no profile.
 
     Raises:
         AccessDenied: If the environment names a profile that does not exist, or the files cannot be read.
@@ -79,12 +79,12 @@ def read_profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def boto_session() -> tuple[Any, Any]:
-    """A boto3 session and its credentials.
+    """Return a boto3 session and its credentials.
 
-    Bounded in time: without any credentials the machine's metadata service is asked once, for one second.
+    The wait is bounded: without any credentials, the machine's metadata service is asked once, for one second.
 
     Raises:
-        AccessDenied: If boto3 finds none, or cannot read the profile.
+        AccessDenied: If boto3 finds no credentials, or cannot read the profile.
     """
     boto3: Any = import_module("boto3")
     errors: Any = import_module("botocore.exceptions")
@@ -99,7 +99,7 @@ def boto_session() -> tuple[Any, Any]:
 
 
 def plain_session() -> Any:
-    """A boto3 session that knows no profile, for credentials that are given to it."""
+    """Return a boto3 session that uses no profile, for credentials that are given to it."""
     session: Any = import_module("botocore.session").Session()
     settings = session.get_component("config_store")
     for name, value in {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}.items():

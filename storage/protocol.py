@@ -1,4 +1,4 @@
-"""The one protocol every object store is reached through.
+"""The one protocol through which every object store is reached.
 
 A store is a flat map from keys to immutable byte strings under one prefix. Keys are relative, use `/` as separator
 and never begin with it. All methods block, may be called from many threads at once, and must not be called across a
@@ -15,17 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 Data = bytes | bytearray | memoryview
-"""What may be written: one contiguous run of bytes."""
+"""The types that may be written: one contiguous run of bytes."""
 
 Bytes = bytes | memoryview
-"""What is read back: never writable. A `memoryview` may map a file; copy what must outlive it."""
+"""The types that are read back, never writable. A `memoryview` may map a file; copy what must outlive it."""
 
 MANY = 16
-"""Requests in flight at once in `Store.get_many`."""
+"""The number of requests that `Store.get_many` has in flight at once."""
 
 _FIRST_LOOK_S = 0.002
 _LONGEST_PAUSE_S = 1.0
-"""`Store.wait` looks again after the one, then ever more rarely, and after the other at the latest."""
+"""The shortest and the longest pause of `Store.wait`, which grow from the one to the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Store(ABC):
     """An object store under one prefix.
 
     Attributes:
-        url: Opens the same store in another process, wrappers included.
-        shared: Whether other processes of this machine can open it at all (`memory://` cannot).
+        url: The URL that opens the same store in another process, wrappers included.
+        shared: Whether other processes of this machine can open it at all (`memory://` cannot be opened).
         ephemeral: Whether its objects end with this process (`memory://`, `moto://`).
-        near: Whether a request for a small object costs less than handing it to another thread would.
+        near: Whether a request for a small object costs less than handing it to another thread.
     """
 
     url: str
@@ -57,56 +57,56 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, key: str) -> Bytes | None:
-        """The object's bytes, or None where there is no such object."""
+        """Return the object's bytes, or None where there is no such object."""
 
     @abstractmethod
     def get_range(self, key: str, start: int, length: int) -> Bytes | None:
-        """At most `length` bytes from offset `start`, or None where there is no such object."""
+        """Return at most `length` bytes from offset `start`, or None where there is no such object."""
 
     @abstractmethod
     def put(self, key: str, data: Data) -> None:
-        """Write the object, replacing whatever stands there. Runs use it for nothing that matters: see `create`."""
+        """Write the object, replacing any that exists. Runs use it for nothing that matters: see `create`."""
 
     @abstractmethod
     def create(self, key: str, data: Data) -> Bytes | None:
-        """Write the object if the key is free, else leave it alone.
+        """Write the object if the key is free, and leave it alone otherwise.
 
-        Returns None if `data` now stands at `key` because of this call, else the bytes that stand there instead.
-        When several callers race, exactly one gets None.
+        Returns None if `data` is now stored at `key` because of this call, else the bytes that are stored there
+        instead. When several callers race, exactly one gets None.
 
-        A lost answer looks like a lost race: clients retry a put whose answer was lost and are then told that the
-        key exists. So every backend reads back after "already exists" and after an ambiguous failure, and compares.
-        That only settles it if no two callers write equal bytes: put a token of the writer into each object.
+        A lost answer looks like a lost race: clients retry a put whose answer was lost and are then told that the key
+        exists. Every backend therefore reads back after "already exists" and after an ambiguous failure, and compares.
+        That settles it only if no two callers write equal bytes: put a token of the writer into each object.
         """
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's size and time, or None where there is no such object."""
+        """Return the object's size and time, or None where there is no such object."""
 
     @abstractmethod
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key begins with `prefix` and is greater than `after`, in the order of their keys.
+        """Yield objects whose key begins with `prefix` and is greater than `after`, in the order of their keys.
 
         `prefix` is a string prefix, not a folder. Pages are fetched as they are needed (S3: 1,000 keys a page).
         """
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; a key that is not there is no error."""
+        """Remove objects. A key that does not exist is no error."""
 
     def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
-        """`get` for each key, `MANY` at a time; results in the order of `keys`."""
+        """Call `get` for each key, `MANY` at a time, and return the results in the order of `keys`."""
         if len(keys) <= 1 or self.near:
             return [self.get(key) for key in keys]
         with ThreadPoolExecutor(max_workers=min(MANY, len(keys))) as pool:
             return list(pool.map(self.get, keys))
 
     def wait(self, key: str, timeout_s: float) -> bool:
-        """Wait until there is such an object, for `timeout_s` seconds at most; whether there is.
+        """Wait until the object exists, for `timeout_s` seconds at most, and return whether it does.
 
-        A store that is told of new keys (`ray://`) answers in the moment that one is there, for one request. The
-        others are asked by `head`, at once and then after pauses that double from 2 ms to 1 s, each shortened by up
-        to a half at random: some ten requests in the first three seconds, then about four in three.
+        A store that is told of new keys (`ray://`) answers as soon as the key exists, for one request. The others are
+        asked by `head`, at once and then after pauses that double from 2 ms to 1 s, each shortened by up to a half at
+        random: some ten requests in the first three seconds, then about four in three.
         """
         deadline = time.monotonic() + timeout_s
         pause_s = _FIRST_LOOK_S
@@ -119,7 +119,7 @@ class Store(ABC):
         return True
 
     def free_bytes(self) -> int | None:
-        """How much more it can take; None where nothing is known to bound it."""
+        """Return how many more bytes the store can take, or None where no bound is known."""
         return None
 
     def close(self) -> None:

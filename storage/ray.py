@@ -1,17 +1,17 @@
-"""`ray://name/prefix?address=&auth=`: Ray's object store, for a cluster without a bucket.
+"""Ray's object store, for a cluster without a bucket: `ray://name/prefix?address=&auth=`.
 
 One named, detached actor on the head node, `KeySpace`, holds the keys of a store and every object below 64 KB. Larger
-ones lie in Ray's shared memory: the writer puts them there and passes a reference; the actor makes a copy of its own,
-so that the writer may die; a reader gets the reference from the actor and then maps the memory, without a copy where
-it is on the same node. Bytes of large objects are in no message to or from the actor.
+objects are in Ray's shared memory: the writer puts them there and passes a reference, and the actor makes a copy of its
+own, so that the writer may die. A reader gets the reference from the actor and then maps the memory, without a copy if
+it is on the same node. Messages to and from the actor contain no bytes of large objects.
 
-Ray deletes an object when the process that made it dies, and `ray.put(..., _owner=)`, which said otherwise, is gone
-since Ray 2.56. The copy is the price: one more copy in the memory of the head node for each large object written,
-after the writer has had its answer (a reader who is quicker waits for it: 2 ms for 1 MB). What it buys: the death of
-any process but the actor, and of any node but the head, loses nothing.
+Ray deletes an object when the process that made it dies. `ray.put(..., _owner=)`, which could change that, is gone
+since Ray 2.56. The price is one more copy in the memory of the head node for each large object, made after the writer
+has its answer (a quicker reader waits for it: 2 ms for 1 MB). In return, the death of any process but the actor, and of
+any node but the head, loses nothing.
 
-Ray's own transport between its processes does use pickle. What is stored are bytes, and what is read are bytes:
-nothing that stands at a key is ever unpickled. Who can reach the cluster can run code on it anyhow.
+Ray's own transport between its processes does use pickle. Stores write bytes and read bytes: nothing that is stored at
+a key is ever unpickled. Anyone who can reach the cluster can run code on it anyway.
 """
 
 from __future__ import annotations
@@ -41,53 +41,55 @@ except ImportError as error:
 T = TypeVar("T")
 
 NAMESPACE = "lambdaml"
-"""Ray's namespace of the actors that hold key spaces."""
+"""The Ray namespace of the actors that hold key spaces."""
 
 INLINE_BYTES = 64 * 1024
-"""Objects of at most this size travel in the messages to and from the actor, and live in its memory. Ray itself sends
-up to 100 KB that way, else by shared memory: a get of 64 KB takes 1.4 ms in the message, 1.8 ms by reference."""
+"""The size up to which objects travel in messages to and from the actor, and live in its memory. Ray itself sends up to
+100 KB that way, and larger ones by shared memory: a get of 64 KB takes 1.4 ms in the message, 1.8 ms by reference."""
 
 _TIMEOUT_S = 60.0
-"""For one request; the first one waits for the actor to start."""
+"""The seconds that one request may take. The first one waits for the actor to start."""
 
 KNOCK_S = 10.0
-"""For a connection to a cluster to be accepted."""
+"""The seconds within which a cluster must accept a connection."""
 
 _WAIT_S = 30.0
-"""A longer wait is several requests, so that the actor does not remember for ever who has died waiting."""
+"""The seconds after which a longer wait becomes another request, so that the actor forgets waiters that have died."""
 
 WAITERS = 10_000
-"""Requests that the actor has in hand at once, waits included. Each is a coroutine."""
+"""The number of requests that the actor handles at once, waits included. Each is a coroutine."""
 
 AUTH_MODE = "RAY_AUTH_MODE"
-"""Environment variable by which Ray decides whether to show and demand tokens."""
+"""The environment variable by which Ray decides whether to show and demand tokens."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _connecting = threading.Lock()
-_connected: list[int] = []  # the process that is connected: in its forks Ray hangs
+_connected: list[int] = []  # the process that is connected; Ray hangs in its forks
 _started: list[str] = []  # addresses of clusters that this process started
 
 
 def open_backend(url: StoreURL) -> RayStore:
-    """Connects, and starts a cluster on this machine where there is none to connect to: see `connect`."""
+    """Connect to a cluster, or start one on this machine where there is none, and open the store; see `connect`."""
     return RayStore(url)
 
 
 def connect(address: str | None = None, auth: str | None = None) -> str:
-    """Connect this process to Ray, unless it is; returns the address by which other processes can do the same.
+    """Connect this process to Ray, unless it is, and return the address by which other processes can do the same.
 
-    Without an address it is `$RAY_ADDRESS`, and failing that a cluster of this machine's own is started, without
-    dashboard, which takes some 8 s. Ray ends it when this process ends, in whatever way.
+    The address defaults to `$RAY_ADDRESS`, and failing that a cluster of this machine's own is started, without
+    dashboard, which takes some 8 s. Ray ends it when this process ends, in any way.
 
     Args:
-        address: `host:port` of the cluster, `auto` for the one that `ray start` started here, or `local` to start one.
-        auth: `token` to show the cluster this user's token (`~/.ray/auth_token`). Clusters that Ray starts by itself
-            demand it, and Ray shows it to an explicit address only where `RAY_AUTH_MODE=token`, or this, says so.
+        address: The `host:port` of the cluster, `auto` for the one that `ray start` started here, or `local` to start
+            one.
+        auth: The value `token` shows the cluster this user's token (`~/.ray/auth_token`). Clusters that Ray starts by
+            itself demand it, and Ray shows it to an explicit address only where `RAY_AUTH_MODE=token`, or this, says
+            so.
 
     Raises:
-        BadStoreURL: If it is the address of a Ray Client server, which has no shared memory; or no such `auth`.
-        StoreError: If there is no cluster, this process is connected to another, or it was forked from one that was
+        BadStoreURL: If the address is that of a Ray Client server, which has no shared memory, or `auth` is unknown.
+        StoreError: If there is no cluster, this process is connected to another one, or it was forked from one that was
             connected (Ray does not survive that).
     """
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -126,9 +128,9 @@ def connect(address: str | None = None, auth: str | None = None) -> str:
 
 
 class RayStore(Backend):
-    """Objects in Ray's shared memory, their keys in an actor.
+    """A store that keeps objects in Ray's shared memory, and their keys in an actor.
 
-    Opening it makes the actor if there is none of this name; only `drop` and the end of the cluster end it.
+    Opening it makes the actor if none has this name; only `drop` and the end of the cluster end it.
 
     Warning:
         Everything ends with the head node, and with the cluster: `lambdaml copy` saves a run to another store. A
@@ -139,9 +141,9 @@ class RayStore(Backend):
         A process forked from one that is connected to Ray cannot use Ray at all, and gets a StoreError that says so.
         Functions of the local engine are forked from a process that is not connected, so they can.
 
-    A `memoryview` maps shared memory, which is not freed before it is garbage. Ranges of a large object bring all of
-    it to this node, and from there cost nothing. Objects that do not fit into memory are spilled to disk by Ray, those
-    below 64 KB excepted.
+    A `memoryview` maps shared memory, which is not freed before it is garbage-collected. Reading a range of a large
+    object brings all of it to this node; further ranges of it cost nothing. Ray spills objects that do not fit into
+    memory to disk, except those below 64 KB.
     """
 
     one_call = True
@@ -173,7 +175,7 @@ class RayStore(Backend):
         return None if found is None else found[start : start + length]
 
     def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
-        """One request to the actor, and one to Ray for all large objects together."""
+        """Get objects by one request to the actor, and one to Ray for all large objects together."""
         if not keys:
             return []
         answers = self._call("get", keys[0], [self._at + check_key(key) for key in keys])
@@ -199,7 +201,7 @@ class RayStore(Backend):
             self._call("delete", batch[0], [self._at + check_key(key) for key in batch])
 
     def wait(self, key: str, timeout_s: float) -> bool:
-        """The actor answers in the moment that the key is there; nothing is asked again in between."""
+        """Wait in the actor, which answers as soon as the key exists; nothing is asked again in between."""
         where = self._at + check_key(key)
         while timeout_s > _WAIT_S:
             if self._call("wait", key, where, _WAIT_S):
@@ -208,7 +210,7 @@ class RayStore(Backend):
         return bool(self._call("wait", key, where, max(0.0, timeout_s)))
 
     def drop(self) -> None:
-        """End the actor: every object of the store is lost, under every prefix. The name is free again."""
+        """End the actor. Every object of the store is lost, under every prefix, and the name is free again."""
         self._ask("drop", lambda: ray.kill(self._actor))
 
     def _call(self, method: str, key: str, *args: Any) -> Any:
@@ -223,7 +225,7 @@ class RayStore(Backend):
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
         if os.getpid() != self._pid:
             raise _forked()
-        if not ray.is_initialized():  # else Ray would start a cluster by itself
+        if not ray.is_initialized():  # otherwise Ray would start a cluster by itself
             raise StoreError(f"{what}: this process is no longer connected to Ray; open the store again")
         try:
             return call(*args, **options)
@@ -232,11 +234,11 @@ class RayStore(Backend):
         except Exception as error:
             if type(error) is not Exception:
                 raise
-            # A bare one is what Ray raises for an actor that an earlier connection of this process knew.
+            # Ray raises a bare one for an actor that an earlier connection of this process knew.
             raise StoreError(f"{what}: {_first_line(error)}; open the store again") from error
 
     def _error(self, what: str, error: Exception) -> LambdaMLError:
-        """The error for one of Ray's; errors inside the actor arrive as subclasses of what was raised there."""
+        """Return the error for one of Ray's. Errors inside the actor arrive as subclasses of what was raised there."""
         why = f"{what}: {type(error).__name__}: {_first_line(error)}"
         if isinstance(error, failures.ActorDiedError):
             return StoreError(
@@ -251,14 +253,14 @@ class RayStore(Backend):
 
 
 def _knock(address: str) -> None:
-    """Raises OSError at once where nothing listens; Ray would try for minutes."""
+    """Raise OSError at once where nothing listens; Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def _places(address: str) -> set[tuple[str, str]]:
-    """The (ip, port) that `host:port` stands for: Ray calls a node by its ip, users by a name, or by 127.0.0.1."""
+    """Return each (ip, port) that `host:port` stands for. Ray calls a node by its ip, users by a name or 127.0.0.1."""
     host, _, port = address.rpartition(":")
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
@@ -270,7 +272,7 @@ def _places(address: str) -> set[tuple[str, str]]:
 
 
 def _show_token() -> None:
-    """Have Ray show this user's token. What the variable says counts only until Ray is imported, so Ray is told."""
+    """Make Ray show this user's token. The variable counts only until Ray is imported, so Ray must be told."""
     with contextlib.suppress(ImportError):  # before 2.5x there were no tokens
         from ray._private.authentication import authentication_token_setup
 
@@ -278,7 +280,7 @@ def _show_token() -> None:
 
 
 def _actor(name: str) -> Any:
-    """The store's actor, made on the head node if there is none. It takes no CPU from functions."""
+    """Return the store's actor, which is made on the head node if there is none. It takes no CPU from functions."""
     return (
         ray.remote(KeySpace)
         .options(
@@ -290,14 +292,14 @@ def _actor(name: str) -> Any:
             resources={"node:__internal_head__": 0.001},
             max_concurrency=WAITERS,
             max_restarts=0,  # a new one would be empty, and nobody would know
-            max_task_retries=0,  # repeating is `Retrying`'s affair
+            max_task_retries=0,  # `Retrying` repeats
         )
         .remote(ray.put)
     )
 
 
 def _payload(data: Data) -> Any:
-    """What goes to the actor. Ray has copied it when the call returns, so a caller may use its buffer again."""
+    """Return the data as the actor gets it. Ray copies it before the call returns, so a caller may reuse its buffer."""
     whole = flat(data)
     return bytes(whole) if len(whole) <= INLINE_BYTES else np.frombuffer(whole, np.uint8)
 

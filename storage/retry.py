@@ -1,6 +1,6 @@
-"""Trying again, in one place: clients inside retry nothing, so that each request sent is counted.
+"""Retries in one place: the clients inside retry nothing, so that each request sent is counted.
 
-Waits grow from 50 ms by doubling to 5 s, each drawn uniformly from 0 up to that ("full jitter",
+Limits grow from 50 ms by doubling to 5 s, and each wait is drawn uniformly from 0 up to its limit ("full jitter",
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 """
 
@@ -28,12 +28,12 @@ _CAP_S = 5.0
 ATTEMPTS = 8
 
 HASTY_S = 9.0
-"""`within_s` where somebody repeats the call (`lambdaml.storage.patience`): a server that accepts requests and never answers
-is given up after one attempt, so that it can be told of."""
+"""The `within_s` for a store whose calls are repeated (`lambdaml.storage.patience`). A server that accepts requests and
+never answers is given up after one attempt, so that the user can be told of it."""
 
 
 def pause_s(attempt: int, uniform: Callable[[float, float], float]) -> float:
-    """Seconds to wait after the failed attempt of this number, from 1."""
+    """Return the seconds to wait after the failed attempt of this number, which counts from 1."""
     return uniform(0.0, min(_CAP_S, BASE_S * 2 ** (attempt - 1)))
 
 
@@ -45,11 +45,12 @@ async def retried(
     attempts: int = ATTEMPTS,
     within_s: float = float("inf"),
 ) -> T:
-    """Make a call until it is answered, at most `attempts` times, none of which begins more than `within_s` seconds
-    after the first one.
+    """Make a call until it is answered, in at most `attempts` attempts.
+
+    No attempt begins more than `within_s` seconds after the first one.
 
     Raises:
-        StoreUnavailable: If the last one was refused, too.
+        StoreUnavailable: If the last attempt was refused, too.
     """
     begin = now()
     for attempt in range(1, attempts + 1):
@@ -66,19 +67,20 @@ async def retried(
 
 
 class Retrying(Around):
-    """What `open_store` returns: repeats requests that failed with `StoreUnavailable`, at most `attempts` in all, none
-    of which begins more than `within_s` seconds after the first one.
+    """The store that `open_store` returns, which repeats requests that failed with `StoreUnavailable`.
 
-    Every other error passes through at once. When the attempts run out the last error is raised, saying how many there
-    were and how long they took. `meter` counts every request, repeated ones included.
+    It makes at most `attempts` requests, none of which begins more than `within_s` seconds after the first one.
+
+    Every other error passes through at once. When the attempts run out, the last error is raised, and says how many
+    there were and how long they took. `meter` counts every request, repeated ones included.
 
     Warning:
-        A repeated `put` may land after somebody else's later put. `create` has no such trouble: see `Backend.create`.
+        A repeated `put` may land after somebody else's later put. `create` has no such problem: see `Backend.create`.
 
     Args:
         inner: The counted backend.
-        attempts: Requests at most for one call.
-        sleep, uniform: Replaced in tests; `uniform(a, b)` draws the wait in seconds.
+        attempts: The most requests for one call.
+        sleep, uniform: The functions that tests replace; `uniform(a, b)` draws the wait in seconds.
     """
 
     inner: Metered
@@ -99,7 +101,7 @@ class Retrying(Around):
 
     @property
     def meter(self) -> Meter:
-        """Counts the requests made through this object."""
+        """The meter that counts the requests made through this object."""
         return self.inner.meter
 
     def get(self, key: str) -> Bytes | None:

@@ -13,7 +13,7 @@ CLIENTS = ("obstore", "boto3")
 
 
 def open_backend(url: StoreURL) -> Backend:
-    """`s3://bucket/prefix` through obstore, or through boto3 with `?client=boto3`."""
+    """Open `s3://bucket/prefix` through obstore, or through boto3 with `?client=boto3`."""
     client = url.params.get("client", "obstore")
     place = S3Place.parse(url)
     if client == "obstore":

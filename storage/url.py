@@ -13,7 +13,7 @@ from lambdaml.storage.errors import BadStoreURL
 
 @dataclass(frozen=True, slots=True)
 class StoreURL:
-    """A store URL in its parts; `str()` puts it together again. A plain path has the scheme `""`."""
+    """A store URL in its parts. `str()` joins them again. A plain path has the scheme `""`."""
 
     scheme: str
     location: str
@@ -21,7 +21,7 @@ class StoreURL:
 
     @classmethod
     def parse(cls, text: str) -> StoreURL:
-        """Raises BadStoreURL where a parameter has no value or stands there twice."""
+        """Parse a URL. Raises BadStoreURL where a parameter has no value or is given twice."""
         head, _, query = text.partition("?")
         scheme, sep, location = head.partition("://")
         if not sep:
@@ -40,14 +40,14 @@ class StoreURL:
         return cls(scheme, location, params)
 
     def adding(self, **params: str | None) -> StoreURL:
-        """With these parameters as well, or without those that are None."""
+        """Return the URL with these parameters as well, and without those that are None."""
         merged = {**self.params, **params}
         return StoreURL(
             self.scheme, self.location, {name: value for name, value in merged.items() if value is not None}
         )
 
     def taking(self, known: Collection[str]) -> StoreURL:
-        """Itself, if it has no other parameters than these. Raises BadStoreURL naming the nearest known one."""
+        """Return the URL, if it has only these parameters. Otherwise raise BadStoreURL naming the nearest known one."""
         for name in self.params:
             if name not in known:
                 raise BadStoreURL(
@@ -61,18 +61,18 @@ class StoreURL:
 
 
 def masked(text: str) -> str:
-    """A text with URLs in it, for messages: without passwords and without parameters."""
+    """Return a text with URLs in it for messages, without passwords and without parameters."""
     return re.sub(r"\?\S*", "?***", re.sub(r"://\S*@", "://***@", text))
 
 
 def nearest_known(word: str, known: Collection[str]) -> str:
-    """The end of a sentence that refuses `word`: the nearest known words, or all of them."""
+    """Return the end of a sentence that refuses `word`: the nearest known words, or all of them."""
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
 
 
 def parse_number(text: str, what: str) -> float:
-    """A number out of a URL. Raises BadStoreURL naming `what` it should have been."""
+    """Parse a number out of a URL. Raises BadStoreURL, which names `what` it should have been."""
     try:
         value = float(text)
     except ValueError:
