@@ -22,7 +22,7 @@ from lambdaml.training.asked import resolve_job, settings_for
 def quick_profile(
     job: str, target: str, args: dict[str, Any], plan: Sequence[tuple[int, int]], step_s: float, seconds: float = 3600.0
 ) -> Profile:
-    """A profile of a job whose gradient takes `step_s`, and everything else nothing."""
+    """Return a profile of a job whose gradient takes `step_s`, and everything else nothing."""
     chosen, instance = resolve_job(job, args)
     settings = settings_for(instance, chosen, RunOptions(workers=1, steps=1))
     size = 4 * settings.parameters + 300

@@ -25,10 +25,10 @@ class Shown:
     """How a command in a terminal ended.
 
     Attributes:
-        code: The exit status; None if it had not ended in time and was killed.
+        code: The exit status, or None if it had not ended in time and was killed.
         text: What the terminal got, control sequences included.
         seconds: From start to end.
-        end_s: From Ctrl-C to the end; None if it was not pressed.
+        end_s: From Ctrl-C to the end, or None if it was not pressed.
     """
 
     code: int | None

@@ -30,7 +30,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 def bsp_s(channel: str, workers: int) -> float:
-    """Seconds of a round of a `bsp` run."""
+    """Return seconds of a round of a `bsp` run."""
     costs = Costs(step_s=1e-6, encode_s=0.0, apply_s=0.0, apply_update_s=0.0, update_bytes=SIZE, snapshot_bytes=SIZE)
     times = [
         simulate(

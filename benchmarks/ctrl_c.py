@@ -36,18 +36,18 @@ def train(place: Path, press_at_s: float, steps: int) -> Shown:
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has: a second one waits for Ctrl-C as soon as the command itself has begun."""
+    """Return how many threads a process has: a second one waits for Ctrl-C as soon as the command itself has begun."""
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
 def quietly(*arguments: str) -> int:
-    """The exit status of a command in this process."""
+    """Return the exit status of a command in this process."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return lambdaml_command(arguments)
 
 
 def fate(shown: Shown, place: Path) -> str:
-    """What became of a run whose command was interrupted, or what was wrong with that."""
+    """Return what became of a run whose command was interrupted, or what was wrong with that."""
     if shown.code is None:
         return "HUNG"
     if "Traceback" in shown.text or "Exception" in shown.text:

@@ -70,7 +70,7 @@ def train(url: str, updates: int, keep: str, on_event: Callable[[Event], None]) 
 
 
 def weight(folder: Path) -> int:
-    """Bytes of all files; one that goes meanwhile weighs nothing."""
+    """Return bytes of all files; one that goes meanwhile weighs nothing."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -53,7 +53,7 @@ def run(parameters: float, momentum: float, steps: int, workers: int, functions:
 
 
 def peaks(mode: str, *numbers: float) -> dict[str, int]:
-    """What a fresh process prints."""
+    """Return what a fresh process prints."""
     command = [sys.executable, __file__, "--only", mode, *map(str, numbers)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

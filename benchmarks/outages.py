@@ -123,7 +123,7 @@ class Outcome:
 def train(
     url: str, schedule: str, tell: list[str], tick: threading.Event | None = None
 ) -> tuple[int, dict[str, object]]:
-    """The exit status of a run, and its result; what it says goes to `tell`."""
+    """Return the exit status of a run, and its result; what it says goes to `tell`."""
     options = ["--workers", str(WORKERS), "--functions", "2", "--steps", str(STEPS), "--snapshot-every", "20"]
     command = [sys.executable, "-m", "lambdaml.cli", "train", JOB, *options, "--schedule", schedule, "--store", url]
     process = subprocess.Popen(

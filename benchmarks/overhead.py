@@ -30,7 +30,7 @@ JOBS = ("Convolutions", "Dense")
 
 
 def plain_loop(name: str) -> float:
-    """Seconds a step."""
+    """Return seconds a step."""
     torch.set_num_threads(1)
     job = getattr(jobs, name)()
     model, dataset = job.model(), job.dataset()
@@ -46,7 +46,7 @@ def plain_loop(name: str) -> float:
 
 
 def run(name: str, url: str) -> float:
-    """Seconds a step."""
+    """Return seconds a step."""
     stamps: list[float] = []
 
     def on_event(event: Event) -> None:

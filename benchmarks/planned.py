@@ -104,7 +104,7 @@ def planned(profile: Profile, channel: Channel, configuration: Configuration, ta
 
 
 def measured(latency: str, size: int) -> Channel:
-    """A store, as a profile finds it."""
+    """Return a store, as a profile finds it."""
     with tempfile.TemporaryDirectory() as folder:
         facts, *_ = measure_store(
             f"file://{folder}?latency={latency}&latency_seed=99", size, STORE_S, lambda share: None
@@ -143,7 +143,7 @@ def turn(job: str, profile: Profile, configuration: Configuration, tariff: Tarif
 
 
 def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
-    """The medians, live and planned."""
+    """Return the medians, live and planned."""
     real, model = zip(*turns, strict=True)
     return tuple(
         Facts(*(median(getattr(one, name) for one in each) for name in Facts.__slots__)) for each in (real, model)
@@ -153,7 +153,7 @@ def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
 def tried(
     job: str, profile: Profile, tariff: Tariff, configurations: Sequence[Configuration]
 ) -> dict[Configuration, list[tuple[Facts, Facts]]]:
-    """All turns."""
+    """Return all turns."""
     turns: dict[Configuration, list[tuple[Facts, Facts]]] = {configuration: [] for configuration in configurations}
     for seed in range(TURNS + MORE_TURNS):
         seconds = {one: [facts.seconds for facts in middle(found)] for one, found in turns.items() if found}

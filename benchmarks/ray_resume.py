@@ -46,7 +46,7 @@ lambdaml.ray.train(job, url, address=address, workers=4, functions=2, steps=100_
 
 
 def newest_writer(store: Store, seen: int) -> tuple[int, str]:
-    """How long the log is, given that it has `seen` entries, and who wrote the last one."""
+    """Return how long the log is, given that it has `seen` entries, and who wrote the last one."""
     infos = list(store.list(keys.LOG, after=keys.log(seen - 1) if seen else ""))
     commit = read_now(store, infos[-1].key, Commit.read) if infos else None
     return seen + len(infos), commit.function if commit is not None else ""
@@ -73,7 +73,7 @@ class Watch:
 
 
 def once(url: str, held: RayEngine | None, schedule: str, lease_s: float) -> tuple[float, str]:
-    """Seconds from the kill to the first new commit, and what is to be told of that."""
+    """Return seconds from the kill to the first new commit, and what is to be told of that."""
     import ray
 
     address = ray.get_runtime_context().gcs_address if held is not None else "local"

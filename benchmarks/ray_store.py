@@ -156,7 +156,7 @@ def measure(title: str, size_bytes: int, urls: list[str], repeats: int) -> None:
 
 
 def many(url: str, repeats: int) -> str:
-    """The result of reading 16 objects of 1 MB together."""
+    """Return the result of reading 16 objects of 1 MB together."""
     store = open_store(url)
     data = np.random.default_rng(0).bytes(2**20)
     keys = [f"many/{n}" for n in range(16)]

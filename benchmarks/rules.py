@@ -42,7 +42,7 @@ RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 def record(options: dict[str, object], steps: int) -> Trace:
-    """The trace of a simulated run, up to where its first worker is done."""
+    """Return the trace of a simulated run, up to where its first worker is done."""
     found: list[Trace] = []
     lambdaml.simulate(JOB, workers=WORKERS, schedule="asp", steps=steps, costs=COSTS, trace=found.append, **options)
     (trace,) = found
@@ -65,7 +65,7 @@ def batches(trace: Trace, rule: str, rate: float, seed: int) -> float:
 
 
 def measure(trace: Trace, rule: str, rates: Sequence[float], seeds: int) -> tuple[float, list[float]]:
-    """The best step size, and the batches of each seed with it."""
+    """Return the best step size, and the batches of each seed with it."""
     best = min(rates, key=lambda rate: batches(trace, rule, rate, TUNING_SEED))
     return best, [batches(trace, rule, best, seed) for seed in range(seeds)]
 
@@ -78,7 +78,7 @@ def cell(rate: float, counts: list[float]) -> str:
 
 
 def figure(results: dict[str, dict[str, list[float]]]) -> str:
-    """One panel a trace, one line a rule: each seed a dot, their mean a bar."""
+    """Return one panel a trace, one line a rule: each seed a dot, their mean a bar."""
     left, width, row, top = 230, 230, 18, 40
     rules = list(next(iter(results.values())))
     most = max(count for panel in results.values() for counts in panel.values() for count in counts if count < math.inf)

@@ -44,7 +44,7 @@ class Found:
 
 
 def steady(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The applied updates from when every worker has had one until one has had its last."""
+    """Return the applied updates from when every worker has had one until one has had its last."""
     applied = [row for row in rows if row["fate"] == "applied"]
     workers = {row["worker"] for row in applied}
     first = max(min(row["version"] for row in applied if row["worker"] == worker) for worker in workers)
@@ -70,7 +70,7 @@ def live(schedule: str, store: str, workers: int, steps: int, step_s: float, fol
 
 
 def simulated(schedule: str, store: str, workers: int, steps: int, costs: Costs) -> Found:
-    """The same in the virtual world."""
+    """Return the same in the virtual world."""
     traces: list[Trace] = []
     options: dict[str, Any] = {"platform": "local", "costs": costs, "snapshot_every": 10**6, "trace": traces.append}
     simulate(workers=workers, schedule=schedule, steps=steps, channel=store, **options)
@@ -86,7 +86,7 @@ def costs_of(workers: int, step_s: float) -> Costs:
 
 
 def line(name: str, found: Found) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     explained = found.steady
     split = [getattr(explained.split, phase) if explained.split else float("nan") for phase in PHASES]
     numbers = [explained.staleness.mean, *split, explained.staleness.p95]

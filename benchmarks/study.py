@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def at_once(depth: int, algorithm: str, iterations: int) -> float:
-    """Seconds for all seeds."""
+    """Return seconds for all seeds."""
     seeds, name = list(range(SEEDS)), f"dnn{depth}" if depth else "mlr"
     began = time.perf_counter()
     learner = GradientLearner(
@@ -82,7 +82,7 @@ def at_once(depth: int, algorithm: str, iterations: int) -> float:
 
 
 def one_by_one(depth: int, algorithm: str, iterations: int) -> float:
-    """Seconds for all seeds, with quality measured as often."""
+    """Return seconds for all seeds, with quality measured as often."""
     widths, name = (64, *[WIDTH] * depth, 10), f"dnn{depth}" if depth else "mlr"
     began = time.perf_counter()
     for seed in range(SEEDS):

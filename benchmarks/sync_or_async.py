@@ -70,7 +70,7 @@ def _deep() -> str:
 
 
 def truth(spread: str, latency: str, schedule: str, seed: int) -> dict[str, float]:
-    """Seconds to the target of one run, by job; infinite where it is never met."""
+    """Return seconds to the target of one run, by job; infinite where it is never met."""
     import torch
 
     from lambdaml.traces.replay import replay_trace
@@ -127,7 +127,7 @@ def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
 
 
 def planned(spread: str, latency: str, job: str) -> str:
-    """The planner's schedule."""
+    """Return the planner's schedule."""
     from lambdaml.cost.planning.candidates import SearchSpace
     from lambdaml.cost.planning.objective import Objective
     from lambdaml.cost.planning.plan import make_plan

@@ -35,7 +35,7 @@ KINDS = ("get", "get_miss", "create", "create_lost", "put", "list", "head")
 
 
 def facts(rows: Sequence[dict[str, Any]], requests: dict[str, int]) -> dict[str, float]:
-    """What is compared: time an update takes once the run is under way, staleness, requests."""
+    """Return what is compared: time an update takes once the run is under way, staleness, requests."""
     moments = sorted({(row["commit"], row["committed_s"]) for row in rows})
     first, last = moments[WARM_COMMITS], moments[-1]
     updates = sum(first[0] < row["commit"] <= last[0] for row in rows)

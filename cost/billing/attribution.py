@@ -153,7 +153,7 @@ def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str
 
 
 def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
-    """The phases of an update, one after the other without a gap; what is left over was waiting."""
+    """Yield the phases of an update, one after the other without a gap; what is left over was waiting."""
     started, published = row["started_s"], row["published_s"]
     applied = min(max(published, row.get("applied_s", published)), max(end, published))
     phases = [("compute", row["compute_s"]), ("encode", row["encode_s"]), ("upload", row["upload_s"])]
@@ -166,7 +166,7 @@ def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str,
 def _fitted(
     begin: float, end: float, phases: list[tuple[str, float]], row: dict[str, Any]
 ) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
-    """The phases as the last things before `end`, and waiting before them."""
+    """Yield the phases as the last things before `end`, and waiting before them."""
     cuts = [end]
     for _, seconds in reversed(phases):
         cuts.append(max(begin, cuts[-1] - seconds))

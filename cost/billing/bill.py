@@ -38,7 +38,7 @@ class Item:
     usd: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, which are also the row of a table."""
+        """Return plain values, which are also the row of a table."""
         share, requests = self.share, self.share.requests
         return {
             "name": self.name,
@@ -61,8 +61,8 @@ class RunBill:
         platform, channel: The platform and the store that it is billed as.
         here, there: The platform and the store that it ran on.
         functions: The number of functions that were started.
-        memory_mb: The memory that is billed for each function; 0 where none is.
-        peak_bytes: The memory of the function that needed most; 0 where nobody knows.
+        memory_mb: The memory that is billed for each function, or 0 where none is.
+        peak_bytes: The memory of the function that needed most, or 0 where nobody knows.
         used: Exactly what the meters counted.
         bill: The lines of the bill.
         phases: Parts that add up to the dollars of the functions.
@@ -91,7 +91,7 @@ class RunBill:
         return sum(self.used.lifetimes_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         used = self.used
         parts = {name: [item.to_dict() for item in getattr(self, name)] for name in ("phases", "workers", "commits")}
         return {
@@ -124,15 +124,15 @@ def bill(
     transfer: str = "same-region",
     prices: PriceBook | None = None,
 ) -> RunBill:
-    """What a run used, and what that costs, over all its functions.
+    """Return what a run used, and what that costs, over all its functions.
 
     Args:
         run: The run, or its URL.
         platform: The platform that the functions are billed as; by default the one that they ran on. Their seconds stay as
             they were.
-        channel: The store that the run's store is billed as; by default the one that it is.
+        channel: The store that the run's store is billed as. Defaults to the one that it is.
         transfer: The way in which functions reach the store: `same-region`, `cross-region`, `internet` or `nat`.
-        prices: The price book; by default the packaged prices with your own on top of them.
+        prices: The price book. Defaults to the packaged prices with your own on top of them.
 
     Raises:
         SettingsError: If there is no such platform, channel or transfer.
@@ -171,7 +171,7 @@ def bill(
 
 
 def quantities(usage: list[Usage], objects: list[ObjectInfo]) -> Quantities:
-    """What a run used: exactly what its meters counted, and the storage of the objects that still exist."""
+    """Return what a run used: exactly what its meters counted, and the storage of the objects that still exist."""
     requests: dict[str, int] = {}
     for each in usage:
         for kind, count in each.reading.requests.items():
@@ -190,7 +190,7 @@ def quantities(usage: list[Usage], objects: list[ObjectInfo]) -> Quantities:
 
 
 def channel_of(url: str) -> str:
-    """The store of the price book that a run's URL stands for; `disk` stands for stores that nobody bills."""
+    """Return the store of the price book that a run's URL stands for; `disk` stands for stores that nobody bills."""
     parsed = StoreURL.parse(url)
     if parsed.scheme == "s3" and "endpoint" not in parsed.params:
         return "s3-express" if parsed.location.partition("/")[0].endswith("--x-s3") else "s3-standard"

@@ -67,7 +67,7 @@ class Price:
         unit: The unit; a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
         source, date: The place where the price was found, and the date of that, as exactly as it is known.
         how: The way in which it was learned, one of `HOW_TO_PRICE`.
-        step_s: The seconds to whose next multiple each function's time is rounded up; 0 where it is billed as it is.
+        step_s: The seconds to whose next multiple each function's time is rounded up, or 0 where it is billed as it is.
         minimum_s: The seconds that each function is billed for at least.
         minimum_gb: The GB of storage that are billed at least.
     """
@@ -130,7 +130,7 @@ class PriceBook(Mapping[str, Price]):
 
     @classmethod
     def load(cls, *files: str | os.PathLike[str]) -> PriceBook:
-        """The packaged prices, each replaced by that of a user's file where one has it; later files win.
+        """Return the packaged prices, each replaced by that of a user's file where one has it; later files win.
 
         A user's file is TOML: `[[price]]` tables with `id`, `usd` and `unit`, and perhaps `source`, `date`, `how`.
         What it leaves out of rules of billing (`step_s` ...) stays as packaged.
@@ -145,11 +145,11 @@ class PriceBook(Mapping[str, Price]):
         return book
 
     def replaced(self, prices: Mapping[str, Price]) -> PriceBook:
-        """This book with these prices instead of its own."""
+        """Return this book with these prices instead of its own."""
         return PriceBook({**self._prices, **prices})
 
     def place(self, name: str) -> Mapping[str, Price]:
-        """The prices of a store or platform by item; empty where there are none."""
+        """Return the prices of a store or platform by item, or empty where there are none."""
         return self._places.get(name, {})
 
     @property
@@ -158,7 +158,7 @@ class PriceBook(Mapping[str, Price]):
         return tuple(self._places)
 
     def __getitem__(self, id: str) -> Price:
-        """The price; this raises SettingsError for an id that does not exist, with the nearest that do."""
+        """Return the price; this raises SettingsError for an id that does not exist, with the nearest that do."""
         if id not in self._prices:
             raise SettingsError(f"there is no price {id!r}{nearest(id, self._prices)}")
         return self._prices[id]

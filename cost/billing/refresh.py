@@ -60,7 +60,7 @@ class Refreshed:
 
 @cache
 def products() -> tuple[Product, ...]:
-    """The products to ask for."""
+    """Return the products to ask for."""
     return tuple(Product(**record) for record in _data()["product"])
 
 
@@ -69,7 +69,7 @@ def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
 
     Args:
         book: The packaged prices with the user's own on top of them.
-        client: A client of boto3 for `pricing`; by default one with the user's own credentials.
+        client: A client of boto3 for `pricing`. Defaults to one with the user's own credentials.
 
     Raises:
         PricesUnreachable: If there are no credentials, no network or no permission; nothing was written.
@@ -141,7 +141,7 @@ def _client() -> Any:
 
 
 def _ask(client: Any, product: Product) -> list[dict[str, Any]]:
-    """The products with these attributes, from all pages of the answer."""
+    """Return the products with these attributes, from all pages of the answer."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     where = {product.region: REGION, **product.where}
@@ -162,7 +162,7 @@ def _ask(client: Any, product: Product) -> list[dict[str, Any]]:
 
 
 def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price:
-    """The price that the answers tell, with the rules of billing of the one that is known.
+    """Return the price that the answers tell, with the rules of billing of the one that is known.
 
     Raises:
         ValueError: If they tell none, or several that differ.

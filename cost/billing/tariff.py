@@ -71,13 +71,13 @@ class Quantities:
 
     @classmethod
     def of(cls, result: SimulationResult) -> Quantities:
-        """What a simulated run used."""
+        """Return what a simulated run used."""
         run = result.run
         sent, received = run.bytes["sent"], run.bytes["received"]
         return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds)
 
     def __add__(self, other: Quantities) -> Quantities:
-        """The quantities of both."""
+        """Return the quantities of both."""
         kinds = {**self.requests, **other.requests}
         return Quantities(
             [*self.lifetimes_s, *other.lifetimes_s],
@@ -107,7 +107,7 @@ class Line:
     price: Price
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "part": self.part,
             "what": self.what,
@@ -135,11 +135,11 @@ class Bill:
         return math.fsum(line.usd for line in self.lines)
 
     def parts(self) -> dict[str, float]:
-        """The US dollars of each of `PARTS`."""
+        """Return the US dollars of each of `PARTS`."""
         return {part: math.fsum(line.usd for line in self.lines if line.part == part) for part in PARTS}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         return {
             "usd": self.usd,
             "parts": self.parts(),
@@ -186,7 +186,7 @@ class Tariff:
         return (*functions, *self._store.values(), self._transfer)
 
     def bill(self, used: Quantities) -> Bill:
-        """The bill of these quantities, which is linear but for the roundings."""
+        """Return the bill of these quantities, which is linear but for the roundings."""
         lines = [*self._function_lines(used), *self._store_lines(used), *self._transfer_lines(used)]
         return Bill(tuple(line for line in lines if line.quantity), tuple(self._notes(used)))
 
@@ -246,7 +246,7 @@ class Tariff:
 
 
 def billed_s(lifetimes_s: Sequence[float], price: Price) -> float:
-    """The seconds that are billed for functions that lasted so long.
+    """Return the seconds that are billed for functions that lasted so long.
 
     Each function's time is rounded up to the price's step, and is at least its minimum.
     """

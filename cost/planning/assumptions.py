@@ -47,7 +47,7 @@ class Assumption:
     inputs: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
@@ -60,7 +60,7 @@ class Basis:
         prices: The prices that its bills were made of.
         candidates: All candidates.
         slowdowns: What I-Prof said about each device that it was asked about.
-        iprof: What earlier runs taught; None where it was not asked.
+        iprof: What earlier runs taught, or None where it was not asked.
     """
 
     profile: Profile
@@ -73,7 +73,7 @@ class Basis:
 
 
 def assumptions(basis: Basis) -> Iterator[Assumption]:
-    """All numbers that a plan rests on."""
+    """Yield all numbers that a plan rests on."""
     yield from _job(basis)
     yield from _learning(basis)
     yield from _course(basis)
@@ -214,7 +214,7 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
 
 
 def _slowdowns(basis: Basis) -> Iterator[Assumption]:
-    """How long functions compute, against the core that was measured."""
+    """Return how long functions compute, against the core that was measured."""
     what = "a function's gradient over the measured one's"
     if basis.iprof is None:
         yield Assumption(what, 1.0, "", "assumed", basis.profile.machine.processor)
@@ -244,7 +244,7 @@ def _measured(what: str, value: float | str, unit: str, source: str, field: str)
 
 
 def _limit(value: float, unit: str) -> tuple[str, str]:
-    """The value and its unit; no unit where there is no limit."""
+    """Return the value and its unit; no unit where there is no limit."""
     return (f"{value:.4g}", unit) if math.isfinite(value) else ("unlimited", "")
 
 

@@ -53,7 +53,7 @@ class Candidate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; the channel and the platform are given as they were written."""
+        """Return plain values; the channel and the platform are given as they were written."""
         names = ("schedule", "workers", "batch_size", "codec")
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "channel": self.channel.name, "platform": self.platform.spec}
@@ -66,13 +66,13 @@ class SearchSpace:
     Attributes:
         workers: The least and the most workers; the plan tries both, and the powers of two between them.
         schedules, codecs: The schedules and the codecs, as `train` takes them.
-        batch_sizes: The samples of an update; by default the job's own and twice as many.
+        batch_sizes: The samples of an update. Defaults to the job's own and twice as many.
         channels: The stores by name (see `lambdaml.simulation.channel`), where `measured` is the one that the profile
             measured. By default that one, where functions of the platform can reach it, or else a disk for `local` and
             S3 for other platforms.
         platforms: The platforms by name (see `lambdaml.simulation.platform`). A platform that bills memory gets some
             sizes that suffice, where its name gives none.
-        functions: The functions that there is room for at a time; by default the number that `train` starts here on
+        functions: The functions that there is room for at a time. Defaults to the number that `train` starts here on
             `local`, and elsewhere one for each worker.
     """
 
@@ -85,13 +85,13 @@ class SearchSpace:
     functions: int | None = None
 
     def functions_for(self, candidate: Candidate) -> int:
-        """The number of functions that the candidate's workers share."""
+        """Return the number of functions that the candidate's workers share."""
         if candidate.platform.name == "local":
             return functions_for(candidate.workers, self.functions)
         return min(candidate.workers, self.functions or candidate.workers)
 
     def candidates(self, profile: Profile) -> list[Candidate]:
-        """All candidates.
+        """Return all candidates.
 
         Raises:
             SettingsError: If there is none, one of the names does not exist, or the profile measured no store.
@@ -124,7 +124,7 @@ class SearchSpace:
 
 
 def _sized(platform: Platform, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
-    """The platform with each memory size that is tried, where its name gives none and it has one."""
+    """Yield the platform with each memory size that is tried, where its name gives none and it has one."""
     if ":" in platform.spec or not platform.mb_per_vcpu:
         yield platform.spec
         return
@@ -144,7 +144,7 @@ def _channel(profile: Profile, spec: str) -> Channel:
 
 
 def _likely_channel(profile: Profile, platform: Platform) -> str:
-    """The store that functions of the platform would most likely share."""
+    """Return the store that functions of the platform would most likely share."""
     near = platform.name == "local"
     if profile.store is not None and (near or StoreURL.parse(profile.store.url).scheme in REMOTE):
         return MEASURED

@@ -31,17 +31,17 @@ def ranked(found: Iterable[Estimate], objective: Objective) -> list[Estimate]:
 
 
 def by_a_tie(found: Sequence[Estimate], objective: Objective) -> bool:
-    """Whether the first of the `ranked` estimates comes before a better one, since its codec is exact."""
+    """Return whether the first of the `ranked` estimates comes before a better one, since its codec is exact."""
     return len(found) > 1 and keeps(found[0], objective) and _rank(found[1], objective) < _rank(found[0], objective)
 
 
 def is_exact(estimate: Estimate) -> bool:
-    """Whether the candidate's codec is exact."""
+    """Return whether the candidate's codec is exact."""
     return CODECS.make(estimate.candidate.codec).exact
 
 
 def keeps(estimate: Estimate, objective: Objective) -> bool:
-    """Whether nine of ten runs keep deadline and budget."""
+    """Return whether nine of ten runs keep deadline and budget."""
     return (
         not estimate.obstacle
         and estimate.p90_seconds <= objective.deadline_s
@@ -50,7 +50,7 @@ def keeps(estimate: Estimate, objective: Objective) -> bool:
 
 
 def frontier(found: Sequence[Estimate]) -> list[int]:
-    """The places of the estimates that no other one beats in both time and cost, the fastest first."""
+    """Return the places of the estimates that no other one beats in both time and cost, the fastest first."""
     order = sorted(
         (place for place, estimate in enumerate(found) if not estimate.obstacle),
         key=lambda place: (found[place].seconds, found[place].usd),
@@ -63,7 +63,7 @@ def frontier(found: Sequence[Estimate]) -> list[int]:
 
 
 def nearest_feasible(found: Sequence[Estimate], objective: Objective) -> int | None:
-    """The place of the estimate that exceeds deadline and budget by the least factor."""
+    """Return the place of the estimate that exceeds deadline and budget by the least factor."""
 
     def excess(place: int) -> float:
         estimate = found[place]
@@ -75,7 +75,7 @@ def nearest_feasible(found: Sequence[Estimate], objective: Objective) -> int | N
 
 
 def _value(estimate: Estimate, objective: Objective) -> float:
-    """The quantity that a plan makes small."""
+    """Return the quantity that a plan makes small."""
     seconds, usd = estimate.seconds, estimate.usd
     return {"cost": usd, "time": seconds, "balanced": seconds * max(usd, 1e-12)}[objective.minimise]
 

@@ -1,7 +1,7 @@
 """The command that runs what a plan chose.
 
 how = how_to_run(plan)
-how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... ; None where there is no engine
+how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... , or None where there is no engine
 how.remarks         # what to know before it is run, a sentence each
 """
 
@@ -33,7 +33,7 @@ class HowTo:
     """How to run a plan's choice.
 
     Attributes:
-        command: One line for a shell; None where nothing would run it.
+        command: One line for a shell, or None where nothing would run it.
         remarks: Sentences that say what to know before.
     """
 
@@ -41,19 +41,19 @@ class HowTo:
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """The lines to show."""
+        """Yield the lines to show."""
         if self.command is not None:
             yield f"To run it:\n  {self.command}"
         for remark in self.remarks:
             yield f"{remark[0].upper()}{remark[1:]}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def how_to_run(plan: Plan) -> HowTo:
-    """The command for the plan's choice; it makes a run in a new place."""
+    """Return the command for the plan's choice; it makes a run in a new place."""
     best, profile = plan.choice, plan.profile
     if best is None:
         return HowTo(None)
@@ -78,7 +78,7 @@ def how_to_run(plan: Plan) -> HowTo:
 
 
 def _job(spec: str) -> str:
-    """The spec, with a path relative to the working folder if the file lies below it."""
+    """Return the spec, with a path relative to the working folder if the file lies below it."""
     path, name = split_spec(spec)
     relative = os.path.relpath(path)
     if not os.path.isabs(path) or relative.startswith(".."):
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
 
 
 def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:
-    """A place for the run in a store like the one that was planned with, and what to say of it."""
+    """Return a place for the run in a store like the one that was planned with, and what to say of it."""
     place, channel = next(places(profile.job.spec)), candidate.channel
     if channel.name == MEASURED and profile.store is not None:
         return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()
@@ -108,7 +108,7 @@ def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[
 
 
 def _beside(measured: StoreURL, spec: str) -> str:
-    """A new place below the store that was measured."""
+    """Return a new place below the store that was measured."""
     folder = measured.location.rstrip("/")
     if measured.scheme == "file":
         location = quote(next(places(spec, unquote(folder) or "/")))

@@ -54,8 +54,8 @@ class Convergence:
     """What a job's pilots say about the steps to the target.
 
     Args:
-        noise_scale_samples: The B_noise for batches below those of the pilots; None where it was not measured.
-        coherence: The coherence that stands in for pilots with a delay; None where it was not measured.
+        noise_scale_samples: The B_noise for batches below those of the pilots, or None where it was not measured.
+        coherence: The coherence that stands in for pilots with a delay, or None where it was not measured.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Convergence:
         return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
     def steps(self, group: float, samples: float, staleness: float = 0.0) -> StepsToTarget | None:
-        """The optimizer steps to the target.
+        """Return the optimizer steps to the target.
 
         Args:
             group: The updates of a step, on average.
@@ -118,7 +118,7 @@ class Convergence:
 
 
 def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
-    """The steps by staleness, over the steps without any; None from the first lag on that is not tolerable."""
+    """Return the steps by staleness, over the steps without any; None from the first lag on that is not tolerable."""
     needs: dict[int, float | None] = {0: 1.0}
     for lag, cosine in sorted(coherence.cosine.items()):
         tolerable = coherence.tolerance_at_least or lag <= coherence.tolerance_steps
@@ -137,25 +137,25 @@ class _Worth:
         self._delays, self._factors = [1.0 + delay for delay in known], [count / fresh for count in known.values()]
 
     def factor(self, staleness: float) -> float | None:
-        """The factor at this staleness; None beyond what pilots have stood, with some leeway."""
+        """Return the factor at this staleness; None beyond what pilots have stood, with some leeway."""
         if 1 + staleness > LEEWAY * self._delays[-1]:
             return None
         return _interpolate(1 + staleness, self._delays, self._factors)
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The value on a straight line between the logarithms; outside the points, that of the nearest."""
+    """Return the value on a straight line between the logarithms; outside the points, that of the nearest."""
     return float(np.exp(np.interp(math.log(x), np.log(xs), np.log(ys))))
 
 
 def _median(runs: Sequence[PilotRun]) -> float | None:
-    """The median steps; None where half of the pilots or more did not reach the target."""
+    """Return the median steps, or None where half of the pilots or more did not reach the target."""
     reached = [run.steps for run in runs if run.steps is not None]
     return median(reached) if 2 * len(reached) > len(runs) else None
 
 
 def _spread(groups: Iterable[Sequence[PilotRun]]) -> float:
-    """The standard deviation of log steps, pooled over pilots that were repeated."""
+    """Return the standard deviation of log steps, pooled over pilots that were repeated."""
     squares, freedom = 0.0, 0
     for runs in groups:
         logs = [math.log(run.steps) for run in runs if run.steps is not None]

@@ -76,7 +76,7 @@ class Estimate:
     obstacle: str = ""
 
     def shortened(self, share: float) -> Estimate:
-        """The estimate for this share of the steps; what a run takes once stays."""
+        """Return the estimate for this share of the steps; what a run takes once stays."""
         steps, p90 = (max(1, round(share * count)) for count in (self.steps, self.p90_steps))
         seconds = self.seconds - (self.steps - steps) * self.step_s
         of_time = seconds / self.seconds
@@ -96,7 +96,7 @@ class Estimate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no infinite numbers."""
+        """Return plain values for JSON, which has no infinite numbers."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "candidate"}
         plain = {
             name: None if isinstance(v, float) and not math.isfinite(v) else dict(v) if isinstance(v, Mapping) else v
@@ -110,8 +110,8 @@ class StopCriterion:
     """When a run ends: at a target that the pilots trained to, or after so many epochs.
 
     Attributes:
-        convergence: What the pilots say about the steps to the target; None where epochs end the run.
-        epochs: The number of passes over the data after which the run ends; None where a target ends it.
+        convergence: What the pilots say about the steps to the target, or None where epochs end the run.
+        epochs: The number of passes over the data after which the run ends, or None where a target ends it.
         snapshot_every: The updates of a worker between snapshots, as in `train`; by default an epoch.
         remaining: The share of the steps to the target that is still to be taken.
     """
@@ -122,7 +122,7 @@ class StopCriterion:
     remaining: float = 1.0
 
     def steps(self, candidate: Candidate, step_cost: StepCost, batch: float, samples: int) -> StepsToTarget | None:
-        """The optimizer steps to the end; None where nobody knows that the target is reached.
+        """Return the optimizer steps to the end, or None where nobody knows that the target is reached.
 
         Args:
             batch: The samples of an update, on average.
@@ -137,7 +137,7 @@ class StopCriterion:
 
 
 def _counted(candidate: Candidate, group: float) -> float:
-    """How much of a run's `steps` an optimizer step counts for; see `Schedule.progress`."""
+    """Return how much of a run's `steps` an optimizer step counts for; see `Schedule.progress`."""
     log_state = LogState(candidate.workers, 1)
     log_state.commit = log_state.version = _MANY
     log_state.next_seq[0] = round(_MANY * group)
@@ -152,7 +152,7 @@ def estimate(
     tariff: Tariff,
     functions: int | None = None,
 ) -> Estimate:
-    """What the candidate would take.
+    """Return what the candidate would take.
 
     Args:
         step_cost: What the simulation of the candidate found.
@@ -254,7 +254,7 @@ class Launcher:
 
 
 def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Launcher, functions: int) -> Quantities:
-    """What a whole run of so many steps takes."""
+    """Return what a whole run of so many steps takes."""
     platform = candidate.platform
     overshoot = launcher.overshoot_steps(step_cost.step.seconds)
     whole = step_cost.of(steps + overshoot)

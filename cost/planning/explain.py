@@ -15,12 +15,12 @@ NEIGHBOURS = 8
 
 
 def money(usd: float) -> str:
-    """An amount of US dollars with two significant figures."""
+    """Return an amount of US dollars with two significant figures."""
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.2g}" if usd else "$0"
 
 
 def rough_duration(seconds: float) -> str:
-    """A duration with three figures at most: `48 s`, `3.2 min`, `1.5 h`."""
+    """Return a duration with three figures at most: `48 s`, `3.2 min`, `1.5 h`."""
     if not math.isfinite(seconds):
         return "never"
     if seconds < 120:

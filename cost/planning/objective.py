@@ -39,9 +39,9 @@ class Objective:
 
     @property
     def remaining_epochs(self) -> float | None:
-        """The epochs that are still to be trained; None where a target ends the run."""
+        """The epochs that are still to be trained, or None where a target ends the run."""
         return self.epochs and self.epochs * self.remaining
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what was not asked for is left out."""
+        """Return plain values for JSON; what was not asked for is left out."""
         return {name: value for name, value in asdict(self).items() if value is not None and value != math.inf}

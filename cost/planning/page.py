@@ -22,7 +22,7 @@ _LEAST_USD = 1e-9
 
 
 def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
-    """The page, which loads nothing from anywhere.
+    """Return the page, which loads nothing from anywhere.
 
     Args:
         how: How to run the choice.
@@ -73,7 +73,7 @@ class _Chart:
 
 
 def _chart(plan: Plan) -> _Chart | None:
-    """The chart; None where no candidate ends."""
+    """Return the chart, or None where no candidate ends."""
     shown = {place: found for place, found in enumerate(plan.candidates) if not found.obstacle}
     if not shown:
         return None

@@ -46,7 +46,7 @@ class PilotRun:
         delay: The steps between the version that an update is computed from and the step that applies it.
         batch: The samples of an update, at most.
         curve: Pairs of a version and the value of the target's metric, until the pilot reached the target or gave up.
-        steps: The optimizer steps to the target; None where it was not reached.
+        steps: The optimizer steps to the target, or None where it was not reached.
         seconds: The seconds that the pilot took here.
     """
 
@@ -60,7 +60,7 @@ class PilotRun:
 
 
 def default_plan(workers: int) -> list[tuple[int, int]]:
-    """The (group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
+    """Return the (group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
     most = max(1, workers)
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     groups = sorted({1, most, *sizes[2::2]})
@@ -127,7 +127,7 @@ def pilot(
 
 
 def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
-    """The middle of the steepest rise between two neighbouring delays, if any is steep, in runs of one seed."""
+    """Return the middle of the steepest rise between two neighbouring delays, if any is steep, in runs of one seed."""
     rises = []
     for group in {run.group for run in runs}:
         tried = sorted((run.delay, run.steps or math.inf) for run in runs if run.group == group)

@@ -52,7 +52,7 @@ class Plan:
         objective: What was asked for.
         candidates: The estimates of all candidates, feasible or not, the best first.
         frontier: The places of the candidates that no other beats in both time and cost.
-        chosen: The place of the choice; None where no candidate keeps deadline and budget.
+        chosen: The place of the choice, or None where no candidate keeps deadline and budget.
         nearest: The place of the candidate that comes nearest to them; None where none would reach the target at all.
         reason: A sentence that says why the choice was made, or why there is none.
         explanations: A sentence for each neighbour of the choice that says why it was not chosen.
@@ -73,11 +73,11 @@ class Plan:
 
     @property
     def choice(self) -> Estimate | None:
-        """The estimate of the chosen candidate; None where there is no choice."""
+        """The estimate of the chosen candidate, or None where there is no choice."""
         return None if self.chosen is None else self.candidates[self.chosen]
 
     def options(self) -> dict[str, Any]:
-        """The choice as keyword arguments of `lambdaml.train`; what is expected of it goes into run.json.
+        """Return the choice as keyword arguments of `lambdaml.train`; what is expected of it goes into run.json.
 
         Raises:
             UserError: If there is no choice.
@@ -98,7 +98,7 @@ class Plan:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         return {
             "objective": self.objective.to_dict(),
             "chosen": self.chosen,
@@ -136,8 +136,8 @@ def plan(
         job: A profile, or a job as in `train`, which is measured first with its `args`.
         target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every: The objective; see
             `Objective`. By default the target is that of the profile.
-        prices: The price book; by default the packaged prices with your own on top of them.
-        processes: The processes that simulate side by side; by default one for each core.
+        prices: The price book. Defaults to the packaged prices with your own on top of them.
+        processes: The processes that simulate side by side. Defaults to one for each core.
         progress: A function that is told the share of the planning that is done, now and then.
 
     Raises:
@@ -168,7 +168,7 @@ def make_plan(
     """Plan for an objective, with an I-Prof and a price book of the caller's; see `plan`.
 
     Args:
-        book: The price book; by default the packaged one.
+        book: The price book. Defaults to the packaged one.
         iprof: What earlier runs taught; without it platforms are as fast as the machine that was measured.
     """
     began = time.monotonic()

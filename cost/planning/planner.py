@@ -73,13 +73,13 @@ class Planner:
         self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
 
     def basis(self, candidates: Sequence[Candidate]) -> Basis:
-        """What the estimates of these candidates rest on."""
+        """Return what the estimates of these candidates rest on."""
         prices = {price.id: price for tariff in self._tariffs.values() for price in tariff.prices}
         given = (self._profile, self._objective, self._criterion, tuple(prices.values()), candidates)
         return Basis(*given, self._slowdowns, self._iprof)
 
     def estimates(self, candidates: Sequence[Candidate], progress: Progress) -> list[Estimate]:
-        """An estimate for each candidate, in order."""
+        """Return an estimate for each candidate, in order."""
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
             shape = self._standing_for(candidate)
@@ -97,7 +97,7 @@ class Planner:
         return [self._estimate(candidate, known[candidate]) for candidate in candidates]
 
     def refined(self, candidates: Sequence[Candidate], seeds: int) -> list[Estimate]:
-        """An estimate for each candidate from longer simulations of it as it is, as many as there are seeds."""
+        """Return an estimate for each candidate from longer simulations of it as it is, as many as there are seeds."""
         shapes, each = [self._shape(candidate) for candidate in candidates], range(1, 1 + seeds)
         simulated = self._simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in each])
         means = [_mean([simulated[shape, seed, REFINING_UPDATES] for seed in each]) for shape in shapes]
@@ -110,7 +110,7 @@ class Planner:
         return estimate(candidate, found, self._profile, self._criterion, self._tariff(candidate), functions)
 
     def _tariff(self, candidate: Candidate) -> Tariff:
-        """The prices of the candidate's platform, and of the store that its channel stands for."""
+        """Return the prices of the candidate's platform, and of the store that its channel stands for."""
         store, platform, name = self._profile.store, candidate.platform, candidate.channel.name
         billed_as = channel_of(store.url) if name == MEASURED and store is not None else name
         key = (billed_as, platform.spec)
@@ -149,7 +149,7 @@ class Planner:
         return self._slowdowns[device]
 
     def _standing_for(self, candidate: Candidate) -> Shape:
-        """The shape that is simulated for the candidate: that of the largest codec, where bytes take no time."""
+        """Return the shape that is simulated for the candidate: that of the largest codec, where bytes take no time."""
         shape = self._shape(candidate, self._largest)
         per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
         moved_s = candidate.workers * shape.costs.update_bytes / per_s
@@ -157,7 +157,7 @@ class Planner:
         return shape if moved_s < NEGLIGIBLE * round_s else self._shape(candidate)
 
     def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
-        """What was found for the shape, with the bytes of the candidate's own codec."""
+        """Return what was found for the shape, with the bytes of the candidate's own codec."""
         own = self._profile.codecs[candidate.codec].update_bytes
         if isinstance(found, str) or own == shape.costs.update_bytes:
             return found
@@ -166,7 +166,7 @@ class Planner:
         return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes))
 
     def _simulate(self, tasks: Iterable[_Task], progress: Progress = lambda share: None) -> dict[_Task, _Found]:
-        """What simulating each task found; they run side by side, the longest first."""
+        """Return what simulating each task found; they run side by side, the longest first."""
         todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
         found: dict[_Task, _Found] = {}
 
@@ -198,7 +198,7 @@ def _stop_criterion(profile: Profile, objective: Objective) -> StopCriterion:
 
 
 def _ends(shapes: Sequence[Shape]) -> tuple[Shape, Shape]:
-    """The shapes with the shortest and the longest gradients."""
+    """Return the shapes with the shortest and the longest gradients."""
     ordered = sorted(shapes, key=lambda shape: shape.costs.step_s)
     return ordered[0], ordered[0] if ordered[0].costs == ordered[-1].costs else ordered[-1]
 
@@ -216,7 +216,7 @@ def _simulated(task: _Task) -> _Found:
 
 
 def _between(costs: Costs, low: Shape, high: Shape, first: _Found, last: _Found) -> _Found:
-    """What a gradient's time that lies between two others costs."""
+    """Return what a gradient's time that lies between two others costs."""
     if isinstance(first, str) or isinstance(last, str):
         return first if isinstance(first, str) else last
     span = high.costs.step_s - low.costs.step_s

@@ -119,7 +119,7 @@ class Replanner:
             self.successor = replace(planned, objective=objective, candidates=candidates)
 
     def _remaining(self) -> float:
-        """The share of all steps that this run has not taken yet."""
+        """Return the share of all steps that this run has not taken yet."""
         by_epochs = self._plan.objective.epochs is not None
         gone = self._last.fraction if by_epochs else self._last.version / self._expected.steps
         return self._plan.objective.remaining * max(0.0, 1.0 - gone)
@@ -180,7 +180,7 @@ class Replanner:
         return f"planned again: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
     def _measured(self, step_s: float, commit: int) -> Profile:
-        """The profile with the store as it is now; what gradients take now goes to I-Prof."""
+        """Return the profile with the store as it is now; what gradients take now goes to I-Prof."""
         profile, functions, updates = self._plan.profile, self._expected.functions, self._newest(commit)
         if updates:
             rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]
@@ -193,7 +193,7 @@ class Replanner:
         return replace(profile, store=facts)
 
     def _newest(self, commit: int) -> list[Update]:
-        """The applied updates of the log's last entries."""
+        """Return the applied updates of the log's last entries."""
         run = RunReader(self._url)
         applied = [entry for logged in run.log(max(0, commit - _UPDATES)) for entry in logged.applied][-_UPDATES:]
         found = read_many(run.store, [keys.update(entry.worker, entry.seq) for entry in applied], Update.read)

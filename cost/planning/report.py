@@ -24,7 +24,7 @@ class Comparison:
 
     @property
     def error(self) -> float | None:
-        """The plan's error relative to the actual value; None where that is 0."""
+        """The plan's error relative to the actual value, or None where that is 0."""
         return self.planned / self.actual - 1 if self.actual else None
 
 
@@ -44,7 +44,7 @@ class RunReport:
     bill: RunBill
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         rows = [{**asdict(row), "error": row.error} for row in self.comparisons]
         return {"run": self.run, "reason": self.reason, "comparisons": rows, "bill": self.bill.to_dict()}
 
@@ -54,7 +54,7 @@ def report(run: RunReader | str, prices: PriceBook | None = None) -> RunReport:
 
     Args:
         run: The run, or its URL.
-        prices: The price book; by default the packaged prices with your own on top of them.
+        prices: The price book. Defaults to the packaged prices with your own on top of them.
 
     Raises:
         UserError: If the run was not planned.
@@ -85,7 +85,7 @@ def report(run: RunReader | str, prices: PriceBook | None = None) -> RunReport:
 
 
 def _step_s(run: RunReader) -> float:
-    """The mean seconds between optimizer steps, once the run was under way; 0 where nobody can tell."""
+    """Return the mean seconds between optimizer steps, once the run was under way, or 0 where nobody can tell."""
     moments = {row["version"]: row["committed_s"] for row in trace_rows(run) if row["fate"] == "applied"}
     known = {version: moment for version, moment in moments.items() if moment is not None}
     if len(known) < 2:

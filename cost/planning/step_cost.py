@@ -56,7 +56,7 @@ class Amounts:
     received_bytes: float
 
     def plus(self, other: Amounts, times: float = 1.0) -> Amounts:
-        """These amounts and `times` the other ones."""
+        """Return these amounts and `times` the other ones."""
         kinds = {*self.requests, *other.requests}
         return Amounts(
             self.seconds + times * other.seconds,
@@ -68,7 +68,7 @@ class Amounts:
         )
 
     def scaled(self, times: float) -> Amounts:
-        """These amounts, multiplied."""
+        """Return these amounts, multiplied."""
         return NOTHING.plus(self, times)
 
 
@@ -96,7 +96,7 @@ class StepCost:
     steps: int
 
     def of(self, steps: float) -> Amounts:
-        """The amounts that a run of so many steps takes."""
+        """Return the amounts that a run of so many steps takes."""
         return self.once.plus(self.step, steps)
 
 
@@ -128,7 +128,7 @@ def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPD
 
 
 def mixed(parts: Sequence[tuple[float, StepCost]]) -> StepCost:
-    """The mean of several costs, weighted by shares that add up to 1."""
+    """Return the mean of several costs, weighted by shares that add up to 1."""
     once = step = NOTHING
     for share, part in parts:
         once, step = once.plus(part.once, share), step.plus(part.step, share)
@@ -146,7 +146,7 @@ def waits_s(channel: Channel) -> float:
 
 
 def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | None = None) -> float:
-    """The share of a round's least time in which a function computes.
+    """Return the share of a round's least time in which a function computes.
 
     Args:
         functions: The functions that share the workers; by default there is one for each.
@@ -175,7 +175,7 @@ def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = No
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:
-    """The mean staleness of what the longer run did after the shorter one had ended."""
+    """Return the mean staleness of what the longer run did after the shorter one had ended."""
     first, all_ = short.fates["applied"], long.fates["applied"]
     mean = (all_ * long.staleness.mean - first * short.staleness.mean) / (all_ - first)
     return max(0.0, mean)

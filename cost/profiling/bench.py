@@ -48,7 +48,7 @@ class Times:
     update_bytes: int = 0
 
     def facts(self) -> CodecFacts:
-        """The medians of the times."""
+        """Return the medians of the times."""
         return CodecFacts(self.update_bytes, median(self.encode_s), median(self.read_s), median(self.apply_s))
 
 
@@ -74,12 +74,12 @@ class Bench:
         self.replica.load(self._initial)
 
     def sizes(self, batch_size: int) -> Sampler:
-        """A sampler with batches of so many samples, as near as equal batches come to it."""
+        """Return a sampler with batches of so many samples, as near as equal batches come to it."""
         settings = self.replica.settings
         return Sampler(settings.samples, 1, batch_size, settings.seed)
 
     def gradient_s(self, sampler: Sampler, seq: int) -> tuple[int, float]:
-        """The samples and the seconds of a gradient."""
+        """Return the samples and the seconds of a gradient."""
         kept, self.replica.sampler = self.replica.sampler, sampler
         try:
             gradient = self.replica.gradient(0, seq)
@@ -94,7 +94,7 @@ class Bench:
         self._apply([update])
 
     def _updates(self, count: int) -> list[Update]:
-        """The next updates of worker 0, all from the present version; their bodies are copies."""
+        """Return the next updates of worker 0, all from the present version; their bodies are copies."""
         replica, first = self.replica, self.replica.log_state.next_seq[0]
         updates = [replica.update(0, seq) for seq in range(first, first + count)]
         self.gradients += count
@@ -102,7 +102,7 @@ class Bench:
         return updates
 
     def _apply(self, updates: list[Update]) -> float:
-        """The seconds of one optimizer step with these updates."""
+        """Return the seconds of one optimizer step with these updates."""
         commit = averaged(self.replica.log_state.commit, self.replica.version, updates)
         begun = self.clock()
         self.replica.apply(commit, {update.id: update for update in updates})
@@ -219,7 +219,7 @@ class Bench:
 
 
 def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTime:
-    """The line through the points' medians, and the spread of the times."""
+    """Return the line through the points' medians, and the spread of the times."""
     overhead_s, slope_s = line([(point.batch_size, point.median_s) for point in points])
     sigma, p95, p99 = spread(times)
     worst = max(abs((overhead_s + slope_s * p.batch_size) / p.median_s - 1) for p in points)
@@ -227,7 +227,7 @@ def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTi
 
 
 def memory(points: tuple[StepPoint, ...]) -> MemoryModel:
-    """The line through the points' peaks."""
+    """Return the line through the points' peaks."""
     return MemoryModel(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
 
 

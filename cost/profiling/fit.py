@@ -10,7 +10,7 @@ import numpy as np
 
 
 def batch_sizes(batch_size: int, samples: int) -> list[int]:
-    """The job's own batch size and some powers of two times it, smaller and larger ones."""
+    """Return the job's own batch size and some powers of two times it, smaller and larger ones."""
     sizes: list[int] = []
     for factor in (1, 2, 1 / 2, 4, 1 / 4, 8, 1 / 8, 16):
         size = min(max(1, round(batch_size * factor)), samples)

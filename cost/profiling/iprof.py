@@ -59,7 +59,7 @@ class Device:
 
     Attributes:
         name: The name of the platform and the function's size; devices of one name share a history.
-        memory_mb: The memory of a function; 0 where nothing limits it.
+        memory_mb: The memory of a function, or 0 where nothing limits it.
         vcpus: The vCPUs of a function.
         arm: Whether the architecture is arm64.
         contention: The functions that compute at a time for each core of a machine that they share, at least 1.
@@ -73,13 +73,13 @@ class Device:
 
     @staticmethod
     def of(platform: Platform) -> Device:
-        """The device of a platform's functions."""
+        """Return the device of a platform's functions."""
         vcpus = min(platform.max_vcpus, platform.memory_mb / platform.mb_per_vcpu) if platform.mb_per_vcpu else 1.0
         return Device(f"{platform.name}:{platform.memory_mb}", platform.memory_mb, vcpus, "arm" in platform.name)
 
     @staticmethod
     def here(functions: int = 1, busy: float = 1.0) -> Device:
-        """The device of functions that work on this machine side by side, so many of them.
+        """Return the device of functions that work on this machine side by side, so many of them.
 
         Args:
             busy: The share of its time that each of them computes, and does not wait for the store or for others.
@@ -89,7 +89,7 @@ class Device:
         return Device(f"local:{functions}/{here}", 0.0, 1.0, arm, max(1.0, busy * functions / here))
 
     def features(self) -> list[float]:
-        """The features of the regression, all of about the same size; the first is constant."""
+        """Return the features of the regression, all of about the same size; the first is constant."""
         return [1.0, self.memory_mb / 2048, 1 / max(self.vcpus, 0.05), float(self.arm), self.contention - 1]
 
 
@@ -105,7 +105,7 @@ class SlopeModel:
         c0: The cost of a task of size 0.
         prior: The weights without any observation.
         epsilon: The largest error of the slope that is no reason to learn.
-        aggressiveness: The longest step along x, called C; by default a step is as long as it takes.
+        aggressiveness: The longest step along x, called C. Defaults to a step is as long as it takes.
         observations: The features and the slope of each observation, the oldest first.
         personal: The weights of each device that has some of its own.
     """
@@ -155,7 +155,7 @@ def learn(
     """Learn from a run and keep that; arguments are those of `IProf.learn_run` and `IProf.open`.
 
     Returns:
-        The number of updates that were learnt from; 0 where anything was in the way. This never raises.
+        The number of updates that were learnt from, or 0 where anything was in the way. This never raises.
     """
     try:
         iprof = IProf.open(profile, folder)
@@ -166,7 +166,7 @@ def learn(
 
 
 def busy(rows: Iterable[Mapping[str, Any]], functions: int) -> float:
-    """The share of their time that so many functions computed, by a run's trace; 1 where it does not tell."""
+    """Return the share of their time that so many functions computed, by a run's trace; 1 where it does not tell."""
     known = [
         row for row in rows if row.get("compute_s") and row.get("started_s") is not None and row.get("committed_s")
     ]
@@ -177,7 +177,7 @@ def busy(rows: Iterable[Mapping[str, Any]], functions: int) -> float:
 
 
 def home() -> Path:
-    """The folder that keeps what was learnt: `$LAMBDAML_HOME`, or else `~/.cache/lambdaml`."""
+    """Return the folder that keeps what was learnt: `$LAMBDAML_HOME`, or else `~/.cache/lambdaml`."""
     return Path(os.environ.get("LAMBDAML_HOME") or Path.home() / ".cache" / "lambdaml")
 
 
@@ -195,7 +195,7 @@ class IProf:
 
     @staticmethod
     def open(profile: Profile, folder: Path | None = None) -> IProf:
-        """What was learnt with profiles of the same machine; nothing, if the file is missing or cannot be read.
+        """Return what was learnt with profiles of the same machine; nothing, if the file is missing or cannot be read.
 
         Args:
             folder: The folder of the file; by default `home()`.
@@ -208,11 +208,11 @@ class IProf:
         return iprof
 
     def slowdown(self, device: Device) -> float:
-        """How many times longer work takes on the device than its platform's speed lets expect."""
+        """Return how many times longer work takes on the device than its platform's speed lets expect."""
         return max(0.05, self.model.slope(device.name, device.features()))
 
     def knows(self, device: Device) -> bool:
-        """Whether a run on it was learnt from."""
+        """Return whether a run on it was learnt from."""
         return device.name in self.model.personal
 
     def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:

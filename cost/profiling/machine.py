@@ -29,7 +29,7 @@ def this_machine(device: str = "cpu") -> MachineFacts:
 
 
 def gflops() -> float:
-    """The Gflop/s of this thread when it multiplies float32 matrices of 512 x 512; the best of a few."""
+    """Return the Gflop/s of this thread when it multiplies float32 matrices of 512 x 512; the best of a few."""
     import torch
 
     matrix, best = torch.ones(_SIZE, _SIZE), float("inf")

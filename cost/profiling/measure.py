@@ -65,7 +65,7 @@ class Clockwork:
     phases_s: dict[str, float] = field(default_factory=dict)
 
     def seconds_of(self, phase: str) -> float:
-        """The seconds to spend on a phase."""
+        """Return the seconds to spend on a phase."""
         return self.seconds * _SHARES[phase]
 
     @contextmanager
@@ -153,7 +153,7 @@ def _store(url: str, settings: Settings, clockwork: Clockwork) -> tuple[StoreFac
 
 
 def _times(bench: Bench, clockwork: Clockwork) -> Profile:
-    """A profile with the times, the sizes and the memory."""
+    """Return a profile with the times, the sizes and the memory."""
     settings = bench.replica.settings
     with clockwork.phase("steps") as tell:
         step_time, memory = bench.steps(clockwork.seconds_of("steps"), tell)

@@ -99,7 +99,7 @@ class Noise:
         return point
 
     def result(self) -> NoiseScale:
-        """The noise scale over all points."""
+        """Return the noise scale over all points."""
         scales = [scale for point in self.points if (scale := point.noise_scale_samples) is not None]
         large = min(self._size * self._count, self._replica.settings.samples)
         return NoiseScale(median(scales) if scales else None, self._size, large, self._count, tuple(self.points))

@@ -137,7 +137,7 @@ class StepTime:
     points: tuple[StepPoint, ...]
 
     def step_s(self, batch_size: float) -> float:
-        """The median seconds of a gradient of so many samples."""
+        """Return the median seconds of a gradient of so many samples."""
         return self.overhead_s + self.slope_s_per_sample * batch_size
 
 
@@ -152,7 +152,7 @@ class MemoryModel:
     slope_mb_per_sample: float
 
     def peak_mb(self, batch_size: float) -> float:
-        """The peak memory at this batch size."""
+        """Return the peak memory at this batch size."""
         return self.base_mb + self.slope_mb_per_sample * batch_size
 
 
@@ -202,7 +202,7 @@ class StoreFacts:
     reading: dict[str, Any]
 
     def channel(self, like: Channel | None = None) -> Channel:
-        """The store for a simulation, with the limits of the channel that it is `like`.
+        """Return the store for a simulation, with the limits of the channel that it is `like`.
 
         The bandwidth is that of reads, since an update is written once and read by every other function.
         """
@@ -224,7 +224,7 @@ class NoisePoint:
 
     @property
     def noise_scale_samples(self) -> float | None:
-        """The noise scale B_simple; None where the gradient drowns in the noise."""
+        """The noise scale B_simple, or None where the gradient drowns in the noise."""
         return self.trace_sigma / self.gradient_sq if self.gradient_sq > 0 and self.trace_sigma > 0 else None
 
 
@@ -233,7 +233,7 @@ class NoiseScale:
     """The gradient noise scale; see `lambdaml.cost.profiling.noise`.
 
     Attributes:
-        samples: The noise scale B_simple, which is the median over the points; None where no point has one.
+        samples: The noise scale B_simple, which is the median over the points, or None where no point has one.
         small_batch, large_batch: The batch sizes that it is estimated from.
         batches: The small batches of each point.
         points: The points along the training.
@@ -278,9 +278,9 @@ class Profile:
         snapshot_s: The seconds of copying and serialising the state.
         update_norm: The median 2-norm of a gradient of the job's own batch size.
         codecs: The costs of every codec that needs no parameter, by name.
-        store: The store that was measured; None where none was named.
-        startup: The start of a function; None where only this process can import the job.
-        target: The target of the pilots; None without them.
+        store: The store that was measured, or None where none was named.
+        startup: The start of a function, or None where only this process can import the job.
+        target: The target of the pilots, or None without them.
         pilot: The pilots, which say how many optimizer steps the target takes.
     """
 
@@ -302,7 +302,7 @@ class Profile:
     pilot: tuple[PilotRun, ...] = ()
 
     def placed(self, platform: Platform, functions: int = 1, slowdown: float = 1.0) -> Platform:
-        """The platform, on which functions start as they do with this job.
+        """Return the platform, on which functions start as they do with this job.
 
         A platform's own cold start is for a function that imports torch; the job's import and data come on top. Functions
         of this machine start as they were measured to, and share its cores.
@@ -322,10 +322,10 @@ class Profile:
         return self.memory.peak_mb(batch_size) + most_bytes(update_bytes, MAX_UNAPPLIED * workers) / 2**20
 
     def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
-        """What a simulation needs to know of the job.
+        """Return what a simulation needs to know of the job.
 
         Args:
-            batch_size: The samples of an update; by default the job's own.
+            batch_size: The samples of an update. Defaults to the job's own.
             slowdown: How many times longer a function computes than one thread of the machine that was measured; see
                 `lambdaml.cost.profiling.iprof`.
 
@@ -374,7 +374,7 @@ class Profile:
 
     @staticmethod
     def of(record: Any, name: str = "the profile") -> Profile:
-        """The profile that plain values stand for. Raises what `load` raises."""
+        """Return the profile that plain values stand for. Raises what `load` raises."""
         from pydantic import ValidationError
 
         from lambdaml.settings import first_error

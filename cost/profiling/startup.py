@@ -34,7 +34,7 @@ class Startup:
 
 
 def startup(job: JobSettings) -> Startup | None:
-    """Measure the start; None where another process cannot import the job, or takes minutes to do so."""
+    """Measure the start, or None where another process cannot import the job, or takes minutes to do so."""
     begin = time.perf_counter()
     command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
     try:

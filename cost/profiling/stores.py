@@ -85,7 +85,7 @@ def _small(store: Retrying, root: str, seconds: float, tell: Callable[[float], N
 
 
 def _large(store: Retrying, root: str, size: int) -> tuple[float, float]:
-    """The median seconds of writing and of reading so many bytes."""
+    """Return the median seconds of writing and of reading so many bytes."""
     writes, reads = [], []
     for number in range(LARGE_ROUNDS):
         key, data = f"{root}/large-{number}", secrets.token_bytes(size)

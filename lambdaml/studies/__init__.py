@@ -1,1 +1,1 @@
-"""Studies: experiments at scale, each with a table and a page of its own."""
+"""Studies: experiments at scale, each of which has its own table and page."""

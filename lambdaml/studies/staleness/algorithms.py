@@ -1,8 +1,8 @@
-"""The study's algorithms: gradients in, updates out, one state for each row. Formulas as in torch.optim.
+"""The study's algorithms, which turn gradients into updates with one state for each row. Formulas as in torch.optim.
 
-Paper 1810.03264 keeps the optimizer's state at each worker, so a worker's update is what its own optimizer would add
-to its own parameters. Constants as recalled from the paper: momentum 0.9, Adam's betas 0.9 and 0.999, RMSProp's
-decay 0.9; epsilons as torch.optim has them.
+Paper 1810.03264 keeps the optimizer's state at each worker, so a worker's update is what its own optimizer would add to
+its own parameters. The constants are recalled from the paper: momentum 0.9, Adam's betas 0.9 and 0.999, RMSProp's decay
+0.9. The epsilons are those of torch.optim.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 
 class Algorithm(Protocol):
-    """Turns gradients into updates, row by row."""
+    """An algorithm, which turns gradients into updates row by row."""
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
-        """What each row's step adds to its parameters: [rows, size] from gradients [rows, size] and rates [rows, 1]."""
+        """Return what each row's step adds: [rows, size] from gradients [rows, size] and rates [rows, 1]."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Continue with these rows alone."""
 
 
 class _Stateful:
-    """State tensors of the gradients' shape, zero at first."""
+    """State tensors of the gradients' shape, which are zero at first."""
 
     moments = 0
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, without a library: grouped bars and lines; each mark says its value when pointed at."""
+"""Charts as inline SVG, without a library: grouped bars, and lines. Each mark shows its value when pointed at."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 560.0, 250.0, 46.0, 40.0, 12.0
 
 BarShape = tuple[float | None, float | None, str]
-"""Height (None is a missing bar), deviation, and what it says."""
+"""The height of a bar (None for a missing one), its deviation, and its tooltip."""
 
 
 def bar_chart(groups: Mapping[str, Mapping[str, BarShape]], axis: str) -> str:
-    """Bars in groups, one colour for each name in a group; a missing one is a cross on the ground."""
+    """Draw bars in groups, one colour for each name in a group. A missing bar is a cross on the axis."""
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     heights = [height + (spread or 0) for group in groups.values() for height, spread, _ in group.values() if height]
     top = max([1.2, *heights]) * 1.05
@@ -35,7 +35,7 @@ def bar_chart(groups: Mapping[str, Mapping[str, BarShape]], axis: str) -> str:
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], across: str, axis: str, logarithmic: bool) -> str:
-    """A line for each name; names that end in `(bound)` or `(guide)` are dashed, in the colour of the line before."""
+    """Draw a line for each name. Names ending in `(bound)` or `(guide)` are dashed, coloured as the line before."""
     shown = {name: [(x, y) for x, y in curve if not logarithmic or y > 0] for name, curve in curves.items()}
     points = [point for curve in shown.values() for point in curve]
     if not points:

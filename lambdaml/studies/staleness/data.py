@@ -1,4 +1,4 @@
-"""The study's bundled and generated data."""
+"""The study's data, which are bundled or generated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lambdaml.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images as float [samples, features], standardised by the training set, and labels as int64 [samples].
+    """Images as float [samples, features], standardised by the training set, and their labels as int64 [samples].
 
     Attributes:
-        shape: Channels, height, width.
+        shape: The channels, height and width of an image.
     """
 
     inputs: Tensor
@@ -30,7 +30,7 @@ class Images:
 
 @cache
 def digits() -> Images:
-    """scikit-learn's 8x8 digits: 1,437 to train with and 360 to test with, the same split on every machine.
+    """Load scikit-learn's 8x8 digits: 1,437 for training and 360 for testing, split alike on every machine.
 
     Raises:
         UserError: If scikit-learn is not installed.
@@ -49,7 +49,7 @@ def digits() -> Images:
 def standardised(
     inputs: Tensor, labels: Tensor, test_inputs: Tensor, test_labels: Tensor, shape: tuple[int, int, int]
 ) -> Images:
-    """Each feature with mean 0 and deviation 1 over the training set (features that hardly vary are only centred)."""
+    """Give each feature mean 0 and deviation 1 over the training set; features that hardly vary are only centred."""
     mean, deviation = inputs.mean(0), inputs.std(0).clamp_min(1.0)
     inputs, test_inputs = ((part - mean).div(deviation).float() for part in (inputs, test_inputs))
     return Images(inputs, labels, test_inputs, test_labels, shape)

@@ -1,9 +1,10 @@
-"""Delayed delivery to P caches: who has got whose update, as Dai et al. (ICLR 2019, arXiv 1810.03264) simulate it.
+"""Delayed delivery of updates to P caches, as Dai et al. (ICLR 2019, arXiv 1810.03264) simulate it.
 
 Update `u_p^t`, which worker p computed at iteration t from its own cache, arrives in the cache of every worker p',
-p's own among them, at the start of iteration t + 1 + r, where r is drawn anew for each pair (p, p'). What arrives
-together is summed, in the order of (iteration sent, sender), and then added to the cache: a fixed order, so that runs
-are bitwise repeatable, and that with all delays 0 a cache is, bit for bit, what synchronous training has.
+including p's own, at the start of iteration t + 1 + r, where r is drawn independently for each pair (p, p'). Updates
+that arrive together are summed in the order of (iteration sent, sender) and then added to the cache. This order is
+fixed, so runs are bitwise repeatable, and with all delays 0 a cache equals, bit for bit, the parameters of synchronous
+training.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ _CHUNK = 128
 
 
 class Delivery:
-    """The updates under way in several settings of P workers each, stacked: row g * P + p is worker p of setting g.
+    """The updates under way in several settings of P workers each. In a stack, row g * P + p is worker p of setting g.
 
-    Updates wait in a ring of the last R iterations, as they were sent. An arrival is a row of that ring, and one
+    Updates wait, as they were sent, in a ring of the last R iterations. An arrival is a row of that ring, and one
     `embedding_bag` sums the arrivals of all caches.
 
     Args:
-        delays: Of each setting, hashable; with `seeds`, a pure function of the iteration.
-        size: Floats in an update.
+        delays: The delays of each setting. They are hashable and, with `seeds`, a pure function of the iteration.
+        size: The number of floats in an update.
     """
 
     def __init__(self, delays: Sequence[Delays], seeds: Sequence[int], workers: int, size: int, kind: torch.dtype):
         self._delays, self._seeds, self._workers = list(delays), list(seeds), workers
-        self._settings = np.arange(len(delays))  # those still alive, by their number at the start
+        self._settings = np.arange(len(delays))  # the settings still alive, by their number at the start
         self._rows = torch.arange(len(delays) * workers)
         self._ring = torch.zeros(1, len(delays) * workers, size, dtype=kind)
         self._drawn = 0
-        # What is under way, sorted by all of them: one column each of arrival, setting, receiver, sent, sender.
+        # The updates under way, sorted by all columns: arrival, setting, receiver, sent, sender.
         self._under_way: NDArray[np.int64] = np.empty((5, 0), np.int64)
         self._from = 0
 
     def exchange(self, iteration: int, updates: Tensor) -> Tensor:
-        """Send the updates of an iteration; returns the sums that arrive before the next: both [settings * P, size]."""
+        """Send an iteration's updates, and return the sums arriving before the next one: both [settings * P, size]."""
         if iteration >= self._drawn:
             self._draw(iteration)
         self._ring[iteration % len(self._ring)].index_copy_(0, self._rows, updates)
@@ -59,7 +60,7 @@ class Delivery:
         return embedding_bag(torch.from_numpy(rows), ring, torch.from_numpy(offsets), mode="sum")
 
     def keep(self, which: Sequence[int]) -> None:
-        """Go on with these settings alone: their positions among those that are alive."""
+        """Continue with these settings alone, given as positions among those still alive."""
         self._settings = self._settings[list(which)]
         first = torch.from_numpy(self._settings) * self._workers
         self._rows = (first[:, None] + torch.arange(self._workers)).flatten()
@@ -67,7 +68,7 @@ class Delivery:
         self._under_way, self._from = column[:, np.isin(column[1], self._settings)], 0
 
     def _draw(self, iteration: int) -> None:
-        """Draw the delays of the next iterations, and let the ring reach as far back as they need."""
+        """Draw the delays of the next iterations, and make the ring reach as far back as they need."""
         workers = self._workers
         drawn = np.stack(
             [_drawn(cast(Hashable, self._delays[g]), self._seeds[g], workers, iteration) for g in self._settings]
@@ -91,7 +92,7 @@ class Delivery:
 
 @lru_cache(512)
 def _drawn(delays: Delays, seed: int, workers: int, first: int) -> NDArray[np.int64]:
-    """Of `_CHUNK` iterations, [iterations, P, P]; algorithms and models are compared under the same ones."""
+    """Draw delays for `_CHUNK` iterations, [iterations, P, P], the same for all algorithms and models to compare."""
     found = np.stack([delays.matrix(t, workers, workers, seed) for t in range(first, first + _CHUNK)])
     found.flags.writeable = False
     return found

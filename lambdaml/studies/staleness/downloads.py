@@ -1,4 +1,4 @@
-"""The paper's own data sets, for readers with internet access: fetched once, kept as arrays, never unpickled."""
+"""The paper's own data sets, for readers with internet access: fetched once, kept as arrays and never unpickled."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _TIMEOUT_S = 30.0
 
 
 def folder() -> Path:
-    """Where downloads are kept: `LAMBDAML_DATA`, by default `~/.cache/lambdaml`."""
+    """Return the folder that keeps downloads: `LAMBDAML_DATA`, or else `~/.cache/lambdaml`."""
     return Path(os.environ.get("LAMBDAML_DATA", "~/.cache/lambdaml")).expanduser()
 
 
 def _fetch(url: str) -> bytes:
-    """What lies at a URL, from the folder if it was fetched before.
+    """Return the content of a URL, from the folder if it was fetched before.
 
     Raises:
         UserError: If it cannot be fetched, or is larger than 200 MB.
@@ -59,14 +59,14 @@ def _fetch(url: str) -> bytes:
 
 
 def mnist() -> Images:
-    """60,000 and 10,000 images of 28x28. Raises: UserError: they cannot be had."""
+    """Load 60,000 and 10,000 images of 28x28. Raises UserError if they cannot be downloaded."""
     images = [_idx(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 784) for name in ("train", "t10k")]
     labels = [_idx(f"{name}-labels-idx1-ubyte.gz", 8) for name in ("train", "t10k")]
     return _standardised(images, labels, (1, 28, 28))
 
 
 def cifar10() -> Images:
-    """50,000 and 10,000 images of 3x32x32, from the binary version. Raises: UserError: they cannot be had."""
+    """Load 50,000 and 10,000 images of 3x32x32 (binary version). Raises UserError if they cannot be downloaded."""
     with tarfile.open(fileobj=io.BytesIO(_fetch(_CIFAR10))) as archive:
         names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
         records = [_member(archive, f"cifar-10-batches-bin/{name}") for name in names]
@@ -76,7 +76,7 @@ def cifar10() -> Images:
 
 
 def movielens() -> Ratings:
-    """A million ratings, less their mean. Raises: UserError: they cannot be had."""
+    """Load a million ratings, less their mean. Raises UserError if they cannot be downloaded."""
     with zipfile.ZipFile(io.BytesIO(_fetch(_MOVIELENS))) as archive:
         text = archive.read("ml-1m/ratings.dat").decode("ascii")
     table = np.array([line.split("::")[:3] for line in text.split()], np.int64)
@@ -87,10 +87,10 @@ def movielens() -> Ratings:
 
 
 def newsgroups(vocabulary: int = 2000, length: int = 60, documents: int = 4000) -> Corpus:
-    """The first words of as many postings, of the most frequent words but for the 50 most frequent of all.
+    """Load the first words of many postings; only frequent words count, but not the 50 most frequent ones.
 
     Raises:
-        UserError: If they cannot be had.
+        UserError: If they cannot be downloaded.
     """
     with tarfile.open(fileobj=io.BytesIO(_fetch(_NEWSGROUPS))) as archive:
         bodies = [_member(archive, member.name) for member in archive if member.isfile() and "train/" in member.name]

@@ -1,8 +1,8 @@
-"""Training to a target in many settings at once, with every worker of every setting a row of one tensor.
+"""Training to a target in many settings at once, where every worker of every setting is a row of one tensor.
 
-A setting is a delay model, a seed and a rate. At iteration t each worker computes an update from its own cache; what
-arrives is added before iteration t + 1 (`lambdaml.studies.staleness.delivery`). Quality is measured on worker 0's cache: after
-each iteration at first, and then whenever the count has grown by 2 %.
+A setting is a delay model, a seed and a rate. At iteration t each worker computes an update from its own cache, and the
+updates that arrive are added before iteration t + 1 (`lambdaml.studies.staleness.delivery`). Quality is measured on
+worker 0's cache: after each iteration at first, and later whenever the count has grown by 2 %.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from lambdaml.traces.delays import Delays
 
 
 class Learner(Protocol):
-    """What all workers of several settings compute. Row g * P + p of a stack is worker p of setting g."""
+    """The computation of all workers of several settings. In a stack, row g * P + p is worker p of setting g."""
 
     rising: bool
     """Whether quality is better when it is higher."""
 
     def start(self) -> Tensor:
-        """The caches before the first iteration: [settings * P, size]."""
+        """Return the caches before the first iteration: [settings * P, size]."""
 
     def updates(self, iteration: int, caches: Tensor) -> Tensor:
-        """What each worker computes from its cache: [settings * P, size]."""
+        """Return the update that each worker computes from its cache: [settings * P, size]."""
 
     def quality(self, caches: Tensor) -> Tensor:
-        """Of the caches of one worker of each setting, [settings, size]: float [settings]."""
+        """Return the quality, float [settings], of the caches of one worker of each setting, [settings, size]."""
 
     def keep(self, which: Sequence[int]) -> None:
-        """Go on with these settings alone."""
+        """Continue with these settings alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How one setting went.
+    """The course of one setting.
 
     Attributes:
-        iterations: Until the target was met; None if it was not.
-        ran: Iterations computed.
-        curve: (iteration, quality) whenever it was measured.
+        iterations: The iterations until the target was met, or None if it was not.
+        ran: The iterations that were computed.
+        curve: Pairs (iteration, quality), one for each measurement.
     """
 
     iterations: int | None
@@ -63,11 +63,11 @@ def train_in_numpy(
     limits: Sequence[int],
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> list[Course]:
-    """Train each setting until its quality meets its target, its limit of iterations is reached, or it is not finite.
+    """Train each setting until it meets its target or its limit of iterations, or its quality is not finite.
 
     Args:
-        delays: Of each setting, as `seeds`, `targets` and `limits`.
-        watch: Is given each iteration's number and the caches after it, [settings alive, P, size].
+        delays: The delay model of each setting, like `seeds`, `targets` and `limits`.
+        watch: A function given each iteration's number and the caches after it, [settings alive, P, size].
     """
     caches = learner.start()
     delivery = Delivery(delays, seeds, workers, caches.shape[1], caches.dtype)
@@ -100,7 +100,7 @@ def train_in_numpy(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes with one thread within: products this small only wait for each other on more."""
+    """Make torch compute with one thread within the block: in products this small, more wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """Who rated what how: int64 [ratings] each, and float [ratings], centred."""
+    """Ratings: their users and items as int64 [ratings], and their values as centred float [ratings]."""
 
     users: Tensor
     items: Tensor
@@ -23,7 +23,7 @@ class Ratings:
 
 
 def generated_ratings(users: int = 300, items: int = 200, ratings: int = 20_000, rank: int = 5) -> Ratings:
-    """Ratings of deviation about 1 from a random matrix of this rank, with noise of deviation 0.1. Always the same."""
+    """Generate ratings of deviation about 1 from a random matrix of this rank with noise of 0.1, always the same."""
     draw = torch.Generator().manual_seed(0)
     left, right = (torch.randn(count, rank, generator=draw) for count in (users, items))
     place = torch.randperm(users * items, generator=draw)[:ratings]
@@ -33,7 +33,7 @@ def generated_ratings(users: int = 300, items: int = 200, ratings: int = 20_000,
 
 
 class Factorisation:
-    """A `lambdaml.studies.staleness.learning.Problem`: U [users, rank], then V [items, rank]. Quality: mean squared training error."""
+    """A `learning.Problem` with parameters U [users, rank], V [items, rank]. Quality: mean squared training error."""
 
     rising = False
 

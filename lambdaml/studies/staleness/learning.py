@@ -1,4 +1,4 @@
-"""Gradient learning by the workers of several settings: batches, gradients, and each worker's own optimizer."""
+"""Gradient learning by the workers of several settings, with their batches, gradients and own optimizers."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ _CHUNK = 64
 
 
 class Problem(Protocol):
-    """A model with its data: parameters are rows of a stack [rows, size]."""
+    """A model with its data. Its parameters are the rows of a stack [rows, size]."""
 
     size: int
     samples: int
-    """In the training set."""
+    """The number of samples in the training set."""
     rising: bool
     """Whether quality is better when it is higher."""
 
     def initial(self, seed: int) -> Tensor:
-        """Parameters to begin with, [size]."""
+        """Return the initial parameters, [size]."""
 
     def gradients(self, parameters: Tensor, samples: Tensor, seed: int) -> Tensor:
-        """Of the mean loss of each row's own samples (numbers of training samples, [rows, batch]): [rows, size].
+        """Return the gradients, [rows, size], of each row's mean loss on its own samples.
 
         Args:
-            seed: Of what the loss draws by itself, if anything.
+            samples: The numbers of the training samples, [rows, batch].
+            seed: The seed for anything that the loss draws by itself.
         """
 
     def quality(self, parameters: Tensor) -> Tensor:
-        """Of each row: [rows]."""
+        """Return the quality of each row: [rows]."""
 
 
 class Batches:
-    """Sample numbers, drawn with replacement: a pure function of (seed, worker, iteration), so that settings which
-    differ in algorithm, rate or delays are compared on the same batches."""
+    """Sample numbers, drawn with replacement, as a pure function of (seed, worker, iteration).
+
+    Settings that differ in algorithm, rate or delays are therefore compared on the same batches.
+    """
 
     def __init__(self, seed: int, samples: int, workers: int, batch: int) -> None:
         self._seed, self._samples, self._shape = seed, samples, (workers, batch)
         self._chunk, self._drawn = -1, torch.empty(0)
 
     def at(self, iteration: int) -> Tensor:
-        """int64 [P, batch]."""
+        """Return the sample numbers of an iteration, int64 [P, batch]."""
         chunk, place = divmod(iteration, _CHUNK)
         if chunk != self._chunk:
             stream = np.random.RandomState(derive_seed("study batches", self._seed, chunk) % 2**32)
@@ -57,7 +60,7 @@ class Batches:
 
 
 class GradientLearner:
-    """A `lambdaml.studies.staleness.engine.Learner`: each worker's own optimizer on the gradients at its own cache."""
+    """A `lambdaml.studies.staleness.engine.Learner` with an optimizer per worker, on the gradients at its own cache."""
 
     def __init__(
         self, problem: Problem, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, batch: int

@@ -1,7 +1,7 @@
-"""Many multilayer perceptrons at once: multinomial logistic regression (no hidden layer) and deep networks.
+"""Many multilayer perceptrons at once: multinomial logistic regression (without hidden layers) and deep networks.
 
 Each row of a stack [rows, size] is one network. A layer is one batched product over all rows, and the gradients are
-written out by hand: at these sizes the time goes into memory and calls, and autograd would double both.
+written out by hand: at these sizes memory and calls take the time, and autograd would double both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lambdaml.studies.staleness.data import Images
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """ReLU networks of these widths, from inputs to classes. A layer lies as weight [in, out], then bias [out]."""
+    """ReLU networks of these widths, from inputs to classes. A layer is stored as weight [in, out], then bias [out]."""
 
     widths: tuple[int, ...]
 
@@ -27,7 +27,7 @@ class Mlp:
         return sum((before + 1) * after for before, after in zip(self.widths, self.widths[1:]))
 
     def initial(self, seed: int) -> Tensor:
-        """One network as torch.nn.Linear would begin it: uniform within 1 / sqrt(inputs). Shape [size]."""
+        """Return one network, [size], initialised as by torch.nn.Linear: uniform within 1 / sqrt(inputs)."""
         generator = torch.Generator().manual_seed(seed)
         parts = []
         for before, after in zip(self.widths, self.widths[1:]):
@@ -36,11 +36,11 @@ class Mlp:
         return torch.cat(parts)
 
     def logits(self, networks: Tensor, inputs: Tensor) -> Tensor:
-        """[rows, samples, classes] of inputs [rows, samples, features]."""
+        """Return the logits [rows, samples, classes] of inputs [rows, samples, features]."""
         return self._forward(networks, inputs)[-1]
 
     def gradients(self, networks: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Of the mean cross-entropy of each row's own samples: [rows, size]; labels are [rows, samples]."""
+        """Return the gradients, [rows, size], of each row's mean cross-entropy; labels are [rows, samples]."""
         *hidden, logits = self._forward(networks, inputs)
         delta = torch.softmax(logits, 2)
         delta.scatter_add_(2, labels[:, :, None], torch.full_like(delta, -1.0)[:, :, :1])
@@ -56,7 +56,7 @@ class Mlp:
         return gradients
 
     def _forward(self, networks: Tensor, inputs: Tensor) -> list[Tensor]:
-        """The inputs of each layer, and the outputs of the last."""
+        """Return the inputs of each layer, and the outputs of the last."""
         values = [inputs]
         for number, (weight, bias) in enumerate(self._layers(networks)):
             if number:
@@ -65,7 +65,7 @@ class Mlp:
         return values
 
     def _layers(self, networks: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Views: weights [rows, in, out], biases [rows, out]."""
+        """Return views of the weights [rows, in, out] and biases [rows, out] of each layer."""
         layers, start = [], 0
         for before, after in zip(self.widths, self.widths[1:]):
             weight = networks[:, start : start + before * after].view(-1, before, after)
@@ -76,7 +76,7 @@ class Mlp:
 
 
 class MlpProblem:
-    """Multinomial logistic regression (depth 0) or a network of `depth` hidden layers: test accuracy on images."""
+    """Images classified by `depth` hidden layers (0: multinomial logistic regression). Quality: test accuracy."""
 
     rising = True
 

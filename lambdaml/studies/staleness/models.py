@@ -1,4 +1,4 @@
-"""The study's models: what each is made of, its data, its batch, and the quality to reach."""
+"""The study's models, each with its architecture, data, batch and target quality."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lambdaml.studies.staleness.nets import Autoencoder, cnn, resnet8
 from lambdaml.studies.staleness.topics import GibbsLearner, generated_corpus
 
 StudyData = Literal["bundled", "paper"]
-"""`bundled`: the digits and what is generated. `paper`: MNIST, CIFAR-10, MovieLens-1M, 20 Newsgroups, downloaded."""
+"""The data: `bundled` are digits and generated data; `paper` downloads MNIST, CIFAR-10, MovieLens-1M, 20 Newsgroups."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model's rows have in common.
+    """The properties that a model's rows have in common.
 
     Attributes:
-        batch: Samples of each worker at each iteration; or of all workers together, where `shared`.
-        target: Quality to reach, for either data.
-        gain: In place of a target, this part of what the synchronous run gains in `limit` iterations.
-        limit: Iterations that a synchronous run may take.
+        batch: The samples of each worker at each iteration, or of all workers together where `shared`.
+        target: The quality to reach, for either data.
+        gain: The share of a synchronous run's gain in `limit` iterations that replaces a target.
+        limit: The iterations that a synchronous run may take.
     """
 
     make: Callable[[StudyData], Problem] | None
@@ -71,11 +71,11 @@ MODELS: dict[str, Model] = {
     ),
     "lda": Model(None, {}, {}, gain=0.95, limit=300),
 }
-"""Name -> model."""
+"""The models by name."""
 
 
 def model_named(name: str) -> Model:
-    """Raises: SettingsError: there is none of this name."""
+    """Return the model of this name. Raises SettingsError if there is none."""
     if name not in MODELS:
         raise SettingsError(f"there is no model {name!r}{nearest(name, MODELS)}")
     return MODELS[name]
@@ -83,7 +83,7 @@ def model_named(name: str) -> Model:
 
 @cache
 def problem_of(name: str, source: StudyData) -> Problem:
-    """A gradient model with its data, loaded once in a process."""
+    """Return a gradient model with its data, which each process loads once."""
     make = model_named(name).make
     assert make is not None, f"{name} learns by no gradients"
     return make(source)
@@ -92,7 +92,7 @@ def problem_of(name: str, source: StudyData) -> Problem:
 def make_learner(
     name: str, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, source: StudyData
 ) -> Learner:
-    """The workers of several settings of one model: one rate and one seed each."""
+    """Return the workers of several settings of one model, with one rate and one seed for each setting."""
     model = model_named(name)
     if model.make is None:
         return GibbsLearner(generated_corpus() if source == "bundled" else downloads.newsgroups(), seeds, workers)

@@ -1,7 +1,7 @@
 """Any torch module in many copies at once (torch.func: vmap over grad of functional_call): CNN, ResNet-8 and VAE.
 
-They are made small, for two cores. ResNet-8 is the 6k + 2 layers of He et al. (2016) with k = 1, and normalises by
-group rather than by batch, whose running statistics are neither gradients nor updates.
+They are small enough for two cores. ResNet-8 is the 6k + 2 layers of He et al. (2016) with k = 1. It normalises by
+group rather than by batch, because the running statistics of batches are neither gradients nor updates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lambdaml.studies.staleness.data import Images
 
 
 class _Stacked:
-    """Copies of a module as rows of a stack."""
+    """Copies of a module, each a row of a stack."""
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         self._make = make
@@ -33,14 +33,14 @@ class _Stacked:
             return torch.cat([value.detach().flatten() for value in self._make().parameters()])
 
     def call(self, flat: Tensor, *inputs: Tensor) -> Tensor:
-        """One copy, [size], on inputs."""
+        """Call one copy, [size], on inputs."""
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts)}
         return torch.as_tensor(functional_call(self._module, named, inputs))
 
 
 class Classifier(_Stacked):
-    """A `lambdaml.studies.staleness.learning.Problem`: mean cross-entropy, and test accuracy as quality."""
+    """A `lambdaml.studies.staleness.learning.Problem` with mean cross-entropy as loss and test accuracy as quality."""
 
     rising = True
 
@@ -64,9 +64,9 @@ class Classifier(_Stacked):
 
 
 class Autoencoder(_Stacked):
-    """A `lambdaml.studies.staleness.learning.Problem`: a Gaussian VAE (Kingma and Welling 2014, by reparametrisation).
+    """A `lambdaml.studies.staleness.learning.Problem`: a Gaussian VAE (Kingma and Welling 2014), by reparametrisation.
 
-    The loss is half the squared error summed over features, plus the divergence from the standard normal; quality is
+    The loss is half the squared error summed over features, plus the divergence from the standard normal. Quality is
     the same on the test set.
     """
 
@@ -93,7 +93,7 @@ class Autoencoder(_Stacked):
 
 
 def cnn(images: Images, width: int = 16) -> Classifier:
-    """Two 3x3 convolutions, the second of stride 2, and a linear layer."""
+    """Make two 3x3 convolutions, the second of stride 2, and a linear layer."""
     channels, height, wide = images.shape
 
     def make() -> nn.Module:
@@ -110,7 +110,7 @@ def cnn(images: Images, width: int = 16) -> Classifier:
 
 
 def resnet8(images: Images, width: int = 8) -> Classifier:
-    """One convolution, three residual blocks of two, of 1, 2 and 4 times this width, and a linear layer."""
+    """Make a convolution, three residual blocks of two, of 1, 2 and 4 times this width, and a linear layer."""
 
     def make() -> nn.Module:
         return nn.Sequential(
@@ -152,7 +152,7 @@ class _Vae(nn.Module):
         self.decoder = _dense([latent, *[width] * depth, features])
 
     def forward(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """The mean loss of these inputs."""
+        """Return the mean loss of these inputs."""
         mean, log_variance = self.encoder(inputs).chunk(2, -1)
         found = self.decoder(mean + noise * torch.exp(0.5 * log_variance))
         wrong = 0.5 * (found - inputs).square().sum(-1)

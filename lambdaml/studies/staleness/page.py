@@ -1,4 +1,4 @@
-"""The study as one HTML page that stands by itself: figures, the theory beside the experiment, and the table."""
+"""The study as one self-contained HTML page with figures, the theory beside the experiment, and the table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _RATIO = "batches to the target, relative to s = 0 (cross: never)"
 
 
 def study_page(plan: StudyPlan, rows: Sequence[StudyRow], theorems: Sequence[Theorem]) -> str:
-    """The page, in HTML."""
+    """Return the page as HTML."""
     found = bars(rows)
     parts = [
         "<h1>What staleness does to learning</h1>",
@@ -81,7 +81,7 @@ def _setting(plan: StudyPlan) -> str:
 
 
 def _figures(title: str, found: Sequence[Bar], one: str, other: str) -> list[str]:
-    """A chart for each value of one attribute: s along the axis, a colour for each value of the other."""
+    """Yield a chart for each value of one attribute: s is on the axis, and each value of the other has a colour."""
     parts = [f"<h2>{escape(title)}</h2>", '<div class="figures">']
     for value in dict.fromkeys(str(getattr(bar, one)) for bar in found):
         groups: dict[str, dict[str, charts.BarShape]] = {}
@@ -118,7 +118,7 @@ def _mark(bar: Bar) -> charts.BarShape:
 
 
 def _curves(rows: Sequence[StudyRow]) -> list[str]:
-    """Log-likelihood curves of LDA, as in the paper, of the first seed."""
+    """Draw the log-likelihood curves of LDA for the first seed, as in the paper."""
     parts = []
     for workers in dict.fromkeys(row.workers for row in rows if row.model == "lda"):
         curves = {

@@ -1,4 +1,4 @@
-"""What a study is to compute: its options, its settings, and the pieces of work they are dealt out in."""
+"""The plan of a study: its options, its settings, and the units of work into which they are divided."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _DELAYS = ("categorical", "geometric", "trace:FILE")
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """A study's options.
+    """The options of a study.
 
     Attributes:
-        staleness: The values of s; 0 is always among them. With `geometric`, delays have mean s / 2, as `categorical`
-            ones have; with a trace, every s > 0 is replaced by the one recorded.
+        staleness: The values of s, which always include 0. With `geometric`, delays have mean s / 2, as those of
+            `categorical` have; with a trace, every s > 0 is replaced by the recorded one.
         workers: The numbers of workers to try.
-        delays: One of `_DELAYS`.
-        seeds: How many.
-        longest: A setting is given up after this many times the iterations of its s = 0.
-        tune: Find learning rates first, rather than take those of the table.
+        delays: The kind of delays, one of `_DELAYS`.
+        seeds: The number of seeds.
+        longest: The multiple of the iterations at s = 0 after which a setting is given up.
+        tune: Whether to find learning rates first, rather than take those of the table.
 
     Raises:
         SettingsError: If an option does not exist or does not fit.
@@ -61,13 +61,13 @@ class StudyPlan:
         make_delays(self.delays, 1)
 
     def values(self) -> tuple[int, ...]:
-        """The staleness values above 0, without repetition; with a trace its largest delay is the only one."""
+        """Return the distinct staleness values above 0. With a trace, its largest delay is the only one."""
         if self.delays.startswith("trace:") and self.workers:
             return tuple(sorted({recorded(self.delays, workers).largest for workers in self.workers} - {0}))
         return tuple(sorted(set(self.staleness) - {0}))
 
     def pairs(self) -> list[tuple[str, str, int]]:
-        """(model, algorithm, workers) of each bar of the figures; Gibbs sampling is LDA's only algorithm."""
+        """Return (model, algorithm, workers) of each bar of the figures. Gibbs sampling is LDA's only algorithm."""
         return [
             (model, algorithm, workers)
             for workers in self.workers
@@ -78,10 +78,10 @@ class StudyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of work: settings of one model and algorithm that are computed at once, one after another in `settings`.
+    """A unit of work: settings of one model and algorithm, computed at once and in the order of `settings`.
 
     Attributes:
-        settings: (s, seed, rate, limit of iterations, target) of each.
+        settings: The (s, seed, rate, limit of iterations, target) of each setting.
     """
 
     model: str
@@ -94,9 +94,9 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class TraceDelays:
-    """What was recorded, again and again: `delays[p]` are those of worker p's updates in their order.
+    """Recorded delays, repeated: `delays[p]` are those of worker p's updates in their order.
 
-    A trace knows one receiver, the log: an update comes equally late to all caches.
+    A trace knows one receiver, the log, so an update comes equally late to all caches.
     """
 
     delays: tuple[tuple[int, ...], ...]
@@ -106,7 +106,7 @@ class TraceDelays:
         return max(max(mine) for mine in self.delays)
 
     def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
-        """See `lambdaml.traces.delays.Delays`; each seed begins at another place of the record."""
+        """Return an iteration's delays, as `lambdaml.traces.delays.Delays` does. Seeds begin in different places."""
         start = [97 * seed + iteration + len(self.delays[0]) * (p // len(self.delays)) // 2 for p in range(senders)]
         rows = [self.delays[p % len(self.delays)] for p in range(senders)]
         sent = np.array([mine[begin % len(mine)] for mine, begin in zip(rows, start)], np.int64)
@@ -114,7 +114,7 @@ class TraceDelays:
 
 
 def make_delays(kind: str, s: int) -> Delays:
-    """The delay model for one value of s; see `StudyPlan`.
+    """Return the delay model for one value of s; see `StudyPlan`.
 
     Raises:
         SettingsError: If there is no such kind.
@@ -134,14 +134,15 @@ def make_delays(kind: str, s: int) -> Delays:
 
 @cache
 def recorded(kind: str, _workers: int = 0) -> TraceDelays:
-    """The delays in iterations of a trace's applied updates.
+    """Return the delays of a trace's applied updates, in iterations.
 
-    Its staleness counts optimizer steps. P updates are an iteration here; so an update that was tau steps late, where
-    a step takes U updates, is floor(tau * U / P) iterations late. (P equal asynchronous workers have tau = P - 1, and
-    delays of 0: in one iteration, too, each worker computes without knowing the P - 1 other updates.)
+    The staleness of a trace counts optimizer steps, whereas P updates are an iteration here. An update that was tau
+    steps late, where a step takes U updates, is therefore floor(tau * U / P) iterations late. (P equal asynchronous
+    workers have tau = P - 1 and delays of 0: in one iteration, too, each worker computes without the P - 1 other
+    updates.)
 
     Raises:
-        UserError: If the file is no trace, or holds no applied update.
+        UserError: If the file is not a trace, or holds no applied update.
     """
     trace = Trace.load(kind.partition(":")[2])
     applied = [row for row in trace.rows if row["fate"] == "applied"]
@@ -155,10 +156,10 @@ def recorded(kind: str, _workers: int = 0) -> TraceDelays:
 
 
 def split(settings: Sequence[tuple[int, int, float, int, float]], floats: int) -> list[tuple[int, ...]]:
-    """Which settings to compute at once: as many as fit into a core's cache, of neighbouring s.
+    """Choose which settings to compute at once: as many of neighbouring s as fit into a core's cache.
 
     Args:
-        floats: In the caches of one setting.
+        floats: The number of floats in the caches of one setting.
     """
     each = max(1, min(len(settings), 500_000 // floats))
     return [tuple(range(len(settings))[first : first + each]) for first in range(0, len(settings), each)]

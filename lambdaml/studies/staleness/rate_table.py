@@ -13,5 +13,5 @@ RATES: dict[str, dict[str, float]] = {
     "vae": {"sgd": 0.00125, "momentum": 0.00025, "adam": 0.000125, "adagrad": 0.001, "rmsprop": 0.000125},
     "mf": {"sgd": 0.02, "momentum": 0.002, "adam": 0.004, "adagrad": 0.04, "rmsprop": 0.004},
 }
-"""Not tuned: `cnn`, `resnet8` and `sgd` for `vae` (rates of the grid, from a few trials), and `mf` (SGD's is that of check
-A5 in the tests, the others are guesses). `--tune` finds better ones."""
+"""The learning rates by model and algorithm. Not tuned are `cnn`, `resnet8`, `sgd` for `vae` (rates of the grid, from a
+few trials) and `mf` (SGD's is that of check A5 in the tests, the others are guesses). `--tune` finds better ones."""

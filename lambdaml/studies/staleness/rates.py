@@ -1,12 +1,12 @@
-"""Learning rates: found at s = 0 before staleness is looked at, for each model and algorithm.
+"""Learning rates for each model and algorithm, found at s = 0 before staleness is looked at.
 
 The rate that is fastest without staleness says little about staleness: on small problems it meets the target in fewer
-iterations than an update is under way. So the rule is: of a grid in steps of two, the smallest rate for which the
-median of three seeds meets the target within 1.5 times 100 iterations, or within 1.5 times what the fastest rate needs
-where that is more. It gives runs of similar length, far from the rates at which training without staleness breaks.
+iterations than an update is under way. The rule is therefore to take, from a grid in steps of two, the smallest rate
+for which the median of three seeds meets the target within 1.5 times the greater of 100 iterations and what the fastest
+rate needs. This gives runs of similar length, far from the rates at which training without staleness breaks.
 
-`RATES` was found so on the bundled data with 8 workers, by `lambdaml study staleness --tune`. Updates are summed over
-workers, so that the step as a whole is as many times larger.
+`RATES` was found by this rule on the bundled data with 8 workers, by `lambdaml study staleness --tune`. Updates are
+summed over workers, so the step as a whole is larger by their number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from lambdaml.errors import SettingsError
 
 ITERATIONS = 100
-"""What a synchronous run should take about."""
+"""The iterations that a synchronous run should take, about."""
 
 _SPREAD = 1.5
 
@@ -29,21 +29,21 @@ _GRIDS: dict[str, tuple[float, int]] = {
 }
 
 _SMALLER = {"vae": 1 / 8}
-"""Its loss is a sum over features: gradients are larger. Adaptive algorithms do not mind."""
+"""The factors for models with larger gradients: the VAE's loss sums over features. Adaptive algorithms need none."""
 
 
 def grid(model: str, algorithm: str) -> list[float]:
-    """The rates to try, each twice the one before."""
+    """Return the rates to try, each of which is twice the one before."""
     smallest, count = _GRIDS[algorithm]
     scale = _SMALLER.get(model, 1.0) if algorithm in ("sgd", "momentum") else 1.0
     return [smallest * scale * 2.0**step for step in range(count)]
 
 
 def choose(found: Mapping[float, Sequence[int | None]]) -> float:
-    """The rate to take, from the iterations of each seed at each rate; None is a target not met.
+    """Return the rate to take, from the iterations of each seed at each rate, where None is a target that was not met.
 
     Raises:
-        SettingsError: If most seeds meet the target at no rate.
+        SettingsError: If at no rate most seeds meet the target.
     """
     medians = {}
     for rate, iterations in found.items():

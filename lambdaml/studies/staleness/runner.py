@@ -1,4 +1,4 @@
-"""Run a study: settings dealt out to processes, rows kept as they come, so that a killed study goes on where it was."""
+"""Running a study: processes share the settings, and rows are kept as they come, so a killed study can continue."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from lambdaml.studies.staleness.rate_table import RATES
 from lambdaml.studies.staleness.table import StudyRow
 
 _Progress = Callable[[float], None]
-"""Is told which share of the settings is done."""
+"""A function that is told the share of settings that is done."""
 
 Pair = tuple[str, str, int]
 
 
 def run_study(plan: StudyPlan, folder: Path, processes: int = 1, progress: _Progress | None = None) -> list[StudyRow]:
-    """Compute what is missing in the folder's table; returns the rows of this plan, in its order.
+    """Compute the rows that are missing in the folder's table, and return the rows of this plan, in its order.
 
     Args:
-        folder: Is made if it is not there; see `lambdaml.studies.staleness.table`. Tuned rates are kept in its `rates.json`.
-        processes: Each with one thread.
+        folder: The folder, made if it does not exist; see `lambdaml.studies.staleness.table`. Its `rates.json` keeps
+            tuned rates.
+        processes: The number of processes, each of which has one thread.
 
     Raises:
         UserError: If the folder cannot be used, or data cannot be downloaded.
@@ -61,7 +62,7 @@ class _Study:
         self.tried: dict[Pair, list[StudyRow]] = {}
 
     def run(self, pool: Executor | None) -> None:
-        # The longest first, so that no process is left alone with them at the end.
+        # The longest go first, so that no process is left alone with them at the end.
         for pair in reversed(self.plan.pairs()):
             stage = self._next(pair)
             if stage:
@@ -95,7 +96,7 @@ class _Study:
         return row if row is not None and row.rate == self.rates.get(pair) else None
 
     def _next(self, pair: Pair) -> str:
-        """What is to be done for a model and algorithm: its rate, then s = 0, then the others, then nothing."""
+        """Return what to do next for a model and algorithm: its rate, then s = 0, then the others, then nothing."""
         if pair not in self.rates:
             return "rate"
         if any(self._row(pair, 0, seed) is None for seed in self._seeds()):
@@ -131,12 +132,12 @@ class _Study:
             self.futures[future] = stage, pair
 
     def _goals(self, pair: Pair) -> dict[int, tuple[int, float]]:
-        """For each seed the limit of iterations and the target under staleness."""
+        """Return for each seed the limit of iterations and the target under staleness."""
         model = model_named(pair[0])
         base = {seed: row for seed in self._seeds() if (row := self._row(pair, 0, seed)) is not None}
         if model.gain is not None:
             return {seed: (model.limit, row.target) for seed, row in base.items()}
-        # Where synchronous training missed the target, there is nothing to be a multiple of.
+        # Where synchronous training missed the target, it gives no number of iterations to multiply.
         usual = median(row.iterations or row.limit / self.plan.longest for row in base.values())
         return {seed: (math.ceil(self.plan.longest * usual), row.target) for seed, row in base.items()}
 
@@ -156,7 +157,7 @@ class _Study:
 
 
 def run_unit(unit: Unit) -> list[StudyRow]:
-    """Compute a unit's settings, all at once."""
+    """Compute all settings of a unit at once."""
     values, seeds, tried, limits, targets = (list(column) for column in zip(*unit.settings))
     model = model_named(unit.model)
     learner = make_learner(unit.model, unit.algorithm, tried, seeds, unit.workers, unit.data)
@@ -193,7 +194,7 @@ def run_unit(unit: Unit) -> list[StudyRow]:
 
 @contextmanager
 def _workers(processes: int) -> Iterator[Executor | None]:
-    """Processes that end with the block, however it ends; None for one, which is this."""
+    """Yield processes that end with the block, however it ends, or None if this process is the only one."""
     if processes == 1:
         with one_thread():
             yield None

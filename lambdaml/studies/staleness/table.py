@@ -1,4 +1,4 @@
-"""The study's table: one row for each setting and seed, kept as CSV, and as Parquet where pyarrow is installed."""
+"""The study's table: one row for each setting and seed, kept as CSV, and as Parquet if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _POINTS = 60
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A setting and how it went.
+    """A setting and its course.
 
     Attributes:
-        rate: Of each worker's optimizer; 0 for Gibbs sampling.
+        rate: The rate of each worker's optimizer, or 0 for Gibbs sampling.
         target: The quality to reach.
-        limit: Iterations after which it was given up.
-        iterations: Until worker 0's cache met the target; None if it never did. An iteration is a batch of each worker.
-        ran: Iterations computed.
-        curve: JSON of at most 60 [iteration, quality].
+        limit: The iterations after which it was given up.
+        iterations: The iterations until worker 0's cache met the target, or None if it never did. In an iteration, each
+            worker computes a batch.
+        ran: The iterations that were computed.
+        curve: At most 60 pairs [iteration, quality], as JSON.
     """
 
     model: str
@@ -44,12 +45,12 @@ class StudyRow:
 
     @property
     def batches(self) -> int | None:
-        """Of all workers, until the target was met."""
+        """The batches of all workers until the target was met."""
         return None if self.iterations is None else self.iterations * self.workers
 
     @property
     def key(self) -> tuple[str, str, int, str, str, int, int]:
-        """What the row is about."""
+        """The fields that identify the row."""
         return self.model, self.algorithm, self.workers, self.delays, self.data, self.staleness, self.seed
 
 
@@ -58,11 +59,11 @@ class Bar:
     """The seeds of a setting together.
 
     Attributes:
-        slower: Batches to the target over those of s = 0 with the same seed: mean over the seeds that met it; None if
-            none did.
-        spread: Their standard deviation; None for fewer than two.
-        batches: Mean over the same seeds.
-        met: How many seeds met the target, of `seeds`.
+        slower: The batches to the target over those of s = 0 with the same seed, as the mean over the seeds that met
+            it, or None if none did.
+        spread: The standard deviation of `slower`, or None for fewer than two seeds.
+        batches: The mean batches over the same seeds.
+        met: The number of seeds that met the target, out of `seeds`.
     """
 
     model: str
@@ -77,14 +78,14 @@ class Bar:
 
 
 def thinned(curve: Sequence[tuple[int, float]]) -> str:
-    """For `Row.curve`."""
+    """Return a curve as JSON of at most 60 points, for `StudyRow.curve`."""
     step = -(-len(curve) // _POINTS)
     kept = [*curve[::step], *([curve[-1]] if (len(curve) - 1) % step else [])] if curve else []
     return json.dumps([[iteration, float(f"{quality:.6g}")] for iteration, quality in kept])
 
 
 def bars(rows: Iterable[StudyRow]) -> list[Bar]:
-    """One for each model, algorithm, number of workers and s, in the order in which these first occur."""
+    """Return a bar for each model, algorithm, number of workers and s, in the order in which they first occur."""
     groups: dict[tuple[str, str, int], dict[int, dict[int, StudyRow]]] = {}
     for row in rows:
         values = groups.setdefault((row.model, row.algorithm, row.workers), {})
@@ -103,7 +104,7 @@ def bars(rows: Iterable[StudyRow]) -> list[Bar]:
 
 
 def save(folder: Path, rows: Sequence[StudyRow]) -> None:
-    """Write `study.csv` and, where pyarrow is installed, `study.parquet`; each is whole at any moment.
+    """Write `study.csv` and, if pyarrow is installed, `study.parquet`; at any moment, each file is whole.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -134,10 +135,10 @@ def _save_parquet(folder: Path, rows: Sequence[StudyRow]) -> None:
 
 
 def load_table(folder: Path) -> list[StudyRow]:
-    """The rows in a folder's `study.csv`; none if there is no such file.
+    """Return the rows of a folder's `study.csv`, or none if the file does not exist.
 
     Raises:
-        UserError: If it cannot be read, or is not a study's table.
+        UserError: If the file cannot be read, or is not a study's table.
     """
     path = folder / "study.csv"
     if not path.exists():

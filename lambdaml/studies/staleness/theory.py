@@ -1,13 +1,14 @@
-"""The paper's theorem beside an experiment: asynchronous SGD with the step size it asks for, and the bound it gives.
+"""The paper's theorem beside an experiment: asynchronous SGD with the step size that it requires, and its bound.
 
     x_{k+1} = x_k - eta_k g(x_{tau_k}),    k - s + 1 <= tau_k <= k,    eta_k = mu / (s L sqrt(k))
     min_k |grad F(x_k)|^2 <= (s L (F(x_0) - inf F) / mu^2 + sigma^2 log(T) / s) / sqrt(T)
 
 mu bounds from below the gradient coherence <grad F(x_k), grad F(x_t)> / |grad F(x_k)|^2 over the last s steps, L is the
-smoothness of F, sigma^2 the variance of g. Recalled from arXiv 1810.03264 and not checked against its text. Here tau_k
-is uniform on its s values; F is the mean loss on the first 1,000 training samples of the digits; its infimum is taken
-as 0. mu and L have no closed form for a network: both are measured along a run with a constant rate, L as the largest
-change of the gradient over the change of the parameters. So the bound stands for the measured path alone.
+smoothness of F, and sigma^2 is the variance of g. The theorem is recalled from arXiv 1810.03264 and not checked against
+its text. Here tau_k is uniform on its s values, F is the mean loss on the first 1,000 training samples of the digits,
+and its infimum is taken as 0. mu and L have no closed form for a network: both are measured along a run with a constant
+rate, L as the largest change of the gradient over the change of the parameters. The bound thus holds for the measured
+path only.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _REFERENCE, _BATCH, _RATE, _WIDTH = 1000, 32, 0.04, 64
 
 @dataclass(frozen=True, slots=True)
 class Theorem:
-    """One model and s.
+    """The theorem for one model and s, as it was measured.
 
     Attributes:
-        coherence: Mu, the least measured after a tenth of the run; the theorem says nothing if it is not above 0.
-        smoothness: L.
-        variance: Sigma^2, of a batch's gradient at the beginning.
-        measured: (T, least squared gradient norm up to T).
-        bound: (T, the theorem's bound); empty if mu is not above 0.
+        coherence: The least mu measured after a tenth of the run. The theorem says nothing if it is not above 0.
+        smoothness: The smoothness L.
+        variance: The variance sigma^2 of a batch's gradient at the beginning.
+        measured: Pairs (T, least squared gradient norm up to T).
+        bound: Pairs (T, the theorem's bound), or nothing if mu is not above 0.
     """
 
     model: str
@@ -54,15 +55,15 @@ def theorem(depth: int, s: int, steps: int = 800, seed: int = 0) -> Theorem:
     """Measure mu, L and sigma^2 for a network on the digits, run the theorem's SGD, and put its bound beside it.
 
     Args:
-        depth: Hidden layers.
-        s: 1 or more; 1 is sequential SGD.
+        depth: The number of hidden layers.
+        s: The number of values of the delay, 1 or more; 1 is sequential SGD.
     """
     images = digits()
     net = Mlp((images.inputs.shape[1], *[_WIDTH] * depth, images.classes))
     coherence, smoothness = _along_a_run(net, images, s, steps, seed)
     start = net.initial(seed)[None]
     variance = _variance(net, images, start, seed)
-    mu = coherence if coherence > 0 else 0.1  # a step must have some size, also where the theorem is silent
+    mu = coherence if coherence > 0 else 0.1  # a step needs a size even where the theorem is silent
     rates = [mu / (s * smoothness * math.sqrt(k + 1)) for k in range(steps)]
     measured, least = [], math.inf
     for k, point in enumerate(_path(net, images, s, rates, seed)):
@@ -78,7 +79,7 @@ def theorem(depth: int, s: int, steps: int = 800, seed: int = 0) -> Theorem:
 
 
 def _along_a_run(net: Mlp, images: Images, s: int, steps: int, seed: int) -> tuple[float, float]:
-    """The least coherence over s steps after a tenth of the run, and the largest smoothness, at every tenth step."""
+    """Return the least coherence over s steps after a tenth of the run, and the largest smoothness, each tenth step."""
     every, points, gradients = 10, [], []
     for k, point in enumerate(_path(net, images, s, [_RATE / s] * steps, seed)):
         if k % every == 0:
@@ -99,7 +100,7 @@ def _along_a_run(net: Mlp, images: Images, s: int, steps: int, seed: int) -> tup
 
 
 def _path(net: Mlp, images: Images, s: int, rates: list[float], seed: int) -> list[Tensor]:
-    """The parameters before each step, [1, size] each."""
+    """Return the parameters before each step, each [1, size]."""
     stream = np.random.RandomState(derive_seed("study theorem", seed, s) % 2**32)
     points = [net.initial(seed)[None]]
     for k, rate in enumerate(rates):
@@ -126,5 +127,5 @@ def _variance(net: Mlp, images: Images, point: Tensor, seed: int, batches: int =
 
 
 def _marks(steps: int) -> set[int]:
-    """About 60 step counts at equal distances of their logarithm."""
+    """Return about 60 step counts, equally spaced in their logarithm."""
     return {round(math.exp(math.log(steps) * part / 60)) for part in range(61)}

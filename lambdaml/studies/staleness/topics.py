@@ -1,9 +1,10 @@
 """Latent Dirichlet allocation by collapsed Gibbs sampling (Griffiths and Steyvers 2004), with stale word counts.
 
-What workers share, and what their caches hold, is how often each topic was given to each word. Documents are dealt to
-the workers, so that topics of tokens and of documents are a worker's own. At each iteration a worker samples all tokens
-of its next tenth of documents anew: one by one within a document, all documents of all workers and settings at once,
-from the word counts in its cache (its own changes arrive there delayed, too). The update is the change of the counts.
+Workers share, and their caches hold, the number of times that each topic was assigned to each word. Documents are
+divided among the workers, so each worker owns the topics of its tokens and documents. At each iteration a worker
+samples all tokens of its next tenth of documents again: one by one within a document, all documents of all workers and
+settings at once, from the word counts in its cache (its own changes arrive there delayed, too). The update is the
+change of counts.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ BATCHES_PER_SWEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents of equal length (longer ones are cut, shorter ones left out): word numbers, int64 [documents, length]."""
+    """Documents of equal length as word numbers, int64 [documents, length]; longer ones are cut, shorter dropped."""
 
     words: Tensor
     vocabulary: int
 
 
 def generated_corpus(documents: int = 200, length: int = 40, vocabulary: int = 200, topics: int = 10) -> Corpus:
-    """Drawn from the model itself, with 0.1 for both of its concentrations. Always the same."""
+    """Draw a corpus from the model itself, with 0.1 for both of its concentrations. It is always the same."""
     stream = np.random.RandomState(0)
     words_of = stream.dirichlet(np.full(vocabulary, 0.1), topics)
     topics_of = stream.dirichlet(np.full(topics, 0.1), documents)
@@ -36,11 +37,11 @@ def generated_corpus(documents: int = 200, length: int = 40, vocabulary: int = 2
 
 
 class GibbsLearner:
-    """A `lambdaml.studies.staleness.engine.Learner`. Quality: mean log-likelihood of a token, from worker 0's word counts.
+    """A `engine.Learner` for LDA. Quality: mean log-likelihood of a token, from worker 0's word counts.
 
     Args:
-        alpha: Concentration of a document's topics.
-        beta: Concentration of a topic's words.
+        alpha: The concentration of a document's topics.
+        beta: The concentration of a topic's words.
     """
 
     rising = True
@@ -110,7 +111,7 @@ class GibbsLearner:
 
 
 def _parts(documents: int, workers: int) -> list[tuple[Tensor, Tensor]]:
-    """For each batch of a sweep the documents of each worker, [P, most], and which of them are no padding, [P * most]."""
+    """Return each worker's documents for each batch of a sweep, [P, most], and which are not padding, [P * most]."""
     parts = [np.array_split(np.arange(worker, documents, workers), BATCHES_PER_SWEEP) for worker in range(workers)]
     found = []
     for batch in range(BATCHES_PER_SWEEP):
