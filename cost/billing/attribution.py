@@ -1,8 +1,9 @@
-"""What a function's seconds and requests were used for: worker by worker, commit by commit, phase by phase.
+"""What the seconds and requests of functions were used for, by worker, by commit and by phase.
 
 A second of a function is billed whether it works or waits, and a function may hold several workers, whose updates
-overlap. So each second goes to the updates that something was done for (computing, encoding, upload, download, apply),
-in equal shares; only when all of them waited, it was waiting. Thus the parts add up to the seconds that are billed.
+overlap. Each second therefore goes, in equal shares, to the updates that something was done for (computing, encoding,
+upload, download, apply). It counts as waiting only when all of them waited. The parts thus add up to the billed
+seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COST_PHASES = {
 """The phases of a function's life, and what each of them is."""
 
 SHARED = "run"
-"""The name that stands for what was used for no single worker or commit."""
+"""The name for everything that was used for no single worker or commit."""
 
 _OWN_LAST = 2
 """The requests, beside those that release leases, that a function may have sent after its last report."""
@@ -39,12 +40,12 @@ _OWN_LAST = 2
 
 @dataclass(slots=True)
 class PhaseCost:
-    """What was used for a phase, a worker or a commit.
+    """The use of a phase, a worker or a commit.
 
     Attributes:
         updates: The updates that took part.
         seconds: The seconds of functions.
-        requests: The requests by kind, as a meter names them. Only `SHARED` has others than those for updates.
+        requests: The requests by kind, as a meter names them. Only `SHARED` has requests other than those for updates.
     """
 
     updates: int = 0
@@ -54,7 +55,7 @@ class PhaseCost:
     bytes_received: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count the requests of an update's row, which may not have come to its end."""
+        """Count the requests of an update's row, which may not have reached its end."""
         self.updates += 1
         for kind, name in (("get", "gets"), ("get_miss", "polls"), ("create", "puts")):
             if row.get(name):
@@ -65,7 +66,7 @@ class PhaseCost:
 
 @dataclass(slots=True)
 class Attribution:
-    """The shares by phase, by worker and by commit. Those by worker add up to the whole, and those by commit do, too."""
+    """The shares by phase, by worker and by commit. Both those by worker and those by commit add up to the whole."""
 
     phases: dict[str, PhaseCost]
     workers: dict[int | str, PhaseCost]
@@ -74,7 +75,7 @@ class Attribution:
 
 @dataclass(slots=True)
 class _Reported:
-    """What one function wrote into its trace."""
+    """The contents of one function's trace."""
 
     began: float = 0.0
     seconds: float = 0.0
@@ -83,7 +84,7 @@ class _Reported:
 
 
 def attribute(run: RunReader, usage: list[Usage]) -> Attribution:
-    """Attribute what the functions of a run used. Needs one listing, and reads the trace and the log."""
+    """Attribute what the functions of a run used. This needs one listing, and reads the trace and the log."""
     decided = {(row["worker"], row["seq"]): row["commit"] for row in trace_rows(run)}
     reported = _reported(run)
     found = Attribution(
@@ -136,7 +137,7 @@ def _attribute(usage: Usage, own: _Reported, decided: Mapping[tuple[int, int], i
 
 
 def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
-    """Seconds, phase and update: each moment in which an update is under way, shared among those it was used for."""
+    """Yield seconds, phase and update: each moment with an update under way, shared among those it was used for."""
     spans = [span for row in rows for span in _spans(row, end)]
     begins: defaultdict[float, list[int]] = defaultdict(list)
     ends: defaultdict[float, list[int]] = defaultdict(list)

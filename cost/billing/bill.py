@@ -1,4 +1,4 @@
-"""The bill of a run: what it used over all its functions, deaths and restarts, and what that costs.
+"""The bill of a run: what all its functions used, including deaths and restarts, and what that costs.
 
 found = lambdaml.bill("runs/digits-1", platform="lambda-arm:1769", channel="s3-standard")
 found.bill.usd, found.workers, found.phases, found.notes
@@ -20,7 +20,7 @@ from lambdaml.storage import ObjectInfo
 from lambdaml.storage.url import StoreURL
 
 HERE = "local"
-"""The platform of functions that are processes of a machine which is paid for in any case."""
+"""The platform of functions that are processes of a machine which is paid for anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Item:
     """A part of a bill, and what it stands for.
 
     Attributes:
-        name: The phase, worker or commit that the part is for; `run` stands for what was used for none of them alone.
-        share: What was used for it.
-        usd: The US dollars that this costs.
+        name: The phase, worker or commit that the part is for; `run` names what was used for no single one.
+        share: The amounts that were used for it.
+        usd: Their cost in US dollars.
     """
 
     name: int | str
@@ -58,15 +58,15 @@ class RunBill:
 
     Attributes:
         run: The URL of the run.
-        platform, channel: The platform and the store that it is billed as.
-        here, there: The platform and the store that it ran on.
+        platform, channel: The platform and the store as which it is billed.
+        here, there: The platform and the store on which it ran.
         functions: The number of functions that were started.
-        memory_mb: The memory that is billed for each function, or 0 where none is.
-        peak_bytes: The memory of the function that needed most, or 0 where nobody knows.
-        used: Exactly what the meters counted.
+        memory_mb: The memory that is billed for each function, or 0 if none is.
+        peak_bytes: The memory of the function that needed most, or 0 if it is not known.
+        used: The exact quantities that the meters counted.
         bill: The lines of the bill.
-        phases: Parts that add up to the dollars of the functions.
-        workers, commits: Parts that add up to all dollars.
+        phases: The parts that add up to the dollars of the functions.
+        workers, commits: The parts that add up to all dollars.
         notes: Sentences that say what is estimated, incomplete or left out.
     """
 
@@ -87,7 +87,7 @@ class RunBill:
 
     @property
     def function_seconds(self) -> float:
-        """The seconds of all functions together."""
+        """The total seconds of all functions."""
         return sum(self.used.lifetimes_s)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def bill(
     transfer: str = "same-region",
     prices: PriceBook | None = None,
 ) -> RunBill:
-    """Return what a run used, and what that costs, over all its functions.
+    """Return what all functions of a run used, and what that costs.
 
     Args:
         run: The run, or its URL.
-        platform: The platform that the functions are billed as; by default the one that they ran on. Their seconds stay as
-            they were.
-        channel: The store that the run's store is billed as. Defaults to the one that it is.
+        platform: The platform as which the functions are billed. Defaults to the one on which they ran; their seconds
+            stay as they were.
+        channel: The store as which the run's store is billed. Defaults to what it is.
         transfer: The way in which functions reach the store: `same-region`, `cross-region`, `internet` or `nat`.
         prices: The price book. Defaults to the packaged prices with your own on top of them.
 

@@ -19,12 +19,12 @@ _AN_HOUR = Quantities([3600.0], {"get": 10**6, "put": 10**6}, 2**30, 2**30, wall
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a run may spend. A call returns the reason why the run must stop, or None.
+    """The limits on what a run may spend. A call returns the reason why the run must stop, or None.
 
     Attributes:
-        budget_usd: The US dollars of the whole run, earlier calls included, as the tariff bills them.
+        budget_usd: The US dollars of the whole run as the tariff bills them, including earlier calls.
         deadline_s: The seconds that one call of `train` or `resume` may take.
-        max_requests: The requests of the whole run, failed ones included.
+        max_requests: The requests of the whole run, including failed ones.
         tariff: The prices of functions and requests, which a budget needs.
 
     Raises:

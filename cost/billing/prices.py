@@ -3,8 +3,8 @@
     book = lambdaml.prices("my-prices.toml")     # the packaged books (cost/data/*.toml), the user's, and this file on top
     book["s3-standard/get"].usd, book["s3-standard/get"].origin
 
-A price's id is `place/item`: a place is a store, what runs functions, or `transfer`; what its items are and what they
-are counted in stands in `ITEMS`. No price stands in code.
+A price's id is `place/item`. A place is a store, something that runs functions, or `transfer`; `ITEMS` lists its items
+and their units. No price is written in code.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Price:
         id: The name of the price, `place/item`.
         usd: The US dollars of one unit, without tax.
         unit: The unit; a GB is 2^30 bytes, a GB-second 1,024 MB of memory for a second, a month 730 hours.
-        source, date: The place where the price was found, and the date of that, as exactly as it is known.
+        source, date: The place where the price was found and the date when, as exactly as it is known.
         how: The way in which it was learned, one of `HOW_TO_PRICE`.
-        step_s: The seconds to whose next multiple each function's time is rounded up, or 0 where it is billed as it is.
-        minimum_s: The seconds that each function is billed for at least.
-        minimum_gb: The GB of storage that are billed at least.
+        step_s: The seconds to whose next multiple each function's time is rounded up, or 0 if it is not rounded.
+        minimum_s: The least seconds that are billed for each function.
+        minimum_gb: The least GB of storage that are billed.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Price:
     minimum_gb: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises SettingsError, without the file's name, for what is no price."""
+        """Raise SettingsError, without the file's name, if this is not a valid price."""
         item = self.id.partition("/")[2]
         if item not in ITEMS:
             raise SettingsError(f"there is no price {self.id!r}: an id is place/item, item being one of those in ITEMS")
@@ -106,7 +106,7 @@ class Price:
 
     @property
     def item(self) -> str:
-        """The thing that is billed, a key of `ITEMS`."""
+        """The billed thing, a key of `ITEMS`."""
         return self.id.partition("/")[2]
 
     @property
@@ -130,10 +130,10 @@ class PriceBook(Mapping[str, Price]):
 
     @classmethod
     def load(cls, *files: str | os.PathLike[str]) -> PriceBook:
-        """Return the packaged prices, each replaced by that of a user's file where one has it; later files win.
+        """Load the packaged prices, each replaced by a user's file that has it; later files win.
 
         A user's file is TOML: `[[price]]` tables with `id`, `usd` and `unit`, and perhaps `source`, `date`, `how`.
-        What it leaves out of rules of billing (`step_s` ...) stays as packaged.
+        Rules of billing (`step_s` ...) that it leaves out stay as packaged.
 
         Raises:
             SettingsError: If a file cannot be read, or has an id that does not exist, a unit that is missing or not the
@@ -149,7 +149,7 @@ class PriceBook(Mapping[str, Price]):
         return PriceBook({**self._prices, **prices})
 
     def place(self, name: str) -> Mapping[str, Price]:
-        """Return the prices of a store or platform by item, or empty where there are none."""
+        """Return the prices of a store or platform by item, which may be none."""
         return self._places.get(name, {})
 
     @property
@@ -158,7 +158,7 @@ class PriceBook(Mapping[str, Price]):
         return tuple(self._places)
 
     def __getitem__(self, id: str) -> Price:
-        """Return the price; this raises SettingsError for an id that does not exist, with the nearest that do."""
+        """Return the price. Raises SettingsError, with the nearest ids, for an id that does not exist."""
         if id not in self._prices:
             raise SettingsError(f"there is no price {id!r}{nearest(id, self._prices)}")
         return self._prices[id]
@@ -174,14 +174,14 @@ class PriceBook(Mapping[str, Price]):
 
 
 def user_file() -> Path:
-    """The file of a user's own prices: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the folder for settings."""
+    """Return the file of a user's own prices: `$LAMBDAML_PRICES`, or `lambdaml/prices.toml` in the settings folder."""
     if place := os.environ.get(PRICES_VARIABLE):
         return Path(place)
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lambdaml" / "prices.toml"
 
 
 def prices(*files: str | os.PathLike[str]) -> PriceBook:
-    """The prices that bills and plans use: the packaged ones, your own on top of them, and these files on top of both.
+    """Return the prices of bills and plans: the packaged ones, your own on top, and these files on top of both.
 
     Raises:
         SettingsError: If a file cannot be read, or holds no prices; see `PriceBook.load`.
@@ -191,7 +191,7 @@ def prices(*files: str | os.PathLike[str]) -> PriceBook:
 
 
 def read_prices(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
-    """The prices of a user's file, each of which must be one of the book's. This raises SettingsError as `load` does."""
+    """Return the prices of a user's file, all of which must be the book's. Raises SettingsError as `load` does."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Today's prices from the AWS Price List API, into the user's own file.
+"""Fetch today's prices from the AWS Price List API into the user's own file.
 
-`cost/data/products.toml` says which product a price is. The API wants credentials that may do `pricing:GetProducts`,
-costs nothing, and answers for all regions from us-east-1.
+`cost/data/products.toml` says which product has each price. The API needs credentials that may do
+`pricing:GetProducts`, is free, and answers for all regions from us-east-1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lambdaml.cost.billing.prices import PRODUCTS, Price, PriceBook, read_prices
 from lambdaml.errors import PricesUnreachable, SettingsError
 
 REGION = "us-east-1"
-"""The region of the prices, and the one whose API is asked."""
+"""The region of the prices, and also the one whose API is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Product:
     Attributes:
         id: The id of the price.
         service: The service that sells the product.
-        where: The attributes that the product has, beside its region.
+        where: The attributes of the product, besides its region.
         region: The name of the attribute that holds the region.
     """
 
@@ -41,13 +41,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What asking for prices came to.
+    """The result of asking for prices.
 
     Attributes:
         prices: The prices that were answered, by id.
-        changed: The price before and the price now of each id whose price has changed.
-        failed: The reason why an id got no price; such prices stay as they are.
-        untouched: The ids that the API was not asked for.
+        changed: The old and the new price of each id whose price has changed.
+        failed: The reason why an id got no price, by id; such prices stay as they are.
+        untouched: The ids for which the API was not asked.
         file: The file that was written.
     """
 
@@ -65,14 +65,14 @@ def products() -> tuple[Product, ...]:
 
 
 def refresh(file: Path, book: PriceBook, client: Any = None) -> Refreshed:
-    """Ask for every price that the API has, and write those into the user's file beside what it holds already.
+    """Ask for every price that the API has, and write those into the user's file beside its other contents.
 
     Args:
         book: The packaged prices with the user's own on top of them.
         client: A client of boto3 for `pricing`. Defaults to one with the user's own credentials.
 
     Raises:
-        PricesUnreachable: If there are no credentials, no network or no permission; nothing was written.
+        PricesUnreachable: If there are no credentials, no network or no permission. Nothing is written then.
         SettingsError: If the file cannot be read or written.
     """
     client = client or _client()
@@ -162,10 +162,10 @@ def _ask(client: Any, product: Product) -> list[dict[str, Any]]:
 
 
 def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price:
-    """Return the price that the answers tell, with the rules of billing of the one that is known.
+    """Return the price from the answers, with the billing rules of the known price.
 
     Raises:
-        ValueError: If they tell none, or several that differ.
+        ValueError: If the answers contain no price, or several that differ.
     """
     units = _data()["units"][known.unit]
     tiers = {tier for offer in found for tier in _first_tiers(offer, units)}
@@ -180,7 +180,7 @@ def _price(product: Product, found: list[dict[str, Any]], known: Price) -> Price
 
 
 def _first_tiers(offer: Mapping[str, Any], units: list[str]) -> Iterator[tuple[float, str, str]]:
-    """Price, SKU and date of the first tier on demand that is not free, of each term."""
+    """Yield the price, SKU and date of each term's first on-demand tier that is not free."""
     for term in offer.get("terms", {}).get("OnDemand", {}).values():
         tiers = sorted(term["priceDimensions"].values(), key=lambda tier: float(tier["beginRange"]))
         paid = [float(tier["pricePerUnit"].get("USD", 0)) for tier in tiers if tier["unit"] in units]

@@ -1,11 +1,11 @@
-"""What quantities cost on a platform and a store.
+"""The cost of quantities on a platform and a store.
 
     tariff = lambdaml.Tariff(lambdaml.prices(), "s3-standard", "lambda-arm:1769")
     bill = tariff.bill(lambdaml.Quantities(lifetimes_s=[63.2] * 8, requests={"get": 9_000, "create": 2_000}))
     bill.usd, bill.parts(), [(line.what, line.usd, line.price.origin) for line in bill.lines]
 
 Rounding follows the price book: Lambda bills each invocation up to the next millisecond, EC2 each instance up to the
-next second and for a minute at least, ElastiCache Serverless 100 MB at least. Everything else is linear.
+next second and for at least a minute, ElastiCache Serverless at least 100 MB. Everything else is linear.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from lambdaml.simulation import SimulationResult
 
 GB_BYTES = 2**30
-"""The bytes of a GB on a bill of AWS."""
+"""The bytes of a GB on an AWS bill."""
 
 KB_BYTES = 2**10
 MONTH_S = 730 * 3600
 
 _EPSILON = 1e-6
-"""The share of a step that is forgiven: 1.1 s are 1,100 steps of a millisecond and not 1,101."""
+"""The share of a step that is forgiven, so that 1.1 s are 1,100 steps of a millisecond and not 1,101."""
 
 PARTS = ("functions", "requests", "storage", "transfer")
-"""The parts of a bill; bytes that a store bills beside its requests count as requests."""
+"""The parts of a bill. Bytes that a store bills in addition to its requests count as requests."""
 
 TRANSFERS = ("same-region", "cross-region", "internet", "nat")
-"""The ways in which functions reach a store; all but `same-region` bill the bytes that they read, `nat` all bytes."""
+"""The ways in which functions reach a store. All but `same-region` bill the bytes read, and `nat` bills all bytes."""
 
 BILLED = ("invocation", "duration", "instance")
 """The items of a platform that a bill has lines for."""
@@ -52,14 +52,14 @@ REQUESTS = {
 
 @dataclass(frozen=True, slots=True)
 class Quantities:
-    """What a run, or a part of it, used.
+    """The quantities that a run, or a part of it, used.
 
     Attributes:
-        lifetimes_s: The seconds that each function lasted, from asking for it until its end, one number an invocation.
+        lifetimes_s: The seconds of each function from its request to its end, one number for each invocation.
         requests: The answered requests by kind, as a meter names them (`lambdaml.storage.meter`).
         bytes_sent, bytes_received: The bytes that the functions sent and received.
-        stored_byte_s: The stored bytes times the seconds that they were kept.
-        wall_s: The seconds that the store was needed, for stores that are billed by the hour.
+        stored_byte_s: The stored bytes times the seconds for which they were kept.
+        wall_s: The seconds for which the store was needed, for stores that are billed by the hour.
     """
 
     lifetimes_s: Sequence[float] = ()
@@ -71,13 +71,13 @@ class Quantities:
 
     @classmethod
     def of(cls, result: SimulationResult) -> Quantities:
-        """Return what a simulated run used."""
+        """Return the quantities of a simulated run."""
         run = result.run
         sent, received = run.bytes["sent"], run.bytes["received"]
         return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds)
 
     def __add__(self, other: Quantities) -> Quantities:
-        """Return the quantities of both."""
+        """Return the sum of both quantities."""
         kinds = {**self.requests, **other.requests}
         return Quantities(
             [*self.lifetimes_s, *other.lifetimes_s],
@@ -95,7 +95,7 @@ class Line:
 
     Attributes:
         part: The part of the bill that the line belongs to, one of `PARTS`.
-        what: The words that say what is billed.
+        what: The name of what is billed.
         quantity: The quantity in units of the price, rounded as it is billed.
         usd: The US dollars of the line.
     """
@@ -119,11 +119,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What quantities cost.
+    """The cost of quantities, line by line.
 
     Attributes:
         lines: The lines of the bill.
-        notes: Sentences that say what is not in the lines.
+        notes: Sentences that say what the lines leave out.
     """
 
     lines: tuple[Line, ...]
@@ -131,7 +131,7 @@ class Bill:
 
     @property
     def usd(self) -> float:
-        """The US dollars in total."""
+        """The total in US dollars."""
         return math.fsum(line.usd for line in self.lines)
 
     def parts(self) -> dict[str, float]:
@@ -161,7 +161,7 @@ class Tariff:
         transfer: The way in which functions reach the store, one of `TRANSFERS`.
 
     Raises:
-        SettingsError: If there is no such channel, platform or transfer, or memory is billed, but not given.
+        SettingsError: If there is no such channel, platform or transfer, or if memory is billed but not given.
     """
 
     def __init__(
@@ -181,12 +181,12 @@ class Tariff:
 
     @property
     def prices(self) -> tuple[Price, ...]:
-        """All prices that a bill may be made of."""
+        """All prices from which a bill may be made."""
         functions = [price for item, price in self._functions.items() if item in BILLED]
         return (*functions, *self._store.values(), self._transfer)
 
     def bill(self, used: Quantities) -> Bill:
-        """Return the bill of these quantities, which is linear but for the roundings."""
+        """Return the bill of these quantities, which is linear except for rounding."""
         lines = [*self._function_lines(used), *self._store_lines(used), *self._transfer_lines(used)]
         return Bill(tuple(line for line in lines if line.quantity), tuple(self._notes(used)))
 
@@ -246,7 +246,7 @@ class Tariff:
 
 
 def billed_s(lifetimes_s: Sequence[float], price: Price) -> float:
-    """Return the seconds that are billed for functions that lasted so long.
+    """Return the seconds that are billed for functions with these lifetimes.
 
     Each function's time is rounded up to the price's step, and is at least its minimum.
     """

@@ -1,7 +1,7 @@
-"""What a plan rests on: each number with its unit, and whether it was measured, given or assumed.
+"""The assumptions of a plan: each number with its unit, and whether it was measured, given or assumed.
 
-Each row names the inputs that it stands for, as `StepTime.overhead_s` or `Price(s3-standard/get)`. A test watches which
-inputs planning reads, and fails where one of them has no row, or a row has none that was read.
+Each row names the inputs that it represents, such as `StepTime.overhead_s` or `Price(s3-standard/get)`. A test watches
+which inputs planning reads, and fails if one of them has no row, or if a row names none that was read.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _CHANNELS = "lambdaml.simulation.channel.CHANNELS"
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """One number that a plan rests on.
+    """One number on which a plan rests.
 
     Attributes:
-        what: The words that say what it is.
+        what: The name of the number.
         mark: Whether the number was measured, given by the user, or assumed.
-        source: The place where the number comes from.
-        inputs: The fields that the row stands for; there is none where the number is nobody's input.
+        source: The place from which the number comes.
+        inputs: The fields that the row represents. It has none if the number is no input.
     """
 
     what: str
@@ -53,14 +53,14 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a plan was made from.
+    """Everything from which a plan was made.
 
     Attributes:
         criterion: The criterion that ends its runs.
-        prices: The prices that its bills were made of.
+        prices: The prices from which its bills were made.
         candidates: All candidates.
-        slowdowns: What I-Prof said about each device that it was asked about.
-        iprof: What earlier runs taught, or None where it was not asked.
+        slowdowns: The slowdown that I-Prof gave for each device that it was asked about.
+        iprof: The lessons of earlier runs, or None if they were not asked for.
     """
 
     profile: Profile
@@ -73,7 +73,7 @@ class Basis:
 
 
 def assumptions(basis: Basis) -> Iterator[Assumption]:
-    """Yield all numbers that a plan rests on."""
+    """Yield all numbers on which a plan rests."""
     yield from _job(basis)
     yield from _learning(basis)
     yield from _course(basis)
@@ -214,7 +214,7 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
 
 
 def _slowdowns(basis: Basis) -> Iterator[Assumption]:
-    """Return how long functions compute, against the core that was measured."""
+    """Yield how long functions compute, relative to the measured core."""
     what = "a function's gradient over the measured one's"
     if basis.iprof is None:
         yield Assumption(what, 1.0, "", "assumed", basis.profile.machine.processor)
@@ -244,7 +244,7 @@ def _measured(what: str, value: float | str, unit: str, source: str, field: str)
 
 
 def _limit(value: float, unit: str) -> tuple[str, str]:
-    """Return the value and its unit; no unit where there is no limit."""
+    """Return the value and its unit, which is empty if there is no limit."""
     return (f"{value:.4g}", unit) if math.isfinite(value) else ("unlimited", "")
 
 

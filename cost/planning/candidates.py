@@ -23,10 +23,10 @@ REMOTE = ("s3", "gs", "az")
 """The schemes of stores that functions on other machines can reach."""
 
 HEADROOM = 1.15
-"""The memory of a function over the memory that it needs by what was measured."""
+"""The memory of a function over the memory that it needs according to the measurement."""
 
 MEMORY_SHARES = (0.5, 1.0)
-"""The memory sizes that are tried, over the one at which a function has a whole core; one thread gains nothing beyond it."""
+"""The memory sizes to try, over the one at which a function has a whole core; one thread gains nothing beyond that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Candidate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; the channel and the platform are given as they were written."""
+        """Return plain values, with the channel and the platform as they were written."""
         names = ("schedule", "workers", "batch_size", "codec")
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "channel": self.channel.name, "platform": self.platform.spec}
@@ -64,16 +64,16 @@ class SearchSpace:
     """What a plan may choose from. Where a field is empty, the plan tries everything that makes sense.
 
     Attributes:
-        workers: The least and the most workers; the plan tries both, and the powers of two between them.
+        workers: The least and the most workers. The plan tries both, and the powers of two between them.
         schedules, codecs: The schedules and the codecs, as `train` takes them.
         batch_sizes: The samples of an update. Defaults to the job's own and twice as many.
-        channels: The stores by name (see `lambdaml.simulation.channel`), where `measured` is the one that the profile
-            measured. By default that one, where functions of the platform can reach it, or else a disk for `local` and
-            S3 for other platforms.
-        platforms: The platforms by name (see `lambdaml.simulation.platform`). A platform that bills memory gets some
-            sizes that suffice, where its name gives none.
-        functions: The functions that there is room for at a time. Defaults to the number that `train` starts here on
-            `local`, and elsewhere one for each worker.
+        channels: The stores by name (see `lambdaml.simulation.channel`); `measured` is the profile's own.
+            Defaults to that one if functions of the platform can reach it, or else to a disk for `local` and to S3 for
+            other platforms.
+        platforms: The platforms by name (see `lambdaml.simulation.platform`). If a platform bills memory and its name
+            gives none, it gets some sizes that suffice.
+        functions: The number of functions that may run at a time. Defaults to the number that `train` starts here on
+            `local`, and elsewhere to one for each worker.
     """
 
     workers: tuple[int, int] = (1, 64)
@@ -124,7 +124,7 @@ class SearchSpace:
 
 
 def _sized(platform: Platform, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
-    """Yield the platform with each memory size that is tried, where its name gives none and it has one."""
+    """Yield the platform with each memory size to try, if it has a memory size and its name gives none."""
     if ":" in platform.spec or not platform.mb_per_vcpu:
         yield platform.spec
         return

@@ -1,4 +1,4 @@
-"""The choice among candidates: what ranks before what, and the frontier of time and cost."""
+"""The choice among candidates: their order, and the frontier of time and cost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.objective import Objective
 
 TIE = 0.01
-"""Candidates whose values differ by at most this share are equally good: simulations with other seeds differ as much."""
+"""The share by which the values of equally good candidates may differ. Simulations with other seeds differ as much."""
 
 
 def ranked(found: Iterable[Estimate], objective: Objective) -> list[Estimate]:
-    """The estimates in order: those that keep deadline and budget, then those that do not, then those that get nowhere.
+    """Rank the estimates: those that keep deadline and budget, then those that do not, then those that get nowhere.
 
-    Where a codec that is not exact would come first, and an exact one is as good but for `TIE`, the best exact one does.
+    If a codec that is not exact would come first and an exact one is as good within `TIE`, the best exact one comes
+    first.
     """
     order = sorted(found, key=lambda one: _rank(one, objective))
     best = order[0]
@@ -31,7 +32,7 @@ def ranked(found: Iterable[Estimate], objective: Objective) -> list[Estimate]:
 
 
 def by_a_tie(found: Sequence[Estimate], objective: Objective) -> bool:
-    """Return whether the first of the `ranked` estimates comes before a better one, since its codec is exact."""
+    """Return whether the first of the `ranked` estimates precedes a better one because its codec is exact."""
     return len(found) > 1 and keeps(found[0], objective) and _rank(found[1], objective) < _rank(found[0], objective)
 
 
@@ -41,7 +42,7 @@ def is_exact(estimate: Estimate) -> bool:
 
 
 def keeps(estimate: Estimate, objective: Objective) -> bool:
-    """Return whether nine of ten runs keep deadline and budget."""
+    """Return whether nine of ten runs keep to deadline and budget."""
     return (
         not estimate.obstacle
         and estimate.p90_seconds <= objective.deadline_s
@@ -75,7 +76,7 @@ def nearest_feasible(found: Sequence[Estimate], objective: Objective) -> int | N
 
 
 def _value(estimate: Estimate, objective: Objective) -> float:
-    """Return the quantity that a plan makes small."""
+    """Return the quantity that a plan minimises."""
     seconds, usd = estimate.seconds, estimate.usd
     return {"cost": usd, "time": seconds, "balanced": seconds * max(usd, 1e-12)}[objective.minimise]
 

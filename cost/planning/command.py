@@ -1,8 +1,8 @@
-"""The command that runs what a plan chose.
+"""The command that runs a plan's choice.
 
 how = how_to_run(plan)
-how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... , or None where there is no engine
-how.remarks         # what to know before it is run, a sentence each
+how.command         # lambdaml train digits.py:Digits --workers 4 --functions 2 ... ; None if there is no engine
+how.remarks         # sentences to read before it is run
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lambdaml.training.asked import places
 from lambdaml.training.source import split_spec
 
 _ENGINES = {"local": None, "spot": "ray"}
-"""The platforms that functions can run on, each with the engine to ask for; None stands for the default."""
+"""The engine to ask for on each platform that can run functions. None stands for the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class HowTo:
     """How to run a plan's choice.
 
     Attributes:
-        command: One line for a shell, or None where nothing would run it.
-        remarks: Sentences that say what to know before.
+        command: One line for a shell, or None if nothing can run it.
+        remarks: Sentences to read before running it.
     """
 
     command: str | None
@@ -53,7 +53,7 @@ class HowTo:
 
 
 def how_to_run(plan: Plan) -> HowTo:
-    """Return the command for the plan's choice; it makes a run in a new place."""
+    """Return the command for the plan's choice, which makes a run in a new place."""
     best, profile = plan.choice, plan.profile
     if best is None:
         return HowTo(None)
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
 
 
 def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:
-    """Return a place for the run in a store like the one that was planned with, and what to say of it."""
+    """Return a place for the run in a store like the one that was planned with, and remarks about it."""
     place, channel = next(places(profile.job.spec)), candidate.channel
     if channel.name == MEASURED and profile.store is not None:
         return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()

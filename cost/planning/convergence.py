@@ -1,14 +1,14 @@
-"""How many optimizer steps the target takes, by batch size and staleness, as pilots showed it.
+"""The number of optimizer steps to the target, by batch size and staleness, as pilots showed it.
 
-Two effects, each taken from pilots (`lambdaml.cost.planning.pilot`) of this very job:
+Two effects are taken from pilots (`lambdaml.cost.planning.pilot`) of the same job:
 
 * **Batch.** Steps fall with the samples of a step, S(B) = S_min (1 + B_noise / B), until the batch exceeds the gradient
-  noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots on a straight line in (log B, log S);
-  above the largest it stays, below the smallest it follows that law with the measured noise scale.
-* **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0), of the pilots whose number of
-  updates a step comes nearest, is taken on a straight line in (log(1 + d), log factor). Beyond the delays at which
-  pilots reached the target nothing is promised. Where there was no time for pilots with a delay, a step d late is worth
-  as many fresh ones as its coherence says (`lambdaml.training.coherence`), up to what that calls tolerable.
+  noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots, a straight line in (log B, log S) is
+  taken. Above the largest batch S stays, and below the smallest it follows that law with the measured noise scale.
+* **Staleness.** A step on gradients d steps old is worth less. The factor S(d) / S(0) comes from the pilots with the
+  nearest number of updates per step, on a straight line in (log(1 + d), log factor). Nothing is promised beyond the
+  delays at which pilots reached the target. If no time was left for pilots with a delay, the worth of a step d late is
+  what its coherence says (`lambdaml.training.coherence`), up to the delay that coherence calls tolerable.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.profile import CoherenceFacts
 
 LEAST_SIGMA = 0.03
-"""The least spread of the logarithm of the steps that is assumed."""
+"""The least standard deviation that is assumed for the logarithm of the steps."""
 
 ALONE_SIGMA = 0.15
-"""The spread that is assumed where no pilot was repeated."""
+"""The standard deviation that is assumed if no pilot was repeated."""
 
 LEEWAY = 1.2
-"""The factor in 1 + staleness by which estimates go beyond the stalest pilot that reached the target."""
+"""The factor in 1 + staleness by which estimates exceed the stalest pilot that reached the target."""
 
 LEAST_STALENESS = 0.05
 """The staleness below which an update counts as fresh."""
@@ -45,7 +45,7 @@ class StepsToTarget:
     sigma: float
 
     def quantile(self, q: float, every: int = 1) -> int:
-        """The steps within which the share `q` of runs stop, where a run looks for its target every so many steps."""
+        """Return the steps within which the share `q` of runs stop, if a run checks its target every `every` steps."""
         steps = self.median * math.exp(self.sigma * NormalDist().inv_cdf(q))
         return max(1, math.ceil(round(steps / every, 9))) * every
 
@@ -54,8 +54,8 @@ class Convergence:
     """What a job's pilots say about the steps to the target.
 
     Args:
-        noise_scale_samples: The B_noise for batches below those of the pilots, or None where it was not measured.
-        coherence: The coherence that stands in for pilots with a delay, or None where it was not measured.
+        noise_scale_samples: The B_noise for batches below those of the pilots, or None if it was not measured.
+        coherence: The coherence that replaces pilots with a delay, or None if it was not measured.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Convergence:
 
     @property
     def tolerance(self) -> float:
-        """The staleness from which on pilots did not reach the target; infinite where every pilot did."""
+        """The staleness from which pilots did not reach the target, which is infinite if every pilot did."""
         return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
     def steps(self, group: float, samples: float, staleness: float = 0.0) -> StepsToTarget | None:
         """Return the optimizer steps to the target.
 
         Args:
-            group: The updates of a step, on average.
+            group: The average updates of a step.
             samples: The samples of a step.
-            staleness: The staleness of an update, on average.
+            staleness: The average staleness of an update.
 
         Returns:
-            The steps, or None at more staleness than pilots have stood, where nobody knows that the target is reached.
+            The steps, or None for more staleness than pilots tolerated, since the target may then not be reached.
         """
         if not self._batches:
             return None
@@ -118,7 +118,7 @@ class Convergence:
 
 
 def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
-    """Return the steps by staleness, over the steps without any; None from the first lag on that is not tolerable."""
+    """Return the steps by staleness, relative to none, or None from the first lag that is not tolerable."""
     needs: dict[int, float | None] = {0: 1.0}
     for lag, cosine in sorted(coherence.cosine.items()):
         tolerable = coherence.tolerance_at_least or lag <= coherence.tolerance_steps
@@ -127,7 +127,7 @@ def _needs(coherence: CoherenceFacts) -> dict[int, float | None]:
 
 
 class _Worth:
-    """The factor by which staleness makes a training longer, from pilots with one number of updates a step."""
+    """The factor by which staleness lengthens a training, from pilots with one number of updates per step."""
 
     def __init__(self, steps: Mapping[int, float | None]) -> None:
         fresh = steps[0]
@@ -137,19 +137,19 @@ class _Worth:
         self._delays, self._factors = [1.0 + delay for delay in known], [count / fresh for count in known.values()]
 
     def factor(self, staleness: float) -> float | None:
-        """Return the factor at this staleness; None beyond what pilots have stood, with some leeway."""
+        """Return the factor at this staleness, or None beyond what pilots tolerated, with some leeway."""
         if 1 + staleness > LEEWAY * self._delays[-1]:
             return None
         return _interpolate(1 + staleness, self._delays, self._factors)
 
 
 def _interpolate(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Return the value on a straight line between the logarithms; outside the points, that of the nearest."""
+    """Interpolate on a straight line between the logarithms. Outside the points, the nearest value is taken."""
     return float(np.exp(np.interp(math.log(x), np.log(xs), np.log(ys))))
 
 
 def _median(runs: Sequence[PilotRun]) -> float | None:
-    """Return the median steps, or None where half of the pilots or more did not reach the target."""
+    """Return the median steps, or None if half of the pilots or more did not reach the target."""
     reached = [run.steps for run in runs if run.steps is not None]
     return median(reached) if 2 * len(reached) > len(runs) else None
 

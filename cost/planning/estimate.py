@@ -1,10 +1,10 @@
-"""What one candidate would take: the cost of a step comes from the virtual world, the number of steps from the pilots.
+"""The estimate of one candidate: the cost of a step comes from the virtual world, the number of steps from the pilots.
 
     seconds = once + steps(target, batch, staleness) * seconds a step + handovers + the way from target to end
 
-`lambdaml.cost.planning.step_cost` finds what is taken once and for a step, `lambdaml.cost.planning.convergence` the steps.
-A run is longer than the short ones that are simulated. So functions whose lifetime ends, preemptions and snapshots are
-added in closed form.
+`lambdaml.cost.planning.step_cost` finds what is taken once and for a step, `lambdaml.cost.planning.convergence` the
+steps. A run is longer than the short ones that are simulated. So functions whose lifetime ends, preemptions and
+snapshots are added in closed form.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ P90 = 0.9
 _MANY = 1_000_000
 
 LAUNCH = {"get": 9, "head": 3, "list": 6, "create": 5, "create_lost": 1, "delete": 1}
-"""The requests of the process that starts a run, beside those for snapshots and the log, which it reads at the end."""
+"""The requests of the process that starts a run, without those for snapshots and for the log, read at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is expected of a candidate.
+    """The expected course of a candidate.
 
     Attributes:
-        candidate: The candidate that this is an estimate of.
+        candidate: The candidate that is estimated.
         steps, p90_steps: The optimizer steps within which half of all runs, and nine of ten runs, end.
         seconds, p90_seconds, usd, p90_usd: The seconds and the US dollars that such runs take.
         step_s: The seconds of an optimizer step.
         functions: The functions that share the workers.
-        group: The updates that a step applies, on average.
-        staleness: The staleness of an applied update, on average.
+        group: The average updates that a step applies.
+        staleness: The average staleness of an applied update.
         effective: The constant staleness that harms training as much as this run's.
-        requests, bytes_sent, bytes_received, function_seconds, invocations: What the median run uses.
+        requests, bytes_sent, bytes_received, function_seconds, invocations: The quantities of the median run.
         parts_usd: The US dollars by part of the bill.
-        obstacle: The reason why nobody should run this candidate, or "".
+        obstacle: The reason why nobody should run this candidate, or "" if there is none.
     """
 
     candidate: Candidate
@@ -76,7 +76,7 @@ class Estimate:
     obstacle: str = ""
 
     def shortened(self, share: float) -> Estimate:
-        """Return the estimate for this share of the steps; what a run takes once stays."""
+        """Return the estimate for this share of the steps. What a run takes only once stays the same."""
         steps, p90 = (max(1, round(share * count)) for count in (self.steps, self.p90_steps))
         seconds = self.seconds - (self.steps - steps) * self.step_s
         of_time = seconds / self.seconds
@@ -107,13 +107,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class StopCriterion:
-    """When a run ends: at a target that the pilots trained to, or after so many epochs.
+    """The condition that ends a run: a target that the pilots trained to, or a number of epochs.
 
     Attributes:
-        convergence: What the pilots say about the steps to the target, or None where epochs end the run.
-        epochs: The number of passes over the data after which the run ends, or None where a target ends it.
-        snapshot_every: The updates of a worker between snapshots, as in `train`; by default an epoch.
-        remaining: The share of the steps to the target that is still to be taken.
+        convergence: What the pilots say about the steps to the target, or None if epochs end the run.
+        epochs: The number of passes over the data after which the run ends, or None if a target ends it.
+        snapshot_every: The updates of a worker between snapshots, as in `train`. Defaults to an epoch.
+        remaining: The share of the steps to the target that still has to be taken.
     """
 
     convergence: Convergence | None
@@ -122,10 +122,10 @@ class StopCriterion:
     remaining: float = 1.0
 
     def steps(self, candidate: Candidate, step_cost: StepCost, batch: float, samples: int) -> StepsToTarget | None:
-        """Return the optimizer steps to the end, or None where nobody knows that the target is reached.
+        """Return the optimizer steps to the end, or None if it is not known whether the target is reached.
 
         Args:
-            batch: The samples of an update, on average.
+            batch: The average samples of an update.
             samples: The samples of the data set.
         """
         if self.epochs is not None:
@@ -137,7 +137,7 @@ class StopCriterion:
 
 
 def _counted(candidate: Candidate, group: float) -> float:
-    """Return how much of a run's `steps` an optimizer step counts for; see `Schedule.progress`."""
+    """Return how much an optimizer step counts towards a run's `steps`; see `Schedule.progress`."""
     log_state = LogState(candidate.workers, 1)
     log_state.commit = log_state.version = _MANY
     log_state.next_seq[0] = round(_MANY * group)
@@ -152,12 +152,12 @@ def estimate(
     tariff: Tariff,
     functions: int | None = None,
 ) -> Estimate:
-    """Return what the candidate would take.
+    """Estimate the candidate's time, cost and requests.
 
     Args:
-        step_cost: What the simulation of the candidate found.
+        step_cost: The result of simulating the candidate.
         tariff: The prices of the candidate's platform and store.
-        functions: The functions that share the workers; by default there is one for each.
+        functions: The number of functions that share the workers. Defaults to one for each worker.
     """
     functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
@@ -209,7 +209,7 @@ def _unknown(step_cost: StepCost, convergence: Convergence) -> str:
 
 
 class Launcher:
-    """What the process that starts a run adds to it: the start, the evaluation of snapshots, the summary at the end.
+    """The additions of the process that starts a run: the start, the evaluation of snapshots, the summary at the end.
 
     Args:
         every_steps: The optimizer steps between snapshots.
@@ -225,11 +225,11 @@ class Launcher:
         self._heeded_s = write_s + read_s
 
     def overshoot_steps(self, step_s: float) -> float:
-        """The steps from the snapshot that meets the target to the end of the run; see `lambdaml.worker.stop_watcher`.
+        """Return the steps from the snapshot that meets the target to the end; see `lambdaml.worker.stop_watcher`.
 
-        The snapshot is written, found and read, and the wish to stop is written. Then the committer looks for it, once a
-        second and with the next snapshot, reads it, and writes it into the log; the step that is under way goes first. A
-        run is at most `LEAD` snapshots ahead of its evaluation, and one more that it is about to take.
+        The snapshot is written, found and read, and the request to stop is written. The committer looks for it once a
+        second and with the next snapshot, reads it, and writes it into the log, after the step that is under way. A run
+        is at most `LEAD` snapshots ahead of its evaluation, plus one more that it is about to take.
         """
         if not self._watched:
             return 0.0
@@ -240,7 +240,7 @@ class Launcher:
         return 1 + min(steps, (LEAD + 1) * self.every_steps)
 
     def amounts(self, steps: float, commits: float, functions: float) -> Amounts:
-        """What the launcher takes in a run of so many steps, log entries and functions; snapshots are included."""
+        """Return the launcher's amounts in a run of this many steps, log entries and functions, including snapshots."""
         snapshots = math.floor(steps / self.every_steps)
         requests = {kind: float(count) for kind, count in LAUNCH.items()}
         requests["get"] += snapshots + commits
@@ -254,7 +254,7 @@ class Launcher:
 
 
 def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Launcher, functions: int) -> Quantities:
-    """Return what a whole run of so many steps takes."""
+    """Return the quantities of a whole run of this many steps."""
     platform = candidate.platform
     overshoot = launcher.overshoot_steps(step_cost.step.seconds)
     whole = step_cost.of(steps + overshoot)

@@ -11,16 +11,16 @@ from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.objective import Objective
 
 NEIGHBOURS = 8
-"""The candidates of the frontier that get a sentence, at most."""
+"""The most candidates of the frontier that get a sentence."""
 
 
 def money(usd: float) -> str:
-    """Return an amount of US dollars with two significant figures."""
+    """Format an amount of US dollars with two significant figures."""
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.2g}" if usd else "$0"
 
 
 def rough_duration(seconds: float) -> str:
-    """Return a duration with three figures at most: `48 s`, `3.2 min`, `1.5 h`."""
+    """Format a duration with at most three figures: `48 s`, `3.2 min`, `1.5 h`."""
     if not math.isfinite(seconds):
         return "never"
     if seconds < 120:
@@ -29,7 +29,7 @@ def rough_duration(seconds: float) -> str:
 
 
 def reason(found: Sequence[Estimate], chosen: int | None, nearest: int | None, objective: Objective) -> str:
-    """Why the plan made its choice, or why it made none."""
+    """Explain why the plan made its choice, or why it made none."""
     if nearest is None:
         return f"no candidate is known to reach the target: {found[0].obstacle}"
     best = found[nearest]
@@ -60,7 +60,7 @@ def _excess(found: Sequence[Estimate], objective: Objective) -> str:
 def explain_choice(
     found: Sequence[Estimate], frontier: Sequence[int], chosen: int | None, objective: Objective
 ) -> Iterator[str]:
-    """A sentence for each candidate that differs from the choice in one respect, and for the rest of the frontier."""
+    """Yield a sentence per candidate that differs from the choice in one respect, and for the rest of the frontier."""
     if chosen is None:
         return
     best = found[chosen]

@@ -1,4 +1,4 @@
-"""What a user wants of a run: where it shall end, by when, for how much, and what to minimise within these limits."""
+"""A user's objective for a run: where it should end, by when, at what cost, and what to minimise within limits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ class Objective:
     """The objective of a plan.
 
     Attributes:
-        target: The target, such as `accuracy>=0.95`, that the profile's pilots trained to; or None if `epochs` is given.
+        target: The target to which the profile's pilots trained, such as `accuracy>=0.95`, or None if `epochs` is
+            given.
         epochs: The number of passes over the data after which the run ends, in place of a target.
-        deadline_s, budget_usd: The seconds and the US dollars that nine of ten runs must keep within.
-        minimise: The quantity that is made small; `balanced` stands for the product of time and cost.
+        deadline_s, budget_usd: The seconds and the US dollars within which nine of ten runs must stay.
+        minimise: The quantity to minimise; `balanced` stands for the product of time and cost.
         space: The candidates that may be chosen.
         stragglers: The model of slow functions, as `simulate` takes it.
-        snapshot_every: The updates of a worker between snapshots, as in `train`. A run looks for its target in snapshots
+        snapshot_every: The updates of a worker between snapshots, as in `train`. A run checks its target in snapshots
             only.
-        remaining: The share of the steps that is still to be taken, where a run goes on from another one.
+        remaining: The share of the steps that still has to be taken, if a run continues another one.
     """
 
     target: str | None = None
@@ -39,9 +40,9 @@ class Objective:
 
     @property
     def remaining_epochs(self) -> float | None:
-        """The epochs that are still to be trained, or None where a target ends the run."""
+        """The epochs that still have to be trained, or None if a target ends the run."""
         return self.epochs and self.epochs * self.remaining
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what was not asked for is left out."""
+        """Return plain values for JSON, without what was not asked for."""
         return {name: value for name, value in asdict(self).items() if value is not None and value != math.inf}

@@ -1,4 +1,4 @@
-"""A plan as one self-contained HTML page: a chart of cost against time to hover over, all candidates, what it rests on.
+"""A plan as one self-contained HTML page: a chart of cost against time, all candidates, and the assumptions.
 
 The page itself is the template `cost/templates/plan.html`.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, MARGIN = 860, 460, 64
 
 _LEAST_USD = 1e-9
-"""What a candidate that costs nothing is drawn at, since the axes are logarithmic."""
+"""The cost at which a free candidate is drawn, since the axes are logarithmic."""
 
 
 def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
     """Return the page, which loads nothing from anywhere.
 
     Args:
-        how: How to run the choice.
+        how: The way to run the choice.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,9 +58,9 @@ class _Chart:
 
     Attributes:
         width, height, margin: The sizes of the drawing.
-        x_ticks, y_ticks: Places on the page, with the seconds and the US dollars that they stand for.
-        points: The candidates, those that matter most last, so that they are drawn on top.
-        frontier: The places on the page of the frontier's candidates, as SVG writes them.
+        x_ticks, y_ticks: Positions on the page, with the seconds and the US dollars that they mark.
+        points: The candidates. Those that matter most are last, so that they are drawn on top.
+        frontier: The positions of the frontier's candidates, as SVG writes them.
     """
 
     width: int
@@ -73,7 +73,7 @@ class _Chart:
 
 
 def _chart(plan: Plan) -> _Chart | None:
-    """Return the chart, or None where no candidate ends."""
+    """Return the chart, or None if no candidate ends."""
     shown = {place: found for place, found in enumerate(plan.candidates) if not found.obstacle}
     if not shown:
         return None
@@ -93,7 +93,7 @@ def _kind(plan: Plan, place: int) -> str:
 
 
 class _Axis:
-    """A logarithmic axis between two places on the page."""
+    """A logarithmic axis between two positions on the page."""
 
     def __init__(self, values: list[float], begin: float, end: float) -> None:
         self._low, self._high = math.log10(min(values) / 1.15), math.log10(max(values) * 1.15)

@@ -1,8 +1,8 @@
-"""Pilots: how many optimizer steps a job takes to a target, by batch size and staleness, tried out on this machine.
+"""Pilots: how many optimizer steps a job takes to a target, by batch size and staleness, tried on this machine.
 
-A pilot is a run without its clock: it computes real gradients in the order in which equally fast workers would make them.
-With `group` updates a step and a `delay` of d steps it stands for bsp on `group` workers (d = 0), for asp on d + 1 workers
-(one update a step), and for what lies between. The virtual world knows what such runs take in time.
+A pilot is a run without its clock: it computes real gradients in the order in which equally fast workers make them.
+With `group` updates per step and a `delay` of d steps, it represents bsp on `group` workers (d = 0), asp on d + 1
+workers (one update per step), and what lies between. The virtual world knows how long such runs take.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
 
 GROWTH = 1.03
-"""The factor by which the distance between evaluations grows; there is at most one in two steps."""
+"""The factor by which the distance between evaluations grows. At most every second step is evaluated."""
 
 HOPELESS = 6.0
-"""A pilot with a delay gives up after this many times the steps that the first one needed, others after twice as many."""
+"""The multiple of the first pilot's steps after which one with a delay gives up. Others give up after twice as many."""
 
 MAX_STEPS = 20_000
 """The steps after which the first pilot gives up."""
 
 STEEP = 1.5
-"""Where the next longer delay takes so many times the steps, one more pilot is made between the two."""
+"""The factor between the steps of neighbouring delays from which one more pilot is made between the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class PilotRun:
 
     Attributes:
         group: The updates that each optimizer step averages.
-        delay: The steps between the version that an update is computed from and the step that applies it.
-        batch: The samples of an update, at most.
+        delay: The steps between the version from which an update is computed and the step that applies it.
+        batch: The most samples of an update.
         curve: Pairs of a version and the value of the target's metric, until the pilot reached the target or gave up.
-        steps: The optimizer steps to the target, or None where it was not reached.
+        steps: The optimizer steps to the target, or None if it was not reached.
         seconds: The seconds that the pilot took here.
     """
 
@@ -60,7 +60,7 @@ class PilotRun:
 
 
 def default_plan(workers: int) -> list[tuple[int, int]]:
-    """Return the (group, delay) of the pilots that tell enough about up to so many workers, the most telling first."""
+    """Return the (group, delay) of pilots that tell enough about up to this many workers, the most telling first."""
     most = max(1, workers)
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     groups = sorted({1, most, *sizes[2::2]})
@@ -88,11 +88,11 @@ def pilot(
 
     Args:
         target: The target, as in `train`.
-        plan: The (group, delay) of each pilot in the order of their importance; by default for up to 16 workers. Where the
-            need for steps rises steeply from one delay to the next, delays between them are added.
+        plan: The (group, delay) of each pilot in the order of their importance. Defaults to pilots for up to 16
+            workers. If the steps rise steeply from one delay to the next, delays between them are added.
         batch: The samples of an update, in place of the job's own.
-        seeds: The seeds of each entry; a seed's turn comes when the one before has gone through the plan.
-        seconds: The seconds after which no further pilot is begun. The first is always made.
+        seeds: The seeds of each entry. A seed begins when the one before has gone through the plan.
+        seconds: The seconds after which no further pilot begins. The first is always made.
 
     Raises:
         SettingsError: If the job does not report the target's metric.
@@ -138,7 +138,7 @@ def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
 
 
 def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
-    """Make one pilot, which stops at the target, after so many steps, or when the time is over."""
+    """Make one pilot, which stops at the target, after `most` steps, or when the time is over."""
     from lambdaml.training.replica import Replica
 
     assert settings.target is not None

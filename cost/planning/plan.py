@@ -1,9 +1,9 @@
-"""The plan: all candidates with what they would take, the frontier of time and cost, the choice, and why.
+"""The plan: all candidates with their estimates, the frontier of time and cost, the choice, and its reasons.
 
     plan = lambdaml.plan(Profile.load("digits.profile.json"), target="accuracy>=0.95", deadline_s=1200, budget_usd=1)
     plan.choice, plan.reason, plan.frontier, plan.explanations, plan.assumptions
 
-Every candidate is estimated from short runs in the virtual world. The best are then simulated as they are, and longer.
+Every candidate is estimated from short runs in the virtual world. The best are then simulated individually, and longer.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from lambdaml.errors import UserError
 from lambdaml.job import Job
 
 PROFILE_S = 20.0
-"""The seconds, about, in which a job without a profile is measured; pilots may take as many again."""
+"""The approximate seconds for measuring a job without a profile. Pilots may take as many again."""
 
 REFINED = 12
-"""The candidates that are simulated once more, as they are."""
+"""The number of candidates that are simulated again individually."""
 
 LEAST_REFINED = 3
-"""The first places, whose holders are simulated once more until they all have been."""
+"""The number of first places whose candidates are simulated again until all of them have been."""
 
 LEAST_SEEDS = 2
-"""The simulations of each such candidate. Few candidates get more: a run of ssp depends on how its functions started."""
+"""The least simulations of each such candidate. Few candidates get more: ssp depends on how functions start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Plan:
         objective: What was asked for.
         candidates: The estimates of all candidates, feasible or not, the best first.
         frontier: The places of the candidates that no other beats in both time and cost.
-        chosen: The place of the choice, or None where no candidate keeps deadline and budget.
-        nearest: The place of the candidate that comes nearest to them; None where none would reach the target at all.
+        chosen: The place of the choice, or None if no candidate keeps deadline and budget.
+        nearest: The place of the candidate nearest to them, or None if none would reach the target at all.
         reason: A sentence that says why the choice was made, or why there is none.
         explanations: A sentence for each neighbour of the choice that says why it was not chosen.
-        assumptions: The numbers that the plan rests on.
+        assumptions: The numbers on which the plan rests.
         seconds: The seconds that planning took.
     """
 
@@ -73,11 +73,11 @@ class Plan:
 
     @property
     def choice(self) -> Estimate | None:
-        """The estimate of the chosen candidate, or None where there is no choice."""
+        """The estimate of the chosen candidate, or None if there is no choice."""
         return None if self.chosen is None else self.candidates[self.chosen]
 
     def options(self) -> dict[str, Any]:
-        """Return the choice as keyword arguments of `lambdaml.train`; what is expected of it goes into run.json.
+        """Return the choice as keyword arguments of `lambdaml.train`, with the expectations that run.json keeps.
 
         Raises:
             UserError: If there is no choice.
@@ -130,15 +130,15 @@ def plan(
 ) -> Plan:
     """Plan a run: what each way to do it would cost, how long it would take, and which one to choose.
 
-    What earlier runs taught about the speed of platforms is taken into account.
+    The plan takes into account what earlier runs taught about the speed of platforms.
 
     Args:
         job: A profile, or a job as in `train`, which is measured first with its `args`.
         target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every: The objective; see
-            `Objective`. By default the target is that of the profile.
+            `Objective`. The target defaults to that of the profile.
         prices: The price book. Defaults to the packaged prices with your own on top of them.
-        processes: The processes that simulate side by side. Defaults to one for each core.
-        progress: A function that is told the share of the planning that is done, now and then.
+        processes: The number of processes that simulate side by side. Defaults to one for each core.
+        progress: A function that is told the finished share of the planning, now and then.
 
     Raises:
         SettingsError: If the objective makes no sense, or the profile does not hold what it needs.
@@ -165,11 +165,11 @@ def make_plan(
     processes: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
-    """Plan for an objective, with an I-Prof and a price book of the caller's; see `plan`.
+    """Plan for an objective, with the caller's I-Prof and price book; see `plan`.
 
     Args:
         book: The price book. Defaults to the packaged one.
-        iprof: What earlier runs taught; without it platforms are as fast as the machine that was measured.
+        iprof: The lessons of earlier runs. Without it, platforms are taken to be as fast as the measured machine.
     """
     began = time.monotonic()
     planner = Planner(profile, objective, book or PriceBook.load(), iprof, processes or cores())

@@ -1,7 +1,7 @@
-"""The planner: it simulates the candidates of one plan, and estimates what each of them takes.
+"""The planner, which simulates the candidates of one plan and estimates each of them.
 
-Candidates that differ in how long a gradient takes, and in nothing else that the course of a run depends on, lie on a line
-between the two extremes. So only these are simulated at first, and the best candidates are simulated as they are later.
+Candidates that differ only in how long a gradient takes lie on a line between the two extremes. Only the extremes are
+therefore simulated at first; later the best candidates are simulated individually.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
 
 REFINING_UPDATES = 512
-"""The updates of a simulation of one of the best candidates."""
+"""The updates in a simulation of one of the best candidates."""
 
 NEGLIGIBLE = 1 / 50
-"""Updates whose transfer takes less than this share of a round play no part in it: then codecs share a simulation."""
+"""The share of a round below which the transfer of updates plays no part in it, so that codecs share a simulation."""
 
 Progress = Callable[[float], None]
 _Task = tuple[Shape, int, int]
-"""A shape, a seed, and updates."""
+"""A shape, a seed, and a number of updates."""
 
 _Found = StepCost | str
-"""What a simulation found, or a sentence that says why such a run gets nowhere."""
+"""The result of a simulation, or a sentence that says why such a run gets nowhere."""
 
 
 class Planner:
-    """What all estimates of one plan share.
+    """The state that all estimates of one plan share.
 
     Args:
-        iprof: What earlier runs taught about the speed of platforms; None to take them as fast as the measured machine.
-        processes: The processes that simulate side by side.
+        iprof: The lessons of earlier runs about platforms, or None to take these to be as fast as the measured machine.
+        processes: The number of processes that simulate side by side.
 
     Raises:
         SettingsError: If the objective makes no sense, or the profile does not hold what it needs.
@@ -73,7 +73,7 @@ class Planner:
         self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
 
     def basis(self, candidates: Sequence[Candidate]) -> Basis:
-        """Return what the estimates of these candidates rest on."""
+        """Return everything on which the estimates of these candidates rest."""
         prices = {price.id: price for tariff in self._tariffs.values() for price in tariff.prices}
         given = (self._profile, self._objective, self._criterion, tuple(prices.values()), candidates)
         return Basis(*given, self._slowdowns, self._iprof)
@@ -97,7 +97,7 @@ class Planner:
         return [self._estimate(candidate, known[candidate]) for candidate in candidates]
 
     def refined(self, candidates: Sequence[Candidate], seeds: int) -> list[Estimate]:
-        """Return an estimate for each candidate from longer simulations of it as it is, as many as there are seeds."""
+        """Return an estimate for each candidate from longer, individual simulations, one for each of `seeds` seeds."""
         shapes, each = [self._shape(candidate) for candidate in candidates], range(1, 1 + seeds)
         simulated = self._simulate([(shape, seed, REFINING_UPDATES) for shape in shapes for seed in each])
         means = [_mean([simulated[shape, seed, REFINING_UPDATES] for seed in each]) for shape in shapes]
@@ -110,7 +110,7 @@ class Planner:
         return estimate(candidate, found, self._profile, self._criterion, self._tariff(candidate), functions)
 
     def _tariff(self, candidate: Candidate) -> Tariff:
-        """Return the prices of the candidate's platform, and of the store that its channel stands for."""
+        """Return the prices of the candidate's platform, and of its channel's store."""
         store, platform, name = self._profile.store, candidate.platform, candidate.channel.name
         billed_as = channel_of(store.url) if name == MEASURED and store is not None else name
         key = (billed_as, platform.spec)
@@ -119,8 +119,10 @@ class Planner:
         return self._tariffs[key]
 
     def _shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
-        """The candidate's shape. Compute is slowed by the platform's speed, so that platforms which differ in their names
-        and sizes alone share a simulation."""
+        """Return the candidate's shape, with compute slowed by the platform's speed.
+
+        Platforms that differ only in their names and sizes therefore share a simulation.
+        """
         functions = self._objective.space.functions_for(candidate)
         slowdown = self._slowdown(candidate, functions)
         placed = self._profile.placed(candidate.platform, functions, slowdown)
@@ -138,7 +140,7 @@ class Planner:
         )
 
     def _slowdown(self, candidate: Candidate, functions: int) -> float:
-        """How many times longer so many functions compute there than the profile says, as far as earlier runs tell."""
+        """Return how many times longer functions compute there than in the profile, as far as earlier runs tell."""
         if self._iprof is None:
             return 1.0
         device = Device.of(candidate.platform)
@@ -149,7 +151,7 @@ class Planner:
         return self._slowdowns[device]
 
     def _standing_for(self, candidate: Candidate) -> Shape:
-        """Return the shape that is simulated for the candidate: that of the largest codec, where bytes take no time."""
+        """Return the shape to simulate for the candidate: that of the largest codec, if bytes take no time."""
         shape = self._shape(candidate, self._largest)
         per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
         moved_s = candidate.workers * shape.costs.update_bytes / per_s
@@ -157,7 +159,7 @@ class Planner:
         return shape if moved_s < NEGLIGIBLE * round_s else self._shape(candidate)
 
     def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
-        """Return what was found for the shape, with the bytes of the candidate's own codec."""
+        """Return the result for the shape, with the bytes of the candidate's own codec."""
         own = self._profile.codecs[candidate.codec].update_bytes
         if isinstance(found, str) or own == shape.costs.update_bytes:
             return found
@@ -166,7 +168,7 @@ class Planner:
         return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes))
 
     def _simulate(self, tasks: Iterable[_Task], progress: Progress = lambda share: None) -> dict[_Task, _Found]:
-        """Return what simulating each task found; they run side by side, the longest first."""
+        """Return the result of simulating each task. Tasks run side by side, the longest first."""
         todo = sorted(set(tasks), key=lambda task: -task[0].workers * (task[0].schedule != "bsp"))
         found: dict[_Task, _Found] = {}
 
@@ -204,7 +206,7 @@ def _ends(shapes: Sequence[Shape]) -> tuple[Shape, Shape]:
 
 
 def _know(schedules: dict[str, str]) -> None:
-    """Have this process know the schedules that the caller knows, some of which may be the user's."""
+    """Make the caller's schedules, some of which may be the user's, known to this process."""
     SCHEDULES.factories.update(schedules)
 
 
@@ -216,7 +218,7 @@ def _simulated(task: _Task) -> _Found:
 
 
 def _between(costs: Costs, low: Shape, high: Shape, first: _Found, last: _Found) -> _Found:
-    """Return what a gradient's time that lies between two others costs."""
+    """Interpolate the cost of a gradient's time that lies between two others."""
     if isinstance(first, str) or isinstance(last, str):
         return first if isinstance(first, str) else last
     span = high.costs.step_s - low.costs.step_s

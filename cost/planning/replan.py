@@ -1,8 +1,8 @@
-"""Planning again while a run goes on, where reality has left its plan.
+"""Planning again during a run whose course has left its plan.
 
-At each snapshot the time of a step is compared with the plan's. Where it is off by more than the factor `LEAVES`, the
-store and the run's gradients are measured as they are now, and the rest of the way is planned with that. If another way
-ends markedly sooner, the run is asked to end where it stands, and a successor goes on from there:
+At each snapshot the time of a step is compared with the plan's. If it is off by more than the factor `LEAVES`, the
+store and the run's gradients are measured as they are now, and the rest of the run is planned with that. If another way
+ends markedly sooner, the run is asked to end where it is, and a successor continues from there:
 
     watch = Replanner(url, plan, IProf.open(plan.profile))
     try:
@@ -35,33 +35,33 @@ from lambdaml.log.records import Update
 from lambdaml.log.stops import request_stop
 
 LEAVES = 1.5
-"""The factor between the planned and the seen time of a step beyond which reality has left the plan."""
+"""The factor between the planned and the observed time of a step beyond which reality has left the plan."""
 
 WORTH = 0.75
-"""The share of the remaining time that a successor may take at most, its start included."""
+"""The largest share of the remaining time that a successor may take, including its start."""
 
 STOP_S = 2.0
 """The seconds from the request to end a run until its successor can begin."""
 
 LEAST_S, LEAST_ROUNDS = 2.0, 5
-"""The seconds and the rounds that the time of a step is taken over; the first two rounds of a run do not count."""
+"""The least seconds and rounds over which the time of a step is taken. A run's first two rounds do not count."""
 
 LEAST_REMAINING = 0.001
-"""The share of the steps that a successor gets where the run took all that were planned before it ended."""
+"""The share of the steps that a successor gets if the run took all planned steps before it ended."""
 
 MOST_PLANS = 3
-"""The plans that are made for one run, at most."""
+"""The most plans that are made for one run."""
 
 STORE_S = 1.0
-"""The seconds, about, in which the store is measured."""
+"""The approximate seconds for measuring the store."""
 
 _UPDATES = 16
-"""The newest updates, whose gradients tell how fast functions are."""
+"""The number of newest updates whose gradients tell how fast functions are."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A commit of the run, and when it was told of."""
+    """A commit of the run, and the time at which it was reported."""
 
     at: float = 0.0
     commit: int = 0
@@ -71,16 +71,17 @@ class _Seen:
 
 
 class Replanner:
-    """Watches one run, and plans the rest of it again where reality leaves its plan.
+    """A watcher of one run, which plans the rest of it again if reality leaves its plan.
 
     Args:
         url: The URL of the run.
-        plan: The plan that the run follows. It has a choice, but neither deadline nor budget, which would be for all steps.
-        iprof: The I-Prof that was planned with; it learns from this run, and is not saved.
+        plan: The plan that the run follows. It has a choice, but neither deadline nor budget, which would be for all
+            steps.
+        iprof: The I-Prof that was planned with. It learns from this run, and is not saved.
         say: A function that takes a line of news, from another thread.
 
     Attributes:
-        successor: The plan of the run that goes on from this one, once this one was asked to end.
+        successor: The plan of the run that continues this one, once this one was asked to end.
     """
 
     def __init__(self, url: str, plan: Plan, iprof: IProf, say: Callable[[str], None] = lambda line: None) -> None:
@@ -107,7 +108,7 @@ class Replanner:
             self._thread.start()
 
     def close(self) -> None:
-        """Give up what is still being planned, since the run has ended; now it is known what remains for a successor."""
+        """Stop planning, since the run has ended, and note how much remains for a successor."""
         self._over = True
         if self._thread is not None:
             self._thread.join()
@@ -146,7 +147,7 @@ class Replanner:
             news = self._decide(step_s, last.commit)
         except _TooLateError:
             return
-        except Exception as error:  # the run goes on, whatever becomes of its plans
+        except Exception as error:  # the run continues, whatever happens to its plans
             news = f"planning again failed: {error}"
         self._say(news)
         self._since = None
@@ -156,14 +157,14 @@ class Replanner:
             raise _TooLateError
 
     def _decide(self, step_s: float, commit: int) -> str:
-        """Ask the run to end if that is worth it; says what was decided."""
+        """Ask the run to end if that is worth it, and return a sentence about the decision."""
         remaining = self._remaining()
         if not remaining:
             return "the plan goes on: by its pilots it should have ended by now"
         objective, profile = replace(self._plan.objective, remaining=remaining), self._measured(step_s, commit)
         found = make_plan(profile, objective, iprof=self._iprof, processes=1, progress=self._go_on)
         rest = self._remaining() / remaining
-        expected = str(self._expected.candidate)  # a store that was measured again is another one of the same name
+        expected = str(self._expected.candidate)  # a store that was measured again has the same name
         now = next(one for one in found.candidates if str(one.candidate) == expected)
         self._step_s = step_s
         if _apart(now.step_s, step_s):
@@ -180,7 +181,7 @@ class Replanner:
         return f"planned again: {best.candidate} ends in {rest * best.seconds:.3g} s instead of {staying}"
 
     def _measured(self, step_s: float, commit: int) -> Profile:
-        """Return the profile with the store as it is now; what gradients take now goes to I-Prof."""
+        """Return the profile with the store as it is now. I-Prof learns what gradients take now."""
         profile, functions, updates = self._plan.profile, self._expected.functions, self._newest(commit)
         if updates:
             rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]

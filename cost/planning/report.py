@@ -1,4 +1,4 @@
-"""The report of a run that was planned: what the plan expected beside what the run took."""
+"""The report of a planned run: what the plan expected beside what the run took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lambdaml.traces.attribution import trace_rows
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity, as it was planned and as it came out."""
+    """One quantity, as planned and as it was in the run."""
 
     what: str
     unit: str
@@ -24,18 +24,18 @@ class Comparison:
 
     @property
     def error(self) -> float | None:
-        """The plan's error relative to the actual value, or None where that is 0."""
+        """The plan's error relative to the actual value, or None if that is 0."""
         return self.planned / self.actual - 1 if self.actual else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What was planned against what came out.
+    """The comparison of a plan and its run.
 
     Attributes:
         run: The URL of the run.
-        reason: The reason why the plan chose this way.
-        bill: The bill of the run, as on the platform and store that were planned for.
+        reason: The plan's reason for choosing this way.
+        bill: The bill of the run, for the platform and store that were planned for.
     """
 
     run: str
@@ -85,7 +85,7 @@ def report(run: RunReader | str, prices: PriceBook | None = None) -> RunReport:
 
 
 def _step_s(run: RunReader) -> float:
-    """Return the mean seconds between optimizer steps, once the run was under way, or 0 where nobody can tell."""
+    """Return the mean seconds between optimizer steps once the run was under way, or 0 if they are not known."""
     moments = {row["version"]: row["committed_s"] for row in trace_rows(run) if row["fate"] == "applied"}
     known = {version: moment for version, moment in moments.items() if moment is not None}
     if len(known) < 2:

@@ -1,8 +1,8 @@
-"""What a run of one shape takes for each optimizer step, and what it takes once, from two short simulated runs.
+"""The amounts that a run of one shape takes for each optimizer step, and once, from two short simulated runs.
 
-The same functions, store and schedule are simulated for a short and for a longer run, with the same seed. What the
-longer run takes more, divided by the steps that it takes more, is the cost of a step. The rest is the cost of a run: cold
-starts, leases, the end. Everything that a bill or a deadline needs is linear in the steps between these two.
+The same functions, store and schedule are simulated for a short and for a longer run, with the same seed. The
+difference of their amounts, divided by the difference of their steps, is the cost of a step. The rest is the cost of a
+run: cold starts, leases, the end. Everything that a bill or a deadline needs is linear in the steps between these two.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.effective import effective_staleness
 
 SIMULATED_UPDATES = 128
-"""The updates of the longer run, about."""
+"""The approximate updates of the longer run."""
 
 _LEAST_ROUNDS = 6
-"""The rounds of the longer run, at least: by then functions have learnt when the others publish."""
+"""The least rounds of the longer run. By then functions have learnt when the others publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Everything that the course of a run in time depends on."""
+    """Everything on which the course of a run in time depends."""
 
     schedule: str
     workers: int
@@ -56,7 +56,7 @@ class Amounts:
     received_bytes: float
 
     def plus(self, other: Amounts, times: float = 1.0) -> Amounts:
-        """Return these amounts and `times` the other ones."""
+        """Return these amounts plus `times` the other ones."""
         kinds = {*self.requests, *other.requests}
         return Amounts(
             self.seconds + times * other.seconds,
@@ -68,7 +68,7 @@ class Amounts:
         )
 
     def scaled(self, times: float) -> Amounts:
-        """Return these amounts, multiplied."""
+        """Return these amounts multiplied by `times`."""
         return NOTHING.plus(self, times)
 
 
@@ -77,13 +77,13 @@ NOTHING = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What a run takes once, and for each optimizer step.
+    """The amounts that a run takes once, and for each optimizer step.
 
     Attributes:
-        once: The amounts that a run takes whatever its length.
+        once: The amounts that a run takes, whatever its length.
         step: The amounts that each optimizer step takes.
-        group: The updates that a step applies, on average.
-        staleness: The staleness of an applied update, on average.
+        group: The average updates that a step applies.
+        staleness: The average staleness of an applied update.
         effective: The effective staleness; see `lambdaml.traces.effective`.
         steps: The optimizer steps of the longer of the two simulated runs.
     """
@@ -96,12 +96,12 @@ class StepCost:
     steps: int
 
     def of(self, steps: float) -> Amounts:
-        """Return the amounts that a run of so many steps takes."""
+        """Return the amounts that a run of this many steps takes."""
         return self.once.plus(self.step, steps)
 
 
 def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
-    """Simulate about so many updates; this takes some 10 ms, and up to 0.3 s with 64 asynchronous workers.
+    """Simulate about this many updates, in some 10 ms, or up to 0.3 s with 64 asynchronous workers.
 
     Raises:
         RunFailed: If such a run would get nowhere.
@@ -141,7 +141,7 @@ def mixed(parts: Sequence[tuple[float, StepCost]]) -> StepCost:
 
 
 def waits_s(channel: Channel) -> float:
-    """The least seconds that a round waits for the store, in which an update is written and another function reads it."""
+    """Return the least seconds that a round waits for the store: a function writes an update, another one reads it."""
     return sum(channel.latency_s(kind, 0.5) for kind in ("get", "create"))
 
 
@@ -149,7 +149,7 @@ def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | No
     """Return the share of a round's least time in which a function computes.
 
     Args:
-        functions: The functions that share the workers; by default there is one for each.
+        functions: The number of functions that share the workers. Defaults to one for each worker.
     """
     hosted = math.ceil(workers / (functions or workers))
     work_s = hosted * (costs.step_s + costs.encode_s) + costs.apply_s + workers * costs.apply_update_s
@@ -157,7 +157,7 @@ def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | No
 
 
 def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> FlowResult:
-    """A run that ends when so many updates have a fate, as at a target: slow workers need not have made their share."""
+    """Simulate a run that ends when `updates` updates have a fate, as at a target: slow workers may make fewer."""
     settings = make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
@@ -175,7 +175,7 @@ def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = No
 
 
 def _late_mean(short: FlowResult, long: FlowResult) -> float:
-    """Return the mean staleness of what the longer run did after the shorter one had ended."""
+    """Return the mean staleness in the part of the longer run after the end of the shorter one."""
     first, all_ = short.fates["applied"], long.fates["applied"]
     mean = (all_ * long.staleness.mean - first * short.staleness.mean) / (all_ - first)
     return max(0.0, mean)

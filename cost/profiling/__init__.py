@@ -1,1 +1,1 @@
-"""Measuring a job, a machine and a store: what plans are made from."""
+"""Measurements of a job, a machine and a store, from which plans are made."""

@@ -1,9 +1,9 @@
-"""Timing one job in one thread: gradients of several batch sizes, codecs, optimizer steps, snapshots, memory.
+"""Timing of one job in one thread: gradients of several batch sizes, codecs, optimizer steps, snapshots, memory.
 
-Gradients and what follows them alternate as they do in a run, and batch sizes take turns, so that a machine that
+Gradients and the work after them alternate as they do in a run, and batch sizes take turns, so that a machine that
 changes its pace meanwhile does not make one of them look slower than another. A function waits for the store between
-its pieces of work, so a pause comes before each one here: what runs after a pause takes 1 to 3 ms longer, since caches
-are cold and the core may have been put to sleep.
+its pieces of work, so a pause precedes each piece here: work after a pause takes 1 to 3 ms longer, since caches are
+cold and the core may have been put to sleep.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MOST_ROUNDS = 200
 
 @dataclass(slots=True)
 class Times:
-    """The times of one codec, in seconds, each measured alone."""
+    """The times of one codec in seconds, each measured alone."""
 
     encode_s: list[float] = field(default_factory=list)
     read_s: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Times:
 
 
 class Bench:
-    """A replica that is timed. Use it where tensor work is done; see `lambdaml.training.one_thread.OneThread`.
+    """A replica that is timed. Use it in the thread of tensor work; see `lambdaml.training.one_thread.OneThread`.
 
     Raises:
         JobFailed, JobError: If the job's own code failed.
@@ -66,7 +66,7 @@ class Bench:
         self.replica = Replica(job, settings, clock, device)
         self.gradients = 0
         self._buffers_s = 0.0
-        """The seconds of comparing and restoring buffers after a gradient, which count as encoding."""
+        """The seconds for comparing and restoring buffers after a gradient, which count as encoding."""
         self._initial = self.replica.state()
 
     def reset(self) -> None:
@@ -74,7 +74,7 @@ class Bench:
         self.replica.load(self._initial)
 
     def sizes(self, batch_size: int) -> Sampler:
-        """Return a sampler with batches of so many samples, as near as equal batches come to it."""
+        """Return a sampler with batches of this many samples, as nearly as equal batches allow."""
         settings = self.replica.settings
         return Sampler(settings.samples, 1, batch_size, settings.seed)
 
@@ -94,7 +94,7 @@ class Bench:
         self._apply([update])
 
     def _updates(self, count: int) -> list[Update]:
-        """Return the next updates of worker 0, all from the present version; their bodies are copies."""
+        """Return the next updates of worker 0, all computed from the present version. Their bodies are copies."""
         replica, first = self.replica, self.replica.log_state.next_seq[0]
         updates = [replica.update(0, seq) for seq in range(first, first + count)]
         self.gradients += count
@@ -109,10 +109,10 @@ class Bench:
         return self.clock() - begun
 
     def steps(self, seconds: float, tell: Callable[[float], None]) -> tuple[StepTime, MemoryModel]:
-        """Time gradients of several batch sizes, for about so many seconds, but each a few times.
+        """Time gradients of several batch sizes, each a few times, for about this many seconds.
 
         Args:
-            tell: A function that is told the share that is done.
+            tell: A function that is told the finished share.
         """
         settings = self.replica.settings
         samplers = [self.sizes(size) for size in batch_sizes(settings.batch_size, settings.samples)]
@@ -137,7 +137,7 @@ class Bench:
         return step_time(points, times), memory(points)
 
     def _peaks_mb(self, samplers: list[Sampler]) -> list[float]:
-        """The peak memory of this process during a gradient of each, beside the optimizer's state; this also warms up."""
+        """Return this process's peak memory for a gradient of each, besides optimizer state; this also warms up."""
         self.step()
         peaks = []
         for sampler in samplers:
@@ -148,7 +148,7 @@ class Bench:
         return peaks
 
     def codecs(self, seconds: float, tell: Callable[[float], None]) -> tuple[dict[str, CodecFacts], float]:
-        """The costs of every codec that needs no parameter, and the seconds of an optimizer step without its updates.
+        """Return the costs of each codec that needs no parameter, and the seconds of an optimizer step without updates.
 
         Each codec encodes the same few gradients.
         """
@@ -171,7 +171,7 @@ class Bench:
         return {name: times.facts() for name, times in found.items()}, optimizer_s
 
     def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
-        """Time one codec, from a state that holds the optimizer's own; no step that is timed is the first one."""
+        """Time one codec, from a state that holds the optimizer's own. No timed step is the first one."""
         times, begun, rounds = Times(), self.clock(), 0
         while rounds < _LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
             self.replica.load(warm)
@@ -184,7 +184,7 @@ class Bench:
         return times
 
     def _travelled(self, gradient: Update, times: Times) -> Update:
-        """A plain gradient encoded by the replica's codec, as it comes out of the bucket; notes how long that took."""
+        """Encode a plain gradient with the replica's codec, note the times, and return the update as read back."""
         replica = self.replica
         update = replace(gradient, codec=replica.settings.codec)
         total = gradient.body["gradient"].copy()
@@ -206,7 +206,7 @@ class Bench:
         return read
 
     def snapshot(self) -> tuple[int, int, float]:
-        """The bytes of the model, the bytes of a snapshot and the seconds of making one, with the optimizer's state."""
+        """Return the bytes of the model and of a snapshot, and the seconds to make one, with the optimizer's state."""
         self.step()
         times = []
         for _ in range(3):
@@ -234,13 +234,13 @@ def memory(points: tuple[StepPoint, ...]) -> MemoryModel:
 def _usable(name: str) -> bool:
     try:
         CODECS.make(name)
-    except SettingsError:  # it needs a parameter
+    except SettingsError:  # the codec needs a parameter
         return False
     return True
 
 
 def _forget_peak() -> None:
-    """Begin a new peak, where the system can (Linux); elsewhere peaks only rise, which they do here anyhow."""
+    """Reset the peak, where the system can (Linux). Elsewhere peaks only rise, as they also do here."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def batch_sizes(batch_size: int, samples: int) -> list[int]:
-    """Return the job's own batch size and some powers of two times it, smaller and larger ones."""
+    """Return the job's own batch size and some powers of two times it, both smaller and larger."""
     sizes: list[int] = []
     for factor in (1, 2, 1 / 2, 4, 1 / 4, 8, 1 / 8, 16):
         size = min(max(1, round(batch_size * factor)), samples)
@@ -22,10 +22,10 @@ def batch_sizes(batch_size: int, samples: int) -> list[int]:
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """(overhead, slope) of `y = overhead + slope * x` by least squares of the relative errors; neither is negative.
+    """Fit (overhead, slope) of `y = overhead + slope * x` to relative errors by least squares; neither is negative.
 
-    Errors are relative because plans are judged so: a tenth too much is as bad for a small batch as for a large one. A
-    single point is all overhead.
+    Errors are relative because plans are judged this way: a tenth too much is as bad for a small batch as for a large
+    one. A single point is all overhead.
 
     Args:
         points: Pairs (x, y), both of them positive.
@@ -43,14 +43,14 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The smallest of the values that at least the share `q` of them do not exceed, as everywhere in lambdaml."""
+    """Return the smallest of the values that at least the share `q` of them do not exceed, as elsewhere in lambdaml."""
     return float(np.quantile(values, q, method="inverted_cdf"))
 
 
 def spread(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """(sigma, p95, p99) of positive times, each over the median of its group.
+    """Return (sigma, p95, p99) of positive times, each over the median of its group.
 
-    sigma is that of a lognormal. It is half of what lies between the quantiles of one standard deviation below and above
+    sigma is that of a lognormal: half of the distance between the quantiles of one standard deviation below and above
     the median, so that one hiccup of the machine does not decide it.
     """
     ratios = [value / middle for group in groups for middle in [median(group)] for value in group]

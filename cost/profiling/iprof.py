@@ -1,4 +1,4 @@
-"""I-Prof: how long a piece of work takes on a device that nobody may have seen before, learnt from every run.
+"""I-Prof: how long a piece of work takes on a device, even a new one, learnt from every run.
 
 The idea of FLeet's profiler (Damaskinos et al., Middleware 2020, arXiv 2006.07273): what a task costs grows linearly
 with its size, and the slope can be told from what the device is like,
@@ -6,7 +6,7 @@ with its size, and the slope can be told from what the device is like,
     cost = c0 + slope(device) * size
 
 * **Cold start.** For a device without history the slope is linear in its features, by ordinary least squares over all
-  observations. Where they do not determine it, the nearest to what is assumed without any.
+  observations. If these do not determine it, the nearest one to the prior without observations is taken.
 * **Personal.** A device with history has weights of its own. They start from the cold start's and follow each
   observation (x, y) as a passive-aggressive regressor does (Crammer et al., JMLR 2006, PA-I):
   w <- w + sign(y - w.x) min(C, max(0, |y - w.x| - epsilon) / |x|^2) x.
@@ -42,13 +42,13 @@ from lambdaml.simulation.platform import Platform
 _SCHEMA_VERSION = 1
 
 EPSILON = 0.1
-"""The epsilon of FLeet: smaller errors of the latency's slope are no reason to learn."""
+"""FLeet's epsilon: smaller errors of the latency's slope are no reason to learn."""
 
 MOST_KEPT = 2_000
-"""The newest observations, which the cold start is fitted to."""
+"""The number of newest observations to which the cold start is fitted."""
 
 SLOWDOWN_EPSILON = 0.03
-"""The epsilon for a slowdown, which is 1 or so."""
+"""The epsilon for a slowdown, which is about 1."""
 
 Weights = NDArray[np.float64]
 
@@ -58,11 +58,11 @@ class Device:
     """The device that runs a function, in the numbers that tell how fast it is.
 
     Attributes:
-        name: The name of the platform and the function's size; devices of one name share a history.
-        memory_mb: The memory of a function, or 0 where nothing limits it.
+        name: The name of the platform and the function's size. Devices of one name share a history.
+        memory_mb: The memory of a function, or 0 if nothing limits it.
         vcpus: The vCPUs of a function.
         arm: Whether the architecture is arm64.
-        contention: The functions that compute at a time for each core of a machine that they share, at least 1.
+        contention: The functions that compute at a time for each core of a shared machine, at least 1.
     """
 
     name: str
@@ -79,22 +79,22 @@ class Device:
 
     @staticmethod
     def here(functions: int = 1, busy: float = 1.0) -> Device:
-        """Return the device of functions that work on this machine side by side, so many of them.
+        """Return the device of this many functions that work side by side on this machine.
 
         Args:
-            busy: The share of its time that each of them computes, and does not wait for the store or for others.
+            busy: The share of its time for which each of them computes, rather than waits for the store or for others.
         """
         here = cores()
         arm = os.uname().machine in ("aarch64", "arm64")
         return Device(f"local:{functions}/{here}", 0.0, 1.0, arm, max(1.0, busy * functions / here))
 
     def features(self) -> list[float]:
-        """Return the features of the regression, all of about the same size; the first is constant."""
+        """Return the features of the regression, all of similar size. The first is constant."""
         return [1.0, self.memory_mb / 2048, 1 / max(self.vcpus, 0.05), float(self.arm), self.contention - 1]
 
 
 PRIOR = (1.0, 0.0, 0.0, 0.0, 1.0)
-"""The weights of these features without any observation: a device is slower only where it shares its core."""
+"""The weights of these features without any observation: a device is slower only if it shares its core."""
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class SlopeModel:
         c0: The cost of a task of size 0.
         prior: The weights without any observation.
         epsilon: The largest error of the slope that is no reason to learn.
-        aggressiveness: The longest step along x, called C. Defaults to a step is as long as it takes.
+        aggressiveness: The longest step along x, called C. By default, steps are not limited.
         observations: The features and the slope of each observation, the oldest first.
         personal: The weights of each device that has some of its own.
     """
@@ -119,7 +119,7 @@ class SlopeModel:
     _cold: Weights | None = None
 
     def cold_start(self) -> Weights:
-        """Least squares over all observations; where they leave it open, the nearest to `prior`."""
+        """Fit least squares over all observations. If these leave it open, take the nearest weights to `prior`."""
         if self._cold is None:
             prior = np.array(self.prior)
             if self.observations:
@@ -130,7 +130,7 @@ class SlopeModel:
         return self._cold
 
     def observe(self, features: Sequence[float], size: float, cost: float) -> None:
-        """Learn for devices without history from what a task of this size has cost."""
+        """Learn, for devices without history, from the cost of a task of this size."""
         self.observations.append((list(features), (cost - self.c0) / size))
         del self.observations[:-MOST_KEPT]
         self._cold = None
@@ -144,7 +144,7 @@ class SlopeModel:
         self.personal[device] = (weights + math.copysign(step, error) * x).tolist()
 
     def slope(self, device: str, features: Sequence[float]) -> float:
-        """The slope by the device's own weights if it has some; it may be negative where least squares extrapolate badly."""
+        """Return the slope by the device's own weights, if any; bad extrapolation by least squares may be negative."""
         weights = np.array(self.personal[device]) if device in self.personal else self.cold_start()
         return float(weights @ np.array(features))
 
@@ -152,21 +152,21 @@ class SlopeModel:
 def learn(
     profile: Profile, rows: Iterable[Mapping[str, Any]], device: Device, speed: float = 1.0, folder: Path | None = None
 ) -> int:
-    """Learn from a run and keep that; arguments are those of `IProf.learn_run` and `IProf.open`.
+    """Learn from a run and save what was learnt; arguments are those of `IProf.learn_run` and `IProf.open`.
 
     Returns:
-        The number of updates that were learnt from, or 0 where anything was in the way. This never raises.
+        The number of updates that were learnt from, or 0 if anything prevented it. This never raises.
     """
     try:
         iprof = IProf.open(profile, folder)
         count = iprof.learn_run(device, profile, rows, speed)
         return count if count and iprof.save() else 0
-    except Exception:  # the run is over and well; a plan that is a little worse is all that is lost
+    except Exception:  # the run has succeeded; only plans get a little worse
         return 0
 
 
 def busy(rows: Iterable[Mapping[str, Any]], functions: int) -> float:
-    """Return the share of their time that so many functions computed, by a run's trace; 1 where it does not tell."""
+    """Return the share of their time for which functions computed, by a run's trace, or 1 if it does not tell."""
     known = [
         row for row in rows if row.get("compute_s") and row.get("started_s") is not None and row.get("committed_s")
     ]
@@ -182,10 +182,10 @@ def home() -> Path:
 
 
 class IProf:
-    """What runs have shown of devices, against the machine that profiles are measured on.
+    """The speeds that runs have shown for devices, relative to the machine on which profiles are measured.
 
     Args:
-        path: The file that `save` writes; None to keep nothing.
+        path: The file that `save` writes, or None to keep nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -195,7 +195,7 @@ class IProf:
 
     @staticmethod
     def open(profile: Profile, folder: Path | None = None) -> IProf:
-        """Return what was learnt with profiles of the same machine; nothing, if the file is missing or cannot be read.
+        """Load what was learnt with profiles of the same machine: nothing, if the file is missing or unreadable.
 
         Args:
             folder: The folder of the file; by default `home()`.
@@ -208,22 +208,22 @@ class IProf:
         return iprof
 
     def slowdown(self, device: Device) -> float:
-        """Return how many times longer work takes on the device than its platform's speed lets expect."""
+        """Return how many times longer work takes on the device than its platform's speed suggests."""
         return max(0.05, self.model.slope(device.name, device.features()))
 
     def knows(self, device: Device) -> bool:
-        """Return whether a run on it was learnt from."""
+        """Return whether a run on the device was learnt from."""
         return device.name in self.model.personal
 
     def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:
-        """Learn from a run's trace; this returns the number of its updates that were learnt from.
+        """Learn from a run's trace, and return the number of its updates that were learnt from.
 
-        The run is one observation, the median of its updates, so that a straggler is not taken for the device.
+        The run is one observation, the median of its updates, so that a straggler is not mistaken for the device.
 
         Args:
             profile: The profile of the run's job.
             rows: The rows of a `Trace`; those with `samples` and `compute_s` count.
-            speed: The speed of the device, which plans take into account on their own; see `Platform.speed`.
+            speed: The speed of the device, which plans take into account separately; see `Platform.speed`.
         """
         ratios = [
             row["compute_s"] * speed / profile.step_time.step_s(row["samples"])
@@ -239,7 +239,7 @@ class IProf:
         return len(ratios)
 
     def save(self) -> bool:
-        """Keep what was learnt; this returns whether that was possible, and never raises."""
+        """Save what was learnt, and return whether that was possible. This never raises."""
         if self.path is None:
             return False
         record = {

@@ -16,7 +16,7 @@ _SIZE = 512
 
 
 def this_machine(device: str = "cpu") -> MachineFacts:
-    """The facts about this machine; call this where tensor work is done, since it multiplies matrices for a moment."""
+    """Measure this machine. Call this in the thread of tensor work, since it multiplies matrices for a moment."""
     return MachineFacts(
         architecture=platform.machine(),
         processor=_processor(),
@@ -29,7 +29,7 @@ def this_machine(device: str = "cpu") -> MachineFacts:
 
 
 def gflops() -> float:
-    """Return the Gflop/s of this thread when it multiplies float32 matrices of 512 x 512; the best of a few."""
+    """Return this thread's Gflop/s when multiplying float32 matrices of 512 x 512, the best of a few trials."""
     import torch
 
     matrix, best = torch.ones(_SIZE, _SIZE), float("inf")

@@ -1,8 +1,8 @@
-"""Measuring a profile: a minute or two, most of it gradients, in one thread as functions compute them.
+"""Measuring a profile: a minute or two, mostly of gradients, in one thread as functions compute them.
 
-The time is shared out: half goes to step times and codecs, the rest to the store and to a training with one worker,
-along which the noise scale and the coherence are measured. With a target, pilots take as long again, and that training
-ends where they reached it.
+Half of the time goes to step times and codecs, and the rest to the store and to a training with one worker, along which
+the noise scale and the coherence are measured. With a target, pilots take as long again, and that training ends where
+they reached it.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     from lambdaml.training.coherence import Coherence
 
 SECONDS = 60.0
-"""The seconds that measuring takes, about, without pilots."""
+"""The approximate seconds of measuring, without pilots."""
 
 POINTS = 4
-"""The points along the training at which noise and coherence are measured."""
+"""The number of points along the training at which noise and coherence are measured."""
 
 LAGS = (1, 2, 4, 8, 16, 32)
 LEAST_STEPS, MOST_STEPS = 40, 2_000
 LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
-"""The samples of the set that the coherence is measured on."""
+"""The least and the most samples of the set on which the coherence is measured."""
 
 _SHARES = {"store": 0.1, "startup": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
-"""The shares of the time to spend, by phase; pilots come on top of it."""
+"""The shares of the time to spend, by phase. Pilots are added to it."""
 
 
 @dataclass(slots=True)
 class Clockwork:
-    """Shares out the time, and notes where it went.
+    """A clock that divides the time among phases, and notes how long each took.
 
     Attributes:
         seconds: The seconds to spend.
-        phases: The phases that there will be.
+        phases: The names of the phases.
         phases_s: The seconds that each phase took.
     """
 
@@ -70,7 +70,7 @@ class Clockwork:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Callable[[float], None]]:
-        """Within it, the yielded function takes the share of this phase that is done."""
+        """Time a phase. The yielded function takes the finished share of the phase."""
         total = sum(_SHARES[phase] for phase in self.phases)
         done = sum(_SHARES[phase] for phase in self.phases[: self.phases.index(name)]) / total
         begun = time.monotonic()
@@ -100,11 +100,11 @@ def profile(
     Args:
         job: The job, as in `train`.
         args: The arguments of the job's constructor.
-        store: The URL of a place that may be written to, under `probe/`; what is written there is removed.
-        target: A target that pilots train to (`lambdaml.cost.planning.pilot`), as up to so many `workers` would.
-        seconds: The seconds to spend, about; pilots may take as many again. Less time means fewer repetitions.
+        store: The URL of a place that may be written to, under `probe/`. Everything written there is removed.
+        target: A target to which pilots train (`lambdaml.cost.planning.pilot`), as up to `workers` workers would.
+        seconds: The approximate seconds to spend. Pilots may take as many again; less time means fewer repetitions.
         device: The device of tensor work, as in `train`.
-        progress: A function that is told the share that is done and what is being measured, now and then.
+        progress: A function that is told the finished share and what is being measured, now and then.
 
     Raises:
         UserError: If what was asked for makes no sense.
@@ -142,7 +142,7 @@ def profile(
 
 def _bench(job: Job, settings: Settings, device: str) -> Bench:
     bench = Bench(job, settings, device, time.perf_counter)
-    if settings.target is not None:  # before minutes are spent
+    if settings.target is not None:  # check it before minutes are spent
         reached(settings.target, evaluate(job, bench.replica.state(), device))
     return bench
 
@@ -186,7 +186,7 @@ def _times(bench: Bench, clockwork: Clockwork) -> Profile:
 
 
 def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) -> Profile:
-    """Noise scale, coherence and the norm of gradients, along a training with one worker."""
+    """Measure noise scale, coherence and the norm of gradients along a training with one worker."""
     from lambdaml.training.coherence import Coherence, Probe
 
     replica, settings = bench.replica, bench.replica.settings
@@ -217,7 +217,7 @@ def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) ->
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """A training with one worker; what is measured on the way is measured at `POINTS` moments, the last at its end.
+    """A training with one worker, measured at `POINTS` moments, the last of which is its end.
 
     Attributes:
         steps: The optimizer steps of the training.
@@ -231,7 +231,7 @@ class _Course:
 
     @staticmethod
     def within(seconds: float, profile: Profile) -> _Course:
-        """A third of the time for each. The training goes on for as long as the target took, or else ten epochs."""
+        """Divide the time in thirds. The training lasts as long as the target took, or else ten epochs."""
         third, batch_size = seconds / 3, profile.job.batch_size
         slope_s, step_s = profile.step_time.slope_s_per_sample, profile.step_time.step_s(batch_size)
         took = [run.steps for run in profile.pilot if run.steps is not None and (run.group, run.delay) == (1, 0)]
@@ -244,7 +244,7 @@ class _Course:
 
     @property
     def points(self) -> list[int]:
-        """The moments, as versions, evenly spread."""
+        """The moments, as evenly spaced versions."""
         return [self.steps * (number + 1) // POINTS for number in range(POINTS)]
 
     @property

@@ -1,16 +1,15 @@
-"""The gradient noise scale: from which batch size on a larger batch is hardly worth its samples.
+"""The gradient noise scale: the batch size beyond which a larger batch is hardly worth its samples.
 
     B_simple = tr(Sigma) / |G|^2
 
 where G is the true gradient and Sigma the covariance of one sample's gradient (McCandlish et al., An empirical model of
-large-batch training, arXiv 1812.06162). A batch of B samples has a gradient of expected square |G|^2 + tr(Sigma) / B; so
-the squares at two batch sizes give both unknowns without bias (appendix A.1). Their quotient is biased, so each is
-averaged before it is taken. To a given loss, optimizer steps and samples then trade off as
+large-batch training, arXiv 1812.06162). A batch of B samples has a gradient of expected square |G|^2 + tr(Sigma) / B,
+so the squares at two batch sizes give both unknowns without bias (appendix A.1). Their quotient is biased, so each is
+averaged before it is taken. For a given loss, optimizer steps and samples then trade off as
 
     (steps / least steps - 1) (samples / least samples - 1) = 1,    B_noise = least samples / least steps
 
-which `B_simple` stands in for, and which holds for optimizers whose best step is set by the noise; it changes in the
-course of a training.
+`B_simple` is used for B_noise, which suits optimizers whose best step is set by the noise. It changes during training.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ LEAST_BATCHES = 4
 
 
 def estimate_noise(small_squares: Sequence[float], sizes: Sequence[int], large_square: float) -> tuple[float, float]:
-    """(|G|^2, tr(Sigma)), both without bias; the first may be negative.
+    """Estimate (|G|^2, tr(Sigma)), both without bias. The first may be negative.
 
     Args:
         small_squares: The squared 2-norms of the gradients of small batches, at least two.
@@ -43,7 +42,7 @@ def estimate_noise(small_squares: Sequence[float], sizes: Sequence[int], large_s
 
 
 def layout(samples: int, batch_size: int, most: int = MOST_BATCHES) -> tuple[int, int]:
-    """(size, number) of the small batches, which are of the job's own size if the data set holds some of these.
+    """Return (size, number) of the small batches, which have the job's own size if the data set holds enough of these.
 
     Raises:
         ValueError: If there are fewer than two samples.
@@ -55,11 +54,11 @@ def layout(samples: int, batch_size: int, most: int = MOST_BATCHES) -> tuple[int
 
 
 class Noise:
-    """Collects points along a training.
+    """A collector of points along a training.
 
     Args:
-        replica: The replica whose gradients are taken; its sampler is borrowed.
-        batches: The batches of each point, at most.
+        replica: The replica whose gradients are taken. Its sampler is borrowed.
+        batches: The most batches of each point.
     """
 
     def __init__(self, replica: Replica, batches: int = MOST_BATCHES) -> None:
@@ -71,7 +70,7 @@ class Noise:
         self.gradients = 0
 
     def add(self) -> NoisePoint:
-        """Measure at the replica's present version, on samples of a pass of its own; the state is left as it is.
+        """Measure at the replica's present version, on samples of a separate pass; the state is left unchanged.
 
         Raises:
             JobFailed: If the job's own code raised an error.

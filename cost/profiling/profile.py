@@ -1,9 +1,9 @@
-"""What was measured about a job, its machine and its store, kept as a file that plans are made from.
+"""The measurements of a job, its machine and its store, kept as a file from which plans are made.
 
     profile = Profile.load("digits.profile.json")
-    profile.costs(batch_size=64, codec="bf16")      # what a simulation needs; see `lambdaml.simulation`
+    profile.costs(batch_size=64, codec="bf16")      # the input of a simulation; see `lambdaml.simulation`
 
-`lambdaml.cost.profiling.measure` finds the numbers. Every number carries its unit in its name. Times are those of one
+`lambdaml.cost.profiling.measure` finds the numbers. Every number has its unit in its name. Times are those of one
 thread on the machine that the profile names.
 """
 
@@ -29,7 +29,7 @@ from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 SCHEMA_VERSION = 1
 
 MEASURED = "measured"
-"""The name that stands for a profile's own store, where stores are chosen by name."""
+"""The name of a profile's own store, where stores are chosen by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class JobFacts:
         spec, args, fingerprint: The job as run.json names it.
         samples: The samples of its data set.
         batch_size: The samples of an update, as the job has them.
-        steps_per_epoch: The steps of one worker with that batch size through the data set.
+        steps_per_epoch: The steps in which one worker with that batch size goes through the data set.
         parameters: The number of all parameters, as in run.json.
         model_bytes: The size of model.safetensors.
         snapshot_bytes: The size of a snapshot with the optimizer's state after a few steps.
@@ -59,7 +59,7 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """The machine that the job was measured on.
+    """The machine on which the job was measured.
 
     Attributes:
         architecture: The architecture, `x86_64` or `aarch64`.
@@ -82,14 +82,14 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProfilingCost:
-    """What measuring itself took.
+    """The cost of measuring itself.
 
     Attributes:
-        seconds: The seconds in all.
+        seconds: The total seconds.
         phases_s: The seconds by what was measured.
         gradients: The gradients that were computed.
         requests: The requests to the store, by kind.
-        sent_bytes, received_bytes: The bytes that went to and came from the store.
+        sent_bytes, received_bytes: The bytes sent to and received from the store.
     """
 
     seconds: float
@@ -122,7 +122,7 @@ class StepTime:
     """The time of a gradient, `overhead_s + slope_s_per_sample * batch_size`, and its spread.
 
     Attributes:
-        sigma: The sigma of the lognormal with which the times scatter about their median.
+        sigma: The sigma of the lognormal distribution of the times about their median.
         p95_over_p50, p99_over_p50: The percentiles of all measured times, each over the median of its batch size.
         worst_fit_error: The largest relative distance of a point's median from the line.
         points: The points that were measured, one for each batch size.
@@ -137,15 +137,15 @@ class StepTime:
     points: tuple[StepPoint, ...]
 
     def step_s(self, batch_size: float) -> float:
-        """Return the median seconds of a gradient of so many samples."""
+        """Return the median seconds of a gradient of this many samples."""
         return self.overhead_s + self.slope_s_per_sample * batch_size
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """Peak memory of a process that holds one replica, `base_mb + slope_mb_per_sample * batch_size`; MB of 2^20.
+    """The peak memory of a process with one replica, `base_mb + slope_mb_per_sample * batch_size`, in MB of 2^20 bytes.
 
-    A function also holds updates that were read and are not applied yet: see `Profile.function_mb`.
+    A function also holds updates that were read and not yet applied: see `Profile.function_mb`.
     """
 
     base_mb: float
@@ -158,13 +158,13 @@ class MemoryModel:
 
 @dataclass(frozen=True, slots=True)
 class CodecFacts:
-    """What one codec costs.
+    """The costs of one codec.
 
     Attributes:
-        update_bytes: The bytes of an update's payload; its header comes on top, some 400 bytes.
-        encode_s: The seconds of encoding a gradient and packing it.
-        read_s: The seconds of checking an update that comes in: checksum, shapes, finite numbers.
-        apply_s: The seconds of decoding an update and adding it to the sum of an optimizer step.
+        update_bytes: The bytes of an update's payload. Its header adds some 400 bytes.
+        encode_s: The seconds for encoding a gradient and packing it.
+        read_s: The seconds for checking an incoming update: checksum, shapes, finite numbers.
+        apply_s: The seconds for decoding an update and adding it to the sum of an optimizer step.
     """
 
     update_bytes: int
@@ -185,13 +185,13 @@ class RequestTime:
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """A store as it was met from here.
+    """The measurements of a store from here.
 
     Attributes:
         url: The URL of the place that was measured.
         request_times: The times of requests by kind, as a meter names kinds.
-        read_bytes_per_s, write_bytes_per_s: The bandwidth of one connection without its latency; None where nobody could
-            tell the time of the bytes from the latency.
+        read_bytes_per_s, write_bytes_per_s: The bandwidth of one connection without its latency, or None if the time of
+            the bytes could not be told from the latency.
         reading: The meter's reading of the small requests alone; see `MeterReading.to_dict`.
     """
 
@@ -224,7 +224,7 @@ class NoisePoint:
 
     @property
     def noise_scale_samples(self) -> float | None:
-        """The noise scale B_simple, or None where the gradient drowns in the noise."""
+        """The noise scale B_simple, or None if the gradient drowns in the noise."""
         return self.trace_sigma / self.gradient_sq if self.gradient_sq > 0 and self.trace_sigma > 0 else None
 
 
@@ -233,8 +233,8 @@ class NoiseScale:
     """The gradient noise scale; see `lambdaml.cost.profiling.noise`.
 
     Attributes:
-        samples: The noise scale B_simple, which is the median over the points, or None where no point has one.
-        small_batch, large_batch: The batch sizes that it is estimated from.
+        samples: The noise scale B_simple, which is the median over the points, or None if no point has one.
+        small_batch, large_batch: The batch sizes from which it is estimated.
         batches: The small batches of each point.
         points: The points along the training.
     """
@@ -252,11 +252,11 @@ class CoherenceFacts:
 
     Attributes:
         steps: The optimizer steps of that training.
-        reference_samples: The samples of the fixed set that gradients are compared on.
+        reference_samples: The samples of the fixed set on which gradients are compared.
         cosine: The mean cosine over the later half of the training, by lag in steps.
         mu: The least projection of a lag or a shorter one, by lag in steps; the theorem's mu is at most that.
         tolerance_steps: The largest staleness at which a stale step is worth at least half a fresh one.
-        tolerance_at_least: Whether the tolerance may be larger, since no measured lag was too much.
+        tolerance_at_least: Whether the tolerance may be larger, because no measured lag was too long.
     """
 
     steps: int
@@ -269,17 +269,17 @@ class CoherenceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What was measured about a job.
+    """The measurements of a job.
 
     Attributes:
         measured_on: The date and time in UTC, ISO 8601.
-        spent: What measuring itself took.
+        spent: The cost of measuring itself.
         optimizer_s: The seconds of an optimizer step, without decoding and adding its updates.
-        snapshot_s: The seconds of copying and serialising the state.
+        snapshot_s: The seconds for copying and serialising the state.
         update_norm: The median 2-norm of a gradient of the job's own batch size.
         codecs: The costs of every codec that needs no parameter, by name.
-        store: The store that was measured, or None where none was named.
-        startup: The start of a function, or None where only this process can import the job.
+        store: The store that was measured, or None if none was named.
+        startup: The start of a function, or None if only this process can import the job.
         target: The target of the pilots, or None without them.
         pilot: The pilots, which say how many optimizer steps the target takes.
     """
@@ -302,10 +302,10 @@ class Profile:
     pilot: tuple[PilotRun, ...] = ()
 
     def placed(self, platform: Platform, functions: int = 1, slowdown: float = 1.0) -> Platform:
-        """Return the platform, on which functions start as they do with this job.
+        """Return the platform, with the time that functions take to start with this job.
 
-        A platform's own cold start is for a function that imports torch; the job's import and data come on top. Functions
-        of this machine start as they were measured to, and share its cores.
+        A platform's own cold start is for a function that imports torch; the job's import and data are added to it.
+        Functions of this machine start as they were measured, and share its cores.
         """
         if self.startup is None:
             return platform
@@ -317,12 +317,12 @@ class Profile:
         return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
 
     def function_mb(self, batch_size: float, workers: int) -> float:
-        """The memory that a function needs at most: what was measured, and the updates of so many workers that it may hold."""
+        """Return the most memory that a function needs: the measured memory and the updates that it may hold."""
         update_bytes = max(codec.update_bytes for codec in self.codecs.values())
         return self.memory.peak_mb(batch_size) + most_bytes(update_bytes, MAX_UNAPPLIED * workers) / 2**20
 
     def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
-        """Return what a simulation needs to know of the job.
+        """Return the costs of the job for a simulation.
 
         Args:
             batch_size: The samples of an update. Defaults to the job's own.
@@ -374,7 +374,7 @@ class Profile:
 
     @staticmethod
     def of(record: Any, name: str = "the profile") -> Profile:
-        """Return the profile that plain values stand for. Raises what `load` raises."""
+        """Return the profile from plain values. Raises what `load` raises."""
         from pydantic import ValidationError
 
         from lambdaml.settings import first_error

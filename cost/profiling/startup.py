@@ -1,6 +1,6 @@
-"""How long a function takes from its first line to its first gradient: imports, and what the job loads.
+"""The time that a function takes from its first line to its first gradient: imports, and what the job loads.
 
-Measured in a process of its own, since it can be seen once a process only:
+It is measured in a process of its own, because it can be seen only once per process:
 
     python -m lambdaml.cost.profiling.startup '{"spec": "digits.py:Digits", "args": {}}'
 """
@@ -25,8 +25,8 @@ class Startup:
 
     Attributes:
         import_s: The seconds until torch and lambdaml are imported.
-        job_s: The seconds from there until the first gradient, less the time of the second one: the job's import, its data
-            and its model.
+        job_s: The seconds from there until the first gradient, less the time of the second one. They cover the job's
+            import, its data and its model.
     """
 
     import_s: float
@@ -34,7 +34,7 @@ class Startup:
 
 
 def startup(job: JobSettings) -> Startup | None:
-    """Measure the start, or None where another process cannot import the job, or takes minutes to do so."""
+    """Measure the start, and return None if another process cannot import the job, or takes minutes to do so."""
     begin = time.perf_counter()
     command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
     try:
@@ -54,7 +54,7 @@ def _main(text: str) -> None:
 
     begin = time.perf_counter()
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever the job prints
+    os.dup2(2, 1)  # standard output becomes standard error for whatever the job prints
     job = JobSettings.model_validate_json(text)
 
     def work() -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A store, measured from here with the few kinds of request that runs live on."""
+"""Measuring a store from here, with the few kinds of request that runs need."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lambdaml.storage.retry import Retrying
 
 _SMALL_BYTES = 1024
 _LARGE_BYTES = (2**20, 32 * 2**20)
-"""The least and the largest size of the objects that bandwidth is measured with; the size of an update lies between."""
+"""The smallest and the largest size of objects for measuring bandwidth. The size of an update lies between them."""
 
 LEAST_ROUNDS, MOST_ROUNDS = 8, 200
-"""The rounds of small requests."""
+"""The least and the most rounds of small requests."""
 
 LARGE_ROUNDS = 4
-"""The large objects that are written and read."""
+"""The number of large objects that are written and read."""
 
 
 def measure_store(
@@ -29,14 +29,14 @@ def measure_store(
     """Create, get, miss, head and list small objects on fresh keys under `probe/`, then a few large ones; remove them.
 
     Args:
-        seconds: The seconds to spend on the small requests, about.
-        tell: A function that is told the share that is done.
+        seconds: The approximate seconds to spend on the small requests.
+        tell: A function that is told the finished share.
 
     Returns:
-        The facts, and what measuring took: requests by kind, bytes sent, bytes received.
+        The facts, and the cost of measuring: requests by kind, bytes sent, bytes received.
 
     Raises:
-        BadStoreURL, StoreUnfit, StoreError: If there is no such store, or it does not keep what runs rely on.
+        BadStoreURL, StoreUnfit, StoreError: If there is no such store, or it breaks promises on which runs rely.
     """
     store = open_store(url)
     try:
@@ -85,7 +85,7 @@ def _small(store: Retrying, root: str, seconds: float, tell: Callable[[float], N
 
 
 def _large(store: Retrying, root: str, size: int) -> tuple[float, float]:
-    """Return the median seconds of writing and of reading so many bytes."""
+    """Return the median seconds for writing and for reading this many bytes."""
     writes, reads = [], []
     for number in range(LARGE_ROUNDS):
         key, data = f"{root}/large-{number}", secrets.token_bytes(size)
