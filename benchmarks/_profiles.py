@@ -1,4 +1,4 @@
-"""Profiles for benchmarks: pilots are real, durations are set, so that a world is what its name says."""
+"""Profiles for benchmarks. Pilots are real, and durations are set, so that a world is what its name says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lambdaml.training.asked import resolve_job, settings_for
 def quick_profile(
     job: str, target: str, args: dict[str, Any], plan: Sequence[tuple[int, int]], step_s: float, seconds: float = 3600.0
 ) -> Profile:
-    """Return a profile of a job whose gradient takes `step_s`, and everything else nothing."""
+    """Return a profile of a job whose gradient takes `step_s`, and everything else no time."""
     chosen, instance = resolve_job(job, args)
     settings = settings_for(instance, chosen, RunOptions(workers=1, steps=1))
     size = 4 * settings.parameters + 300

@@ -1,4 +1,4 @@
-"""A command under a terminal of its own, in which Ctrl-C is pressed at some moment."""
+"""Run a command under a terminal of its own, in which Ctrl-C is pressed at some moment."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Shown:
 
     Attributes:
         code: The exit status, or None if it had not ended in time and was killed.
-        text: What the terminal got, control sequences included.
-        seconds: From start to end.
-        end_s: From Ctrl-C to the end, or None if it was not pressed.
+        text: The output in the terminal, including control sequences.
+        seconds: The seconds from start to end.
+        end_s: The seconds from Ctrl-C to the end, or None if it was not pressed.
     """
 
     code: int | None
@@ -43,12 +43,12 @@ def in_terminal(
     """Run a command in a terminal of 80 columns, press Ctrl-C when the moment has come, and wait for its end.
 
     Args:
-        limit_s: Seconds without a word, or after Ctrl-C, after which it is killed.
+        limit_s: The seconds without output, or after Ctrl-C, after which it is killed.
     """
     started, closed_by_exec = os.pipe()
     pid, terminal = pty.fork()
     if pid == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell has this process ignore in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell makes background processes ignore it
         os.execvpe(command[0], list(command), {**os.environ, "TERM": "xterm"})
     os.close(closed_by_exec)
     os.read(started, 1)  # before that, Ctrl-C would strike a copy of this process
@@ -83,7 +83,7 @@ def _read(terminal: int) -> str:
     while select.select([terminal], [], [], 0)[0]:
         try:
             more = os.read(terminal, 65536)
-        except OSError:  # nobody has it open any more
+        except OSError:  # no process has it open any more
             break
         if not more:
             break

@@ -1,11 +1,11 @@
-"""The figure of docs/concepts/planning.md: closed forms, the virtual world, and what a real run adds to them.
+"""Draw the figure of docs/concepts/planning.md: closed forms, the virtual world, and what a real run adds to them.
 
     python benchmarks/closed_forms.py docs/concepts/closed_forms.svg
 
-Left: a round of 12 MB by LambdaML's formula for scatter-reduce on its S3; the same transfers in the virtual world; and
-a round of this project's own `bsp` there, computing nothing, which overlaps its requests but polls, lists and waits for
-the slowest, with constant latencies as with those of `s3-standard`. Right: a message by FMI's formula and in the
-virtual world.
+The left panel shows a round of 12 MB by LambdaML's formula for scatter-reduce on its S3, the same transfers in the
+virtual world, and a round of this project's own `bsp` there. That round computes nothing and overlaps its requests, but
+it polls, lists and waits for the slowest, with constant latencies and with those of `s3-standard`. The right panel
+shows a message by FMI's formula and in the virtual world.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 def bsp_s(channel: str, workers: int) -> float:
-    """Return seconds of a round of a `bsp` run."""
+    """Return the seconds of a round of a `bsp` run."""
     costs = Costs(step_s=1e-6, encode_s=0.0, apply_s=0.0, apply_update_s=0.0, update_bytes=SIZE, snapshot_bytes=SIZE)
     times = [
         simulate(
@@ -48,7 +48,7 @@ def bsp_s(channel: str, workers: int) -> float:
 
 
 def panel(left: float, title: str, x_title: str, curves: dict[str, tuple[str, Curve]]) -> list[str]:
-    """Logarithmic axes; a curve whose name begins with a dot is drawn as dots."""
+    """Draw logarithmic axes. A curve whose name begins with a dot is drawn as dots."""
     width, height, top = 360.0, 260.0, 40.0
     points = [point for _, curve in curves.values() for point in curve]
     x0, x1 = (f(math.log10(x) for x, _ in points) for f in (min, max))

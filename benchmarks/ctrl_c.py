@@ -1,11 +1,11 @@
-"""Ctrl-C under a terminal, at random moments of a run: how long until the command has ended, and what is left.
+"""Press Ctrl-C under a terminal, at random moments of a run, and see how soon the command ends and what is left.
 
     python benchmarks/ctrl_c.py
 
 A run of two functions with an evaluation at every update is timed once. Then it is started again and again, and Ctrl-C
-is pressed at moments that are spread evenly over that time, but not while Python itself is still starting. Each run
-that has begun is resumed to its end and verified. Needed: each ends within 2 s, without a traceback, and each run can be
-resumed.
+is pressed at moments that are spread evenly over that time, except while Python itself is still starting. Each run that
+has begun is resumed to its end and verified. Each must end within 2 s, without a traceback, and each run must be
+resumable.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def threads(pid: int) -> int:
 
 
 def quietly(*arguments: str) -> int:
-    """Return the exit status of a command in this process."""
+    """Run a command in this process, and return its exit status."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return lambdaml_command(arguments)
 
 
 def fate(shown: Shown, place: Path) -> str:
-    """Return what became of a run whose command was interrupted, or what was wrong with that."""
+    """Return what happened to a run whose command was interrupted, or what was wrong with that."""
     if shown.code is None:
         return "HUNG"
     if "Traceback" in shown.text or "Exception" in shown.text:
@@ -86,7 +86,7 @@ def main() -> None:
             number += 1
             place, at_s = Path(folder) / f"run{number}", random.uniform(0.0, length_s)
             shown = train(place, at_s, asked.steps)
-            if shown.end_s is None:  # the machine has more time than it had: draw again
+            if shown.end_s is None:  # the machine is faster than before, so draw again
                 length_s = shown.seconds
                 continue
             fates.append(fate(shown, place))

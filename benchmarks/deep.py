@@ -1,4 +1,4 @@
-"""A job whose depth is an argument: the deeper, the less staleness it stands."""
+"""A job whose depth is an argument: the deeper it is, the less staleness it tolerates."""
 
 import sys
 from itertools import pairwise
@@ -12,7 +12,7 @@ from digits import Digits  # type: ignore[import-not-found]
 
 
 class Deep(Digits):  # type: ignore[misc]
-    """Digits with so many hidden layers of 64."""
+    """The digits with this many hidden layers of 64."""
 
     def __init__(self, depth: int = 2, lr: float = 0.15) -> None:
         super().__init__(lr=lr)

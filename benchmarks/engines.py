@@ -1,12 +1,12 @@
-"""Functions as Ray tasks against functions of the local engine: as many processes, the same job, the same store.
+"""Compare functions as Ray tasks with functions of the local engine: as many processes, the same job, the same store.
 
     python benchmarks/engines.py
     python benchmarks/engines.py --steps 60 --rounds 1
 
-Updates per second from the dates that the store gives to log entries, the first ones left out; engines take turns, so
-that a busy stretch strikes both. Apart from that: the seconds that Ray itself takes to start, and those from the call
-of `train` to the first log entry. The first run on Ray also starts its worker processes, which later ones use again.
-Needed: at least 0.9 of the local engine's throughput.
+Updates per second are taken from the dates that the store gives to log entries, without the first ones. Engines take
+turns, so that a busy period affects both. Reported separately are the seconds that Ray itself takes to start, and those
+from the call of `train` to the first log entry. The first run on Ray also starts its worker processes, which later ones
+use again. Ray must reach at least 0.9 of the local engine's throughput.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from lambdaml.storage import open_store
 sys.path.insert(0, str(Path(__file__).parent))
 
 WARM = 20
-"""Log entries that are left out."""
+"""The number of log entries that are left out."""
 
 
 def measure(engine: str, url: str, functions: int, steps: int, schedule: str) -> tuple[float, float]:
-    """Updates per second, and seconds until the first log entry."""
+    """Return the updates per second, and the seconds until the first log entry."""
     spec = f"{Path(__file__).parent / 'jobs.py'}:Convolutions"
     began = time.time()
     options = {"workers": functions, "functions": functions, "snapshot_every": 10**6, "schedule": schedule}

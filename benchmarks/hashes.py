@@ -1,9 +1,9 @@
-"""The bits of the three examples, for docs/promises.md: one table for each numerics class that this CPU can have.
+"""Print the bits of the three examples, for docs/promises.md: one table for each numerics class that this CPU can have.
 
     python benchmarks/hashes.py
 
-Two workers, one function, `bsp`, 30 steps, seed 7. The same class must give the same SHA-256 on every machine;
-`tests/lambdaml/training/test_numerics.py` computes the one of the digits again.
+Each uses two workers, one function, `bsp`, 30 steps, and seed 7. The same class must give the same SHA-256 on every
+machine; `tests/lambdaml/training/test_numerics.py` computes that of the digits again.
 """
 
 from __future__ import annotations

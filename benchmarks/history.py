@@ -1,11 +1,13 @@
-"""What bounded history costs, and that it keeps its bound under random kills.
+"""Measure what bounded history costs, and show that it keeps its bound under random kills.
 
     python benchmarks/history.py                    # 10,000 updates of 1 MB, 2 GiB
     python benchmarks/history.py --updates 2000 --keep 400M
 
-First, the price: `asp` runs that keep everything and runs that keep a little take turns, in both orders, and their updates
-per second are compared. Keeping everything takes as much room on the disk as all updates. Then one long run: its functions are killed with SIGKILL at random moments, the command itself is stopped and
-resumed twice, the folder is weighed all the while, and what is left is verified.
+First, the price: `asp` runs that keep everything and runs that keep a little take turns, in both orders, and their
+updates per second are compared. Keeping everything takes as much room on the disk as all updates. Then one long run is
+made: its functions are killed with SIGKILL at random moments, the command itself is stopped and resumed twice, the
+    folder
+is weighed all the while, and what is left is verified.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from lambdaml.job import Job
 JOB = f"{Path(__file__).resolve()}:Wide"
 WORKERS, FUNCTIONS = 4, 2
 KILL_S = (3.0, 8.0)
-"""Between two kills."""
+"""The least and the most seconds between two kills."""
 
 
 class Wide(Job):
-    """250,000 parameters, 1 MB an update, and next to nothing to compute."""
+    """A job of 250,000 parameters, with 1 MB per update and almost nothing to compute."""
 
     batch_size = 4
 
@@ -70,7 +72,7 @@ def train(url: str, updates: int, keep: str, on_event: Callable[[Event], None]) 
 
 
 def weight(folder: Path) -> int:
-    """Return bytes of all files; one that goes meanwhile weighs nothing."""
+    """Return the bytes of all files. A file that disappears meanwhile counts as nothing."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -82,7 +84,7 @@ def weight(folder: Path) -> int:
 
 
 class Scale(threading.Thread):
-    """Weighs a folder until it is told to stop."""
+    """A thread that weighs a folder until it is told to stop."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -95,7 +97,7 @@ class Scale(threading.Thread):
 
 
 class Killer:
-    """Kills a function now and then, and stops the command at the shares of the run that it is given."""
+    """A killer of functions, now and then, that also stops the command at given shares of the run."""
 
     def __init__(self, seed: int, stops: list[float]) -> None:
         self.kills, self.deaths = 0, 0
@@ -121,7 +123,7 @@ class Killer:
 
 
 def rate(updates: int, keep: str) -> float:
-    """Updates per second between the first commit and the last."""
+    """Return the updates per second between the first commit and the last."""
     times: list[float] = []
 
     def watch(event: Event) -> None:

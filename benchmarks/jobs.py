@@ -1,4 +1,4 @@
-"""Jobs of known cost for the benchmarks: data and weights are generated, a step takes what its size says."""
+"""Jobs of known cost for the benchmarks. Data and weights are generated, and a step takes what its size implies."""
 
 import time
 
@@ -11,7 +11,7 @@ from lambdaml import Job
 
 
 class Classifier(Job):
-    """Random images and labels; a step takes what the network says."""
+    """Random images and labels. The network determines the time of a step."""
 
     def dataset(self) -> Dataset[tuple[Tensor, ...]]:
         stream = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ class Classifier(Job):
 
 
 class Convolutions(Classifier):
-    """Three convolutions: much compute, an update of 0.1 MB. A step takes about 10 ms on one core."""
+    """Three convolutions with much compute and an update of 0.1 MB. A step takes about 10 ms on one core."""
 
     def __init__(self, batch: int = 32, samples: int = 8192) -> None:
         self.batch_size, self.samples, self.shape = batch, samples, (3, 16, 16)
@@ -39,7 +39,7 @@ class Convolutions(Classifier):
 
 
 class Dense(Classifier):
-    """Two hidden layers: an update of 0.5 MB for as much compute. A step takes about 10 ms on one core."""
+    """Two hidden layers with an update of 0.5 MB for as much compute. A step takes about 10 ms on one core."""
 
     def __init__(self, width: int = 256, batch: int = 1024, samples: int = 32_768) -> None:
         self.width, self.batch_size, self.samples, self.shape = width, batch, samples, (width,)
@@ -50,7 +50,7 @@ class Dense(Classifier):
 
 
 class Stack(Classifier):
-    """Sixteen square layers with about so many parameters in all: what is measured is memory."""
+    """Sixteen square layers with about this many parameters in all, to measure memory."""
 
     batch_size, samples = 4, 64
 
@@ -70,7 +70,7 @@ class Stack(Classifier):
 
 
 class Judged(Classifier):
-    """A linear model on 64 points: a step takes next to nothing, and an evaluation `seconds`."""
+    """A linear model on 64 points: a step takes almost no time, and an evaluation takes `seconds`."""
 
     batch_size, samples, shape = 8, 64, (8,)
 
@@ -86,7 +86,7 @@ class Judged(Classifier):
 
 
 class Paced(Judged):
-    """The same, but a step takes `seconds` and no core."""
+    """The same model, but a step takes `seconds` and no core."""
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         time.sleep(self.seconds)
@@ -97,7 +97,7 @@ class Paced(Judged):
 
 
 class Payload(Job):
-    """A gradient of `floats` numbers and next to no compute: what is measured is communication."""
+    """A gradient of `floats` numbers with almost no compute, to measure communication."""
 
     batch_size = 1
 
@@ -119,7 +119,7 @@ class Payload(Job):
 
 
 class Asleep(Payload):
-    """A gradient takes `seconds` without using a core, and is `floats` numbers long."""
+    """A gradient of `floats` numbers that takes `seconds` without using a core."""
 
     def __init__(self, seconds: float = 0.03, floats: int = 25_000, samples: int = 4096) -> None:
         super().__init__(floats, samples)

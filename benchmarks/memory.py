@@ -1,13 +1,13 @@
-"""Copies of a model in memory: in the functions of a run, in the process that starts it, and in a plain loop, the floor.
+"""Count copies of a model in memory: in functions, in the process that starts a run, and in a plain loop, the floor.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --parameters 200e6
     python benchmarks/memory.py --parameters 400e6 --momentum 0 --workers 2 --functions 1
 
-Peak resident memory of each process, less that of the same process with a model of 1,000 parameters, in units of the model's
-size; the optimizer's own state (one copy with momentum) is left out. Mapped files count as far as they were touched. Each
-process is a fresh one. Needed: at most 5 copies in a function of one worker, whatever the number of workers, and 3 in the
-process that starts the run.
+The peak resident memory of each process, less that of the same process with a model of 1,000 parameters, is printed in
+units of the model's size, without the optimizer's own state (one copy with momentum). Mapped files count as far as they
+were touched. Each process is a fresh one. At most 5 copies are allowed in a function of one worker, whatever the number
+of workers, and 3 in the process that starts the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 SMALL = 1000.0
-"""Parameters of the model whose processes are taken off."""
+"""The parameters of the model whose processes are subtracted."""
 
 
 def plain_loop(parameters: float, momentum: float, steps: int) -> None:
@@ -53,7 +53,7 @@ def run(parameters: float, momentum: float, steps: int, workers: int, functions:
 
 
 def peaks(mode: str, *numbers: float) -> dict[str, int]:
-    """Return what a fresh process prints."""
+    """Return the peaks that a fresh process prints."""
     command = [sys.executable, __file__, "--only", mode, *map(str, numbers)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])

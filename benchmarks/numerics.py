@@ -1,9 +1,9 @@
-"""What reproducible numerics cost: a training step on one thread with and without them.
+"""Measure what reproducible numerics cost: a training step on one thread with and without them.
 
     python benchmarks/numerics.py
 
-Each cell is the median of several processes' medians; the processes take turns, so that a noisy machine disturbs all
-alike. The environment is set before a process begins, which is the only way that counts.
+Each cell is the median of several processes' medians. The processes take turns, so that a noisy machine disturbs all
+alike. The environment is set before a process begins, which is the only way that works.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WAYS = {
 
 
 def measure() -> None:
-    """Print milliseconds a step of each model, and the class that they were computed in, as JSON."""
+    """Print the milliseconds of a step of each model, and the class in which they were computed, as JSON."""
     import torch
     from torch import nn
 

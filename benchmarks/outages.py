@@ -1,11 +1,12 @@
-"""A store that is down for a minute at a random moment of a run: which runs go on, and what is lost.
+"""Take a store down for a minute at a random moment of a run, and see which runs continue and what is lost.
 
     python benchmarks/outages.py [--times 20] [--seconds 60]
 
-Runs of two functions, of every schedule in turn, lie on an S3 server of this machine, each behind a gate of its own. A
-gate closes once, at a random moment after the run has begun: it refuses connections, or it accepts them and answers
-nothing, in turn. Needed: every run goes on and ends; nobody is taken over; the log verifies; the screen says once that
-the store cannot be reached and once that it can again; synchronous runs end with the bits of the undisturbed run.
+Runs of two functions, of every schedule in turn, are on an S3 server of this machine, each behind a gate of its own. A
+gate closes once, at a random moment after the run has begun: in turn, it refuses connections, or it accepts them and
+answers nothing. Every run must continue and end, no function may be taken over, the log must verify, the screen must
+say once that the store cannot be reached and once that it can again, and synchronous runs must end with the bits of the
+undisturbed run.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ JOB = f"{Path(__file__).parent / 'jobs.py'}:Paced"
 WORKERS, STEPS, STEP_S = 4, 40, 0.2
 SCHEDULES = ("bsp", "asp", "ssp:2", "quorum:2")
 CLOSES_WITHIN_S = 8.0
-"""Of the first version; a run works for longer than that."""
+"""The seconds after the first version within which the gate closes. A run works for longer than that."""
 
 
 class Gate:
-    """A port of this machine that leads to another, unless it is closed.
+    """A port of this machine that leads to another one, unless it is closed.
 
     Args:
-        to: `host:port`.
+        to: The other port, as `host:port`.
         silent: Whether a closed gate accepts connections and passes nothing on, rather than refuse them.
     """
 
@@ -105,7 +106,7 @@ class Gate:
 
 @dataclass
 class Outcome:
-    """What came of one run."""
+    """The outcome of one run."""
 
     schedule: str
     kind: str
@@ -123,7 +124,7 @@ class Outcome:
 def train(
     url: str, schedule: str, tell: list[str], tick: threading.Event | None = None
 ) -> tuple[int, dict[str, object]]:
-    """Return the exit status of a run, and its result; what it says goes to `tell`."""
+    """Run the command, pass its output to `tell`, and return its exit status and result."""
     options = ["--workers", str(WORKERS), "--functions", "2", "--steps", str(STEPS), "--snapshot-every", "20"]
     command = [sys.executable, "-m", "lambdaml.cli", "train", JOB, *options, "--schedule", schedule, "--store", url]
     process = subprocess.Popen(

@@ -1,10 +1,10 @@
-"""One worker against a plain PyTorch loop: what the log, the store and the processes cost when nobody shares.
+"""Compare one worker with a plain PyTorch loop: what log, store and processes cost when nothing is shared.
 
     python benchmarks/overhead.py
 
-Samples per second of the same job, batch and optimizer, on one thread each; the loop and the runs take turns, so that
-a noisy machine disturbs all alike, and compute in the same numerics class. Needed: at least 0.9 of the loop on memory://,
-0.8 on file://.
+Samples per second of the same job, batch and optimizer are measured, on one thread each. The loop and the runs take
+turns, so that a noisy machine disturbs all alike, and compute in the same numerics class. Runs must reach at least 0.9
+of the loop on memory://, and 0.8 on file://.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ JOBS = ("Convolutions", "Dense")
 
 
 def plain_loop(name: str) -> float:
-    """Return seconds a step."""
+    """Return the seconds of a step."""
     torch.set_num_threads(1)
     job = getattr(jobs, name)()
     model, dataset = job.model(), job.dataset()
@@ -46,7 +46,7 @@ def plain_loop(name: str) -> float:
 
 
 def run(name: str, url: str) -> float:
-    """Return seconds a step."""
+    """Return the seconds of a step."""
     stamps: list[float] = []
 
     def on_event(event: Event) -> None:

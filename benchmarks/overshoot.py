@@ -1,12 +1,12 @@
-"""How far a run goes on after the first snapshot that met its target.
+"""Measure how far a run continues after the first snapshot that met its target.
 
     python benchmarks/overshoot.py
     python benchmarks/overshoot.py --evaluation-ms 200
 
-The digits example until `accuracy>=0.95`, on a directory store, with four workers on two functions: its steps take
-milliseconds, so that a look for the wish to stop that comes late is many steps. `--evaluation-ms` makes each evaluation
-as slow as that of a larger job. Printed are the steps at the first snapshot that met the target, and at the end, in the
-median run and in the worst.
+The digits example runs until `accuracy>=0.95`, on a directory store, with four workers on two functions. Its steps take
+milliseconds, so a late look for the request to stop costs many steps. `--evaluation-ms` makes each evaluation as slow
+as that of a larger job. The steps at the first snapshot that met the target, and at the end, are printed for the median
+run and for the worst.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from digits import Digits
 JOB = f"{Path(__file__).resolve()}:SlowlyEvaluated"
 TARGET = "accuracy>=0.95"
 CONFIGURATIONS = [("bsp", 1), ("bsp", 4), ("bsp", 12), ("asp", 1), ("asp", 12)]
-"""Schedule, and updates of each worker between snapshots."""
+"""The schedules, each with the updates of each worker between snapshots."""
 
 
 class SlowlyEvaluated(Digits):
-    """The digits example, whose evaluation takes so many seconds longer."""
+    """The digits example with an evaluation that takes this many seconds longer."""
 
     def __init__(self, evaluation_s: float = 0.0, lr: float = 0.4) -> None:
         super().__init__(lr=lr)
@@ -44,7 +44,7 @@ class SlowlyEvaluated(Digits):
 
 
 def once(schedule: str, every: int, evaluation_s: float, seed: int) -> tuple[int, int, float]:
-    """Steps at the first snapshot that met the target, steps at the end, and seconds."""
+    """Return the steps at the first snapshot that met the target, the steps at the end, and the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         result = lambdaml.train(
             JOB,

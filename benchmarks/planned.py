@@ -1,14 +1,14 @@
-"""Planned against live: time, bill and requests of runs to a target, none of which the plan has seen.
+"""Compare plans with live runs: time, bill and requests of runs to a target, none of which the plan has seen.
 
     python benchmarks/planned.py
 
 The plan knows each job's pilots (made first), and step times, start-up and store as a profile finds them right before a
 run, since machines change their pace. Sixteen live configurations, of processes on a directory store made as slow as a
-cloud's, are billed as if they were functions of AWS Lambda on S3. They take turns, three times, each time with seeds of
-their own; those that may be the fastest take more turns. Plans foretell the median run: medians are compared.
+cloud's, are billed as if they were functions of AWS Lambda on S3. They take turns, three times, each time with other
+seeds; those that may be the fastest take more turns. Plans predict the median run, so medians are compared.
 
-Needed, as medians over the configurations: 12 % of time, 8 % of the bill, 3 % of requests; and for each job the
-configuration that the plan ranks first is within 10 % of the best.
+The medians over the configurations must be within 12 % of time, 8 % of the bill and 3 % of requests, and for each job
+the configuration that the plan ranks first must be within 10 % of the best.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ CONFIGURATIONS = [
     ("bsp", 3, "s3-standard", "fp32"),
 ]
 Configuration = tuple[str, int, str, str]
-"""Schedule, workers, latency, codec."""
+"""A schedule, a number of workers, a latency and a codec."""
 
 EVERY = 4
-"""Updates of each worker between snapshots: the finer, the less a run stops late by chance."""
+"""The updates of each worker between snapshots. With more snapshots, a run stops less late by chance."""
 
 SEEDS = 4
-"""Simulations of a configuration, as a plan of few candidates makes them."""
+"""The simulations of a configuration, as many as a plan of few candidates makes."""
 
 TURNS = 3
-"""Of every configuration."""
+"""The turns of every configuration."""
 
 MORE_TURNS = 4
-"""Of those whose median time, planned or live, is within `CONTENDS` of the least."""
+"""The further turns of those whose median time, planned or live, is within `CONTENDS` of the least."""
 
 CONTENDS = 1.25
 PROFILE_S, STORE_S = 6.0, 5.0
-"""Before each run."""
+"""The seconds for measuring a profile and a store before each run."""
 
 BOOKED = ("s3-standard", "lambda-arm:1769")
 
@@ -104,7 +104,7 @@ def planned(profile: Profile, channel: Channel, configuration: Configuration, ta
 
 
 def measured(latency: str, size: int) -> Channel:
-    """Return a store, as a profile finds it."""
+    """Return a store as a profile finds it."""
     with tempfile.TemporaryDirectory() as folder:
         facts, *_ = measure_store(
             f"file://{folder}?latency={latency}&latency_seed=99", size, STORE_S, lambda share: None
@@ -133,7 +133,7 @@ def run(job: str, schedule: str, workers: int, latency: str, codec: str, tariff:
 
 
 def turn(job: str, profile: Profile, configuration: Configuration, tariff: Tariff, seed: int) -> tuple[Facts, Facts]:
-    """Live and planned."""
+    """Return the live and the planned facts."""
     spec, args, target = JOBS[job]
     now = lambdaml.profile(spec, args=args, seconds=PROFILE_S)
     now = replace(now, target=target, pilot=profile.pilot, noise=profile.noise)
@@ -143,7 +143,7 @@ def turn(job: str, profile: Profile, configuration: Configuration, tariff: Tarif
 
 
 def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
-    """Return the medians, live and planned."""
+    """Return the medians of the live and of the planned facts."""
     real, model = zip(*turns, strict=True)
     return tuple(
         Facts(*(median(getattr(one, name) for one in each) for name in Facts.__slots__)) for each in (real, model)
@@ -153,7 +153,7 @@ def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
 def tried(
     job: str, profile: Profile, tariff: Tariff, configurations: Sequence[Configuration]
 ) -> dict[Configuration, list[tuple[Facts, Facts]]]:
-    """Return all turns."""
+    """Return all turns by configuration."""
     turns: dict[Configuration, list[tuple[Facts, Facts]]] = {configuration: [] for configuration in configurations}
     for seed in range(TURNS + MORE_TURNS):
         seconds = {one: [facts.seconds for facts in middle(found)] for one, found in turns.items() if found}

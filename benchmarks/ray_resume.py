@@ -1,13 +1,13 @@
-"""The process that started a run on Ray is killed, and the run is resumed at once: seconds until it works again.
+"""Kill the process that started a run on Ray, resume the run at once, and measure the seconds until it works again.
 
     python benchmarks/ray_resume.py
     python benchmarks/ray_resume.py 3 --own --schedule asp
 
-A run of two functions is started by another process, on this process's Ray, or with `--own` on one that the other process
-has started. After some commits that process gets SIGKILL, and the run is resumed here. Counted is the time from the kill to
-the first log entry that a function of the resumed run wrote; a Ray that had to be started for that is part of it, and is
-told beside it. Functions say when they take over workers that they began without; those that swap workers do so more often
-than there are workers. Needed: at work within one lease and 10 s, each time.
+Another process starts a run of two functions, on this process's Ray, or with `--own` on one that it has started itself.
+After some commits that process gets SIGKILL, and the run is resumed here. The time from the kill to the first log entry
+by a function of the resumed run is counted; it includes the start of Ray, if one had to be started, which is also
+reported separately. Functions say when they take over workers that they began without; those that swap workers do so
+more often than there are workers. Each run must be at work within one lease and 10 s.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lambdaml.storage import Store, open_store
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Convolutions"
 WORKERS = 4
 BEFORE = 20
-"""Log entries after which the process is killed."""
+"""The number of log entries after which the process is killed."""
 
 SETTLE_S = 5.0
-"""Seconds that the resumed run goes on for, in which workers might be swapped."""
+"""The seconds for which the resumed run continues, in which workers might be swapped."""
 
 STARTER = """
 import sys, lambdaml, lambdaml.ray
@@ -53,7 +53,7 @@ def newest_writer(store: Store, seen: int) -> tuple[int, str]:
 
 
 class Watch:
-    """Waits for the first commit of the resumed run, goes on for a little while, and interrupts it."""
+    """A watcher that waits for the resumed run's first commit, lets it run a little longer, and interrupts it."""
 
     def __init__(self, killed_at: float) -> None:
         self.killed_at = killed_at
@@ -73,7 +73,7 @@ class Watch:
 
 
 def once(url: str, held: RayEngine | None, schedule: str, lease_s: float) -> tuple[float, str]:
-    """Return seconds from the kill to the first new commit, and what is to be told of that."""
+    """Return the seconds from the kill to the first new commit, and a remark about it."""
     import ray
 
     address = ray.get_runtime_context().gcs_address if held is not None else "local"

@@ -1,13 +1,13 @@
-"""Ray's object store as a store: against bare Ray, and beside the other stores of one machine.
+"""Compare Ray's object store as a store with bare Ray, and with the other stores of one machine.
 
     python benchmarks/ray_store.py
 
-Puts and gets of 64 KB, 1 MB and 16 MB, median. "Bare" is `ray.put` and `ray.get` of the same bytes in one process, the
-reference being at hand. Nobody has a reference at hand to what another process wrote, so "by name" stands beside it:
-the least that Ray can do to pass an object on, an actor that does nothing but keep a reference, and hand out one to
-an object of another process. All ways are measured in turns, so that a busy stretch strikes each of them. `get_many`
-reads 16 objects of 1 MB at once, and is given per object.
-Then the time from a create in this process to the return of a `wait` for its key in another.
+The median times of puts and gets of 64 KB, 1 MB and 16 MB are printed. "Bare" is `ray.put` and `ray.get` of the same
+bytes in one process, where the reference is at hand. Nobody has a reference at hand to what another process wrote, so
+"by name" is the least that Ray can do to pass an object on: an actor that does nothing but keep a reference, and hand
+out one to an object of another process. All ways are measured in turns, so that a busy period affects each of them.
+`get_many` reads 16 objects of 1 MB at once, and its time is given per object. The last number is the time from a create
+in this process to the return of a `wait` for its key in another.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ for n in range(int(sys.argv[2])):
 
 
 class Names:
-    """The least: an actor that keeps one reference, and hands out one to an object that the asker did not make."""
+    """The least: an actor that keeps one reference, and hands out one to an object that the caller did not make."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
@@ -60,7 +60,7 @@ class Names:
 
 
 class Bare:
-    """Ray itself, the reference at hand."""
+    """Ray itself, with the reference at hand."""
 
     def __init__(self, data: bytes) -> None:
         self._array = np.frombuffer(data, np.uint8)
@@ -77,7 +77,7 @@ class Bare:
 
 
 class ByName:
-    """Ray, the reference being with an actor."""
+    """Ray with the reference in an actor."""
 
     def __init__(self, data: bytes) -> None:
         self._array = np.frombuffer(data, np.uint8)
@@ -94,7 +94,7 @@ class ByName:
 
 
 class Stored:
-    """A store of ours; each key is written once."""
+    """A store of ours, in which each key is written once."""
 
     def __init__(self, data: bytes, url: str) -> None:
         self._data = data
@@ -156,7 +156,7 @@ def measure(title: str, size_bytes: int, urls: list[str], repeats: int) -> None:
 
 
 def many(url: str, repeats: int) -> str:
-    """Return the result of reading 16 objects of 1 MB together."""
+    """Return the time of reading 16 objects of 1 MB together."""
     store = open_store(url)
     data = np.random.default_rng(0).bytes(2**20)
     keys = [f"many/{n}" for n in range(16)]
@@ -171,7 +171,7 @@ def many(url: str, repeats: int) -> str:
 
 
 def noticed_s(url: str, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds from the return of a create, and from its call, to that of another process's `wait` for its key."""
+    """Return seconds to the return of another process's `wait`, from a create's return and from its call."""
     store = open_store(url)
     waiter = subprocess.Popen(
         [sys.executable, "-c", WAITER, url, str(repeats)], stdout=subprocess.PIPE, text=True, bufsize=1

@@ -1,11 +1,11 @@
-"""A BSP round against its floor, and the requests it takes.
+"""Compare a BSP round with its floor, and count the requests that it takes.
 
     python benchmarks/rounds.py
 
-Four functions with one worker each exchange gradients of 1 MB through a store with 40 ms a request and 65 MB/s a
-connection. The floor of a round is one put and then the gets, all at once: twice 40 ms + 1 MB / 65 MB/s. Needed: at
-most 1.25 times that. Requests are counted by the functions' meters between two moments of the same run: N puts of
-updates and N(N-1) gets, at most one put for the log, at most one 404 for every two updates awaited; no list, no
+Four functions with one worker each exchange gradients of 1 MB through a store with 40 ms per request and 65 MB/s per
+connection. The floor of a round is one put and then the gets, all at once: twice 40 ms + 1 MB / 65 MB/s. A round may
+take at most 1.25 times that. Requests are counted by the functions' meters between two moments of the same run: N puts
+of updates and N(N-1) gets, at most one put for the log, at most one 404 for every two updates awaited, no list and no
 delete.
 """
 

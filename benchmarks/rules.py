@@ -1,12 +1,13 @@
-"""Batches to target of every staleness rule, along the same recorded traces.
+"""Measure the batches to target of every staleness rule, along the same recorded traces.
 
     python benchmarks/rules.py [--quick] [--svg docs/concepts/rules.svg]
 
-Three runs of `asp` with 8 workers on S3's latency are simulated and their traces kept: equal workers; one that is ten
-times slower; functions that live for some seconds only. Each trace is cut where its first worker is done. Along each,
-examples/digits.py is trained with real gradients under every rule: same updates, same versions read, another weight or
-gradient. The step size of each rule is the best of a few, found with a seed of its own; then several seeds are
-measured. A batch is an update that got its fate, used or not. "-" means that a seed did not come to the target.
+Three runs of `asp` with 8 workers on S3's latency are simulated and their traces kept: equal workers, one that is ten
+times slower, and functions that live for only some seconds. Each trace is cut where its first worker is done. Along
+each, examples/digits.py is trained with real gradients under every rule: the updates and the versions read are the
+same, and only weights or gradients differ. The step size of each rule is the best of a few, found with a separate seed;
+then several seeds are measured. A batch is an update that got its fate, used or not. "-" means that a seed did not
+reach the target.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def record(options: dict[str, object], steps: int) -> Trace:
 
 
 def batches(trace: Trace, rule: str, rate: float, seed: int) -> float:
-    """Updates with a fate until the target is met; infinite if it never is."""
+    """Return the updates with a fate until the target is met, or infinity if it never is."""
     replay = lambdaml.replay_trace(
         trace, JOB, args={"lr": rate}, staleness=rule, seed=seed, evaluate_every=EVALUATE_EVERY
     )
@@ -78,7 +79,7 @@ def cell(rate: float, counts: list[float]) -> str:
 
 
 def figure(results: dict[str, dict[str, list[float]]]) -> str:
-    """Return one panel a trace, one line a rule: each seed a dot, their mean a bar."""
+    """Draw one panel for each trace with one line for each rule: each seed is a dot, their mean a bar."""
     left, width, row, top = 230, 230, 18, 40
     rules = list(next(iter(results.values())))
     most = max(count for panel in results.values() for counts in panel.values() for count in counts if count < math.inf)

@@ -1,4 +1,4 @@
-"""How fast runs are simulated, beside a bare simpy model of the same size.
+"""Measure how fast runs are simulated, beside a bare simpy model of the same size.
 
     python benchmarks/simulation.py
 
@@ -23,13 +23,13 @@ from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 
-# S3's latencies without its limits: at 5,500 reads a second, a thousand functions could read five updates a second.
+# S3's latencies lack its limits here: at 5,500 reads a second, a thousand functions could read five updates a second.
 S3 = "s3-standard:reads_per_s=1000000000"
 STEP_S, REQUEST_S = 0.1, 0.05
 
 
 def bare_simpy(workers: int, updates: int) -> None:
-    """Two timeouts an update, and a count."""
+    """Simulate two timeouts for each update, and count."""
     environment, chance = simpy.Environment(), random.Random(1)
     done, made = environment.event(), 0
 

@@ -1,13 +1,13 @@
-"""Staleness of real asynchronous workers against the virtual world's, and where it comes from.
+"""Compare the staleness of real asynchronous workers with the virtual world's, and show where it comes from.
 
     python benchmarks/staleness_live.py
 
-Eight processes on a directory store made as slow as a cloud's; a gradient takes `--step` seconds (asleep, so that they
-do not fight for two cores). The simulation knows the store's latency model and the job's costs as measured beforehand,
-nothing of the live run. Needed: mean staleness within 10 %, and an attribution that sums exactly for every applied
-update. Compared are the updates from when every worker has one applied until the first worker is done: starts and ends
-are the engine's. Processes of one machine share one clock, so the estimated clock differences can be held against the
-truth, which is 0.
+Eight processes run on a directory store made as slow as a cloud's. A gradient takes `--step` seconds (asleep, so that
+they do not compete for two cores). The simulation knows the store's latency model and the job's costs as measured
+beforehand, and nothing of the live run. The mean staleness must be within 10 %, and the attribution must sum exactly
+for every applied update. Compared are the updates from when every worker has one applied until the first worker is
+done, because starts and ends depend on the engine. Processes of one machine share one clock, so the estimated clock
+differences can be compared with the truth, which is 0.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEEDED = 0.10
 
 @dataclass(frozen=True)
 class Found:
-    """Of one trace: of its steady part, and whether every update is attributed and adds up."""
+    """The facts about a trace's steady part, and whether every update is attributed and adds up."""
 
     steady: Explained
     exact: bool
@@ -62,7 +62,7 @@ def found_in(trace: Trace) -> Found:
 
 
 def live(schedule: str, store: str, workers: int, steps: int, step_s: float, folder: str) -> Found:
-    """Train with one process for each worker, and look at its trace."""
+    """Train with one process for each worker, and analyse the trace."""
     place = f"file://{folder}/{schedule.replace(':', '-')}-{store}"
     options: dict[str, Any] = {"workers": workers, "functions": workers, "steps": steps, "snapshot_every": 10**6}
     lambdaml.train(JOB, f"{place}?latency={store}", schedule=schedule, args={"seconds": step_s}, **options)
@@ -70,7 +70,7 @@ def live(schedule: str, store: str, workers: int, steps: int, step_s: float, fol
 
 
 def simulated(schedule: str, store: str, workers: int, steps: int, costs: Costs) -> Found:
-    """Return the same in the virtual world."""
+    """Simulate the same run in the virtual world."""
     traces: list[Trace] = []
     options: dict[str, Any] = {"platform": "local", "costs": costs, "snapshot_every": 10**6, "trace": traces.append}
     simulate(workers=workers, schedule=schedule, steps=steps, channel=store, **options)
@@ -78,7 +78,7 @@ def simulated(schedule: str, store: str, workers: int, steps: int, costs: Costs)
 
 
 def costs_of(workers: int, step_s: float) -> Costs:
-    """Of the job, measured here and now."""
+    """Measure the costs of the job here and now."""
     job_settings, job = resolve_job(JOB, {"seconds": step_s})
     settings = settings_for(job, job_settings, RunOptions(workers=workers, steps=10))
     with OneThread() as compute:
@@ -86,7 +86,7 @@ def costs_of(workers: int, step_s: float) -> Costs:
 
 
 def line(name: str, found: Found) -> str:
-    """Return one row of the table."""
+    """Format one row of the table."""
     explained = found.steady
     split = [getattr(explained.split, phase) if explained.split else float("nan") for phase in PHASES]
     numbers = [explained.staleness.mean, *split, explained.staleness.p95]

@@ -1,13 +1,13 @@
-"""The staleness study: the time of the default one, and how much faster it is than a loop over workers.
+"""Measure the time of the default staleness study, and how much faster it is than a loop over workers.
 
     python benchmarks/study.py [--quick | --speeds]
 
-The loop is the study as one would write it first: a model and an optimizer of torch for each worker, and a list of the
-updates under way (`tests/lambdaml/studies/staleness/loop.py`). Both compute the same iterations of the same settings, with
-one thread, one after the other in the same process; the loop takes one setting at a time, as it can do nothing else.
-Needed: 5 minutes on 2 cores for the default study, and a ratio of 5. `--quick` leaves the default study out, and computes
-fewer iterations. `--speeds` shows instead what a learning rate does to the comparison of algorithms: four hidden layers at
-s = 32, with rates around the table's.
+The loop is the study as one would first write it: a model and an optimizer of torch for each worker, and a list of the
+updates under way (`tests/lambdaml/studies/staleness/loop.py`). Both compute the same iterations of the same settings,
+with one thread, one after the other in the same process; the loop takes one setting at a time, since it can do nothing
+else. The default study must take at most 5 minutes on 2 cores, and the ratio must be at least 5. `--quick` leaves out the
+default study and computes fewer iterations. `--speeds` instead shows how a learning rate affects the comparison of
+algorithms: four hidden layers at s = 32, with rates around the table's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
         speeds()
         return
     iterations = options.iterations or (60 if options.quick else 200)
-    at_once(0, "sgd", 1)  # loads the data
+    at_once(0, "sgd", 1)  # this loads the data
     print(f"{WORKERS} workers, {SEEDS} seeds, s = 8, {iterations} iterations, one thread; seconds")
     spent: list[tuple[float, float]] = []
     for depth, algorithm in ((0, "sgd"), (1, "adam"), (3, "momentum"), (6, "adam")):
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def at_once(depth: int, algorithm: str, iterations: int) -> float:
-    """Return seconds for all seeds."""
+    """Return the seconds for all seeds."""
     seeds, name = list(range(SEEDS)), f"dnn{depth}" if depth else "mlr"
     began = time.perf_counter()
     learner = GradientLearner(
@@ -82,7 +82,7 @@ def at_once(depth: int, algorithm: str, iterations: int) -> float:
 
 
 def one_by_one(depth: int, algorithm: str, iterations: int) -> float:
-    """Return seconds for all seeds, with quality measured as often."""
+    """Return the seconds for all seeds, with quality measured as often."""
     widths, name = (64, *[WIDTH] * depth, 10), f"dnn{depth}" if depth else "mlr"
     began = time.perf_counter()
     for seed in range(SEEDS):
@@ -111,7 +111,7 @@ def default_study() -> None:
 
 
 def speeds() -> None:
-    """Iterations without staleness, and how many times more at s = 32, by rate; medians over seeds."""
+    """Print the iterations without staleness, and how many times more at s = 32, by rate, as medians over seeds."""
     seeds = list(range(SEEDS))
 
     def iterations(algorithm: str, rate: float, staleness: int, limits: list[int]) -> list[float]:

@@ -1,12 +1,12 @@
-"""Sync or async: is the planner right? Worlds of worker speeds x storage latency x model depth, with real gradients.
+"""Test whether the planner chooses well between sync and async: worker speeds x storage latency x model depth.
 
     python benchmarks/sync_or_async.py
 
-In each world eight workers train digits to a loss on the test set. The truth: every schedule is timed in the virtual
-world, request by request, and real gradients are computed along that trace until the target is met; its time is the
-median over runs, each with chances of its own, in the world as in the learning. The planner knows a profile (pilots on
-this machine, for each depth) and the world's latency and stragglers, and chooses by `minimise="time"`. Its regret is the
-truth of its choice over the truth of the best.
+In each world eight workers train digits, with real gradients, to a loss on the test set. The truth is found by timing
+every schedule in the virtual world, request by request, and computing real gradients along that trace until the target
+is met; its time is the median over runs with separate seeds, for the world and for the learning. The planner knows a
+profile (pilots on this machine, for each depth) and the world's latency and stragglers, and chooses by
+`minimise="time"`. Its regret is the true time of its choice over the true time of the best.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ JOBS = {
     "4 hidden": {"depth": 4, "lr": 0.075},
     "4 hidden, fast": {"depth": 4, "lr": 0.5},
 }
-"""Learning rates: the largest of 0.3, 0.2, 0.15, 0.1, 0.075 at which pilots with a delay of 7 scatter by less than 10 %;
-beyond, runs of the same world differ by a factor of two, and nobody can say which schedule is the fastest. The last is
-one that fresh gradients stand and stale ones do not."""
+"""The learning rates: the largest of 0.3, 0.2, 0.15, 0.1, 0.075 at which pilots with a delay of 7 vary by less than 10 %.
+Beyond that, runs of the same world differ by a factor of two, and nobody can say which schedule is the fastest. The
+last
+is one that fresh gradients tolerate and stale ones do not."""
 
 SEEDS = {"bsp": 3, "quorum:4": 3, "quorum:7": 3, "asp": 5, "ssp:3": 5, "quorum:4,late=weight": 5}
-"""Runs by schedule: without stale updates they scatter less."""
+"""The runs by schedule. Those without stale updates vary less."""
 
 SCHEDULES = tuple(SEEDS)
 TARGET = "loss<=0.25"
 
 LONGEST, LONGEST_OF_MANY = 1000, 500
-"""Optimizer steps after which a schedule is taken never to reach the target: of one update each, and of several."""
+"""The steps after which a schedule is taken never to reach the target: of one update each, and of several."""
 
 ALLOWED = 1.10
 
 
 @cache
 def profile(job: str):  # type: ignore[no-untyped-def]
-    """What the planner knows of the job."""
+    """Return what the planner knows of the job."""
     from _profiles import quick_profile  # type: ignore[import-not-found]
 
     from lambdaml.cost.planning.pilot import default_plan
@@ -70,7 +71,7 @@ def _deep() -> str:
 
 
 def truth(spread: str, latency: str, schedule: str, seed: int) -> dict[str, float]:
-    """Return seconds to the target of one run, by job; infinite where it is never met."""
+    """Return the seconds to the target of one run by job, which are infinite if it is never met."""
     import torch
 
     from lambdaml.traces.replay import replay_trace
@@ -93,7 +94,7 @@ def truth(spread: str, latency: str, schedule: str, seed: int) -> dict[str, floa
 
 
 def _until(trace: Trace, version: int) -> Trace:
-    """Its beginning, which often is enough."""
+    """Return the trace's beginning, which often is enough."""
     from lambdaml.traces import Trace
 
     last = max(row["commit"] for row in trace.rows if row["version"] is not None and row["version"] <= version)
@@ -103,7 +104,7 @@ def _until(trace: Trace, version: int) -> Trace:
 
 
 def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
-    """Of a run of this world, simulated request by request."""
+    """Return the trace of a run of this world, simulated request by request."""
     from lambdaml.simulation import simulate
     from lambdaml.simulation.stub_replica import Costs
     from lambdaml.traces import Trace
@@ -127,7 +128,7 @@ def _trace(spread: str, latency: str, schedule: str, seed: int) -> Trace:
 
 
 def planned(spread: str, latency: str, job: str) -> str:
-    """Return the planner's schedule."""
+    """Return the schedule that the planner chooses."""
     from lambdaml.cost.planning.candidates import SearchSpace
     from lambdaml.cost.planning.objective import Objective
     from lambdaml.cost.planning.plan import make_plan

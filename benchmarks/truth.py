@@ -1,11 +1,11 @@
-"""Simulated against live: the same runs in the virtual world and on this machine.
+"""Compare simulated with live runs: the same runs in the virtual world and on this machine.
 
     python benchmarks/truth.py
 
-Twelve runs of four processes, on a directory store made as slow as a cloud's; a gradient takes 30 ms (asleep, so that
-four processes do not fight for two cores). The simulation knows the store's latency model and the job's costs as
-measured beforehand, nothing of the live run. Needed, as medians over the runs: 10 % for the time of an update and for
-mean staleness, 5 % for requests.
+Twelve runs of four processes use a directory store made as slow as a cloud's. A gradient takes 30 ms (asleep, so that
+four processes do not compete for two cores). The simulation knows the store's latency model and the job's costs as
+measured beforehand, and nothing of the live run. As medians over the runs, the time of an update and the mean staleness
+must be within 10 %, and requests within 5 %.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = ("get", "get_miss", "create", "create_lost", "put", "list", "head")
 
 
 def facts(rows: Sequence[dict[str, Any]], requests: dict[str, int]) -> dict[str, float]:
-    """Return what is compared: time an update takes once the run is under way, staleness, requests."""
+    """Return the facts to compare: time of an update once the run is under way, staleness, requests."""
     moments = sorted({(row["commit"], row["committed_s"]) for row in rows})
     first, last = moments[WARM_COMMITS], moments[-1]
     updates = sum(first[0] < row["commit"] <= last[0] for row in rows)

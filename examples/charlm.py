@@ -1,4 +1,4 @@
-"""A small causal transformer over characters: sums in words, which this file makes, or `--set text=book.txt`."""
+"""A small causal transformer over characters. It learns sums in words, made here, or `--set text=book.txt`."""
 
 import random
 from functools import cached_property
@@ -35,7 +35,7 @@ class CharLM(Job):
         self.text, self.lr, self.context, self.decay_steps = text, lr, context, decay_steps
 
     @cached_property
-    def rows(self) -> Tensor:  # of context + 1 characters; the last tenth of them is the test set
+    def rows(self) -> Tensor:  # rows have context + 1 characters; the last tenth is the test set
         text = Path(self.text).read_bytes() if self.text else sums().encode()
         return torch.tensor(list(text)).unfold(0, self.context + 1, self.context).contiguous()
 

@@ -1,4 +1,4 @@
-"""A small convolutional network with batch normalisation on the same digits: buffers are state, too."""
+"""A small convolutional network with batch normalisation on the digits, whose state therefore includes buffers."""
 
 from functools import cached_property
 
@@ -25,14 +25,14 @@ class DigitsCNN(Job):
 
     @cached_property
     def data(self) -> tuple[Batch, Batch]:
-        """The training and the test set, 1437 and 360 images of 1x8x8; the same split on every machine."""
+        """Return the training and the test set, 1437 and 360 images of 1x8x8, split alike on every machine."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images.reshape(-1, 1, 8, 8), labels, test_size=360, stratify=labels, random_state=0)
         x_train, x_test, y_train, y_test = (torch.tensor(part) for part in parts)
-        mean, std = x_train.mean(), x_train.std()  # of the training images alone
+        mean, std = x_train.mean(), x_train.std()  # from the training images alone
         x_train, x_test = ((x - mean).div(std).float() for x in (x_train, x_test))
         return (x_train, y_train), (x_test, y_test)
 

@@ -1,4 +1,4 @@
-"""Handwritten digits: scikit-learn's bundled 8x8 images and a small network. Trains to 0.95 in seconds.
+"""Handwritten digits: scikit-learn's bundled 8x8 images and a small network, which reaches 0.95 in seconds.
 
 Try:
 
@@ -26,14 +26,14 @@ class Digits(Job):
 
     @cached_property
     def data(self) -> tuple[Batch, Batch]:
-        """The training and the test set, 1437 and 360 images; the same split on every machine."""
+        """Return the training and the test set, 1437 and 360 images, split alike on every machine."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
         x_train, x_test, y_train, y_test = (torch.tensor(part) for part in parts)
-        mean, std = x_train.mean(0), x_train.std(0).clamp_min(1.0)  # of the training images alone
+        mean, std = x_train.mean(0), x_train.std(0).clamp_min(1.0)  # from the training images alone
         x_train, x_test = ((x - mean).div(std).float() for x in (x_train, x_test))
         return (x_train, y_train), (x_test, y_test)
 
