@@ -6,8 +6,7 @@
 First, the price: `asp` runs that keep everything and runs that keep a little take turns, in both orders, and their
 updates per second are compared. Keeping everything takes as much room on the disk as all updates. Then one long run is
 made: its functions are killed with SIGKILL at random moments, the command itself is stopped and resumed twice, the
-    folder
-is weighed all the while, and what is left is verified.
+folder is weighed all the while, and what is left is verified.
 """
 
 from __future__ import annotations

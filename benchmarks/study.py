@@ -5,8 +5,8 @@
 The loop is the study as one would first write it: a model and an optimizer of torch for each worker, and a list of the
 updates under way (`tests/lambdaml/studies/staleness/loop.py`). Both compute the same iterations of the same settings,
 with one thread, one after the other in the same process; the loop takes one setting at a time, since it can do nothing
-else. The default study must take at most 5 minutes on 2 cores, and the ratio must be at least 5. `--quick` leaves out the
-default study and computes fewer iterations. `--speeds` instead shows how a learning rate affects the comparison of
+else. The default study must take at most 5 minutes on 2 cores, and the ratio must be at least 5. `--quick` leaves out
+the default study and computes fewer iterations. `--speeds` instead shows how a learning rate affects the comparison of
 algorithms: four hidden layers at s = 32, with rates around the table's.
 """
 

@@ -39,9 +39,8 @@ JOBS = {
     "4 hidden": {"depth": 4, "lr": 0.075},
     "4 hidden, fast": {"depth": 4, "lr": 0.5},
 }
-"""The learning rates: the largest of 0.3, 0.2, 0.15, 0.1, 0.075 at which pilots with a delay of 7 vary by less than 10 %.
-Beyond that, runs of the same world differ by a factor of two, and nobody can say which schedule is the fastest. The
-last
+"""The learning rates: the largest of 0.3, 0.2, 0.15, 0.1, 0.075 at which pilots with delay 7 vary by less than 10 %.
+Beyond that, runs of the same world differ by a factor of two, and nobody can say which schedule is fastest. The last
 is one that fresh gradients tolerate and stale ones do not."""
 
 SEEDS = {"bsp": 3, "quorum:4": 3, "quorum:7": 3, "asp": 5, "ssp:3": 5, "quorum:4,late=weight": 5}

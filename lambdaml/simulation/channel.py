@@ -1,9 +1,9 @@
-"""What a store is like in the virtual world: latency, bandwidth and request limits. No I/O and no clock.
+"""A store in the virtual world: its latency, bandwidth and request limits. This does no I/O and needs no clock.
 
     channel = Channel.parse("s3-standard")                  # or s3-express:bandwidth=40MB/s, or 40ms
     channel.latency_s("get", random()), channel.transfer_s(1_000_000)
 
-Kinds of requests are those of a meter (`lambdaml.storage.meter`): `get`, `get_miss`, `create`, `create_lost`, ...
+The kinds of requests are those of a meter (`lambdaml.storage.meter`): `get`, `get_miss`, `create`, `create_lost`, ...
 Seconds are rounded to 1e-9, so that the last bit of a mathematics library does not change a simulation.
 """
 
@@ -23,19 +23,19 @@ from lambdaml.storage.meter import MeterReading, bin_s
 from lambdaml.storage.url import parse_number
 
 OPTIONS = ("bandwidth", "reads_per_s", "writes_per_s")
-"""What may follow a channel's name: `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
+"""The options that may follow a channel's name, as in `s3-standard:bandwidth=40MB/s,writes_per_s=350`."""
 
 _ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Empirical:
-    """The latencies that a meter saw; within a bin of its histogram they lie evenly on the logarithmic scale.
+    """The latencies that a meter saw. Within a bin of its histogram they are even on the logarithmic scale.
 
-    A kind that it did not see is as slow as what it saw of the same direction, and failing that, as everything.
+    A kind that it did not see is as slow as the kinds that it saw of the same direction, or else as all kinds.
 
     Attributes:
-        bins: kind (or `read`, `write`, `all`) -> (bin of the meter, requests up to its end), in order.
+        bins: Pairs (bin of the meter, requests up to its end), in order, by kind or by `read`, `write` or `all`.
     """
 
     bins: Mapping[str, tuple[tuple[int, int], ...]] = field(hash=False)
@@ -43,7 +43,7 @@ class Empirical:
 
     @classmethod
     def of(cls, reading: MeterReading, bandwidth_bytes_per_s: float = math.inf) -> Empirical:
-        """Raises ValueError where the reading has no answered request."""
+        """Take the latencies of a reading. Raises ValueError if the reading has no answered request."""
         pools: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for kind, counts in reading.latency.items():
             for pool in (kind, _direction(kind), _ALL):
@@ -57,7 +57,7 @@ class Empirical:
         return cls(bins, bandwidth_bytes_per_s)
 
     def latency_s(self, kind: str, unit: float) -> float:
-        """The latency at the quantile `unit`, in [0, 1]."""
+        """Return the latency at the quantile `unit`, in [0, 1]."""
         bins = self.bins.get(kind) or self.bins.get(_direction(kind)) or self.bins[_ALL]
         wanted = unit * bins[-1][1]
         at = bisect_left(bins, wanted, key=lambda item: item[1])
@@ -66,17 +66,18 @@ class Empirical:
         return bin_s(bin_number + (wanted - begin) / (end - begin))
 
     def transfer_s(self, size_bytes: int) -> float:
-        """Seconds to move this many bytes over one connection."""
+        """Return the seconds that it takes to move this many bytes over one connection."""
         return size_bytes / self.bandwidth_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A store as functions meet it.
+    """A store as functions experience it.
 
     Attributes:
-        model: latency by kind of request, and the bandwidth of one connection.
-        reads_per_s, writes_per_s: requests that one prefix takes before it answers 503 SlowDown; None: no limit.
+        model: The latency by kind of request, and the bandwidth of one connection.
+        reads_per_s, writes_per_s: The requests that one prefix takes before it answers 503 SlowDown, or None for no
+            limit.
     """
 
     name: str
@@ -86,10 +87,10 @@ class Channel:
 
     @classmethod
     def parse(cls, text: str) -> Channel:
-        """A preset (see `CHANNELS`) or a time such as `40ms`, and options: `s3-express:bandwidth=40MB/s`.
+        """Parse a preset (see `CHANNELS`) or a time such as `40ms`, with options: `s3-express:bandwidth=40MB/s`.
 
         Raises:
-            SettingsError: no such preset (the nearest are shown), no such option, or not a value for it.
+            SettingsError: If there is no such preset (the nearest are shown) or option, or the option's value is bad.
         """
         name, _, rest = text.partition(":")
         options = dict(piece.partition("=")[::2] for piece in rest.split(",") if rest)
@@ -112,31 +113,31 @@ class Channel:
     def measured(
         cls, reading: MeterReading, bandwidth_bytes_per_s: float = math.inf, like: Channel | None = None
     ) -> Channel:
-        """The latencies of a real meter; the limits of the channel that it is `like`, or none.
+        """Return a channel with a real meter's latencies, and with the limits of the channel that it is `like`, if any.
 
-        A meter's latencies include the transfers of what it saw. So give a bandwidth with a reading of small objects
-        only; without one, every object takes as long as those that the meter saw.
+        A meter's latencies include the transfers of what it saw. Therefore give a bandwidth only with a reading of
+        small objects. Without one, every object takes as long as those that the meter saw.
 
         Raises:
-            ValueError: the reading has no answered request.
+            ValueError: If the reading has no answered request.
         """
         return replace(like or CHANNELS["disk"], name="measured", model=Empirical.of(reading, bandwidth_bytes_per_s))
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
-        """Of one connection; infinite where bytes take no time."""
+        """The bandwidth of one connection, which is infinite where bytes take no time."""
         return self.model.bandwidth_bytes_per_s
 
     def latency_s(self, kind: str, unit: float) -> float:
-        """Seconds that a request takes besides its bytes, at the quantile `unit` in [0, 1]."""
+        """Return the seconds that a request takes besides its bytes, at the quantile `unit` in [0, 1]."""
         return round(self.model.latency_s(kind, unit), 9)
 
     def transfer_s(self, size_bytes: int) -> float:
-        """Seconds that these bytes take over one connection that has the function's network to itself."""
+        """Return the seconds of these bytes over one connection that has the function's network to itself."""
         return round(self.model.transfer_s(size_bytes), 9)
 
     def limit_per_s(self, kind: str) -> float | None:
-        """Requests of this direction that one prefix takes; None for no limit."""
+        """Return the requests of this direction that one prefix takes, or None for no limit."""
         return self.writes_per_s if is_write(kind) else self.reads_per_s
 
 
@@ -153,8 +154,8 @@ CHANNELS: dict[str, Channel] = {
         "fmi-redis": (),
     }.items()
 }
-"""Presets. Latency and bandwidth: see `lambdaml.storage.latency.PRESETS`; prices: `lambdaml.cost.billing.prices`. Written down
-November 2026; us-east-1.
+"""The presets, as of November 2026, for us-east-1. `lambdaml.storage.latency.PRESETS` has their latency and bandwidth,
+and `lambdaml.cost.billing.prices` their prices.
 
 | preset                   | limits                                       |
 |--------------------------|----------------------------------------------|
@@ -163,15 +164,15 @@ November 2026; us-east-1.
 | lambdaml-s3, fmi-s3      | as s3-standard                               |
 | all others               | assumed: none                                |
 
-Limits: AWS's performance guide for S3, where 3,500 and 5,500 are what a prefix takes at least, more after it was busy
-for a while, which is not modelled; s3-express-performance.html (200,000 reads, 100,000 writes).
+The limits are those of AWS's performance guide for S3, where a prefix takes at least 3,500 and 5,500. It takes more
+after a busy period, which is not modelled. Those of s3-express-performance.html are 200,000 reads and 100,000 writes.
 """
 
 
 class TokenBucket:
-    """Lets `rate_per_s` requests a second pass, and `burst` of them at once, by default as many as in a second.
+    """A limiter that lets `rate_per_s` requests a second pass, and `burst` at once (by default a second's worth).
 
-    S3 does not say how large its bursts may be; a second's worth is assumed.
+    S3 does not say how large its bursts may be, so a second's worth is assumed.
     """
 
     def __init__(self, rate_per_s: float, burst: float | None = None) -> None:
@@ -180,7 +181,7 @@ class TokenBucket:
         self._due = -math.inf
 
     def take(self, now: float) -> bool:
-        """Whether one request may pass at this moment; if not, nothing is taken. Moments must not go back."""
+        """Return whether one request may pass now. If not, nothing is taken. Moments must not go back."""
         due = max(self._due, now)
         if due - now > self._slack_s:
             return False
@@ -189,10 +190,10 @@ class TokenBucket:
 
 
 class Pipe:
-    """A function's network, which all its connections share, first come, first served.
+    """A function's network, which all its connections share in the order of arrival.
 
-    Work-conserving: it is never idle while bytes wait, and moves no more than `bytes_per_s`. A small transfer that
-    begins during a large one ends after it, where fair sharing would let it pass; the last of a group ends alike.
+    It is work-conserving: it is never idle while bytes wait, and moves no more than `bytes_per_s`. A small transfer
+    that begins during a large one ends after it, where fair sharing would let it pass. The last of a group ends alike.
     """
 
     def __init__(self, bytes_per_s: float = math.inf) -> None:
@@ -200,7 +201,7 @@ class Pipe:
         self.free_at = 0.0
 
     def finish(self, now: float, size_bytes: int, connection_bytes_per_s: float = math.inf) -> float:
-        """The moment at which a transfer that begins now, over a connection of this bandwidth, ends."""
+        """Return when a transfer ends that begins now over a connection of this bandwidth."""
         self.free_at = max(now, self.free_at) + size_bytes / self.bytes_per_s
         return round(max(now + size_bytes / connection_bytes_per_s, self.free_at), 9)
 

@@ -1,4 +1,4 @@
-"""What a job's computations take and weigh: measured on this machine, or assumed."""
+"""The time and the bytes of a job's computations, measured on this machine or assumed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lambdaml.simulation.stub_replica import Costs
 
 ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
-"""Of a simulation without a job: a gradient takes 0.1 s at nominal speed, and the model has a million parameters."""
+"""The assumptions without a job: a gradient takes 0.1 s at nominal speed, and the model has a million parameters."""
 
 _WEIGHED = 2**16
-"""Numbers of a gradient that is encoded to see how many bytes a codec takes for each."""
+"""The numbers of a gradient that is encoded to see how many bytes a codec takes for each."""
 
 _MEASURE_S = 2.0
 
 
 def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int = ASSUMED_PARAMETERS) -> Costs:
-    """Costs of no job in particular: an optimizer step takes 1 ns a parameter, reading an update as much again."""
+    """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again."""
     body = CODECS.make(codec).encode(np.zeros(_WEIGHED, np.float32), 0)
     size = parameters * sum(part.nbytes for part in body.values()) // _WEIGHED
     apply_s = 1e-9 * parameters
@@ -33,12 +33,12 @@ def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int
 
 
 def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
-    """Time a job's gradients and optimizer steps for about two seconds, and weigh what it writes.
+    """Time a job's gradients and optimizer steps for about two seconds, and weigh its objects.
 
-    To be called where tensor work is done; see `lambdaml.training.one_thread.OneThread`.
+    Call this in the thread of tensor work; see `lambdaml.training.one_thread.OneThread`.
 
     Raises:
-        JobFailed: the job's own code raised.
+        JobFailed: If the job's own code raised an error.
     """
     from lambdaml.training.replica import Replica
 

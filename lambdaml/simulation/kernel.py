@@ -1,11 +1,11 @@
-"""A discrete-event kernel: runs `async` code on a clock that jumps from event to event. No real time passes.
+"""A discrete-event kernel that runs `async` code on a clock that jumps from event to event. No real time passes.
 
-A coroutine hands the kernel what it waits for: a number of seconds, or a `Future`. The kernel keeps those that wait
-for a moment in a heap, those that may go on now in a queue, and resumes one after the other. Ties are broken by the
-order in which they came up, so one program with one seed has one history.
+A coroutine hands the kernel what it waits for: a number of seconds, or a `Future`. The kernel keeps the coroutines that
+wait for a moment in a heap and those that may continue now in a queue, and resumes one after the other. Ties are broken
+by the order in which they came up, so one program with one seed has one history.
 
-Compare simpy's core, whose processes are generators of events; here they are coroutines, so that code which also runs
-under asyncio can run unchanged.
+Compare simpy's core, whose processes are generators of events. Here they are coroutines, so code that also runs under
+asyncio can run unchanged.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ T = TypeVar("T")
 
 
 class Cancelled(BaseException):
-    """Raised inside a task that was cancelled, where it waits."""
+    """The exception that is raised inside a cancelled task, where it waits."""
 
 
 class Killed(BaseException):
-    """Raised inside every task of a group that was killed, where it waits, and by whatever it awaits from then on."""
+    """The exception raised in every task of a killed group, where it waits and in all that it awaits from then on."""
 
 
 class Livelock(RuntimeError):
-    """Tasks take turn after turn, and the clock stands still."""
+    """The error of tasks that take turn after turn while the clock stands still."""
 
 
 MAX_TURNS = 1_000_000
-"""Turns that tasks may take at one moment."""
+"""The turns that tasks may take at one moment."""
 
 
 @coroutine
 def sleep(seconds: float) -> Generator[float, None, None]:
-    """Wait for so many seconds of the kernel's clock; with 0, until all that may go on now has gone on."""
+    """Wait for this many seconds of the kernel's clock. With 0, wait until all that may continue now has done so."""
     yield seconds
 
 
@@ -56,7 +56,7 @@ class Future(Generic[T]):
         self.done = False
 
     def set(self, value: T | None = None, error: BaseException | None = None) -> None:
-        """Settle it, once; later calls change nothing."""
+        """Settle the future once; later calls change nothing."""
         if self.done:
             return
         self.done, self._value, self._error = True, value, error
@@ -67,7 +67,7 @@ class Future(Generic[T]):
 
     @coroutine
     def wait(self) -> Generator[Future[T], None, T]:
-        """The value, once it is there; raises the error it was settled with."""
+        """Return the value once it is there, or raise the error with which the future was settled."""
         if not self.done:
             yield self
         if self._error is not None:
@@ -75,15 +75,15 @@ class Future(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def add(self, task: KernelTask) -> None:
-        """Resume this task when settled, if it still waits for that."""
+        """Resume this task when the future is settled, if it still waits for that."""
         self._waiters.append((task, task.stamp))
 
 
 class KernelTask:
-    """A coroutine that the kernel runs, beside others, as part of a group.
+    """A coroutine that the kernel runs beside others, as part of a group.
 
     Attributes:
-        result: settled with what the coroutine returned or raised.
+        result: The future that is settled with what the coroutine returned or raised.
     """
 
     __slots__ = ("group", "result", "stamp", "steps")
@@ -92,19 +92,19 @@ class KernelTask:
         self.steps = steps
         self.group = group
         self.result: Future[Any] = Future(kernel)
-        self.stamp = 0  # of the wait it is in; an event of an earlier one is stale
+        self.stamp = 0  # the stamp of the current wait; an event of an earlier one is stale
 
     def cancel(self) -> None:
-        """Raise `Cancelled` where it waits, in its next turn."""
+        """Raise `Cancelled` where the task waits, in its next turn."""
         self.group.kernel.resume(self, Cancelled())
 
 
 class Group:
-    """The tasks of one function, with a random stream of their own. A group can be killed, frozen and thawed.
+    """The tasks of one function, with their own random stream. A group can be killed, frozen and thawed.
 
     Attributes:
-        last_turn: the group is killed right after this many turns of its tasks, wherever they wait then.
-        on_kill: called when it was killed.
+        last_turn: The number of turns of its tasks right after which the group is killed, wherever they wait then.
+        on_kill: The function that is called when the group was killed.
     """
 
     def __init__(self, kernel: Kernel, name: str) -> None:
@@ -126,8 +126,11 @@ class Group:
         return task
 
     def kill(self) -> None:
-        """End all tasks where they wait, as SIGKILL does: they may run no more than their `finally` clauses, and
-        those reach nothing outside, since every operation of a dead group must raise `Killed`."""
+        """End all tasks where they wait, as SIGKILL does.
+
+        They may run no more than their `finally` clauses. Those reach nothing outside, since every operation of a dead
+        group must raise `Killed`.
+        """
         if self.dead:
             return
         self.dead = True
@@ -137,17 +140,17 @@ class Group:
         self.on_kill()
 
     def freeze(self) -> None:
-        """Stop running tasks; what happens to them meanwhile is remembered."""
+        """Stop running tasks, but remember what happens to them meanwhile."""
         self._frozen = self._frozen if self._frozen is not None else []
 
     def thaw(self) -> None:
-        """Go on."""
+        """Continue to run tasks."""
         missed, self._frozen = self._frozen or [], None
         for task, stamp, error in missed:
             self.kernel.requeue(task, stamp, error)
 
     def held(self, task: KernelTask, stamp: int, error: BaseException | None) -> bool:
-        """Whether this turn of a task must wait for `thaw`."""
+        """Return whether this turn of a task must wait for `thaw`."""
         if self._frozen is None:
             return False
         self._frozen.append((task, stamp, error))
@@ -155,7 +158,7 @@ class Group:
 
 
 def task_names(ready: Iterable[tuple[KernelTask, int, BaseException | None]]) -> str:
-    """The groups of tasks that may go on, for messages."""
+    """Return the groups of tasks that may continue, for messages."""
     return ", ".join(sorted({task.group.name for task, _, _ in ready})) or "nobody"
 
 
@@ -163,7 +166,7 @@ class Kernel:
     """The clock, and the tasks that wait for it.
 
     Args:
-        seed: of every group's random stream.
+        seed: The seed of every group's random stream.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -175,20 +178,20 @@ class Kernel:
         self._heap: list[tuple[float, int, KernelTask | None, int, Callable[[], None] | None]] = []
 
     def group(self, name: str) -> Group:
-        """A new group; its random stream depends on its name and the kernel's seed."""
+        """Return a new group, whose random stream depends on its name and the kernel's seed."""
         return Group(self, name)
 
     def resume(self, task: KernelTask, error: BaseException | None = None) -> None:
-        """Let a task go on in its next turn, with an error raised where it waits."""
+        """Let a task continue in its next turn, with an error raised where it waits."""
         task.stamp += 1
         self._ready.append((task, task.stamp, error))
 
     def requeue(self, task: KernelTask, stamp: int, error: BaseException | None) -> None:
-        """Give a task the turn that it missed, unless it is out of date."""
+        """Give a task the turn that it missed, unless the turn is out of date."""
         self._ready.append((task, stamp, error))
 
     def at(self, moment: float, action: Callable[[], None]) -> None:
-        """Call something at a moment, on nobody's behalf."""
+        """Call something at a moment, on behalf of no task."""
         self._serial += 1
         heapq.heappush(self._heap, (max(moment, self.now), self._serial, None, 0, action))
 
@@ -241,7 +244,7 @@ class Kernel:
             group.kill()
 
     def end(self, task: KernelTask) -> None:
-        """Raise `Killed` in a task now; its group must be dead, so that it cannot wait again."""
+        """Raise `Killed` in a task now. Its group must be dead, so that it cannot wait again."""
         task.stamp += 1
         try:
             task.steps.throw(Killed())
@@ -255,6 +258,6 @@ class Kernel:
         task.result.set(value, error)
 
     async def gather(self, group: Group, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run all at once; results in order. If one raises, so does this, at the first in order."""
+        """Run all coroutines at once, and return their results in order, or raise the first error in that order."""
         tasks = [group.spawn(steps) for steps in work]
         return [await task.result.wait() for task in tasks]

@@ -1,8 +1,8 @@
-"""How much longer steps take than they should, in the virtual world: by chance, for good, or for one function only.
+"""How much longer steps take than they should in the virtual world: by chance, for good, or for one function only.
 
     STRAGGLERS.make("lognormal:0.3").factor(3, random)      # of the next step of function 3
 
-Chance comes from the caller, as in `lambdaml.simulation.platform`; factors are rounded to 1e-9.
+The caller supplies chance, as in `lambdaml.simulation.platform`. Factors are rounded to 1e-9.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lambdaml.storage.latency import normal
 
 
 class Stragglers(Protocol):
-    """How much longer steps take than they should."""
+    """A model of how much longer steps take than they should."""
 
     def factor(self, function_index: int, uniform: Uniform) -> float:
-        """By how much the next step of this function takes longer; below 1 if it is faster."""
+        """Return the factor by which this function's next step takes longer, which is below 1 if it is faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Even:
-    """No stragglers."""
+    """No stragglers: every step takes as long as it should."""
 
     def factor(self, function_index: int, uniform: Uniform) -> float:
         return 1.0
@@ -34,7 +34,7 @@ class Even:
 
 @dataclass(frozen=True, slots=True)
 class Lognormal:
-    """Each step by itself: exp(N(-sigma^2/2, sigma^2)), 1 on average."""
+    """Independent lognormal factors for each step: exp(N(-sigma^2/2, sigma^2)), with mean 1."""
 
     sigma: float
 
@@ -47,7 +47,10 @@ class Lognormal:
 
 @dataclass(frozen=True, slots=True)
 class Pareto:
-    """Each step by itself, with a heavy tail: P(factor > x) falls as x^-alpha; 1 on average. Up to 2: no variance."""
+    """Independent heavy-tailed factors for each step: P(factor > x) falls as x^-alpha, with mean 1.
+
+    The variance is infinite for an alpha of up to 2.
+    """
 
     alpha: float
 
@@ -61,7 +64,7 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class _Slow:
-    """One function is slower (or faster) by a fixed factor, the others are not."""
+    """One function that is slower (or faster) by a fixed factor, while the others are not."""
 
     function: int
     times: float
@@ -76,7 +79,7 @@ class _Slow:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Each function has a speed of its own for good: lognormal, 1 on average over many functions and seeds."""
+    """A permanent speed for each function, lognormal, with mean 1 over many functions and seeds."""
 
     sigma: float
     seed: int = 0
@@ -93,7 +96,7 @@ _STRAGGLERS = {"none": Even, "lognormal": Lognormal, "pareto": Pareto, "slow": _
 STRAGGLERS: Registry[Stragglers] = Registry(
     "straggler model", {name: f"{__name__}:{kind.__name__}" for name, kind in _STRAGGLERS.items()}
 )
-"""`none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR` or `spread:SIGMA[,SEED]`."""
+"""The models `none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR` and `spread:SIGMA[,SEED]`."""
 
 
 def _lognormal_factor(sigma: float, unit: float) -> float:
