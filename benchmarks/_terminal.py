@@ -22,7 +22,7 @@ Moment = Callable[[int, float, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How a command in a terminal ended.
+    """The end of a command in a terminal.
 
     Attributes:
         code: The exit status, or None if it had not ended in time and was killed.

@@ -1,4 +1,4 @@
-"""What a backend, or a layer around one, implements: single requests, each of which is exactly one round trip.
+"""The interface of backends and of layers around them: single requests, each of which is exactly one round trip.
 
 A `Store` promises more than one request can give: `create` has to settle lost answers, and `list` has to walk pages.
 Both are written here once, on top of the single requests. A layer that counts, delays or breaks requests therefore sees

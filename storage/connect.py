@@ -27,8 +27,8 @@ NO_RETRIES: Any = {"max_retries": 0}
 AZURITE = "http://127.0.0.1:10000"
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""The address of Azure's emulator, and its account, which everybody knows:
-https://learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
+"""The address of Azure's emulator, and its account, which everybody knows. See
+https://learn.microsoft.com/azure/storage/common/storage-connect-azurite."""
 
 
 def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = False) -> Any:

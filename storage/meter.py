@@ -59,7 +59,7 @@ class MeterReading:
         return sum(self.requests.values()) + sum(self.errors.values())
 
     def percentile_s(self, kind: str, q: float) -> float:
-        """Return the seconds within which the share `q` (0..1) of a kind's answered requests ended; nan if none did."""
+        """Return the seconds within which the share `q` (0..1) of a kind's answered requests ended, or nan if none."""
         bins = self.latency.get(kind, {})
         wanted = q * sum(bins.values())
         seen = 0

@@ -36,7 +36,7 @@ def outage_pause_s(failures: int, uniform: Callable[[float, float], float]) -> f
 
 
 class Patience:
-    """How long the requests of one process wait for their store, and what they have found out about it.
+    """The patience of one process's requests with their store, and what they have found out about it.
 
     Args:
         patience_s: The seconds of failing after which a call fails for good; 0 repeats nothing.

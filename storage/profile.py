@@ -1,4 +1,4 @@
-"""What boto3 would read from the user's AWS settings: the endpoint of S3, the region, and the origin of credentials.
+"""The user's AWS settings as boto3 reads them: the endpoint of S3, the region, and the origin of credentials.
 
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html gives the order of endpoints:
 AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the `s3` section of the profile's `services`, the profile's `endpoint_url`; none

@@ -30,7 +30,7 @@ _LONGEST_PAUSE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store says about an object without sending it.
+    """The facts that a store tells about an object without sending it.
 
     `modified` is in seconds since the epoch **by the store's own clock** (S3 rounds it to a whole second).
     """

@@ -1,4 +1,4 @@
-"""What the seconds and requests of functions were used for, by worker, by commit and by phase.
+"""The attribution of functions' seconds and requests to workers, commits and phases.
 
 A second of a function is billed whether it works or waits, and a function may hold several workers, whose updates
 overlap. Each second therefore goes, in equal shares, to the updates that something was done for (computing, encoding,

@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class RunBill:
-    """What a run used and what it costs.
+    """The quantities that a run used, and their cost.
 
     Attributes:
         run: The URL of the run.

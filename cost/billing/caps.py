@@ -3,7 +3,7 @@
     tariff = lambdaml.Tariff(lambdaml.prices(), "s3-standard", "lambda-arm:1769")
     lambdaml.train(job, store, cap=lambdaml.Caps(budget_usd=2.50, deadline_s=1200, tariff=tariff))
 
-A budget does not count the time for which objects are stored, which goes on after the run.
+A budget does not count the storage of objects, which continues after the run.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What a plan may choose from. Where a field is empty, the plan tries everything that makes sense.
+    """The options from which a plan may choose. If a field is empty, the plan tries everything that makes sense.
 
     Attributes:
         workers: The least and the most workers. The plan tries both, and the powers of two between them.
@@ -94,7 +94,7 @@ class SearchSpace:
         """Return all candidates.
 
         Raises:
-            SettingsError: If there is none, one of the names does not exist, or the profile measured no store.
+            SettingsError: If no candidate exists, one of the names does not exist, or the profile measured no store.
         """
         least, most = self.workers
         if not 1 <= least <= most:

@@ -30,7 +30,7 @@ _ENGINES = {"local": None, "spot": "ray"}
 
 @dataclass(frozen=True, slots=True)
 class HowTo:
-    """How to run a plan's choice.
+    """The way to run a plan's choice.
 
     Attributes:
         command: One line for a shell, or None if nothing can run it.

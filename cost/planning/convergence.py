@@ -51,7 +51,7 @@ class StepsToTarget:
 
 
 class Convergence:
-    """What a job's pilots say about the steps to the target.
+    """The number of steps to the target, as a job's pilots showed it.
 
     Args:
         noise_scale_samples: The B_noise for batches below those of the pilots, or None if it was not measured.

@@ -110,7 +110,7 @@ class StopCriterion:
     """The condition that ends a run: a target that the pilots trained to, or a number of epochs.
 
     Attributes:
-        convergence: What the pilots say about the steps to the target, or None if epochs end the run.
+        convergence: The steps to the target by the pilots, or None if epochs end the run.
         epochs: The number of passes over the data after which the run ends, or None if a target ends it.
         snapshot_every: The updates of a worker between snapshots, as in `train`. Defaults to an epoch.
         remaining: The share of the steps to the target that still has to be taken.

@@ -49,7 +49,7 @@ class Plan:
 
     Attributes:
         profile: The profile that the plan was made from.
-        objective: What was asked for.
+        objective: The objective that was asked for.
         candidates: The estimates of all candidates, feasible or not, the best first.
         frontier: The places of the candidates that no other beats in both time and cost.
         chosen: The place of the choice, or None if no candidate keeps deadline and budget.

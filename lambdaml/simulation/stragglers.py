@@ -1,4 +1,4 @@
-"""How much longer steps take than they should in the virtual world: by chance, for good, or for one function only.
+"""Models of slow steps in the virtual world: slow by chance, for good, or for one function only.
 
     STRAGGLERS.make("lognormal:0.3").factor(3, random)      # of the next step of function 3
 
