@@ -1,7 +1,7 @@
-"""Random numbers by the thousand: the latencies of a channel, one by one, in arrays, or the largest of many at once.
+"""Random numbers by the thousand: the latencies of a channel, singly, in arrays, or as the largest of many at once.
 
 A latency is drawn by its quantile (`Channel.latency_s`). Here it is looked up in a table over x = -log(1 - quantile),
-which an exponential variate is; the largest of k draws has the quantile unit**(1/k), one variate as well.
+which is an exponential variate. The largest of k draws has the quantile unit**(1/k), which takes one variate as well.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Floats = NDArray[np.float64]
 ARRAYS: Numbers[Floats] = Numbers(
     np.zeros(()), np.minimum, np.maximum, lambda several: np.median(several, axis=0), np.where
 )
-"""Arithmetic of `lambdaml.worker.poll_timer` on arrays."""
+"""The arithmetic of `lambdaml.worker.poll_timer` on arrays."""
 
 _END, _PER_UNIT = 36, 64  # the table goes to the quantile 1 - 2e-16, in steps of 1/64
 _BLOCK = 2048
 
 
 class Latency:
-    """Latencies of one kind of request, in seconds, as `Channel.latency_s` has them (within 0.1 %)."""
+    """The latencies of one kind of request, in seconds, within 0.1 % of those of `Channel.latency_s`."""
 
     def __init__(self, channel: Channel, kind: str, rng: np.random.Generator) -> None:
         self._values = _table(channel, kind)
@@ -38,17 +38,17 @@ class Latency:
 
     @property
     def mean_s(self) -> float:
-        """The mean of a single draw."""
+        """The mean of a single draw, in seconds."""
         return float(self._at(-np.log1p(-(np.arange(1000) + 0.5) / 1000)).mean())
 
     def many(self, count: int) -> Floats:
-        """So many independent draws."""
+        """Return this many independent draws."""
         if self.constant:
             return np.full(count, self._values[0])
         return self._at(self._rng.standard_exponential(count))
 
     def largest(self, counts: Floats) -> Floats:
-        """For each of these counts (at least 1), the largest of so many draws."""
+        """Return, for each of these counts (at least 1), the largest of as many draws."""
         if self.constant:
             return np.full(len(counts), self._values[0])
         return self._at(-np.log(-np.expm1(-self._rng.standard_exponential(len(counts)) / counts)))
@@ -67,7 +67,7 @@ def _table(channel: Channel, kind: str) -> Floats:
 
 
 def uniforms(rng: np.random.Generator) -> Callable[[], float]:
-    """A function that gives uniform numbers in [0, 1), one by one."""
+    """Return a function that gives uniform numbers in [0, 1), one by one."""
     return _stream(rng.random).__next__
 
 

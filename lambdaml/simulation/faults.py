@@ -1,14 +1,15 @@
 """Fault schedules: everything that can go wrong, drawn from one seed, and what must hold nevertheless.
 
-`FaultScenario.draw(seed)` is a small run and its misfortunes: functions that crash at any await, stand still for a minute,
-start twice, are told that the living are dead, have clocks that are off; requests that are refused, lost, slow, take
-effect late or twice; reads that are damaged; storms of 503; a store that is down for a minute. After `calm_s` nothing happens any more, so that the run must end. `play` runs it
-in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what is left in the bucket.
+`FaultScenario.draw(seed)` is a small run and its faults: functions that crash at any await, stand still for a minute,
+start twice, are told that living functions are dead, or have wrong clocks; requests that are refused, lost or slow, or
+take effect late or twice; reads that are damaged; storms of 503; a store that is down for a minute. After `calm_s` no
+more faults happen, so the run must end. `play` runs it in the virtual world, and `lambdaml.simulation.judge` looks for
+broken promises in what remains in the bucket.
 
     lambdaml simulate --faults 17              # plays the history of seed 17, with its events
     python -m pytest tests/lambdaml/simulation   # thousands of them
 
-To try a schedule of your own: put its line into `SCHEDULES`, and call `try_seeds(range(1000), "mine:3")`.
+To try your own schedule, put its line into `SCHEDULES`, and call `try_seeds(range(1000), "mine:3")`.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ from lambdaml.storage.backend import Op
 
 SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
 LIMIT_S = 600.0
-"""A run that has not ended by then never will."""
+"""The seconds after which a run that has not ended never will."""
 
 _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
 
 
 @dataclass(slots=True)
 class FaultScenario:
-    """A small run and its misfortunes.
+    """A small run and its faults.
 
     Attributes:
-        rates: the share of requests that meet each fault.
-        storm: from when to when the store refuses most requests, in seconds.
-        outage: from when to when the store is down, in seconds: no request has any effect.
-        crash, freeze, spare, lie: how likely a life of a function is to be killed, to stand still, to get a double,
-            and to be told that the living are dead.
-        turns: a killed function makes fewer turns than this.
-        bad: the share of updates that must be rejected.
-        evaluation_s: that a snapshot's evaluation takes, in a run that looks for a target; 0 for a run without one.
-        damage: the share of reads that are damaged on their way.
-        keep_bytes: of history that the run keeps; None for all of it.
-        calm_s: when misfortunes end.
+        rates: The share of requests that meet each fault.
+        storm: The seconds from and to which the store refuses most requests.
+        outage: The seconds from and to which the store is down, so that no request has any effect.
+        crash, freeze, spare, lie: The probabilities that a life of a function is killed, stands still, gets a double,
+            and is told that living functions are dead.
+        turns: The most turns that a killed function makes.
+        bad: The share of updates that must be rejected.
+        evaluation_s: The seconds of a snapshot's evaluation in a run with a target, or 0 for a run without one.
+        damage: The share of reads that are damaged on their way.
+        keep_bytes: The bytes of history that the run keeps, or None for all of it.
+        calm_s: The seconds after which faults end.
     """
 
     seed: int
@@ -79,8 +80,10 @@ class FaultScenario:
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
-        """The scenario of a seed, with a schedule of its own or the one given. About a third of the kinds of
-        misfortune strike in each, so that most pairs of them meet somewhere."""
+        """Draw the scenario of a seed, with a drawn schedule or the one given.
+
+        About a third of the kinds of faults strike in each, so that most pairs of them meet somewhere.
+        """
         stream = random.Random(seed)
 
         def chance(value: float) -> float:
@@ -113,7 +116,7 @@ class FaultScenario:
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """See `lambdaml.simulation.virtual.FaultInjector`."""
+        """Choose the fault of a request; see `lambdaml.simulation.virtual.FaultInjector`."""
         if now > self.calm_s:
             return ""
         if self.outage[0] <= now < self.outage[1]:
@@ -128,7 +131,7 @@ class FaultScenario:
         return "damage" if op == "get" and 0.0 <= unit < self.damage else ""
 
     def fault_plan(self, virtual: VirtualRun, name: str, index: int) -> FaultPlan:
-        """What happens to one life. Names of those that have died are told or not; sometimes a living one is named."""
+        """Plan one life. It may or may not be told which functions died, and may be told of a living one."""
         stream = random.Random(f"{self.seed}/{name}")
         dead = [life.name for life in virtual.lives if life.outcome == "killed" and stream.random() < 0.7]
         plan = FaultPlan(skew_s=self.skew_s * stream.uniform(-1, 1), drift=1e-5 * stream.uniform(-1, 1))
@@ -149,13 +152,13 @@ class FaultScenario:
         return plan
 
     def is_bad(self, worker: int, seq: int) -> bool:
-        """Whether this update is one that every replica rejects."""
+        """Return whether this update is one that every replica rejects."""
         return self.bad > 0 and random.Random(f"{self.seed}/{worker}/{seq}").random() < self.bad
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What came of a seed. `broken` is empty where every promise held."""
+    """The outcome of a seed. `broken` is empty if every promise held."""
 
     seed: int
     scenario: FaultScenario
@@ -163,14 +166,14 @@ class Verdict:
 
     @property
     def command(self) -> str:
-        """Replays this history, with its events."""
+        """The command that replays this history, with its events."""
         return f"lambdaml simulate --faults {self.seed} --schedule {self.scenario.schedule}"
 
 
 def play(
     scenario: FaultScenario, trace: Callable[[float, Event], None] = lambda now, event: None
 ) -> tuple[VirtualRun, str]:
-    """Run a scenario. Returns what is left, and how it ended: "" for well, else in words."""
+    """Run a scenario, and return what remains and how it ended: "" if well, and otherwise in words."""
     settings = Settings(
         job=JobSettings(spec="shadow"),
         workers=scenario.workers,
@@ -225,8 +228,8 @@ def try_seeds(
     """Play these seeds and return the verdicts on those that broke a promise.
 
     Args:
-        schedule: by default each seed draws one of `SCHEDULES_TRIED`.
-        progress: called with the number of seeds done.
+        schedule: The schedule of all seeds. By default each seed draws one of `SCHEDULES_TRIED`.
+        progress: A function that is called with the number of finished seeds.
     """
     found = []
     gc.disable()

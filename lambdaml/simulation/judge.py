@@ -1,6 +1,6 @@
-"""The promises, checked on what a virtual run has left behind, by means that the runtime does not use itself.
+"""A judge that checks the promises on what a virtual run left behind, by means that the runtime does not use itself.
 
-Every rule here is written anew from the promise, rather than by calling the code that is to keep it.
+Every rule here is written independently from the promise, rather than by calling the code that has to keep it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lambdaml.simulation.stub_replica import chain_digest
 CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "model.safetensors")
 
 REQUESTS_PER_S = 200
-"""No function asks more of the store than this, on average, however badly things go."""
+"""The most requests that a function sends to the store in a second, on average, however badly things go."""
 
 
 def judge(virtual: VirtualRun, end: str) -> list[str]:
-    """The promises that a run broke, in words.
+    """Return the promises that a run broke, in words.
 
     Args:
-        end: what `lambdaml.simulation.faults.play` said of its end.
+        end: The way the run ended, as `lambdaml.simulation.faults.play` returned it.
     """
     broken = [end] if end else []
     try:
@@ -44,7 +44,7 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
 
 
 def _updates(virtual: VirtualRun) -> dict[tuple[int, int], Update]:
-    """Every update that ever stood. Of two at one place the first counts: the other was written after its deletion."""
+    """Return every update that ever existed. Of two at one place, the first counts; the other followed its deletion."""
     found: dict[tuple[int, int], Update] = {}
     written = [(gone.key, gone.data) for gone in virtual.bucket.deleted if gone.key.startswith(keys.UPDATES)]
     written += [(info.key, virtual.bucket.get(info.key) or b"") for info in virtual.bucket.list(keys.UPDATES)]
@@ -60,7 +60,7 @@ def _updates(virtual: VirtualRun) -> dict[tuple[int, int], Update]:
 
 
 def _log(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
-    """1: the log has no gap, and what is written once is never written again."""
+    """Check promise 1: the log has no gap, and what is written once is never written again."""
     broken = [f"{key} was written twice" for key in virtual.bucket.overwritten if key.startswith(CREATE_ONLY)]
     numbers = [keys.number(info.key) for info in virtual.bucket.list(keys.LOG)]
     if numbers != list(range(len(numbers))):
@@ -78,7 +78,7 @@ def _log(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
 def _fates(
     virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update], finished: bool
 ) -> list[str]:
-    """2: every update has exactly one fate, in the order of its worker's numbers."""
+    """Check promise 2: every update has exactly one fate, in the order of its worker's numbers."""
     settings = virtual.settings
     counts = Counter((entry.worker, entry.seq) for commit in commits for entry in commit.entries)
     broken = [f"update {name} has {count} fates" for name, count in counts.items() if count != 1]
@@ -98,7 +98,7 @@ def _fates(
 
 
 def _entries(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
-    """2 and leases: what the log says of an update is true, and nothing fenced or faulty is applied."""
+    """Check promise 2 and leases: the log tells the truth about updates, and nothing fenced or faulty is applied."""
     broken = []
     highest: Counter[int] = Counter()
     for commit in commits:
@@ -131,13 +131,13 @@ def _entries(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int
 
 
 def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
-    """3 and 4: every replica and every snapshot is what the log makes, sums taken in the order it lists."""
+    """Check promises 3 and 4: replicas and snapshots are what the log makes, with sums in the order that it lists."""
     chain = _start(virtual)
     after = [(0, chain.hex())]
     for commit in commits:
         for step in commit.steps:
             if any((entry.worker, entry.seq) not in updates for entry in step):
-                return []  # said already
+                return []  # another check has reported it
             chain = _advance(chain, [((e.worker, e.seq), updates[e.worker, e.seq].loss, e.weight) for e in step])
         after.append((commit.last_version, chain.hex()))
     broken = []
@@ -159,7 +159,7 @@ def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int,
 
 
 def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
-    """5 and 8, and what the schedule itself promises."""
+    """Check promises 5 and 8, and what the schedule itself promises."""
     broken = []
     settings = virtual.settings
     name, _, text = settings.schedule.partition(":")
@@ -189,7 +189,7 @@ def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
 
 
 def _deletions(virtual: VirtualRun) -> list[str]:
-    """13: what is deleted lies below a horizon that stands, and no snapshot above it would demand the update."""
+    """Check promise 13: deletions lie below an existing horizon, and no snapshot above it would demand the update."""
     bucket, broken = virtual.bucket, []
     ever = {gone.key: gone.data for gone in bucket.deleted} | {key: data for key, (data, _) in bucket.objects.items()}
 
@@ -218,7 +218,7 @@ def _deletions(virtual: VirtualRun) -> list[str]:
 
 
 def _bits(virtual: VirtualRun) -> list[str]:
-    """4: a synchronous run ends with the bits of the undisturbed one, which needs no run to be known."""
+    """Check promise 4: a synchronous run ends with the bits of the undisturbed one, which is computed without a run."""
     settings = virtual.settings
     chain = _start(virtual)
     for seq in range(settings.steps):

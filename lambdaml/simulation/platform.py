@@ -1,10 +1,10 @@
-"""What functions are like in the virtual world: starts, speed, lifetime, preemption.
+"""Platforms of functions in the virtual world, with their starts, speeds, lifetimes and preemptions.
 
     platform = Platform.parse("lambda-arm:1769")            # memory in MB; or local, spot:3600, lambdaml-2021, ...
     platform.start_delay_s(150) + platform.start_s(random)  # when the 151st function begins to work
 
-No I/O and no clock; chance comes from the caller, as a function that gives uniform numbers in [0, 1), such as
-`random.Random(seed).random`. Seconds are rounded to 1e-9.
+This does no I/O and needs no clock. The caller supplies chance, as a function that gives uniform numbers in [0, 1),
+such as `random.Random(seed).random`. Seconds are rounded to 1e-9.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ LAMBDA_MB = (128, 10_240)
 LAMBDA_LIFETIME_S = 900.0
 
 DETECT_S = 0.5
-"""Seconds until an engine replaces a function that died or left; assumed."""
+"""The assumed seconds until an engine replaces a function that died or left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What runs functions.
+    """A platform that runs functions.
 
     Attributes:
-        spec: the text that it was parsed from; it plays no part in comparisons.
-        cold_start_s, warm_start_s: median and 99th percentile (lognormal) from asking for a function to its first
-            line; warm where its predecessor left an environment.
-        ramp: points (functions, seconds), rising: how long it takes until so many may start; see `start_delay_s`.
-        memory_mb: of a function; 0 where it is not limited.
-        max_vcpus: of a function; where `mb_per_vcpu` is given, memory decides below that.
-        lifetime_s: after which a function is ended.
-        preemption_mean_s: mean life until a preemption, exponentially distributed; infinite: there are none.
-        notice_s: how long before a preemption the function hears of it.
-        bandwidth_bytes_per_s: of a function's whole network.
+        spec: The text from which it was parsed. It plays no part in comparisons.
+        cold_start_s, warm_start_s: The median and 99th percentile (lognormal) from asking for a function to its first
+            line. A start is warm if the predecessor left an environment.
+        ramp: Rising points (functions, seconds) that say how long it takes until as many may start; see
+            `start_delay_s`.
+        memory_mb: The memory of a function, or 0 if it is not limited.
+        max_vcpus: The most vCPUs of a function. If `mb_per_vcpu` is given, memory determines them up to that.
+        lifetime_s: The seconds after which a function is ended.
+        preemption_mean_s: The mean life until a preemption, exponentially distributed, or infinity for no preemptions.
+        notice_s: The seconds before a preemption at which the function hears of it.
+        bandwidth_bytes_per_s: The bandwidth of a function's whole network.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Platform:
     spec: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a function that could never do a step."""
+        """Raise ValueError for a function that could never do a step."""
         for name in ("lifetime_s", "preemption_mean_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
@@ -67,22 +68,22 @@ class Platform:
 
     @staticmethod
     def parse(text: str) -> Platform:
-        """A preset by name and parameters: `local`, `lambda-arm:3008`, `spot:preemption_mean_s=3600`.
+        """Parse a preset's name and parameters: `local`, `lambda-arm:3008`, `spot:preemption_mean_s=3600`.
 
         Raises:
-            SettingsError: no such preset (the nearest are shown), or parameters that it does not take.
+            SettingsError: If there is no such preset (the nearest are shown), or it does not take the parameters.
         """
         return replace(PLATFORMS.make(text), spec=text)
 
     def start_s(self, uniform: Uniform, warm: bool = False) -> float:
-        """Seconds that one start takes, drawn."""
+        """Draw the seconds that one start takes."""
         return round(lognormal(*(self.warm_start_s if warm else self.cold_start_s), uniform()), 9)
 
     def start_delay_s(self, index: int) -> float:
-        """Seconds until function `index` (0, 1, ...) of those asked for at once may start.
+        """Return the seconds until function `index` (0, 1, ...) of those asked for at once may start.
 
-        Between the points of the ramp on a straight line; before the first as at it; after the last with the slope
-        of the last two.
+        It follows straight lines between the points of the ramp. Before the first point it is that point's, and after
+        the last it has the slope of the last two.
         """
         if not self.ramp:
             return 0.0
@@ -93,22 +94,22 @@ class Platform:
         return round(delay, 9)
 
     def speed(self, threads: int = 1) -> float:
-        """Speed of compute relative to one thread on a whole vCPU.
+        """Return the speed of compute relative to one thread on a whole vCPU.
 
-        More threads are as many times faster, up to the vCPUs there are; true for large tensors at best. A function
-        with less than a vCPU is as much slower.
+        More threads are faster by their number, up to the vCPUs, which is true for large tensors at best. A function
+        with less than a vCPU is slower by its share.
         """
         vcpus = min(self.max_vcpus, self.memory_mb / self.mb_per_vcpu) if self.mb_per_vcpu else self.max_vcpus
         return min(float(threads), vcpus)
 
     def preemption_s(self, uniform: Uniform) -> float:
-        """Seconds from a function's start to its preemption, drawn; infinite where there is none."""
+        """Draw the seconds from a function's start to its preemption, which are infinite without preemptions."""
         unit = uniform()
         return math.inf if math.isinf(self.preemption_mean_s) else round(-self.preemption_mean_s * math.log1p(-unit), 9)
 
 
 def local(lifetime_s: float = math.inf, preemption_mean_s: float = math.inf, notice_s: float = 0.0) -> Platform:
-    """Processes of one machine."""
+    """Return the platform of processes of one machine."""
     return Platform(
         "local",
         cold_start_s=(2.3, 2.3),
@@ -120,17 +121,17 @@ def local(lifetime_s: float = math.inf, preemption_mean_s: float = math.inf, not
 
 
 def lambda_x86(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
-    """AWS Lambda on x86-64, a container image with torch. Raises ValueError for what AWS does not offer."""
+    """Return AWS Lambda on x86-64, with an image that holds torch. Raises ValueError for what AWS does not offer."""
     return _aws_lambda("lambda-x86", memory_mb, lifetime_s)
 
 
 def lambda_arm(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
-    """AWS Lambda on Graviton, likewise."""
+    """Return AWS Lambda on Graviton, with an image that holds torch. Raises ValueError for what AWS does not offer."""
     return _aws_lambda("lambda-arm", memory_mb, lifetime_s)
 
 
 def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) -> Platform:
-    """One function per EC2 spot instance, m7g.large."""
+    """Return a platform with one function per EC2 spot instance, m7g.large."""
     return Platform(
         "spot",
         cold_start_s=(60.0, 120.0),
@@ -144,7 +145,7 @@ def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) 
 
 
 def lambdaml_2021(memory_mb: int = 3008) -> Platform:
-    """AWS Lambda as LambdaML's analytic model has it."""
+    """Return AWS Lambda as LambdaML's analytic model has it."""
     return replace(
         _aws_lambda("lambdaml-2021", memory_mb, LAMBDA_LIFETIME_S),
         cold_start_s=(0.0, 0.0),
@@ -180,8 +181,8 @@ PLATFORMS: Registry[Platform] = Registry(
         for name in ("local", "lambda-x86", "lambda-arm", "spot", "lambdaml-2021")
     },
 )
-"""Presets; prices: `lambdaml.cost.billing.prices`. Written down November 2026; us-east-1; none of it was measured by this
-project on AWS.
+"""The presets, as of November 2026, for us-east-1. `lambdaml.cost.billing.prices` has their prices. This
+project measured none of them on AWS.
 
 | number                     | value                  | source                                                         |
 |----------------------------|------------------------|----------------------------------------------------------------|
@@ -201,6 +202,6 @@ project on AWS.
 | lambdaml-2021, bandwidth   | 84 MB/s                | lambdaDNN, us-east-1, 2020                                     |
 | lambdaml-2021, memory      | 3,008 MB               | Lambda's largest then, from memory                             |
 
-Not modelled: Lambda's bursts (some 300 MiB at 1.2 GiB/s), the account's limit of 1,000 concurrent functions.
-Accelerators are preempted far more often than the average: give `spot` a mean of yours.
+Lambda's bursts (some 300 MiB at 1.2 GiB/s) and the account's limit of 1,000 concurrent functions are not modelled.
+Accelerators are preempted far more often than the average, so give `spot` a mean of your own for them.
 """
