@@ -77,8 +77,6 @@ DEFINED_TWICE = {
     "variants": "what a module of a part offers to `Registry.variants`",
     **dict.fromkeys(("copy", "gc", "replay", "resume", "simulate", "status", "train", "verify"), VERB),
     **dict.fromkeys(("bill", "plan", "prices", "profile", "report"), VERB),
-    # Still to be renamed.
-    **dict.fromkeys(("Fate", "Gradient"), "a second meaning that has to get a name of its own"),
 }
 
 MAX_FILE_LINES = 450
