@@ -7,8 +7,8 @@
     run = lambdaml.Run("file:///tmp/digits")
     bill = lambdaml.bill(run, platform="lambda-arm:1769", channel="s3-standard")
 
-Names resolve when they are first used, so that `import lambdaml` loads neither torch nor a cloud client. This is also the
-one place below `lambdaml.cost` that knows of it: the names of planning and billing belong to the same face.
+Names resolve when they are first used, so that `import lambdaml` loads neither torch nor a cloud client. This is also
+the one place below `lambdaml.cost` that knows of it: the names of planning and billing belong to the same face.
 """
 
 from __future__ import annotations

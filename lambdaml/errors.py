@@ -1,23 +1,23 @@
-"""Every error raised on purpose, in one tree.
+"""All errors that lambdaml raises on purpose form one tree.
 
 LambdaMLError                 the root: one line for a person, `exit_code` for the command line
-├── StoreError                a store could not do what was asked; its branches stand in `lambdaml.storage.errors`
-├── UserError                 a mistake in what was asked for; nothing was lost                       (exit 2)
+├── StoreError                a store could not do what it was asked; `lambdaml.storage.errors` has its branches
+├── UserError                 the request was a mistake; nothing was lost                             (exit 2)
 │   ├── JobError              the job cannot be imported, built, or used as it is
-│   ├── SettingsError         an option, schedule, codec or rule that does not exist or does not fit
+│   ├── SettingsError         an option, schedule, codec or rule does not exist or does not fit
 │   ├── OtherNumerics         this process would compute other bits than the run
-│   ├── RunExists             there is a run at this prefix already
-│   └── RunNotFound           there is no run at this prefix
+│   ├── RunExists             this prefix already holds a run
+│   └── RunNotFound           this prefix holds no run
 ├── JobFailed                 the job's own code raised while training                                (exit 1)
 ├── BadObject                 an object of the run is corrupt, truncated or not what it should be     (exit 1)
-├── NewerSchema               the run was written by a newer lambdaml                                 (exit 2)
-├── OlderSchema               the run was written by an older lambdaml, in a form of its own          (exit 2)
+├── NewerSchema               a newer lambdaml wrote the run                                          (exit 2)
+├── OlderSchema               an older lambdaml wrote the run, in a form that this one does not read  (exit 2)
 ├── LeaseLost                 another function holds this worker now                                  (internal)
 ├── ReplicaDiverged           two replicas at one version differ                                      (exit 1)
-├── PricesUnreachable         the AWS Price List API could not be asked, or refused                    (exit 1)
+├── PricesUnreachable         the AWS Price List API did not answer, or refused                       (exit 1)
 ├── VerifyFailed              a run breaks one of its promises                                        (exit 1)
 └── RunFailed                 the run stopped before it finished, and says why                        (exit 1)
-    └── RunCapped             what it may spend is spent; it can be resumed with a higher cap         (exit 1)
+    └── RunCapped             the run has spent what it may; a higher cap lets it resume              (exit 1)
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
 
 
 class UserError(LambdaMLError):
-    """A mistake in what was asked for. Nothing was started and nothing was lost."""
+    """The user asked for something that cannot be done. Nothing was started and nothing was lost."""
 
     exit_code = 2
 
@@ -76,27 +76,28 @@ class JobError(UserError):
 
 
 class SettingsError(UserError):
-    """An option, schedule, codec or staleness rule that does not exist or does not fit the others."""
+    """An option, schedule, codec or staleness rule does not exist or does not fit the others."""
 
 
 class OtherNumerics(UserError):
-    """This process computes in another numerics class than the run, which promises bits; see `lambdaml.training.numerics`."""
+    """This process computes in another numerics class than the run, which promises the same bits everywhere; see
+    `lambdaml.training.numerics`."""
 
 
 class RunExists(UserError):
-    """There is a run at this prefix already."""
+    """This prefix already holds a run, or what is left of one."""
 
 
 class RunNotFound(UserError):
-    """There is no run at this prefix."""
+    """This prefix holds no run."""
 
 
 class JobFailed(LambdaMLError):
-    """The job's own code raised while training. The message names the place in it, and the notes (`__notes__`) are the
-    lines of the job that led there."""
+    """The job's own code raised while training. The message names the place in that code, and the notes (`__notes__`)
+    are the lines of the job that led there."""
 
     def while_doing(self, what: str) -> JobFailed:
-        """The same, beginning with what was being done."""
+        """Return the same error with a message that begins with what was being done."""
         error = JobFailed(f"{what}: {self}")
         for note in getattr(self, "__notes__", ()):
             error.add_note(note)
@@ -108,19 +109,19 @@ class BadObject(LambdaMLError):
 
 
 class NewerSchema(LambdaMLError):
-    """The run was written by a newer lambdaml than this one."""
+    """A newer lambdaml than this one wrote the run."""
 
     exit_code = 2
 
 
 class OlderSchema(LambdaMLError):
-    """The run was written by an older lambdaml, in a form that this one does not read."""
+    """An older lambdaml wrote the run, in a form that this one does not read."""
 
     exit_code = 2
 
 
 class LeaseLost(LambdaMLError):
-    """Another function holds this worker now; the one that raises this stops working on it."""
+    """Another function holds this worker now; the function that raises this error stops working as it."""
 
 
 class ReplicaDiverged(LambdaMLError):
@@ -128,7 +129,7 @@ class ReplicaDiverged(LambdaMLError):
 
 
 class PricesUnreachable(LambdaMLError):
-    """The AWS Price List API could not be asked, or refused to answer."""
+    """The AWS Price List API could not be reached, or refused to answer."""
 
 
 class VerifyFailed(LambdaMLError):
@@ -140,11 +141,11 @@ class RunFailed(LambdaMLError):
 
 
 class RunCapped(RunFailed):
-    """What the run may spend is spent. It stopped in good order, and can be resumed with a higher cap."""
+    """The run has spent what it may spend. It stopped in good order, and can be resumed with a higher cap."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'asp'?)`, or the list of what exists, to end an error message with."""
+    """Return the end of an error message: ` (did you mean 'asp'?)`, or the list of the known words."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=2, cutoff=0.5)
     if close:

@@ -1,8 +1,8 @@
-"""Events: what happens while a run goes on, told as it happens; one frozen class a kind.
+"""Events report what happens during a run, as it happens. Each kind of event is a frozen class.
 
 `train` and `resume` hand them to `on_event`. Between processes they travel as JSON (`to_dict`), and `event_of` reads
-them back: kinds and fields that only a newer lambdaml knows are left out. Nothing depends on an event, and one may be
-lost with the process that told it.
+them back: it leaves out kinds and fields that only a newer lambdaml knows. Nothing depends on an event, and an event
+may be lost with the process that reported it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from lambdaml.storage.errors import StoreUnavailable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Told:
-    """What all events have in common.
+    """Holds what all events have in common.
 
     Attributes:
-        function: The name of the function that it is about; empty for the process that started the run.
+        function: The name of the function that the event is about; empty for the process that started the run.
     """
 
     function: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, for JSON; those that are None or an empty text are left out."""
+        """Return the fields as plain values by name, for JSON, without those that are None or an empty text."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: _plain(value) for name, value in values.items() if value is not None and value != ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent(_Told):
-    """A run's run.json stands, and functions are about to start; once a call.
+    """The run's run.json exists, and functions are about to start. Each call of `train` or `resume` reports this once.
 
     Attributes:
         run: The URL of the run.
         settings: The content of its run.json.
-        functions: How many functions are to work on it.
+        functions: The number of functions that will work on the run.
     """
 
     event: Literal["run"] = "run"
@@ -51,7 +51,7 @@ class RunEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarningEvent(_Told):
-    """Something looks wrong, but need not be; `text` says what."""
+    """Something looks wrong but may be intended; `text` says what it is."""
 
     event: Literal["warning"] = "warning"
     text: str
@@ -70,8 +70,8 @@ class SentEvent(_Told):
 
     Attributes:
         folder: The path of the folder.
-        files: How many files it has.
-        size_bytes: How many bytes were sent.
+        files: The number of files in it.
+        size_bytes: The number of bytes that were sent.
     """
 
     event: Literal["sent"] = "sent"
@@ -85,9 +85,9 @@ class StartedEvent(_Told):
     """A function has started.
 
     Attributes:
-        pid: The number of its process, where it has one of its own.
+        pid: The number of its process, if it has a process of its own.
         node: The Ray node that it runs on (engine `ray`).
-        fault_plan: What a fault schedule has in store for it, by name (simulations).
+        fault_plan: What a fault schedule will do to it, by name (simulations).
     """
 
     event: Literal["started"] = "started"
@@ -98,17 +98,17 @@ class StartedEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitEvent(_Told):
-    """An entry of the log was written, and applied.
+    """An entry of the log was written and applied.
 
     Attributes:
         commit: The number of the entry.
-        version: The version after it.
-        progress: How many updates, or steps of the schedule, the run has made.
+        version: The version after the entry.
+        progress: The number of updates, or steps of the schedule, that the run has made.
         fraction: The share of the run that is done.
-        updates: How many updates have their fate by this entry.
+        updates: The number of updates whose fate this entry decides.
         refused: The fate and reason of each update that was not applied.
-        rejected: One text for each update that was rejected, for people.
-        training_loss: The mean loss of the updates that were applied; None where there are none.
+        rejected: One text for people about each update that was rejected.
+        training_loss: The mean loss of the updates that were applied; None if none was.
         staleness: The staleness of each update that was applied.
     """
 
@@ -126,7 +126,7 @@ class CommitEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotEvent(_Told):
-    """A snapshot of this version was written, of so many bytes."""
+    """A snapshot of this version was written; it has this size."""
 
     event: Literal["snapshot"] = "snapshot"
     version: int
@@ -135,7 +135,7 @@ class SnapshotEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HorizonEvent(_Told):
-    """What only a replay of versions before this one needs is deleted from now on."""
+    """Objects that only a replay of versions before this one needs are deleted from now on."""
 
     event: Literal["horizon"] = "horizon"
     version: int
@@ -143,21 +143,21 @@ class HorizonEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OvertakenEvent(_Told):
-    """What a function wanted to read was deleted below the horizon, so it begins again with the newest snapshot."""
+    """A function wanted to read an object that was deleted below the horizon, and begins again with the newest snapshot."""
 
     event: Literal["overtaken"] = "overtaken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatingEvent(_Told):
-    """Nothing but an evaluation goes on; several times a second."""
+    """Only an evaluation is still going on. This is reported several times a second."""
 
     event: Literal["evaluating"] = "evaluating"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsEvent(_Told):
-    """The snapshot of this version was evaluated; `metrics` holds what the job's `evaluate` gave, by name."""
+    """The snapshot of this version was evaluated; `metrics` holds the job's metrics by name."""
 
     event: Literal["metrics"] = "metrics"
     version: int
@@ -166,7 +166,7 @@ class MetricsEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingEvent(_Told):
-    """Nothing has come of this worker for so many seconds."""
+    """A function has waited for this worker for this many seconds."""
 
     event: Literal["waiting"] = "waiting"
     worker: int
@@ -175,7 +175,7 @@ class WaitingEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeoverEvent(_Told):
-    """A function works as this worker, which fell silent."""
+    """A function now works as this worker, which had fallen silent."""
 
     event: Literal["takeover"] = "takeover"
     worker: int
@@ -183,7 +183,7 @@ class TakeoverEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomEvent(_Told):
-    """There has been no room for any function for so many seconds (engine `ray`); `needs` says what one takes up."""
+    """Ray has had no room for any function for this many seconds (engine `ray`); `needs` says what one needs."""
 
     event: Literal["room"] = "room"
     needs: str
@@ -196,7 +196,7 @@ class OutageEvent(_Told):
 
     Attributes:
         error: The store's last error.
-        patience_s: For how long its requests are repeated.
+        patience_s: How long its requests are repeated before the function gives up.
     """
 
     event: Literal["outage"] = "outage"
@@ -206,7 +206,7 @@ class OutageEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredEvent(_Told):
-    """The store can be reached again, after so many seconds."""
+    """The store can be reached again after an outage of this many seconds."""
 
     event: Literal["recovered"] = "recovered"
     seconds: float
@@ -214,13 +214,13 @@ class RecoveredEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent(_Told):
-    """What a function has used so far; a few times a second, and for the last time before it has ended.
+    """Reports what a function has used so far, a few times a second and for the last time before it ends.
 
     Attributes:
-        seconds: How long it has lasted, from asking for it.
-        memory_bytes: The most memory that its process has had; 0 where that is unknown.
+        seconds: How long the function has lasted since it was asked for.
+        memory_bytes: The peak memory of its process; 0 if that is unknown.
         reading: Its requests and bytes.
-        in_flight: How many of its requests are not answered yet (engine `local`).
+        in_flight: The number of its requests that are not answered yet (engine `local`).
     """
 
     event: Literal["usage"] = "usage"
@@ -251,10 +251,10 @@ class EndedEvent(_Told):
     """A function has ended.
 
     Attributes:
-        code: 0 if the run has ended, 1 if the function left and others must go on, 2 if it gave up; anything else is a
-            death, by that signal where it is less than 0.
-        reason: Why it died, where that is known.
-        uncounted: Whether what it used last was lost.
+        code: 0 if the run has ended, 1 if the function left and others must go on, 2 if it gave up. Any other code is a
+            death; a code below 0 is the negative number of the signal that killed it.
+        reason: Why it died, if that is known.
+        uncounted: Whether the account of what it used last was lost.
         outcome: How it ended, in words (simulations).
     """
 
@@ -267,7 +267,7 @@ class EndedEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvent(_Told):
-    """Planning anew has made up its mind, or begins; `line` says so."""
+    """A new plan for the rest of the run is being made, or was made; `line` says which."""
 
     event: Literal["plan"] = "plan"
     line: str
@@ -319,7 +319,7 @@ _READ: dict[str, Callable[[Any], Any]] = {"reading": MeterReading.from_dict, "se
 
 
 def event_of(record: Any) -> Event | None:
-    """The event that `to_dict` made this of; None for anything else, and for kinds that are not known here."""
+    """Return the event that `to_dict` made this record from; None for anything else, and for kinds not known here."""
     kind = _KINDS.get(str(record.get("event"))) if isinstance(record, dict) else None
     if kind is None:
         return None
@@ -331,7 +331,7 @@ def event_of(record: Any) -> Event | None:
 
 
 def tell_outages(emit: Emit) -> Callable[[StoreUnavailable | None, float], None]:
-    """What `lambdaml.storage.patience.Patience` tells, as events."""
+    """Return a callback for `lambdaml.storage.patience.Patience` that emits its reports as events."""
 
     def tell(error: StoreUnavailable | None, seconds: float) -> None:
         emit(RecoveredEvent(seconds=seconds) if error is None else OutageEvent(error=str(error), patience_s=seconds))

@@ -1,8 +1,8 @@
-"""A job: what to train, in the words a PyTorch user already has.
+"""A job says what to train, in the words that a PyTorch user already knows.
 
-Subclass `Job`, fill in the five methods, and name it on the command line as `path/file.py:Name` or
-`package.module:Name`. The class holds no training loop: how many workers compute gradients, when they are averaged
-and what happens when one dies is not the job's business.
+Subclass `Job`, fill in the five methods, and name the class on the command line as `path/file.py:Name` or
+`package.module:Name`. The class holds no training loop: how many workers compute gradients, when the gradients are
+averaged and what happens when a function dies are not the job's business.
 
     class Digits(Job):
         batch_size = 32
@@ -15,7 +15,7 @@ and what happens when one dies is not the job's business.
         def optimizer(self, model): return torch.optim.SGD(model.parameters(), lr=0.1)
         def evaluate(self, model):  return {"accuracy": ...}
 
-| here                    | Lightning                | Hugging Face Trainer |
+| lambdaml                | Lightning                | Hugging Face Trainer |
 |-------------------------|--------------------------|----------------------|
 | `model`                 | `configure_model`        | `model_init`         |
 | `dataset`, `batch_size` | `train_dataloader`       | `train_dataset`      |
@@ -41,15 +41,16 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """What to train. Subclasses may take keyword arguments with JSON values (`--set lr=0.1`).
+    """Defines what to train. A subclass's constructor may take keyword arguments with JSON values (`--set lr=0.1`).
 
     Attributes:
-        batch_size: samples per update of one worker, at most. An epoch's shard is cut into equal batches, so that no
-            sample is left over; they may be a little smaller.
-        clip_norm: if set, the gradient of each optimizer step is scaled down to this 2-norm at most. It acts on the
-            mean over workers, where a single process would clip.
-        autocast: if set, forward passes run under `torch.autocast` in that type. `float16` adds loss scaling.
-        scheduler_interval: whether `scheduler(...)` steps with every optimizer step or once an epoch.
+        batch_size: The largest number of samples in an update of one worker. Each worker's share of an epoch is cut
+            into equal batches, so that no sample is left over; the batches may be a little smaller than this.
+        clip_norm: The greatest 2-norm of the gradient of an optimizer step; a longer gradient is scaled down to it. It
+            acts on the mean over workers, where a single process would clip. None clips nothing.
+        autocast: The type in which forward passes run under `torch.autocast`; `float16` adds loss scaling. None leaves
+            autocast off.
+        scheduler_interval: Whether the scheduler takes a step after every optimizer step or once an epoch.
     """
 
     batch_size: int = 32
@@ -58,32 +59,32 @@ class Job:
     scheduler_interval: Literal["step", "epoch"] = "step"
 
     def model(self) -> nn.Module:
-        """A fresh model on the CPU. Called after the run's seed was set, so its initial weights are the run's."""
+        """Return a fresh model on the CPU. The run's seed is set before the call and decides the initial weights."""
         raise NotImplementedError
 
     def dataset(self) -> Dataset[Any]:
-        """The training data: a map-style dataset (`__len__`, `__getitem__`), the same on every machine."""
+        """Return the training data: a map-style dataset (`__len__`, `__getitem__`), the same on every machine."""
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The mean loss over a batch, a scalar tensor. The batch is on the model's device."""
+        """Return the mean loss over a batch as a scalar tensor. The batch is on the model's device."""
         raise NotImplementedError
 
     def optimizer(self, model: nn.Module) -> Optimizer:
-        """Any `torch.optim` optimizer over the model's parameters. Every replica runs it identically."""
+        """Return any `torch.optim` optimizer of the model's parameters. Every replica runs it identically."""
         raise NotImplementedError
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """A learning-rate schedule that depends on the number of steps alone; None for none."""
+        """Return a learning-rate schedule that depends on the number of steps alone, or None for a constant rate."""
         return None
 
     def labels(self, batch: Any) -> Tensor:
-        """Class numbers of a batch's samples, integers 0, 1, ..., in any shape; less than 0 for none.
+        """Return the class numbers of a batch's samples: integers 0, 1, ... in any shape, less than 0 for no class.
 
-        Asked for only by staleness rules that compare label counts. By default the last part of the batch.
+        Only staleness rules that compare label counts call this. By default it returns the last part of the batch.
 
         Raises:
-            JobError: the batch's last part holds no integers, so this method must be written.
+            JobError: If the last part of the batch holds no integers, so that the job must define this method.
         """
         import torch
 
@@ -94,14 +95,14 @@ class Job:
         return last
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Metrics of the model by name, for instance `{"accuracy": 0.97}`.
+        """Return metrics of the model by name, for instance `{"accuracy": 0.97}`.
 
-        Called on snapshots, outside the workers, with the model in `eval()` mode and gradients off.
+        It is called for each snapshot, outside the workers, with the model in `eval()` mode and gradients off.
         """
         return {}
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Make a batch of samples; `torch.utils.data.default_collate` unless overridden."""
+        """Make a batch of samples. By default `torch.utils.data.default_collate` does it."""
         from torch.utils.data import default_collate
 
         return default_collate(list(samples))

@@ -1,7 +1,7 @@
-"""What a run can be asked for: each option with its meaning and its default, once for library, command line and plans.
+"""The options of a run, each with its meaning and its default, defined once for library, command line and plans.
 
-`train` and `resume` take options as keyword arguments. `keyword_options` makes those of a dataclass, so that editors know
-them, and an option that does not exist is refused in one line.
+`train` and `resume` take options as keyword arguments. `keyword_options` derives these from a dataclass, so that
+editors know them and an unknown option is refused in one line.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
-    """How functions work on a run, whatever the run is: the options of `lambdaml.resume`.
+    """The options of `lambdaml.resume` say how functions work on a run, whatever the run is.
 
     Attributes:
-        functions: How many processes share the workers; by default one per worker, but no more than there are cores.
-        engine: `local` (processes), `inline` (this process) or `ray`; by default `local` or `inline`, whichever the
+        functions: The number of processes that share the workers. The default is one per worker, but no more than the
+            machine has cores.
+        engine: `local` (processes), `inline` (this process) or `ray`. The default is `local` or `inline`, whichever the
             store and the job allow.
         engine_options: Arguments of the engine's constructor, such as `{"address": "auto", "cpus": 2}` for `ray`.
-        device: `cpu`, `cuda`, or `auto`.
-        lifetime_s: Limits the life of each function, as platforms do.
-        cap: Says when the run must stop, for what it will have spent by then; see `lambdaml.engines.caps`.
-        on_event: Takes progress events, from any thread.
+        device: The device that functions compute on: `cpu`, `cuda`, or `auto` for the best one available.
+        lifetime_s: The longest time that a function may live, in seconds; platforms have such a limit.
+        cap: A callable that decides when the run must stop because of what it will have spent by then; see
+            `lambdaml.engines.caps`.
+        on_event: A callable that takes progress events (`lambdaml.events`). It may be called from any thread.
     """
 
     functions: int | None = None
@@ -48,39 +50,47 @@ class LaunchOptions:
     on_event: Emit = lambda event: None
 
     def keywords(self) -> dict[str, Any]:
-        """All of them by name, as keyword arguments."""
+        """Return all options by name, as keyword arguments."""
         return {option.name: getattr(self, option.name) for option in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(LaunchOptions):
-    """What a run is, and how functions work on it: the options of `lambdaml.train`.
+    """The options of `lambdaml.train` say what a run is, and how functions work on it.
 
     Attributes:
-        workers: N, the streams of updates that the data is dealt out to.
-        schedule: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see `lambdaml.schedules.SCHEDULES`.
-        steps: How many updates each worker makes. Or `epochs` over the data. With neither, 10 epochs, or 1000 with a target.
-        target: The run stops at the first snapshot whose metrics meet it, e.g. `accuracy>=0.95`.
-        codec: How gradients are written: `fp32`, `bf16`.
-        staleness: What becomes of stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
+        workers: The number of workers, N. A worker is a stream of updates; the data is dealt out to the workers.
+        schedule: The rule that decides which updates a commit takes: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see
+            `lambdaml.schedules.SCHEDULES`.
+        steps: The number of updates that each worker makes. Give either this or `epochs`; with neither, the run makes
+            10 epochs, or at most 1000 if it has a target.
+        epochs: The number of passes over the data, in place of `steps`.
+        target: A condition on a metric, such as `accuracy>=0.95`. The run stops at the first snapshot that meets it.
+        codec: The format that gradients are written in: `fp32`, `bf16` ...; see `lambdaml.codecs.CODECS`.
+        staleness: The rule for stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
             `lambdaml.staleness.RULES`.
         seed: The seed of everything that is random.
         args: Keyword arguments of the job's constructor.
-        batch_size: The samples of an update, in place of the job's own `batch_size`.
-        snapshot_every: A snapshot is taken, and evaluated, after so many updates of each worker; by default an epoch.
-        init_from: URL of another run, from whose weights, optimizer and learning-rate schedule this one begins: those of
-            its result, or of the newest snapshot; of another version as URL@VERSION.
-        numerics: `reproducible`, for the same bits each time and on each CPU of a class, or `fast`, which promises none;
-            see `lambdaml.training.numerics`. The engine `inline` cannot change what torch computes in once it has computed: such
-            a run is recorded as `fast`, with a warning.
+        batch_size: The number of samples in an update, in place of the job's own `batch_size`.
+        snapshot_every: The number of updates of each worker after which a snapshot is taken and evaluated. The default
+            is an epoch, or less if an epoch has many updates or large ones.
+        init_from: The URL of another run. This run begins with the weights, the optimizer and the learning-rate
+            schedule of that run's result, or of its newest snapshot if it has no result. URL@VERSION names another
+            version.
+        numerics: `reproducible` gives the same bits each time and on each CPU of a class; `fast` promises no bits. See
+            `lambdaml.training.numerics`. Once torch has computed in a process, the engine `inline` cannot change its
+            arithmetic: such a run is recorded as `fast`, with a warning.
         coherence: Whether each evaluation measures the coherence of gradients.
-        keep: How much history stays for `replay` and `verify`: `all`, or a size in bytes or as `500M`; by default 2 GiB or
-            a tenth of the free disk. What is older is deleted while the run goes on.
-        lease_s: How long a function that fell silent keeps its workers.
-        max_rejected: The run stops as diverged when so many of the latest twice as many updates were rejected; by default
-            10, or as many as there are workers.
-        max_update_norm: Updates with a greater 2-norm are rejected.
-        patience_s: A function gives up when nothing at all happened for so long, or when the store was down for it.
+        keep: The amount of history that stays for `replay` and `verify`: `all`, a size in bytes, or a size such as
+            `500M`. The default is 2 GiB or a tenth of the free disk, whichever is less, but at least the updates of
+            four intervals between snapshots, or half of the free disk if that is less. Older history is deleted while
+            the run goes on.
+        lease_s: How long a function that fell silent keeps its workers, in seconds.
+        max_rejected: The number of rejected updates, among the latest twice as many, at which the run stops as
+            diverged. The default is 10, or the number of workers if that is more.
+        max_update_norm: The greatest 2-norm of an update; an update with a greater one is rejected.
+        patience_s: How long nothing at all may happen, or the store may be down, before a function gives up, in
+            seconds.
         planned: What a plan expected of this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
     """
 
@@ -107,10 +117,10 @@ class RunOptions(LaunchOptions):
 
 
 def options_of(make: Callable[..., O], given: Mapping[str, Any]) -> O:
-    """Options from keyword arguments.
+    """Make options from keyword arguments.
 
     Raises:
-        SettingsError: one of them does not exist.
+        SettingsError: If one of the options does not exist.
     """
     known = inspect.signature(make).parameters
     for name in given:
@@ -120,7 +130,7 @@ def options_of(make: Callable[..., O], given: Mapping[str, Any]) -> O:
 
 
 def keyword_options(function: Callable[..., R], make: Callable[..., Any]) -> Callable[..., R]:
-    """A function whose last parameter is a dataclass of options, with these as keyword arguments instead."""
+    """Wrap a function whose last parameter is a dataclass of options, so that it takes these as keyword arguments."""
     *first, _ = (signature := inspect.signature(function)).parameters.values()
     own = [parameter.name for parameter in first]
 

@@ -1,4 +1,4 @@
-"""The parts that a run is made of, as objects. run.json and options name them; they are made here, once, and handed on."""
+"""The parts of a run as objects. run.json and options name the parts; they are made here, once, and handed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The schedule, the codec and the staleness rule of a run. None of them has a state, so all may share them."""
+    """Holds the schedule, the codec and the staleness rule of a run. None of them has a state, so all may share them."""
 
     schedule: Schedule
     codec: Codec
@@ -27,6 +27,6 @@ class Parts:
         """Make the parts.
 
         Raises:
-            SettingsError: one of them does not exist, or its parameters make no sense.
+            SettingsError: If one of them does not exist, or its parameters make no sense.
         """
         return Parts(SCHEDULES.make(names.schedule), CODECS.make(names.codec), RULES.make(names.staleness))

@@ -1,4 +1,4 @@
-"""Things chosen by a name and parameters, such as `quorum:3,late=weight`: schedules, codecs, staleness rules."""
+"""Registries make schedules, codecs and staleness rules from a name and parameters, such as `quorum:3,late=weight`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to factories, one line each. A factory's own signature says what it takes; annotations are `int`,
+    """Maps names to factories, one line each. A factory's own signature says what it takes; annotations are `int`,
     `float` or `str`, and the module is imported when the name is used.
 
     Args:
-        kind: what is registered, for messages: "schedule".
-        factories: `{"quorum": "lambdaml.schedules.quorum:Quorum"}`.
+        kind: The kind of thing that is registered, for messages: "schedule".
+        factories: The place of each factory by its name: `{"quorum": "lambdaml.schedules.quorum:Quorum"}`.
     """
 
     def __init__(self, kind: str, factories: Mapping[str, str]) -> None:
@@ -27,7 +27,8 @@ class Registry(Generic[T]):
         self.factories = dict(factories)
 
     def variants(self, *context: Any) -> list[str]:
-        """Specs worth trying: what a part's module says in `variants(*context)`, or its name if that is enough."""
+        """Return specs worth trying: those that a part's module gives in `variants(*context)`, or its name if it needs
+        no parameters."""
         specs: list[str] = []
         for name, where in self.factories.items():
             module, _, attribute = where.partition(":")
@@ -44,7 +45,7 @@ class Registry(Generic[T]):
         """Build what `name`, `name:3` or `name:3,option=value` says; `options` are values for more of its parameters.
 
         Raises:
-            SettingsError: no such name (the nearest are shown), or parameters it does not take.
+            SettingsError: If there is no such name (the message shows the nearest), or it does not take the parameters.
         """
         name, _, text = spec.partition(":")
         if name not in self.factories:

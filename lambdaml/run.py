@@ -1,4 +1,4 @@
-"""A run, with all that can be done with it: the public face of `lambdaml.log.reader` and of the verbs."""
+"""`Run` is a run with everything that one can do with it: the public face of `lambdaml.log.reader` and of the verbs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 
 class Run(RunReader):
-    """A run by its URL, or by a store that is open already: whatever anybody can read, check and do with it, without
-    the help of the functions that work on it. Methods that compute load torch when they are called.
+    """Opens a run by its URL, or in a store that is open already, to read, check and control it without the help of the
+    functions that work on it. Methods that compute load torch when they are called.
 
     Args:
-        job: the run's job, where it was given as an instance and cannot be imported.
+        where: The URL of the run, or a store that is open at its prefix.
+        job: The run's job, if it was given as an instance and cannot be imported.
 
     Raises:
-        RunNotFound: there is no run at this prefix.
-        NewerSchema, BadObject: run.json cannot be read.
+        RunNotFound: If this prefix holds no run.
+        NewerSchema, BadObject: If run.json cannot be read.
     """
 
     def __init__(self, where: str | Store, job: Job | None = None) -> None:
@@ -38,19 +39,20 @@ class Run(RunReader):
         self._job = job
 
     def job(self) -> Job:
-        """The run's job.
+        """Return the run's job.
 
         Raises:
-            JobError: it cannot be imported, or its code has changed.
+            JobError: If it cannot be imported, or its code has changed.
         """
         return self._job or load_run_job(self.settings)
 
     def status(self) -> Status:
-        """Where the run stands; see `lambdaml.log.status`."""
+        """Return how far the run has got; see `lambdaml.log.status`."""
         return status(self)
 
     def trace(self) -> list[dict[str, Any]]:
-        """One row per update that has a fate, in the order of the log; see `lambdaml.traces.attribution.trace_rows`."""
+        """Return one row for each update that has a fate, in the order of the log; see
+        `lambdaml.traces.attribution.trace_rows`."""
         from lambdaml.traces.attribution import trace_rows
 
         return trace_rows(self)
@@ -59,21 +61,21 @@ class Run(RunReader):
         """Rebuild the state at a version, by default the last one, bit for bit; see `lambdaml.training.replay`.
 
         Raises:
-            OtherNumerics: the run promises bits, and this process would compute others.
-            SettingsError: the run has no such version, or what is needed to rebuild it was deleted.
-            JobError: the job cannot be imported, or its code has changed.
+            OtherNumerics: If the run promises bits, and this process would compute others.
+            SettingsError: If the run has no such version, or objects that are needed to rebuild it were deleted.
+            JobError: If the job cannot be imported, or its code has changed.
         """
         from lambdaml.training.replay import replay
 
         return replay(self, version, self._job)
 
     def model(self, version: int | None = None) -> nn.Module:
-        """The job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+        """Return the job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
 
-        In a process of another numerics class than the run's, the last bits of those weights may be others.
+        In a process of another numerics class than the run's, the last bits of those weights may differ.
 
         Raises:
-            RunNotFound: the run has no result yet, and no version was asked for.
+            RunNotFound: If the run has no result yet, and no version was asked for.
         """
         from lambdaml.training.replay import trained_model
 
@@ -86,14 +88,15 @@ class Run(RunReader):
         return verify(self, job=self._job)
 
     def cancel(self) -> None:
-        """Ask the functions to end the run. They heed it within seconds; it cannot be resumed."""
+        """Ask the functions to end the run. They do so within seconds, and the run cannot be resumed."""
         request_stop(self.store, "cancelled")
 
     def gc(self) -> int:
-        """Delete what the run's newest snapshot has made unnecessary; returns how many objects. See `lambdaml.log.gc`.
+        """Delete the objects that the run's newest snapshot has made unnecessary, and return their number. See
+        `lambdaml.log.gc`.
 
         Raises:
-            SettingsError: functions work on the run; they may still need what would be deleted.
+            SettingsError: If functions work on the run, since they may still need what would be deleted.
         """
         return gc(self)
 
@@ -106,16 +109,17 @@ class Run(RunReader):
         request_change(self, what, value)
 
     def pin(self, version: int, name: str) -> None:
-        """Keep the history from a version on, whatever the run's bound on it says, until `unpin`.
+        """Keep the history from a version on until `unpin`, whatever bound the run has on it.
 
         Args:
-            name: of the reader; each has one pin.
+            version: The first version that must stay.
+            name: The name of the reader who needs it; each reader has one pin.
 
         Raises:
-            SettingsError: that version is deleted already, or the name is no part of a key.
+            SettingsError: If that version is already deleted, or the name cannot be part of a key.
         """
         pin_version(self.store, name, version)
 
     def unpin(self, name: str) -> None:
-        """Take a pin away; one that is not there is no error."""
+        """Remove a pin; a pin that does not exist is no error."""
         unpin_version(self.store, name)

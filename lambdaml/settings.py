@@ -1,4 +1,4 @@
-"""run.json: what was asked for, resolved to the last number, written once and never changed."""
+"""run.json holds the options of a run, resolved to the last number. It is written once and never changed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lambdaml.log.state import RECENT
 from lambdaml.patterns import PATTERNS
 
 LEASE_S, PATIENCE_S = 30.0, 600.0
-"""What `lease_s` and `patience_s` are by default."""
+"""The options `lease_s` and `patience_s` have these defaults, in seconds."""
 
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
 
 class JobSettings(BaseModel):
-    """Which job: where its code is, what its constructor was given, and what the code's hash was."""
+    """Says which job a run trains: where its code is, what arguments its constructor got, and the hash of the code."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class JobSettings(BaseModel):
 
 
 class RunVersion(BaseModel):
-    """Where a run begins that goes on from another: at a version of the run at this URL."""
+    """Names a version of the run at this URL, which another run begins with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,18 +43,18 @@ class RunVersion(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything a function must know to work on a run.
+    """Holds everything that a function must know to work on a run.
 
-    Fields that are named like an option mean what `lambdaml.options.RunOptions` says of it.
+    A field that has the name of an option means what `lambdaml.options.RunOptions` says about it.
 
     Attributes:
-        steps: How many updates each worker makes; with `quorum`, how many commits there are.
-        samples, steps_per_epoch, parameters: What was found out from the job when the run was created.
-        keep_bytes: How many bytes of updates and snapshots stay that only replay needs; None for all of them. See
-            `lambdaml.log.retention`.
-        init_from: The state that the run begins with; by default the job's fresh model.
-        numerics: The class that its functions compute in; None where nothing is computed, as in the virtual world, and
-            in runs of before there were classes. Such a run is compared with nothing.
+        steps: The number of updates that each worker makes; with `quorum`, the number of commits.
+        samples, steps_per_epoch, parameters: Facts that were read from the job when the run was created.
+        keep_bytes: The number of bytes of updates and snapshots that are kept for replay alone; None keeps all of them.
+            See `lambdaml.log.retention`.
+        init_from: The version of another run that this run begins with; None for the job's fresh model.
+        numerics: The class that its functions compute in. None if nothing is computed, as in the virtual world, and in
+            runs that are older than numerics classes; such a run is compared with nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class Settings(BaseModel):
 
     @property
     def updates_per_snapshot(self) -> int:
-        """Updates between snapshots, over all workers."""
+        """The number of updates between snapshots, over all workers."""
         return self.snapshot_every * self.workers
 
     @field_validator("pattern")
@@ -105,7 +105,7 @@ class Settings(BaseModel):
         return target
 
     def dump(self) -> bytes:
-        """The bytes of run.json."""
+        """Return the bytes of run.json."""
         return wire.dump_json(self.model_dump())
 
     @staticmethod
@@ -113,8 +113,8 @@ class Settings(BaseModel):
         """Read run.json.
 
         Raises:
-            BadObject: it is damaged or does not describe a run.
-            NewerSchema: it was written by a newer lambdaml.
+            BadObject: If it is damaged or does not describe a run.
+            NewerSchema: If a newer lambdaml wrote it.
         """
         record = wire.load_json(data, keys.RUN)
         try:
@@ -124,15 +124,15 @@ class Settings(BaseModel):
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Settings:
-        """`load`, for readers of objects."""
+        """Do the same as `load`, with the parameters that readers of objects pass."""
         return Settings.load(data)
 
 
 def make_settings(**fields: Any) -> Settings:
-    """Settings from what a person asked for.
+    """Make settings from what a person asked for.
 
     Raises:
-        SettingsError: a value is out of range or of the wrong type; the message names the option.
+        SettingsError: If a value is out of range or of the wrong type; the message names the option.
     """
     try:
         return Settings(**fields)
@@ -141,7 +141,7 @@ def make_settings(**fields: Any) -> Settings:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first complaint of a validation error on one line."""
+    """Return the first complaint of a validation error on one line."""
     detail = error.errors()[0]
     where = ".".join(str(part) for part in detail["loc"])
     message = str(detail["msg"]).removeprefix("Value error, ")
@@ -149,10 +149,10 @@ def first_error(error: ValidationError) -> str:
 
 
 def parse_target(target: str) -> tuple[str, str, float]:
-    """`accuracy>=0.95` as name, comparison and bound.
+    """Split a target such as `accuracy>=0.95` into name, comparison and bound.
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: If it is not of that form.
     """
     match = _TARGET.fullmatch(target)
     try:
@@ -163,10 +163,10 @@ def parse_target(target: str) -> tuple[str, str, float]:
 
 
 def reached(target: str, metrics: Mapping[str, float]) -> bool:
-    """Whether the metrics meet the target.
+    """Return whether the metrics meet the target.
 
     Raises:
-        SettingsError: the job reports no metric of that name.
+        SettingsError: If the job reports no metric of that name.
     """
     name, comparison, bound = parse_target(target)
     if name not in metrics:
