@@ -143,7 +143,7 @@ class HorizonEvent(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OvertakenEvent(_Told):
-    """A function wanted to read an object that was deleted below the horizon, and begins again with the newest snapshot."""
+    """A function wanted to read an object that was deleted below the horizon. It goes on from the newest snapshot."""
 
     event: Literal["overtaken"] = "overtaken"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Holds the schedule, the codec and the staleness rule of a run. None of them has a state, so all may share them."""
+    """Holds a run's schedule, codec and staleness rule. None of them has a state, so anybody may share them."""
 
     schedule: Schedule
     codec: Codec

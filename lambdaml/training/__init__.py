@@ -1,1 +1,2 @@
-"""Training itself: the replica, the user's job and its boundary, evaluation, and the driver of `train` and `resume`."""
+"""This package trains: it holds the replica, the boundary to the user's job, evaluation, and the driver of `train` and
+`resume`."""

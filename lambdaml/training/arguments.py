@@ -1,4 +1,4 @@
-"""The arguments of a job's constructor: read as its parameters suggest, checked, and plain enough for run.json."""
+"""The arguments of a job's constructor are read as its parameters suggest, checked, and made plain for run.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lambdaml.errors import JobError, nearest
 
 
 class Text(str):
-    """A value as somebody typed it, of which the parameter says what it is."""
+    """A value that somebody typed; the parameter that takes it decides its type."""
 
 
 _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "None"}
@@ -23,14 +23,15 @@ _SEQUENCES = (list, tuple, set, frozenset, typing.Sequence)
 
 
 def fit_arguments(make: Callable[..., Any], args: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Arguments for `make`, each of the kind that its annotation names, or else its default shows.
+    """Return arguments for `make`, each of the kind that its annotation names, or else its default shows.
 
     Args:
-        args: values; those that are `Text` are read as Python or JSON writes them.
-        what: what takes them, for messages.
+        make: The class or function that takes them.
+        args: The values; those that are `Text` are parsed as JSON or Python literals.
+        what: The name of what takes them, for messages.
 
     Raises:
-        JobError: `make` takes no such argument, or the value is of another kind; the message names it.
+        JobError: If `make` takes no such argument, or the value is of another kind; the message names it.
     """
     parameters = inspect.signature(make).parameters
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -51,12 +52,12 @@ def _hints(make: Callable[..., Any]) -> dict[str, Any]:
     function = make.__init__ if inspect.isclass(make) else make
     try:
         return typing.get_type_hints(function)
-    except Exception:  # annotations of names that only a type checker knows
+    except Exception:  # an annotation uses names that only a type checker knows
         return {}
 
 
 def _kinds(hint: Any, parameter: inspect.Parameter | None) -> list[Any]:
-    """Types and literal values that the parameter takes; empty where that cannot be told."""
+    """Return the types and literal values that the parameter takes; an empty list if they are unknown."""
     if hint is None and parameter is not None:
         default = parameter.default
         if default is inspect.Parameter.empty or default is None:
@@ -94,7 +95,7 @@ def _fit(value: Any, kinds: list[Any], where: str) -> Any:
 
 
 def _read(text: str) -> Any:
-    """The value that the text writes, in JSON or in Python, a ratio of two numbers included; None for none."""
+    """Parse the text as JSON, as a Python literal or as a ratio of two numbers; return None if it is none of them."""
     try:
         return json.loads(text)
     except ValueError:
@@ -127,7 +128,7 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple | dict | set)
     if kind in (str, dict, type(None)):
         return isinstance(value, kind)
-    return True  # of other types it cannot be told
+    return True  # other types cannot be checked
 
 
 def _said(kinds: list[Any]) -> str:
@@ -138,7 +139,7 @@ def _said(kinds: list[Any]) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """As it comes back from run.json."""
+    """Return the value as it comes back from run.json."""
     if isinstance(value, set | frozenset):
         value = sorted(value)
     try:

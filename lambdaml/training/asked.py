@@ -1,4 +1,4 @@
-"""What was asked for, resolved: the job and its sources, a free place, and settings to the last number."""
+"""This module resolves what was asked for: the job and its sources, a free place, and settings to the last number."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from lambdaml.training.source import fingerprint, split_spec
 
 DEFAULT_EPOCHS = 10
 MAX_EPOCHS = 1000
-"""Epochs after which a run with nothing but a target gives up."""
+"""A run that has a target and no other end gives up after this many epochs."""
 
 MAX_SNAPSHOT_EVERY = 500
 INTERVAL_BYTES, LEAST_SNAPSHOT_EVERY = 2**29, 4
-"""By default a snapshot comes sooner than after an epoch where an epoch's updates are more than the one, but not before so
-many updates of each worker."""
+"""By default a snapshot is taken before the end of an epoch if the epoch's updates have more bytes than the former, but
+not before each worker has made as many updates as the latter says."""
 
 KEEP_BYTES, KEEP_SHARE = 2**31, 0.1
-"""History that is kept by default: so much, or this share of the free disk where that is less; four intervals between
-snapshots where these are more, but never more than half of the disk."""
+"""By default a run keeps this many bytes of history, or this share of the free disk if that is less. If four intervals
+between snapshots have more bytes, it keeps those, but never more than half of the free disk."""
 
 BYTES_PER_PARAMETER = 4
-"""Of an update, assumed before there is one."""
+"""An update is assumed to take this many bytes per parameter until one has been made."""
 
 MUCH_BYTES, USD_PER_GB_MONTH = 100e9, 0.023
-"""History in a bucket that is worth a warning, and the price of S3 Standard in us-east-1, November 2026."""
+"""A run is warned about if its history in a bucket may have more bytes than the former. The latter is the price of S3
+Standard in us-east-1 in November 2026."""
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def places(spec: str, folder: str = "runs") -> Iterator[str]:
-    """The paths `runs/<job>-<n>` that are free now, in order."""
+    """Yield the paths `runs/<job>-<n>` that are free now, in order."""
     path, name = split_spec(spec)
     name = re.sub(r"[^\w.-]+", "-", name or os.path.basename(path).removesuffix(".py")).lower()
     for number in itertools.count(1):
@@ -60,11 +61,11 @@ def places(spec: str, folder: str = "runs") -> Iterator[str]:
 
 @contextmanager
 def free_place(spec: str) -> Iterator[str]:
-    """The next free `runs/<job>-<n>`, as a `file://` URL. Nobody else is given it, unless nothing was put there by the
-    end of the block.
+    """Reserve the next free `runs/<job>-<n>` and give its `file://` URL. It becomes free again only if nothing was put
+    there by the end of the block.
 
     Raises:
-        UserError: no folder can be made there.
+        UserError: If no folder can be made there.
     """
     beside = os.path.isdir("runs")
     for place in places(spec):
@@ -72,7 +73,7 @@ def free_place(spec: str) -> Iterator[str]:
             os.makedirs(place)
             break
         except FileExistsError:
-            continue  # somebody else was faster
+            continue  # another process was faster
         except OSError as error:
             raise UserError(f"cannot make {place}: {error.strerror or error}") from error
     whole = os.path.abspath(place)
@@ -86,10 +87,15 @@ def free_place(spec: str) -> Iterator[str]:
 
 
 def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: bool = False) -> tuple[JobSettings, Job]:
-    """What run.json says of the job, and the job.
+    """Return what run.json says about the job, and the job.
 
     Args:
-        as_object: whether it will do that the job exists as an object, as a class of a notebook, that no file holds.
+        job: The job, as `train` takes it.
+        args: The arguments of its constructor.
+        as_object: Whether the job may be a class that is in no file, such as a class of a notebook.
+
+    Raises:
+        JobError: If the job cannot be imported or built, or other processes cannot import it and must.
     """
     if not isinstance(job, str | Job) and not stands_in_a_file(job):
         if not as_object:
@@ -113,7 +119,7 @@ def resolve_job(job: str | type[Job] | Job, args: dict[str, Any], as_object: boo
 
 
 def stands_in_a_file(job: str | type[Job] | Job) -> bool:
-    """Whether another process can import it; a class of a notebook's cell cannot be."""
+    """Return whether another process can import the job; it cannot import a class of a notebook's cell."""
     if isinstance(job, str | Job):
         return isinstance(job, str)
     try:
@@ -139,13 +145,16 @@ def settings_for(
     """Resolve what was asked for to the last number.
 
     Args:
-        init_from: the version that `asked.init_from` names.
-        numerics: the class that functions compute in; None where nothing is computed in them.
-        free_bytes: what the run's store can take, if that is known.
+        job: The job.
+        job_settings: The part of run.json that names the job.
+        asked: The options that were given.
+        init_from: The version that `asked.init_from` names.
+        numerics: The class that functions compute in; None if they compute nothing.
+        free_bytes: The space that is left in the store, if that is known.
 
     Raises:
-        SettingsError: an option makes no sense, or does not fit the others.
-        JobError: the job's dataset or batch size is of no use.
+        SettingsError: If an option makes no sense, or does not fit the others.
+        JobError: If the job's dataset or batch size cannot be used.
     """
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import Sampler
@@ -188,10 +197,10 @@ def settings_for(
 
 
 def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
-    """Settings with what was asked for, but for what is resolved.
+    """Make settings from what was asked for, in which the resolved values take precedence.
 
     Raises:
-        SettingsError: a value is out of range or of the wrong type.
+        SettingsError: If a value is out of range or of the wrong type.
     """
     given = {name: value for name, value in asked.keywords().items() if name in Settings.model_fields}
     if asked.max_rejected is None:
@@ -200,10 +209,10 @@ def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
 
 
 def demand_workers(asked: RunOptions) -> None:
-    """Demand that there are workers, and enough of them for the schedule.
+    """Make sure that the run has workers, and enough of them for the schedule.
 
     Raises:
-        SettingsError: there are not.
+        SettingsError: If it has not.
     """
     if not isinstance(asked.workers, int) or asked.workers < 1:
         raise SettingsError(f"workers: must be 1 or more (it is {asked.workers!r})")
@@ -212,10 +221,10 @@ def demand_workers(asked: RunOptions) -> None:
 
 
 def _samples(job: Job) -> int:
-    """The length of the job's dataset.
+    """Return the length of the job's dataset.
 
     Raises:
-        JobError: it has none, or no items.
+        JobError: If it has no length, or no items.
     """
     from lambdaml.training.calls import call
 
@@ -235,21 +244,21 @@ def _samples(job: Job) -> int:
 
 
 def default_interval(per_epoch: int, workers: int, parameters: int) -> int:
-    """Updates of each worker between snapshots: an epoch, or less where that is much."""
+    """Return the number of updates of each worker between snapshots: an epoch, or less if an epoch is large."""
     of_bytes = INTERVAL_BYTES // max(1, BYTES_PER_PARAMETER * parameters * workers)
     return min(per_epoch, MAX_SNAPSHOT_EVERY, max(LEAST_SNAPSHOT_EVERY, of_bytes))
 
 
 def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int) -> int | None:
-    """Bytes of history that a run keeps; None for all of it.
+    """Return how many bytes of history a run keeps; None if it keeps all.
 
     Args:
-        keep: what was asked for: `all`, a size such as `500M`, or nothing.
-        free_bytes: what the store can take, if that is known.
-        interval_bytes: of the updates between two snapshots.
+        keep: The option: `all`, a size such as `500M`, or None.
+        free_bytes: The space that is left in the store, if that is known.
+        interval_bytes: The size of the updates between two snapshots.
 
     Raises:
-        SettingsError: that is no size, or too small for this run.
+        SettingsError: If `keep` is no size, or too small for this run.
     """
     if keep == "all":
         return None
@@ -268,7 +277,7 @@ def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int)
 
 
 def bytes_of(text: str) -> float:
-    """`500M` or `2 GB` in bytes, by powers of 1024; 0 for what is no size."""
+    """Convert a size such as `500M` or `2 GB` to bytes, by powers of 1024; return 0 for text that is no size."""
     match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     try:
         return float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
@@ -277,7 +286,7 @@ def bytes_of(text: str) -> float:
 
 
 def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str]:
-    """What to say of a run whose history will not fit, or is dear to keep."""
+    """Yield a warning about a run whose history will not fit, or will be expensive to keep."""
     whole = BYTES_PER_PARAMETER * settings.parameters * settings.workers * settings.steps
     history = min(whole, settings.keep_bytes or whole)
     if free_bytes is not None and history > free_bytes:
@@ -291,7 +300,7 @@ def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, for run.json and for profiles."""
+    """Return the versions of Python, lambdaml and torch, for run.json and for profiles."""
     from importlib.metadata import version
 
     return {"python": platform.python_version(), "lambdaml": version("lambdaml-runtime"), "torch": version("torch")}

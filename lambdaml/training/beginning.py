@@ -1,4 +1,4 @@
-"""The beginning of a run: run.json, and the snapshot of a model that has learned nothing yet."""
+"""A run begins with run.json and the snapshot of a model that has learned nothing yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lambdaml.training.footprint import Footprint, warning
 from lambdaml.training.init_from import begin_from
 
 MANY_PARAMETERS = 10**7
-"""A model of more is freed at once where it is needed no more; modules and optimizers refer to each other in circles."""
+"""A model with more parameters is freed as soon as it is no longer needed, by a garbage collection: modules and
+optimizers refer to each other in circles."""
 
 
 def begin(
@@ -33,16 +34,19 @@ def begin(
     functions: int = 1,
     on_event: Emit = lambda event: None,
 ) -> None:
-    """Write run.json and the first snapshot. Of several that begin a run at one prefix, the one whose run.json stands goes
-    on; the others write nothing.
+    """Write run.json and the first snapshot. If several callers begin a run at one prefix, the one whose run.json is
+    kept goes on; the others write nothing.
 
     Args:
-        new: whether this is a run that nobody has begun. One that was begun may lack its snapshot.
-        functions: that are to work on it; a warning is given if they do not fit into this machine's memory.
+        new: Whether nobody has begun this run before. A run that was begun may lack its snapshot.
+        functions: The number of functions that will work on the run. A warning is emitted if they do not fit into this
+            machine's memory.
+        on_event: A callable that takes the warning.
 
     Raises:
-        RunExists: another run, or what is left of one, stands at this prefix.
-        JobFailed, JobError: the job's model or optimizer cannot be built, or is not that of the run's origin.
+        RunExists: If another run, or what is left of one, is at this prefix.
+        JobFailed, JobError: If the job's model or optimizer cannot be built, or differs from the one that `init_from`
+            names.
     """
     if new:
         check(store)
@@ -69,7 +73,8 @@ def _write_first(store: Store, state: State) -> None:
 
 
 def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
-    """The state that the run begins with, and what the run needs of memory. The model is built here, and only here."""
+    """Return the state that the run begins with, and the memory that the run needs. Only this function builds the
+    model."""
     from lambdaml.training.examine import rehearse
     from lambdaml.training.replica import Replica
 
@@ -88,17 +93,17 @@ def _claim(store: Store, settings: Settings) -> None:
     """Write run.json.
 
     Raises:
-        RunExists: somebody else has written his.
+        RunExists: If another process has written its own.
     """
     standing = store.create(keys.RUN, settings.dump())
-    if standing is not None:  # it may be ours, but damaged on its way
+    if standing is not None:  # it may be ours, damaged on its way
         found = read_now(store, keys.RUN, Settings.read, standing)
         if found is None or found.token != settings.token:
             raise exists(store)
 
 
 def exists(store: Store) -> RunExists:
-    """Why nothing can begin at a prefix where a run stands, or what is left of one."""
+    """Return the error that says why no run can begin at a prefix that holds a run, or what is left of one."""
     if store.head(keys.RUN) is None:
         return RunExists(f"{store.url} holds what is left of a run without its {keys.RUN}: choose another place")
     return RunExists(f"there is a run at {store.url} already: 'lambdaml resume' goes on with it")

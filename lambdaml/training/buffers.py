@@ -1,18 +1,19 @@
-"""A model's buffers: kept around a forward pass, carried as what they became, and merged.
+"""A model's buffers are saved before a forward pass, sent in updates with their new values, and merged.
 
-A forward pass in training may write into buffers: running averages, counters, observers' bounds, whatever a module likes. An
-update carries each buffer that changed, as it was afterwards, in its own dtype, so that one worker's buffers are those of
-a plain loop, bit for bit, be they infinite, complex or of another shape than before. Where a step has several updates:
+A forward pass in training may write into buffers: running averages, counters, observers' bounds, whatever a module
+likes. An update carries each buffer that changed, with its value afterwards and in its own dtype, so that one worker's
+buffers are those of a plain loop, bit for bit, even if they are infinite, complex or of another shape than before. If a
+step has several updates, they are merged:
 
 | the buffer | becomes |
 |---|---|
 | floating or complex | its value plus the weighted mean of the changes |
 | began at +inf (-inf): a running minimum (maximum), as PyTorch's observers keep | the least (greatest) |
 | integers, booleans | its value plus the largest change |
-| no arithmetic leads there: not finite, or another shape | what the last update of the step made it |
+| no arithmetic gives its value: not finite, or another shape | the value in the last update of the step |
 
-An update that was computed from an older version also carries the change itself, where its schedule may be late.
-Buffers that are no part of the `state_dict` are carried likewise, from their first change on.
+If the schedule may apply an update to a later version, the update also carries the change itself.
+Buffers that are not in the `state_dict` are carried in the same way, from their first change on.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from lambdaml.log.records import Body
 
 Kind = Literal["mean", "least", "most", "count", "last"]
 Kept = list[tuple[Tensor, Tensor]]
-"""Of each buffer the tensor itself, and a copy of what it held."""
+"""A saved buffer is a pair: the tensor itself, and a copy of its values."""
 
 LOCAL = "buffer/"
-"""Begins the names, in a snapshot, of buffers that are no part of the `state_dict`."""
+"""In a snapshot, the names of buffers that are not in the `state_dict` begin with this."""
 
 
 class Buffers:
-    """The buffers of one model.
+    """Handles the buffers of one model.
 
     Args:
-        model: buffers whose elements share memory (as `expand` makes them) are given memory of their own.
-        late: whether updates may be applied to another version than they were computed from.
+        model: The model. Buffers whose elements share memory (as `expand` makes them) get memory of their own.
+        late: Whether updates may be applied to another version than the one that they were computed from.
     """
 
     def __init__(self, model: nn.Module, late: bool) -> None:
@@ -69,14 +70,14 @@ class Buffers:
         self._known = [_members(module) for module in self._modules]
 
     def keep(self) -> Kept:
-        """To be called before a forward pass."""
+        """Save the buffers; call this before a forward pass."""
         return [(buffer, buffer.detach().clone()) for buffer in map(self._at, range(len(self._names)))]
 
     def changes(self, kept: Kept) -> Body:
-        """What an update carries: `b<number>` is a buffer afterwards, `d<number>` the change, as raw bytes.
+        """Return what an update carries, as raw bytes: `b<number>` is a buffer afterwards, `d<number>` is its change.
 
         Raises:
-            JobError: a buffer came, went or changed its dtype; the message names it.
+            JobError: If a buffer came, went or changed its dtype; the message names it.
         """
         self._demand_the_same()
         body: Body = {}
@@ -95,7 +96,7 @@ class Buffers:
         return body
 
     def restore(self, kept: Kept) -> None:
-        """Have the model's buffers as they were, be it that others were put in their place."""
+        """Restore the saved buffers, even if the model now has other tensors in their place."""
         with torch.no_grad():
             for (module, attribute), (buffer, before) in zip(self._places, kept, strict=True):
                 module._buffers[attribute] = buffer
@@ -104,7 +105,7 @@ class Buffers:
                 buffer.detach().copy_(before)
 
     def check(self, body: Body) -> str:
-        """What is wrong with the parts of an update that are not its gradient; "" for nothing."""
+        """Return what is wrong with the parts of an update that are not its gradient; "" if nothing is."""
         for name, array in body.items():
             number = int(name[1:]) if name[:1] in ("b", "d") and name[1:].isdecimal() else -1
             if not 0 <= number < len(self._names):
@@ -118,10 +119,12 @@ class Buffers:
         return ""
 
     def merge(self, bodies: Sequence[Body], weights: Sequence[float], fresh: Sequence[bool]) -> None:
-        """Take in what the updates of a step say.
+        """Merge the buffers in the updates of a step into the model.
 
         Args:
-            fresh: for each, whether it was computed from this very version.
+            bodies: The parts of each update.
+            weights: The weight of each update in the step's mean.
+            fresh: For each update, whether it was computed from this very version.
         """
         for number in range(len(self._names)):
             name = f"b{number}"
@@ -169,11 +172,11 @@ class Buffers:
         return torch.where(arithmetic | (total == 0), found, last)
 
     def state(self) -> dict[str, Tensor]:
-        """Those buffers that are no part of the `state_dict` and have changed."""
+        """Return the buffers that are not in the `state_dict` and have changed."""
         return {LOCAL + self._names[number]: shown(self._at(number)) for number in sorted(self._travelled)}
 
     def load(self, tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
-        """Take what `state` gave, and have room for the buffers of a `state_dict`."""
+        """Load what `state` gave, and make room for the buffers of a `state_dict`."""
         self._travelled = set()
         for number, name in enumerate(self._names):
             found = tensors.get(LOCAL + name) if number in self._locals else model.get(name)
@@ -204,7 +207,7 @@ class Buffers:
                 buffer.detach().copy_(value)
 
     def _dtype(self, part: str, number: int) -> torch.dtype:
-        """Of `b`, a buffer, or `d`, its change."""
+        """Return the dtype of a buffer (`b`) or of its change (`d`)."""
         return torch.int64 if part == "d" and self._kinds[number] == "count" else self._at(number).dtype
 
     def _tensor(self, part: str, number: int, body: Body) -> Tensor:
@@ -224,7 +227,7 @@ class Buffers:
 
 
 def _members(module: nn.Module) -> set[str]:
-    """Names of what the module's state is made of, without what is None."""
+    """Return the names of the module's buffers, parameters and submodules, without those that are None."""
     parts = (module._buffers, module._parameters, module._modules)
     return {name for part in parts for name, value in part.items() if value is not None}
 
@@ -264,7 +267,8 @@ def _raw(tensor: Tensor) -> Any:
 
 
 def _change(now: Tensor, before: Tensor) -> Tensor:
-    """Zero where nothing changed, be it infinite; of booleans and unsigned numbers the signed difference."""
+    """Return the change; it is zero where nothing changed, even if the value is infinite, and signed for booleans and
+    unsigned numbers."""
     if now.is_floating_point() or now.is_complex():
         return torch.where(now == before, torch.zeros_like(now), now - before)
     return now.long() - before.long()

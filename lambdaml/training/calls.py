@@ -1,4 +1,5 @@
-"""How the user's code is called: errors become one line, samples a batch, and random streams are seeded."""
+"""These functions call the user's code: they turn errors into one line and samples into a batch, and seed random
+streams."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from lambdaml.training.sampling import derive_seed
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call the user's code; what it raises becomes one line that names the place in it.
+    """Call the user's code. An error that it raises becomes one line that names the place in that code.
 
     Raises:
-        JobFailed: it raised.
+        JobFailed: If it raised.
     """
     try:
         return function(*args)
@@ -43,11 +44,10 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
 @contextmanager
 def examined(what: str) -> Iterator[None]:
-    """Within it, and in a function that it decorates, something that the user's code made is looked at: what that raises is
-    that code's fault.
+    """Mark a block or a function that examines something that the user's code made: errors in it are that code's fault.
 
     Raises:
-        JobError: in place of everything but our own errors; it names `what`.
+        JobError: In place of all errors but our own; the message names `what`.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def examined(what: str) -> Iterator[None]:
 
 
 def fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
-    """The samples of these numbers, as the batch that the job's loss takes."""
+    """Return the samples with these numbers, as the batch that the job's loss takes."""
     from torch.utils.data import TensorDataset
 
     if isinstance(dataset, TensorDataset) and type(job).collate is Job.collate:
@@ -69,7 +69,7 @@ def fetch(job: Job, dataset: Any, indices: list[int]) -> Any:
 
 
 def seed_streams(*parts: int | str) -> None:
-    """Seed the global random streams of torch, NumPy and Python with what these parts make."""
+    """Seed the global random streams of torch, NumPy and Python with a seed derived from these parts."""
     seed = derive_seed(*parts)
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available():

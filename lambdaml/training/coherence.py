@@ -1,6 +1,6 @@
-"""Gradient coherence: how much the gradient of some steps ago still says about the present one.
+"""Gradient coherence says how much the gradient of some steps ago still tells about the present one.
 
-Measured on a fixed reference set F of training samples, along a sequence of states x_0, x_1, ... of one training
+It is measured on a fixed reference set F of training samples, along a sequence of states x_0, x_1, ... of one training
 (Dai et al., ICLR 2019, arXiv 1810.03264, section 5):
 
     projection(k, lag) = <grad F(x_k), grad F(x_{k-lag})> / |grad F(x_k)|^2
@@ -9,11 +9,11 @@ Measured on a fixed reference set F of training samples, along a sequence of sta
 
 Their theorem asks for mu_k >= mu > 0 at every step, and takes steps of mu / (s L sqrt(k)).
 
-From it an estimate, ours, of how much staleness a job can stand (`Coherence.tolerance`). To first order a step of
-length d along the gradient of `lag` steps ago lowers F by d |grad F(x_k)| cosine(k, lag): it is worth cosine(lag)
-fresh steps of that length. A staleness is tolerable while, late in training, such a step is worth at least half a
-fresh one. Late, because coherence changes on the way and most steps are taken there. It is cautious: second-order
-terms and the noise of batches, which staleness does not make worse, count for nothing in it.
+From this we estimate how much staleness a job can tolerate (`Coherence.tolerance`; the estimate is ours). To first
+order a step of length d along the gradient of `lag` steps ago lowers F by d |grad F(x_k)| cosine(k, lag): it is worth
+cosine(lag) fresh steps of that length. A staleness is tolerable while, late in training, such a step is worth at least
+half a fresh one. Only the late part counts, because coherence changes during training and most steps are taken there.
+The estimate is cautious: it ignores second-order terms and the noise of batches, which staleness does not make worse.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ if TYPE_CHECKING:
     from lambdaml.log.reader import RunReader
 
 SAMPLES = 1000
-"""Of the reference set."""
+"""The reference set has this many samples by default."""
 
 _LAGS = (1, 2, 4, 8, 16, 32)
 
 KEPT = 8
-"""Earlier states that one is compared with where no lags are asked for."""
+"""A state is compared with this many earlier states if no lags are given."""
 
 LEAST = 0.5
-"""What a stale step must be worth, in fresh ones, to be tolerable."""
+"""A stale step must be worth at least this many fresh steps to be tolerable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was measured at one state.
+    """Holds what was measured at one state.
 
     Attributes:
-        step: its number, or version.
-        norm: of the reference gradient.
-        cosine, projection: by lag, in steps; see the module.
+        step: The number of the step, or the version, of the state.
+        norm: The norm of the reference gradient.
+        cosine, projection: The two measures by lag, in steps; the module's docstring defines them.
     """
 
     step: int
@@ -68,14 +68,14 @@ class Point:
     projection: dict[int, float]
 
     def mu(self, window: int) -> float:
-        """mu_k over the lags below `window` that were measured; 1 if only lag 0 lies there."""
+        """Return mu_k over the measured lags below `window`; 1 if only lag 0 is below it."""
         return min([1.0, *(value for lag, value in self.projection.items() if lag < window)])
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """The staleness that a job can stand, in steps of the training it was measured on; `at_least` that where no
-    measured lag was too much."""
+    """Holds the staleness that a job can tolerate, in steps of the training that it was measured on. `at_least` says
+    that no measured lag was too much, so that the job can tolerate at least this."""
 
     steps: float
     at_least: bool
@@ -83,22 +83,23 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Coherence:
-    """Along a training; points in its order."""
+    """Holds the coherence along a training; the points are in its order."""
 
     points: tuple[Point, ...]
 
     def cosine(self, late: float = 0.5) -> dict[int, float]:
-        """Mean over the last share `late` of the points, by lag; lags that were measured there."""
+        """Return the mean cosine over the last share `late` of the points, by each lag that was measured there."""
         recent = self.points[len(self.points) - math.ceil(len(self.points) * late) :]
         lags = sorted({lag for point in recent for lag in point.cosine})
         return {lag: fmean(point.cosine[lag] for point in recent if lag in point.cosine) for lag in lags}
 
     def mu(self, window: int) -> float:
-        """The least mu_k of all points: what the theorem's mu may be at most for staleness below `window`."""
+        """Return the least mu_k of all points: the greatest mu that the theorem allows for staleness below `window`."""
         return min((point.mu(window) for point in self.points), default=1.0)
 
     def tolerance(self, least: float = LEAST, late: float = 0.5) -> Tolerance:
-        """The largest staleness up to which the mean cosine never falls below `least`; see the module.
+        """Return the largest staleness up to which the mean cosine never falls below `least`; see the module's
+        docstring.
 
         Between two measured lags the cosine is taken to be linear; at lag 0 it is 1.
         """
@@ -115,13 +116,15 @@ class Probe:
     """Measures states of one training as they are handed in.
 
     Args:
-        job: whose loss, on samples of whose data set, with the model in `eval()` mode.
-        samples: of the reference set, drawn once; all, where there are fewer.
-        lags: in steps; by default whatever lies between a state and the `kept` handed in before.
-        seed: of the draw.
-        batch_size: samples whose loss is computed at once; by default the job's.
+        job: The job that gives the loss and the data set. The model is in `eval()` mode.
+        samples: The number of samples in the reference set, which is drawn once; if the data set has fewer, all.
+        lags: The lags to measure, in steps. By default a state is compared with each of the `kept` states before it.
+        kept: The number of earlier states that a state is compared with if no lags are given.
+        seed: The seed of the draw.
+        batch_size: The number of samples whose loss is computed at once; by default the job's batch size.
+        device: The torch device that computes.
 
-    Memory: the samples, and one gradient for each state that some lag still needs.
+    It holds in memory the samples, and one gradient for each state that some lag still needs.
     """
 
     def __init__(
@@ -148,7 +151,7 @@ class Probe:
         """Measure a state. Steps must grow. Neither the model nor torch's random stream is changed.
 
         Raises:
-            JobFailed: the job's loss raised.
+            JobFailed: If the job's loss raised.
         """
         gradient = self.gradient(model)
         norm = float(gradient.norm())
@@ -166,7 +169,8 @@ class Probe:
         return point
 
     def gradient(self, model: nn.Module) -> Tensor:
-        """Of the mean loss over the reference set: float64, one value for each parameter that requires a gradient."""
+        """Return the gradient of the mean loss over the reference set: float64, with the numbers of all parameters that
+        require a gradient."""
         import torch
 
         from lambdaml.training.calls import call
@@ -188,7 +192,7 @@ class Probe:
 
 
 def measure_coherence(probe: Probe, states: Iterable[tuple[int, nn.Module]]) -> Coherence:
-    """Of a sequence of (step, model); the same module may come again with other weights."""
+    """Measure a sequence of (step, model); the same module may come again with other weights."""
     return Coherence(tuple(probe.add(step, model) for step, model in states))
 
 
@@ -200,17 +204,21 @@ def coherence(
     device: str = "cpu",
     job: Job | None = None,
 ) -> Coherence:
-    """Of a run, from its snapshots; lags are in versions, and can be no shorter than what lies between two of them.
+    """Measure the coherence of a run from its snapshots. Lags are in versions, and none can be shorter than the
+    interval between two snapshots.
 
-    mu_k is then the least over those snapshots that lie in its window. Computed with one thread, as functions do.
+    mu_k is then the least over the snapshots in its window. One thread computes it, as in functions.
 
     Args:
-        lags: by default those between each snapshot and the `KEPT` before it.
-        job: the run's, where it was given as an instance and cannot be imported.
+        run: The run.
+        samples: The number of samples in the reference set.
+        lags: The lags to measure; by default those between each snapshot and the `KEPT` before it.
+        device: The torch device that computes.
+        job: The run's job, if it was given as an instance and cannot be imported.
 
     Raises:
-        JobError: the run's job cannot be imported, or its code has changed.
-        SettingsError: the run keeps fewer than two snapshots.
+        JobError: If the run's job cannot be imported, or its code has changed.
+        SettingsError: If the run keeps fewer than two snapshots.
     """
     with OneThread() as compute:
         return compute.submit(_of_run, run, job, samples, lags, device).result()
@@ -237,9 +245,10 @@ def _of_run(run: RunReader, job: Job | None, samples: int, lags: Sequence[int] |
 
 
 def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn.Module]]:
-    """Train with one worker and no store, and hand out (step, model) before the first step and after each.
+    """Train with one worker and no store, and yield (step, model) before the first step and after each step.
 
-    The model is the replica's own: measure it before asking for the next. Use from one thread, as a `Replica`.
+    The model is the replica's own, so measure it before you ask for the next. Use this from one thread only, like a
+    `Replica`.
     """
     from lambdaml.log.commits import averaged
     from lambdaml.options import RunOptions
@@ -257,7 +266,7 @@ def sequential(job: Job, steps: int, *, seed: int = 0) -> Iterator[tuple[int, nn
 
 
 def _batches(job: Job, samples: int, size: int, seed: int, device: str) -> list[tuple[Any, float]]:
-    """The reference set in batches on the device, each with its share of the samples."""
+    """Return the reference set in batches on the device, each with its share of the samples."""
     from torch import Tensor
     from torch.utils import _pytree
 

@@ -1,4 +1,4 @@
-"""Start a run, or go on with one, and wait for its end."""
+"""The driver starts a run, or resumes one, and waits for its end."""
 
 from __future__ import annotations
 
@@ -43,22 +43,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run went. `requests` and `bytes` count everything that the run asked for: functions that were killed, this
-    process, and earlier calls included; see `Run.usage`.
+    """Says how a run went. `requests` and `bytes` count everything that the run asked for, including functions that
+    were killed, this process, and earlier calls; see `Run.usage`.
 
     Attributes:
-        run: its URL.
-        stop: why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
-        version: of the result, in optimizer steps.
-        metrics: of the result.
-        best: the best snapshot that was evaluated, by the target's metric; None in a run without a target. The result of
-            a run that reached its target is the first snapshot that met it, and the run goes on for a little while.
-        seconds: wall time of this call.
-        samples: that went into applied updates.
-        updates: with a fate.
-        bytes: sent and received.
-        rejections: what is to be said of rejected updates; "" where there are none.
-        model_sha256: of model.safetensors; None if the run has no result.
+        run: The URL of the run.
+        stop: The reason why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
+        version: The version of the result, in optimizer steps.
+        metrics: The metrics of the result, by name.
+        seconds: The wall time of this call.
+        samples: The number of samples that went into applied updates.
+        updates: The number of updates that have a fate.
+        requests: The number of requests, by kind.
+        bytes: The number of bytes that were `sent` and `received`.
+        staleness: The distribution of the applied updates' staleness.
+        fates: The number of updates by fate.
+        rejections: A sentence about the rejected updates; "" if none was rejected.
+        model_sha256: The SHA-256 of model.safetensors; None if the run has no result.
+        best: The best snapshot that was evaluated, by the target's metric; None in a run without a target. The result
+            of a run that reached its target is the first snapshot that met it; the run goes on for a little while after
+            that, so that a later snapshot may be better.
     """
 
     run: str
@@ -77,7 +81,7 @@ class TrainResult:
     best: Evaluated | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
 
@@ -106,15 +110,17 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
     """Train a job with stateless workers that share nothing but a store.
 
     Args:
-        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (engines `inline` and `ray` only).
-        store: The run's own prefix, e.g. `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
-        options: As keyword arguments, such as `workers=8, schedule="asp", epochs=5`; each is described in
-            `lambdaml.options.RunOptions` and `lambdaml.options.LaunchOptions`.
+        job: `path/file.py:Name`, `package.module:Name`, a `Job` class, or an instance (engines `inline` and `ray`
+            only).
+        store: The run's own prefix, such as `s3://bucket/digits-1`; by default the next free `runs/<job>-<n>`.
+        options: The options, given as keyword arguments such as `workers=8, schedule="asp", epochs=5`;
+            `lambdaml.options.RunOptions` and `lambdaml.options.LaunchOptions` describe each.
 
     Raises:
-        UserError: what was asked for makes no sense; nothing was started.
-        JobFailed: the job's own code raised.
-        RunFailed: the run stopped before it finished; `resume` goes on from there. RunCapped: because of `cap`.
+        UserError: If the request makes no sense; nothing was started then.
+        JobFailed: If the job's own code raised.
+        RunFailed: If the run stopped before it finished; `resume` continues it.
+        RunCapped: If `cap` stopped the run.
     """
     _demand_sense(options)
     prepare(options.numerics)
@@ -146,7 +152,8 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call what calls the job's code, in the thread where all of that runs. Ctrl-C does not wait for it."""
+    """Call a function that calls the job's code, in the thread where all of that code runs. Ctrl-C does not wait for
+    it."""
     found = engine.compute.submit(function, *args, **options)
     try:
         return found.result()
@@ -156,7 +163,8 @@ def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: An
 
 
 def _close(engine: Engine, opened: Store, given: str | Store | None) -> None:
-    """Close what was opened here; a server that was started for a store (moto://) goes on, so that its run can be seen."""
+    """Close what was opened here. A server that was started for a store (moto://) keeps running, so that one can look
+    at the run."""
     engine.close()
     if not isinstance(given, Store) and not (opened.ephemeral and opened.shared):
         opened.close()
@@ -168,7 +176,8 @@ def _warn(on_event: Emit, texts: Iterable[str]) -> None:
 
 
 def _opened(store: str | Store, on_event: Emit) -> Patient:
-    """The store, with no patience yet: one that cannot be reached before anything has begun may be misspelt."""
+    """Open the store, with no patience yet: if it cannot be reached before anything has begun, its URL may be
+    misspelt."""
     return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, tell=tell_outages(on_event)))
 
 
@@ -177,7 +186,7 @@ def _name(job: str | type[Job] | Job) -> str:
 
 
 def _demand_sense(options: RunOptions) -> None:
-    """Raises a UserError, before anything is started."""
+    """Raise a UserError for options that make no sense, before anything is started."""
     if FUNCTION in os.environ or loading():
         raise JobError(
             "the job's file is a script that trains when it is imported: put the call under if __name__ == '__main__':"
@@ -189,16 +198,19 @@ def _demand_sense(options: RunOptions) -> None:
 
 @_as_resume(LaunchOptions)
 def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions) -> TrainResult:
-    """Go on with a run where its log ends. What the run is stands in its run.json.
+    """Continue a run where its log ends. Its run.json says what the run is.
 
     Args:
-        job: The run's job, where it was given as an object, which stands in no file.
-        options: As keyword arguments; each is described in `lambdaml.options.LaunchOptions`.
+        store: The run's prefix.
+        job: The run's job, if it was given as an object, which is in no file.
+        options: The options, given as keyword arguments; `lambdaml.options.LaunchOptions` describes each.
 
     Raises:
-        RunNotFound, JobError, NewerSchema: it cannot be gone on with.
-        OtherNumerics: its functions would compute other bits here; `train` goes on from it in a new run, with `init_from`.
-        RunFailed: it was cancelled or has diverged. RunCapped: because of `cap`, which counts earlier calls, too.
+        RunNotFound, JobError, NewerSchema: If the run cannot be resumed.
+        OtherNumerics: If its functions would compute other bits here; `train` with `init_from` continues it as a new
+            run.
+        RunFailed: If the run was cancelled or has diverged.
+        RunCapped: If `cap` stopped the run; it counts earlier calls, too.
     """
     on_event = logged(options.on_event)
     opened = _opened(store, on_event)
@@ -219,7 +231,7 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
 
 
 def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
-    """The engine asked for, or whichever fits; already starting, since that takes seconds."""
+    """Return the engine that was asked for, or one that fits. It is already starting, since that takes seconds."""
     name = options.engine
     if name is None:
         name = "local" if store.shared and not is_object else "inline"
@@ -238,7 +250,7 @@ def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
 
 
 def _numerics(mode: Mode, engine: Engine) -> Numerics:
-    """The class that the engine's functions compute in."""
+    """Return the numerics class that the engine's functions compute in."""
     found = current_class()
     if found.mode != mode and not engine.in_process:
         found = of_new_process()
@@ -254,7 +266,7 @@ def _numerics(mode: Mode, engine: Engine) -> Numerics:
 def _supervise(
     launch: LaunchSpec, store: Patient, engine: Engine, accounts: Accounts, cap: Cap | None, on_event: Emit
 ) -> TrainResult:
-    """Run functions and evaluate what they write, until the run ends or may spend no more."""
+    """Run functions and evaluate their snapshots until the run ends or may spend no more."""
     settings = launch.settings
     store.wait_for(settings.patience_s)
     run = RunReader(store)
@@ -273,7 +285,7 @@ def _supervise(
             watch.go()
         try:
             on_event(event)
-            if not leaving:  # once is enough: functions leave now
+            if not leaving:  # once is enough: the functions are leaving
                 watch.heed()
                 if judge is not None:
                     judge.take(event)
@@ -283,7 +295,7 @@ def _supervise(
 
     try:
         try:
-            for count in (launch.functions, 1):  # again if the result's writer, perhaps not one of ours, was lost
+            for count in (launch.functions, 1):  # try again if the result's writer, perhaps not ours, was lost
                 if store.head(keys.MODEL) is None:
                     if judge is not None and judge.ask() is not None:
                         raise capped(judge.reason, snapshots[-1], accounts)
@@ -310,10 +322,10 @@ def _supervise(
 
 
 def result(run: RunReader, seconds: float, requests: Callable[[], MeterReading]) -> TrainResult:
-    """Gather what a run that has ended came to. `requests` is called when nothing more will be asked of the store.
+    """Gather the result of a run that has ended. `requests` is called after the last request to the store.
 
     Raises:
-        RunFailed: it ended without a result, and why.
+        RunFailed: If the run ended without a result; the message says why.
     """
     summary = run.summary()
     if summary.stop is None:
@@ -352,7 +364,7 @@ def result(run: RunReader, seconds: float, requests: Callable[[], MeterReading])
 
 
 def _endless(run: RunReader) -> RunFailed:
-    """Why a run whose functions have ended has a log without an end."""
+    """Return the error that says why a run whose functions have ended has a log without an end."""
     if run.store.head(keys.RUN) is None:
         return RunFailed(f"{keys.RUN} is not there any more: was {run.url} deleted while the run went on?")
     return RunFailed("functions ended without having finished the run; resume it to go on")

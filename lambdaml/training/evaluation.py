@@ -1,4 +1,4 @@
-"""Evaluation: the job's metrics on snapshots, outside the workers, so that it never holds up training."""
+"""Evaluation computes the job's metrics on snapshots, outside the workers, so that it never delays training."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from lambdaml.training.one_thread import OneThread
 
 _TELL_S = 0.1
-"""Seconds between signs of life while nothing but an evaluation goes on."""
+"""While only an evaluation is going on, an `EvaluatingEvent` is emitted every this many seconds."""
 
 
 class Evaluator:
     """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target.
 
-    With `coherence` in the settings there is one more metric of that name: the cosine between the gradients of this
-    snapshot and the one before on the reference set of `lambdaml.training.coherence`.
+    If `coherence` is set, it adds a metric of that name: the cosine between the gradients of this snapshot and of the
+    one before on the reference set of `lambdaml.training.coherence`.
 
     Args:
-        store: the run's bucket.
-        device: a torch device.
-        emit: takes a `MetricsEvent` for each snapshot.
+        store: The run's bucket.
+        settings: The run's settings.
+        job: The run's job.
+        device: The torch device that computes.
+        emit: A callable that takes a `MetricsEvent` for each snapshot.
     """
 
     def __init__(
@@ -61,8 +63,8 @@ class Evaluator:
         """Evaluate every snapshot that has no metrics yet, but not the untrained model.
 
         Raises:
-            JobFailed: the job's `evaluate` raised, or returned something else than numbers.
-            SettingsError: it reports no metric of the target's name.
+            JobFailed: If the job's `evaluate` raised, or returned something other than numbers.
+            SettingsError: If it reports no metric with the target's name.
         """
         done = {keys.number(info.key) for info in self._store.list(keys.METRICS)} if not self._last else set()
         for info in list(self._store.list(keys.SNAPSHOTS, after=self._last or keys.snapshot(0))):
@@ -86,13 +88,13 @@ class Evaluator:
         target = self._settings.target
         if target and not self._reached and reached(target, metrics):
             self._reached = True
-            request_stop(self._store, "target", version)  # before the metrics: who sees these looks for it
+            request_stop(self._store, "target", version)  # before the metrics: readers who see them look for the stop
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
         self._emit(MetricsEvent(version=version, metrics=metrics))
 
     def _probe_from(self, key: str) -> Probe:
-        """What compares gradients with those of the snapshot before, which is `key`."""
+        """Return the probe that compares gradients with those of the snapshot before, whose key is `key`."""
         from lambdaml.training.coherence import Probe
         from lambdaml.training.streaming import load_into
 
@@ -114,7 +116,7 @@ class Evaluator:
 
 
 class Evaluations:
-    """Evaluates in a compute thread, one request at a time, until that fails."""
+    """Evaluates snapshots in a compute thread, one request at a time, until an evaluation fails."""
 
     def __init__(self, compute: OneThread, launch: LaunchSpec, emit: Emit) -> None:
         self._compute = compute
@@ -124,7 +126,7 @@ class Evaluations:
         self._abandoned = self._failed = False
 
     def go(self) -> None:
-        """Ask for the evaluation of what snapshots there are; returns at once."""
+        """Ask for the evaluation of all snapshots that exist, and return at once."""
         if not self._failed:
             self._futures.append(self._compute.submit(self._evaluate))
 
@@ -136,10 +138,10 @@ class Evaluations:
             raise
 
     def heed(self) -> None:
-        """Have the functions leave if an evaluation has failed; nothing is written, so the run can be resumed.
+        """Make the functions leave if an evaluation has failed. Nothing is written, so the run can be resumed.
 
         Raises:
-            Enough: one has; `join` raises what it failed with.
+            Enough: If an evaluation has failed; `join` raises its error.
         """
         if self._failed:
             raise Enough("an evaluation failed")
@@ -150,23 +152,24 @@ class Evaluations:
         self._emit(event)
 
     def join(self) -> None:
-        """Wait for all of them. Emits "evaluating" meanwhile, so that who is told can interrupt it."""
+        """Wait for all evaluations. It emits `EvaluatingEvent` meanwhile, so that whoever takes events can interrupt
+        it."""
         for future in self._futures:
             while not wait((future,), _TELL_S).done:
                 self._emit(EvaluatingEvent())
             future.result()
 
     def abandon(self) -> None:
-        """Wait for none: what has begun ends alone and unheard, and what has not never does."""
+        """Wait for no evaluation. One that has begun ends by itself and is ignored; the others never begin."""
         self._abandoned = True
         self._compute.abandon()
 
 
 def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
-    """The job's metrics of a state's model.
+    """Return the job's metrics of the model in a state.
 
     Raises:
-        JobFailed: the job's `evaluate` raised, or returned something else than numbers.
+        JobFailed: If the job's `evaluate` raised, or returned something other than numbers.
     """
     from lambdaml.training.calls import call
     from lambdaml.training.streaming import load_into
@@ -192,20 +195,22 @@ def _metrics(job: Job, model: Any) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A snapshot that was evaluated: its version, and its metrics by name."""
+    """Holds the version of a snapshot that was evaluated, and its metrics by name."""
 
     version: int
     metrics: dict[str, float]
 
 
 def best(metrics: Mapping[int, dict[str, float]], target: str) -> Evaluated | None:
-    """The snapshot whose value of the target's metric lies farthest in the target's direction; the first of equal ones.
+    """Return the snapshot whose value of the target's metric lies farthest in the target's direction; the first of
+    equal ones.
 
     Args:
-        metrics: of each snapshot that was evaluated, by version.
+        metrics: The metrics of each snapshot that was evaluated, by version.
+        target: The target, such as `accuracy>=0.95`.
 
     Returns:
-        None where no snapshot has such a number.
+        The snapshot, or None if no snapshot has a finite value of that metric.
     """
     name, comparison, _ = parse_target(target)
     values = {version: found[name] for version, found in metrics.items() if math.isfinite(found.get(name, math.nan))}

@@ -1,10 +1,10 @@
-"""Events as records of Python's `logging`, for programs that keep a log. lambdaml itself installs no handler: nothing is
-printed unless the program asks for it.
+"""Events are also records of Python's `logging`, for programs that keep a log. lambdaml itself installs no handler:
+nothing is printed unless the program asks for it.
 
     logging.basicConfig(level=logging.INFO)
     lambdaml.train(...)
 
-Functions and stores in other processes tell what happens by events, which the process that started the run logs.
+Functions and stores in other processes report by events, which the process that started the run logs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LEVELS = {
     "error": logging.ERROR,
     **dict.fromkeys(("commit", "usage", "ready", "evaluating"), logging.DEBUG),
 }
-"""The levels of events; that of all others is INFO."""
+"""Events of these kinds have these levels; all others have the level INFO."""
 
 
 def logged(emit: Emit) -> Emit:
-    """What takes events, and writes each to the logger `lambdaml.run` first."""
+    """Wrap a callable that takes events, so that each event is first written to the logger `lambdaml.run`."""
 
     def take(event: Event) -> None:
         level = _LEVELS.get(event.event, logging.INFO)
@@ -39,6 +39,7 @@ def logged(emit: Emit) -> Emit:
 
 
 def _text(event: Event) -> str:
-    """The fields of an event. A run's settings hold the arguments of its job, which may be secret: they are left out."""
+    """Return the fields of an event as text. It leaves out a run's settings: they hold the arguments of its job, which
+    may be secret."""
     fields = event.to_dict().items()
     return ", ".join(f"{name} {value}" for name, value in fields if name not in ("event", "settings", "reading"))

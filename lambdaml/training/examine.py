@@ -1,9 +1,9 @@
-"""A rehearsal before a run is written: are optimizer and scheduler ones that can be stopped and gone on with?
+"""A rehearsal before a run is written finds out whether optimizer and scheduler can be stopped and resumed.
 
 A run's functions come and go, so whatever training changes must come back from a snapshot, bit for bit. Here the job's
-optimizer and scheduler take a few steps along made-up gradients, their state is written and read, and a second pair that
-was given it must go on like the first. What keeps state elsewhere, needs a closure or looks at a metric is refused by
-name, before anything is written.
+optimizer and scheduler take a few steps along made-up gradients, their state is written and read, and a second pair
+that loads it must continue like the first. An optimizer or scheduler that keeps state elsewhere, needs a closure or
+looks at a metric is refused by name, before anything is written.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from lambdaml.training.calls import call, examined, seed_streams
 from lambdaml.training.jobparts import build_model, build_optimizer, build_scheduler, encode_training, load_training
 
 SMALL = 100_000
-"""Parameters of a model that is rehearsed with as it is; a larger one is cut down to 4 in each dimension first."""
+"""A model with more parameters than this is first cut down to 4 in each dimension."""
 
 _OF_TORCH = ("_opt_called", "_step_count", "_is_initial")
-"""Attributes that torch's own classes set and that nothing but a warning depends on."""
+"""Torch's own classes set these attributes, and only a warning depends on them."""
 
 BEFORE, AFTER = 3, 2
-"""Steps before the state is written, and after it was read."""
+"""The rehearsal takes this many steps before the state is written, and this many after it was read."""
 
 
 @examined("the job's optimizer or scheduler")
 def rehearse(job: Job, seed: int) -> float:
-    """Refuse what cannot be carried. The global random streams are seeded.
+    """Refuse an optimizer or scheduler whose state a snapshot cannot carry. It seeds the global random streams.
 
     Returns:
-        What the optimizer keeps, in bytes for each byte of a trained parameter.
+        The size of the optimizer's state, in bytes for each byte of a trained parameter.
 
     Raises:
-        JobError: what it is, and why.
-        JobFailed: the job's own code raised.
+        JobError: If one of them is refused; the message says which and why.
+        JobFailed: If the job's own code raised.
     """
     first = _Rehearsal(job, seed)
     first.take(range(BEFORE))
@@ -62,12 +62,12 @@ def rehearse(job: Job, seed: int) -> float:
 
 
 def _demand_nothing_else(job: Job, one: Any, other: Any) -> None:
-    """Refuse a part that counts something which the one that was given its state does not know.
+    """Refuse an optimizer or scheduler with an attribute that differs in the one that loaded its state.
 
-    Of containers and tensors it cannot be told whether they are more than a cache; numbers and text are taken for state.
+    Containers and tensors may be mere caches, so they are ignored; numbers and text are taken for state.
 
     Raises:
-        JobError: it does; the message names the attribute.
+        JobError: If an attribute differs; the message names it.
     """
     for name, value in vars(one).items() if one is not None else ():
         now = getattr(other, name, None)
@@ -81,7 +81,7 @@ def _demand_nothing_else(job: Job, one: Any, other: Any) -> None:
 
 
 class _Rehearsal:
-    """A job's optimizer and scheduler, with a model that may be cut down."""
+    """Holds a job's optimizer and scheduler, with a model that may be cut down."""
 
     def __init__(self, job: Job, seed: int) -> None:
         seed_streams(seed, "model")
@@ -117,7 +117,7 @@ class _Rehearsal:
         return State(tensors, {"optimizer": optimizer, "scheduler": scheduler})
 
     def share(self) -> float:
-        """What the optimizer keeps, in bytes for each byte of a trained parameter."""
+        """Return the size of the optimizer's state, in bytes for each byte of a trained parameter."""
         kept = sum(tensor.nbytes for name, tensor in self.state().tensors.items() if not name.startswith("model/"))
         return kept / max(1, sum(p.nbytes for p in self._model.parameters() if p.requires_grad))
 

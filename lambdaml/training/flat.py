@@ -1,8 +1,9 @@
-"""One flat gradient: every parameter's gradient is a view of it, so that backward fills it and the optimizer steps from it.
+"""Every parameter's gradient is a view of one flat gradient, which backward fills and the optimizer steps from.
 
-A plain loop clears gradients to None, and optimizers skip parameters that got none: no momentum, no weight decay. So it
-is recorded which parameters a backward pass did not reach, and they are None again when the optimizer steps. Whoever sets
-`.grad` to None or to a tensor of its own (`zero_grad()` in a loss, a hook) is heeded as a plain loop would.
+A plain loop clears gradients to None, and optimizers skip parameters that got none: no momentum, no weight decay. So we
+record which parameters a backward pass did not reach, and set their gradients to None again when the optimizer steps.
+If the user's code sets `.grad` to None or to a tensor of its own (`zero_grad()` in a loss, a hook), that has the same
+effect as in a plain loop.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from torch import Tensor, nn
 from lambdaml.errors import JobError
 
 _BLOCK = 2**20
-"""Numbers that are summed at once."""
+"""This many numbers are summed at once."""
 
 ABSENT = "absent"
-"""Part of an update: the numbers, int32 and rising, of the parameters that its backward pass did not reach."""
+"""This part of an update lists the parameters that its backward pass did not reach, by their numbers (int32,
+rising)."""
 
 
 class FlatGradient:
-    """The gradient of a model's trained parameters.
+    """Holds the gradient of a model's trained parameters.
 
     Attributes:
-        parameters: those that require a gradient, in the order of `model.parameters()`.
-        lengths: of each, the numbers in the flat gradient. A complex parameter takes two for each of its own.
-        size: of all.
-        dtype: float32; float64 for a model with parameters in double precision.
-        vector: the gradient, flat, on the model's device.
-        host: the same in the CPU's memory. There it is the flat buffer itself, so sums land where steps read them.
+        parameters: The parameters that require a gradient, in the order of `model.parameters()`.
+        lengths: How many numbers of the flat gradient each parameter takes. A complex number takes two.
+        size: How many numbers the flat gradient has.
+        dtype: float32, or float64 for a model with parameters in double precision.
+        vector: The flat gradient on the model's device.
+        host: The same in the CPU's memory. On the CPU it is the flat buffer itself, so sums go where steps read them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -48,11 +50,11 @@ class FlatGradient:
         self.vector = torch.zeros(self.size, dtype=self.dtype, device=device)
         self.host: NDArray[Any] = self.vector.cpu().numpy()
         self._own = device.type == "cpu"
-        self._targets: list[Tensor] = []  # what `.grad` is: a view of the flat gradient, or a tensor of another dtype
-        self._odd: list[tuple[Tensor, Tensor]] = []  # the latter, each with its view
+        self._targets: list[Tensor] = []  # each `.grad`: a view of the flat gradient, or a tensor of another dtype
+        self._odd: list[tuple[Tensor, Tensor]] = []  # tensors of another dtype, each with its view
         self._reached: set[int] = set()
         self._versions: list[int] = []
-        self._bits: list[int] | None = None  # of each parameter before the first forward pass
+        self._bits: list[int] | None = None  # the sum of each parameter's bits before the first forward pass
         self._first = True
         offset = 0
         for number, parameter in enumerate(self.parameters):
@@ -64,17 +66,17 @@ class FlatGradient:
                 self._targets.append(torch.zeros(parameter.shape, dtype=parameter.dtype, device=device))
                 self._odd.append((self._targets[-1], view))
             hook: Any = parameter.register_post_accumulate_grad_hook
-            hook(partial(_reach, self._reached, number))  # hooks are out of sight of Python's search for circles
+            hook(partial(_reach, self._reached, number))  # Python's garbage collector does not see into hooks
         self.attach()
 
     def attach(self) -> None:
-        """Have every parameter's gradient be its own again."""
+        """Set every parameter's `.grad` to its own tensor again."""
         for parameter, target in zip(self.parameters, self._targets, strict=True):
             if parameter.grad is not target:
                 parameter.grad = target
 
     def begin(self) -> None:
-        """To be called before the forward pass: gradients are zero from here on."""
+        """Set all gradients to zero; call this before the forward pass."""
         self.attach()
         self.vector.zero_()
         for gradient, _ in self._odd:
@@ -85,10 +87,11 @@ class FlatGradient:
         self._first = False
 
     def finish(self) -> NDArray[np.int32]:
-        """To be called after the backward pass; returns the numbers of the parameters that it did not reach.
+        """Complete the flat gradient and return the numbers of the parameters that the backward pass did not reach.
+        Call this after the backward pass.
 
         Raises:
-            JobError: the loss changed a parameter, or what is trained; the message names it.
+            JobError: If the loss changed a parameter or its `requires_grad`; the message names it.
         """
         self._demand_the_same()
         absent = []
@@ -107,18 +110,19 @@ class FlatGradient:
         return np.array(absent, np.int32)
 
     def divide(self, scale: float) -> bool:
-        """Undo a loss scale; returns whether all is finite then."""
+        """Undo a loss scale, and return whether the gradient is finite then."""
         self.vector /= scale
         return bool(torch.isfinite(self.vector).all())
 
     def to_host(self) -> NDArray[Any]:
-        """`host`, which now holds the gradient. Valid until the next backward pass or step."""
+        """Return `host`, which now holds the gradient. It is valid until the next backward pass or step."""
         if not self._own:
             self.host[:] = self.vector.cpu().numpy()
         return self.host
 
     def from_host(self, absent: Collection[int]) -> None:
-        """Have the parameters' gradients be what `host` holds, and None for those that are absent; `attach` afterwards."""
+        """Set the parameters' gradients to what `host` holds, and those of absent parameters to None. Call `attach`
+        afterwards."""
         if not self._own:
             self.vector.copy_(torch.from_numpy(self.host))
         for gradient, view in self._odd:
@@ -127,12 +131,12 @@ class FlatGradient:
             self.parameters[number].grad = None
 
     def values(self) -> NDArray[Any]:
-        """A copy of the trained parameters, laid out like the gradient."""
+        """Return a copy of the trained parameters, laid out like the gradient."""
         parts = [_real(parameter.detach()).to(self.dtype) for parameter in self.parameters]
         return torch.cat(parts).cpu().numpy()
 
     def check(self, absent: NDArray[Any] | None) -> str:
-        """What is wrong with an update's list of absent parameters; "" for nothing."""
+        """Return what is wrong with an update's list of absent parameters; "" if nothing is."""
         if absent is None:
             return ""
         numbers = absent.tolist() if absent.dtype == np.int32 and absent.ndim == 1 else [-1]
@@ -147,7 +151,7 @@ class FlatGradient:
                 raise JobError(
                     f"the loss changed requires_grad of {name}: what is trained is fixed when the run begins"
                 )
-            # What is changed through `.data` has no new version. Looking at every bit is too slow to be done each time.
+            # A change through `.data` makes no new version. Looking at every bit is too slow to do it each time.
             if parameter._version != version or (self._bits and self._bits[number] != sum_of_bits(parameter)):
                 raise JobError(
                     f"computing the loss changed parameter {name}: only the run's optimizer may "
@@ -164,7 +168,8 @@ def _length(parameter: Tensor) -> int:
 
 
 def sum_of_bits(tensor: Tensor) -> int:
-    """A number that changes with nearly every change of the tensor's bits. Torch copies what it sums as another type."""
+    """Return a number that changes with nearly every change of the tensor's bits. It sums in pieces, since torch copies
+    what it sums as another type."""
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     real = _real(tensor.detach())
     bits, total = real.view(whole[real.element_size()]), 0
@@ -174,5 +179,5 @@ def sum_of_bits(tensor: Tensor) -> int:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """Flat and real: a complex number is two."""
+    """Return the tensor flat and real; a complex number becomes two."""
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)

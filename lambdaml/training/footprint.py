@@ -1,8 +1,8 @@
-"""How much memory a run needs on a machine, told from its model before it starts.
+"""The footprint of a run is the memory that it needs on a machine, estimated from its model before it starts.
 
-A function holds its model, one gradient, what the optimizer keeps, and the updates and snapshots of its window
-(`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator. The process
-that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
+A function holds its model, one gradient, the optimizer's state, and the updates and snapshots of its window
+(`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
+The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 PROCESS_BYTES = 300 * 2**20
-"""Of a process that has imported torch."""
+"""A process that has imported torch takes about this much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a run's parts take; bytes.
+    """Holds the sizes of a run's parts, in bytes.
 
     Attributes:
-        trained_bytes: of the parameters that are trained.
-        frozen_bytes: of those that are not.
-        optimizer_bytes: of what the optimizer keeps.
-        workers: of the run.
+        trained_bytes: The size of the parameters that are trained.
+        frozen_bytes: The size of the parameters that are not trained.
+        optimizer_bytes: The size of the optimizer's state.
+        workers: The number of workers of the run.
     """
 
     trained_bytes: int
@@ -33,7 +33,7 @@ class Footprint:
 
     @property
     def function_bytes(self) -> int:
-        """Of a function, without its batch and what a forward pass keeps for the backward pass."""
+        """The memory of a function, without its batch and what a forward pass keeps for the backward pass."""
         held_bytes = most_bytes(self.trained_bytes, MAX_UNAPPLIED * self.workers)
         snapshot_bytes = self.trained_bytes + self.optimizer_bytes
         window_bytes = max(held_bytes, snapshot_bytes)
@@ -41,14 +41,16 @@ class Footprint:
 
     @property
     def starter_bytes(self) -> int:
-        """Of the process that starts the run."""
+        """The memory of the process that starts the run."""
         return PROCESS_BYTES + 2 * (self.trained_bytes + self.frozen_bytes)
 
 
 def warning(footprint: Footprint, functions: int, in_process: bool, free_bytes: int) -> str:
-    """The warning before a run that does not fit into this machine; "" where it fits.
+    """Return a warning about a run that does not fit into this machine; "" if it fits.
 
     Args:
+        footprint: The sizes of the run's parts.
+        functions: The number of functions on this machine.
         in_process: Whether functions share the process that starts the run.
         free_bytes: The memory that this machine can still give.
     """

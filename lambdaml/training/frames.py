@@ -1,4 +1,5 @@
-"""Which lines of the user's own code an exception came through, for people: not those of torch, of Python or of ours."""
+"""This module finds the lines of the user's own code that an exception came through, to show them to people. It leaves
+out the lines of torch, of Python and of lambdaml."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ import traceback
 from pathlib import Path
 
 _SHOWN = 5
-"""Lines that are shown; of more, those next to where it was raised."""
+"""At most this many lines are shown; if there are more, those nearest to where the exception was raised."""
 
 _OURS = str(Path(__file__).parents[1])
 _OTHERS = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
 
 def own_frames(error: BaseException) -> list[str]:
-    """`my.py:31 in loss: x = self.encode(batch)` for each, the outermost first; none where all of it is others' code."""
+    """Return a line such as `my.py:31 in loss: x = self.encode(batch)` for each frame of the user's code, the outermost
+    first."""
     found = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = frame.f_code.co_filename

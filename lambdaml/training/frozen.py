@@ -1,6 +1,6 @@
-"""Parameters that require no gradient when a run begins, as those below a LoRA adapter: they are written once.
+"""Parameters that require no gradient when a run begins, such as those below a LoRA adapter, are written once.
 
-Snapshots leave them out and name their digest. Should something change one of them all the same (an optimizer of one's own
+Snapshots leave them out and name their digest. If something changes one of them all the same (a user's own optimizer
 may), snapshots hold it from then on, like any other parameter.
 """
 
@@ -14,9 +14,9 @@ from lambdaml.training.flat import sum_of_bits
 
 
 class Frozen:
-    """The frozen parameters of one model.
+    """Keeps track of the frozen parameters of one model.
 
-    Buffers are never frozen, and neither is a parameter that requires a gradient now.
+    Buffers are never frozen, and neither is a parameter that requires a gradient when this is made.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -30,13 +30,14 @@ class Frozen:
         self._marks = {name: sum_of_bits(tensor) for name, tensor in self._all.items()}
 
     def begin(self, state: State) -> None:
-        """The model has the values of this state."""
+        """Note that the model now has the values of this state."""
         self._sha256 = state.meta.get(FROZEN_DIGEST)
         left_out = state.frozen or self._all if FROZEN_DIGEST in state.meta else {}
         self._marks = {name: sum_of_bits(tensor) for name, tensor in left_out.items()}
 
     def still(self) -> tuple[dict[str, Tensor], str]:
-        """Those that are as they were, and the digest of all of them as they were; "" where there are none."""
+        """Return the frozen parameters that have not changed, and the digest of all of them before any change; "" if
+        the model has none."""
         kept = {name: self._all[name] for name, mark in self._marks.items() if sum_of_bits(self._all[name]) == mark}
         found = {name: shown(tensor) for name, tensor in kept.items()}
         if self._sha256 is None:

@@ -1,6 +1,6 @@
-"""Runs that begin where another one stands: with its weights, its optimizer and its learning-rate schedule.
+"""A run can begin with the state of another run: with its weights, its optimizer and its learning-rate schedule.
 
-All else is their own: log, updates and versions count from zero, and the data is dealt out anew.
+All else is its own: log, updates and versions count from zero, and the data is dealt out afresh.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def find_version(spec: str) -> RunVersion:
-    """`URL`, whose result it is or else the newest snapshot, or `URL@VERSION`.
+    """Find the version that `URL` or `URL@VERSION` names; a plain URL names the run's result, or else its newest
+    snapshot.
 
     Raises:
-        RunNotFound: there is no such run.
-        SettingsError: it has no such version.
+        RunNotFound: If there is no such run.
+        SettingsError: If the run has no such version.
     """
     url, number = spec, ""
     if (parts := re.fullmatch(r"(.+)@(\d+)", spec)) and not _is_run(spec):
@@ -50,18 +51,18 @@ def _is_run(url: str) -> bool:
 
 
 def begin_from(replica: Replica, origin: RunVersion) -> None:
-    """Have a fresh replica begin with the origin's state. Staleness rules begin anew: what they remember is of the origin's
-    versions and workers.
+    """Load the origin's state into a fresh replica. The staleness rule starts without memory, since the origin's memory
+    is about other versions and workers.
 
     Raises:
-        RunNotFound, SettingsError, BadObject: the origin is not there any more.
-        JobError: it has another model, optimizer or scheduler.
+        RunNotFound, SettingsError, BadObject: If the origin no longer exists or cannot be read.
+        JobError: If the origin has another model, optimizer or scheduler.
     """
     run = RunReader(origin.run)
     state = read_state(run.store, keys.snapshot(origin.version))
     if state is None:
-        job = None if run.settings.job.fingerprint else replica.job  # if its job was an object
-        state = rebuild(run, origin.version, job)  # in whatever class: the new run begins with a snapshot of it
+        job = None if run.settings.job.fingerprint else replica.job  # the origin's job may have been an object
+        state = rebuild(run, origin.version, job)  # any numerics class will do: the new run begins with a snapshot
     if (state.meta["scheduler"] is None) != (replica.scheduler is None):
         raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.shared_state()

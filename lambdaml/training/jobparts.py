@@ -1,6 +1,6 @@
-"""The parts that a job makes: model, optimizer and scheduler. They are built, checked, written down and read back here.
+"""A job makes a model, an optimizer and a scheduler. This module builds, checks, encodes and loads them.
 
-What cannot be carried exactly is refused by name, before a run starts.
+A part whose state cannot be carried exactly is refused by name, before a run starts.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _OPTIMIZER = "optimizer"
 
 
 def build(job: Job, device: torch.device) -> tuple[nn.Module, Optimizer, Any]:
-    """The job's model on a device, its optimizer, and its scheduler or None.
+    """Return the job's model on a device, its optimizer, and its scheduler or None.
 
     Raises:
-        JobFailed: the job's own code raised.
-        JobError: one of them is not what it should be, or holds what cannot be carried.
+        JobFailed: If the job's own code raised.
+        JobError: If one of them is not what it should be, or holds state that cannot be carried.
     """
     model = build_model(job).to(device)
     optimizer = build_optimizer(job, model)
@@ -39,7 +39,7 @@ def build(job: Job, device: torch.device) -> tuple[nn.Module, Optimizer, Any]:
 
 @examined("the job's model")
 def build_model(job: Job) -> nn.Module:
-    """The job's model, checked."""
+    """Return the job's model after checking it."""
     model = call(job.model)
     where = f"{type(job).__name__}.model()"
     if not isinstance(model, nn.Module):
@@ -60,7 +60,7 @@ def build_model(job: Job) -> nn.Module:
 
 @examined("the job's optimizer")
 def build_optimizer(job: Job, model: nn.Module) -> Optimizer:
-    """The job's optimizer of this model, checked."""
+    """Return the job's optimizer of this model after checking it."""
     optimizer = call(job.optimizer, model)
     where = f"{type(job).__name__}.optimizer()"
     if not isinstance(optimizer, Optimizer):
@@ -79,7 +79,7 @@ def build_optimizer(job: Job, model: nn.Module) -> Optimizer:
 
 @examined("the job's scheduler")
 def build_scheduler(job: Job, optimizer: Optimizer) -> Any:
-    """The job's scheduler of this optimizer, checked; None for none."""
+    """Return the job's scheduler of this optimizer after checking it; None if the job has none."""
     scheduler = call(job.scheduler, optimizer)
     where = f"{type(job).__name__}.scheduler()"
     if scheduler is None:
@@ -101,10 +101,11 @@ def build_scheduler(job: Job, optimizer: Optimizer) -> Any:
 
 
 def extra_state(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
-    """What `get_extra_state` of the model's modules gives: the tensors in it, and all else by its state_dict name.
+    """Return what `get_extra_state` of the model's modules gives: the tensors in it, and all else by its state_dict
+    name.
 
     Raises:
-        JobError: it holds what cannot be written down; the message names the module.
+        JobError: If it holds something that cannot be encoded; the message names the module.
     """
     tensors: Tensors = {}
     plain = {}
@@ -117,10 +118,10 @@ def extra_state(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
 
 @examined("the state_dict() of the job's optimizer or scheduler")
 def encode_training(optimizer: Optimizer, scheduler: Any, tensors: Tensors) -> tuple[dict[str, Any], Any]:
-    """Their state as JSON; tensors go into `tensors`.
+    """Return the state of the optimizer and of the scheduler as JSON values; their tensors go into `tensors`.
 
     Raises:
-        JobError: it holds what cannot be written down; the message names it.
+        JobError: If the state holds something that cannot be encoded; the message names it.
     """
     whole = dict(call(optimizer.state_dict))
     state = encode(whole.pop("state", {}), _OPTIMIZER, tensors)
@@ -135,10 +136,10 @@ def encode_training(optimizer: Optimizer, scheduler: Any, tensors: Tensors) -> t
 
 
 def load_training(optimizer: Optimizer, scheduler: Any, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Give them the state that `encode_training` wrote, bit for bit.
+    """Load the state that `encode_training` wrote into the optimizer and the scheduler, bit for bit.
 
     Raises:
-        RuntimeError, ValueError, KeyError, TypeError: it is the state of others.
+        RuntimeError, ValueError, KeyError, TypeError: If it is the state of another optimizer or scheduler.
     """
     state = decode(meta["optimizer"], tensors)
     optimizer.load_state_dict(state)
@@ -148,8 +149,8 @@ def load_training(optimizer: Optimizer, scheduler: Any, meta: Mapping[str, Any],
 
 
 def _exactly(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
-    """Undo what torch does to state that it loads: it casts tensors to the parameter's dtype, makes other containers of
-    containers, and nonsense of text.
+    """Undo what torch does to state that it loads: it casts tensors to the parameter's dtype, changes the types of
+    containers, and turns text into nonsense.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entries in state.items():
@@ -165,7 +166,7 @@ def _exactly(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
 
 
 def _written(state: Any) -> Any:
-    """Without functions, which a scheduler that is made anew has again."""
+    """Return the state without functions, since a newly made scheduler has them already."""
     if type(state) is dict:
         return {k: _written(v) for k, v in state.items() if not isinstance(v, FunctionType | MethodType)}
     return [_written(item) for item in state] if type(state) is list else state

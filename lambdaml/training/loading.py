@@ -1,4 +1,4 @@
-"""From the words that name a job, `path/file.py:Name` or `package.module:Name`, to the job."""
+"""This module loads a job from its name, `path/file.py:Name` or `package.module:Name`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
     Args:
         spec: `path/file.py:Name` or `package.module:Name`. The name may be a `Job` subclass, an instance, or a
             function that returns one. Without `:Name` the file's only job is taken.
-        args: keyword arguments for its constructor.
+        args: Keyword arguments of its constructor.
 
     Raises:
-        JobError: the file or name does not exist, importing it fails, what it names is not a job, or does not take these
+        JobError: If the file or name does not exist, importing it fails, it is not a job, or it does not take these
             arguments.
     """
     return make_job(spec, args)[0]
@@ -33,10 +33,10 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
 def load_run_job(settings: Settings) -> Job:
     """Import the run's job and make sure that it is the code the run was started with.
 
-    A file that does not lie where it did is sought below the working folder, where engines unpack a job's code.
+    A file that is no longer in its place is looked for below the working folder, where engines unpack a job's code.
 
     Raises:
-        JobError: it cannot be imported, or its source has changed.
+        JobError: If the job cannot be imported, or its source has changed.
     """
     spec, wanted = settings.job.spec, settings.job.fingerprint
     if not wanted:
@@ -55,7 +55,8 @@ def load_run_job(settings: Settings) -> Job:
 
 
 def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dict[str, Any]]:
-    """As `load_job`, with the arguments as they stand in run.json: read and checked as its parameters suggest."""
+    """Do the same as `load_job`, and also return the arguments for run.json, parsed and checked against its
+    parameters."""
     module_spec, name = split_spec(spec)
     module = load_module(spec)
     found = getattr(module, name, None) if name else _only_job(module, spec)
@@ -75,10 +76,10 @@ def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dic
 
 
 def construct(make: Any, args: Mapping[str, Any], what: str) -> Job:
-    """A job from its class, or from a function that returns one.
+    """Make a job from its class, or from a function that returns one.
 
     Raises:
-        JobError: it raised, or returned something else.
+        JobError: If the class or function raised, or returned something else.
     """
     try:
         job = make(**args)

@@ -1,4 +1,5 @@
-"""What a job's class defines: values that make no sense are refused, and what nobody will read is told of."""
+"""This module checks the members of a job's class. It refuses senseless values, and warns of members nobody will
+read."""
 
 from __future__ import annotations
 
@@ -40,14 +41,14 @@ _ELSEWHERE = {
     "accumulate_grad_batches": "use more workers, or a larger batch_size",
     "callbacks": "a job has no hooks: take events with train(on_event=...)",
 }
-"""Members that people expect from Lightning, a Trainer or a DataLoader, and what to do instead."""
+"""People expect these members from Lightning, a Trainer or a DataLoader; each text says what to do instead."""
 
 
 def check_members(job: Job) -> None:
     """Refuse values of the job's attributes that make no sense.
 
     Raises:
-        JobError: the message names the attribute.
+        JobError: If an attribute has such a value; the message names it.
     """
     name = type(job).__name__
     norm = job.clip_norm
@@ -62,10 +63,10 @@ def check_members(job: Job) -> None:
 
 
 def warnings_of(job: Job) -> Iterator[str]:
-    """A line for each member of the job that nobody will read although its name says that somebody should."""
+    """Yield a line for each member of the job that nobody will read although its name suggests that somebody should."""
     members = [member for member in vars(Job) if not member.startswith("_")]
     own = {*vars(job)} | {member for kind in type(job).__mro__ if issubclass(kind, Job) for member in vars(kind)}
-    asked = inspect.signature(type(job)).parameters  # what a job takes is its own to use
+    asked = inspect.signature(type(job)).parameters  # a job may use its own arguments as it likes
     for member in sorted(own - {*members, *asked}):
         name = f"{type(job).__name__}.{member}"
         if member in _ELSEWHERE:

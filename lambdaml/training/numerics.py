@@ -1,12 +1,12 @@
-"""Numerics classes: in which arithmetic a process computes, and how to have the same one everywhere.
+"""A numerics class says in which arithmetic a process computes. This module chooses the same one everywhere.
 
-A sum of floats depends on its order, and libraries choose that order by the CPU's instruction set and even by where an
-array happens to lie in memory. Environment variables tell them not to. They count if they are set before a library
-computes for the first time, so what a process really computes in is asked of the libraries, not of the environment.
+A sum of floats depends on its order, and libraries choose that order by the CPU's instruction set and even by the place
+of an array in memory. Environment variables forbid this, but only if they are set before a library computes for the
+first time. So the libraries, not the environment, are asked what a process really computes in.
 
-MKL takes `AVX2` on Intel's CPUs only. On others it says nothing and takes `AUTO`: the same bits whatever the alignment,
-but of that kind of CPU. `MKL_CBWR=COMPATIBLE`, where somebody has set it, is kept: its bits are the same on all x86-64
-CPUs. Source: oneMKL Developer Guide, "Obtaining Numerically Reproducible Results".
+MKL accepts `AVX2` on Intel's CPUs only. On others it silently uses `AUTO`: the same bits for every alignment, but only
+on that kind of CPU. `MKL_CBWR=COMPATIBLE` is kept if somebody has set it: its bits are the same on all x86-64 CPUs.
+Source: oneMKL Developer Guide, "Obtaining Numerically Reproducible Results".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 2**18
-"""Numbers that are squared at once."""
+"""This many numbers are squared at once."""
 
 VARIABLES = (
     "MKL_CBWR",
@@ -39,7 +39,7 @@ VARIABLES = (
     "OPENBLAS_CORETYPE",
     "NPY_DISABLE_CPU_FEATURES",
 )
-"""What limits MKL, ATen, oneDNN, NumPy's BLAS and NumPy itself, in this order."""
+"""These variables limit MKL, ATen, oneDNN, NumPy's BLAS and NumPy itself, in this order."""
 
 _AVX2 = ("AVX2", "avx2", "AVX2", "Haswell")
 _OLDER_X86 = ("COMPATIBLE", "default", "SSE41", "Nehalem")
@@ -47,11 +47,11 @@ _ARM = ("", "default", "", "ARMV8")
 _BRANCHES = (
     "OFF AUTO COMPATIBLE SSE2 SSE3 SSSE3 SSE4_1 SSE4_2 AVX AVX2 AVX512_MIC AVX512 AVX512_MIC_E1 AVX512_E1".split()
 )
-"""MKL's names of its branches, from number 1 on."""
+"""MKL gives its branches these names, from number 1 on."""
 
 
 def environment(mode: Mode) -> dict[str, str]:
-    """The variables that a process of this mode needs on this machine; none for `fast`."""
+    """Return the variables that a process of this mode needs on this machine; none for `fast`."""
     if mode == "fast":
         return {}
     x86, avx2 = platform.machine().lower() in ("x86_64", "amd64"), "avx2" in _cpu()["flags"].split()
@@ -62,12 +62,12 @@ def environment(mode: Mode) -> dict[str, str]:
 
 
 def prepare(mode: Mode) -> None:
-    """Put the mode's variables into this process's environment, and take out those of the other mode.
+    """Put the mode's variables into this process's environment, and remove those of the other mode.
 
-    Warning: a library that has computed already goes on as before. `current_class` tells what came of it.
+    Warning: a library that has already computed does not change. `current_class` says what the process computes in.
 
     Raises:
-        SettingsError: there is no such mode.
+        SettingsError: If there is no such mode.
     """
     if mode not in get_args(Mode):
         raise SettingsError(f"numerics: must be {' or '.join(get_args(Mode))} (it is {mode!r})")
@@ -79,7 +79,8 @@ def prepare(mode: Mode) -> None:
 
 
 def prepare_for(run: Numerics | None) -> None:
-    """As `prepare`, for what goes on with a run or checks it. A run that has recorded no class has no wish."""
+    """Prepare this process to continue or check a run, as `prepare` does; do nothing if the run has recorded no
+    class."""
     if run is not None:
         if run.decides.get("MKL", "").endswith("COMPATIBLE"):
             os.environ["MKL_CBWR"] = "COMPATIBLE"
@@ -87,7 +88,7 @@ def prepare_for(run: Numerics | None) -> None:
 
 
 def current_class() -> Numerics:
-    """The class that this process computes in. Asking loads torch, and fixes the class."""
+    """Return the class that this process computes in. The call loads torch, and fixes the class."""
     import numpy
     import torch
 
@@ -95,7 +96,7 @@ def current_class() -> Numerics:
     wide = "AVX512" if "avx512f" in cpu["flags"].split() else "AVX2" if "avx2" in cpu["flags"].split() else "SSE"
     kind = f" on {cpu['vendor_id']} family {cpu['cpu family']}, {wide}" if branch in ("AUTO", "OFF") else ""
     version = re.search(r"Math Kernel Library Version (\S+?)-", torch.__config__.show())
-    # oneDNN cannot be asked. Limits beyond what the CPU has are none.
+    # oneDNN cannot be asked. A limit beyond what the CPU has is no limit.
     onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", wide) if wide == "AVX512" else wide
     simd = numpy.show_config(mode="dicts")["SIMD Extensions"]
     widest = [*simd.get("baseline", []), *simd.get("found", [])][-1:]
@@ -116,13 +117,13 @@ def current_class() -> Numerics:
 
 
 def of_new_process() -> Numerics:
-    """The class of a process that starts with this one's environment; takes as long as it takes to load torch."""
+    """Return the class of a new process with this one's environment; it takes as long as loading torch."""
     command = [sys.executable, "-P", "-m", "lambdaml.training.numerics"]
     return Numerics(**json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
 def differences(run: Numerics | None) -> str:
-    """In what this process's class differs from a run's, on one line; "" if in nothing, or if the run has none."""
+    """Describe on one line how this process's class differs from a run's; "" if it does not, or the run has none."""
     if run is None:
         return ""
     here = current_class()
@@ -135,7 +136,7 @@ def demand(run: Numerics | None) -> None:
     """Make sure that this process may compute for a run that promises bits.
 
     Raises:
-        OtherNumerics: it is of another class than the run.
+        OtherNumerics: If the process is of another class than the run.
     """
     if run is None or run.mode == "fast" or not (found := differences(run)):
         return
@@ -151,12 +152,13 @@ def demand(run: Numerics | None) -> None:
 
 
 def norm(vector: NDArray[Any]) -> float:
-    """The 2-norm, the same bits on every CPU: squares in float64, halves added to halves until one number is left."""
+    """Return the 2-norm, with the same bits on every CPU: it squares in float64, and adds half of the numbers to the
+    other half until one is left."""
     half = vector.size // 2
     size = vector.size - half
     squares = vector[:size].astype("float64")
     squares *= squares
-    for start in range(0, half, _BLOCK):  # the first halving, without the squares of the second half all at once
+    for start in range(0, half, _BLOCK):  # the first halving, without all squares of the second half in memory
         part = vector[size + start : min(size + start + _BLOCK, vector.size)].astype("float64")
         part *= part
         squares[start : start + len(part)] += part
@@ -168,7 +170,7 @@ def norm(vector: NDArray[Any]) -> float:
 
 
 def _mkl_branch() -> str:
-    """The branch that torch's MKL takes, `OFF` for whichever suits each array, or `none` without MKL."""
+    """Return the branch that torch's MKL takes: `OFF` if it chooses one for each array, `none` without MKL."""
     import torch
 
     if "Math Kernel Library" not in torch.__config__.show():
@@ -184,7 +186,7 @@ def _mkl_branch() -> str:
 
 
 def _too_new_for_numpy(avx2: bool) -> str:
-    """NumPy's names of the instruction sets that it must not use."""
+    """Return the instruction sets that NumPy must not use, by NumPy's names."""
     from importlib.metadata import version
 
     if tuple(int(part) for part in version("numpy").split(".")[:2]) >= (2, 4):
@@ -194,7 +196,7 @@ def _too_new_for_numpy(avx2: bool) -> str:
 
 
 def _cpu() -> dict[str, str]:
-    """The first processor's entry in /proc/cpuinfo; unknown where there is no such file."""
+    """Return the first processor's entry in /proc/cpuinfo; its values are unknown if the file does not exist."""
     found = {"flags": "", "vendor_id": "unknown", "cpu family": "unknown"}
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]

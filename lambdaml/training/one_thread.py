@@ -19,8 +19,8 @@ class OneThread(ThreadPoolExecutor):
     the user's code that runs in a turn may wait for whatever it likes.
 
     Args:
-        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection to
-            SQLite, may be of no use in another.
+        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection
+            to SQLite, may be of no use in another.
     """
 
     def __init__(self, shared: bool = True) -> None:

@@ -1,7 +1,7 @@
 """What a forward pass leaves behind where nothing carries it: numbers in plain attributes of modules and of the job.
 
-`self.calls += 1` in a module or in `loss` counts in one function only, and until that function ends. A plain loop would have
-gone on counting. Where training depends on it, it belongs into a buffer; so it is told of.
+`self.calls += 1` in a module or in `loss` counts in one function only, and until that function ends. A plain loop would
+have gone on counting. Where training depends on it, it belongs into a buffer; so it is told of.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Strays:
         return [_numbers(owner) for _, owner in self._owners] if self._looks <= LOOKS else None
 
     def found(self, before: list[dict[str, Any]] | None) -> tuple[str, ...]:
-        """Of each number that the forward pass changed, a sentence. What it made is looked at the next time: a cache stays."""
+        """Of each number that the forward pass changed, a sentence. What it made is looked at the next time: a cache
+        stays."""
         if before is None:
             return ()
         changed = []
