@@ -1,4 +1,4 @@
-"""One thread for all tensor work of a process, so that results do not depend on how many cores there are."""
+"""One thread does all tensor work of a process, so that results do not depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OneThread(ThreadPoolExecutor):
 
     @contextmanager
     def here(self) -> Iterator[bool]:
-        """Whether work may be done within it by the calling thread, since it is nobody else's turn."""
+        """Try to give the turn to the calling thread for the block; it yields whether that thread may work."""
         mine = self._shared and self._turn.acquire(blocking=False)
         try:
             if mine:
@@ -54,7 +54,7 @@ class OneThread(ThreadPoolExecutor):
                 self._turn.release()
 
     def abandon(self) -> None:
-        """Begin no more of what was submitted, and have `shutdown` not wait for what has begun."""
+        """Begin no more submitted work, and let `shutdown` not wait for work that has begun."""
         self._abandoned = True
         self.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,5 @@
-"""What is said of updates that the log rejected, or that could not be computed: which, of which samples, and why."""
+"""These texts describe updates that the log rejected, or that could not be computed: which, from which samples, and
+why."""
 
 from __future__ import annotations
 
@@ -9,26 +10,27 @@ from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
 
 _SHOWN = 8
-"""Sample numbers that are named; of more, only these."""
+"""A text names at most this many sample numbers."""
 
 
 def sampler_of(settings: Settings) -> Sampler:
-    """What deals the run's samples."""
+    """Return the sampler that deals the run's samples."""
     return Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
 
 
 def describe(entry: Entry, sampler: Sampler) -> str:
-    """`update 3 of worker 0 (samples 40, 12): loss is not finite`."""
+    """Describe a refused update, as in `update 3 of worker 0 (samples 40, 12): loss is not finite`."""
     return f"{describe_update(entry.worker, entry.seq, sampler)}: {entry.reason}"
 
 
 def describe_update(worker: int, seq: int, sampler: Sampler) -> str:
-    """`update 3 of worker 0 (samples 40, 12)`."""
+    """Describe an update, as in `update 3 of worker 0 (samples 40, 12)`."""
     return f"update {seq} of worker {worker} ({_samples(sorted(sampler.indices(worker, seq).tolist()))})"
 
 
 def summarise(entries: Sequence[Entry], settings: Settings) -> str:
-    """All of them in a sentence: how many, why, the first, and the samples that each of several was computed from."""
+    """Describe all of them in a sentence: their number, the reasons, the first one, and the samples that each of
+    several was computed from."""
     sampler = sampler_of(settings)
     reasons = "; ".join(sorted({entry.reason for entry in entries}))
     said = f"{len(entries)} rejected ({reasons}), the first: {describe(entries[0], sampler)}"

@@ -1,4 +1,4 @@
-"""Replay: rebuild any version of a run, bit for bit, from a snapshot, the log and the updates; and its model."""
+"""Replay rebuilds any version of a run, and its model, bit for bit, from a snapshot, the log and the updates."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
 
 AHEAD, AHEAD_BYTES = 16, 256 * 2**20
-"""Commits whose updates are read ahead at most, and the memory that they may take."""
+"""The updates of at most this many commits are read ahead, and they may take at most this many bytes of memory."""
 
 
 def replay(run: RunReader, version: int | None = None, job: Job | None = None) -> State:
     """Rebuild the state at a version from the nearest earlier snapshot and the log, with the bits that it had.
 
     Args:
-        version: by default the last one.
-        job: the run's, where it was given as an instance and cannot be imported.
+        run: The run.
+        version: The version; by default the last one.
+        job: The run's job, if it was given as an instance and cannot be imported.
 
     Raises:
-        OtherNumerics: the run promises bits, and this process would compute others.
-        SettingsError: the run has no such version, or what is needed to rebuild it was deleted.
-        JobError: the job cannot be imported, or its code has changed.
+        OtherNumerics: If the run promises bits, and this process would compute others.
+        SettingsError: If the run has no such version, or objects that are needed to rebuild it were deleted.
+        JobError: If the job cannot be imported, or its code has changed.
     """
     numerics.prepare_for(run.settings.numerics)
     numerics.demand(run.settings.numerics)
@@ -45,13 +46,13 @@ def replay(run: RunReader, version: int | None = None, job: Job | None = None) -
 
 
 def rebuild(run: RunReader, version: int | None = None, job: Job | None = None) -> State:
-    """As `replay`, in whatever numerics class this process computes in: the last bits may be others."""
+    """Do the same as `replay` in this process's own numerics class, whichever it is; the last bits may differ."""
     with OneThread() as compute:
         return compute.submit(_rebuild, run, version, job).result()
 
 
 def keep_newest(run: RunReader, job: Job | None = None) -> int:
-    """Write a snapshot of the newest committed version, unless there is one; returns that version."""
+    """Write a snapshot of the newest committed version if none exists, and return that version."""
     newest = run.newest_snapshot()
     state = replay(run, job=job)
     if state.version != newest:
@@ -60,12 +61,12 @@ def keep_newest(run: RunReader, job: Job | None = None) -> int:
 
 
 def trained_model(run: RunReader, version: int | None = None, job: Job | None = None) -> nn.Module:
-    """The job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+    """Return the job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
 
-    In a process of another numerics class than the run's, the last bits of those weights may be others.
+    In a process of another numerics class than the run's, the last bits of those weights may differ.
 
     Raises:
-        RunNotFound: the run has no result yet, and no version was asked for.
+        RunNotFound: If the run has no result yet, and no version was asked for.
     """
     from lambdaml.training.streaming import load_into
 
@@ -97,7 +98,7 @@ def _rebuild(run: RunReader, version: int | None, job: Job | None) -> State:
 
 
 def _deleted(run: RunReader, commit: Commit) -> str:
-    """What to say of a missing update that was deleted meanwhile."""
+    """Return the message about a missing update that was deleted meanwhile."""
     horizon = horizon_of(run.store)
     if horizon is None or horizon.commit <= commit.commit:
         return ""
@@ -105,7 +106,7 @@ def _deleted(run: RunReader, commit: Commit) -> str:
 
 
 def replica_at(run: RunReader, version: int, job: Job | None = None) -> Replica:
-    """A replica that has just loaded the snapshot of this version."""
+    """Make a replica that has just loaded the snapshot of this version."""
     from lambdaml.training.replica import Replica
 
     key = keys.snapshot(version)
@@ -116,7 +117,8 @@ def replica_at(run: RunReader, version: int, job: Job | None = None) -> Replica:
 
 
 def commits_from(run: RunReader, start: int) -> Iterator[tuple[Commit, dict[tuple[int, int], Update]]]:
-    """The log from entry `start` on, each with its updates, refused ones included; the next are fetched meanwhile."""
+    """Yield the log's entries from number `start` on, each with its updates, including refused ones. The next updates
+    are fetched meanwhile."""
 
     def fetch(commit: Commit) -> dict[tuple[int, int], Update]:
         found = {}

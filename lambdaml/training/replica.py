@@ -1,4 +1,4 @@
-"""A replica: the state machine that every function runs. Load a snapshot, apply commits in order.
+"""A replica is the state machine that every function runs: it loads a snapshot and applies commits in order.
 
 The state at a version is a pure function of run.json, the log and the updates: torch computes it with one thread,
 sums are taken in the order in which the commit lists the updates, and every random number is seeded from run.json.
@@ -43,13 +43,13 @@ _MAX_LOSS_SCALE = 2.0**16
 _REST = re.compile(rf"[bd]\d+|{ABSENT}")
 _ROWS = re.compile(r"r\d+")
 _SAMPLE = 2**16
-"""Numbers of which an update's size is told before there is one; a codec may have pieces of a few thousand."""
+"""Before any update exists, its size is estimated from this many numbers; a codec may have pieces of a few thousand."""
 
 
 @dataclass(slots=True)
 class _Sum:
-    """What was added of a step: buffers, whether each update is of this very version, what none has a gradient of; and
-    the gradients, where the sum is taken later."""
+    """Holds what was added for a step: the buffers of each update, whether each was computed from this very version,
+    the parameters that none has a gradient of, and the gradients if they are summed later."""
 
     rest: list[Body] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
@@ -58,16 +58,16 @@ class _Sum:
 
 
 class Replica:
-    """The training state at a version, and the two things one does with it: compute a gradient, apply a commit.
+    """Holds the training state at a version, and does two things with it: it computes gradients and applies commits.
 
-    Not thread-safe, and it seeds torch's, NumPy's and Python's global random streams: all replicas of a process must
-    be used from one thread.
+    It is not thread-safe, and it seeds torch's, NumPy's and Python's global random streams: all replicas of a process
+    must be used from one thread.
 
     Args:
-        job: the user's job; its methods are called here and nowhere else.
-        settings: the run.
-        clock: seconds, monotonic.
-        device: a torch device; the state lives there, what is written is always on the CPU.
+        job: The user's job; its methods for training are called here.
+        settings: The settings of the run.
+        clock: A monotonic clock, in seconds.
+        device: The torch device that holds the state; updates and snapshots are always on the CPU.
     """
 
     def __init__(
@@ -98,23 +98,23 @@ class Replica:
 
     @property
     def update_bytes(self) -> int:
-        """What an update will take in memory, its buffers apart."""
+        """The estimated size of an update in memory, without its buffers."""
         sample = min(self.size, _SAMPLE)
         encoded = self.codec.encode(np.zeros(sample, self.flat.host.dtype), 0)
         return self.size * sum(array.nbytes for array in encoded.values()) // max(1, sample)
 
     def held_bytes(self, update: Update) -> int:
-        """What an update takes in memory."""
+        """Return the size of an update in memory, in bytes."""
         return update.size_bytes
 
     def gradient(self, worker: int, seq: int) -> Gradient:
-        """Compute update `seq` of `worker` at the present version. The state is left as it was.
+        """Compute update `seq` of `worker` at the present version. The state does not change.
 
         Raises:
-            JobFailed: the job's own code raised.
+            JobFailed: If the job's own code raised.
         """
         start = self.clock()
-        if self.dataset is None:  # before streams are seeded: people draw their data from them
+        if self.dataset is None:  # before the random streams are seeded, since datasets draw from them
             self.dataset = call(self.job.dataset)
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
@@ -147,7 +147,7 @@ class Replica:
         return Gradient(body, self.version, commit, samples, loss, compute_s, encode_s, labels, warnings)
 
     def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
-        """As `gradient`, as an update whose body is its own: for trainings without a store."""
+        """Compute a gradient and return it as an update with a body of its own, for trainings without a store."""
         found = self.gradient(worker, seq)
         return Update(
             worker,
@@ -179,7 +179,8 @@ class Replica:
         return batch, len(indices)
 
     def _backward(self, batch: Any, scale: float) -> tuple[float, NDArray[np.int32]]:
-        """The loss, and the parameters that its gradient, which is now in the flat buffer, does not reach."""
+        """Return the loss, and the parameters that its gradient does not reach. The gradient is then in the flat
+        buffer."""
         self.flat.begin()
         dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
@@ -190,11 +191,11 @@ class Replica:
         return float(loss.detach()), self.flat.finish()
 
     def _extra(self) -> dict[str, Any]:
-        """The model's extra state, encoded; tensors in it as their bytes."""
+        """Return the model's extra state, encoded, with tensors as their bytes."""
         return extra_state(self.model)[1] if self._has_extra else {}
 
     def check(self, update: Update) -> str:
-        """Why this update must be rejected, or "". The same answer on every replica."""
+        """Return why this update must be rejected, or "". Every replica gives the same answer."""
         body = update.body
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
@@ -236,7 +237,8 @@ class Replica:
         self.end(commit)
 
     def begin(self, commit: Commit) -> None:
-        """Begin to apply a commit: `add` each update of a step in order, then take the `step`, and in the end `end`."""
+        """Begin to apply a commit. Then, for each step, `add` its updates in order and take the `step`; `end` comes
+        last."""
         if commit.version != self.version:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         if commit.steps and self.transform is not None:
@@ -248,7 +250,8 @@ class Replica:
         self._factors, self._divisor = summed(steps[0], self.settings.batch_size) if steps else ([], 1.0)
 
     def add(self, entry: Entry, update: Update) -> None:
-        """Add an update to the sum of its step. It may be freed then, unless the run's rule changes gradients."""
+        """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
+        gradients."""
         body, rows, rest = _parts(update.body)
         total, host = self._sum, self.flat.host
         absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
@@ -280,7 +283,7 @@ class Replica:
         self._begin_sum(self._steps[1:])
 
     def end(self, commit: Commit) -> None:
-        """All steps of the commit were taken."""
+        """Finish the commit after its last step."""
         epochs = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
         self.log_state.advance(commit)
         if self.scheduler is not None and self.job.scheduler_interval == "epoch":
@@ -291,10 +294,10 @@ class Replica:
             self._heed(control)
 
     def _heed(self, control: Control) -> None:
-        """Change what a control entry says, from the next commit on.
+        """Change the setting that a control entry names, from the next commit on.
 
         Raises:
-            BadObject: it changes what this lambdaml does not know.
+            BadObject: If this lambdaml does not know that setting.
         """
         if control.what != "lr":
             raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
@@ -305,7 +308,7 @@ class Replica:
                 group["lr"] = control.value
 
     def _move(self, absent: set[int]) -> None:
-        """An optimizer step along the gradient in the host's buffer; absent parameters have none.
+        """Take an optimizer step along the gradient in the host's buffer; absent parameters have none.
 
         Optimizers that draw random numbers draw the same on every replica.
         """
@@ -319,7 +322,7 @@ class Replica:
             call(self.scheduler.step)
 
     def state(self) -> State:
-        """A copy of the whole state."""
+        """Return a copy of the whole state."""
         shared = self.shared_state()
         frozen = {name: tensor.clone() for name, tensor in shared.frozen.items()}
         return State({name: tensor.clone() for name, tensor in shared.tensors.items()}, shared.meta, frozen)
@@ -342,14 +345,14 @@ class Replica:
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> State:
-        """See `State.load`."""
+        """Read a state from its bytes; see `State.load`."""
         return State.load(data, key)
 
     def load(self, state: State) -> None:
         """Become the replica that `state` was taken from, bit for bit.
 
         Raises:
-            JobError: it is the state of another model or optimizer.
+            JobError: If it is the state of another model or optimizer.
         """
         model = state.model()
         try:
@@ -374,7 +377,8 @@ class Replica:
 
 
 def _parts(body: Body) -> tuple[Body, Body, Body]:
-    """What the codec wrote, the rows that it is of, and the rest: buffers, and the list of absent parameters."""
+    """Split a body into what the codec wrote, the rows that this covers, and the rest: the buffers, and the list of
+    absent parameters."""
     rest = {name: array for name, array in body.items() if _REST.fullmatch(name)}
     rows = {name: array for name, array in body.items() if _ROWS.fullmatch(name)}
     return {name: array for name, array in body.items() if name not in rest and name not in rows}, rows, rest

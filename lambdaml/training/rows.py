@@ -19,7 +19,7 @@ from lambdaml.log.records import Body
 
 
 class _Span(NamedTuple):
-    """Where a parameter stands in the flat gradient, and how many numbers a row of it has."""
+    """Holds the place of a parameter in the flat gradient, and how many numbers a row of it has."""
 
     start: int
     stop: int
@@ -27,11 +27,12 @@ class _Span(NamedTuple):
 
 
 class Rows:
-    """The parameters of one model whose gradients may travel by rows.
+    """Handles the parameters of one model whose gradients may travel by rows.
 
     Args:
-        parameters: the trained ones, in the order in which they stand in the flat gradient.
-        lengths: of each, in numbers of the flat gradient.
+        model: The model.
+        parameters: The trained parameters, in their order in the flat gradient.
+        lengths: How many numbers of the flat gradient each parameter takes.
     """
 
     def __init__(self, model: nn.Module, parameters: Sequence[Tensor], lengths: Sequence[int]) -> None:
@@ -47,7 +48,7 @@ class Rows:
             start += length
 
     def find(self, gradient: NDArray[Any]) -> Body:
-        """The rows of this gradient that are to travel, for each parameter where that saves bytes."""
+        """Return the rows of this gradient that travel, for each parameter where this saves bytes."""
         found = {}
         for number, span in self._spans.items():
             bits = gradient[span.start : span.stop].view(f"u{gradient.itemsize}").reshape(-1, span.width)
@@ -57,7 +58,7 @@ class Rows:
         return found
 
     def pack(self, gradient: NDArray[Any], rows: Body) -> NDArray[Any]:
-        """The gradient without what `rows` leaves out; the gradient itself if that is nothing."""
+        """Return the gradient without the numbers that `rows` leaves out; the gradient itself if it leaves out none."""
         if not rows:
             return gradient
         pieces = []
@@ -67,11 +68,11 @@ class Rows:
         return np.concatenate(pieces)
 
     def size(self, rows: Body) -> int:
-        """Numbers that are left of a gradient."""
+        """Return how many numbers are left of a gradient."""
         return sum(_length(span, kept) for span, kept in self._pieces(rows))
 
     def check(self, rows: Body) -> str:
-        """What is wrong with the rows of an update; "" for nothing."""
+        """Return what is wrong with the rows of an update; "" if nothing is."""
         for name, kept in rows.items():
             span = self._spans.get(int(name[1:]))
             if span is None:
@@ -82,7 +83,7 @@ class Rows:
         return ""
 
     def add(self, codec: Codec, body: Body, rows: Body, weight: float, out: Vector, fresh: bool) -> None:
-        """Add weight * gradient to `out`, or put it there."""
+        """Add weight * gradient to `out`, or overwrite `out` with it if `fresh`."""
         at = 0
         for span, kept in self._pieces(rows):
             place = out[span.start : span.stop]
@@ -99,13 +100,14 @@ class Rows:
             table[kept] = terms if fresh else table[kept] + terms
 
     def unpack(self, codec: Codec, body: Body, rows: Body, dtype: Any) -> Vector:
-        """The whole gradient, in an array of its own."""
+        """Return the whole gradient, in an array of its own."""
         whole = np.empty(self._size, dtype)
         self.add(codec, body, rows, 1.0, whole, fresh=True)
         return whole
 
     def _pieces(self, rows: Body) -> Iterator[tuple[_Span, NDArray[Any] | None]]:
-        """The flat gradient in order: runs that travel whole, and parameters of which some rows do."""
+        """Yield the flat gradient in order, in pieces: those that travel whole, and parameters of which some rows
+        do."""
         at = 0
         for number in sorted(int(name[1:]) for name in rows):
             span = self._spans[number]
@@ -118,7 +120,7 @@ class Rows:
 
 
 def _length(span: _Span, kept: NDArray[Any] | None) -> int:
-    """Numbers of a piece that travel."""
+    """Return how many numbers of a piece travel."""
     return span.stop - span.start if kept is None else len(kept) * span.width
 
 

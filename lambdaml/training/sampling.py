@@ -1,8 +1,8 @@
-"""Which samples an update is computed from: a pure function of the seed, the worker and the sequence number.
+"""The samples of an update are a pure function of the seed, the worker and the sequence number.
 
-Each epoch permutes the data set anew and deals it out to the workers like cards; each worker's share is cut into the
-same number of batches. So every sample is used exactly once an epoch, whoever computes it and however often
-functions die, and all workers make equally many updates an epoch.
+Each epoch makes a new permutation of the data set and deals it out to the workers like cards; each worker's share is
+cut into the same number of batches. So every sample is used exactly once an epoch, whoever computes it and however
+often functions die, and all workers make equally many updates an epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lambdaml.errors import SettingsError
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any parts, the same on every machine."""
+    """Derive a 63-bit seed from any parts, the same on every machine."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
@@ -26,7 +26,7 @@ class Sampler:
     """Deals `samples` sample numbers to `workers` workers in batches of at most `batch_size`.
 
     Raises:
-        SettingsError: there are fewer samples than workers.
+        SettingsError: If there are fewer samples than workers.
     """
 
     def __init__(self, samples: int, workers: int, batch_size: int, seed: int) -> None:
@@ -37,16 +37,16 @@ class Sampler:
         self.seed = seed
         largest, smallest = -(-samples // workers), samples // workers
         self.steps_per_epoch = min(-(-largest // batch_size), smallest)
-        """Updates a worker makes in an epoch."""
+        """The number of updates that a worker makes in an epoch."""
         self._order = lru_cache(maxsize=2)(self._permute)
 
     def indices(self, worker: int, seq: int) -> NDArray[np.int64]:
-        """The sample numbers of update `seq` of `worker`, int64, never empty."""
+        """Return the sample numbers of update `seq` of `worker`: int64, never empty."""
         share = self._order(seq // self.steps_per_epoch)[worker :: self.workers]
         return share[slice(*self._bounds(worker, seq))]
 
     def count(self, worker: int, seq: int) -> int:
-        """How many `indices` there are."""
+        """Return the number of samples in an update, which is the length of its `indices`."""
         start, end = self._bounds(worker, seq)
         return end - start
 

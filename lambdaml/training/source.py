@@ -26,21 +26,22 @@ from typing import Any
 from lambdaml.errors import JobError
 
 _BEGAN = time.time()
-"""What was edited later than this may have been imported before it was."""
+"""A source that was edited after this time may have been imported before the edit."""
 
 _loaded: dict[str, str] = {}
-"""Fingerprints of the modules that were loaded here, by their names in `sys.modules`."""
+"""This maps modules that were loaded here, by their names in `sys.modules`, to their fingerprints."""
 
 _loading: list[str] = []
 
 
 def loading() -> bool:
-    """Whether a job's source is being executed, so that a script which it is must not train."""
+    """Return whether a job's source is being executed; a script that is such a source must not train meanwhile."""
     return bool(_loading)
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """`path/file.py:Name` or `package.module:Name` as the module and the name, "" for none. Paths may hold colons."""
+    """Split `path/file.py:Name` or `package.module:Name` into the module and the name, "" if there is none. Paths may
+    hold colons."""
     if spec.endswith(".py"):
         return spec, ""
     path, mark, name = spec.rpartition(".py:")
@@ -51,12 +52,13 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def fingerprint(spec: str) -> str:
-    """SHA-256 of the job's sources: a function refuses to work on a run of other code.
+    """Return the SHA-256 of the job's sources; a function refuses to work on a run with other code.
 
-    Of a file that imports nothing from beside it, the file's own; else that of the list of all with their SHA-256.
+    For a file that imports nothing from beside it, this is the file's own SHA-256; otherwise it is the SHA-256 of the
+    list of all sources with theirs.
 
     Raises:
-        JobError: there is no such file or module.
+        JobError: If there is no such file or module.
     """
     found = sources(spec)
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
@@ -67,10 +69,10 @@ def fingerprint(spec: str) -> str:
 
 
 def sources(spec: str) -> dict[str, Path]:
-    """The job's file and the modules below its folder that it imports, by their paths relative to that folder.
+    """Return the job's file and the modules below its folder that it imports, by their paths relative to that folder.
 
     Raises:
-        JobError: there is no such file or module.
+        JobError: If there is no such file or module.
     """
     path, root = _place(spec)
     found: dict[str, Path] = {}
@@ -85,10 +87,10 @@ def sources(spec: str) -> dict[str, Path]:
 
 
 def load_module(spec: str) -> Any:
-    """The module that the spec names, as its sources are now.
+    """Load the module that the spec names from its sources as they are now.
 
     Raises:
-        JobError: there is no such file or module, or importing it fails.
+        JobError: If there is no such file or module, or importing it fails.
     """
     module_spec, _ = split_spec(spec)
     is_file = module_spec.endswith(".py")
@@ -107,7 +109,7 @@ def load_module(spec: str) -> Any:
     if is_file or name in _loaded or any(path.stat().st_mtime > _BEGAN for path in found.values()):
         _forget(found, name)
     _loading.append(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a cache tells edits apart by seconds only
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a cache sees edits in whole seconds only
     try:
         importlib.invalidate_caches()
         if is_file:
@@ -125,7 +127,7 @@ def load_module(spec: str) -> Any:
 
 
 class _Fresh(SourceFileLoader):
-    """Reads the source, whatever a cache holds."""
+    """Reads the source, and ignores any cache."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -142,7 +144,7 @@ def _execute(name: str, path: Path) -> None:
 
 
 def _forget(found: dict[str, Path], name: str) -> None:
-    """Have the sources imported again, whoever imported modules of their names before."""
+    """Forget the modules with these names, whoever imported them, so that the sources are imported again."""
     for relative in found:
         module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         sys.modules.pop(module, None)
@@ -156,7 +158,7 @@ def _put_first(folder: Path) -> None:
 
 
 def _place(spec: str) -> tuple[Path, Path]:
-    """The file that the spec names, and the folder below which its own modules lie."""
+    """Return the file that the spec names, and the folder that holds its own modules."""
     module_spec, _ = split_spec(spec)
     if module_spec.endswith(".py"):
         path = Path(module_spec).resolve()
@@ -177,7 +179,7 @@ def _place(spec: str) -> tuple[Path, Path]:
 
 
 def _imported(path: Path, root: Path) -> Iterator[Path]:
-    """Files below `root` that this one imports."""
+    """Yield the files below `root` that this file imports."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -204,12 +206,12 @@ def _guarded(load: Callable[[], Any], spec: str) -> Any:
         raise
     except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
-        if _is_script(spec):  # what it does for the second time, such as ray.init(), may be what failed
+        if _is_script(spec):  # a call that it makes for the second time, such as ray.init(), may have failed
             why = f"it is the script that runs, so put what it does under if __name__ == '__main__': ({why})"
         raise JobError(f"cannot import {spec}: {why}") from error
 
 
 def _is_script(spec: str) -> bool:
-    """Whether the spec names the file that Python was started with."""
+    """Return whether the spec names the file that Python was started with."""
     script = getattr(sys.modules["__main__"], "__file__", None)
     return script is not None and Path(script).resolve() == Path(split_spec(spec)[0]).resolve()

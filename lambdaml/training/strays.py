@@ -1,7 +1,7 @@
-"""What a forward pass leaves behind where nothing carries it: numbers in plain attributes of modules and of the job.
+"""Stray state is what a forward pass changes but no update carries: numbers in plain attributes of modules and the job.
 
 `self.calls += 1` in a module or in `loss` counts in one function only, and until that function ends. A plain loop would
-have gone on counting. Where training depends on it, it belongs into a buffer; so it is told of.
+go on counting. If training depends on such a number, it belongs in a buffer; so the user is warned of it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import nn
 from lambdaml.job import Job
 
 LOOKS = 2
-"""Updates of a replica at which it looks."""
+"""It looks at this many updates of a replica, the first ones."""
 
 
 class Strays:
-    """Looks at the plain numbers of a job and of its model's modules."""
+    """Watches the plain numbers of a job and of its model's modules."""
 
     def __init__(self, job: Job, model: nn.Module) -> None:
         self._owners: list[tuple[str, Any]] = [(type(job).__name__, job)]
@@ -25,13 +25,13 @@ class Strays:
         self._looks = 0
 
     def look(self) -> list[dict[str, Any]] | None:
-        """To be called before a forward pass; None where it need not be looked at."""
+        """Return the numbers before a forward pass; None if this pass need not be watched."""
         self._looks += 1
         return [_numbers(owner) for _, owner in self._owners] if self._looks <= LOOKS else None
 
     def found(self, before: list[dict[str, Any]] | None) -> tuple[str, ...]:
-        """Of each number that the forward pass changed, a sentence. What it made is looked at the next time: a cache
-        stays."""
+        """Return a sentence about each number that the forward pass changed. A number that it made, such as a cache,
+        counts only if a later pass changes it."""
         if before is None:
             return ()
         changed = []

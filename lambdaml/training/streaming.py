@@ -24,15 +24,15 @@ from lambdaml.storage.protocol import Bytes, Store
 from lambdaml.training.buffers import LOCAL, Buffers
 
 _LARGE_BYTES = 2**26
-"""A snapshot of more than this is read in pieces of this size."""
+"""A snapshot with more bytes than this is read in pieces of this size."""
 
 
 def load_model(store: Store, key: str, size_bytes: int, model: nn.Module) -> bool:
-    """Give a module of the same job the model of a snapshot of that size; whether there is such a snapshot.
+    """Load the model in a snapshot of this size into a module of the same job. Return whether the snapshot exists.
 
     Raises:
-        BadObject: it is damaged. The model holds anything then.
-        RuntimeError: it is of another model.
+        BadObject: If the snapshot is damaged. The module may then hold anything.
+        RuntimeError: If it is a snapshot of another model.
     """
     targets = _targets(model) if size_bytes > _LARGE_BYTES else None
     if targets is not None and _stream_all(store, key, targets):
@@ -44,10 +44,10 @@ def load_model(store: Store, key: str, size_bytes: int, model: nn.Module) -> boo
 
 
 def load_into(model: nn.Module, state: State) -> None:
-    """Give a module of the same job the model of a state.
+    """Load the model in a state into a module of the same job.
 
     Raises:
-        RuntimeError: it is another model.
+        RuntimeError: If the state is of another model.
     """
     named = state.model()
     Buffers(model, late=False).load(state.tensors, named)
@@ -55,7 +55,7 @@ def load_into(model: nn.Module, state: State) -> None:
 
 
 def _targets(model: nn.Module) -> dict[str, Tensor] | None:
-    """Where each entry of the state_dict stands in the model; None if loading it is more than copying."""
+    """Return the model's tensor for each entry of its state_dict; None if loading the model takes more than copying."""
     own: dict[str, Tensor] = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     named: dict[str, Tensor] = model.state_dict(keep_vars=True)
     for module in model.modules():
@@ -75,7 +75,8 @@ def _targets(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _stream_all(store: Store, key: str, targets: dict[str, Tensor]) -> bool:
-    """Write a snapshot, and the frozen parameters below it, into the targets; False where these are of another kind."""
+    """Write a snapshot, and the frozen parameters that it leaves out, into the targets. Return False if these are of
+    another kind."""
     found = _stream(store, key, targets)
     if found is None:
         return False
@@ -91,7 +92,8 @@ def _stream_all(store: Store, key: str, targets: dict[str, Tensor]) -> bool:
 
 
 def _stream(store: Store, key: str, targets: dict[str, Tensor]) -> tuple[set[str], dict[str, Any], str] | None:
-    """Write what a file holds of the targets into them; returns their names, the file's values, and its digest."""
+    """Write the tensors in a file into those targets that it has. Return their names, the file's values, and its
+    digest."""
     info = store.head(key)
     if info is None:
         return None
@@ -114,7 +116,7 @@ def _stream(store: Store, key: str, targets: dict[str, Tensor]) -> tuple[set[str
 
 
 def _fits(part: TensorPart, targets: dict[str, Tensor]) -> bool:
-    """Whether a tensor of the file can be written into the model as it is, or is none of the model's."""
+    """Return whether a tensor of the file can be written into the model as it is, or is not one of the model's."""
     if part.name.startswith((LOCAL, EXTRA)):
         return False
     target = targets.get(part.name.removeprefix(MODEL_PREFIX))
@@ -126,7 +128,8 @@ def _fits(part: TensorPart, targets: dict[str, Tensor]) -> bool:
 def _copy(
     store: Store, key: str, parts: list[TensorPart], targets: dict[str, Tensor], values: bytes
 ) -> tuple[set[str], str]:
-    """Read all tensors in the order of their names; returns which belong to targets, and the digest."""
+    """Read all tensors in the order of their names, and write those of targets. Return the names of these, and the
+    digest."""
     sha, written = hashlib.sha256(values), set()
     for part in sorted(parts, key=lambda part: part.name):
         sha.update(heading(part.name, part.dtype, part.shape))
@@ -143,7 +146,7 @@ def _copy(
 
 
 def _pieces(store: Store, key: str, part: TensorPart) -> Iterator[tuple[int, Bytes]]:
-    """The bytes of a tensor, each piece with its offset."""
+    """Yield the bytes of a tensor in pieces, each with its offset."""
     for start in range(0, part.size_bytes, _LARGE_BYTES):
         yield start, _range(store, key, part.start + start, min(_LARGE_BYTES, part.size_bytes - start))
 

@@ -1,8 +1,8 @@
-"""Verify: check a run's promises against nothing but its bucket.
+"""`verify` checks a run's promises with nothing but its bucket.
 
-The log has no gap; every published update has exactly one fate; what the log says of each update is what the update
-says of itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result,
-bit for bit.
+The log has no gap; every published update has exactly one fate; the log says the same about each update as the update
+itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -33,12 +33,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Report:
-    """What was checked, and what was found. `faults` is empty for a run that keeps its promises.
+    """Says what was checked, and what was found. `faults` is empty for a run that keeps its promises.
 
     Attributes:
-        first: The version that the check begins at; what was before it is deleted.
-        unproven: How many states differ from a replay that this process computed in another numerics class than the
-            run's, which is no fault of the run, and in what the classes differ.
+        commits: The number of log entries that were replayed.
+        updates: The number of updates that have a fate.
+        pending: The number of updates that have no fate yet.
+        digests: The number of digests that were compared.
+        snapshots: The number of snapshots that were compared.
+        version: The last version of the replay.
+        first: The version that the check begins at; the history before it was deleted.
+        model: Whether the run has a result, which was checked.
+        faults: A sentence about each broken promise.
+        unproven: A sentence that says how many states differ from a replay that this process computed in another
+            numerics class than the run's, and how the classes differ. This is no fault of the run.
     """
 
     commits: int = 0
@@ -63,8 +71,9 @@ def verify(
     """Check everything, from the earliest snapshot that is kept.
 
     Args:
-        progress: called with commits checked and commits there are.
-        job: the run's, where it was given as an instance and cannot be imported.
+        run: The run.
+        progress: A callable that is called with the number of commits that were checked, and the number of all.
+        job: The run's job, if it was given as an instance and cannot be imported.
     """
     numerics.prepare_for(run.settings.numerics)
     with OneThread() as compute:
@@ -88,7 +97,8 @@ def _verify(run: RunReader, job: Job | None, progress: Callable[[int, int], None
 def _check_replay(
     run: RunReader, job: Job | None, report: Report, total: int, progress: Callable[[int, int], None]
 ) -> list[int] | None:
-    """Returns how many updates of each worker had their fate when the history that is kept begins."""
+    """Check the log against a replay. Return how many updates of each worker had their fate when the history that is
+    kept begins; None if the run has no snapshot."""
     snapshots = [keys.number(info.key) for info in snapshots_kept(run.store)]
     if not snapshots:
         report.faults.append("the run has no snapshot")
@@ -131,7 +141,7 @@ def _check_replay(
 def _check_commit(
     run: RunReader, replica: Replica, commit: Commit, updates: dict[tuple[int, int], Update], report: Report
 ) -> None:
-    """The log's account of each applied update against the update itself, and against the rule."""
+    """Check the log's account of each applied update against the update itself, and against the rule."""
     settings, where = run.settings, keys.log(commit.commit)
     for update in updates.values():
         update.fault = update.fault or replica.check(update)
@@ -161,7 +171,7 @@ def _check_commit(
 def _check_snapshots(
     run: RunReader, replica: Replica, states: dict[int, set[str]], snapshots: list[int], report: Report
 ) -> list[str]:
-    """Counts the snapshots and looks at the result; returns which snapshots differ from the replay."""
+    """Check the snapshots and the result. Return a sentence about each snapshot that differs from the replay."""
     differ = []
     for version in snapshots:
         state = read_now(run.store, keys.snapshot(version), State.load)
@@ -177,7 +187,7 @@ def _check_snapshots(
 
 
 def _check_model(run: RunReader, version: int, report: Report) -> None:
-    """The result, if there is one, against the snapshot of its version."""
+    """Check the result, if the run has one, against the snapshot of its version."""
     model = run.store.get(keys.MODEL)
     if model is None:
         return
@@ -195,7 +205,8 @@ def _check_model(run: RunReader, version: int, report: Report) -> None:
 
 
 def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> None:
-    """Every published update has exactly one fate; a run that goes on, or was stopped, may have some pending."""
+    """Check that every published update has exactly one fate; a run that goes on, or was stopped, may have some
+    pending."""
     decided: set[tuple[int, int]] = set()
     log_state = LogState(run.settings.workers, run.settings.steps)
     for commit in run.log():
