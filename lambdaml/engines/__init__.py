@@ -1,8 +1,8 @@
-"""Engines: what executes functions. One file each.
+"""Engines execute functions. Each engine is one file.
 
-An engine starts functions (`lambdaml.engines.entry.run_function`), starts others in place of those that die or leave before
-the run has ended, and passes on what they say. Nothing else: leases, resume and the end of a run are the functions'
-own business. To add one: a file with a class that has the members of `Engine`, and one line in `ENGINES`. Where
+An engine starts functions (`lambdaml.engines.entry.run_function`), replaces those that die or leave before the run has
+ended, and passes on their events. It does nothing else: functions themselves see to leases, resume and the end of a
+run. To add an engine, write a file with a class that has the members of `Engine`, and add one line to `ENGINES`. If
 functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 """
 
@@ -23,14 +23,21 @@ if TYPE_CHECKING:
 
 
 class Enough(KeyboardInterrupt):
-    """Has an engine ask its functions to leave, as Ctrl-C does. Never leaves `lambdaml.training.driver`."""
+    """Makes an engine ask its functions to leave, as Ctrl-C does. `lambdaml.training.driver` always catches it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """What to run, and how.
+    """Says what an engine must run, and how.
 
-    `lifetime_s` limits each function's life, as platforms do; functions leave in time and others go on.
+    Attributes:
+        store: The store that holds the run.
+        settings: The settings of the run.
+        job: The run's job.
+        functions: The number of functions that run at the same time.
+        device: The device that functions compute on.
+        lifetime_s: The longest life of a function, in seconds, as platforms have it. Functions leave in time, and
+            others go on.
     """
 
     store: Store
@@ -41,22 +48,23 @@ class LaunchSpec:
     lifetime_s: float = float("inf")
 
     def assigned(self, index: int) -> list[int]:
-        """The workers that function number `index` is meant to work as."""
+        """Return the workers that function number `index` should work as."""
         return list(range(index, self.settings.workers, self.functions))
 
 
 def functions_for(workers: int, asked: int | None = None) -> int:
-    """Functions that so many workers share: one each, but no more than asked for, by default than there are cores here."""
+    """Return how many functions the workers share: one each, but no more than `asked`, by default this machine's
+    cores."""
     return min(workers, asked if asked is not None else cores())
 
 
 class Engine(Protocol):
-    """What `lambdaml.training.driver` asks of an engine. Its constructor's parameters are the engine's options.
+    """Declares what `lambdaml.training.driver` needs from an engine. The constructor's parameters are its options.
 
     Attributes:
-        takes_objects: whether functions can be given a job that is an object, rather than import it.
-        in_process: whether functions compute in the caller's process.
-        nearby: whether functions run on the caller's machine.
+        takes_objects: Whether functions can be given a job that is an object, rather than import it.
+        in_process: Whether functions compute in the caller's process.
+        nearby: Whether functions run on the caller's machine.
     """
 
     takes_objects: bool
@@ -65,26 +73,26 @@ class Engine(Protocol):
 
     @property
     def compute(self) -> OneThread:
-        """Where the caller may run tensor work of its own (evaluation) while functions run."""
+        """The thread in which the caller may run tensor work of its own (evaluation) while functions run."""
 
     def start(self) -> None:
-        """Begin whatever takes long, in the background. The caller may find out that it is not needed."""
+        """Begin slow preparations in the background. The caller may never need them."""
 
     def run(self, launch: LaunchSpec, emit: Emit) -> None:
         """Run functions until the run has ended.
 
-        `emit` is called with the functions' events, from any thread. Beside what functions say themselves (what
-        `World.emit` was given), these are `StartedEvent`, `UsageEvent`, a few times a second for each function and once more
-        when it has ended, and then `EndedEvent`, all with the name of the function. On
-        KeyboardInterrupt, which `emit` may raise too, the functions are asked to leave, and are gone when this raises it
-        again.
+        `emit` is called with the functions' events, from any thread. Besides the events that functions pass to
+        `World.emit`, these are `StartedEvent`, `UsageEvent` (a few times a second for each function, and once more when
+        it has ended) and finally `EndedEvent`, all with the name of the function. On KeyboardInterrupt, which `emit`
+        may raise too, the functions are asked to leave; they are gone when this raises it again.
 
         Raises:
-            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: what made a function give up for good.
+            JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: If this error made a function give up for
+                good.
         """
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the resources that the engine holds."""
 
 
 ENGINES: Registry[Engine] = Registry(

@@ -1,4 +1,5 @@
-"""What a call of `train` or `resume` has spent so far: function by function, and by the process that called it."""
+"""Accounts record what a call of `train` or `resume` has spent so far, for each function and for the calling
+process."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class Accounts:
     """Keeps the latest usage of each function, and writes it to the run when the function has ended.
 
     Args:
-        store: the run's; whatever is asked of it from now on is this process's own usage.
+        store: The run's store. All requests that it gets from now on are this process's own usage.
     """
 
     def __init__(self, store: Store) -> None:
@@ -40,7 +41,7 @@ class Accounts:
         self._written: list[Future[None]] = []
 
     def take(self, event: Event) -> None:
-        """Learn from an engine's event, in any thread."""
+        """Take note of an engine's event, in any thread."""
         if event.event == "usage":
             usage = Usage(event.function, event.seconds, event.memory_bytes, event.reading, complete=False)
             with self._lock:
@@ -55,29 +56,30 @@ class Accounts:
 
     @property
     def seconds(self) -> float:
-        """Wall time since the call began."""
+        """The wall time since the call began."""
         return time.monotonic() - self._began
 
     def functions(self) -> list[Usage]:
-        """What each function has used by now, in earlier calls too."""
+        """Return what each function has used so far, including earlier calls."""
         with self._lock:
             return [*(usage for usage in self.earlier if not usage.launcher), *self._latest.values()]
 
     def reading(self) -> MeterReading:
-        """All requests and bytes by now, in earlier calls too, and of the calling processes."""
+        """Return all requests and bytes so far, including earlier calls and the calling processes."""
         own = self._metered() - self._before
         with self._lock:
             return self._settled + total(self._alive()) + own
 
     def begin(self, earlier: list[Usage]) -> None:
-        """The run has been used before."""
+        """Take over the usage of earlier calls for this run."""
         self.earlier, self._settled = earlier, total(earlier)
 
     def close(self) -> MeterReading:
-        """Write down what is not written yet, this process's own usage last; returns the run's total. Once.
+        """Write all usage that is not written yet, this process's own last, and return the run's total. Later calls
+        only return it.
 
         Raises:
-            StoreError: it could not be written.
+            StoreError: If the usage could not be written.
         """
         if self._closed is not None:
             return self._closed
@@ -90,7 +92,7 @@ class Accounts:
         own = self._own(self._metered() - self._before)
         data = b""
         with_this = own
-        while len(with_this.dump()) != len(data):  # the object says how long it is
+        while len(with_this.dump()) != len(data):  # the object contains its own length
             data = with_this.dump()
             put = MeterReading({"create": 1}, bytes_sent=len(data))
             with_this = replace(own, reading=own.reading + put)
@@ -99,7 +101,7 @@ class Accounts:
         return self._closed
 
     def abandon(self) -> None:
-        """Write what can be written, after an error."""
+        """Write as much as possible after an error."""
         with contextlib.suppress(StoreError):
             self.close()
 
@@ -119,5 +121,5 @@ class Accounts:
 
 
 def total(usage: Iterable[Usage]) -> MeterReading:
-    """The requests and bytes of all of these."""
+    """Return the requests and bytes of all of these together."""
     return sum((each.reading for each in usage), start=MeterReading())

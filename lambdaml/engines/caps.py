@@ -1,8 +1,8 @@
-"""Caps: a run leaves off, in good order, before it has spent more than it may.
+"""A cap stops a run, in good order, before the run has spent more than it may.
 
-Whoever starts a run may give a cap, which is asked at each commit and a few times a second. It is not told what has
-been spent, but what will have been spent if the run is stopped now: the round that is under way, the one that may begin
-before functions hear of it, and what winding down costs. So the cap itself is hardly ever exceeded, and by no more than
+Whoever starts a run may give a cap, which is called at each commit and a few times a second. It gets not what has been
+spent, but what will have been spent if the run is stopped now, including the current round, the one that may begin
+before functions hear of the stop, and the cost of winding down. So the cap is hardly ever exceeded, and by no more than
 one round's spending. A round is N updates: one commit of `bsp`, N of `asp`.
 """
 
@@ -22,29 +22,31 @@ from lambdaml.storage import MeterReading
 from lambdaml.worker.requests import LEAVE, LOGGED, START, SUCCEED, count_requests
 
 REACTION_S = 0.25
-"""From the moment that an engine is told to have functions leave until no further round begins, where they are in other
-processes. Functions in this one tell of each commit themselves, and hear at once."""
+"""If functions are in other processes, this much time passes from telling an engine to make them leave until no further
+round begins. Functions in this process report each commit themselves, and hear at once."""
 
 REPLAY_SHARE = 0.1
-"""Of a round's time that its replay takes, assumed: it computes no gradient and fetches many updates at once."""
+"""The replay of a round is assumed to take this share of the round's time: it computes no gradient and fetches many
+updates at once."""
 
 WINDOW_S = 5.0
-"""Recent time that rounds are measured over, or one round where that takes longer."""
+"""Rounds are measured over this much recent time, or over one round if that takes longer."""
 
 _PAUSE_S = 0.005
-"""Between two questions to the cap, which commits may follow each other faster than."""
+"""At least this much time passes between two calls of the cap; commits may follow each other faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has spent: all calls of `train` and `resume`, but for `seconds`.
+    """Holds what a run has spent in all calls of `train` and `resume`; only `seconds` and `commits` are about this
+    call.
 
     Attributes:
-        seconds: wall time of this call.
-        run_seconds: wall time of all calls.
-        lifetimes_s: how long each function lasted, from asking for it.
-        reading: requests by kind, errors, bytes; of functions and of the processes that started them.
-        commits: seen by this call.
+        seconds: The wall time of this call.
+        run_seconds: The wall time of all calls.
+        lifetimes_s: How long each function lasted since it was asked for.
+        reading: The requests by kind, the errors and the bytes of functions and of the processes that started them.
+        commits: The number of commits that this call has seen.
     """
 
     seconds: float
@@ -55,22 +57,22 @@ class Spent:
 
     @property
     def function_seconds(self) -> float:
-        """Of all functions."""
+        """The lifetimes of all functions together."""
         return math.fsum(self.lifetimes_s)
 
     @property
     def invocations(self) -> int:
-        """Functions that were started."""
+        """The number of functions that were started."""
         return len(self.lifetimes_s)
 
 
 Cap = Callable[[Spent], str | None]
-"""Says why the run must stop, or None."""
+"""A cap returns why the run must stop, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What had been spent when so many updates had their fate."""
+    """Holds what had been spent when this many updates had their fate."""
 
     at: float
     updates: int
@@ -78,14 +80,17 @@ class _Sample:
 
 
 class Judge:
-    """Asks the cap of one call of `train` or `resume`.
+    """Calls the cap of one call of `train` or `resume`.
 
     Args:
-        snapshot: version of the run's newest snapshot.
-        in_process: whether the functions are in this process; see `REACTION_S`.
+        cap: The cap.
+        launch: The run and the number of its functions.
+        accounts: The accounts of this call.
+        snapshot: The version of the run's newest snapshot.
+        in_process: Whether the functions are in this process; see `REACTION_S`.
 
     Attributes:
-        reason: why the run must stop, once the cap has said so.
+        reason: Why the run must stop, once the cap has said so.
     """
 
     def __init__(self, cap: Cap, launch: LaunchSpec, accounts: Accounts, snapshot: int, in_process: bool) -> None:
@@ -104,10 +109,10 @@ class Judge:
         self._asked_at = -math.inf
 
     def take(self, event: Event) -> None:
-        """Learn from an engine's event.
+        """Take note of an engine's event.
 
         Raises:
-            Enough: the cap says so, for the first time.
+            Enough: If the cap stops the run; it is raised once.
         """
         if event.event == "snapshot":
             self._snapshot = max(self._snapshot, event.version)
@@ -118,7 +123,7 @@ class Judge:
             self._alive[event.function] = time.monotonic()
         elif event.event == "commit":
             if not self._commits:
-                self._samples.clear()  # beginning is dearer than going on
+                self._samples.clear()  # the beginning costs more than the rounds after it
             self._versions += event.version - self._version if self._commits else 0
             self._version, self._fraction = event.version, event.fraction
             self._commits += 1
@@ -127,7 +132,7 @@ class Judge:
             raise Enough(self.reason)
 
     def ask(self) -> str | None:
-        """Ask the cap; returns why the run must stop."""
+        """Call the cap, and return why the run must stop, or None."""
         now = time.monotonic()
         if now - self._asked_at >= _PAUSE_S:
             self._asked_at = now
@@ -135,7 +140,7 @@ class Judge:
         return self.reason
 
     def if_stopped(self, now: float) -> Spent:
-        """What the run will have spent if it is stopped now."""
+        """Estimate what the run will have spent if it is stopped now."""
         reading = self._accounts.reading()
         self._sample(_Sample(now, self._updates, reading))
         round_s, per_round = self._round()
@@ -165,7 +170,8 @@ class Judge:
             samples.popleft()
 
     def _round(self) -> tuple[float, MeterReading]:
-        """Seconds and requests of a round: as lately measured, or before that as they should be, at a time unknown."""
+        """Return the seconds and requests of a round, as measured lately. Before there is a measurement, return the
+        requests that a round should take, and 0 seconds."""
         workers = self._settings.workers
         first, last = self._samples[0], self._samples[-1]
         updates = last.updates - first.updates
@@ -184,12 +190,13 @@ class Judge:
         )
 
     def _unkept_rounds(self) -> float:
-        """Rounds since the newest snapshot."""
+        """Return the number of rounds since the newest snapshot."""
         updates_per_version = self._updates / self._versions if self._versions else self._settings.workers
         return max(0, self._version - self._snapshot) * updates_per_version / self._settings.workers
 
     def _winding_down(self) -> Counter[str]:
-        """Requests until everybody has left and the newest version is kept."""
+        """Return the requests that it takes until all functions have left and a snapshot of the newest version
+        exists."""
         functions, workers = self._functions, self._settings.workers
         script = LEAVE if self._alive else (*LEAVE, *START, *SUCCEED)
         unkept = max(0, self._version - self._snapshot) + 1
@@ -202,7 +209,7 @@ class Judge:
         )
 
     def _ending(self, rounds: float) -> Counter[str]:
-        """Requests that the run's own end takes, where that may be near: its log is read then."""
+        """Return the requests that the run's own end takes if it may be near: the whole log is read then."""
         settings = self._settings
         if settings.target is None and self._fraction + 2 * rounds / settings.steps < 1:
             return Counter()
@@ -213,7 +220,7 @@ class Judge:
 
 
 def capped(reason: str | None, version: int, accounts: Accounts) -> RunCapped:
-    """What to raise: why the run has stopped, and what it has spent by then. Closes the accounts."""
+    """Close the accounts and return the error to raise: why the run has stopped, and what it has spent."""
     spent, functions = accounts.close(), accounts.functions()
     seconds = math.fsum(each.seconds for each in functions)
     return RunCapped(

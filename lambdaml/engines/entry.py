@@ -1,4 +1,4 @@
-"""The body of a function, the same for every engine: open the bucket, read run.json, work, come back."""
+"""The body of a function is the same for every engine: it opens the bucket, reads run.json, works, and returns."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from lambdaml.training.sampling import derive_seed
 from lambdaml.worker.function import Function, Outcome
 
 FUNCTION = "LAMBDAML_FUNCTION"
-"""Environment variable that holds a function's name in its own process."""
+"""In a function's own process, this environment variable holds its name."""
 
 SWITCH_S = 0.0001
-"""How long one thread may keep others from Python. Requests and tensor work share it, and neither should wait long."""
+"""A thread may keep the Python interpreter for this long while others wait. Requests and tensor work share it, and
+neither should wait long."""
 
 
 def run_function(
@@ -42,20 +43,20 @@ def run_function(
     vacant: Callable[[], Mapping[int, str]] = dict,
     job: Job | None = None,
 ) -> Outcome:
-    """Work on the run at `url` in this process; see `Function.run` for what it returns and raises.
+    """Work on the run at `url` in this process; `Function.run` documents what it returns and raises.
 
     Args:
-        url: of the run; opened here, so the caller may have forked.
-        name: of this function, unique.
-        assigned: the workers to work as.
-        dead: functions that are known to be dead.
-        device: `cpu`, `cuda`, or `auto` for the best there is.
-        lifetime_s: seconds from now after which the engine will end this function.
-        emit: takes progress events.
-        leaving: becomes true when this function is wanted to leave.
-        meter: counts its requests; give one whose ledger others can read.
-        vacant: workers to stand in for; see `World.vacant`.
-        job: the run's, where the engine brought it along; else it is imported.
+        url: The URL of the run. It is opened here, so the caller may have forked.
+        name: The name of this function, which is unique.
+        assigned: The workers that this function should work as.
+        dead: The names of functions that are known to be dead.
+        device: The device to compute on: `cpu`, `cuda`, or `auto` for the best one available.
+        lifetime_s: The time from now until the engine ends this function, in seconds.
+        emit: A callable that takes progress events.
+        leaving: A callable that returns true once this function should leave.
+        meter: The meter that counts its requests; give one whose ledger others can read.
+        vacant: A callable that returns the workers to work for as a backup; see `World.vacant`.
+        job: The run's job, if the engine has brought it along; otherwise it is imported.
     """
     sys.setswitchinterval(SWITCH_S)
     store = open_store(url, meter)
@@ -94,10 +95,11 @@ async def function_coroutine(
     device: str = "cpu",
     **world_options: Any,
 ) -> Outcome:
-    """The same for a caller that has an event loop, a job and a compute thread already.
+    """Do the same as `run_function` for a caller that already has an event loop, a job and a compute thread.
 
     Raises:
-        OtherNumerics: this process would compute other bits than the run's functions; and what `Function.run` raises.
+        OtherNumerics: If this process would compute other bits than the run's functions. `Function.run` documents the
+            other errors.
     """
     from lambdaml.training.replica import Replica
 
@@ -112,10 +114,10 @@ async def function_coroutine(
 
 
 def pick_device(device: str) -> str:
-    """`auto` resolved to `cuda` where torch sees a GPU, else `cpu`; any other device checked.
+    """Resolve `auto` to `cuda` if torch sees a GPU, else to `cpu`, and check any other device.
 
     Raises:
-        SettingsError: torch knows no such device, or it is not there.
+        SettingsError: If torch knows no such device, or this machine does not have it.
     """
     import torch
 

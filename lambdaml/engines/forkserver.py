@@ -1,14 +1,14 @@
-"""A process that has imported torch once, and forks a function whenever it is told to.
+"""The fork server is a process that has imported torch once, and forks a function whenever it is told to.
 
-Commands come on standard input, events leave on standard output, both as lines of JSON. The server itself has one
+Commands arrive on standard input and events leave on standard output, both as lines of JSON. The server itself has one
 thread and opens no store, so that forking it is safe; a function opens its store after the fork. When standard input
 ends, because the engine ended, the server asks its functions to leave and ends with them.
 
-Each function counts its requests in memory that the server shares with it, so the server knows them also when the
+Each function counts its requests in memory that it shares with the server, so the server knows the count even if the
 function was killed between any two instructions.
 
-A function says by its exit status how it ended, with a number that nothing else in its process uses by chance: code that
-calls `os._exit(0)` has not finished the run.
+The exit status of a function says how it ended. It is a number that nothing else in the process uses by chance: code
+that calls `os._exit(0)` has not finished the run.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from lambdaml.storage import Ledger, MeterReading, read_ledger
 from lambdaml.storage.ledger import in_flight
 
 _GRACE_S = 10.0
-"""Seconds that functions have to leave before they are killed."""
+"""Functions have this many seconds to leave before they are killed."""
 
 _TELL_S = 0.05
-"""Seconds between looks at what functions use; who used something is told of."""
+"""The server looks this often, in seconds, at what functions use, and reports each function that sent a request."""
 
 TELL_ALL_S = 0.4
-"""Seconds between accounts of a function that sends no requests."""
+"""A function that sends no requests is reported this often, in seconds."""
 
 _SAID = 100
-"""Plus the code of a function's end: its exit status."""
+"""The exit status of a function is this number plus the code of its end."""
 
 
 @dataclass(slots=True)
 class _Child:
-    """A function, and what it has used."""
+    """Holds a function's process, and what the function has used."""
 
     pid: int
     name: str
@@ -67,10 +67,10 @@ class _Child:
 
 def main() -> None:
     """Serve until standard input ends."""
-    _die_with(os.getppid())  # while there are no functions that would have to leave in good order
+    _die_with(os.getppid())  # only as long as no functions exist that would have to leave in good order
     voice = Voice(os.dup(1))
     os.dup2(2, 1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a job prints is seen when it does
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a job's prints appear at once
     try:
         warm_up()
     except Exception as error:
@@ -113,7 +113,7 @@ def _failed_to_start(error: Exception) -> ErrorEvent:
 
 
 def warm_up() -> None:
-    """Import before any fork what every function would import after it; torch loads much of itself when first used."""
+    """Import before any fork what every function would import after it. Torch loads much of itself at its first use."""
     import safetensors.torch  # noqa: F401
     import torch
 
@@ -151,7 +151,7 @@ def _obey(command: dict[str, Any], children: dict[int, _Child], voice: Voice, pi
 
 
 def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
-    """Be a function; returns the code of its end."""
+    """Run as a function, and return the code of its end."""
     from lambdaml.engines.entry import FUNCTION, run_function
     from lambdaml.storage import Meter
 
@@ -189,7 +189,7 @@ def _function(command: dict[str, Any], voice: Voice, ledger: Ledger) -> int:
 
 
 def _no_terminal(*_: Any, **__: Any) -> None:
-    """A `breakpoint()` of the job."""
+    """Refuse a `breakpoint()` of the job."""
     from lambdaml.errors import JobError
 
     raise JobError("breakpoint() needs a terminal, which functions do not have: add --engine inline --functions 1")
@@ -205,7 +205,8 @@ def _reap(children: dict[int, _Child], voice: Voice) -> None:
 
 
 def _end_of(name: str, status: int) -> EndedEvent:
-    """The code of a function's end, and where it did not say how it ended, the reason in words."""
+    """Return the event with the code of a function's end, and with the reason in words if the function did not give
+    it."""
     if status - _SAID in (DONE, LEFT, FAILED):
         return EndedEvent(function=name, code=status - _SAID)
     if status < 0:
@@ -215,7 +216,7 @@ def _end_of(name: str, status: int) -> EndedEvent:
 
 
 def _peak_bytes(pid: int) -> int:
-    """The most memory the process has had so far; 0 where that cannot be told."""
+    """Return the peak memory of the process so far; 0 if it is unknown."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
@@ -237,14 +238,14 @@ def _end(children: dict[int, _Child]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, where it can (Linux)."""
+    """Let the kernel kill this process when its parent dies, if it can (Linux)."""
     _on_death_of_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def _outlive() -> None:
-    """The opposite of `_die_with`: standard input tells when the parent has died."""
+    """Undo `_die_with`: from now on, the end of standard input shows that the parent has died."""
     _on_death_of_parent(0)
 
 
@@ -256,4 +257,4 @@ def _on_death_of_parent(number: int) -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # the engine waits for the end, and taking torch apart takes half a second
+    os._exit(0)  # the engine waits for the end, and a normal exit with torch takes half a second

@@ -1,8 +1,9 @@
-"""Functions as coroutines of this process: for `memory://`, notebooks and tests. No process is started.
+"""The engine `inline` runs functions as coroutines of this process, for `memory://`, notebooks and tests. It starts no
+process.
 
-All functions share one compute thread, because they share torch's random stream; so they gain no speed from one
-another, but each has its own replica, leases and view of the bucket, and the results are the same bits. All of the job's
-code runs in that thread.
+All functions share one compute thread, because they share torch's random stream. So more functions are no faster, but
+each has its own replica, leases and view of the bucket, and the results are the same bits. All of the job's code runs
+in that thread.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lambdaml.storage import Meter, open_store
 from lambdaml.training.one_thread import OneThread
 
 _TELL_S = 0.1
-"""Seconds between accounts of what each function has used."""
+"""What each function has used is reported this often, in seconds."""
 
 
 class InlineEngine:
@@ -41,12 +42,12 @@ class InlineEngine:
         return self._compute
 
     def start(self) -> None:
-        """There is nothing to start."""
+        """Do nothing, since this engine needs no preparation."""
 
     def run(self, launch: LaunchSpec, emit: Emit) -> None:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        ends: list[BaseException] = []  # why functions are to leave
+        ends: list[BaseException] = []  # the reasons why functions must leave
         try:
             if _loop_runs():
                 self._run_aside(launch, emit, ends)
@@ -58,7 +59,7 @@ class InlineEngine:
             sys.setswitchinterval(interval)
 
     def _run_aside(self, launch: LaunchSpec, emit: Emit, ends: list[BaseException]) -> None:
-        """In a thread of its own, for a caller whose event loop waits meanwhile, as a notebook's does."""
+        """Run in a thread of its own, for a caller whose event loop waits meanwhile, as a notebook's does."""
         with ThreadPoolExecutor(1, thread_name_prefix="inline") as aside:
             ended = aside.submit(asyncio.run, self._run(launch, emit, ends))
             try:
@@ -85,7 +86,7 @@ class InlineEngine:
             while outcome != "done" and not ends:
                 try:
                     outcome = await self._live(launch, f"inline.{token}.{index}.{life}", index, tell, ends, accounts)
-                except Exception as error:  # the others leave in good order, and give their leases back
+                except Exception as error:  # let the others leave in good order and release their leases
                     ends.append(error)
                 life += 1
 
@@ -104,7 +105,7 @@ class InlineEngine:
         ends: list[BaseException],
         accounts: dict[str, Callable[[], UsageEvent]],
     ) -> str:
-        """One function, from its start to its end; `accounts` tell of each what it has used."""
+        """Run one function from its start to its end. `accounts` gets a callable that returns what it has used."""
         meter, began, code = Meter(), time.monotonic(), FAILED
 
         def account() -> UsageEvent:
@@ -145,7 +146,7 @@ class InlineEngine:
 
 
 def _loop_runs() -> bool:
-    """Whether the caller is within an event loop, which cannot run another one."""
+    """Return whether the caller is inside an event loop, which cannot run another one."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

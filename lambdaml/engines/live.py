@@ -1,8 +1,8 @@
-"""The live world: a real store, the real clock, torch in one thread at a time.
+"""The live world has a real store and the real clock, and runs torch in one thread at a time.
 
-Where a store is far, its calls run in a pool of threads, so that requests overlap, and tensor work in a thread of its
-own, so that it stops nothing else. Where it is near, both are quicker done at once than handed to a thread (which
-costs a step of 10 ms about a fifth of its time), unless they are large. Tensor work runs one piece at a time:
+If a store is far, its calls run in a pool of threads, so that requests overlap, and tensor work runs in a thread of its
+own, so that it stops nothing else. If it is near, both are done at once unless they are large, since handing them to a
+thread takes longer (it costs a step of 10 ms about a fifth of its time). Tensor work runs one piece at a time:
 gradients are reproducible because nothing else touches torch's random stream meanwhile.
 """
 
@@ -26,13 +26,13 @@ from lambdaml.worker.world import Signal
 T = TypeVar("T")
 
 _REQUESTS = 64
-"""Requests of one function that may be in flight at once."""
+"""One function may have this many requests in flight at once."""
 
 _SMALL_BYTES = 2**20
-"""A write to a near store of more than this goes to a thread."""
+"""A write of more bytes than this to a near store goes to a thread."""
 
 SHORT_S = 0.1
-"""So does tensor work, unless it lately took less than this: leases must be renewed meanwhile."""
+"""Tensor work also goes to a thread unless it lately took less than this, since leases must be renewed meanwhile."""
 
 
 class LiveSignal:
@@ -48,7 +48,7 @@ class LiveSignal:
 
 
 class LiveStore:
-    """A store whose calls are awaited, and repeated while it is down."""
+    """Wraps a store so that its calls can be awaited, and are repeated while the store is down."""
 
     def __init__(self, store: Store, threads: Executor, patience: Patience) -> None:
         hasten(store)
@@ -83,7 +83,7 @@ class LiveStore:
         return list(await self._call(lambda *args: list(self._store.list(*args)), prefix, after))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """In a thread always: there may be many."""
+        """Delete objects, always in a thread, since there may be many."""
         run = asyncio.get_running_loop().run_in_executor
         await self.patience.keep(lambda: run(self._threads, self._store.delete, keys), asyncio.sleep)
 
@@ -93,17 +93,17 @@ class LiveStore:
 
 
 class LiveWorld:
-    """One function's world.
+    """Implements the `World` of one function with the real store and clock.
 
     Args:
-        store: opened in this process, after any fork.
-        compute: runs tensor work; see `OneThread`. Functions that share a process share it.
-        seed: of the jitter.
-        emit: takes progress events; called from the event loop.
-        lifetime_s: after how many seconds from now the engine will end this function.
-        patience_s: how long a request waits for a store that is down.
-        leaving: becomes true when the engine wants this function to leave.
-        vacant: workers that the engine wants this function to stand in for; see `World.vacant`.
+        store: The store, which was opened in this process, after any fork.
+        compute: The thread that runs tensor work; see `OneThread`. Functions that share a process share it.
+        seed: The seed of the jitter.
+        emit: A callable that takes progress events. It is called from the event loop.
+        lifetime_s: The time from now until the engine ends this function, in seconds.
+        patience_s: How long a request waits for a store that is down, in seconds.
+        leaving: A callable that returns true once the engine wants this function to leave.
+        vacant: A callable that returns the workers that this function should be a backup for; see `World.vacant`.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class LiveWorld:
         self._emit(event)
 
     def close(self) -> None:
-        """Wait for requests in flight and end the threads."""
+        """Wait for requests in flight, and end the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 

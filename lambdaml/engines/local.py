@@ -1,8 +1,8 @@
-"""Functions as processes of this machine, forked from a server that has imported torch once.
+"""The engine `local` runs functions as processes of this machine, forked from a server that has imported torch once.
 
-A function that dies is replaced at once, and its workers' leases are free at once, since the engine saw it die. What
-it had computed and not published is computed again. The server may die, too: its functions die with it where the kernel can
-do that (Linux), and another server starts others in their place.
+A function that dies is replaced at once, and its workers' leases are free at once, since the engine saw it die. Updates
+that it had computed and not published are computed again. The server may die, too: its functions die with it if the
+kernel can do that (Linux), and another server starts others in their place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from lambdaml.storage import Store
 from lambdaml.training.one_thread import OneThread
 
 LOOK_S = 0.25
-"""Seconds between looks whether the server lives. Its pipe tells its end, unless what a function started holds it open."""
+"""The engine checks this often, in seconds, whether the server lives. The server's pipe also shows its end, unless a
+process that a function started holds it open."""
 
 
 class LocalEngine:
@@ -55,7 +56,7 @@ class LocalEngine:
         self.server()
 
     def server(self) -> subprocess.Popen[bytes]:
-        """The server. One that is known to have died is followed by another."""
+        """Return the server; start a new one if the last is known to have died."""
         if self._server is not None and self._server.returncode is not None:
             self._forget()
         if self._server is None:
@@ -78,7 +79,7 @@ class LocalEngine:
     def close(self) -> None:
         if self._server is not None:
             if not self._used:
-                self._server.kill()  # it may be busy with importing torch for seconds, for nothing
+                self._server.kill()  # it may be importing torch for seconds, which nobody needs any more
             self._forget()
         self._compute.shutdown(wait=True)
 
@@ -91,7 +92,7 @@ class LocalEngine:
 
 
 class _Forks:
-    """Functions forked by a server, and by the next one if that dies."""
+    """Manages functions that a server forks, or the next server if that one dies."""
 
     def __init__(self, engine: LocalEngine, launch: LaunchSpec, count: Iterator[int]) -> None:
         self._engine = engine
@@ -142,7 +143,7 @@ class _Forks:
                 return
 
     def _said(self) -> Iterator[Event]:
-        """What the server and its functions say, until it has ended."""
+        """Yield the events of the server and its functions until the server has ended."""
         assert self._server.stdout is not None
         pipe = self._server.stdout.fileno()
         while True:
@@ -160,12 +161,12 @@ class _Forks:
 
     def _tell(self, command: dict[str, Any]) -> None:
         assert self._server.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `events` tells of its end
+        with contextlib.suppress(BrokenPipeError):  # `events` reports the server's end
             self._server.stdin.write(json.dumps(command).encode() + b"\n")
 
 
 def _lost_with(server: subprocess.Popen[bytes], functions: Iterable[str]) -> Iterator[Event]:
-    """The ends of functions that died with their server."""
+    """Yield the ends of functions that died with their server."""
     status = server.wait()
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
     reason = f"the process that starts functions ended, with {how}"
@@ -174,13 +175,13 @@ def _lost_with(server: subprocess.Popen[bytes], functions: Iterable[str]) -> Ite
 
 
 def function_prefix(pid: int) -> str:
-    """Begins the name of every function forked by process `pid` of this machine, and of no other."""
+    """Return the text that begins the names of all functions forked by process `pid` of this machine, and no others."""
     host = "".join(letter if letter.isalnum() or letter == "-" else "-" for letter in socket.gethostname())
     return f"{host}.{pid}-{_start_time(pid)}"
 
 
 def gone_holders(store: Store, workers: int) -> Iterator[str]:
-    """Functions of this machine that hold a lease of the run although their process has ended."""
+    """Yield the functions of this machine that hold a lease of the run although their process has ended."""
     host, _, _ = function_prefix(os.getpid()).rpartition(".")
     latest: dict[str, str] = {}
     for info in store.list(keys.LEASES):
@@ -198,7 +199,8 @@ def gone_holders(store: Store, workers: int) -> Iterator[str]:
 
 
 def _start_time(pid: int) -> str:
-    """When the process started, in the kernel's ticks; tells apart processes that reuse a number. "" if it is gone."""
+    """Return when the process started, in the kernel's ticks, to distinguish processes that reuse a number; "" if it is
+    gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

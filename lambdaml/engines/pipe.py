@@ -1,8 +1,8 @@
 """Events on a pipe, as lines of JSON. Whoever says something never waits for who reads it.
 
 The pipe has many writers, a fork server and its functions, and one reader, which may be slow or stand still. A line is
-written whole or not at all. What there is no room for waits in its writer, or is left out where a later event of its kind
-says more.
+written whole or not at all. What there is no room for waits in its writer, or is left out where a later event of its
+kind says more.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Voice:
 
 
 def line_of(event: Event) -> bytes:
-    """The event as a line of JSON in UTF-8. One that is too long loses its lists, and then the ends of its longest texts."""
+    """The event as a line of JSON in UTF-8. One that is too long loses its lists, and then the ends of its longest
+    texts."""
     record = event.to_dict()
     line = _dump(record)
     if len(line) <= LINE_BYTES:

@@ -1,7 +1,8 @@
 """Processes for pure arithmetic, started afresh: of the caller they know `sys.path` and nothing else.
 
-`multiprocessing` has a fresh process look for the standard library in the working folder first, where a `queue.py` of the
-user's may lie, and has it import the caller's script again, which must be guarded against that. Neither is done here.
+`multiprocessing` has a fresh process look for the standard library in the working folder first, where a `queue.py` of
+the user's may lie, and has it import the caller's script again, which must be guarded against that. Neither is done
+here.
 """
 
 from __future__ import annotations

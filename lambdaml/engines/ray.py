@@ -61,8 +61,8 @@ _REPORT_WAIT_S = 10.0
 """Seconds without room for any function after which that is reported."""
 
 GONE_S = 10.0
-"""Seconds without an answer from Ray's control service after which functions are asked to leave. Ray itself waits for 60,
-and then ends this process."""
+"""Seconds without an answer from Ray's control service after which functions are asked to leave. Ray itself waits for
+60, and then ends this process."""
 
 LAST_S = 20.0
 """Seconds that they may then take."""
@@ -76,8 +76,8 @@ class RayEngine:
             that this process is connected to, else `$RAY_ADDRESS`, else `local`.
         cpus: that each function takes up.
         gpus: the same; with any, functions compute on `cuda`, else on `cpu`.
-        memory_bytes: that a node must have to spare for each function, of what was not set aside for others. Ray counts,
-            and does not enforce it.
+        memory_bytes: that a node must have to spare for each function, of what was not set aside for others. Ray
+            counts, and does not enforce it.
         resources: that each function takes up of those which nodes were given by name, as `{"tpu": 1}`.
     """
 

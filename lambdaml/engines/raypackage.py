@@ -1,7 +1,7 @@
 """What travels to the nodes of a Ray cluster: the folder of the job's code, packed.
 
-Runs, the store's folder and what git ignores stay behind. Ray keeps the archive in its GCS; a folder that was sent before
-and has not changed is not sent again.
+Runs, the store's folder and what git ignores stay behind. Ray keeps the archive in its GCS; a folder that was sent
+before and has not changed is not sent again.
 """
 
 from __future__ import annotations

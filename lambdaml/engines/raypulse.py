@@ -1,8 +1,9 @@
 """Whether a Ray cluster's control service (GCS) is there, found out by asking it something now and then.
 
 Ray itself looks for a lost GCS for a minute, in silence, and then ends the process with a line of its own
-(`RAY_gcs_rpc_server_reconnect_timeout_s`); a question to it does not return until then. Nodes and functions go on for that
-long, so who knows earlier can have them leave in good order. Hence the questions are asked in a thread of their own.
+(`RAY_gcs_rpc_server_reconnect_timeout_s`); a question to it does not return until then. Nodes and functions go on for
+that long, so who knows earlier can have them leave in good order. Hence the questions are asked in a thread of their
+own.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ SEND_S = 0.5
 """Seconds between a function's messages to the desk."""
 
 LISTEN_S = 30.0
-"""Seconds that a function waits for a word from the engine with one question, so that the desk does not remember for ever
-who has died waiting."""
+"""Seconds that a function waits for a word from the engine with one question, so that the desk does not remember for
+ever who has died waiting."""
 
 LISTENERS = 10_000
 """Questions that the desk has in hand at once, those that wait included."""

@@ -46,8 +46,8 @@ class Crew(Protocol):
         """Ask all functions to leave."""
 
     def events(self) -> Iterator[Event]:
-        """What functions say, and an `EndedEvent` when each ends. Called again after an interruption; ends, if ever, when
-        there are no more functions."""
+        """What functions say, and an `EndedEvent` when each ends. Called again after an interruption; ends, if ever,
+        when there are no more functions."""
 
 
 def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) -> None:

@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class OneThread(ThreadPoolExecutor):
-    """Runs tensor work of this process, one piece at a time; torch uses exactly one thread for it, so that results
-    do not depend on the machine's cores. Work that another thread may do at once, in `here`, takes its turn, too.
+    """Runs tensor work of this process, one piece at a time. Torch uses exactly one thread for it, so that results do
+    not depend on the machine's cores. Work that another thread does at once, in `here`, takes a turn, too.
 
-    The turn is no lock: it guards no data, and only this thread ever waits for it, which holds nothing meanwhile. So
-    the user's code that runs in a turn may wait for whatever it likes.
+    A turn is not a lock: it guards no data, and only this thread ever waits for it and holds nothing meanwhile. So the
+    user's code that runs in a turn may wait for whatever it likes.
 
     Args:
-        shared: whether other threads may do work, too. What the user's code makes in one thread, such as a connection
-            to SQLite, may be of no use in another.
+        shared: Whether other threads may do work, too. An object that the user's code makes in one thread, such as a
+            connection to SQLite, may not work in another.
     """
 
     def __init__(self, shared: bool = True) -> None:

@@ -328,8 +328,8 @@ class Replica:
         return State({name: tensor.clone() for name, tensor in shared.tensors.items()}, shared.meta, frozen)
 
     def shared_state(self) -> State:
-        """The whole state, in the replica's own memory as far as that is the CPU's: to be used before the replica
-        is."""
+        """Return the whole state, in the replica's own memory where that is the CPU's. Use it before the replica
+        changes."""
         tensors, extra = extra_state(self.model)
         frozen, sha256 = self.frozen.still()
         for name, tensor in self.model.state_dict().items():

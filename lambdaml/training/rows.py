@@ -1,8 +1,8 @@
 """Gradients that touch few rows travel as those rows: `nn.Embedding(sparse=True)` and `nn.EmbeddingBag(sparse=True)`.
 
-A batch uses some of an embedding's rows, and the gradient of all others is zero. What is encoded is the flat gradient
-without those zeros, and beside it, as part `r<number of the parameter>`, the rows that are left, int64 and rising. Sums
-are taken where the rows stand, so they have the bits of dense ones, and optimizers see dense gradients.
+A batch uses some of an embedding's rows, and the gradient of all others is zero. The codec encodes the flat gradient
+without those zeros; beside it, part `r<number of the parameter>` lists the rows that are left, int64 and rising. Sums
+are taken in the places of the rows, so they have the bits of dense sums, and optimizers see dense gradients.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""A job's source: the file that its spec names and the modules beside it that it imports, however deep.
+"""A job's source is the file that its spec names and the modules beside it that it imports, however deep.
 
-What is hashed is what is loaded. Imports are read from the source (nested ones in functions, too), so that the hash is
-the same in every process and nothing is executed for it. A module is loaded anew when any of its sources has changed,
-and what it imports from beside it is then not what another project's folder has left in `sys.modules` under that name.
+The sources that are loaded are the ones that are hashed. Imports are read from the source (nested ones in functions,
+too), so that the hash is the same in every process and nothing is executed for it. A module is loaded again when any of
+its sources has changed; its imports from beside it are then loaded from its own folder, even if another project's
+folder has left modules of those names in `sys.modules`.
 
-What a job imports is sought in its own folder, then where Python looks, and last in the working folder: a file there
-that is named like a module of the standard library is not the job's business, unless the job lies there, too. For
-`package.module:Name` the job's own folder is the working folder, as with `python -m`.
+A job's imports are looked up in its own folder, then where Python looks, and last in the working folder: a file in the
+working folder that is named like a module of the standard library does not affect the job, unless the job is in that
+folder, too. For `package.module:Name` the job's own folder is the working folder, as with `python -m`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Loading a snapshot into a model, and a large one piece by piece: the model is the only copy of it in memory.
+"""This module loads a snapshot into a model, a large one piece by piece: the model is its only copy in memory.
 
-A snapshot is read by ranges, in the order in which its digest is taken, and what belongs to the model is written into
-it as it arrives. So a process that only evaluates needs no second copy, and none of the optimizer's state at all.
+A snapshot is read by ranges, in the order in which its digest is taken, and the parts of the model are written into it
+as they arrive. So a process that only evaluates needs no second copy, and no memory for the optimizer's state.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Report:
     """Says what was checked, and what was found. `faults` is empty for a run that keeps its promises.
 
     Attributes:
-        commits: The number of log entries that were replayed.
+        commits: The number of log entries up to the last that was replayed.
         updates: The number of updates that have a fate.
         pending: The number of updates that have no fate yet.
         digests: The number of digests that were compared.
