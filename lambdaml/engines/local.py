@@ -65,9 +65,9 @@ class LocalEngine:
                 [sys.executable, "-P", "-m", "lambdaml.engines.forkserver"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                bufsize=0,  # what is still buffered for a dead server would be an error when its pipe is closed
+                bufsize=0,  # bytes still buffered for a dead server would raise when its pipe is closed
                 env=environment,
-                start_new_session=True,  # Ctrl-C is the engine's to handle
+                start_new_session=True,  # the engine handles Ctrl-C
             )
         return self._server
 
@@ -152,7 +152,7 @@ class _Forks:
                 with contextlib.suppress(ValueError):  # the library of a job may have written there
                     if (event := event_of(json.loads(line))) is not None:
                         yield event
-            ended = self._server.poll() is not None  # looked at first: all that it said lies in the pipe then
+            ended = self._server.poll() is not None  # look at it first: the pipe then has all that it said
             readable, _, _ = select.select([pipe], [], [], 0.0 if ended else LOOK_S)
             data = os.read(pipe, 65536) if readable else b""
             if (readable or ended) and not data:

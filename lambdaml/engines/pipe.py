@@ -1,8 +1,8 @@
-"""Events on a pipe, as lines of JSON. Whoever says something never waits for who reads it.
+"""Events travel on a pipe as lines of JSON. A writer never waits for the reader.
 
-The pipe has many writers, a fork server and its functions, and one reader, which may be slow or stand still. A line is
-written whole or not at all. What there is no room for waits in its writer, or is left out where a later event of its
-kind says more.
+The pipe has many writers, a fork server and its functions, and one reader, which may be slow or stop reading. A line is
+written whole or not at all. A line that finds no room waits in its writer, or is dropped if a later event of its kind
+says more.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any
 from lambdaml.events import Event
 
 LINE_BYTES = 4000
-"""Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes never mix."""
+"""A line has at most this many bytes. Writes to a pipe of at most 4096 bytes are atomic, so lines of several processes
+never mix."""
 
 MOST_UNSAID = 1000
-"""Lines that wait for room in one writer."""
+"""At most this many lines wait for room in one writer."""
 
 _LATER_SAYS_MORE = {"commit", "waiting", "outage"}
 _NEVER_LOST = {"error", "ended"}
 
 
 class Voice:
-    """One writer of the pipe, which every writer sets to non-blocking."""
+    """Writes to the pipe as one of its writers. Every writer sets the pipe to non-blocking."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -35,16 +36,16 @@ class Voice:
         os.set_blocking(descriptor, False)
 
     def of_fork(self) -> Voice:
-        """The voice of a process that was forked from this one, and says nothing of what waits here."""
+        """Return the voice of a process that was forked from this one, without the lines that wait here."""
         return Voice(self._descriptor)
 
     @property
     def free(self) -> bool:
-        """Whether nothing waits to be said."""
+        """Whether no line waits for room."""
         return not self._unsaid
 
     def say(self, event: Event) -> None:
-        """Write an event, now or when there is room; see above for what may never be written."""
+        """Write an event, now or when the pipe has room. The module's docstring says which may never be written."""
         self.flush()
         kind, waiting = event.event, len(self._unsaid)
         if not waiting or kind in _NEVER_LOST or (kind not in _LATER_SAYS_MORE and waiting < MOST_UNSAID):
@@ -52,7 +53,7 @@ class Voice:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, as far as there is room. Where nobody reads any more it is forgotten."""
+        """Write the waiting lines as far as the pipe has room. If nobody reads any more, forget them."""
         try:
             while self._unsaid:
                 written = os.write(self._descriptor, self._unsaid[0])
@@ -66,7 +67,7 @@ class Voice:
             self._unsaid.clear()
 
     def finish(self) -> None:
-        """Wait until everything is written, or nobody reads any more."""
+        """Wait until all lines are written, or nobody reads any more."""
         room = select.poll()
         room.register(self._descriptor, select.POLLOUT)
         while self._unsaid:
@@ -75,8 +76,8 @@ class Voice:
 
 
 def line_of(event: Event) -> bytes:
-    """The event as a line of JSON in UTF-8. One that is too long loses its lists, and then the ends of its longest
-    texts."""
+    """Return the event as a line of JSON in UTF-8. An event that is too long loses its lists, and then the ends of its
+    longest texts."""
     record = event.to_dict()
     line = _dump(record)
     if len(line) <= LINE_BYTES:
@@ -92,5 +93,5 @@ def line_of(event: Event) -> bytes:
 
 
 def _dump(record: Mapping[str, Any]) -> bytes:
-    # What UTF-8 cannot say, a lone surrogate, becomes the escape that JSON has for it.
+    # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -1,7 +1,7 @@
-"""Processes for pure arithmetic, started afresh: of the caller they know `sys.path` and nothing else.
+"""Fresh processes for pure arithmetic know nothing of the caller but its `sys.path`.
 
-`multiprocessing` has a fresh process look for the standard library in the working folder first, where a `queue.py` of
-the user's may lie, and has it import the caller's script again, which must be guarded against that. Neither is done
+By default `multiprocessing` makes a fresh process look for the standard library in the working folder first, where a
+user's `queue.py` may be, and import the caller's script again, which must be guarded against that. Neither happens
 here.
 """
 
@@ -24,10 +24,12 @@ _SAFE_PATH = "PYTHONSAFEPATH"
 
 @contextmanager
 def fresh_processes(count: int, begin: Callable[..., None], *args: Any) -> Iterator[ProcessPoolExecutor]:
-    """So many processes, which end with the block, however it ends. Ctrl-C is the caller's to handle.
+    """Start `count` processes, which end with the block, however it ends. The caller handles Ctrl-C.
 
     Args:
-        begin: called in each of them first, with `args`.
+        count: The number of processes.
+        begin: A callable that each process calls first, with `args`.
+        args: The arguments of `begin`.
     """
     pool = _Pool(count, get_context("spawn"), _begin, (begin, *args))
     try:
@@ -41,7 +43,7 @@ def fresh_processes(count: int, begin: Callable[..., None], *args: Any) -> Itera
 
 
 class _Pool(ProcessPoolExecutor):
-    """Starts its processes when they are needed, which is in `submit`."""
+    """Starts its processes when they are needed, in `submit`."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         with _unknown():
@@ -50,7 +52,7 @@ class _Pool(ProcessPoolExecutor):
 
 @contextmanager
 def _unknown() -> Iterator[None]:
-    """Within it, what a fresh process would be told of the caller's script and working folder is hidden."""
+    """Hide the caller's script and working folder from processes that are started within the block."""
     script, safe = sys.modules["__main__"], os.environ.get(_SAFE_PATH)
     sys.modules["__main__"], os.environ[_SAFE_PATH] = ModuleType("__main__"), "1"
     try:

@@ -1,16 +1,16 @@
-"""Functions as Ray tasks, on one machine or on a cluster.
+"""The engine `ray` runs functions as Ray tasks, on one machine or on a cluster.
 
-Ray finds room for tasks, leases say who works as whom, and Ray restarts nothing (`max_retries=0`). Each function is
-asked for at once, with the workers it is meant for; one that finds no room waits in Ray's queue, and functions that
-run stand in for it until there is room: when it starts, it takes its workers back, by their leases. So nodes that
-come later are used, and those of a node that died are missed for seconds.
+Ray finds room for tasks, leases say which function works as which worker, and Ray restarts nothing (`max_retries=0`).
+All functions are asked for at once, each with its workers. A function that finds no room waits in Ray's queue, and
+running functions are its backup until it starts; then it takes its workers back, by their leases. So nodes that join
+later are used, and the functions of a node that died are missing for seconds only.
 
-Functions and engine meet at the *desk*, a small actor on the head node: events go there twice a second, and the answer
-says whether to leave and whom to stand in for. A function on a node that Ray drains, as when a spot instance is given
-notice, is asked to leave.
+Functions and engine meet at the *mailbox*, a small actor on the head node. Functions send their events there twice a
+second, and the engine's answer says whether to leave and which workers to be a backup for. A function on a node that
+Ray drains, for instance because a spot instance got notice, is asked to leave.
 
-The job's code travels with its folder, as the `working_dir` of Ray's runtime environment, or is pickled by Ray where
-it was given as an object; lambdaml itself must be installed on the nodes.
+The job's code travels with its folder, as the `working_dir` of Ray's runtime environment, or is pickled by Ray if it
+was given as an object; lambdaml itself must be installed on the nodes.
 """
 
 from __future__ import annotations
@@ -46,39 +46,40 @@ except ImportError:
     raise UserError("engine 'ray' needs Ray: pip install 'lambdaml-runtime[ray]'") from None
 
 HEAD = {"node:__internal_head__": 0.001}
-"""Ray's name for the head node, whose death ends the cluster anyway; a soft affinity may end on any node."""
+"""Only the head node has this resource; its death ends the cluster anyway. A soft affinity could choose any node."""
 
 TICK_S = 0.25
-"""Seconds after which the engine looks for functions that ended without a word."""
+"""The engine looks this often, in seconds, for functions that ended without a word."""
 
 GRACE_S = 5.0
-"""Seconds without a start after which others stand in for functions that wait for room."""
+"""After this many seconds without a start, other functions become the backup of those that wait for room."""
 
 DRAIN_S = 4.0
-"""Seconds between looks for nodes that are being drained."""
+"""The engine looks this often, in seconds, for nodes that are being drained."""
 
 _REPORT_WAIT_S = 10.0
-"""Seconds without room for any function after which that is reported."""
+"""If no function has room for this many seconds, the engine reports it."""
 
 GONE_S = 10.0
-"""Seconds without an answer from Ray's control service after which functions are asked to leave. Ray itself waits for
-60, and then ends this process."""
+"""Functions are asked to leave after this many seconds without an answer from Ray's control service. Ray itself waits
+60 seconds, and then ends this process."""
 
 LAST_S = 20.0
-"""Seconds that they may then take."""
+"""Functions that were asked to leave because Ray's control service is gone may take this many seconds."""
 
 
 class RayEngine:
     """Runs each function as a Ray task.
 
     Args:
-        address: `auto`, `host:port`, or `local` for a Ray of our own, which ends with the engine. By default the Ray
-            that this process is connected to, else `$RAY_ADDRESS`, else `local`.
-        cpus: that each function takes up.
-        gpus: the same; with any, functions compute on `cuda`, else on `cpu`.
-        memory_bytes: that a node must have to spare for each function, of what was not set aside for others. Ray
-            counts, and does not enforce it.
-        resources: that each function takes up of those which nodes were given by name, as `{"tpu": 1}`.
+        address: `auto`, `host:port`, or `local` for a Ray of our own, which ends with the engine. The default is the
+            Ray that this process is connected to, else `$RAY_ADDRESS`, else `local`.
+        cpus: The number of CPUs that each function takes up.
+        gpus: The number of GPUs that each function takes up. With any, functions compute on `cuda`, else on `cpu`.
+        memory_bytes: The memory that Ray sets aside on a node for each function. Ray only counts it and does not
+            enforce it.
+        resources: The custom resources that each function takes up, by the names that nodes give them, such as
+            `{"tpu": 1}`.
     """
 
     takes_objects = True
@@ -108,15 +109,16 @@ class RayEngine:
         return self._compute
 
     def start(self) -> None:
-        """Connect to Ray, or start one. Not in the background, so that a wrong address leaves no run behind.
+        """Connect to Ray, or start it. This does not happen in the background, so that a wrong address leaves no run
+        behind.
 
         Raises:
-            SettingsError: there is no Ray at the address, or the process is connected to another.
+            SettingsError: If no Ray is at the address, or the process is connected to another one.
         """
         from lambdaml.storage.ray import connect
 
         connected = ray.is_initialized()
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a change to come
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a future change
         try:
             connect(self._address or None)
         except LambdaMLError as error:
@@ -130,7 +132,7 @@ class RayEngine:
             try:
                 supervise(crew, launch.functions, emit)
             finally:
-                if pulse.silent_s() < GONE_S:  # else Ray would wait for it
+                if pulse.silent_s() < GONE_S:  # else Ray would wait for its control service
                     crew.close()
         except exceptions.RayError as error:
             raise RunFailed(_gone(pulse) if pulse.silent_s() > GONE_S else f"Ray: {_line_of(error)}") from None
@@ -146,7 +148,7 @@ class RayEngine:
 
 @dataclass(slots=True)
 class _Member:
-    """One function, from asking for it to its end; `node` is where it runs, "" while it waits for room."""
+    """Holds one function from the request for it to its end. `node` is where it runs, "" while it waits for room."""
 
     name: str
     task: Any
@@ -156,7 +158,7 @@ class _Member:
 
 
 class _Crew:
-    """The functions of one call of `run`, and who is meant to work as which worker."""
+    """Manages the functions of one call of `run`, and which function should work as which worker."""
 
     def __init__(self, launch: LaunchSpec, needs: Mapping[str, Any], environment: dict[str, Any], pulse: Pulse) -> None:
         self._launch = launch
@@ -202,7 +204,7 @@ class _Crew:
 
     def events(self) -> Iterator[Event]:
         while self._members:
-            # Looked at first: whatever these said before they ended is at the desk by now.
+            # Look at them first: the mailbox has by now whatever these said before they ended.
             tasks = {member.task: member for member in self._members.values()}
             ended, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
             yield from self._heed_pulse()
@@ -219,10 +221,10 @@ class _Crew:
                 self._find_standins()
 
     def _heed_pulse(self) -> Iterator[Event]:
-        """Say so when Ray's control service is gone; functions are then asked to leave, which they can for a while.
+        """Report when Ray's control service is gone, and ask the functions to leave, which they can do for a while.
 
         Raises:
-            RunFailed: they did not.
+            RunFailed: If they did not leave.
         """
         now = time.monotonic()
         if self._gone_at is None and self._pulse.silent_s() > GONE_S:
@@ -251,7 +253,7 @@ class _Crew:
         if code == DONE and not self._over:
             self._over = True
             self.leave()
-        if code == LEFT and self._over:  # nobody need go on for him
+        if code == LEFT and self._over:  # no other function need continue its work
             code = DONE
         return EndedEvent(function=member.name, code=code, reason=reason)
 
@@ -281,10 +283,10 @@ class _Crew:
             self._tell()
 
     def _check_room(self) -> Iterator[Event]:
-        """Say so when Ray has no room for any function.
+        """Report when Ray has no room for any function.
 
         Raises:
-            RunFailed: it had none for the run's patience.
+            RunFailed: If it had no room for as long as the run's patience.
         """
         now = time.monotonic()
         if any(member.node for member in self._members.values()):
@@ -309,7 +311,7 @@ class _Crew:
         return ask(question, hopeless=lambda: self._pulse.silent_s() > GONE_S)
 
     def close(self) -> None:
-        """End what is left, if anything is, and the desk."""
+        """End the functions that are left, if any, and the mailbox."""
         for member in self._members.values():
             with contextlib.suppress(exceptions.RayError):
                 ray.cancel(member.task, force=True)
@@ -317,7 +319,7 @@ class _Crew:
 
 
 def _in_words(needs: Mapping[str, Any]) -> str:
-    """`2 CPU and 1 GPU`"""
+    """Describe resources, as in `2 CPU and 1 GPU`."""
     counts = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"]}
     words = [f"{count:g} {kind}" for kind, count in (counts | needs["resources"]).items() if count]
     words += [f"{needs['memory'] / 1e9:.3g} GB of memory"] if needs["memory"] else []
@@ -325,7 +327,7 @@ def _in_words(needs: Mapping[str, Any]) -> str:
 
 
 def _draining_nodes() -> Collection[str]:
-    found: Mapping[str, int] = ray._private.state.state.get_draining_nodes()  # Ray has no public way
+    found: Mapping[str, int] = ray._private.state.state.get_draining_nodes()  # Ray has no public call for this
     return found.keys()
 
 
@@ -338,10 +340,10 @@ def _gone(pulse: Pulse) -> str:
 
 
 def _environment(spec: str, store: str = "", emit: Emit = lambda event: None) -> dict[str, Any]:
-    """Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
+    """Return Ray's runtime environment of a function: the job's folder, unless the caller's own Ray job ships one.
 
     Raises:
-        SettingsError: the folder is too large, or cannot be sent for another reason.
+        SettingsError: If the folder is too large, or cannot be sent for another reason.
     """
     numerics = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     environment: dict[str, Any] = {"env_vars": {**ENVIRONMENT, **ONE_CORE, **numerics}}
@@ -361,7 +363,8 @@ def _environment(spec: str, store: str = "", emit: Emit = lambda event: None) ->
 
 
 def _job_folder(spec: str) -> Path | None:
-    """The folder that holds what a job's code imports from beside it; None if it is installed, or stands in no file."""
+    """Return the folder with the modules that a job's code imports from beside it; None if the code is installed, or in
+    no file."""
     module, _ = split_spec(spec)
     if module.endswith(".py"):
         return Path(module).resolve().parent
@@ -371,10 +374,10 @@ def _job_folder(spec: str) -> Path | None:
 
 
 def _outcome(task: Any) -> tuple[int, str]:
-    """The code of a function's end, and the reason if it died.
+    """Return the code of a function's end, and the reason if it died.
 
     Raises:
-        UserError: no function can run on the nodes.
+        UserError: If no function can run on the nodes.
     """
     try:
         code: int = ray.get(task)
@@ -394,5 +397,5 @@ def _outcome(task: Any) -> tuple[int, str]:
 
 def _line_of(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # A task's error carries its traceback; what it says stands at the end of that.
+    # A task's error carries its traceback; its message is at the end of that.
     return lines[-1 if isinstance(error, exceptions.RayTaskError) else 0][:300]

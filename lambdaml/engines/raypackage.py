@@ -1,7 +1,7 @@
-"""What travels to the nodes of a Ray cluster: the folder of the job's code, packed.
+"""The packed folder of the job's code is sent to the nodes of a Ray cluster.
 
-Runs, the store's folder and what git ignores stay behind. Ray keeps the archive in its GCS; a folder that was sent
-before and has not changed is not sent again.
+Runs, the store's folder and files that git ignores are not sent. Ray keeps the archive in its GCS; a folder that was
+sent before and has not changed is not sent again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from urllib.request import url2pathname
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A folder as Ray's nodes find it.
+    """Describes a folder that Ray's nodes can load.
 
     Attributes:
-        uri: by which a runtime environment names it.
-        files: that were sent; 0 if the cluster had them already.
-        size_bytes: of the archive that was sent.
+        uri: The URI by which a runtime environment names it.
+        files: The number of files that were sent; 0 if the cluster had them already.
+        size_bytes: The size of the archive that was sent.
     """
 
     uri: str
@@ -34,10 +34,11 @@ def send(folder: Path, store: str) -> Package:
     """Pack the folder and send it to the cluster that this process is connected to, unless that has it already.
 
     Args:
-        store: URL of the run's store, which may lie in the folder.
+        folder: The folder.
+        store: The URL of the run's store, which may be in the folder.
 
     Raises:
-        Exception: whatever Ray raises for a folder that is too large or cannot be read.
+        Exception: If the folder is too large or cannot be read; this is whatever Ray raises.
     """
     from ray._private.runtime_env import packaging, working_dir
 
@@ -47,8 +48,8 @@ def send(folder: Path, store: str) -> Package:
     def note(_: str, excludes: list[str] | None = None, is_file: bool = False) -> None:
         excluded.extend(excludes or [])
 
-    # Ray's own way makes the archive in the working directory, which may be the very folder that it packs, and tells
-    # nobody how large it is.
+    # Ray's own function makes the archive in the working directory, which may be the very folder that it packs, and
+    # does not say how large the archive is.
     uri: str = working_dir.upload_working_dir_if_needed(what, include_gitignore=True, upload_fn=note)["working_dir"]
     packaging.pin_runtime_env_uri(uri)
     if packaging.package_exists(uri):
@@ -64,7 +65,7 @@ def send(folder: Path, store: str) -> Package:
 
 
 def _not_sent(folder: Path, store: str) -> list[str]:
-    """Patterns, as git's, of what lies in the job's folder and is not its code."""
+    """Return patterns, in git's syntax, for files in the job's folder that are not its code."""
     patterns = ["/runs/"]
     if store.startswith("file://"):
         place = Path(url2pathname(urlsplit(store).path)).resolve()

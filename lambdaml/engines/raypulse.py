@@ -1,9 +1,9 @@
-"""Whether a Ray cluster's control service (GCS) is there, found out by asking it something now and then.
+"""The pulse finds out whether a Ray cluster's control service (GCS) is alive, by asking it something now and then.
 
-Ray itself looks for a lost GCS for a minute, in silence, and then ends the process with a line of its own
-(`RAY_gcs_rpc_server_reconnect_timeout_s`); a question to it does not return until then. Nodes and functions go on for
-that long, so who knows earlier can have them leave in good order. Hence the questions are asked in a thread of their
-own.
+Ray itself silently looks for a lost GCS for a minute, and then ends the process with a line of its own
+(`RAY_gcs_rpc_server_reconnect_timeout_s`); a question to the GCS does not return until then. Nodes and functions go on
+for that long, so if the engine knows earlier, they can still leave in good order. Therefore a thread of its own asks
+the questions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Pulse:
     """Asks the GCS which nodes are being drained, and remembers when it last answered.
 
     Args:
-        address: of the GCS, for those who read of it.
-        draining: asks it, and may not return.
-        every_s: seconds between questions.
+        address: The address of the GCS, for messages.
+        draining: A callable that asks the GCS for the nodes that are being drained. It may not return.
+        every_s: The time between questions, in seconds.
     """
 
     def __init__(self, address: str, draining: Callable[[], Collection[str]], every_s: float) -> None:
@@ -32,11 +32,11 @@ class Pulse:
         threading.Thread(target=self._go_on, name="pulse", daemon=True).start()
 
     def silent_s(self) -> float:
-        """Seconds since the latest answer was due."""
+        """Return the seconds since the latest answer was due."""
         return time.monotonic() - self._heard_at - self._every_s
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._closed.set()
 
     def _go_on(self) -> None:

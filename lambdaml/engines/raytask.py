@@ -1,5 +1,5 @@
-"""What runs in a Ray cluster for `lambdaml.engines.ray`: the body of a function's task, and the desk where functions
-and engine meet."""
+"""This code runs in a Ray cluster for `lambdaml.engines.ray`: the body of a function's task, and the mailbox where
+functions and engine meet."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from lambdaml.events import Event, StartedEvent
 from lambdaml.storage import Meter
 
 SEND_S = 0.5
-"""Seconds between a function's messages to the desk."""
+"""A function sends its messages to the mailbox this often, in seconds."""
 
 LISTEN_S = 30.0
-"""Seconds that a function waits for a word from the engine with one question, so that the desk does not remember for
-ever who has died waiting."""
+"""A function waits this many seconds for a word from the engine before it asks again, so that the mailbox does not
+remember forever the functions that died while they waited."""
 
 LISTENERS = 10_000
-"""Questions that the desk has in hand at once, those that wait included."""
+"""The mailbox handles this many questions at once, including those that wait."""
 
 ASK_S = 30.0
-"""Seconds that an answer from the desk may take."""
+"""An answer from the mailbox may take this many seconds."""
 
 _PAUSES_S = (0.1, 0.4, 1.6, 6.4)
-"""Pauses before a question to a desk that cannot be reached is repeated."""
+"""These are the pauses before a question is repeated to a mailbox that cannot be reached."""
 
 
 class Mailbox:
-    """Where the functions of a run and their engine meet: an actor of Ray. Both may repeat a message whose answer was
-    lost, so events are numbered."""
+    """Passes messages between the functions of a run and their engine, as an actor of Ray. Both may repeat a message
+    whose answer was lost, so events are numbered."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ class Mailbox:
         self._word = asyncio.Event()
 
     async def post(self, name: str, first: int, events: list[dict[str, Any]]) -> None:
-        """What a function has to say, from its event number `first` on."""
+        """Take a function's events, from its event number `first` on."""
         fresh = events[self._posted[name] - first :]
         self._posted[name] += len(fresh)
         self._events += fresh
@@ -65,7 +65,7 @@ class Mailbox:
             self._news.set()
 
     async def listen(self, name: str, heard: int, timeout_s: float) -> dict[str, Any]:
-        """What the engine has to say to a function, as soon as that may be another word than number `heard`."""
+        """Return the engine's word to a function, as soon as it may differ from word number `heard`."""
         if self._told == heard:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._word.wait(), timeout_s)
@@ -73,7 +73,7 @@ class Mailbox:
         return word | {"leave": word["leave"] or self._leaving, "number": self._told}
 
     async def take(self, seen: int, timeout_s: float) -> list[dict[str, Any]]:
-        """What functions said after the first `seen` events, as soon as there is something."""
+        """Return the events of functions after the first `seen` ones, as soon as any exist."""
         del self._events[: seen - self._taken]
         self._taken = seen
         if not self._events:
@@ -83,17 +83,17 @@ class Mailbox:
         return self._events
 
     async def tell(self, words: dict[str, dict[str, Any]], leaving: bool) -> None:
-        """What the engine has to say to functions: to each, and to all."""
+        """Take the engine's words to functions: one for each, and one for all."""
         self._words, self._leaving = words, leaving
         self._told += 1
-        self._word.set()  # for those that wait now
+        self._word.set()  # wakes those that wait now
         self._word = asyncio.Event()
 
 
 class _Line:
-    """A function's line to the desk, in a thread: a call from a task's main thread that waits gives up its CPU.
+    """Connects a function with the mailbox, in a thread: a call that waits in a task's main thread gives up its CPU.
 
-    What the function says is sent now and then; what the engine says is heard at once.
+    It sends the function's events now and then, and hears the engine's words at once.
     """
 
     def __init__(self, desk: Any, name: str) -> None:
@@ -115,7 +115,7 @@ class _Line:
         self._events.append(event.to_dict())
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the events that are left, and end the thread."""
         self._closed = True
         self._wake.set()
         self._thread.join()
@@ -131,7 +131,7 @@ class _Line:
                     self._heed(word)
                     word = self._listen()
             self._send()
-        except exceptions.RayError:  # nobody is at the desk any more
+        except exceptions.RayError:  # the mailbox is gone
             self.leaving = True
 
     def _listen(self) -> Future[dict[str, Any]]:
@@ -154,7 +154,7 @@ class _Line:
 
 
 def run_task(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
-    """The body of the task; returns the code of its end."""
+    """Run the body of the task, and return the code of its end."""
     os.environ[FUNCTION] = name
     line = _Line(desk, name)
     try:
@@ -180,12 +180,13 @@ def run_task(name: str, url: str, desk: Any, job: Any, **options: Any) -> int:
         return FAILED
     finally:
         line.close()
-        os.environ.pop(FUNCTION)  # Ray uses the process again
+        os.environ.pop(FUNCTION)  # Ray reuses the process
     return DONE if outcome == "done" else LEFT
 
 
 def ask(question: Callable[[], Any], hopeless: Callable[[], bool] = lambda: False) -> Any:
-    """The desk's answer; asked again a few times while Ray cannot reach it and that is not hopeless."""
+    """Return the mailbox's answer, and repeat the question a few times if Ray cannot reach it and it is not
+    hopeless."""
     for pause_s in _PAUSES_S:
         try:
             return ray.get(question(), timeout=ASK_S)

@@ -1,7 +1,7 @@
-"""What this machine has: cores and memory, as far as the container that this process runs in may use them.
+"""This module measures the machine: the cores and the memory that this process's container may use.
 
-psutil tells what the whole machine has. A container's limits stand in the files of its control group: version 2 has one
-tree of groups, version 1 has one for each kind of resource. A group's limit holds for all groups below it.
+psutil tells what the whole machine has. A container's limits are in the files of its control group: version 2 has one
+tree of groups, version 1 has one for each kind of resource. A group's limit applies to all groups below it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
 _NO_LIMIT_BYTES = 2**60
-"""Version 1 writes a number beyond this one where memory has no limit."""
+"""Version 1 writes a number greater than this one if memory has no limit."""
 
 
 def cores() -> int:
-    """The cores that this process may use, at least 1: by its affinity, and by its container's share of the CPU."""
+    """Return how many cores this process may use by its affinity and its container's CPU share; at least 1."""
     import psutil
 
     count = float(psutil.cpu_count() or 1)
-    with suppress(AttributeError):  # macOS knows no affinity
+    with suppress(AttributeError):  # macOS has no affinity
         count = min(count, len(os.sched_getaffinity(0)))
     for group in _own_groups("cpu"):
         with suppress(OSError, ValueError):
@@ -37,7 +37,7 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """The memory that this process may use, all of it, whether it is free or not."""
+    """Return all memory that this process may use, whether it is free or not."""
     import psutil
 
     limits = [limit for group in _own_groups("memory") if (limit := _limit_bytes(group)) is not None]
@@ -45,7 +45,7 @@ def memory_bytes() -> int:
 
 
 def free_memory_bytes() -> int:
-    """The memory that this process can still get, with what the system would free for it."""
+    """Return the memory that this process can still get, including what the system would free for it."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -58,7 +58,7 @@ def free_memory_bytes() -> int:
 
 
 def _own_groups(resource: str) -> Iterator[Path]:
-    """The folders of this process's groups, the innermost first, up to the root that the container sees."""
+    """Yield the folders of this process's groups, the innermost first, up to the root that the container sees."""
     with suppress(OSError, ValueError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, resources, path = line.split(":", 2)
@@ -78,7 +78,7 @@ def _limit_bytes(group: Path) -> int | None:
 
 
 def _used_bytes(group: Path) -> int:
-    """The memory that the group uses, without files that the system would drop."""
+    """Return the memory that the group uses, without cached files that the system would drop."""
     names = ("memory.current", "memory.usage_in_bytes")
     used = next(int((group / name).read_text()) for name in names if (group / name).is_file())
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())

@@ -1,7 +1,7 @@
-"""Functions are kept going until the run has ended: the same for every engine whose functions can die alone.
+"""The supervisor keeps functions going until the run has ended, for every engine whose functions can die one by one.
 
-The engine says how one is started and what is heard of them; who is replaced, what is an error, and when it is hopeless
-is decided here.
+The engine starts functions and passes on their events. This module decides which are replaced, what is an error, and
+when to give up.
 """
 
 from __future__ import annotations
@@ -16,46 +16,48 @@ from lambdaml.events import Emit, EndedEvent, ErrorEvent, Event, UsageEvent
 from lambdaml.storage import MeterReading, StoreUnavailable
 
 DONE, LEFT, FAILED = 0, 1, 2
-"""How a function ended, in the `code` of its "ended" event: the run has ended, others must go on, it said what went
-wrong. Everything else is a death."""
+"""The `code` of an `EndedEvent` says how a function ended: the run has ended, it left and others must go on, or it
+failed and reported its error. Any other code is a death."""
 
 DIED = 70
-"""Such a `code` for a function that ended without a word and was not killed by a signal."""
+"""A function that ended without a word and was not killed by a signal has this `code`."""
 
 MAX_BARREN = 5
-"""Times that as many functions as there are may die without any commit in between."""
+"""The run fails when functions have died more often than this number times the number of functions, without any commit
+in between."""
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""Settings of glibc's allocator that keep freed memory for the next step, instead of faulting in fresh pages."""
+"""These settings make glibc's allocator keep freed memory for the next step, instead of faulting in fresh pages."""
 
 ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""A function computes on one core, so that its bits do not depend on the machine."""
+"""These settings make a function compute on one core, so that its bits do not depend on the machine."""
 
 
 class Crew(Protocol):
-    """The functions of one call of `Engine.run`."""
+    """Declares what an engine provides for the functions of one call of `Engine.run`."""
 
     def start(self, index: int, dead: Sequence[str]) -> str:
-        """Start function number `index`; returns its name, which is unique among all functions of the run, ever.
+        """Start function number `index`, and return its name, which no other function of the run ever has.
 
         Args:
-            dead: functions that are known to be dead by now; the list goes on growing.
+            index: The number of the function, from 0.
+            dead: The functions that are known to be dead by now. The list keeps growing.
         """
 
     def leave(self) -> None:
         """Ask all functions to leave."""
 
     def events(self) -> Iterator[Event]:
-        """What functions say, and an `EndedEvent` when each ends. Called again after an interruption; ends, if ever,
-        when there are no more functions."""
+        """Yield the functions' events, and an `EndedEvent` when one ends. It is called again after an interruption, and
+        need not end before all functions have."""
 
 
 def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) -> None:
-    """Run so many functions until the run has ended.
+    """Keep this many functions running until the run has ended.
 
     Raises:
-        KeyboardInterrupt: once all have left.
-        LambdaMLError: what made a function give up for good.
+        KeyboardInterrupt: If it was interrupted, once all functions have left.
+        LambdaMLError: If this error made a function give up for good.
     """
     gone = list(dead)
     running: dict[str, int] = {}
@@ -72,7 +74,7 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
             elif event.event == "error":
                 revived = _revive(event)
                 unreachable += isinstance(revived, StoreUnavailable)
-                # One function alone may lack the store. Each has had the run's patience with it before it said so.
+                # A single function may lose the store. Each waited for the run's patience before it gave up.
                 if error is None and (not isinstance(revived, StoreUnavailable) or unreachable >= functions):
                     error = revived
                     crew.leave()
@@ -108,13 +110,13 @@ def _drain(crew: Crew, running: dict[str, int], emit: Emit) -> None:
 
 
 def used(name: str, began: float, memory_bytes: int, reading: MeterReading) -> UsageEvent:
-    """What a function that began then, by `time.monotonic`, has used by now."""
+    """Return what a function has used by now that began at `began`, by `time.monotonic`."""
     seconds = round(time.monotonic() - began, 3)
     return UsageEvent(function=name, seconds=seconds, memory_bytes=memory_bytes, reading=reading)
 
 
 def error_event(name: str, error: Exception) -> ErrorEvent:
-    """What a function says when it gives up."""
+    """Return the event that a function emits when it gives up because of this error."""
     message = str(error) if isinstance(error, LambdaMLError) else f"{type(error).__name__}: {error}"
     kind, notes = type(error).__name__, tuple(getattr(error, "__notes__", ()))
     return ErrorEvent(function=name, type=kind, message=message[:2000], notes=notes)

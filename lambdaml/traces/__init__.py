@@ -1,8 +1,8 @@
-"""Traces: who computed which update from which version, and what became of it. One table for all sources.
+"""A trace says which worker computed each update, from which version, and its fate. All sources share one table.
 
 A trace comes from a run (live or simulated), or from a delay model (`lambdaml.traces.delays`). Timing and mathematics
-are separable: `lambdaml.replay_trace` runs real gradients along any trace, under another staleness rule, optimizer or
-model.
+are separable: `lambdaml.replay_trace` computes real gradients along any trace, under another staleness rule, optimizer
+or model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 TRACE_SCHEMA = 2
-"""Version of the table and its metadata."""
+"""The table and its metadata have this version."""
 
 SOURCES = ("live", "simulated", "synthetic")
 
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table. Missing values are None, but not where it is `required`."""
+    """Describes a column of the table. Missing values are None; a `required` column has none."""
 
     name: str
     type: type[int | float | str]
@@ -78,7 +78,7 @@ COLUMNS = (
     Column("polls", int, "", "reads that found nothing yet"),
     Column("puts", int, "", "writes of updates"),
 )
-"""The table's columns, in their order."""
+"""The table has these columns, in this order."""
 
 _NAMES = tuple(column.name for column in COLUMNS)
 _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
@@ -86,7 +86,7 @@ _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One quantity of two traces; None where a trace does not know it."""
+    """Holds one quantity of two traces; None if a trace does not have it."""
 
     what: str
     mine: float | None
@@ -94,15 +94,15 @@ class Compared:
 
 
 class Trace:
-    """A table of updates, in the order of the log.
+    """Holds a table of updates, in the order of the log.
 
     Attributes:
-        rows: a dict per update, with every name of `COLUMNS`.
-        meta: plain values. `source` is one of `SOURCES`; `settings` are those of the run, as `Settings` dumps them,
-            or None; `stop` says why the run ended, or is None; `commits` counts log entries; others are notes.
+        rows: A dict for each update, with every name of `COLUMNS`.
+        meta: Plain values by name. `source` is one of `SOURCES`; `settings` are those of the run, as `Settings` dumps
+            them, or None; `stop` says why the run ended, or is None; `commits` counts log entries; others are notes.
 
     Raises:
-        UserError: a row has a column that `COLUMNS` does not, or lacks a required one; or the source is unknown.
+        UserError: If a row has a column that is not in `COLUMNS`, or lacks a required one, or the source is unknown.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
@@ -119,7 +119,8 @@ class Trace:
 
     @staticmethod
     def of(run: RunReader, source: str = "live") -> Trace:
-        """The trace of a run, as far as its log goes. A few requests for each log entry and part of the trace."""
+        """Return the trace of a run, as far as its log goes. It takes a few requests for each log entry and each part
+        of the trace."""
         from lambdaml.traces.attribution import trace_rows
 
         rows = trace_rows(run)
@@ -136,30 +137,30 @@ class Trace:
 
     @property
     def settings(self) -> Settings | None:
-        """Of the run; None for a trace that comes from none.
+        """The settings of the run; None for a trace that comes from no run.
 
         Raises:
-            SettingsError: they are not those of a run.
+            SettingsError: If they are not the settings of a run.
         """
         settings = self.meta["settings"]
         return make_settings(**settings) if settings is not None else None
 
     @property
     def workers(self) -> int:
-        """How many workers there are."""
+        """The number of workers."""
         settings = self.settings
         return settings.workers if settings else 1 + max((row["worker"] for row in self.rows), default=0)
 
     @property
     def staleness(self) -> Staleness:
-        """Of the applied updates."""
+        """The staleness of the applied updates."""
         return Staleness.of([row["staleness"] for row in self.rows if row["fate"] == "applied"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a Parquet file; `load` gives back every bit. Any Parquet reader can read the table.
+        """Write a Parquet file; `load` restores every bit. Any Parquet reader can read the table.
 
         Raises:
-            UserError: the file cannot be written, or pyarrow is not installed.
+            UserError: If the file cannot be written, or pyarrow is not installed.
         """
         schema = _schema(self.meta)
         columns = [[row[name] for row in self.rows] for name in _NAMES]
@@ -173,11 +174,11 @@ class Trace:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Trace:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file cannot be read or holds no trace, or pyarrow is not installed.
-            NewerSchema: it was written by a newer lambdaml.
+            UserError: If the file cannot be read or holds no trace, or pyarrow is not installed.
+            NewerSchema: If a newer lambdaml wrote the file.
         """
         name = os.fspath(path)
         schema = _schema({})
@@ -201,13 +202,13 @@ class Trace:
         return Trace(table.to_pylist(), meta)
 
     def compare(self, other: Trace) -> list[Compared]:
-        """This trace beside another, quantity by quantity: a simulated one beside what really happened."""
+        """Compare this trace with another, quantity by quantity; for instance a simulated one with the real one."""
         mine, theirs = _quantities(self), _quantities(other)
         return [Compared(what, mine[what], theirs[what]) for what in mine]
 
 
 def _schema(meta: Mapping[str, Any]) -> pyarrow.Schema:
-    """The table's schema, with the trace's metadata in it."""
+    """Return the table's schema, with the trace's metadata in it."""
     try:
         import pyarrow
     except ImportError:
@@ -236,6 +237,6 @@ def _quantities(trace: Trace) -> dict[str, float | None]:
 
 
 def _total(rows: list[Row], *names: str) -> int | None:
-    """The sum of what is known; None if nothing is."""
+    """Return the sum of the known values; None if none is known."""
     known = [row[name] for row in rows for name in names if row[name] is not None]
     return sum(known) if known else None

@@ -1,5 +1,5 @@
-"""Where staleness comes from: each step between an update's base and its own is booked on the phase of the update's
-life in which it was committed.
+"""Attribution shows where staleness comes from: each step between an update's base and its own step is attributed to
+the phase of the update's life in which it was committed.
 
     base committed ... started ... computed, encoded | upload | found, waited for ... committed
     |---- storage ----|-------- compute -------------|-storage-|--------- wait -------------|
@@ -8,10 +8,11 @@ life in which it was committed.
 * compute: while the gradient waited for the compute thread, was computed, encoded and packed;
 * wait: from then on until its own step. `tau_delivery` is the part of it before the log's writer had read the update.
 
-Each step falls into exactly one, so tau = tau_storage + tau_compute + tau_wait. A step's time is on the clock of the
-function that wrote the log, the phases are on that of the function that published the update: `lambdaml.traces.clocks` bounds
-the difference, and a step is uncertain where a phase boundary lies within that bound. What the log's order says is
-certain: a step of the update's own commit, or after the writer had read it, belongs to wait.
+Each step falls into exactly one phase, so tau = tau_storage + tau_compute + tau_wait. A step's time is on the clock of
+the function that wrote the log, and the phases are on the clock of the function that published the update.
+`lambdaml.traces.clocks` bounds the difference; a step is uncertain if a phase boundary lies within that bound. The
+order of the log is certain: a step of the update's own commit, or after the writer had read the update, belongs to
+wait.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _MOMENTS = ("started_s", "published_s", "applied_s")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Mean staleness by the phase of the update's life in which the intervening steps were committed; adds up."""
+    """Holds the mean staleness by the phase of the update's life in which the intervening steps were committed. The
+    three add up to the mean staleness."""
 
     storage: float
     compute: float
@@ -53,19 +55,21 @@ class Split:
 
     @staticmethod
     def of(rows: Iterable[Mapping[str, Any]]) -> Split | None:
-        """Of a trace's rows, as far as they are attributed; None if none is."""
+        """Split the staleness of those of a trace's rows that are attributed; return None if none is."""
         known = [row for row in rows if row.get("tau_wait") is not None]
         return Split(*(fmean(row[f"tau_{phase}"] for row in known) for phase in PHASES)) if known else None
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseShare:
-    """Some of a trace's applied updates.
+    """Sums up a part of a trace's applied updates.
 
     Attributes:
-        first, last: the versions or the worker that it is of.
-        age_s: mean time from the commit of their bases to their own; None where it is not known.
-        split: of those that are attributed; None if none is.
+        first, last: The first and the last version of the part, or its worker.
+        updates: The number of updates in the part.
+        staleness: The distribution of their staleness.
+        age_s: The mean time from the commit of their bases to their own commit; None if it is unknown.
+        split: The mean staleness by phase of the updates that are attributed; None if none is.
     """
 
     first: int
@@ -78,21 +82,24 @@ class PhaseShare:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """The staleness of a trace.
+    """Sums up the staleness of a trace.
 
     Attributes:
-        effective: staleness; see `lambdaml.traces.effective`.
-        counts: applied updates by staleness.
-        ages_s: `mean`, `p50`, `p95`, `max` of the seconds from base to step; None where they are not known.
-        attributed: applied updates whose steps are booked on phases; of the others measurements were lost.
-        split: means over those, in steps.
-        store: the share of their steps that were committed while the store moved something: before the function had
-            the newer state, during the upload, and until the log's writer had read the update. What a store without
-            latency would have removed, had the steps come at the same pace; None where it is not known.
-        uncertain: the share of their steps whose phase may be another, clocks being as far apart as they can be.
-        clock_s: how far that is, at most.
-        workers: one each.
-        trend: in the order of versions, in at most `TREND` parts.
+        applied: The number of applied updates.
+        staleness: The distribution of their staleness.
+        effective: The effective staleness; see `lambdaml.traces.effective`.
+        counts: The number of applied updates by staleness.
+        ages_s: The `mean`, `p50`, `p95` and `max` of the seconds from base to step; None if they are unknown.
+        attributed: The number of applied updates whose steps are attributed to phases; for the others, measurements
+            were lost.
+        split: The mean staleness of the attributed updates by phase, in steps.
+        store: The share of their steps that were committed while the store moved something: before the function had the
+            newer state, during the upload, and until the log's writer had read the update. A store without latency
+            would have removed this share if the steps had come at the same pace. None if it is unknown.
+        uncertain: The share of their steps that may belong to another phase, because clocks may differ by `clock_s`.
+        clock_s: The greatest difference that clocks may have, in seconds.
+        workers: One part for each worker.
+        trend: At most `TREND` parts, in the order of versions.
     """
 
     applied: int
@@ -113,7 +120,7 @@ TREND = 10
 
 
 def explain(rows: Iterable[Mapping[str, Any]]) -> Explained:
-    """Sum up where the staleness of a trace comes from: `Trace.rows`, or what `Run.trace` gives."""
+    """Sum up where the staleness of a trace comes from. `rows` are `Trace.rows`, or those that `Run.trace` returns."""
     applied = [row for row in rows if row["fate"] == "applied"]
     known = [row for row in applied if row.get("tau_wait") is not None]
     steps = sum(row["staleness"] for row in known)
@@ -157,13 +164,14 @@ def _percentiles(ordered: Sequence[float]) -> dict[str, float]:
 
 @dataclass(slots=True)
 class Measured:
-    """What functions wrote into the trace of a run.
+    """Holds what functions wrote into the trace of a run.
 
     Attributes:
-        updates: by worker and number; moments are on the function's own clock.
-        hellos: when each function began to write its first part, and the store's date of that.
-        answered: when that part had been written.
-        arrived: by function and commit, when it had read each of the commit's updates; None for those it never saw.
+        updates: The measurements of each update, by worker and number. Moments are on the function's own clock.
+        hellos: When each function began to write its first part, and the store's date of that part.
+        answered: When each function had written that part.
+        arrived: When a function had read each of a commit's updates, by function and commit; None for updates that it
+            never saw.
     """
 
     updates: dict[tuple[int, int], _Row] = field(default_factory=dict)
@@ -172,7 +180,7 @@ class Measured:
     arrived: dict[tuple[str, int], list[float | None]] = field(default_factory=dict)
 
     def add(self, row: _Row, function: str, date_s: float) -> None:
-        """Take a row of a part that was dated `date_s` by the store."""
+        """Add a row of a part that the store dated `date_s`."""
         kind = row["kind"]
         if kind == "update":
             self.updates[row["worker"], row["seq"]] = row
@@ -185,11 +193,12 @@ class Measured:
 
 
 def trace_rows(run: RunReader) -> list[_Row]:
-    """One row per update of a run that has a fate, in the order of the log; columns as in `lambdaml.traces`.
+    """Return one row for each update of a run that has a fate, in the order of the log, with the columns of
+    `lambdaml.traces`.
 
-    Each row joins what the log says with what the function that published the update measured, and says where its
-    staleness comes from. A function that was killed takes at most its last 15 seconds of measurements with it: there
-    the phases are missing.
+    Each row joins what the log says with what the function that published the update measured, and says where the
+    update's staleness comes from. If a function was killed, at most its last 15 seconds of measurements are lost; for
+    these updates the phases are missing.
     """
     measured = Measured()
     for function, info, row in run.trace_rows("update", "function", "clock", "arrivals"):
@@ -198,7 +207,7 @@ def trace_rows(run: RunReader) -> list[_Row]:
 
 
 def _logged(schedule: str) -> bool:
-    """Whether functions follow the log; False, too, where the schedule is not known here."""
+    """Return whether functions follow the log; False also if the schedule is not known here."""
     try:
         return not SCHEDULES.make(schedule).deterministic
     except UserError:
@@ -206,12 +215,14 @@ def _logged(schedule: str) -> bool:
 
 
 def join(commits: Sequence[Commit], measured: Measured, logged: bool) -> list[_Row]:
-    """One row per update that has a fate, in the order of the log: what the log says, what its function measured, and
-    where its staleness comes from. Columns as in `lambdaml.traces`; what is not known is left out.
+    """Return one row for each update that has a fate, in the order of the log: what the log says, what its function
+    measured, and where its staleness comes from. The columns are those of `lambdaml.traces`; unknown values are left
+    out.
 
     Args:
-        commits: the whole log.
-        logged: whether functions follow the log; with an deterministic schedule they come to a commit before it is logged.
+        commits: The whole log.
+        measured: The measurements of functions.
+        logged: Whether functions follow the log. With a deterministic schedule they reach a commit before it is logged.
     """
     table = _Table(commits, measured, logged)
     return [row for commit in commits for row in table.rows(commit)]
@@ -248,7 +259,7 @@ class _Table:
             yield row | {name: value for name, value in phases.items() if name not in ("kind", *row)}
 
     def _placed(self, function: str, moment_s: float) -> float | None:
-        """Seconds since the run's first writer began; None where clocks cannot be compared."""
+        """Convert a moment to seconds since the run's first writer began; return None if clocks cannot be compared."""
         offset = self._clocks.offset(function, self._root)
         if self._began is None or offset is None:
             return None
@@ -265,8 +276,8 @@ class _Table:
         return round(float(commit.time_s - moment - offset.seconds), 6)
 
     def _attributed(self, commit: Commit, base: int, version: int, phases: _Row, arrived: float | None) -> _Row:
-        """The steps base+1 ... version-1 by phase; nothing where what it takes was lost."""
-        between = slice(base, version - 1)  # by version - 1
+        """Count the steps base+1 ... version-1 by phase; return nothing if the measurements for it were lost."""
+        between = slice(base, version - 1)  # a version's index is version - 1
         if base == version - 1:
             return {"tau_storage": 0, "tau_compute": 0, "tau_wait": 0, "tau_delivery": 0, "tau_uncertain": 0}
         if not phases:
@@ -275,7 +286,7 @@ class _Table:
         if not np.isfinite(uncertainty_s).all():
             return {}
         same = self._writer[between] == self._writers.index(commit.function)
-        decided = np.arange(base + 1, version) > commit.version  # in its own commit
+        decided = np.arange(base + 1, version) > commit.version  # the step is in the update's own commit
         read = same & (self._moments[between] >= arrived) if arrived is not None else np.zeros_like(same)
         started, published = phases["started_s"], phases["published_s"]
         sent = published - phases["upload_s"]
@@ -296,7 +307,7 @@ class _Table:
         return {name: int(count) for name, count in counts.items()} | {"clock_s": float(uncertainty_s.max().round(6))}
 
     def _seen_by(self, function: str, steps: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """When these steps were committed on the function's clock, and how far off that may be; in seconds."""
+        """Return when these steps were committed on the function's clock, and how far off that may be, in seconds."""
         moments, uncertainty_s = self._moments[steps].copy(), np.zeros(steps.stop - steps.start)
         for number in np.unique(self._writer[steps]):
             offset = self._clocks.offset(self._writers[number], function)
@@ -307,7 +318,7 @@ class _Table:
 
 
 def _decided(commit: Commit) -> Iterator[tuple[Entry, int | None]]:
-    """The entries of a commit in order, each with the version that its step makes."""
+    """Yield the entries of a commit in order, each with the version that its step makes."""
     for version, step in enumerate(commit.steps, commit.version + 1):
         yield from ((entry, version) for entry in step)
     yield from ((entry, None) for entry in commit.refused)

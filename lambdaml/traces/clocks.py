@@ -1,14 +1,14 @@
-"""Clock differences between functions, from what must have happened before what. No synchronised clock is assumed.
+"""This module derives clock differences between functions from the order of events. It assumes no synchronised clock.
 
-Each clock is an unknown offset away from one scale. That an event on clock a came before an event on clock b bounds the
-difference of their offsets from one side: an object is read after its put began, a log entry is followed after it was
-made, and the first object that a function wrote has a date of the store's between its begin and its return. With
-traffic in both directions that bounds each pair from both sides, as NTP does with the round trip of least delay, and
-bounds go from clock to clock: the tightest are the shortest paths (difference constraints; Bellman 1958).
+Each clock has an unknown offset from one scale. If an event on clock a came before an event on clock b, this bounds the
+difference of their offsets from one side: an object is read after its put began, a log entry is applied after it was
+made, and the store dates the first object that a function wrote between the begin and the return of its put. With
+traffic in both directions each pair is bounded from both sides, as in NTP by the round trip of least delay. Bounds also
+chain from clock to clock: the tightest are the shortest paths (difference constraints; Bellman 1958).
 
-The estimate is the middle of what is possible; its uncertainty half the width. Clocks are taken to run at one rate; if
-they drift so far apart that bounds contradict each other, all are widened by the least amount (to a factor of two) that
-reconciles them.
+The estimate is the middle of the possible range; its uncertainty is half the width. All clocks are assumed to run at
+one rate; if they drift so far apart that bounds contradict each other, all bounds are widened by the least amount (to a
+factor of two) that reconciles them.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 STORE = ""
-"""The name of the store's clock, which dates objects."""
+"""The store's clock, which dates objects, has this name."""
 
 DATE_S = 0.01
-"""What a store's date may lag behind the truth: file systems take it from the last tick of the kernel. Where a date is
-in whole seconds, as on S3, it is taken to be cut off, and may lag by one."""
+"""A store's date may lag behind the truth by this much, since file systems take it from the last tick of the kernel. A
+date in whole seconds, as on S3, is assumed to be rounded down, and may lag by one second."""
 
-_ROUNDING_S = 2e-6  # times stand in the bucket with six digits
+_ROUNDING_S = 2e-6  # the bucket holds times with six digits
 _LEAST_WIDENING_S = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """What must be added to one clock to get the other, in seconds, and how far off that may be."""
+    """Holds the seconds that must be added to one clock to get the other, and how far off they may be."""
 
     seconds: float
     uncertainty_s: float
 
 
 class Clocks:
-    """Collects what came before what; then tells offsets.
+    """Collects pairs of ordered events, and computes offsets from them.
 
     Args:
-        names: of the functions.
+        names: The names of the functions.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -54,22 +54,23 @@ class Clocks:
         self._closed: NDArray[np.float64] | None = None
 
     def order(self, first: str, first_s: float, second: str, second_s: float) -> None:
-        """An event at `first_s` on the clock `first` came before one at `second_s` on the clock `second`."""
+        """Note that an event at `first_s` on the clock `first` came before one at `second_s` on the clock `second`."""
         if first in self._index and second in self._index and first != second:
             pair = self._index[first], self._index[second]
             self._bounds[pair] = min(self._bounds[pair], second_s - first_s + _ROUNDING_S)
             self._closed = None
 
     def dated(self, name: str, before_s: float, after_s: float | None, date_s: float) -> None:
-        """The store dated an object that this function began to put at `before_s`; it was there at `after_s`."""
+        """Note that the store gave `date_s` to an object that this function began to put at `before_s`, and whose put
+        had returned at `after_s`."""
         self.order(name, before_s, STORE, date_s + (1.0 if date_s.is_integer() else DATE_S))
         if after_s is not None:
             self.order(STORE, date_s, name, after_s)
 
     def offset(self, name: str, to: str) -> Offset | None:
-        """From the clock of one function to that of another; None where nothing bounds it.
+        """Return the offset from the clock of one function to that of another; None if nothing bounds it.
 
-        Where it is bounded from one side alone, that bound is the estimate and the uncertainty infinite.
+        If it is bounded from one side alone, that bound is the estimate, and the uncertainty is infinite.
         """
         if name == to:
             return Offset(0.0, 0.0)
@@ -86,7 +87,7 @@ class Clocks:
 
 
 def _close(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tightest bounds that follow from these; widened where they contradict each other."""
+    """Return the tightest bounds that follow from these, widened if they contradict each other."""
     widening = 0.0
     while True:
         closed = bounds + widening

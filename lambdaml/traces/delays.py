@@ -1,7 +1,7 @@
-"""Delay models: synthetic staleness, seeded and the same on every machine.
+"""Delay models make synthetic staleness, which is seeded and the same on every machine.
 
-A model gives, for each iteration, how many iterations late the update of each sender comes to each receiver: drawn
-anew per (sender, receiver) pair, as in the staleness study of Dai et al. (ICLR 2019, arXiv 1810.03264).
+A model gives, for each iteration, how many iterations late each sender's update reaches each receiver. Each delay is an
+independent draw for its (sender, receiver) pair, as in the staleness study of Dai et al. (ICLR 2019, arXiv 1810.03264).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lambdaml.training.sampling import derive_seed
 
 class Delays(Protocol):
     def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
-        """Delays in iterations, 0 or more: int64 [senders, receivers]. A pure function of its arguments."""
+        """Return delays in iterations, 0 or more: int64 [senders, receivers], as a pure function of the arguments."""
 
 
 DELAYS: Registry[Delays] = Registry(
@@ -37,7 +37,7 @@ DELAYS: Registry[Delays] = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
-    """`categorical:S`: uniform on 0, 1, ..., s, with mean s/2. The staleness study's main model."""
+    """`categorical:S` is uniform on 0, 1, ..., S, with mean S/2. It is the staleness study's main model."""
 
     s: int
 
@@ -51,7 +51,7 @@ class Categorical:
 
 @dataclass(frozen=True, slots=True)
 class Geometric:
-    """`geometric:MEAN`: P(k) = p (1 - p)^k on 0, 1, ..., where p = 1 / (mean + 1). Has a long tail."""
+    """`geometric:MEAN` has P(k) = p (1 - p)^k on 0, 1, ..., where p = 1 / (mean + 1). It has a long tail."""
 
     mean: float
 
@@ -66,7 +66,8 @@ class Geometric:
 
 @dataclass(frozen=True, slots=True)
 class ClippedGaussian:
-    """`gaussian:S`: S values 0 ... range = S - 1; normal with mean range/2 and deviation range/6, rounded and clipped.
+    """`gaussian:S` has the S values 0 ... range = S - 1. It is normal with mean range/2 and standard deviation range/6,
+    rounded and clipped.
 
     Source: the staleness simulator of FLeet (arXiv 2006.07273), StalenessSimulator.java.
     """
@@ -85,15 +86,16 @@ class ClippedGaussian:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was seen elsewhere: one matrix for each iteration, of integers [senders, receivers]. The seed is ignored."""
+    """Gives delays that were recorded elsewhere: for each iteration one matrix of integers [senders, receivers]. It
+    ignores the seed."""
 
     matrices: Sequence[NDArray[Any]]
 
     def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
-        """See `Delays`.
+        """Return the recorded delays; see `Delays.matrix`.
 
         Raises:
-            SettingsError: no such delays were recorded.
+            SettingsError: If no such delays were recorded.
         """
         if not 0 <= iteration < len(self.matrices):
             raise SettingsError(f"delays were recorded for {len(self.matrices)} iterations, not for number {iteration}")
@@ -109,18 +111,21 @@ class Recorded:
 def synthetic_trace(
     delays: Delays | str, workers: int, steps: int, seed: int = 0, settings: Settings | None = None
 ) -> Trace:
-    """The trace of a run whose updates come as late as a delay model says. The one receiver is the log.
+    """Make the trace of a run whose updates are as late as a delay model says. The only receiver is the log.
 
     Iteration t is one optimizer step on the mean of all workers' updates number t; each was computed from version
-    max(0, t - d) with its own delay d. All delays 0 is BSP. `lambdaml.replay_trace` fills in samples, losses, weights.
+    max(0, t - d) with its own delay d. If all delays are 0, this is BSP. `lambdaml.replay_trace` fills in samples,
+    losses and weights.
 
     Args:
-        delays: a model, or `categorical:S`, `geometric:MEAN`, `gaussian:S`.
-        seed: of the delays.
-        settings: of the run this stands for, of as many workers and steps.
+        delays: A model, or the name of one: `categorical:S`, `geometric:MEAN`, `gaussian:S`.
+        workers: The number of workers.
+        steps: The number of optimizer steps.
+        seed: The seed of the delays.
+        settings: The settings of the run that the trace represents, with as many workers and steps.
 
     Raises:
-        SettingsError: there is no such model, or it does not fit; or the settings do not.
+        SettingsError: If there is no such model, or the model or the settings do not fit.
     """
     if workers < 1 or steps < 1:
         raise SettingsError(f"workers and steps must be 1 or more, not {workers} and {steps}")

@@ -1,14 +1,14 @@
-"""Effective staleness: the constant delay that is as hard on gradient descent as delays that vary.
+"""Effective staleness is the constant delay that is as hard on gradient descent as delays that vary.
 
 On a quadratic of curvature h, steps of size eta on gradients that are some steps old are
 
     x[t+1] = x[t] - a * (mean of x[t - staleness] over the step's updates),      a = eta h
 
 With a constant delay of d steps they converge for a < 2 sin(pi / (4 d + 2)) (Yang et al., PipeMare, 2019, arXiv
-1910.05124, lemma 1). For any other course of delays the a at which they begin to diverge is found by trying, and the
-formula, turned round, makes a delay of it. So a mean is not all there is to staleness:
+1910.05124, lemma 1). For any other course of delays we search for the a at which the steps begin to diverge, and invert
+the formula to get a delay from it. So staleness is more than its mean:
 
-* delays that scatter are easier to stand than their mean says, since they do not push in step;
+* delays that scatter are easier to tolerate than their mean suggests, since they do not push in step;
 * bursts of updates from one version are harder: n of them, of staleness 0 to n-1, are one step n times as long, which
   breaks at a = 2 / n, as a constant delay of about 0.785 n - 0.5 does.
 """
@@ -20,18 +20,18 @@ from collections.abc import Sequence
 from itertools import chain, repeat
 
 MOST_STEPS = 4_096
-"""The last ones of a course are looked at."""
+"""Only this many steps of a course, the last ones, are considered."""
 
 _HALVINGS = 10
 _DIVERGED = 1e6
 
 
 def effective_staleness(steps: Sequence[Sequence[int]]) -> float:
-    """The constant delay, in optimizer steps, that equals this course of delays.
+    """Return the constant delay, in optimizer steps, that equals this course of delays.
 
     Args:
-        steps: of each optimizer step the staleness of its updates, taken to go on like that. The more, the better; a
-            few hundred are good to some percent.
+        steps: The staleness of the updates of each optimizer step. The course is assumed to repeat. More steps are
+            better; a few hundred give a result that is accurate to some percent.
     """
     course = [list(step) for step in steps[-MOST_STEPS:] if step]
     longest = max(map(max, course), default=0)
@@ -50,7 +50,7 @@ def effective_staleness(steps: Sequence[Sequence[int]]) -> float:
 
 
 def _diverges(course: Sequence[Sequence[int]], a: float, longest: int) -> bool:
-    """Whether |x| is greater in the fourth round through the course than in the third."""
+    """Return whether |x| is greater in the fourth round through the course than in the third."""
     x = [1.0] * (longest + 1)
     for step in chain.from_iterable(repeat(course, 4)):
         if len(step) == 1:

@@ -1,8 +1,8 @@
-"""Replay of a trace: real gradients along it, under the same or another staleness rule, optimizer or model.
+"""The replay of a trace computes real gradients along it, under the same or another staleness rule, optimizer or model.
 
-No old state is kept. Versions are made in order; at each, the gradients of all updates that were computed from it are
-computed, and wait for the step that applies them. Along the trace of a run, with its own job, rule and settings, that
-gives the bits of the run.
+It keeps no old state. It makes versions in order; at each version it computes the gradients of all updates that were
+computed from it, and keeps them for the step that applies them. Along the trace of a run, with the run's own job, rule
+and settings, this gives the bits of the run.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TraceReplay:
-    """What became of the model along a trace.
+    """Holds the result of a replay.
 
     Attributes:
-        state: at the last version.
-        metrics: the job's, by version; of the last version always.
-        trace: the trace as replayed: its settings, and the weight, samples and loss of each applied update, are
-            those of the replay; all else is as it was. Where the rule discards updates, the steps that held nothing
-            else are not taken, and versions and staleness are counted without them.
-        fault: why the replay ended before the trace did: the first update that a run would have rejected where the
-            trace applies it, for instance for a gradient that is not finite. "" if it did not.
+        state: The state at the last version.
+        metrics: The job's metrics, by version; the last version is always among them.
+        trace: The trace as replayed. Its settings, and the weight, samples and loss of each applied update, are those
+            of the replay; all else is unchanged. If the rule discards all updates of a step, the step is not taken, and
+            versions and staleness are counted without it.
+        fault: Why the replay ended before the trace did: it names the first update that the trace applies and a run
+            would have rejected, for instance because its gradient is not finite. "" if the replay did not end early.
     """
 
     state: State
@@ -60,12 +60,12 @@ class TraceReplay:
 
     @property
     def version(self) -> int:
-        """Optimizer steps taken."""
+        """The number of optimizer steps that were taken."""
         return self.state.version
 
     @property
     def losses(self) -> dict[int, float]:
-        """By version: the mean loss over the samples that its step was computed from."""
+        """The mean loss over the samples of each optimizer step, by the version that the step makes."""
         sums: dict[int, tuple[float, int]] = {}
         for row in self.trace.rows:
             if row["fate"] == "applied":
@@ -87,24 +87,27 @@ def replay_trace(
 ) -> TraceReplay:
     """Train along a trace: each update is computed from the version, and applied in the step, that the trace says.
 
-    Commits hold what they held, unless the rule discards some of it; weights, samples and losses are computed anew.
-    What was refused stays refused. Computed with one thread, as functions do.
+    Commits hold the same updates as in the trace, unless the rule discards some; weights, samples and losses are
+    computed again. Refused updates stay refused. One thread computes, as in functions.
 
     Args:
-        trace: from `Trace.of(run)`, `Trace.load(path)` or `synthetic_trace`.
-        job: as in `train`; by default the run's own, with the run's arguments. It may be another one.
-        args: keyword arguments of that job's constructor.
-        staleness: what becomes of stale updates: see `lambdaml.staleness.RULES`; by default the trace's rule, else
-            `constant`.
-        optimizer: makes the optimizer of a model, in place of `job.optimizer`.
-        seed: of the initial model and the order of the data; by default the trace's, else 0.
-        evaluate_every: evaluate after at least so many versions, at the end of a commit.
-        device: `cpu`, `cuda`, or `auto`.
+        trace: A trace from `Trace.of(run)`, `Trace.load(path)` or `synthetic_trace`.
+        job: The job, as in `train`. The default is the run's own, with the run's arguments; it may be another one.
+        args: Keyword arguments of that job's constructor.
+        staleness: The rule for stale updates; see `lambdaml.staleness.RULES`. The default is the trace's rule, or
+            `constant` if it has none.
+        optimizer: A callable that makes the optimizer of a model, in place of `job.optimizer`.
+        seed: The seed of the initial model and the order of the data. The default is the trace's seed, or 0 if it has
+            none.
+        evaluate_every: The number of versions after which the model is evaluated, at the end of a commit. By default
+            only the last version is evaluated.
+        device: The device to compute on: `cpu`, `cuda`, or `auto`.
 
     Raises:
-        UserError: the trace has gaps, or an update of it was computed from a version that did not exist at the time.
-        SettingsError, JobError: the job or an option does not fit.
-        JobFailed: the job's own code raised.
+        UserError: If the trace has gaps, or one of its updates was computed from a version that did not exist at the
+            time.
+        SettingsError, JobError: If the job or an option does not fit.
+        JobFailed: If the job's own code raised.
     """
     if evaluate_every is not None and evaluate_every < 1:
         raise SettingsError(f"evaluate_every: must be 1 or more (it is {evaluate_every})")
@@ -125,7 +128,8 @@ def replay_trace(
 
 
 def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str | None, seed: int | None) -> Settings:
-    """Those of the trace as far as they do not depend on the job; for a trace without, those that `train` would take."""
+    """Return the trace's settings, with those that depend on the job replaced. For a trace without settings, return
+    those that `train` would make."""
     recorded = trace.settings
     if staleness is None:
         staleness = recorded.staleness if recorded else "constant"
@@ -148,10 +152,10 @@ class _Commit:
 
 
 def _commits(trace: Trace, workers: int) -> list[_Commit]:
-    """The trace cut into commits, each of which can follow those before it.
+    """Cut the trace into commits, each of which can follow those before it.
 
     Raises:
-        UserError: one cannot.
+        UserError: If one cannot.
     """
     commits: list[_Commit] = []
     next_seq, starts, version = [0] * workers, set(), 0
@@ -184,7 +188,7 @@ def _commits(trace: Trace, workers: int) -> list[_Commit]:
         commits.append(_Commit(version, list(steps.values()), [row for row in rows if row["fate"] != "applied"]))
         version += len(steps)
     if trace.meta.get("commits", len(commits)) == len(commits) + 1:
-        commits.append(_Commit(version, [], []))  # it does nothing but stop the run
+        commits.append(_Commit(version, [], []))  # this commit only stops the run
     return commits
 
 
@@ -205,7 +209,7 @@ def _replay(
         if row["fate"] == "applied":
             due.setdefault(row["base"], []).append(row)
     waiting: dict[tuple[int, int], Update] = {}
-    versions: dict[int, int] = {}  # the trace's to the replay's, where a commit starts
+    versions: dict[int, int] = {}  # maps the trace's versions to the replay's, where a commit starts
     metrics: dict[int, dict[str, float]] = {}
     done: list[Row] = []
     fault = ""
@@ -246,7 +250,7 @@ def _replay(
 
 
 def _told(rows: Mapping[tuple[int, int], Row], commit: Commit) -> list[Row]:
-    """What became of those updates that the trace applies."""
+    """Return the rows of those updates that the trace applies, with their fates in the replay."""
     told = []
     for version, step in enumerate(commit.steps, commit.version + 1):
         for entry in step:
@@ -263,14 +267,14 @@ def _facts(entry: Entry) -> Row:
 
 
 def _computed(replica: Replica, row: Row) -> Update:
-    """An update, computed at the replica's version. Its body is its own."""
+    """Compute an update at the replica's version. It has a body of its own."""
     update = replica.update(row["worker"], row["seq"], _generation(row), row["function"] or "")
     update.fault = replica.check(update)
     return update
 
 
 def _refused(row: Row) -> Update:
-    """Stands for an update that no step uses, so that nobody need compute it."""
+    """Return a placeholder for an update that no step uses, so that nobody need compute it."""
     fault = (row["reason"] or "rejected") if row["fate"] == "rejected" else ""
     samples, loss = row["samples"] or 0, math.nan if row["loss"] is None else row["loss"]
     return Update(

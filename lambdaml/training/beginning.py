@@ -73,8 +73,7 @@ def _write_first(store: Store, state: State) -> None:
 
 
 def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
-    """Return the state that the run begins with, and the memory that the run needs. Only this function builds the
-    model."""
+    """Return the state that the run begins with, and the memory that the run needs. The model is built only here."""
     from lambdaml.training.examine import rehearse
     from lambdaml.training.replica import Replica
 

@@ -152,7 +152,7 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Call a function that calls the job's code, in the thread where all of that code runs. Ctrl-C does not wait for
+    """Call a function that uses the job's code, in the thread where all of that code runs. Ctrl-C does not wait for
     it."""
     found = engine.compute.submit(function, *args, **options)
     try:
@@ -176,8 +176,7 @@ def _warn(on_event: Emit, texts: Iterable[str]) -> None:
 
 
 def _opened(store: str | Store, on_event: Emit) -> Patient:
-    """Open the store, with no patience yet: if it cannot be reached before anything has begun, its URL may be
-    misspelt."""
+    """Open the store, with no patience yet: if it cannot be reached before the run begins, its URL may be misspelt."""
     return Patient(store if isinstance(store, Store) else open_store(store), Patience(0.0, tell=tell_outages(on_event)))
 
 

@@ -152,8 +152,7 @@ class Evaluations:
         self._emit(event)
 
     def join(self) -> None:
-        """Wait for all evaluations. It emits `EvaluatingEvent` meanwhile, so that whoever takes events can interrupt
-        it."""
+        """Wait for all evaluations, and emit `EvaluatingEvent` meanwhile, so that `emit` can interrupt it."""
         for future in self._futures:
             while not wait((future,), _TELL_S).done:
                 self._emit(EvaluatingEvent())
