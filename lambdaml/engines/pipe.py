@@ -41,7 +41,7 @@ class Voice:
 
     @property
     def free(self) -> bool:
-        """Whether no line waits for room."""
+        """True if no line waits for room."""
         return not self._unsaid
 
     def say(self, event: Event) -> None:

@@ -41,8 +41,8 @@ def loading() -> bool:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Split `path/file.py:Name` or `package.module:Name` into the module and the name, "" if there is none. Paths may
-    hold colons."""
+    """Split `path/file.py:Name` or `package.module:Name` into the module and the name, "" without one. Paths may hold
+    colons."""
     if spec.endswith(".py"):
         return spec, ""
     path, mark, name = spec.rpartition(".py:")
