@@ -1,8 +1,7 @@
 """Train the digits on Ray, by Ray Train or by lambdaml: `python ray_train.py [ray-train|lambdaml] STORAGE`.
 
 Ray Train starts a gang of workers when there is room for all, and if one is lost, all start again at a checkpoint that
-the loop wrote. lambdaml's functions begin one by one; if one is lost, the others continue, and no code restores
-anything.
+the loop wrote. lambdaml's functions begin one by one; if one is lost, the others continue.
 """
 
 import sys

@@ -7,7 +7,7 @@ from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, Stor
 _DENIED = frozenset({"AccessDenied", "AuthorizationFailure", "AuthorizationPermissionMismatch", "InvalidBucketName"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to a key that this store knows"
-_EXPIRED = "the session token has expired; get new credentials (`aws sso login`, or AWS_SESSION_TOKEN anew) and resume"
+_EXPIRED = "the session token has expired; get new credentials (`aws sso login`, or a new AWS_SESSION_TOKEN) and resume"
 _DISABLED = "the account is disabled or not signed up; ask whoever pays for it"
 _AZURE = "the key, token or this machine's clock is wrong; set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 _TO_DO = {
@@ -15,7 +15,7 @@ _TO_DO = {
     "ExpiredTokenException": _EXPIRED,
     "RequestExpired": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
-    "InvalidToken": "the session token is not one of this access key's; unset AWS_SESSION_TOKEN, or set all three anew",
+    "InvalidToken": "the session token is not one of this access key's; unset AWS_SESSION_TOKEN, or set all three again",
     "RequestTimeTooSkewed": "this machine's clock and the store's differ by more than 15 minutes; set this machine's clock",
     "InvalidAccessKeyId": f"the store does not know the access key (mistyped, disabled, deleted or another's); {_KEYS}",
     "SignatureDoesNotMatch": f"the secret key is not that of the access key; {_KEYS}",

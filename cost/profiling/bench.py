@@ -202,7 +202,7 @@ class Bench:
         begun = self.clock()
         replica.codec.add(read.body, 1.0, total, slice(0, replica.size))
         times.apply_s.append(self.clock() - begun)
-        times.update_bytes = len(data) - len(replace(update, body={}).pack())
+        times.update_bytes = sum(array.nbytes for array in update.body.values())
         return read
 
     def snapshot(self) -> tuple[int, int, float]:

@@ -55,7 +55,7 @@ def rehearse(job: Job, seed: int) -> float:
     if not same or second.state().digest() != first.state().digest():
         what = "" if first.scheduler is None else f" and {type(first.scheduler).__name__}"
         raise JobError(
-            f"{type(first.optimizer).__name__}{what} of {type(job).__name__} cannot be stopped and gone on with: "
+            f"{type(first.optimizer).__name__}{what} of {type(job).__name__} cannot be stopped and resumed: "
             "state_dict() and load_state_dict() do not carry all that changes"
         )
     return first.share()
@@ -75,7 +75,7 @@ def _demand_nothing_else(job: Job, one: Any, other: Any) -> None:
             _demand_nothing_else(job, value, now)
         elif isinstance(value, bool | int | float | str) and value != now and name not in _OF_TORCH:
             raise JobError(
-                f"{type(one).__name__} of {type(job).__name__} cannot be stopped and gone on with: it keeps {name!r} where "
+                f"{type(one).__name__} of {type(job).__name__} cannot be stopped and resumed: it keeps {name!r} where "
                 "state_dict() and load_state_dict() do not carry it"
             )
 

@@ -20,7 +20,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 _ELSEWHERE = {
     "sampler": "samples are dealt to the workers at random, each once an epoch: weight or repeat them in dataset()",
     "batch_sampler": "batches are dealt from the data set at random: set batch_size",
-    "shuffle": "samples are always shuffled anew each epoch",
+    "shuffle": "samples are always shuffled again each epoch",
     "drop_last": "an epoch's share is cut into equal batches, so that none need be dropped",
     "num_workers": "samples are fetched in the function's compute thread: cache what is expensive in dataset()",
     "collate_fn": "write collate(samples)",

@@ -61,7 +61,7 @@ def plateau(optimizer: Any) -> Any:
 REFUSED: dict[str, tuple[Any, str]] = {
     "state outside": (
         Made(mlp, lambda ps: Forgetful(ps, lr=0.1)),
-        "Forgetful of Made cannot be stopped and gone on with",
+        "Forgetful of Made cannot be stopped and resumed",
     ),
     "an object in the state": (Made(mlp, lambda ps: Holding(ps, lr=0.1)), "optimizer/file is a builtins.object"),
     "no loading": (Made(mlp, lambda ps: Losing(ps, lr=0.1)), "load_state_dict.* fails .*not implemented"),
