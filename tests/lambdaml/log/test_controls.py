@@ -10,25 +10,34 @@ from torch.optim.lr_scheduler import StepLR
 import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.events import Event
+from lambdaml.log.records import Control
 from lambdaml.worker import stop_watcher
 from tests.lambdaml.lab import Made, memory
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, job: Any, schedule: str, changes: list[float]) -> lambdaml.Run:
-    """A run of three workers on two functions, whose learning rate is changed as soon as the last change was heeded."""
+    """Return a run of three workers on two functions. Its learning rate is changed whenever the last change was heeded, and
+    it is cancelled once all were."""
     monkeypatch.setattr(stop_watcher, "STOP_POLL_S", 0.002)
-    store, todo = memory(), list(changes)
-    heeded = 0
+    heeded: list[Control | None] = [None]  # as if there had been one before
+    store, todo, read = memory(), list(changes), 0
 
     def on_event(event: Event) -> None:
-        nonlocal heeded
-        if event.event == "commit":
-            entries = sum(len(commit.controls) for commit in lambdaml.Run(store).log())
-            if todo and entries == heeded:
-                lambdaml.Run(store).change("lr", todo.pop(0))
-                heeded += 1
+        nonlocal read
+        if event.event != "commit":
+            return
+        run = lambdaml.Run(store)
+        for commit in run.log(read):
+            read += 1
+            heeded.extend(commit.controls)
+        while heeded:
+            heeded.pop()
+            if todo:
+                run.change("lr", todo.pop(0))
+            else:
+                run.cancel()
 
-    lambdaml.train(job, store, workers=3, functions=2, steps=120, schedule=schedule, on_event=on_event)
+    lambdaml.train(job, store, workers=3, functions=2, steps=20_000, schedule=schedule, on_event=on_event)
     return lambdaml.Run(store, job)
 
 
