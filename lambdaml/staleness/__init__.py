@@ -27,6 +27,10 @@ STALE = "stale"
 """The reason in the log entry of an update that a rule discarded."""
 
 
+Terms = tuple[list[tuple[Vector, float]], float]
+"""Vectors with their weights, and what their weighted sum is divided by."""
+
+
 class Transform(Protocol):
     """Changes gradients for a rule, inside a replica. Its state is a pure function of the log and the updates."""
 
@@ -38,12 +42,17 @@ class Transform(Protocol):
         """
 
     def terms(
-        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
-    ) -> list[tuple[Vector, float]]:
-        """Return the terms of the next step's gradient, with their weights. They are summed in this order.
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], divisor: float, parameters: Callable[[], Vector]
+    ) -> Terms:
+        """Return the terms of the next step's gradient with their weights, and what their sum is divided by.
 
-        An empty list means that the step changes no parameter. `gradients` are those of the step's entries; they are
-        read-only and must not be kept after the call.
+        They are summed in this order, and the sum is divided once, as in `lambdaml.log.commits.summed`. No terms mean that
+        the step changes no parameter.
+
+        Args:
+            entries: The step's entries. The weight of each is its factor in the plain sum.
+            gradients: The gradients of the entries. They are read-only and must not be kept after the call.
+            divisor: The divisor of the plain sum.
         """
 
     def state(self) -> dict[str, Vector]:
@@ -70,7 +79,7 @@ class Rule:
         """Return the weight of an update, or None to discard it. `log_state` is the one before the deciding commit."""
         return self.weight(entry.staleness, log_state)
 
-    def transform(self, workers: int) -> Transform | None:
+    def transform(self, workers: int, batch_size: int) -> Transform | None:
         """Return a fresh transform for a replica, or None if this rule only weighs and discards updates."""
         return None
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
-from lambdaml.staleness import Rule, Transform
+from lambdaml.staleness import Rule, Terms, Transform
 
 _TINY = 1e-7
 _VERSION = "version-"
@@ -43,7 +43,7 @@ class Dc(Rule):
         self.strength = strength
         self.window = window
 
-    def transform(self, workers: int) -> Transform | None:
+    def transform(self, workers: int, batch_size: int) -> Transform | None:
         if not self.strength:
             return None
         return Compensation(self.strength, self.decay, workers, self.window or 4 * workers)
@@ -82,8 +82,8 @@ class Compensation:
             del self._kept[min(self._kept)]
 
     def terms(
-        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
-    ) -> list[tuple[Vector, float]]:
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], divisor: float, parameters: Callable[[], Vector]
+    ) -> Terms:
         now = parameters() if any(entry.staleness for entry in entries) else None
         terms = []
         for entry, gradient in zip(entries, gradients, strict=True):
@@ -93,7 +93,7 @@ class Compensation:
                 gradient = gradient + strength * gradient * gradient * (now - read)
             self._read[entry.worker] = max(self._read[entry.worker], entry.base)
             terms.append((gradient, entry.weight))
-        return terms
+        return terms, divisor
 
     def _adapted(self, gradient: Vector) -> Vector:
         assert self._decay is not None

@@ -18,7 +18,7 @@ import numpy as np
 
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
-from lambdaml.staleness import Rule, Transform
+from lambdaml.staleness import Rule, Terms, Transform
 
 
 class Nesterov(Rule):
@@ -39,7 +39,7 @@ class Nesterov(Rule):
             raise ValueError(f"c must lie between 0 and 1/n, not {c}")
         self.beta, self.n, self.c = beta, n, c
 
-    def transform(self, workers: int) -> Transform:
+    def transform(self, workers: int, batch_size: int) -> Transform:
         n = self.n or workers
         return _Momentum(self.beta, n, min(self.c, 1 / n))
 
@@ -57,23 +57,23 @@ class _Momentum:
         pass
 
     def terms(
-        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
-    ) -> list[tuple[Vector, float]]:
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], divisor: float, parameters: Callable[[], Vector]
+    ) -> Terms:
         share = min(1.0, len(entries) / self._n)
         terms = [(gradient, entry.weight * share) for entry, gradient in zip(entries, gradients, strict=True)]
         if not self._beta:
-            return terms
+            return terms, divisor
         if self._momentum is None or self._gathered is None:
             self._momentum, self._gathered = np.zeros_like(gradients[0]), np.zeros_like(gradients[0])
         for gradient, weight in terms:
-            self._gathered = self._gathered + gradient * weight
+            self._gathered = self._gathered + gradient * (weight / divisor)
         self._count += len(entries)
         factor = self._c
         if self._count >= self._n:
             self._momentum = self._beta * self._momentum + self._gathered
             self._gathered, self._count = np.zeros_like(self._gathered), 0
             factor = 1 - self._c * self._n + self._c
-        return [*terms, (self._momentum, factor * self._beta)] if factor else terms
+        return [*terms, (self._momentum, factor * self._beta * divisor)] if factor else terms, divisor
 
     def state(self) -> dict[str, Vector]:
         state: dict[str, Vector] = {"count": np.array([self._count], np.int64)}

@@ -26,14 +26,14 @@ import numpy as np
 
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
-from lambdaml.staleness import Rule, Transform
+from lambdaml.staleness import Rule, Terms, Transform
 
 
 class Ringleader(Rule):
     """Lets every worker count the same, whatever its speed."""
 
-    def transform(self, workers: int) -> Transform:
-        return _Rounds(workers)
+    def transform(self, workers: int, batch_size: int) -> Transform:
+        return _Rounds(workers, batch_size)
 
 
 class _Table:
@@ -52,22 +52,22 @@ class _Table:
     def full(self) -> bool:
         return len(self.sums) == len(self.counts)
 
-    def mean(self) -> list[tuple[Vector, float]]:
+    def mean(self, batch_size: int) -> Terms:
         updates, samples = self.counts.T
         shares = (samples / updates).tolist()
-        total = sum(shares)
-        return [
-            (self.sums[worker] / updates[worker].astype(self.sums[worker].dtype), shares[worker] / total)
+        terms = [
+            (self.sums[worker] / updates[worker].astype(self.sums[worker].dtype), shares[worker] / batch_size)
             for worker in sorted(self.sums)
         ]
+        return terms, sum(shares) / batch_size
 
 
 class _Rounds:
     """Keeps the tables of this round and the next, and the workers that have made their step. While these are none,
     updates are being collected."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, batch_size: int) -> None:
+        self._workers, self._batch_size = workers, batch_size
         self._tables = _Table(workers), _Table(workers)
         self._stepped: set[int] = set()
 
@@ -75,16 +75,16 @@ class _Rounds:
         pass
 
     def terms(
-        self, entries: Sequence[Entry], gradients: Sequence[Vector], parameters: Callable[[], Vector]
-    ) -> list[tuple[Vector, float]]:
+        self, entries: Sequence[Entry], gradients: Sequence[Vector], divisor: float, parameters: Callable[[], Vector]
+    ) -> Terms:
         now, later = self._tables
         workers = {entry.worker for entry in entries}
         collecting = not self._stepped
         for entry, gradient in zip(entries, gradients, strict=True):
             (later if entry.worker in self._stepped else now).add(entry, gradient)
         if not now.full or (not collecting and workers <= self._stepped):
-            return []
-        terms = now.mean()
+            return [], 1.0
+        terms = now.mean(self._batch_size)
         self._stepped |= workers
         if len(self._stepped) == self._workers:
             self._stepped = set()

@@ -79,7 +79,7 @@ class Replica:
         self.device = torch.device(device)
         self.parts = Parts.of(settings)
         self.codec, self.rule = self.parts.codec, self.parts.rule
-        self.transform = self.rule.transform(settings.workers)
+        self.transform = self.rule.transform(settings.workers, settings.batch_size)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
@@ -266,17 +266,16 @@ class Replica:
     def step(self, step: tuple[Entry, ...]) -> None:
         """Take the optimizer step along the mean of what was added."""
         total, host = self._sum, self.flat.host
-        weights = shares(step)
-        moves = True
+        moves, divisor = True, self._divisor
         if self.transform is not None:
-            entries = [replace(entry, weight=weight) for entry, weight in zip(step, weights, strict=True)]
-            terms = self.transform.terms(entries, total.gradients, self.flat.values)
+            entries = [replace(entry, weight=factor) for entry, factor in zip(step, self._factors, strict=True)]
+            terms, divisor = self.transform.terms(entries, total.gradients, divisor, self.flat.values)
             for number, (vector, weight) in enumerate(terms):
                 add_to(host, vector, weight, fresh=not number)
             moves = bool(terms)
-        elif self._divisor != 1.0:
-            host /= host.dtype.type(self._divisor)
-        self.buffers.merge(total.rest, weights, total.fresh)
+        if divisor != 1.0:
+            host /= host.dtype.type(divisor)
+        self.buffers.merge(total.rest, shares(step), total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1

@@ -43,9 +43,9 @@ def test_its_word_depends_on_nothing_but_the_update_and_the_log(rule: str) -> No
 
 
 def test_what_it_makes_of_gradients_is_the_same_from_its_saved_state(rule: str) -> None:
-    whole, stream = RULES.make(rule).transform(2), np.random.RandomState(0)
+    whole, stream = RULES.make(rule).transform(2, 8), np.random.RandomState(0)
     for version in range(8 if whole else 0):
-        resumed = RULES.make(rule).transform(2)
+        resumed = RULES.make(rule).transform(2, 8)
         assert whole is not None and resumed is not None
         resumed.load({name: array.copy() for name, array in whole.state().items()})
         parameters, gradient = stream.randn(2, 4).astype(np.float32)
@@ -53,8 +53,8 @@ def test_what_it_makes_of_gradients_is_the_same_from_its_saved_state(rule: str) 
         results = []
         for transform in (whole, resumed):
             transform.begin(version, parameters.copy)
-            terms = transform.terms([entry], [gradient.copy()], parameters.copy)
-            results.append([(array.tolist(), weight) for array, weight in terms])
+            terms, divisor = transform.terms([entry], [gradient.copy()], 1.0, parameters.copy)
+            results.append((divisor, [(array.tolist(), weight) for array, weight in terms]))
         assert results[0] == results[1]
 
 
