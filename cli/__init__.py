@@ -11,19 +11,22 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Be the `lambdaml` command, reproducible unless a verb or its run is not: set before NumPy or torch are loaded."""
+    """Run the `lambdaml` command.
+
+    The numerics are set to reproducible before NumPy and torch are loaded, unless a verb or its run changes that.
+    """
     from lambdaml.cli._interrupt import NOTHING_DONE, at_once, from_now_on
     from lambdaml.cli._stdout import keep_for_results
 
     code = 1
 
     def leave() -> None:
-        # Taking torch apart takes half a second, in which nobody heeds Ctrl-C.
+        # Unloading torch takes half a second, in which nobody heeds Ctrl-C.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
 
-    atexit.register(leave)  # first, so that it is the last to be called
+    atexit.register(leave)  # registered first, so that it is called last
     if any(word.partition("=")[0] in ("--json", "--csv") for word in sys.argv):
         keep_for_results()
     from_now_on("stopped")

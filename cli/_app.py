@@ -1,4 +1,6 @@
-"""The verbs, put together. To add one: a file with a function that returns its exit status, and one line in `VERBS`."""
+"""All verbs as one command. To add a verb, add a file with a function that returns its exit status, and a line in
+`VERBS`.
+"""
 
 from __future__ import annotations
 
@@ -80,12 +82,12 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit status."""
+    """Run one command and return its exit status."""
     _quieten()
     return guarded(lambda: int(app(args=list(arguments), prog_name="lambdaml", standalone_mode=False) or 0))
 
 
 def _quieten() -> None:
-    """Keep what libraries warn each other of from the user; `-W` and the variables named here bring it back."""
+    """Hide the warnings that libraries mean for each other; `-W` and the variables named here show them again."""
     warnings.filterwarnings("ignore", module=r"(lambdaml|numpy|sklearn|torch)(\.|$)")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -1,4 +1,4 @@
-"""`--schedule auto`: measure, plan, say what was chosen, train, and plan again where reality leaves the plan."""
+"""`--schedule auto`: measures, plans, tells the choice, trains, and plans again if reality departs from the plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEASURE_S = 10.0
 
 
 class _Superseded(Exception):
-    """The run has ended at this version for one with this plan to go on."""
+    """The run has ended at this version, so that a run with this plan can continue."""
 
     def __init__(self, version: int, successor: Plan) -> None:
         self.version, self.successor = version, successor
@@ -40,7 +40,7 @@ def _announce(plan: Plan) -> None:
 
 
 def _learn(plan: Plan, run: str) -> None:
-    """Let the next plan know how fast this machine was."""
+    """Record how fast this machine was, for the next plan."""
     import lambdaml
     from lambdaml.cost.profiling.iprof import Device, busy, learn
 
@@ -50,10 +50,10 @@ def _learn(plan: Plan, run: str) -> None:
 
 
 def train_planned(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
-    """Plan and train as `lambdaml.train` with these options; returns the exit status.
+    """Plan, train like `lambdaml.train` with these options, and return the exit status.
 
     Raises:
-        UserError: there is neither target nor epochs, or no plan reaches the target.
+        UserError: If there is neither a target nor epochs, or no plan reaches the target.
     """
     if options.init_from and options.target:
         raise UserError(
@@ -88,7 +88,11 @@ def _train(job: str, options: RunOptions, store: Store, on_event: Emit) -> Train
 
 
 def _train_watched(plan: Plan, job: str, place: str, options: RunOptions, store: Store, on_event: Emit) -> TrainResult:
-    """Raises _Superseded: the run ended for another way to be taken."""
+    """Train like `_train` and watch the plan.
+
+    Raises:
+        _Superseded: If the run ended so that another plan can take over.
+    """
     from lambdaml.cost.planning.replan import Replanner
     from lambdaml.cost.profiling.iprof import IProf
     from lambdaml.events import PlanEvent
@@ -112,7 +116,7 @@ def _train_watched(plan: Plan, job: str, place: str, options: RunOptions, store:
 
 
 def _demand_replannable(place: str, options: RunOptions) -> None:
-    """Raises UserError."""
+    """Raise a UserError if a run with these options could not be planned again."""
     from lambdaml.storage import open_store
 
     for name, given in (("--steps", options.steps), ("a cap", options.cap)):
@@ -131,7 +135,7 @@ def _demand_replannable(place: str, options: RunOptions) -> None:
 
 
 def _beside(first: str, number: int) -> tuple[str, int]:
-    """The next free place of `a.2`, `a.3` ..., from this number on, beside the first run's `a`; and its number."""
+    """Find the first free place of `a.2`, `a.3` ... from this number on, beside the first run's `a`, and its number."""
     from lambdaml.log import keys
     from lambdaml.storage import open_store
 
@@ -150,7 +154,7 @@ def _beside(first: str, number: int) -> tuple[str, int]:
 
 
 def _planned(job: str, store: str, options: RunOptions, profile: Path | None) -> Plan:
-    """The fastest way on this machine to the target or epochs of these options, with at most their workers."""
+    """Plan the fastest way on this machine to the target or epochs of these options, with at most their workers."""
     import lambdaml
 
     target, epochs, workers = options.target, options.epochs, options.workers

@@ -1,4 +1,4 @@
-"""What a run may spend: options of `train` and `resume`."""
+"""The options of `train` and `resume` that limit what a run may spend."""
 
 from __future__ import annotations
 
@@ -12,29 +12,39 @@ from lambdaml.errors import SettingsError, UserError
 if TYPE_CHECKING:
     from lambdaml import Caps
 
-_CAPS = "What it may spend"
+_CAPS = "What the run may spend"
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 Budget = Annotated[
     float | None,
     typer.Option(
-        metavar="USD", help="Stop before the run costs more, all calls together; with --as.", rich_help_panel=_CAPS
+        metavar="USD",
+        help="Stop before the run costs more than this, counted over all calls; needs --as.",
+        rich_help_panel=_CAPS,
     ),
 ]
 Deadline = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Stop before this command takes longer: `20m`, `1h30m`.", rich_help_panel=_CAPS),
+    typer.Option(
+        metavar="TIME", help="Stop before this command takes longer than this: `20m`, `1h30m`.", rich_help_panel=_CAPS
+    ),
 ]
 MaxRequests = Annotated[
     float | None,
-    typer.Option(metavar="N", help="Stop before more requests, all calls together: `1e6`.", rich_help_panel=_CAPS),
+    typer.Option(
+        metavar="N",
+        help="Stop before the run makes more requests than this, counted over all calls: `1e6`.",
+        rich_help_panel=_CAPS,
+    ),
 ]
 As = Annotated[
     str | None,
     typer.Option(
         "--as",
         metavar="PLATFORM",
-        help="What functions cost, for --budget: `lambda-arm:1769` (memory in MB), `spot`, or `local` for nothing.",
+        help="The platform whose prices --budget counts for functions: `lambda-arm:1769` (memory in MB), `spot`, or "
+        "`local`, "
+        "which costs nothing.",
         rich_help_panel=_CAPS,
     ),
 ]
@@ -42,7 +52,9 @@ StoreAs = Annotated[
     str | None,
     typer.Option(
         metavar="STORE",
-        help="What requests cost, for --budget: `s3-standard`, `s3-express` ...; by default what the store is.",
+        help="The store whose prices --budget counts for requests: `s3-standard`, `s3-express` ...; by default the "
+        "kind of "
+        "store that is used.",
         rich_help_panel=_CAPS,
     ),
 ]
@@ -56,10 +68,10 @@ def caps(
     platform: str | None,
     store_as: str | None,
 ) -> Caps | None:
-    """The caps that these options ask for; None where they ask for none.
+    """Return the caps that these options ask for, or None if they ask for none.
 
     Raises:
-        UserError: They do not fit together, or mean nothing.
+        UserError: If they do not fit together, or mean nothing.
     """
     if budget is None and (platform or store_as):
         raise UserError(f"{'--as' if platform else '--store-as'} says what a --budget is spent on: give one, too")
@@ -81,10 +93,10 @@ def caps(
 
 
 def seconds(text: str) -> float:
-    """`90`, `20m`, `1h30m` as seconds.
+    """Convert a time such as `90`, `20m` or `1h30m` to seconds.
 
     Raises:
-        UserError: it is no such time.
+        UserError: If the text is no such time.
     """
     found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     if not text.strip() or found is None:

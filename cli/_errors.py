@@ -1,5 +1,5 @@
-"""What a command's end means, in one place: every exception becomes one line on stderr, with the lines of the job
-that led there if it came from those, and an exit status."""
+"""The end of a command: every exception becomes an exit status and one line on stderr, followed by the lines of the
+job that led to it, if it came from the job."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from lambdaml.cli._interrupt import INTERRUPTED
 from lambdaml.errors import LambdaMLError
 
 EXIT_CODES = {
-    0: "fine",
+    0: "success",
     1: "the run or the check failed",
     2: "a mistake in what was asked for",
-    3: "a deadline and budget that no plan keeps",
-    70: "a bug of ours",
-    129: "ended by SIGHUP, as when the terminal closes",
+    3: "no plan keeps the deadline and the budget",
+    70: "a bug in lambdaml",
+    129: "ended by SIGHUP, for example because the terminal closed",
     INTERRUPTED: "interrupted",
     143: "ended by SIGTERM",
 }
-"""Exit status -> what it means."""
+"""The meaning of each exit status."""
 
 BUG = 70
 
-# typer raises it for every mistake in how a command is written, but exports only its subclass.
+# Typer raises this class for every mistake in how a command is written, but exports only its subclass.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command to its exit status, whatever happens in it."""
+    """Run a command and return its exit status, whatever happens in it."""
     try:
         code = command()
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Nobody reads on: not worth a word, not even from the interpreter when it flushes at exit.
+        # Nobody reads any more. That is not worth a word, not even from the interpreter when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:

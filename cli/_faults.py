@@ -1,4 +1,4 @@
-"""The history of a fault seed, line by line, and what it did to the promises."""
+"""Prints the history of a fault seed line by line, and says whether the promises held."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def play_seed(seed: int, schedule: str | None, *, as_json: bool) -> int:
-    """Play a seed's scenario, print it, and judge what is left; returns the exit status."""
+    """Play a seed's scenario, print it, judge the run that it leaves, and return the exit status."""
     from lambdaml.schedules import SCHEDULES
     from lambdaml.simulation.faults import FaultScenario, Verdict, play
     from lambdaml.simulation.judge import judge
@@ -76,7 +76,7 @@ def _percent(share: float) -> str:
 
 
 def _words(event: Event) -> str:
-    """An event, for people; one that is not known here shows its fields."""
+    """Describe an event for people; an event that is not known here shows its fields."""
     if event.event == "started":
         return "; ".join(["starts", *_doom(event.fault_plan or {})])
     if event.event == "ended":
@@ -101,7 +101,7 @@ def _words(event: Event) -> str:
 
 
 def _doom(plan: Mapping[str, Any]) -> Iterator[str]:
-    """What a life has before it."""
+    """Describe what a function's fault plan holds for its life."""
     if plan.get("last_turn") is not None:
         yield f"will be killed in turn {plan['last_turn']}"
     if plan.get("freeze_s") is not None:

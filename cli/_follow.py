@@ -1,4 +1,4 @@
-"""Run `train` or `resume` before somebody's eyes, and say at the end what came of it and where it lies."""
+"""Runs `train` or `resume` while it shows the progress, and says at the end what the result is and where the run is."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ _ENDS = {
 
 
 def follow(url: str, work: Work, as_json: bool) -> int:
-    """Do `work` on the store at `url`, show its progress, sum it up; returns the exit status.
+    """Do `work` on the store at `url`, show its progress, print a summary, and return the exit status.
 
-    A run in a store that ends with this process is copied to the next free `runs/<job>-<n>`, however it ended.
+    A run in a store that ends with this process is copied to the next free `runs/<job>-<n>`, however it ended. Whatever
+    `work` raises is passed on.
 
     Raises:
-        RunFailed: the run did not do what was asked of it; and whatever `work` raises.
+        RunFailed: If the run did not do what was asked of it.
     """
     with at_once(NOTHING_DONE):
         from rich.console import Console
 
-        import lambdaml.run  # noqa: F401  # what is said after Ctrl-C needs it, and should not wait for an import
+        import lambdaml.run  # noqa: F401  # the last words after Ctrl-C need it, and should not wait for an import
         from lambdaml.errors import RunNotFound
         from lambdaml.storage import open_store
 
@@ -79,7 +80,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
 
 
 def _kept(store: Store) -> Run | None:
-    """The run where it lies from now on; None if there is none."""
+    """Return the run in the store that keeps it from now on, or None if there is no run."""
     from lambdaml.errors import RunNotFound
     from lambdaml.run import Run
     from lambdaml.storage import copy, open_store
@@ -95,7 +96,7 @@ def _kept(store: Store) -> Run | None:
 
     with free_place(run.settings.job.spec) as url:
         place = open_store(url)
-        # Functions that were not waited for may write on. A snapshot is as new as the log that was written before it.
+        # Functions that were not waited for may still write. Snapshots are copied first, so that the log covers each.
         copy(store, place, keys.SNAPSHOTS)
         copy(store, place)
         return Run(place)
@@ -108,23 +109,23 @@ def _stopped(run: Run | None) -> str:
 
 
 def _stopped_somewhere(url: str, begun: bool) -> str:
-    """The same without asking the store."""
+    """Return the same message without asking the store."""
     resume = f"lambdaml resume {_format.shown(url)}"
     return f"stopped; go on with: {resume}" if begun else f"stopped; if the run had begun, go on with: {resume}"
 
 
 def met(result: TrainResult, target: str | None) -> bool:
-    """Whether the result meets the target; not without one."""
+    """Return whether the result meets the target; without a target it does not."""
     from lambdaml.settings import reached
 
     return target is not None and bool(result.metrics) and reached(target, result.metrics)
 
 
 def _demand_success(result: TrainResult, run: Run) -> None:
-    """Have the command fail for a run that did not do what was asked of it.
+    """Fail the command if the run did not do what was asked of it.
 
     Raises:
-        RunFailed: it was stopped, or ended without the target that it was given.
+        RunFailed: If the run was stopped, or ended without reaching its target.
     """
     from lambdaml.errors import RunFailed
 

@@ -1,4 +1,4 @@
-"""Numbers, names and tables for people, and JSON for programs."""
+"""Formats numbers, names and tables for people, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 _NARROW = 16
-"""Columns that words need at least."""
+"""The least number of columns for words."""
 
 _WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def size(size_bytes: float) -> str:
-    """`38.8 kB`"""
+    """Format a size, such as `38.8 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -35,7 +35,7 @@ def size(size_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`"""
+    """Format a duration, such as `0.4 s`, `12 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -44,32 +44,34 @@ def duration(seconds: float) -> str:
 
 
 def usd(value: float) -> str:
-    """`$12.30`, `$0.0258`, `less than $0.0001`"""
+    """Format an amount of money, such as `$12.30`, `$0.0258` or `less than $0.0001`."""
     if 0 < value < 0.0001:
         return "less than $0.0001"
     return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
 
 
 def metrics(values: Mapping[str, float]) -> str:
-    """`accuracy 0.9667, evaluation loss 0.127`: a metric that is named like the training loss is told apart from it."""
+    """Format metrics, such as `accuracy 0.9667, evaluation loss 0.127`; `loss` is told apart from the training loss."""
     named = {"evaluation loss" if name == "loss" else name: value for name, value in values.items()}
     return ", ".join(f"{name} {value:.4g}" for name, value in named.items()) or "no metrics"
 
 
 def counts(values: Mapping[str, int]) -> str:
-    """`create 250, get 1,367`"""
+    """Format counts, such as `create 250, get 1,367`."""
     return ", ".join(f"{name} {count:,}" for name, count in values.items()) or "none"
 
 
 def staleness(values: Staleness) -> str:
-    """`mean 1.65, p50 1, p95 3, max 7`"""
+    """Format a staleness, such as `mean 1.65, p50 1, p95 3, max 7`."""
     return f"mean {values.mean:.3g}, p50 {values.p50:.0f}, p95 {values.p95:.0f}, max {values.max}"
 
 
 def shown(url: str) -> str:
-    """A run's URL as one would type it here, quoted for the shell: paths below the working folder are relative."""
+    """Return a run's URL as one would type it here, quoted for the shell. Paths below the working folder become
+    relative.
+    """
     path = unquote(url.removeprefix("file://"))
-    if url.startswith("file://") and "?" not in url + path:  # in a path it would begin parameters
+    if url.startswith("file://") and "?" not in url + path:  # in a path, "?" would begin parameters
         relative = os.path.relpath(path)
         url = path if relative.startswith("..") else relative
         if url.startswith(("-", "~")):
@@ -78,16 +80,16 @@ def shown(url: str) -> str:
 
 
 def columns() -> int:
-    """How wide output may be: as the terminal is, and 80 where there is none."""
+    """Return how wide the output may be: as wide as the terminal, or 80 columns if there is none."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
 def print_text(text: str, indent: str = "", first: str | None = None) -> None:
-    """Sentences, broken between words.
+    """Print sentences, broken between words.
 
     Args:
-        indent: before each line.
-        first: before the first one, instead.
+        indent: The text before each line.
+        first: The text before the first line, in place of `indent`.
     """
     for line in _wrapped(text, columns() - len(indent)):
         print(f"{indent if first is None else first}{line}".rstrip())
@@ -95,7 +97,7 @@ def print_text(text: str, indent: str = "", first: str | None = None) -> None:
 
 
 def print_command(command: str, indent: str = "  ") -> None:
-    """A command for a shell, over as many lines as it takes."""
+    """Print a command for a shell, on as many lines as it takes."""
     pieces: list[str] = []  # words, and options with their values
     for word in map(shlex.quote, shlex.split(command)):
         if pieces and pieces[-1].startswith("--") and "\0" not in pieces[-1] and not word.startswith("--"):
@@ -109,11 +111,11 @@ def print_command(command: str, indent: str = "  ") -> None:
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """Names and values in two columns."""
+    """Print names and values in two columns."""
     rows = list(pairs)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        if value.startswith("lambdaml "):  # to be pasted
+        if value.startswith("lambdaml "):  # for the user to paste
             print(f"{name:{width}}  {value}")
         else:
             print_text(value, " " * (width + 2), f"{name:{width}}  ")
@@ -122,12 +124,14 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = (), keys: int = 1
 ) -> None:
-    """Rows in columns as wide as they need. Where that is too wide, the widest column of words is broken between them,
-    or if that is not enough, the columns are dealt out to several tables.
+    """Print rows in columns that are as wide as they need.
+
+    If that is too wide, the widest column of words is broken between words. If that is not enough, the columns are
+    split into several tables.
 
     Args:
-        left: headings of columns that are aligned to the left; the others are numbers.
-        keys: how many columns name the row, and stand in each of the tables.
+        left: The headings of the columns that are aligned to the left; the others are numbers.
+        keys: The number of columns that name the row and are repeated in each of the tables.
     """
     lines = [list(headings), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
@@ -140,7 +144,7 @@ def print_table(
 
 
 def _narrowed(widths: Sequence[int], block: Sequence[int], words: Sequence[int]) -> Sequence[int] | None:
-    """The widths with which these columns fit, where the widest one of words may be narrower; None if they cannot."""
+    """Return widths with which these columns fit, if necessary with the widest column of words narrowed, or None."""
     excess = sum(widths[column] for column in block) + 2 * (len(block) - 1) - columns()
     if excess <= 0:
         return widths
@@ -151,7 +155,7 @@ def _narrowed(widths: Sequence[int], block: Sequence[int], words: Sequence[int])
 
 
 def _blocks(widths: Sequence[int], keys: int) -> Iterator[Sequence[int]]:
-    """The columns of each table."""
+    """Yield the columns of each table."""
     block = list(range(keys))
     for column in range(keys, len(widths)):
         if len(block) > keys and sum(widths[c] + 2 for c in block) + widths[column] > columns():
@@ -175,12 +179,12 @@ def _print_columns(
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of whole words; one at least."""
+    """Break a text into lines of whole words, at least one."""
     return textwrap.wrap(text, max(width, _NARROW), **_WHOLE) if len(text) > width else [text]
 
 
 def print_json(value: Any) -> None:
-    """Strict JSON on stdout: what is not a finite number becomes null."""
+    """Print strict JSON on stdout; numbers that are not finite become null."""
     print(json.dumps(_finite(value), indent=2, allow_nan=False), file=results(), flush=True)
 
 

@@ -1,10 +1,11 @@
-"""Ctrl-C at any moment: the first one ends a command in good order, unless that takes longer than a second or two; the
-second one ends it at once. So do SIGTERM, by which others end a process, and SIGHUP, which comes when a terminal closes.
+"""Handles Ctrl-C at any moment: the first one ends a command in good order, unless that takes longer than a second or
+two; the second one ends it at once. SIGTERM, by which others end a process, and SIGHUP, which comes when a terminal
+closes, do the same.
 
-They raise nothing in the main thread, which may be anywhere: half through an import, in a `finally` block, in a
-library that swallows exceptions, in C code that returns in a minute. Instead the interpreter writes the signal's number
-to a pipe, and a thread that reads the pipe decides what happens. It runs whatever may block in yet another thread, so
-nothing can hold up the end.
+These signals raise nothing in the main thread, which may be anywhere: halfway through an import, in a `finally` block,
+in a library that swallows exceptions, or in C code that returns in a minute. Instead the interpreter writes the
+signal's number to a pipe, and a thread that reads the pipe decides what happens. It runs whatever may block in yet
+another thread, so nothing can hold up the end.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from contextlib import contextmanager
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a command in good order."""
+"""The signals that end a command in good order."""
 
 INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended: 128 and the signal's number, as a shell has it."""
+"""The exit status of a command that Ctrl-C ended: 128 plus the signal's number, as in a shell."""
 
 PATIENCE_S = 1.5
-"""Seconds that work which was asked to stop may take until it is given up."""
+"""The seconds that work may take to stop when asked, before the command gives up on it."""
 
 WITHIN_S = 1.8
-"""Seconds from Ctrl-C to the end of the process, last words included."""
+"""The seconds from Ctrl-C to the end of the process, last words included."""
 
 LEAST_WORDS_S = 0.1
-"""Seconds that last words may take even if no time is left."""
+"""The seconds that last words may take even if no time is left."""
 
 NOTHING_DONE = "stopped before anything was done"
 
@@ -50,16 +51,17 @@ def interruptible(
     patience_s: Callable[[], float] = lambda: PATIENCE_S,
     within_s: float = WITHIN_S,
 ) -> Iterator[None]:
-    """Within it, the first signal ends the work in good order, and the second one at once; either ends this process.
+    """Let the first signal within this context end the work in good order, and the second one at once.
 
-    The functions of a process that ended so leave by themselves. All callables are called in other threads.
+    Either ends this process. The functions of a process that ended in this way leave by themselves. All callables are
+    called in other threads.
 
     Args:
-        stop: has the work raise KeyboardInterrupt soon.
-        last_words: say how it ended, once it has raised that or `patience_s()` has passed.
-        last_resort: what is said in place of last words that fail, or are not over in time.
-        patience_s: seconds that the work may take to stop.
-        within_s: seconds from the signal to the end of the process.
+        stop: Makes the work raise KeyboardInterrupt soon.
+        last_words: Says how the work ended, once it has raised that or `patience_s()` has passed.
+        last_resort: Returns the text to print if the last words fail or are not over in time.
+        patience_s: Returns the seconds that the work may take to stop.
+        within_s: The seconds from the signal to the end of the process.
     """
     with _SignalPipe() as pipe:
         watch = _thread(lambda: _attend(pipe, stop, last_words, last_resort, patience_s, within_s))
@@ -71,12 +73,12 @@ def interruptible(
             raise
         finally:
             pipe.write(told)
-            watch.join()  # for ever where a signal was what stopped the work: the process ends meanwhile
+            watch.join()  # for ever if a signal stopped the work: the process ends meanwhile
 
 
 @contextmanager
 def at_once(words: str) -> Iterator[None]:
-    """Within it, a signal says `words` and ends this process."""
+    """Let a signal within this context print `words` and end this process."""
     with _SignalPipe() as pipe:
         watch = _thread(lambda: _attend_at_once(pipe, words))
         try:
@@ -87,15 +89,17 @@ def at_once(words: str) -> Iterator[None]:
 
 
 def from_now_on(words: str) -> None:
-    """Have a signal say `words` and end this process, until its last moment, but for what is done within the others."""
+    """Let a signal print `words` and end this process from now on, except within the other contexts of this module."""
     pipe = _SignalPipe().__enter__()
     _thread(lambda: _attend_at_once(pipe, words))
 
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within it, SIGINT raises KeyboardInterrupt in the main thread and the others end the process, as Python has it by
-    default."""
+    """Let SIGINT within this context raise KeyboardInterrupt in the main thread, and the other signals end the process.
+
+    This is what Python does by default.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -110,13 +114,13 @@ def raising() -> Iterator[None]:
 
 
 class _SignalPipe:
-    """Within it, a signal does nothing but write its number here; threads write theirs."""
+    """A pipe to which signals within this context write their numbers, and do nothing else; threads write theirs."""
 
     def __enter__(self) -> Self:
         _forget_in_forks()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        # In this order, so that a signal in between reaches the pipe that was there before.
+        # This order lets a signal in between reach the pipe that was there before.
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in self._handlers.items():
             if handler is not signal.SIG_IGN:  # a shell or nohup may want a command to ignore it
@@ -138,7 +142,7 @@ class _SignalPipe:
         os.write(self._writer, bytes([number]))
 
     def read(self, wanted: Collection[int], timeout_s: float = float("inf")) -> int | None:
-        """The next of the wanted numbers; None if none came in time. All others are dropped."""
+        """Return the next of the wanted numbers, or None if none came in time. All others are dropped."""
         poll, deadline = select.poll(), time.monotonic() + timeout_s
         poll.register(self._reader, select.POLLIN)
         while True:
@@ -164,7 +168,7 @@ def _attend(
     patience_s: Callable[[], float],
     within_s: float,
 ) -> None:
-    """Returns if the work has ended by itself; else the process ends here."""
+    """Return if the work ends by itself; otherwise end the process."""
     number = pipe.read((*SIGNALS, _DONE, _STOPPED))
     if number not in SIGNALS:
         return
@@ -181,7 +185,7 @@ def _attend(
 
     def say() -> None:
         said = _SPEECHLESS
-        with contextlib.suppress(Exception):  # and the store may be, too
+        with contextlib.suppress(Exception):  # the store may be gone, too
             stopping.join()
             last_words()
             sys.stdout.flush()
@@ -195,7 +199,7 @@ def _attend(
 
 
 def _thread(work: Callable[[], None]) -> threading.Thread:
-    """One that holds nobody up."""
+    """Start a thread that keeps nothing from ending."""
     thread = threading.Thread(target=work, name="ctrl-c", daemon=True)
     thread.start()
     return thread
@@ -212,5 +216,5 @@ def _quit(words: str, number: int) -> None:
 
 @functools.cache
 def _forget_in_forks() -> None:
-    """Signals strike forked children, too: they must not write to their parent's pipe."""
+    """Keep forked children, which signals reach as well, from writing to their parent's pipe."""
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

@@ -1,4 +1,4 @@
-"""Measuring a job, with progress: for `profile`, and for what plans without one."""
+"""Measures a job and shows the progress, for `profile` and for verbs that plan without a profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def measured(job: str, **options: Any) -> Profile:
-    """`lambdaml.profile` with these options, while its progress is shown."""
+    """Call `lambdaml.profile` with these options and show its progress."""
     import lambdaml
 
     with Share(f"measuring {job}") as share, interruptible(share.stop, share.close):

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs take."""
+"""The arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Options = TypeVar("Options")
 
 Run = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="Where the run lies: ./path, file:///path, s3://bucket/prefix ..."),
+    typer.Argument(metavar="RUN", help="The run's path or URL: ./path, file:///path, s3://bucket/prefix ..."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 Prices = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Your prices, on top of the packaged ones; see `lambdaml prices`."),
+    typer.Option(metavar="FILE", help="A file of your prices, which replace the packaged ones; see `lambdaml prices`."),
 ]
 
 Functions = Annotated[
@@ -29,15 +29,17 @@ Functions = Annotated[
     typer.Option(
         min=1,
         metavar="F",
-        help="Processes that share the workers; by default one for each worker, but no more than there are cores.",
+        help="The number of processes that share the workers; by default one for each worker, but no more than there "
+        "are "
+        "cores.",
     ),
 ]
 Engine = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="`local` (processes), `inline` (this process) or `ray` (a cluster); by default one of the first two, "
-        "whichever the store allows.",
+        help="What runs the functions: `local` (processes), `inline` (this process) or `ray` (a cluster); by default "
+        "`local` or `inline`, whichever the store allows.",
     ),
 ]
 _RAY = "With --engine ray"
@@ -45,7 +47,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="The cluster: `auto` or host:port, or `local` to start one; by default $RAY_ADDRESS, else `local`.",
+        help="The cluster to use: `auto`, host:port, or `local` to start one; by default $RAY_ADDRESS, or else "
+        "`local`.",
         rich_help_panel=_RAY,
     ),
 ]
@@ -55,7 +58,7 @@ Cpus = Annotated[
         "--num-cpus-per-function",
         min=0.0,
         metavar="X",
-        help="CPUs that Ray sets aside for each function; by default 1.",
+        help="The CPUs that Ray sets aside for each function; by default 1.",
         rich_help_panel=_RAY,
     ),
 ]
@@ -65,7 +68,7 @@ Gpus = Annotated[
         "--num-gpus-per-function",
         min=0.0,
         metavar="X",
-        help="GPUs, likewise; by default 0, and functions compute on the CPU.",
+        help="The GPUs that Ray sets aside for each function; by default 0, with which functions compute on the CPU.",
         rich_help_panel=_RAY,
     ),
 ]
@@ -74,7 +77,7 @@ Memory = Annotated[
     typer.Option(
         "--memory-per-function",
         metavar="SIZE",
-        help="Memory that Ray sets aside for each function, as 2G; by default none.",
+        help="The memory that Ray sets aside for each function, such as 2G; by default none.",
         rich_help_panel=_RAY,
     ),
 ]
@@ -83,24 +86,30 @@ Resources = Annotated[
     typer.Option(
         "--resource-per-function",
         metavar="NAME=X",
-        help="What each function takes up of a resource that nodes have by name. Repeatable.",
+        help="The amount of a named resource of the nodes that each function takes up. Repeatable.",
         rich_help_panel=_RAY,
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="`cpu`, `cuda`, or `auto` for the best there is.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="DEVICE", help="The device to compute on: `cpu`, `cuda`, or `auto` for the best available."),
+]
 Lifetime = Annotated[
     float | None,
     typer.Option(
-        "--lifetime", min=1.0, metavar="SECONDS", help="Limit the life of each function, as cloud platforms do."
+        "--lifetime",
+        min=1.0,
+        metavar="SECONDS",
+        help="Limit the life of each function to this time, as cloud platforms do.",
     ),
 ]
 
 
 def asked(context: typer.Context, make: Callable[..., Options], **others: Any) -> Options:
-    """The library's options, of which a command's parameters have the names; those that were not given are left out.
+    """Build the library's options from a command's parameters of the same names, without those that were not given.
 
     Raises:
-        UserError: a size or a resource that cannot be read.
+        UserError: If a size or a resource cannot be read.
     """
     given = {name: value for name, value in context.params.items() if value is not None}
     others["engine_options"] = engine_options(
@@ -112,10 +121,10 @@ def asked(context: typer.Context, make: Callable[..., Options], **others: Any) -
 def engine_options(
     address: str | None, cpus: float | None, gpus: float | None, memory: str | None, resources: list[str] | None
 ) -> dict[str, Any]:
-    """What was asked for of an engine's own options.
+    """Return those of an engine's own options that were asked for.
 
     Raises:
-        UserError: a size or a resource that cannot be read.
+        UserError: If a size or a resource cannot be read.
     """
     asked = {
         "address": address,

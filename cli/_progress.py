@@ -1,6 +1,6 @@
-"""What a run that goes on looks like: a picture made from its events, and two ways to show it.
+"""Shows the progress of a run: a picture made from its events, and two ways to show it.
 
-On a terminal the picture stands at the bottom and news scroll by above it; elsewhere it is a line now and then.
+On a terminal the picture stays at the bottom while news scrolls by above it; elsewhere it is a line now and then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lambdaml.settings import Settings
 
 LINE_EVERY_S = 2.0
-"""Seconds between lines when nobody watches a terminal."""
+"""The least seconds between two lines of progress if there is no terminal."""
 
 REFRESH_PER_S = 8
 RECENT_UPDATES = 200
@@ -34,12 +34,12 @@ RECENT_COMMITS = 20
 RATE_OVER_S = 10.0
 
 _LEFT_OR_SAID_WHY = (0, 1, 2)
-"""Exit statuses of functions that ended, left in time, or reported an error, which the command ends with."""
+"""The exit statuses of functions that finished, left in time, or reported an error, with which the command ends."""
 
 
 @dataclass(slots=True)
 class Picture:
-    """The run as its events tell it; `place` is what its user calls it."""
+    """The state of the run according to its events; `place` is the name that its user gave it."""
 
     place: str
     settings: Settings | None = None
@@ -53,13 +53,13 @@ class Picture:
     pace: deque[tuple[float, int, int]] = field(default_factory=deque)
     waiting: dict[int, float] = field(default_factory=dict)
     cut_off: set[str] = field(default_factory=set)
-    """Whoever cannot reach the store: functions by their names, and this process as an empty one."""
+    """The names of the functions that cannot reach the store; an empty name is this process."""
     warned: set[str] = field(default_factory=set)
     heard: bool = False
-    """Whether any function has said a word, or was said something of."""
+    """Whether any event has come from a function or was about one."""
 
     def copy(self) -> Picture:
-        """The picture as it is now."""
+        """Return a copy of the picture as it is now."""
         return replace(
             self,
             losses=self.losses.copy(),
@@ -70,7 +70,7 @@ class Picture:
         )
 
     def take(self, event: events.Event, now: float) -> str | None:
-        """Learn from an event at `now` seconds; returns news that deserve a line of their own."""
+        """Learn from an event at `now` seconds; return news that deserves a line of its own, or None."""
         self.heard = self.heard or bool(event.function)
         take = getattr(self, f"_take_{event.event}", None)
         news: str | None = take(event, now) if take else None
@@ -153,12 +153,12 @@ class Picture:
         return None if self.settings is None else self.settings.target
 
     def _since(self, now: float) -> tuple[float, int, int]:
-        """Where the recent past begins: with the first commit of the last `RATE_OVER_S`, but with two commits at least."""
+        """Return the first commit of the last `RATE_OVER_S`, or an earlier one so that there are at least two."""
         recent = next((moment for moment in self.pace if now - moment[0] <= RATE_OVER_S), self.pace[-1])
         return recent if recent is not self.pace[-1] else self.pace[max(0, len(self.pace) - 2)]
 
     def left_s(self, now: float) -> float | None:
-        """Seconds that are left at the pace of the recent past up to `now`; None where only the target knows."""
+        """Return the seconds left at the pace of the recent past up to `now`; None if a target decides the end."""
         settings = self.settings
         if len(self.pace) < 2 or settings is None or settings.target:
             return None
@@ -170,14 +170,14 @@ class Picture:
         return max(0, total - last[counted]) * (now - first[0]) / moved if moved else None
 
     def updates_per_s(self, now: float) -> float | None:
-        """Updates per second in the recent past up to `now`, so that less and less is said while nothing happens."""
+        """Return the updates per second in the recent past up to `now`, so the rate falls while nothing happens."""
         if len(self.pace) < 2 or now == self._since(now)[0]:
             return None
         first = self._since(now)
         return (self.pace[-1][1] - first[1]) / (now - first[0])
 
     def facts(self, now: float) -> list[str]:
-        """All that is known at `now`, in a few words each."""
+        """Return all facts that are known at `now`, in a few words each."""
         facts = [f"version {self.version}"]
         if self.losses:
             facts.append(f"training loss {statistics.fmean(self.losses):.4g}")
@@ -201,7 +201,7 @@ class Picture:
         return facts
 
     def waits(self, now: float) -> str:
-        """Who is waited for at `now`, and how long; empty if nobody is."""
+        """Say which workers the run waits for at `now`, and how long it has; empty if it waits for none."""
         return ", ".join(
             f"worker {w} since {_format.duration(now - since)}" for w, since in sorted(self.waiting.items())
         )
@@ -210,12 +210,12 @@ class Picture:
 class Progress:
     """Shows a run's events on a console; `take` may be called from any thread.
 
-    Nothing is printed while the lock is held, since a console has a lock of its own, and holds it while it asks for
+    Nothing is printed while the lock is held, since a console has a lock of its own and holds it while it asks for
     the picture.
 
     Args:
-        console: stdout, or stderr where stdout is for JSON.
-        place: the run's URL, as its user wrote it.
+        console: The console of stdout, or of stderr if stdout is for JSON.
+        place: The run's URL, as its user wrote it.
     """
 
     def __init__(self, console: Console, place: str) -> None:
@@ -248,7 +248,7 @@ class Progress:
             self._live.stop()
 
     def _debug(self, *args: Any, **options: Any) -> Any:
-        """A `breakpoint()` of the job: the terminal is the debugger's from now on."""
+        """Handle a `breakpoint()` of the job: from now on the debugger has the terminal."""
         self.close()
         if "PYTHONBREAKPOINT" in os.environ:
             return sys.__breakpointhook__(*args, **options)  # noqa: T100
@@ -260,7 +260,7 @@ class Progress:
         """Show an event.
 
         Raises:
-            KeyboardInterrupt: once after `stop`, in the main thread alone.
+            KeyboardInterrupt: Once after `stop`, in the main thread only.
         """
         now = time.monotonic()
         with self._lock:
@@ -277,23 +277,23 @@ class Progress:
             raise KeyboardInterrupt
 
     def say(self, line: str) -> None:
-        """Print a line, above what stands at the bottom."""
+        """Print a line above the picture."""
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def stop(self) -> None:
-        """Somebody pressed Ctrl-C: have `take` end the run."""
+        """Make `take` end the run, since somebody pressed Ctrl-C."""
         self._stopping = True
         if self.heard:
             self.say("stopping: functions publish what they have; Ctrl-C again quits at once")
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run by now, to the knowledge of its events."""
+        """Whether the run has begun, according to its events."""
         return self._now().settings is not None
 
     @property
     def heard(self) -> bool:
-        """Whether there are, or were, functions."""
+        """Whether there are functions, or have been."""
         return self._now().heard
 
     def _now(self) -> Picture:
@@ -313,8 +313,9 @@ class Progress:
 
 
 class Share:
-    """Says on stderr how much of a piece of work is done, once that has taken two seconds; to be called with the share,
-    from any thread.
+    """Says on stderr how much of a piece of work is done, once it has taken two seconds.
+
+    The work calls it with the share that is done, from any thread.
     """
 
     def __init__(self, what: str) -> None:
@@ -338,7 +339,11 @@ class Share:
             self._status.stop()
 
     def __call__(self, share: float) -> None:
-        """Raises KeyboardInterrupt after `stop`, so that the work ends."""
+        """Show that this share is done.
+
+        Raises:
+            KeyboardInterrupt: After `stop`, so that the work ends.
+        """
         if self._stopped:
             raise KeyboardInterrupt
         now = time.monotonic()
@@ -353,7 +358,7 @@ class Share:
         self.say(line)
 
     def say(self, line: str) -> None:
-        """Show a line: on a terminal in the place of the one before."""
+        """Show a line; on a terminal it replaces the one before."""
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False, markup=False)
@@ -366,5 +371,5 @@ class Share:
             self._status.update(line)
 
     def stop(self) -> None:
-        """Somebody pressed Ctrl-C."""
+        """Make the next call end the work, since somebody pressed Ctrl-C."""
         self._stopped = True

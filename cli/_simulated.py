@@ -1,4 +1,4 @@
-"""What a simulation found, on one screen; and several of them as a table."""
+"""Prints the result of one simulation on a screen, and of several as a table."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def print_result(schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str) -> None:
-    """One simulation.
+    """Print the result of one simulation.
 
     Args:
-        asked: the options it was given.
-        origin: of what its computations take and weigh: `assumed`, `measured` or `given`.
+        asked: The options of the simulation.
+        origin: The origin of its step times and sizes: `assumed`, `measured` or `given`.
     """
     _format.print_text(f"{schedule}, {_setting(asked)}")
     _format.print_pairs(_summary(result, bill, origin))
 
 
 def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Mapping[str, Any], origin: str) -> None:
-    """Several, one line each."""
+    """Print the results of several simulations, one line each."""
     _format.print_text(_setting(asked))
     _format.print_text(f"{origin}: {costs(results[0][1].costs)}")
     print()
@@ -34,7 +34,7 @@ def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Ma
 
 
 def costs(values: Costs) -> str:
-    """`gradient 100 ms, encoding 0.5 ms, ...; update 4.0 MB, snapshot 8.0 MB`"""
+    """Format costs: `gradient 100 ms, encoding 0.5 ms, ...; update 4.0 MB, snapshot 8.0 MB`."""
     return (
         f"gradient {seconds(values.step_s)}, encoding {seconds(values.encode_s)}, "
         f"optimizer step {seconds(values.apply_s)} + {seconds(values.apply_update_s)} an update; "
@@ -43,13 +43,13 @@ def costs(values: Costs) -> str:
 
 
 def dollars(bill: Bill) -> dict[str, float]:
-    """A simulation's bill by kind; its functions are in the region of the store, so that nothing is transferred."""
+    """Return a simulation's bill by kind; its functions are in the store's region, so transfer is left out."""
     parts = {name: usd for name, usd in bill.parts().items() if name != "transfer"}
     return {name: round(usd, 9) for name, usd in {**parts, "total": bill.usd}.items()}
 
 
 def seconds(value: float) -> str:
-    """`0.5 ms`, `100 ms`, `2.5 s`"""
+    """Format a short time, such as `0.5 ms`, `100 ms` or `2.5 s`."""
     return f"{value:.3g} s" if value >= 1 or value == 0 else f"{value * 1e3:.3g} ms"
 
 

@@ -1,7 +1,7 @@
-"""Stdout for programs: with `--json` or `--csv` a command's result is alone there, whatever a job prints.
+"""Keeps stdout for programs: with `--json` or `--csv` it holds a command's result alone, whatever a job prints.
 
-Descriptor 1 becomes stderr for the whole process, so for C code, child processes and what is printed at exit, too. The
-result goes to where it led before.
+Descriptor 1 becomes stderr for the whole process, including C code, child processes and what is printed at exit. The
+result goes to where descriptor 1 led before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RESULTS: ContextVar[TextIO] = ContextVar("results")
 
 
 def keep_for_results() -> None:
-    """From now on, for good, nothing but results goes to what is stdout now."""
+    """Let nothing but results go to the present stdout from now on. This cannot be undone."""
     sys.stdout.flush()
     _RESULTS.set(os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors))
     os.dup2(2, 1)
@@ -23,5 +23,5 @@ def keep_for_results() -> None:
 
 
 def results() -> TextIO:
-    """Where a command's result goes. To be flushed."""
+    """Return the stream for a command's result. The caller flushes it."""
     return _RESULTS.get(sys.stdout)

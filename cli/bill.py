@@ -1,4 +1,4 @@
-"""`lambdaml bill`"""
+"""The verb `lambdaml bill`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _As = Annotated[
     typer.Option(
         "--as",
         metavar="PLATFORM",
-        help="Bill functions as if they had run there: `lambda-arm:1769` (memory in MB), `lambda-x86:...`, `spot`, "
-        "`ec2-m7g.large`; by default where they ran.",
+        help="Bill functions as if they had run on this platform: `lambda-arm:1769` (memory in MB), `lambda-x86:...`, "
+        "`spot`, "
+        "`ec2-m7g.large`; by default the one that they ran on.",
     ),
 ]
 _StoreAs = Annotated[
@@ -55,9 +56,9 @@ def bill(
     to_csv: _Csv = None,
     as_json: _options.Json = False,
 ) -> int:
-    """Say what a run used and what that costs, over all functions, deaths and restarts.
+    """Say what a run used and what that costs, including functions that died and those that replaced them.
 
-    A run on this machine can be billed as if it had run elsewhere: its function-seconds stay as they were.
+    A run on this machine can be billed as if it had run elsewhere; its function-seconds stay the same.
     """
     import lambdaml
 
@@ -140,7 +141,7 @@ def _phases(found: RunBill) -> Iterator[list[str]]:
 
 
 def _shown(items: Sequence[Item]) -> Sequence[Item]:
-    """As many as fit, and those that stand for all the rest: the JSON and CSV have every one."""
+    """Return the first items, as many as fit, and the last one, which is the rest of the run; JSON and CSV have all."""
     return items if len(items) <= _SHOWN else [*items[: _SHOWN - 1], items[-1]]
 
 

@@ -1,4 +1,4 @@
-"""`lambdaml cancel`"""
+"""The verb `lambdaml cancel`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOOK_EVERY_S = 0.5
 
 
 def cancel(run: _options.Run) -> int:
-    """End a run for good: its functions stop, and it cannot be resumed. What was committed stays."""
+    """End a run for good: its functions stop, and it cannot be resumed. Everything that was committed stays."""
     from lambdaml.run import Run
 
     found = Run(run)
@@ -39,7 +39,7 @@ def cancel(run: _options.Run) -> int:
 
 
 def _wait(run: Run) -> Status:
-    """Until the log shows the end, or patience does."""
+    """Wait until the log shows the end, or for `_WAIT_S`; return the status then."""
     deadline = time.monotonic() + _WAIT_S
     while True:
         status = run.status()

@@ -1,4 +1,4 @@
-"""`lambdaml copy`"""
+"""The verb `lambdaml copy`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="The store to read: ray://name, s3://bucket/prefix, ./path ...")
 ]
 _Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="The store to write to; what stands there already is left alone.")
+    str, typer.Argument(metavar="TARGET", help="The store to write to; objects that it already holds are left alone.")
 ]
 
 
 def copy(source: _Source, target: _Target, as_json: _options.Json = False) -> int:
-    """Copy a run, or whatever a store holds, to another store: out of a Ray cluster before it ends, say.
+    """Copy a run, or whatever else a store holds, to another store, for example out of a Ray cluster before it ends.
 
-    Nothing is overwritten, so a copy that broke off can be started again. A run that goes on may be copied; what it
-    writes after the copy began may be missing. If other bytes stand at a key of the target, the exit status is 1.
+    Nothing is overwritten, so a copy that was interrupted can be started again. A run may be copied while it goes on,
+    but what it writes after the copy began may be missing. The exit status is 1 if the target holds other bytes at a
+    key.
     """
     from lambdaml.storage import copy as copy_store
     from lambdaml.storage import open_store

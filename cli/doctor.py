@@ -1,4 +1,4 @@
-"""`lambdaml doctor`"""
+"""The verb `lambdaml doctor`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from lambdaml.cli import _format, _options
 
 _Store = Annotated[
-    str, typer.Argument(metavar="STORE", help="Where runs would lie: ./path, s3://bucket/prefix, moto://bucket ...")
+    str, typer.Argument(metavar="STORE", help="The store to examine: ./path, s3://bucket/prefix, moto://bucket ...")
 ]
 
 
 def doctor(store: _Store, as_json: _options.Json = False) -> int:
-    """Find out whether a store keeps what runs are built on, and how fast it is: some 500 requests on fresh keys."""
+    """Check whether a store gives the guarantees that runs need, and its speed, with some 500 requests on new keys."""
     from lambdaml.storage import examine, open_store
 
     opened = open_store(store)

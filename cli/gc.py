@@ -1,4 +1,4 @@
-"""`lambdaml gc`"""
+"""The verb `lambdaml gc`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import typer
 
 from lambdaml.cli import _options
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking first.")]
 
 
 def gc(run: _options.Run, yes: Yes = False) -> int:
-    """Delete what the newest snapshot has made unnecessary: older snapshots, and updates that are part of it.
+    """Delete what the newest snapshot has made unnecessary: older snapshots, and updates that it includes.
 
-    The log, the metrics, the trace and the result stay. Earlier versions can no longer be replayed.
+    The log, the metrics, the trace and the result stay, but earlier versions can no longer be replayed.
     """
     from lambdaml.log.gc import garbage
     from lambdaml.log.gc import gc as delete

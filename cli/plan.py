@@ -1,4 +1,4 @@
-"""`lambdaml plan`"""
+"""The verb `lambdaml plan`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ _space = partial(typer.Option, rich_help_panel="Search space")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 INFEASIBLE = 3
-"""The exit status where no candidate keeps deadline and budget."""
+"""The exit status when no candidate keeps the deadline and the budget."""
 
 _Job = Annotated[
-    str | None, typer.Argument(metavar="[JOB]", help="The job to plan for, which is measured first; or give --profile.")
+    str | None,
+    typer.Argument(
+        metavar="[JOB]",
+        help="The job to plan for. It is measured first; use --profile to give its measurements instead.",
+    ),
 ]
 _ProfileFile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="The file that `lambdaml profile --target` wrote.")
@@ -41,7 +45,9 @@ _ProfileFile = Annotated[
 _Target = Annotated[
     str | None, _objective(metavar="METRIC>=X", help="The target, such as `accuracy>=0.95`; by default the profile's.")
 ]
-_Epochs = Annotated[float | None, _objective(metavar="E", help="The passes over the data, in place of a target.")]
+_Epochs = Annotated[
+    float | None, _objective(metavar="E", help="The number of passes over the data, in place of a target.")
+]
 _Deadline = Annotated[
     str | None,
     _objective(metavar="TIME", help="The time that nine of ten runs must keep within: `90s`, `30m`, `1h30m`."),
@@ -50,15 +56,16 @@ _Budget = Annotated[
     str | None, _objective(metavar="USD", help="The dollars that nine of ten runs must keep within: `2.50`.")
 ]
 Minimise = Annotated[
-    str, _objective(metavar="WHAT", help="What is made small: `cost`, `time`, or `balanced`, their product.")
+    str, _objective(metavar="WHAT", help="What to minimise: `cost`, `time`, or `balanced`, which is their product.")
 ]
-_Workers = Annotated[str, _space(metavar="A..B", help="The least and the most workers.")]
+_Workers = Annotated[str, _space(metavar="A..B", help="The smallest and the largest number of workers to consider.")]
 Platforms = Annotated[
     list[str] | None,
     _space(
         "--platform",
         metavar="NAME",
-        help="A platform: `lambda-arm`, `lambda-x86`, `spot` or `local`, with its memory in MB if you like: `lambda-arm:1769`. "
+        help="A platform to consider: `lambda-arm`, `lambda-x86`, `spot` or `local`, optionally with its memory "
+        "in MB: `lambda-arm:1769`. "
         "Repeatable.",
     ),
 ]
@@ -67,30 +74,36 @@ Channels = Annotated[
     _space(
         "--channel",
         metavar="NAME",
-        help="A store: `s3-standard`, `s3-express`, `disk`, `40ms`, or `measured`, which is the profile's. By default the "
-        "profile's, or else a disk for `local` and `s3-standard` elsewhere. Repeatable.",
+        help="A store to consider: `s3-standard`, `s3-express`, `disk`, `40ms`, or `measured`, which is the store of "
+        "the "
+        "profile. By default the profile's store, or else `disk` on `local` and `s3-standard` elsewhere. Repeatable.",
     ),
 ]
 Schedules = Annotated[
-    list[str] | None, _space("--schedule", metavar="NAME", help="A schedule; by default all are tried. Repeatable.")
+    list[str] | None,
+    _space("--schedule", metavar="NAME", help="A schedule to consider; by default all of them. Repeatable."),
 ]
 _Batches = Annotated[
     list[int] | None,
-    _space("--batch-size", metavar="N", help="A batch size; by default the job's own and twice that. Repeatable."),
+    _space(
+        "--batch-size",
+        metavar="N",
+        help="A batch size to consider; by default the job's own and twice that. Repeatable.",
+    ),
 ]
 Codecs = Annotated[
-    list[str] | None, _space("--codec", metavar="NAME", help="A codec; by default all are tried. Repeatable.")
+    list[str] | None, _space("--codec", metavar="NAME", help="A codec to consider; by default all of them. Repeatable.")
 ]
 _Stragglers = Annotated[
     str, _objective(metavar="MODEL", help="The model of slow functions, as in `lambdaml simulate`: `lognormal:0.3`.")
 ]
 _Prices = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="A file of prices, on top of the packaged ones and your own. Repeatable."),
+    typer.Option(metavar="FILE", help="A file of prices, which replace the packaged ones and your own. Repeatable."),
 ]
-Html = Annotated[Path | None, _output("--html", metavar="FILE", help="Write a page with a chart into this file.")]
+Html = Annotated[Path | None, _output("--html", metavar="FILE", help="Write a page with a chart to this file.")]
 _Csv = Annotated[bool, _output("--csv", help="Print all candidates as CSV.")]
-All = Annotated[bool, _output("--all", help="Show all candidates, not the best only.")]
+All = Annotated[bool, _output("--all", help="Show all candidates, not only the best.")]
 
 _SHOWN = 12
 
@@ -120,7 +133,7 @@ def plan(
 ) -> int:
     """Say what a run would cost and how long it would take, for every way to run it, and which way to choose.
 
-    Exit status 3: no candidate keeps deadline and budget; the nearest one is shown with the reason.
+    The exit status is 3 if no candidate keeps the deadline and the budget; the nearest one is shown with the reason.
     """
     if minimise not in ("cost", "time", "balanced"):
         raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
@@ -253,7 +266,7 @@ def _print_csv(found: Plan) -> None:
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """`1..64`, or one number for both."""
+    """Read a range such as `1..64`, or one number for both ends."""
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2] or match[1]):
         raise UserError(f"--workers {text}: write LEAST..MOST, such as 1..64")
@@ -261,7 +274,7 @@ def parse_range(text: str) -> tuple[int, int]:
 
 
 def parse_usd(text: str) -> float:
-    """`2.50` or `$2.50` in US dollars."""
+    """Read an amount of US dollars, written as `2.50` or `$2.50`."""
     try:
         value = float(text.removeprefix("$"))
     except ValueError:

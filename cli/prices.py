@@ -1,4 +1,4 @@
-"""`lambdaml prices`"""
+"""The verb `lambdaml prices`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ File = Annotated[
     typer.Option(
         "--prices",
         metavar="FILE",
-        help="Your file of prices instead of `$LAMBDAML_PRICES` or `~/.config/lambdaml/prices.toml`.",
+        help="Your file of prices, in place of `$LAMBDAML_PRICES` or `~/.config/lambdaml/prices.toml`.",
     ),
 ]
 Refresh = Annotated[
     bool,
     typer.Option(
-        "--refresh", help="Ask the AWS Price List API, with your credentials, and write its prices into your file."
+        "--refresh", help="Ask the AWS Price List API, with your credentials, and write its prices to your file."
     ),
 ]
 
 
 def prices(file: File = None, refresh: Refresh = False, as_json: _options.Json = False) -> int:
-    """List the prices that bills and plans are made with, and where each was found.
+    """List the prices that bills and plans use, and where each was found.
 
     Prices in your file replace the packaged ones.
     """

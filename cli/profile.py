@@ -1,4 +1,4 @@
-"""`lambdaml profile`"""
+"""The verb `lambdaml profile`."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ _Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Measure this store, too, as it is met from here, with some hundred small objects under `probe/` that are "
-        "removed.",
+        help="Also measure this store from here, with about a hundred small objects under `probe/`, which are removed "
+        "again.",
     ),
 ]
 _Target = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC>=X",
-        help="Train to this target here, with more and with staler updates, to learn how many steps that takes.",
+        help="Train to this target here, also with more and with staler updates, to learn how many steps that takes.",
     ),
 ]
 WorkersHint = Annotated[
-    int, typer.Option(min=1, metavar="N", help="The most workers that a plan may want; trainings go as far.")
+    int, typer.Option(min=1, metavar="N", help="The most workers that a plan may choose; the trainings cover as many.")
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=1.0, metavar="S", help="The seconds to spend, about; trainings to a target take as long again."),
+    typer.Option(
+        min=1.0, metavar="S", help="The approximate seconds to spend; trainings to a target take as long again."
+    ),
 ]
 _Out = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Keep the profile here; by default ./<job>.profile.json.")
+    Path | None, typer.Option(metavar="FILE", help="The file to write the profile to; by default ./<job>.profile.json.")
 ]
 
 
@@ -57,10 +59,10 @@ def profile(
     seed: Seed = 0,
     as_json: _options.Json = False,
 ) -> int:
-    """Measure what a plan must know of a job, and keep it as a file: a minute, or two with a target.
+    """Measure what a plan must know about a job, and write it to a file. This takes a minute, or two with a target.
 
-    Times of gradients against batch size, memory, sizes and times of updates by codec, gradient noise scale and
-    coherence; requests of a store. It says what measuring itself took.
+    The profile holds the times of gradients by batch size, the memory, the sizes and times of updates by codec, the
+    gradient noise scale, the coherence and the times of a store's requests. It also says what measuring itself took.
     """
     place = out or Path(f"{job.rpartition(':')[2].rpartition('/')[2].removesuffix('.py').lower()}.profile.json")
     if not place.parent.is_dir():
@@ -120,7 +122,7 @@ def _print(found: Profile, place: Path) -> None:
 
 
 MANY_WORKERS = 10**6
-"""Workers whose updates would fill any memory."""
+"""A number of workers whose updates would fill any memory."""
 
 
 def _facts(found: Profile) -> Iterator[tuple[str, str]]:

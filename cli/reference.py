@@ -1,4 +1,4 @@
-"""The reference of the command line, made from the commands themselves: `python -m lambdaml.cli.reference`."""
+"""Makes the reference of the command line from the commands themselves: `python -m lambdaml.cli.reference`."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ _OPENING = """\
 
 Made by `python -m lambdaml.cli.reference > docs/cli.md`; a test checks that it is up to date.
 
-Results go to stdout, errors to stderr as one line, followed by the lines of the job if it was the job's. With `--json` or
-`--csv`, stdout holds JSON or CSV and nothing else, whatever a job prints, and progress goes to stderr. Tables are as wide
-as the terminal at most, and 80 columns wide where there is none. `NO_COLOR` switches colours off; `LAMBDAML_TRACEBACK=1`
-adds the traceback to an error.
+Results go to stdout. An error goes to stderr as one line, followed by the lines of the job that led to it, if the job
+caused it. With `--json` or `--csv`, stdout holds JSON or CSV and nothing else, whatever a job prints, and progress
+goes to stderr. Tables are at most as wide as the terminal, or 80 columns if there is none. `NO_COLOR` switches colours
+off; `LAMBDAML_TRACEBACK=1` adds the traceback to an error.
 
 A run is named by its URL or path. `moto://` and `memory://` stores end with the command, so `train` copies their runs
-to the next free `./runs/<job>-<n>`, also when it fails or is interrupted; with `--json` that place is `run`, and
-`store` is what was asked for.
+to the next free `./runs/<job>-<n>`, even when it fails or is interrupted. With `--json`, `run` is that place and
+`store` is the store that was asked for.
 
 Ctrl-C ends `train` and `resume` with status 130 within about two seconds, at any moment, and in good order: functions
-publish what they have, and the last line says how to go on. An evaluation is not waited for, and what takes longer than
-1.5 s is given up: functions that compute a long step leave by themselves when they have published it, or are ended after
-10 s. A second Ctrl-C quits at once. Nothing that was committed is lost in either way. SIGTERM and SIGHUP (a terminal that
-closes) do the same, with status 143 and 129; under `nohup` the latter is ignored.
+publish what they have, and the last line says how to go on. The command does not wait for an evaluation, nor for
+anything that takes longer than 1.5 s: functions that compute a long step leave by themselves when they have published
+it, or are ended after 10 s. A second Ctrl-C quits at once. In both cases nothing that was committed is lost. SIGTERM
+and SIGHUP (from a terminal that closes) do the same, with status 143 and 129; under `nohup`, SIGHUP is ignored.
 
-A store that cannot be reached is waited for, for up to the run's patience of 10 minutes; one that cannot be reached when
-the command begins is not.
+If a store cannot be reached while a run goes on, the command waits for it for up to the run's patience of 10 minutes.
+If it cannot be reached when the command begins, the command fails at once.
 """
 
 _EXIT_NOTE = """
-`train` and `resume` end with 1, too, when the run was cancelled or ended without reaching its target."""
+`train` and `resume` also end with 1 when the run was cancelled or ended without reaching its target."""
 
 
 def reference() -> str:
-    """The page, in Markdown."""
+    """Return the page, in Markdown."""
     return "\n".join(_lines()) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""`lambdaml replay`"""
+"""The verb `lambdaml replay`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lambdaml.cli import _options
 from lambdaml.errors import UserError
 
 Version = Annotated[
-    int | None, typer.Option(metavar="V", help="In optimizer steps; by default the last one of the log.")
+    int | None, typer.Option(metavar="V", help="The version, in optimizer steps; by default the last one of the log.")
 ]
 _Out = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the model of that version there, as safetensors.")
+    Path | None, typer.Option(metavar="FILE", help="Write the model of that version to this file, as safetensors.")
 ]
 
 

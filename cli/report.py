@@ -1,4 +1,4 @@
-"""`lambdaml report`"""
+"""The verb `lambdaml report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMES = ("time", "time of a step")
 
 
 def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.Json = False) -> int:
-    """Put what a plan expected of a run beside what it took: time, dollars, requests, staleness, steps."""
+    """Compare what a plan expected of a run with what the run took: time, dollars, requests, staleness and steps."""
     import lambdaml
 
     found = lambdaml.report(run, lambdaml.prices(*([prices] if prices else [])))
@@ -40,7 +40,7 @@ def report(run: _options.Run, prices: _options.Prices = None, as_json: _options.
 
 
 def _than_planned(row: Comparison) -> str:
-    """`1.2x slower`, `1.3x less`: which side is larger, in words."""
+    """Say in words which side is larger, such as `1.2x slower` or `1.3x less`."""
     if row.planned == row.actual:
         return "the same"
     if not row.planned or not row.actual:

@@ -1,4 +1,4 @@
-"""`lambdaml resume`"""
+"""The verb `lambdaml resume`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resume(
     store_as: _caps.StoreAs = None,
     as_json: _options.Json = False,
 ) -> int:
-    """Go on with a run where its log ends, until it is finished."""
+    """Continue a run from the end of its log until it is finished."""
     import lambdaml
     from lambdaml.cli._follow import follow
     from lambdaml.options import LaunchOptions

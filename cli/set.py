@@ -1,4 +1,4 @@
-"""`lambdaml set`"""
+"""The verb `lambdaml set`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Change = Annotated[str, typer.Argument(metavar="NAME=VALUE", help="The setting 
 
 
 def set(run: _options.Run, to: _Change) -> int:
-    """Change a setting of a run while it goes on: the learning rate, for all of its functions from one commit on."""
+    """Change a setting of a run while it goes on: the learning rate, from one commit on in all of its functions."""
     from lambdaml.run import Run
 
     what, _, text = to.partition("=")

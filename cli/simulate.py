@@ -1,4 +1,4 @@
-"""`lambdaml simulate`"""
+"""The verb `lambdaml simulate`."""
 
 from __future__ import annotations
 
@@ -27,50 +27,63 @@ if TYPE_CHECKING:
     from lambdaml.simulation.stub_replica import Costs
     from lambdaml.traces import Trace
 
-_PLACE, _LENGTH, _INSTEAD = "Where", "How long", "Instead of one run"
+_PLACE, _LENGTH, _INSTEAD = "Where to run", "How long to run", "In place of one run"
 
 _Job = Annotated[
     str | None,
     typer.Argument(
         metavar="[JOB]",
-        help="As in `train`: its step time and sizes are measured here for some seconds. Without one they are assumed: "
-        "0.1 s a gradient, a million parameters.",
+        help="The job, as in `train`. Its step time and sizes are measured here for some seconds. Without a job they "
+        "are "
+        "assumed: 0.1 s for a gradient, a million parameters.",
     ),
 ]
 _ProfileFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Take them from this JSON file rather than measure or assume them: what `profile` kept or "
-        "`simulate --json` printed, or an object with `step_s` and `update_bytes`, and perhaps `encode_s`, `apply_s`, `apply_update_s`, "
+        help="Take the step time and the sizes from this JSON file: one that `profile` wrote or `simulate --json` "
+        "printed, "
+        "or an object with `step_s` and `update_bytes`, and optionally `encode_s`, `apply_s`, `apply_update_s` and "
         "`snapshot_bytes`.",
     ),
 ]
-_Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates.")]
+_Workers = Annotated[int, typer.Option(metavar="N", help="The number of workers: streams of updates.")]
 _Functions = Annotated[
-    int | None, typer.Option(metavar="F", help="Functions that share the workers; by default one for each worker.")
+    int | None,
+    typer.Option(metavar="F", help="The number of functions that share the workers; by default one for each worker."),
 ]
 _Schedule = Annotated[
-    str | None, typer.Option(metavar="NAME", help="As in `train`; by default `bsp`, with --faults what the seed draws.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The schedule, as in `train`; by default `bsp`, or with --faults the one that the seed draws.",
+    ),
 ]
 Updates = Annotated[
     int | None,
     typer.Option(
         min=1,
         metavar="U",
-        help="Updates in all; by default 2,000, or 50 of each worker where that is more. Or --steps.",
+        help="The number of updates in all, unless --steps is given; by default 2,000, or 50 for each worker if that "
+        "is more.",
         rich_help_panel=_LENGTH,
     ),
 ]
 _Steps = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Updates of each worker; with `quorum`, commits.", rich_help_panel=_LENGTH),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The number of updates of each worker; with `quorum`, the number of commits.",
+        rich_help_panel=_LENGTH,
+    ),
 ]
 _Channel = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The store: `s3-standard`, `s3-express`, `redis`, `disk`, `lambdaml-s3`, `lambdaml-elasticache`, "
+        help="The store to model: `s3-standard`, `s3-express`, `redis`, `disk`, `lambdaml-s3`, `lambdaml-elasticache`, "
         "`fmi-s3`, `fmi-redis`, or a time such as `40ms`; `:bandwidth=40MB/s,reads_per_s=...,writes_per_s=...` may "
         "follow.",
         rich_help_panel=_PLACE,
@@ -80,7 +93,8 @@ _Platform = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What runs functions: `lambda-arm`, `lambda-x86`, `lambdaml-2021` (`:MEMORY_MB` may follow), `spot`, "
+        help="The platform that runs the functions: `lambda-arm`, `lambda-x86`, `lambdaml-2021` (`:MEMORY_MB` may "
+        "follow), `spot`, "
         "`local`.",
         rich_help_panel=_PLACE,
     ),
@@ -89,24 +103,29 @@ _Stragglers = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="`none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR`, `spread:SIGMA`.",
+        help="The model of slow functions: `none`, `lognormal:SIGMA`, `pareto:ALPHA`, `slow:FUNCTION,FACTOR`, "
+        "`spread:SIGMA`.",
         rich_help_panel=_PLACE,
     ),
 ]
-Real = Annotated[bool, typer.Option("--real", help="Compute the job's real gradients, at modelled times.")]
+Real = Annotated[bool, typer.Option("--real", help="Compute the job's real gradients, but model their times.")]
 Exact = Annotated[
     bool,
-    typer.Option("--exact", help="Simulate every request; by default up to 32 functions, and in closed form beyond."),
+    typer.Option(
+        "--exact",
+        help="Simulate every request. This is the default up to 32 functions; beyond that a closed form is used.",
+    ),
 ]
 ToTrace = Annotated[
     Path | None,
-    typer.Option("--trace", metavar="FILE", help="Write the trace as Parquet; of exact simulations only."),
+    typer.Option("--trace", metavar="FILE", help="Write the trace to this Parquet file; for exact simulations only."),
 ]
 Sweep = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Several schedules, one line each: 'bsp asp ssp:3 quorum:6,late=weight', separated by spaces or commas.",
+        help="Simulate several schedules and print a line for each: 'bsp asp ssp:3 quorum:6,late=weight', separated by "
+        "spaces or commas.",
         rich_help_panel=_INSTEAD,
     ),
 ]
@@ -115,15 +134,18 @@ Faults = Annotated[
     typer.Option(
         min=0,
         metavar="SEED",
-        help="Play the fault schedule of this seed, a small run of its own, with its events; say whether every promise "
-        "held. Goes with --schedule, --import and --json.",
+        help="Play the fault schedule of this seed, which is a small run of its own, print its events, and say whether "
+        "every "
+        "promise held. Only --schedule, --import and --json may be given with it.",
         rich_help_panel=_INSTEAD,
     ),
 ]
 Import = Annotated[
     str | None,
     typer.Option(
-        "--import", metavar="MODULE", help="A module or path/file.py to import first, which registers your schedule."
+        "--import",
+        metavar="MODULE",
+        help="Import this module or path/file.py first, so that it can register your schedule.",
     ),
 ]
 
@@ -152,7 +174,7 @@ def simulate(
     module: Import = None,
     as_json: _options.Json = False,
 ) -> int:
-    """Say what a run would take, cost and look like, by running its protocol under a virtual clock.
+    """Say how long a run would take and what it would cost, by running its protocol under a virtual clock.
 
     Nothing is trained, started or paid for. Times and dollars are modelled.
     """
@@ -194,7 +216,7 @@ def _record(result: SimulationResult, bill: Bill, channel: str) -> dict[str, Any
 def _results(
     schedules: list[str], job: str | None, costs: Costs | None, asked: dict[str, Any]
 ) -> Iterator[tuple[str, SimulationResult, Bill]]:
-    """Simulate one after the other, all with what was measured for the first, and bill it."""
+    """Simulate and bill one schedule after the other, all with the costs that were measured for the first."""
     import lambdaml
     from lambdaml.cost.billing.tariff import Quantities
 
@@ -209,7 +231,7 @@ def _results(
 
 
 def _schedules(text: str) -> list[str]:
-    """`bsp, asp quorum:6,late=weight` as three, each one that exists."""
+    """Split a text such as `bsp, asp quorum:6,late=weight` into names, and check that each of them exists."""
     from lambdaml.schedules import SCHEDULES
 
     names = [name for name in re.split(r",?\s+|,(?=[A-Za-z][\w-]*(?:[:,\s]|$))", text.strip(", ")) if name]
@@ -221,10 +243,10 @@ def _schedules(text: str) -> list[str]:
 
 
 def _refuse(context: typer.Context, option: str, wrong: Callable[[str], bool]) -> None:
-    """Refuse parameters that were given, but mean nothing beside this one.
+    """Refuse parameters that were given, but mean nothing together with this option.
 
     Raises:
-        UserError: there is one.
+        UserError: If there is such a parameter.
     """
     for parameter in context.command.params:
         name = str(parameter.name)
@@ -244,10 +266,10 @@ def _writer(path: Path | None) -> Callable[[Trace], None] | None:
 
 
 def _read_profile(path: Path, codec: str) -> Costs:
-    """The costs in a file; see the help of `--profile`.
+    """Read the costs from a file; see the help of `--profile`.
 
     Raises:
-        UserError: it cannot be read, or one of its fields is unknown, missing or not a number from 0 on.
+        UserError: If the file cannot be read, or one of its fields is unknown, missing or not a number of at least 0.
     """
     from lambdaml.simulation.stub_replica import Costs
 

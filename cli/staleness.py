@@ -1,4 +1,4 @@
-"""`lambdaml staleness`"""
+"""The verb `lambdaml staleness`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _BAR_WIDTH = 40
 
 _Source = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="Where the run lies, or a trace file that `trace` or `simulate` wrote."),
+    typer.Argument(metavar="RUN", help="The run's path or URL, or a trace file that `trace` or `simulate` wrote."),
 ]
 
 
 def staleness(run: _Source, as_json: _options.Json = False) -> int:
-    """Show how stale updates were, which of them, and why: what was committed while they were on their way."""
+    """Show how stale updates were, and why: what was committed while they were on their way."""
     from lambdaml.run import Run
     from lambdaml.traces import Trace
     from lambdaml.traces.attribution import explain

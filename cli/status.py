@@ -1,4 +1,4 @@
-"""`lambdaml status`"""
+"""The verb `lambdaml status`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def status(run: _options.Run, as_json: _options.Json = False) -> int:
-    """Say where a run stands: running, stopped, or how it ended."""
+    """Say whether a run is running or stopped, or how it ended."""
     from lambdaml.run import Run
 
     found = Run(run).status()

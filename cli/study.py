@@ -1,4 +1,4 @@
-"""`lambdaml study`"""
+"""The verb `lambdaml study`."""
 
 from __future__ import annotations
 
@@ -22,50 +22,75 @@ if TYPE_CHECKING:
 
 STUDIES = ("staleness",)
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="What to study: `staleness`.")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study to run: `staleness`.")]
 Models = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="`mlr`, `dnn1` to `dnn6` (hidden layers), `cnn`, `resnet8`, `vae`, `mf` (matrix factorisation), `lda` (Gibbs "
-        "sampling), with commas between.",
+        help="The models, separated by commas: `mlr`, `dnn1` to `dnn6` (by their hidden layers), `cnn`, `resnet8`, "
+        "`vae`, `mf` "
+        "(matrix factorisation), `lda` (Gibbs sampling).",
     ),
 ]
 Algorithms = Annotated[
-    str, typer.Option(metavar="NAMES", help="`sgd`, `momentum`, `adam`, `adagrad`, `rmsprop`, with commas between.")
+    str,
+    typer.Option(
+        metavar="NAMES", help="The algorithms, separated by commas: `sgd`, `momentum`, `adam`, `adagrad`, `rmsprop`."
+    ),
 ]
 Values = Annotated[
-    str, typer.Option("--staleness", metavar="NUMBERS", help="Values of s: an update is 0 to s iterations late.")
+    str,
+    typer.Option(
+        "--staleness",
+        metavar="NUMBERS",
+        help="The values of s, separated by commas; an update is 0 to s iterations late.",
+    ),
 ]
-_Workers = Annotated[str, typer.Option(metavar="NUMBERS", help="How many workers, each with its own cache.")]
+_Workers = Annotated[
+    str,
+    typer.Option(metavar="NUMBERS", help="The numbers of workers, separated by commas; each worker has its own cache."),
+]
 _Delays = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="`categorical` (uniform on 0 to s), `geometric` (of mean s/2), or `trace:FILE`, a trace as Parquet.",
+        help="The distribution of delays: `categorical` (uniform from 0 to s), `geometric` (with mean s/2), or "
+        "`trace:FILE`, "
+        "which takes them from a Parquet trace.",
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions.")]
+Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="The number of repetitions, each with its own seed.")]
 DataOption = Annotated[
     str,
     typer.Option(
         "--data",
         metavar="NAME",
-        help="`bundled` (digits, and what is generated), or `paper` (MNIST, CIFAR-10, MovieLens-1M, 20 Newsgroups: downloaded).",
+        help="The data: `bundled` (digits and generated data), or `paper` (MNIST, CIFAR-10, MovieLens-1M and 20 "
+        "Newsgroups, "
+        "which are downloaded).",
     ),
 ]
 Longest = Annotated[
-    float, typer.Option(min=1, metavar="X", help="Give a setting up after X times the batches that s = 0 takes.")
+    float, typer.Option(min=1, metavar="X", help="Give up on a setting after X times the batches that s = 0 takes.")
 ]
 Tune = Annotated[
-    bool, typer.Option("--tune", help="Find the learning rates first, at s = 0, rather than take those of the table.")
+    bool,
+    typer.Option(
+        "--tune", help="Find the learning rates first, at s = 0, instead of taking those of the built-in table."
+    ),
 ]
 _Out = Annotated[
-    Path, typer.Option(metavar="DIR", help="For the table and the page; what is there already is not computed again.")
+    Path,
+    typer.Option(
+        metavar="DIR",
+        help="The folder for the table and the page; results that it already holds are not computed again.",
+    ),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Processes of one thread each; by default as many as there are cores."),
+    typer.Option(
+        min=1, metavar="N", help="The number of processes, with one thread each; by default the number of cores."
+    ),
 ]
 
 
@@ -84,10 +109,10 @@ def study(
     processes: Processes = None,
     as_json: _options.Json = False,
 ) -> int:
-    """Study what staleness does to learning: batches to a target quality, relative to training without staleness.
+    """Measure how staleness slows learning: the batches to a target quality, relative to training without staleness.
 
-    Reproduces the ICLR 2019 paper of Dai et al.; writes study.csv, study.parquet and study.html into a folder. Ctrl-C
-    keeps what is computed; the same command goes on from there.
+    This reproduces the ICLR 2019 paper of Dai et al. and writes study.csv, study.parquet and study.html to a folder.
+    Ctrl-C keeps what has been computed; the same command continues from there.
     """
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}{nearest(name, STUDIES)}")
@@ -139,7 +164,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _theorems(plan: StudyPlan) -> list[Theorem]:
-    """The theory's part of the page; for the digits' networks alone."""
+    """Compute the theory's part of the page, which covers the networks for the digits only."""
     from lambdaml.studies.staleness.theory import theorem
 
     depths = {"mlr": 0, "dnn1": 1}
@@ -159,7 +184,7 @@ def _write_page(plan: StudyPlan, rows: list[StudyRow], theorems: list[Theorem], 
 
 
 def _print(found: list[Bar]) -> None:
-    """A line for each model and algorithm, a column for each s."""
+    """Print a line for each model and algorithm, with a column for each s."""
     values = sorted({bar.staleness for bar in found})
     lines: dict[tuple[str, str, int], dict[int, Bar]] = {}
     for bar in found:

@@ -1,4 +1,4 @@
-"""`lambdaml trace`"""
+"""The verb `lambdaml trace`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ _SHOWN = 10
 
 _Row = dict[str, Any]
 
-_Csv = Annotated[str | None, typer.Option("--csv", metavar="FILE", help="Write all rows as CSV; `-` is stdout.")]
+_Csv = Annotated[
+    str | None, typer.Option("--csv", metavar="FILE", help="Write all rows as CSV to this file; `-` is stdout.")
+]
 Parquet = Annotated[
-    Path | None, typer.Option("--parquet", metavar="FILE", help="Write the trace as Parquet, to be replayed.")
+    Path | None,
+    typer.Option(
+        "--parquet", metavar="FILE", help="Write the trace to this Parquet file, from which it can be replayed."
+    ),
 ]
 
 
 def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as_json: _options.Json = False) -> int:
-    """Show what became of each update: where it started, its fate, its staleness, and what took how long.
+    """Show what became of each update: where it started, its fate, its staleness, and how long each phase took.
 
-    Prints the last rows and a summary, or writes all of them with --csv, --parquet or --json.
+    This prints the last rows and a summary; --csv, --parquet and --json write all rows instead.
     """
     from lambdaml.run import Run
     from lambdaml.traces import Trace

@@ -1,4 +1,4 @@
-"""`lambdaml train`"""
+"""The verb `lambdaml train`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lambdaml.training.numerics import prepare
 if TYPE_CHECKING:
     from lambdaml.options import RunOptions
 
-_LENGTH, _WAY, _LIMITS = "How long", "How", "Limits"
+_LENGTH, _WAY, _LIMITS = "How long to train", "How to train", "Limits"
 
 
 def _prepare(mode: Mode) -> Mode:
-    """While options are read, so before NumPy and torch are loaded."""
+    """Set up the numerics while options are read, which is before NumPy and torch are loaded."""
     prepare(mode)
     return mode
 
 
-JobSpec = Annotated[str, typer.Argument(metavar="JOB", help="What to train: path/file.py:Name or package.module:Name.")]
+JobSpec = Annotated[str, typer.Argument(metavar="JOB", help="The job: path/file.py:Name or package.module:Name.")]
 _Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="The run's own place: ./path, file:///path, s3://bucket/prefix, gs://, az://, moto://, memory://; "
-        "by default the next free ./runs/<job>-<n>.",
+        help="The run's own path or URL: ./path, file:///path, s3://bucket/prefix, gs://, az://, "
+        "moto://, memory://; by default the next free ./runs/<job>-<n>.",
     ),
 ]
 Args = Annotated[
@@ -42,33 +42,43 @@ Args = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="An argument of the job's constructor, read as its annotation or default suggests. Repeatable.",
+        help="An argument of the job's constructor, read as the type that its annotation or default suggests. "
+        "Repeatable.",
     ),
 ]
-_Workers = Annotated[int, typer.Option(metavar="N", help="Streams of updates that the data is dealt out to.")]
-Seed = Annotated[int, typer.Option(metavar="S", help="Of everything that is random.")]
+_Workers = Annotated[
+    int, typer.Option(metavar="N", help="The number of workers: streams of updates that share the data.")
+]
+Seed = Annotated[int, typer.Option(metavar="S", help="The seed of everything that is random.")]
 
 _Steps = Annotated[
-    int | None, typer.Option(metavar="N", help="Updates that each worker makes.", rich_help_panel=_LENGTH)
+    int | None, typer.Option(metavar="N", help="The number of updates that each worker makes.", rich_help_panel=_LENGTH)
 ]
 _Epochs = Annotated[
     float | None,
     typer.Option(
-        metavar="E", help="Passes over the data; by default 10, or 1000 with a target.", rich_help_panel=_LENGTH
+        metavar="E",
+        help="The number of passes over the data; by default 10, or 1000 with a target.",
+        rich_help_panel=_LENGTH,
     ),
 ]
 _Target = Annotated[
     str | None,
     typer.Option(
-        metavar="METRIC>=X", help="Stop at the first snapshot that meets it: 'accuracy>=0.95'.", rich_help_panel=_LENGTH
+        metavar="METRIC>=X",
+        help="Stop at the first snapshot that meets this target: 'accuracy>=0.95'.",
+        rich_help_panel=_LENGTH,
     ),
 ]
 _Schedule = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Whom a commit waits for: `bsp`, `ssp:S`, `asp`, `quorum:K` or `quorum:K,late=weight`; `auto` measures the "
-        "job and the store, and plans: schedule, up to so many workers, batch and codec, the fastest to the end.",
+        help="The rule that decides which updates a commit waits for: `bsp`, `ssp:S`, `asp`, `quorum:K` or "
+        "`quorum:K,late=weight`. "
+        "`auto` measures the job and the store, and plans the schedule, the number of workers (up to --workers), the "
+        "batch "
+        "size and the codec that finish soonest.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -76,19 +86,23 @@ Replan = Annotated[
     bool,
     typer.Option(
         "--replan",
-        help="With `auto`: where reality leaves the plan, plan again at a snapshot, and if that is worth it, go on in "
-        "another way: in a run of its own beside this one, with .2 after its name.",
+        help="With `auto`: if the run departs from its plan, plan again at a snapshot. If a better plan pays, it "
+        "continues in "
+        "a run of its own beside this one, with .2 after its name.",
         rich_help_panel=_WAY,
     ),
 ]
 CodecSpec = Annotated[
-    str, typer.Option(metavar="NAME", help="How gradients are written: `fp32`, `bf16`.", rich_help_panel=_WAY)
+    str,
+    typer.Option(
+        metavar="NAME", help="The codec that gradients are written with: `fp32` or `bf16`.", rich_help_panel=_WAY
+    ),
 ]
 StalenessRule = Annotated[
     str,
     typer.Option(
         metavar="RULE",
-        help="What becomes of stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
+        help="The rule for stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
         rich_help_panel=_WAY,
     ),
 ]
@@ -97,19 +111,22 @@ _ProfileFile = Annotated[
     typer.Option(
         "--profile",
         metavar="FILE",
-        help="With `auto`: what 'lambdaml profile' wrote, instead of measuring.",
+        help="With `auto`: the file that `lambdaml profile` wrote, so that nothing is measured first.",
         rich_help_panel=_WAY,
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Samples of an update, in place of the job's own.", rich_help_panel=_WAY),
+    typer.Option(
+        metavar="N", help="The number of samples in an update; by default the job's own.", rich_help_panel=_WAY
+    ),
 ]
 SnapshotEvery = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Updates of each worker between snapshots, each of which is evaluated; by default an epoch.",
+        help="The number of updates of each worker between two snapshots; by default an epoch. Each snapshot is "
+        "evaluated.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -118,8 +135,9 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="RUN[@VERSION]",
-        help="Begin with the weights and the optimizer, learning rate included, of another run: its result, or its "
-        "newest snapshot.",
+        help="Begin with the weights and the optimizer, learning rate included, of another run. They are those of its "
+        "result "
+        "or, if it has none, of its newest snapshot; @VERSION chooses another one.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -128,7 +146,9 @@ _Numerics = Annotated[
     typer.Option(
         metavar="MODE",
         callback=_prepare,
-        help="`reproducible`: the same bits each time, and on each CPU of a class; `fast`: whatever is fastest here.",
+        help="The numerics: `reproducible` gives the same bits each time, and on every CPU of a class; `fast` is "
+        "whatever is "
+        "fastest here.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -136,7 +156,8 @@ _Coherence = Annotated[
     bool,
     typer.Option(
         "--coherence",
-        help="Measure with each evaluation the cosine between its gradient and the one before, on 1,000 samples.",
+        help="At each evaluation, measure the cosine between its gradient and that of the evaluation before, on 1,000 "
+        "samples.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -144,8 +165,9 @@ Keep = Annotated[
     str | None,
     typer.Option(
         metavar="all|SIZE",
-        help="History that stays for replay and verify, such as 500M; by default 2G or a tenth of the free disk. Older "
-        "updates and snapshots are deleted while the run goes on.",
+        help="How much history to keep for replay and verify: `all`, or a size such as 500M; by default 2G or, if it "
+        "is less, a "
+        "tenth of the free disk. Older updates and snapshots are deleted while the run goes on.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -154,19 +176,20 @@ _Lease = Annotated[
     typer.Option(
         "--lease",
         metavar="SECONDS",
-        help="How long a function that fell silent keeps its workers; by default 30.",
+        help="How long a silent function keeps its workers; by default 30.",
         rich_help_panel=_LIMITS,
     ),
 ]
 MaxUpdateNorm = Annotated[
     float | None,
-    typer.Option(metavar="X", help="Reject updates with a greater 2-norm.", rich_help_panel=_LIMITS),
+    typer.Option(metavar="X", help="Reject updates whose 2-norm is greater than this.", rich_help_panel=_LIMITS),
 ]
 MaxRejected = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Stop when N of the latest 2N updates were rejected; by default 10, or as many as there are workers.",
+        help="Stop when N of the latest 2N updates were rejected; by default 10, or the number of workers if that is "
+        "larger.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -214,7 +237,7 @@ def train(
 ) -> int:
     """Train a job with stateless workers that share nothing but a store.
 
-    Ctrl-C stops it so that `lambdaml resume` can go on; nothing is lost.
+    Ctrl-C stops the run so that `lambdaml resume` can continue it; nothing is lost.
     """
     from lambdaml.options import RunOptions
     from lambdaml.training.asked import free_place
@@ -242,10 +265,10 @@ def _train(job: str, place: str, options: RunOptions, as_json: bool) -> int:
 
 
 def parse_args(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["lr=0.1", "name=big"]` as keyword arguments, of which the job's parameters say what they are.
+    """Split texts such as `["lr=0.1", "name=big"]` into keyword arguments; the job's parameters decide their types.
 
     Raises:
-        UserError: one of them is not `KEY=VALUE`.
+        UserError: If one of them is not `KEY=VALUE`.
     """
     arguments: dict[str, Any] = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""`lambdaml verify`"""
+"""The verb `lambdaml verify`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUIET_S = 2.0
 
 
 def verify(run: _options.Run, as_json: _options.Json = False) -> int:
-    """Check the whole log, the fate of every update, all checksums, and that a replay gives the same bits."""
+    """Check the whole log, the fate of every update and all checksums, and check that a replay gives the same bits."""
     from lambdaml.log.reader import RunReader
     from lambdaml.training.verify import verify as check
 
@@ -30,7 +30,7 @@ def verify(run: _options.Run, as_json: _options.Json = False) -> int:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Says on stderr how far the check has come, every other second."""
+    """Return a callback that says on stderr, every other second, how far the check has come."""
     said: float | None = None
 
     def say(done: int, total: int) -> None:
