@@ -75,10 +75,8 @@ _Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         help="The rule that decides which updates a commit waits for: `bsp`, `ssp:S`, `asp`, `quorum:K` or "
-        "`quorum:K,late=weight`. "
-        "`auto` measures the job and the store, and plans the schedule, the number of workers (up to --workers), the "
-        "batch "
-        "size and the codec that finish soonest.",
+        "`quorum:K,late=weight`. `auto` measures the job and the store, and plans the schedule, the number of workers (up "
+        "to --workers), the batch size and the codec that finish soonest.",
         rich_help_panel=_WAY,
     ),
 ]
