@@ -25,7 +25,7 @@ _Source = Annotated[
 
 
 def staleness(run: _Source, as_json: _options.Json = False) -> int:
-    """Show how stale updates were, and why: what was committed while they were on their way."""
+    """Show how stale updates were, which ones, and why: what was committed while they were on their way."""
     from lambdaml.run import Run
     from lambdaml.traces import Trace
     from lambdaml.traces.attribution import explain
