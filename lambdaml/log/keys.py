@@ -35,50 +35,62 @@ CONTROLS = "control/"
 
 
 def log(commit: int) -> str:
+    """Return the key of the log entry of this commit."""
     return f"log/{commit:010d}.json"
 
 
 def update(worker: int, seq: int) -> str:
+    """Return the key of the update that a worker publishes under this sequence number."""
     return f"updates/{worker:05d}/{seq:010d}"
 
 
 def updates(worker: int) -> str:
+    """Return the prefix of the keys of a worker's updates."""
     return f"updates/{worker:05d}/"
 
 
 def snapshot(version: int) -> str:
+    """Return the key of the snapshot of this version."""
     return f"snapshots/{version:010d}.safetensors"
 
 
 def metrics(version: int) -> str:
+    """Return the key of the evaluation of this version's snapshot."""
     return f"metrics/{version:010d}.json"
 
 
 def leases(worker: int) -> str:
+    """Return the prefix of the keys of a worker's leases."""
     return f"leases/{worker:05d}/"
 
 
 def lease(worker: int, generation: int) -> str:
+    """Return the key of a worker's lease of this generation."""
     return f"leases/{worker:05d}/{generation:06d}"
 
 
 def trace_part(function: str, part: int) -> str:
+    """Return the key of a part of a function's trace, by the function's name and the part's number."""
     return f"trace/{function}/{part:05d}.jsonl"
 
 
 def usage(function: str) -> str:
+    """Return the key of the record of what this function used."""
     return f"usage/{function}.json"
 
 
 def horizon(commit: int) -> str:
+    """Return the key of the horizon that lets history before this commit's snapshot be deleted."""
     return f"horizon/{commit:010d}.json"
 
 
 def pin(name: str) -> str:
+    """Return the key of the pin of this name."""
     return f"pins/{name}.json"
 
 
 def control(number: int) -> str:
+    """Return the key of the control record of this number."""
     return f"control/{number:010d}.json"
 
 

@@ -18,11 +18,19 @@ class Status:
     """The status of a run.
 
     Attributes:
+        run: The run's URL.
         state: `running`, `stopped` (it can be resumed), or the way in which it ended.
+        version: The newest committed version, in optimizer steps.
+        commits: The number of log entries.
+        progress: The share of the run that is done; the run is finished at 1.
+        schedule: The name of the run's schedule with its arguments, such as `ssp:3`.
+        workers: The number of workers.
+        metrics: The newest evaluation, by the metric's name; it is empty before the first.
         metrics_version: The version that `metrics` were evaluated at.
         functions: The functions that seem to be working on the run.
         age_s: The seconds since the last commit was written.
         model: Whether the bucket holds the result.
+        init_from: The state that the run began with, as `URL@VERSION`, or None for a fresh model.
         first: The first version that can still be replayed.
     """
 

@@ -18,6 +18,12 @@ class Staleness:
     The staleness of an update is the number of optimizer steps between the version that it was computed from and the
     step that applied it. A percentile is a value that occurred, as everywhere in lambdaml: the least value such that at
     least that share of all values does not exceed it.
+
+    Attributes:
+        mean: The mean, in steps.
+        p50: The median, in steps.
+        p95: The 95th percentile, in steps.
+        max: The greatest staleness that occurred, in steps.
     """
 
     mean: float
@@ -45,7 +51,18 @@ class Staleness:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The sums over a run's log."""
+    """The sums over a run's log.
+
+    Attributes:
+        commits: The number of log entries.
+        version: The version after the last of them, in optimizer steps.
+        updates: The number of updates with a fate.
+        samples: The number of samples in the applied updates.
+        fates: The number of updates for each of the fates `applied`, `discarded` and `rejected`.
+        staleness: The distribution of staleness over the applied updates.
+        stop: The reason why the run ended, or None if the log does not end it.
+        stop_version: The version that the run's result has, or None if the log does not end the run.
+    """
 
     commits: int
     version: int

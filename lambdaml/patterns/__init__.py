@@ -25,9 +25,14 @@ class Pattern(Protocol):
     """
 
     @property
-    def arrived(self) -> Mapping[tuple[int, int], Update]: ...
+    def arrived(self) -> Mapping[tuple[int, int], Update]:
+        """The known updates that have no fate yet, by worker and sequence number, in order of arrival."""
+        ...
+
     @property
-    def news(self) -> int: ...
+    def news(self) -> int:
+        """A number that grows with each update that arrives."""
+        ...
 
     def look_for(self, workers: Collection[int]) -> None:
         """Look for the updates of exactly these workers from now on."""

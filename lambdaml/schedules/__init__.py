@@ -18,10 +18,11 @@ from lambdaml.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The contents of the next commit.
+    """The contents of the next commit. Faulty updates may appear in either list: they are rejected.
 
-    `steps` are the optimizer steps in order, each a list of updates to be averaged in the order given; `discarded`
-    are updates that no step will use. Faulty updates may appear in either: they are rejected.
+    Attributes:
+        steps: The optimizer steps in order, each a list of updates that are averaged in the order given.
+        discarded: The updates that no step will use.
     """
 
     steps: Sequence[Sequence[Update]]
@@ -37,7 +38,9 @@ class Schedule(Protocol):
     """
 
     @property
-    def deterministic(self) -> bool: ...
+    def deterministic(self) -> bool:
+        """Whether `decide` depends only on *which* updates have arrived, never on their order or timing."""
+        ...
 
     def needs(self, workers: int) -> int:
         """Return the number of updates that a commit waits for with this many workers. Forecasts use it."""

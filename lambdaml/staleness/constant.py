@@ -1,4 +1,4 @@
-"""w(tau) = 1: plain asynchronous SGD (Recht et al., "Hogwild!", arXiv 1106.5730)."""
+"""The weight w(tau) = 1: plain asynchronous SGD (Recht et al., "Hogwild!", arXiv 1106.5730)."""
 
 from __future__ import annotations
 

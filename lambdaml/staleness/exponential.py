@@ -1,4 +1,6 @@
-"""w(tau) = exp(-beta min(tau, T)), beta = ln(T/2 + 1) / (T/2): AdaSGD (Damaskinos et al., "FLeet", arXiv 2006.07273).
+"""The weight w(tau) = exp(-beta min(tau, T)), beta = ln(T/2 + 1) / (T/2), of AdaSGD.
+
+Source: Damaskinos et al., "FLeet" (arXiv 2006.07273).
 
 The curve meets that of `inverse` at T/2: fresher updates count more than with `inverse`, staler ones less. T is the
 staleness below which all updates but those of stragglers stay. It is given as `threshold`, or it is the `percentile` of

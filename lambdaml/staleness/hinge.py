@@ -1,8 +1,8 @@
-"""w(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1): FedAsync, hinge form (Xie, Koyejo, Gupta, arXiv 1903.03934).
+"""The weight w(tau) = 1 if tau <= b, else 1 / (a (tau - b) + 1), of FedAsync in its hinge form.
 
-In that paper the weight mixes models; here it multiplies gradients. The paper has a = 10 and b = 4. If b is at least
-the staleness of workers of usual speed, these count in full and stragglers hardly at all. With a = 0 this is
-`constant`.
+Source: Xie, Koyejo, Gupta (arXiv 1903.03934). In that paper the weight mixes models; here it multiplies gradients. The
+paper has a = 10 and b = 4. If b is at least the staleness of workers of usual speed, these count in full and stragglers
+hardly at all. With a = 0 this is `constant`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""w(tau) = 1 / (tau + 1): DynSGD (Jiang et al., "Heterogeneity-aware distributed parameter servers", SIGMOD 2017)."""
+"""The weight w(tau) = 1 / (tau + 1) of DynSGD.
+
+Source: Jiang et al., "Heterogeneity-aware distributed parameter servers" (SIGMOD 2017).
+"""
 
 from __future__ import annotations
 

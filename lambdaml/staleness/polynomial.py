@@ -1,4 +1,4 @@
-"""w(tau) = (tau + 1)^-a: FedAsync, polynomial form (Xie, Koyejo, Gupta, arXiv 1903.03934).
+"""The weight w(tau) = (tau + 1)^-a: FedAsync, polynomial form (Xie, Koyejo, Gupta, arXiv 1903.03934).
 
 In that paper the weight mixes models; here it multiplies gradients. The paper's usual value is a = 0.5. With a = 0 this
 is `constant`, with a = 1 it is `inverse`.

@@ -1,4 +1,7 @@
-"""w(tau) = 1 / sqrt(1 + tau): FedBuff (Nguyen et al., arXiv 2106.06639), with `quorum:K,late=weight` as its buffer."""
+"""The weight w(tau) = 1 / sqrt(1 + tau) of FedBuff, with `quorum:K,late=weight` as its buffer.
+
+Source: Nguyen et al. (arXiv 2106.06639).
+"""
 
 from __future__ import annotations
 

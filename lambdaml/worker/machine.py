@@ -18,7 +18,16 @@ from lambdaml.parts import Parts
 class Gradient:
     """The result of one computation: the encoded gradient, the version that it was computed from, times, and warnings.
 
-    `body` may alias the replica's buffers: write it out before the replica is used again.
+    Attributes:
+        body: The encoded gradient. It may alias the replica's buffers: write it out before the replica is used again.
+        base: The version that the gradient was computed from.
+        base_commit: The number of commits that had been applied then.
+        samples: The number of samples in the batch.
+        loss: The loss of that batch.
+        compute_s: The seconds that the gradient took.
+        encode_s: The seconds that its encoding took.
+        labels: The number of samples of each class, if the run's staleness rule asks for that.
+        warnings: Texts for the user, one for each finding.
     """
 
     body: Body
@@ -36,18 +45,30 @@ class MachineState(Protocol):
     """The state at a version, detached from its machine."""
 
     @property
-    def version(self) -> int: ...
+    def version(self) -> int:
+        """The number of optimizer steps taken."""
+        ...
+
     @property
-    def meta(self) -> dict[str, Any]: ...
+    def meta(self) -> dict[str, Any]:
+        """The values of the state that are not tensors, in plain types."""
+        ...
+
     @property
     def size_bytes(self) -> int:
         """The approximate size of a snapshot of this state."""
 
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hexadecimal."""
+        ...
+
     def dump(self, sha256: str = "") -> bytes:
         """Return the bytes of a snapshot. `sha256` is the digest, if it is known."""
 
-    def dump_model(self) -> bytes: ...
+    def dump_model(self) -> bytes:
+        """Return the bytes of the model alone, as the run's result holds it."""
+        ...
+
     def over(self, base: Any) -> MachineState:
         """Return this state, which was read from a snapshot, together with the state in frozen.safetensors."""
 
@@ -61,9 +82,15 @@ class Machine(Protocol):
     """
 
     @property
-    def parts(self) -> Parts: ...
+    def parts(self) -> Parts:
+        """The run's schedule, codec and staleness rule."""
+        ...
+
     @property
-    def log_state(self) -> LogState: ...
+    def log_state(self) -> LogState:
+        """The log state after the commits applied so far."""
+        ...
+
     @property
     def update_bytes(self) -> int:
         """The bytes that an update will take in memory, as far as that is known before one was made."""
@@ -71,16 +98,45 @@ class Machine(Protocol):
     def held_bytes(self, update: Update) -> int:
         """Return the bytes that an update takes in memory."""
 
-    def gradient(self, worker: int, seq: int) -> Gradient: ...
-    def check(self, update: Update) -> str: ...
-    def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None: ...
-    def begin(self, commit: Commit) -> None: ...
-    def add(self, entry: Entry, update: Update) -> None: ...
-    def step(self, step: tuple[Entry, ...]) -> None: ...
-    def end(self, commit: Commit) -> None: ...
-    def state(self) -> MachineState: ...
+    def gradient(self, worker: int, seq: int) -> Gradient:
+        """Compute update `seq` of a worker at the present version. The state is left as it was."""
+        ...
+
+    def check(self, update: Update) -> str:
+        """Return why this update must be rejected, or "". The answer is the same on every replica."""
+        ...
+
+    def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
+        """Apply the next commit. `updates` holds every update that it applies, by worker and sequence number."""
+        ...
+
+    def begin(self, commit: Commit) -> None:
+        """Begin to apply the next commit in pieces."""
+        ...
+
+    def add(self, entry: Entry, update: Update) -> None:
+        """Add an update, with the weight of its log entry, to the sum of the step."""
+        ...
+
+    def step(self, step: tuple[Entry, ...]) -> None:
+        """Take the optimizer step along the mean of the updates that were added."""
+        ...
+
+    def end(self, commit: Commit) -> None:
+        """Finish the commit, whose steps have all been taken, and advance the log state."""
+        ...
+
+    def state(self) -> MachineState:
+        """Return a copy of the state, which later commits do not change."""
+        ...
+
     def shared_state(self) -> MachineState:
         """Return the state in the machine's own memory. Use it before the machine changes."""
 
-    def load(self, state: Any) -> None: ...
-    def read(self, data: bytes | memoryview, key: str) -> MachineState: ...
+    def load(self, state: Any) -> None:
+        """Become the replica that `state` was taken from, bit for bit."""
+        ...
+
+    def read(self, data: bytes | memoryview, key: str) -> MachineState:
+        """Return the state that a snapshot's bytes hold. Errors name the object by `key`."""
+        ...

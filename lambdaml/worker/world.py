@@ -20,19 +20,24 @@ T = TypeVar("T")
 class Signal(Protocol):
     """A signal that conditions depend on. Setting it wakes the coroutines that wait for a condition which now holds."""
 
-    def set(self) -> None: ...
+    def set(self) -> None:
+        """Evaluate the conditions that are waited for, and wake the coroutines whose condition holds."""
+        ...
 
 
 class Task(Protocol):
     """A coroutine that runs beside the one that spawned it."""
 
-    def cancel(self) -> object: ...
+    def cancel(self) -> object:
+        """Cancel the coroutine. It need not have ended when this returns, and the result has no meaning."""
+        ...
 
 
 class WorldStore(Protocol):
     """The store of `lambdaml.storage.protocol` with calls that are awaited.
 
-    Requests in flight at once overlap. Each is repeated while the store is down.
+    Requests in flight at once overlap. Each is repeated while the store is down. What a call promises beyond its
+    sentence here, and what it raises, is documented at `lambdaml.storage.protocol.Store`.
 
     Attributes:
         patience: The time for which requests are repeated, and whether the store was down lately.
@@ -41,13 +46,37 @@ class WorldStore(Protocol):
     @property
     def patience(self) -> Patience: ...
 
-    async def get(self, key: str) -> Bytes | None: ...
-    async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]: ...
-    async def put(self, key: str, data: Data) -> None: ...
-    async def create(self, key: str, data: Data) -> Bytes | None: ...
-    async def head(self, key: str) -> ObjectInfo | None: ...
-    async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]: ...
-    async def delete(self, keys: Sequence[str]) -> None: ...
+    async def get(self, key: str) -> Bytes | None:
+        """Return the object's bytes, or None if there is no such object."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
+        """Return each object's bytes, or None, in the order of the keys."""
+        ...
+
+    async def put(self, key: str, data: Data) -> None:
+        """Write an object, and replace one that exists."""
+        ...
+
+    async def create(self, key: str, data: Data) -> Bytes | None:
+        """Write the object if the key is free.
+
+        Returns None if the object is stored because of this call, else the bytes that are stored there instead.
+        """
+        ...
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """Return the object's size and time without its bytes, or None if there is no such object."""
+        ...
+
+    async def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
+        """Return the objects under a prefix whose keys come after `after`, in the order of their keys."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects. Keys that do not exist are no error."""
+        ...
+
     def reading(self) -> dict[str, Any]:
         """Return the sums over this function's requests so far, in the form of `MeterReading.to_dict`."""
 
@@ -65,9 +94,13 @@ class World(Protocol):
     def now(self) -> float:
         """Return the seconds on a clock that never goes back. They are comparable within one function only."""
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait for this many seconds, while other coroutines run."""
+        ...
 
-    def signal(self) -> Signal: ...
+    def signal(self) -> Signal:
+        """Return a new signal, for which nothing waits yet."""
+        ...
 
     async def until(self, signal: Signal, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait until the condition holds or the time is over, and return whether it holds.
@@ -76,7 +109,9 @@ class World(Protocol):
         memory only.
         """
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> Task: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Task:
+        """Start a coroutine that runs beside the caller, and return it as a task that can be cancelled."""
+        ...
 
     async def gather(self, *work: Coroutine[Any, Any, T]) -> list[T]:
         """Run all at once, and return the results in order. If one raises an exception, so does this."""
