@@ -1,4 +1,4 @@
-"""Runs the real protocol in the virtual world: functions start, die, leave and start again, as an engine has them do."""
+"""Runs the real protocol in the virtual world: functions start, die, leave and start again, as under a real engine."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ class Life:
     """One function from its start to its end.
 
     Attributes:
-        name: unique.
-        index: which of the functions it is; one that takes its place has the same.
-        outcome: `done`, `left`, `killed`, or the error's text.
+        name: The function's name, which no other life has.
+        index: The function's number, from 0; the function that replaces it has the same.
+        world: The function's world.
+        machine: The function's replica.
+        started_s: The virtual second at which the engine launched it.
+        ended_s: The virtual second at which it ended, or None while it lives.
+        outcome: `done`, `left`, `killed`, or the error's text; empty while it lives.
     """
 
     name: str
@@ -44,15 +48,16 @@ class Life:
 
 @dataclass(slots=True)
 class FaultPlan:
-    """What a fault schedule has in store for one life; times are seconds from its start.
+    """The faults that a fault schedule plans for one life. Times are seconds from its start.
 
     Attributes:
-        last_turn: it is killed after this many turns of its tasks.
-        freeze_s: when it stands still, and for how long.
-        skew_s, drift: of its clock.
-        lifetime_s: shortens the platform's.
-        dead: functions that it is told are dead, rightly or not.
-        restart_s: until the engine replaces it.
+        last_turn: The number of turns of its tasks after which the function is killed; None if it is not.
+        freeze_s: The moment at which it freezes and the seconds that it stays frozen; None if it never freezes.
+        skew_s: The seconds that its clock is ahead.
+        drift: The seconds that its clock gains in each second.
+        lifetime_s: The lifetime, if it is shorter than the platform's.
+        dead: The functions that it is told are dead, rightly or not.
+        restart_s: The seconds from its end until the engine replaces it.
     """
 
     last_turn: int | None = None
@@ -69,12 +74,24 @@ class VirtualRun:
     """A run in the virtual world.
 
     Attributes:
-        fault_plan: decides what happens to the life of this name and index.
-        bad: updates that every replica must reject.
-        machine: makes a function's replica; by default one without tensors.
-        start: the first snapshot; by default a shadow's.
-        trace: takes every event, with the moment it happened at.
-        failure: an error that no user should ever see.
+        settings: The run's settings.
+        functions: The number of functions.
+        costs: The seconds of compute and the bytes that its work takes.
+        channel: The model of the store.
+        platform: The model of the platform that the functions run on.
+        stragglers: The model of how a function's speed varies.
+        seed: The seed of everything that is drawn.
+        injector: Decides which fault each request meets; by default none meets any.
+        fault_plan: Returns the faults of the life of this name and index.
+        bad: Returns whether every replica must reject the update of this worker and sequence number.
+        machine: Makes a function's replica; by default one without tensors.
+        start: The bytes of the first snapshot; by default that of a replica without tensors.
+        trace: Is called with each event and the virtual second at which it happened.
+        kernel: The virtual clock, and the tasks that run on it.
+        bucket: The run's store.
+        lives: The functions launched so far, in the order of their launch.
+        error: The first error that a function failed with and that a user may see.
+        failure: An error that no user should ever see.
     """
 
     settings: Settings
@@ -108,10 +125,10 @@ class VirtualRun:
         self.bucket.put(keys.snapshot(0), start)
 
     def run(self, until_s: float = float("inf")) -> bool:
-        """Run until all functions have ended, or the clock stands at `until_s`; whether the run has ended.
+        """Run until all functions have ended or the clock shows `until_s`, and return whether the run has ended.
 
         Raises:
-            LambdaMLError: what a function failed with.
+            LambdaMLError: If a function failed with it.
         """
         self._open = self.functions
         for index in range(self.functions):
@@ -125,7 +142,7 @@ class VirtualRun:
         return self._open == 0
 
     def launch(self, index: int, spare: bool = False) -> None:
-        """Start a function; a spare one works beside that of the same index, and is not replaced."""
+        """Start a function. A spare one works beside the function of the same index, and is not replaced."""
         name = f"f{index}.{sum(life.index == index for life in self.lives)}{'s' if spare else ''}"
         plan = self.fault_plan(self, name, index)
         group = self.kernel.group(name)
@@ -161,7 +178,7 @@ class VirtualRun:
     async def _live(self, life: Life, plan: FaultPlan, spare: bool) -> None:
         assigned = range(life.index, self.settings.workers, self.functions)
         try:
-            again = not life.name.endswith(".0")  # it finds what the one before it left
+            again = not life.name.endswith(".0")  # it finds what its predecessor left
             await life.world.sleep(self.platform.start_s(life.world.group.random.random, warm=again))
             await life.world.store.get(keys.RUN)
             function = Function(life.world, self.settings, life.machine, life.name, assigned, plan.dead)
@@ -186,17 +203,17 @@ class VirtualRun:
                 other.world.ask_to_leave()
             self._open -= not spare
         elif not spare and outcome == "done" and (self._open > 1 or self.bucket.get(keys.MODEL) is not None):
-            self._open -= 1  # the last one out makes sure that there is a result, as `train` does
+            self._open -= 1  # the last one makes sure that the result exists, as `train` does
         elif not spare:
             self.kernel.at(self.kernel.now + restart_s, lambda: self.launch(life.index))
 
     def log(self) -> list[Commit]:
-        """The log as it stands, as far as it has no gap."""
+        """Return the log so far, up to the first gap."""
         commits: list[Commit] = []
         while (data := self.bucket.get(keys.log(len(commits)))) is not None:
             commits.append(Commit.unpack(data, len(commits)))
         return commits
 
     def run_of(self) -> RunReader:
-        """What stands in the bucket, as a reader of runs takes it."""
+        """Return a reader of the run, over the bucket's objects."""
         return RunReader(MemoryStore.holding(self.bucket.objects, "virtual", lambda: self.kernel.now))

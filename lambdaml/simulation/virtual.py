@@ -1,7 +1,7 @@
 """The virtual world: a modelled store and modelled functions on the kernel's clock.
 
-One `Bucket` stands for the store; each function gets a `VirtualWorld` of its own, as it gets a `LiveWorld` in life.
-Requests take drawn latencies, share their function's network, and take effect where they would: a write after its
+One `Bucket` models the store; each function gets a `VirtualWorld` of its own, as a real one gets a `LiveWorld`.
+Requests take drawn latencies, share their function's network, and take effect when a real one would: a write after its
 transfer and half of its latency, a read half-way. Compute takes the time that it is charged for, one piece at a time.
 """
 
@@ -31,11 +31,14 @@ class FaultInjector(Protocol):
     """Decides which fault each request meets; see `lambdaml.simulation.faults`."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
-        """`""`, or one of `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage`."""
+        """Return the fault that this request meets, or "" if it meets none.
+
+        The faults are `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice` and `damage`.
+        """
 
 
 class NoFaults:
-    """Nothing ever happens."""
+    """Lets no request meet a fault."""
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
         return ""
@@ -43,7 +46,13 @@ class NoFaults:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """An object that was deleted, and the keys that stood just then, by prefix."""
+    """An object that was deleted.
+
+    Attributes:
+        key: The object's key.
+        data: The object's bytes.
+        standing: The keys that existed just after the deletion, for the prefixes of snapshots and of horizons.
+    """
 
     key: str
     data: bytes
@@ -54,8 +63,15 @@ class Bucket:
     """The objects of a virtual store, seen by all functions.
 
     Args:
-        payloads: bytes that objects whose keys begin with these prefixes have beyond what is really stored.
-        injector: the faults of its requests.
+        kernel: The virtual clock.
+        channel: The model of the store's latencies, bandwidth and limits.
+        payloads: The bytes that objects whose keys begin with these prefixes have beyond what is really stored.
+        injector: Decides which faults requests meet; by default none meets any.
+
+    Attributes:
+        objects: Each object's bytes and the virtual second at which it was written, by key.
+        overwritten: The keys of the objects that a put replaced, in order.
+        deleted: The objects that were deleted, in order.
     """
 
     def __init__(
@@ -77,25 +93,28 @@ class Bucket:
         self._reads, self._writes = (TokenBucket(rate) if rate else None for rate in limits)
 
     def size_bytes(self, key: str, data: Bytes | Data) -> int:
-        """What the object counts as on the network."""
+        """Return the bytes that the object has on the network, its modelled payload included."""
         return len(data) + self._payloads.get(key[: key.find("/") + 1], 0)
 
     def busy(self, op: Op) -> bool:
-        """Whether the store refuses a request now, because there have been too many."""
+        """Count a request, and return whether the store refuses it because of too many requests."""
         tokens = self._writes if op in WRITES else self._reads
         return tokens is not None and not tokens.take(self.kernel.now)
 
     def get(self, key: str) -> bytes | None:
+        """Return the object's bytes, or None if there is no such object."""
         found = self.objects.get(key)
         return None if found is None else found[0]
 
     def try_create(self, key: str, data: Data) -> bool:
+        """Write the object if the key is free, and return whether it was."""
         if key in self.objects:
             return False
         self.put(key, data)
         return True
 
     def put(self, key: str, data: Data) -> None:
+        """Write the object, and note if that replaces one."""
         if key in self.objects:
             self.overwritten.append(key)
         else:
@@ -103,10 +122,12 @@ class Bucket:
         self.objects[key] = (bytes(flat(data)), self.kernel.now)
 
     def head(self, key: str) -> ObjectInfo | None:
+        """Return the object's size in bytes and the virtual second of its writing, or None if it does not exist."""
         found = self.objects.get(key)
         return None if found is None else ObjectInfo(key, self.size_bytes(key, found[0]), found[1])
 
     def list(self, prefix: str, after: str = "") -> list[ObjectInfo]:
+        """Return the objects whose key begins with `prefix` and is greater than `after`, in the order of their keys."""
         start = bisect_right(self._sorted, max(after, prefix)) if after >= prefix else 0
         found = []
         for key in self._sorted[start or bisect_right(self._sorted, prefix) :]:
@@ -118,7 +139,7 @@ class Bucket:
         return found
 
     def delete(self, key: str) -> None:
-        """Forget an object, as a lifecycle rule does; `deleted` remembers it, and what stood meanwhile."""
+        """Delete an object, as a lifecycle rule does. `deleted` remembers it and the keys that existed then."""
         found = self.objects.pop(key, None)
         if found is not None:
             self._sorted.remove(key)
@@ -127,7 +148,7 @@ class Bucket:
 
 
 class VirtualStore:
-    """One function's connection to a bucket."""
+    """One function's connection to a bucket. It is the `WorldStore` of the virtual world."""
 
     def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float, patience: Patience) -> None:
         self.meter = Meter()
@@ -180,7 +201,7 @@ class VirtualStore:
         return await self._request("create", key, size, lambda: self._bucket.try_create(key, data))
 
     async def _request(self, op: Op, key: str, sent: int, effect: Callable[[], T]) -> T:
-        """One request: there, its effect, and back."""
+        """Make one request: it travels to the store, takes effect, and its answer travels back."""
         world, bucket, began = self._world, self._bucket, self._world.kernel.now
         channel, uniform = bucket.channel, world.group.random.random
         fault = bucket.injector.strike(op, key, began, uniform)
@@ -197,7 +218,7 @@ class VirtualStore:
             if fault == "slowdown" or bucket.busy(op):
                 await world.sleep(latency_s / 2)
                 raise Throttled(f"{op} {key}: slow down")
-            if fault == "late":  # it takes effect long after everybody has given up on it
+            if fault == "late":  # it takes effect long after everyone has given it up
                 delay_s = 60.0 * uniform()
                 world.kernel.at(world.kernel.now + delay_s, lambda: _ignore(effect()))
                 raise StoreTimeout(f"{op} {key}: no answer in time")
@@ -223,7 +244,7 @@ class VirtualStore:
 
 
 class VirtualSignal:
-    """Wakes the coroutines whose condition holds."""
+    """Wakes the coroutines whose condition holds. It is the `Signal` of the virtual world."""
 
     __slots__ = ("waiters",)
 
@@ -237,18 +258,21 @@ class VirtualSignal:
 
 
 class VirtualWorld:
-    """One function's world.
+    """One function's world, on the kernel's clock.
 
     Args:
-        group: runs the function's tasks; its random stream is the function's.
-        bucket: the run's store.
-        bytes_per_s: of the function's network, each way.
-        slowness: drawn for each piece of compute; multiplies what it is charged for.
-        lifetime_s: from now until the engine ends this function.
-        patience_s: how long a request waits for a store that is down.
-        skew_s: what its clock is off by.
-        drift: seconds that its clock gains in one.
-        emit: takes events.
+        group: Runs the function's tasks; its random stream is the function's.
+        bucket: The run's store.
+        bytes_per_s: The bandwidth of the function's network, each way.
+        slowness: Is called for each piece of compute, and returns the factor by which the charged time grows.
+        lifetime_s: The seconds from now until the engine ends this function.
+        patience_s: The seconds for which a request waits for a store that is down.
+        skew_s: The seconds that its clock is ahead of the kernel's.
+        drift: The seconds that its clock gains in each second.
+        emit: Is called with each event.
+
+    Attributes:
+        busy_s: The seconds of compute so far.
     """
 
     def __init__(
@@ -349,7 +373,7 @@ class VirtualWorld:
         return result
 
     def charge(self, seconds: float) -> None:
-        """The work being computed takes so long, at the nominal speed."""
+        """Charge the work that is being computed for this many seconds at nominal speed."""
         self._charged_s += seconds * self._slowness()
 
     def uniform(self, low: float, high: float) -> float:
@@ -365,7 +389,7 @@ class VirtualWorld:
         return {}
 
     def ask_to_leave(self) -> None:
-        """What an engine does before it ends a function."""
+        """Ask the function to leave, as an engine does before it ends one."""
         self._told_to_leave = True
 
     def emit(self, event: Event) -> None:
