@@ -1,7 +1,7 @@
-"""Simulations: what a run would take, use and look like, by running its protocol in the virtual world.
+"""Simulations: they tell how a run would go and what it would use, by running its protocol in the virtual world.
 
-Up to `EXACT_FUNCTIONS` functions, each request and each turn of the real protocol is simulated; beyond that, the same
-schedules with requests in closed form (`lambdaml.simulation.flow`).
+Up to `EXACT_FUNCTIONS` functions, each request and each turn of the real protocol is simulated. Beyond that, the same
+schedules are simulated with requests in closed form (`lambdaml.simulation.flow`).
 """
 
 from __future__ import annotations
@@ -33,32 +33,34 @@ if TYPE_CHECKING:
     from lambdaml.traces import Trace
 
 EXACT_FUNCTIONS = 32
-"""Functions up to which a simulation is exact, unless asked otherwise."""
+"""A simulation of up to this many functions is exact, unless the caller asks otherwise."""
 
 DEFAULT_UPDATES = 2_000
-"""Or 50 of each worker, where that is more."""
+"""The number of updates that are simulated by default, or 50 of each worker if that is a greater number."""
 
 BATCH_SIZE = 32
+"""The number of samples in the batch of a simulated run without a job."""
 
 _LIMITS = ("lease_s", "max_rejected", "max_update_norm", "patience_s")
-"""Options of a run that mean the same in a simulation."""
+"""The options of a run that mean the same in a simulation."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """How a simulated run went.
+    """The result of a simulated run.
 
     Attributes:
-        run: as of a real one; `seconds` is modelled time, `metrics` and `model_sha256` are there with `real` only.
-        lifetimes_s: of each function, its start included; what that costs: `lambdaml.cost.billing.tariff`. Where requests are
-            not simulated one by one, all functions are taken to last equally long.
-        stored_byte_s: bytes times the seconds that they were kept, taken to have come at an even pace.
-        utilisation: the share of those seconds in which a gradient or an optimizer step was computed.
-        split: of the mean staleness; None where it was not traced.
-        commits: log entries.
-        exact: whether every request was simulated.
-        costs: that the simulation assumed or measured.
-        wall_s: what the simulation itself took.
+        run: The result as a real run has it. `seconds` is modelled time; `metrics` and `model_sha256` need `real`.
+        lifetimes_s: The seconds that each function lasted, its start included. `lambdaml.cost.billing.tariff` tells
+            what they cost. If requests are not simulated one by one, all functions are assumed to last equally long.
+        stored_byte_s: The bytes stored times the seconds that they were kept, on the assumption that they were written
+            at an even pace.
+        utilisation: The share of the functions' seconds in which a gradient or an optimizer step was computed.
+        split: The mean staleness by phase; None if it was not traced.
+        commits: The number of log entries.
+        exact: Whether every request was simulated.
+        costs: The costs that were given, assumed or measured.
+        wall_s: The seconds that the simulation itself took.
     """
 
     run: TrainResult
@@ -73,16 +75,16 @@ class SimulationResult:
 
     @property
     def function_seconds(self) -> float:
-        """Of all functions."""
+        """The seconds that all functions lasted, added up."""
         return round(math.fsum(self.lifetimes_s), 3)
 
     @property
     def invocations(self) -> int:
-        """Functions started."""
+        """The number of functions started."""
         return len(self.lifetimes_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the fields of `TrainResult`, and under `modelled` all others, the lifetimes added up."""
+        """Return plain values: the fields of `TrainResult`, and under `modelled` the others, lifetimes added up."""
         added = {"function_seconds": self.function_seconds, "invocations": self.invocations}
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("run", "lifetimes_s")}
         fields = {**added, **fields}
@@ -116,22 +118,31 @@ def simulate(
     """Simulate a run.
 
     Args:
-        job: as in `train`; its step time and sizes are measured here for some seconds. Without one, see `assumed`.
-        updates: in all, or `steps` of each worker; see `DEFAULT_UPDATES`.
-        functions: by default one per worker.
-        channel: a preset of `lambdaml.simulation.channel`, or a time such as `40ms`.
-        platform: a preset of `lambdaml.simulation.platform`.
-        stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR`, `spread:S`.
-        costs: instead of measured or assumed ones.
-        real: compute the job's real gradients, at modelled times.
-        exact: simulate every request; by default up to `EXACT_FUNCTIONS` functions.
-        trace: takes the run's trace at the end; of exact simulations only.
-        progress: takes the share that is done, now and then.
-        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`; see `lambdaml.options.RunOptions`.
+        job: The job, as `train` takes it. Its step time and sizes are measured here for some seconds. Without a job,
+            `lambdaml.simulation.costs.assumed` gives them.
+        workers: The number of workers.
+        schedule: The schedule, with its arguments, such as `ssp:3`.
+        updates: The number of updates of all workers together; give either this or `steps`. See `DEFAULT_UPDATES`.
+        steps: The number of updates of each worker, or of commits if the schedule counts those.
+        functions: The number of functions; by default one for each worker.
+        channel: A preset of `lambdaml.simulation.channel`, or a time such as `40ms`.
+        platform: A preset of `lambdaml.simulation.platform`.
+        stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR` or `spread:S`.
+        codec: The codec, with its arguments.
+        staleness: The staleness rule, with its arguments.
+        costs: The costs to use in place of measured or assumed ones.
+        real: Whether to compute the job's real gradients, at modelled times.
+        exact: Whether to simulate every request; by default that is done for up to `EXACT_FUNCTIONS` functions.
+        seed: The seed of the run and of everything that is drawn.
+        snapshot_every: The number of updates of each worker after which a snapshot is taken.
+        args: The arguments of the job.
+        trace: Is called with the run's trace at the end. Only exact simulations have one.
+        progress: Is called with the share that is done, now and then.
+        limits: `lease_s`, `max_rejected`, `max_update_norm` and `patience_s`; see `lambdaml.options.RunOptions`.
 
     Raises:
-        UserError: what was asked for makes no sense.
-        RunFailed: the simulated run stopped before it finished, and why.
+        UserError: If what was asked for makes no sense.
+        RunFailed: If the simulated run stopped before it finished. The message says why.
     """
     from lambdaml.training.one_thread import OneThread
 
@@ -171,7 +182,7 @@ def simulate(
 
 
 def _steps(asked: RunOptions, updates: int | None) -> int:
-    """The `steps` of run.json: updates of each worker, or commits where the schedule counts those."""
+    """Return the `steps` of run.json: the updates of each worker, or the commits if the schedule counts those."""
     if asked.steps is not None and updates is not None:
         raise SettingsError("give either steps or updates, not both")
     parts, workers = Parts.of(asked), asked.workers
@@ -203,7 +214,7 @@ def _settings(
 
 
 def replace_token(settings: Settings) -> Settings:
-    """The same without what differs from call to call, so that equal simulations are equal."""
+    """Return the settings without the random token, so that equal simulations have equal settings."""
     return settings.model_copy(update={"token": "simulated"})
 
 
@@ -292,8 +303,10 @@ def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> Simu
 
 
 def _share(staleness: float, cycle_s: dict[str, float]) -> Split | None:
-    """Staleness by phase, where only the phases' lengths are known: steps are committed at an even pace, so each
-    phase has its share of the time."""
+    """Return the mean staleness by phase, if only the lengths of the phases are known.
+
+    Steps are committed at an even pace, so each phase has a share of the staleness equal to its share of the time.
+    """
     phases = {
         "storage": cycle_s.get("read", 0.0) + cycle_s.get("upload", 0.0),
         "compute": cycle_s.get("queue", 0.0) + cycle_s.get("compute", 0.0) + cycle_s.get("encode", 0.0),

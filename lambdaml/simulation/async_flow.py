@@ -1,7 +1,8 @@
 """Runs whose commits are decided by the holder of worker 0 and read from the log by the others: asp, ssp, quorum.
 
-Three events an update: its worker starts, its put begins, and it arrives at the writer. What lies between them follows
-in closed form, with every draw, look and pause that the real code would make; so does what follows from a commit.
+An update has three events: its worker starts, its put begins, and it arrives at the writer. All that happens between
+them is computed in closed form, with every draw, look and pause that the real code would make. So are the consequences
+of a commit.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ _QUICK_S = 1e-5
 
 @dataclass(slots=True)
 class _Worker:
-    """One worker: its newest update's base and moments, and what the writer knows of its pace.
+    """One worker: the base and the moments of its newest update, and its pace as far as the writer knows it.
 
     Attributes:
-        seq: of its next update.
-        arrival_s: when its newest update had arrived at the writer.
-        look_from_s: when the writer may begin to look for its next one.
-        upload_s: how long its last put took.
+        look_from_s: The moment from which the writer may look for its next update.
+        seq: The sequence number of its next update.
+        base: The version that its newest update was computed from.
+        started_s: The moment at which it started its newest update.
+        sent_s: The moment at which the put of its newest update was answered.
+        arrival_s: The moment at which its newest update had arrived at the writer.
+        upload_s: The seconds that its last put took.
+        timer: The writer's poll timer for this worker.
     """
 
     number: int
@@ -54,11 +59,15 @@ class _Worker:
 
 
 _Action = Callable[[float, _Worker, Update], bool]
-_START = Update(0, 0, 0, 0, "", 0, 0.0, "")  # stands where an event has no update
+_START = Update(0, 0, 0, 0, "", 0, 0.0, "")  # for events without an update
 
 
 class AsyncFlow:
-    """One run."""
+    """One run, which is simulated once.
+
+    Args:
+        scenario: The run's input and its counts.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         settings, functions = scenario.settings, scenario.functions
@@ -68,32 +77,32 @@ class AsyncFlow:
         self.head = LogState(settings.workers, settings.steps)
         self._launched, begun, latency_s = scenario.launched()
         self._readers = LogReaders(scenario, begun, latency_s)
-        self._latency_s = float(latency_s[0])  # what the writer takes a look to last
+        self._latency_s = float(latency_s[0])  # the writer's estimate of the seconds that a look takes
         self._heap: list[tuple[float, int, _Action, _Worker, Update]] = []
         self._serial = 0
         self._arrived: dict[tuple[int, int], Update] = {}
         self._early: dict[
             tuple[int, int], Update
-        ] = {}  # read before the one before it, which everybody looks for first
-        self._since: dict[tuple[int, int], float] = {}  # when an update's worker started, until it has its fate
+        ] = {}  # read before its predecessor, which every function looks for first
+        self._since: dict[tuple[int, int], float] = {}  # the moment of an update's start, kept until it has its fate
         self._uploads = [Pipe(scenario.bytes_per_s) for _ in range(functions)]
         self._download = Pipe(scenario.bytes_per_s)
-        self._delays_s = np.zeros(settings.workers)  # the timers', for the forecast
+        self._delays_s = np.zeros(settings.workers)  # the delays of the timers, for the forecast
         self._decided_s = np.full(settings.workers, begun[0])
-        self._waiting: dict[int, None] = {}  # workers that may not start yet, though nothing but commits keeps them
+        self._waiting: dict[int, None] = {}  # workers that wait for nothing but a commit
         ahead = LogState(settings.workers, settings.steps)
         ahead.version = 1
-        self._ahead = self.schedule.may_start(ahead, 0, 1, 0)  # before its last update has its fate
+        self._ahead = self.schedule.may_start(ahead, 0, 1, 0)  # a worker may start before its last update has its fate
         self._unapplied: deque[float] = deque(maxlen=MAX_UNAPPLIED)
         self._free_s = float(begun[0])
         self._transfer_s = scenario.upload_s(scenario.update_bytes)
         self._quick = self._transfer_s < _QUICK_S
-        self._misses = self._remote = 0  # looks of the writer that found nothing; updates that it had to look for
-        self._sums = [0.0] * 4  # seconds of the first phases
+        self._misses = self._remote = 0  # the writer's looks that found nothing; updates that it had to look for
+        self._sums = [0.0] * 4  # the seconds of the first four phases
         self._ends_s = (self._launched + scenario.platform.lifetime_s).tolist()
-        self._visible_s = float(begun[0])  # since when the newest commit can be read
-        self._queued_s = begun.tolist()  # when each function has it queued
-        self._back_s = begun.tolist()  # when the function's present incarnation could begin
+        self._visible_s = float(begun[0])  # the moment from which the newest commit can be read
+        self._queued_s = begun.tolist()  # the moment at which each function has it queued
+        self._back_s = begun.tolist()  # the moment at which the function's present life could begin
         self._workers = [_Worker(n, n % functions, float(begun[0])) for n in range(settings.workers)]
         for worker in self._workers:
             if worker.function:
@@ -104,11 +113,11 @@ class AsyncFlow:
         self._warm_s = first_put + self._transfer_s + scenario.writes.mean_s  # about when the writer has an update
 
     def run(self, updates: int | None = None) -> FlowResult:
-        """Run to the end, or until so many updates have a fate."""
+        """Run to the end, or until `updates` updates have a fate, and return the result."""
         settings, heap = self._scenario.settings, self._heap
         now = 0.0
         if updates is not None:
-            self.head.steps = updates  # nobody comes to an end before
+            self.head.steps = updates  # no worker ends before that
         while self.head.stop is None and (updates is None or self.head.progress < updates):
             now = max(now, self._free_s)
             while heap and heap[0][0] <= now:
@@ -130,7 +139,7 @@ class AsyncFlow:
         return self._scenario.finish(self._launched, self._readers.applied_s, stop)
 
     def _settle(self) -> None:
-        """Hand in what was counted on the way."""
+        """Add the sums that were kept here to the scenario's counts."""
         counted, scenario, head = self._counted, self._scenario, self.head
         counted.commits, counted.version = head.commit, head.version
         scenario.count(LOGGED, update=counted.updates + len(self._arrived), commit=head.commit)
@@ -143,7 +152,7 @@ class AsyncFlow:
         heapq.heappush(self._heap, (moment, self._serial, action, worker, update))
 
     def _handle(self) -> bool:
-        """The next event happens; whether an update arrived."""
+        """Let the next event happen, and return whether an update arrived."""
         now, _, action, worker, update = heapq.heappop(self._heap)
         return action(now, worker, update)
 
@@ -152,7 +161,7 @@ class AsyncFlow:
         return False
 
     def _begin(self, worker: _Worker, start: float, base: int) -> None:
-        """A worker starts its next update; the put follows."""
+        """Let a worker start its next update, and schedule its put."""
         scenario, function, seq, sums = self._scenario, worker.function, worker.seq, self._sums
         if self._ends_s[function] < math.inf and self._replaced(worker, start):
             return
@@ -171,7 +180,7 @@ class AsyncFlow:
         sums[2] += encode_s
 
     def _put(self, now: float, worker: _Worker, update: Update) -> bool:
-        """An update is sent to the store, and the writer looks for it."""
+        """Send an update to the store, and let the writer look for it."""
         scenario, half_s = self._scenario, self._scenario.writes.next() / 2
         up = now + self._transfer_s if self._quick else self._upload(worker.function, now, scenario.update_bytes)
         stands = scenario.write_limit.serve_one(up + half_s)
@@ -194,14 +203,14 @@ class AsyncFlow:
         return self._uploads[function].finish(now, size_bytes, self._scenario.connection_bytes_per_s)
 
     def _receive(self, now: float, worker: _Worker, update: Update) -> bool:
-        """The bytes of an update begin to come through the writer's network."""
+        """Begin to transfer an update through the writer's network."""
         scenario = self._scenario
         worker.arrival_s = self._download.finish(now, scenario.update_bytes, scenario.connection_bytes_per_s)
         self._push(worker.arrival_s, self._arrive, worker, update)
         return False
 
     def _arrive(self, now: float, worker: _Worker, update: Update) -> bool:
-        """The writer has an update."""
+        """Give an update to the writer. If its predecessor is missing, it waits for that."""
         if update.seq > self.head.next_seq[worker.number] and (worker.number, update.seq - 1) not in self._arrived:
             self._early[update.id] = update
             return False
@@ -212,7 +221,7 @@ class AsyncFlow:
         return True
 
     def _replaced(self, worker: _Worker, start: float) -> bool:
-        """Whether the worker must wait for a new function, because the lifetime of its own is nearly over."""
+        """Return whether the worker must wait for a new function, because the lifetime of its own is nearly over."""
         scenario, function, head = self._scenario, worker.function, self.head
         remaining_s, step_s = self._ends_s[function] - start, worker.sent_s - worker.started_s
         if scenario.leaves(np.array([remaining_s]), np.array([step_s]))[0]:
@@ -228,7 +237,7 @@ class AsyncFlow:
         return False
 
     def _look(self, worker: _Worker, update: Update, stands_s: float) -> None:
-        """The writer looks for an update until it is there; see `lambdaml.patterns.gather`."""
+        """Let the writer look for an update until it finds it; see `lambdaml.patterns.gather`."""
         timer, look, scenario = worker.timer, worker.look_from_s, self._scenario
         read_s, serve = scenario.reads.next, scenario.read_limit.serve_one
         delay_s = timer.delay_s()
@@ -247,7 +256,7 @@ class AsyncFlow:
         self._push(found, self._arrive if self._quick else self._receive, worker, update)
 
     def _commit(self, commit: Commit, now: float) -> None:
-        """The writer creates a log entry, and everyone follows."""
+        """Let the writer create a log entry, and all functions read and apply it."""
         scenario, counted, readers, head = self._scenario, self._counted, self._readers, self.head
         entries, applied = commit.entries, commit.applied
         workers = [entry.worker for entry in entries]
@@ -289,7 +298,7 @@ class AsyncFlow:
             scenario.on_commit(visible, commit)
 
     def _forecast_s(self, workers: Sequence[int], now: float) -> float:
-        """As `Gather.forecast_s`."""
+        """Return the seconds until enough updates for the next commit will have been read; see `Gather.forecast_s`."""
         delays = self._delays_s
         delays[workers] = [self._workers[number].timer.delay_s() or 0.0 for number in workers]
         ready = np.maximum(0.0, self._decided_s + delays - now)

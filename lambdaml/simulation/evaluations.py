@@ -16,12 +16,14 @@ from lambdaml.simulation.engine import VirtualRun
 
 
 class VirtualEvaluations:
-    """What `lambdaml.training.evaluation.Evaluator` does to a bucket: goes through snapshots in order, and asks the run to stop
-    at the first that meets the target. It never fails, and its requests take no time.
+    """Evaluates snapshots in order, and asks the run to stop at the first that meets the target.
+
+    It writes to the bucket what `lambdaml.training.evaluation.Evaluator` writes, never fails, and its requests take no
+    time.
 
     Args:
-        seconds: that each snapshot takes.
-        meets: whether the snapshot of a version meets the target.
+        seconds: The seconds that the evaluation of a snapshot takes.
+        meets: Returns whether the snapshot of a version meets the target.
     """
 
     def __init__(self, seconds: float, meets: Callable[[int], bool] = lambda version: False) -> None:
@@ -36,7 +38,7 @@ class VirtualEvaluations:
         self._virtual = virtual
 
     def take(self, now: float, event: Event) -> None:
-        """Learn from an event of the run that there are new snapshots."""
+        """Evaluate new snapshots, if this event of the run announces any."""
         if event.event != "snapshot" or self._virtual is None:
             return
         versions = {keys.number(info.key) for info in self._virtual.bucket.list(keys.SNAPSHOTS)} - {0}

@@ -1,4 +1,4 @@
-"""A store's limit on requests of one direction, for many requests at once: what exceeds it is refused and tried again."""
+"""A store's limit on reads or writes, for many requests at once: requests above it are refused and tried again."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from lambdaml.storage.patience import outage_pause_s
 from lambdaml.storage.retry import ATTEMPTS, pause_s
 
 _SECONDS = 1000
-"""So many are remembered."""
+"""The requests served are remembered for this many seconds."""
 
 _FOLLOWED = 512
-"""Of more requests at once, so many are followed, each for its share of all."""
+"""At most this many requests of one moment are followed; each represents an equal share of all."""
 
 
 class Limit:
-    """Serves requests as the store does, and has clients repeat what it refuses, as `lambdaml.storage.retry` and
-    `lambdaml.storage.patience` do.
+    """Serves requests as the store does, and repeats refused ones as its clients do.
+
+    The pauses are those of `lambdaml.storage.retry` and `lambdaml.storage.patience`.
 
     Args:
-        op: names the refusals that are counted in `errors`, as a meter does.
-        latency: of a request that is refused.
-        uniform: gives a number in [0, 1).
+        op: The operation, by whose name refusals are counted in `errors`, as a meter does.
+        rate_per_s: The number of requests that the store serves in a second; None for no limit.
+        latency: Draws the latency of a refused request.
+        uniform: Draws a number in [0, 1).
+        errors: The counter of refusals.
     """
 
     def __init__(
@@ -38,16 +41,16 @@ class Limit:
         errors: Counter[str],
     ) -> None:
         self._rate_per_s = rate_per_s
-        self._served: Counter[int] = Counter()  # by the second
+        self._served: Counter[int] = Counter()  # the number of requests in each second
         self._latency_s, self._uniform = latency.next, uniform
         self._errors, self._name = errors, f"{op}/Throttled"
 
     def serve_one(self, now: float) -> float:
-        """When a request that reaches the store at this moment is served."""
+        """Return when a request that reaches the store at this moment is served."""
         return now if self._take(now, 1.0, 1.0) else float(self.serve(np.array([now]))[0])
 
     def serve(self, at: Floats, each: float = 1.0) -> Floats:
-        """When requests that reach the store at these moments are served; each stands for so many."""
+        """Return when requests that reach the store at these moments are served. Each represents `each` requests."""
         if not at.size or self._take(float(at.min()), at.size * each, at.size * each):
             return at
         order, stride = np.argsort(at), -(-at.size // _FOLLOWED)
@@ -66,8 +69,10 @@ class Limit:
         return at + late
 
     def _take(self, now: float, count: float, room: float) -> bool:
-        """Whether so many requests pass in this second, if there is room for so many. What the second before left is
-        there, too, as in a `TokenBucket`; but moments may come in any order."""
+        """Count `count` requests in this second and return True, unless it has no room for `room` requests.
+
+        The room that the second before left is available too, as in a `TokenBucket`, but moments may come in any order.
+        """
         if self._rate_per_s is None:
             return True
         second, served = int(now), self._served
@@ -79,7 +84,7 @@ class Limit:
         return True
 
     def _pause_s(self, attempt: int) -> float:
-        """Seconds after the failed attempt of this number, from 1."""
+        """Return the seconds to wait after a failed attempt. Attempts are counted from 1."""
         trial = attempt % ATTEMPTS
         return pause_s(trial, self._between) if trial else outage_pause_s(attempt // ATTEMPTS, self._between)
 

@@ -1,7 +1,7 @@
 """All functions that follow the log, at once: when each finds an entry, has read its updates, and has applied it.
 
-The same as `lambdaml.worker.log_reader.LogReader`, `Gather.load` and `Function._apply`, for arrays of functions. An entry
-costs some dozen operations on arrays, however many functions read it and however many updates it holds.
+This is what `lambdaml.worker.log_reader.LogReader`, `Gather.load` and `Function._apply` do, for arrays of functions. An
+entry costs some dozen operations on arrays, however many functions read it and however many updates it holds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from lambdaml.simulation.scenario import Scenario
 from lambdaml.worker.poll_timer import BURST, Backoff, entry_due_s, entry_scale_s
 
 Ints = NDArray[np.int64]
+"""An array of integers."""
 
 
 class Found(NamedTuple):
-    """How looks for objects went, each from its first until it found the object.
+    """The looks for several objects, each from the first look until one found the object. Arrays have one number each.
 
     Attributes:
-        begun_s, seen_s, found_s: when the last look began, reached the store, and was answered.
-        misses: looks that found nothing.
-        missed_s: the seconds that these took, without the pauses between them.
+        begun_s: The moment at which the last look began.
+        seen_s: The moment at which the last look reached the store.
+        found_s: The moment at which the last look was answered.
+        misses: The number of looks that found nothing.
+        missed_s: The seconds that these took, without the pauses between them.
     """
 
     begun_s: Floats
@@ -37,7 +40,15 @@ class Found(NamedTuple):
 
 
 def look(scenario: Scenario, first_s: Floats, stands_s: Floats, scale_s: Floats, each: float = 1.0) -> Found:
-    """Look from `first_s` on until the objects stand, with pauses as of `Backoff`; each look stands for so many."""
+    """Look for objects from `first_s` on until each is found, with the pauses of `Backoff`.
+
+    Args:
+        scenario: The run, whose latencies and limits hold.
+        first_s: The moment of the first look for each object.
+        stands_s: The moment from which each object exists.
+        scale_s: The scale of the pauses for each object, in seconds.
+        each: The number of requests that one look represents.
+    """
     at, backoff = first_s, Backoff(ARRAYS, scale_s)
     begun, seen, found, missed = first_s.copy(), np.empty(at.size), np.empty(at.size), np.zeros(at.size)
     misses = np.zeros(at.size, np.int64)
@@ -57,7 +68,13 @@ def look(scenario: Scenario, first_s: Floats, stands_s: Floats, scale_s: Floats,
 
 
 class Known(NamedTuple):
-    """A commit's version, and when each function, and the last one, had it queued to be applied."""
+    """The version after a commit, and when functions had the commit queued.
+
+    Attributes:
+        version: The version after the commit, in optimizer steps.
+        queued_s: The moment at which each function had the commit queued to be applied.
+        last_s: The moment at which the last function had it queued.
+    """
 
     version: int
     queued_s: Floats
@@ -65,12 +82,17 @@ class Known(NamedTuple):
 
 
 class LogReaders:
-    """Where each function stands in the log. Function 0 writes it.
+    """The position of each function in the log, which function 0 writes.
+
+    Args:
+        scenario: The run's input and its counts.
+        begun: The moment at which each function begins to work.
+        latency_s: The latency that each function measured then, in seconds.
 
     Attributes:
-        core_s: per function, when its core will have done what it was asked for.
-        applied_s: per function, when it has applied the newest commit.
-        known: the commits that not all functions have queued yet, and the one before.
+        core_s: For each function, the moment at which its core will have done all work that it was given.
+        applied_s: For each function, the moment at which it has applied the newest commit.
+        known: The commits that not all functions have queued yet, and the one before them.
     """
 
     def __init__(self, scenario: Scenario, begun: Floats, latency_s: Floats) -> None:
@@ -85,7 +107,14 @@ class LogReaders:
         self.known = deque([Known(0, begun.copy(), float(begun.max()))])
 
     def read(self, commit: int, visible_s: float, forecast_s: float, size_bytes: float) -> None:
-        """All find the entry that can be read from `visible_s` on; it forecasts when the next one will be there."""
+        """Let all functions find the log entry `commit`.
+
+        Args:
+            commit: The number of the entry.
+            visible_s: The moment from which it can be read.
+            forecast_s: The seconds until the next entry, as this one forecasts them.
+            size_bytes: The bytes of the entry.
+        """
         seen, burst, asked = self._seen_s, self._burst, self._asked
         with_last = asked > commit
         hit = with_last & (seen >= visible_s)
@@ -111,12 +140,15 @@ class LogReaders:
         self._scenario.got(len(seen) - 1, size_bytes, misses)
 
     def apply(self, version: int, updates: Floats, own: int, steps: int, done_s: float, now: float) -> Known:
-        """All read the updates of the commit that they lack, and apply it; the writer had it at `done_s`.
+        """Let all functions read the updates of the commit that they lack, and apply it.
 
         Args:
-            version: after the commit.
-            updates: per function, how many it must read.
-            own: how many updates the commit applies.
+            version: The version after the commit.
+            updates: For each function, the number of updates that it must read.
+            own: The number of updates that the commit applies.
+            steps: The number of optimizer steps in the commit.
+            done_s: The moment at which the writer had the commit.
+            now: The moment at which the writer decided it. Commits that all functions had queued by then are forgotten.
         """
         scenario, loaded = self._scenario, self._found_s
         loaded[0] = done_s
@@ -142,7 +174,7 @@ class LogReaders:
         return self.known[-1]
 
     def version_at(self, function: int, now: float) -> int:
-        """What the function works from, if it begins now."""
+        """Return the version that the function computes from if it begins now."""
         for known in reversed(self.known):
             if known.queued_s[function] <= now:
                 return known.version

@@ -1,4 +1,4 @@
-"""Real gradients at modelled times: a replica whose work takes what its costs say, not what this machine needs."""
+"""Real gradients at modelled times: a replica whose work takes the time that its costs say, not this machine's time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from lambdaml.worker.machine import Gradient
 
 
 class Timed(Replica):
-    """A replica that charges modelled time. To be used in one compute thread, like any replica."""
+    """A replica that charges modelled time. Use it in one compute thread, like any replica.
+
+    Args:
+        job: The job, whose gradients are computed.
+        settings: The run's settings.
+        costs: The modelled seconds of each piece of work.
+        charge: Is called with the seconds that each piece of work takes; see `VirtualWorld.charge`.
+        clock: Returns the time of the function's world, in seconds.
+    """
 
     def __init__(
         self,
@@ -43,5 +51,5 @@ class Timed(Replica):
 
 
 def first_snapshot(job: Job, settings: Settings) -> bytes:
-    """The bytes of snapshot 0."""
+    """Return the bytes of snapshot 0, which holds the job's fresh model."""
     return Replica(job, settings).state().dump()

@@ -1,6 +1,6 @@
-"""What both kinds of run in closed form start from: what is given, what is counted, how functions start and end.
+"""The common part of both kinds of run in closed form: their input, their counts, and how functions start and end.
 
-Everything is accumulated; nothing is kept per update.
+All counts are sums; nothing is kept for each update.
 """
 
 from __future__ import annotations
@@ -33,31 +33,43 @@ from lambdaml.worker.tracing import FLUSH_S
 from lambdaml.worker.worker import LEAVE_MARGIN
 
 Bools = NDArray[np.bool_]
+"""An array of truth values."""
+
 OnCommit = Callable[[float, Commit], None]
+"""A function that is called with the virtual second from which a commit can be read, and with the commit."""
 
 _ROW_BYTES = 285
-"""Of an update's row in the trace, about."""
+"""The approximate bytes of an update's row in the trace."""
 
 _PART_BYTES = 1100
-"""Of a part of the trace without those rows, about: the meter's reading, which grows with the variety of latencies."""
+"""The approximate bytes of a part of the trace without those rows.
+
+They hold the meter's reading, which grows with the variety of latencies.
+"""
 
 
 @dataclass(slots=True)
 class FlowResult:
-    """What a run came to.
+    """The result of a run in closed form.
 
     Attributes:
-        seconds: from asking for functions until the last one ended.
-        stop: why it ended; `updates` where so many were asked for.
-        requests: by kind, as a meter names them (`lambdaml.storage.meter`).
-        errors: refused requests, as a meter names them.
-        function_seconds: over all functions.
-        busy_s: of compute, over all functions.
-        late: applied updates by their staleness.
-        phases_s: seconds of all workers' `cycles`, by phase: `queue` (for its core), `compute`, `encode`, `upload`,
-            `commit` (until the log entry can be read) and `read` (until it may start again); in bsp there is no
-            `commit`, since nobody reads the log.
-        in_flight_s: seconds from an update's start to its fate, over all updates.
+        seconds: The seconds from the request for functions until the last one ended.
+        stop: The reason why the run ended; `updates` if the caller limited their number.
+        commits: The number of log entries.
+        version: The version after the last of them, in optimizer steps.
+        fates: The number of updates with each fate.
+        late: The number of applied updates for each staleness in steps.
+        requests: The number of requests by kind, as a meter names them (`lambdaml.storage.meter`).
+        errors: The number of refused requests, as a meter names them.
+        bytes_sent: The bytes that all functions sent.
+        bytes_received: The bytes that all functions received.
+        function_seconds: The seconds that all functions lasted, added up.
+        busy_s: The seconds of compute of all functions, added up.
+        phases_s: The seconds of all workers' `cycles`, by phase: `queue` (waiting for the core), `compute`, `encode`,
+            `upload`, `commit` (until the log entry can be read) and `read` (until the worker may start again). In bsp
+            the phase `commit` is missing, since no function reads the log.
+        cycles: The number of cycles of all workers, each from one start to the next.
+        in_flight_s: The seconds from an update's start to its fate, added up over all updates.
     """
 
     seconds: float = 0.0
@@ -78,7 +90,7 @@ class FlowResult:
 
     @property
     def updates(self) -> int:
-        """Updates with a fate."""
+        """The number of updates with a fate."""
         return self.fates.total()
 
     @property
@@ -99,13 +111,20 @@ class FlowResult:
 
 @dataclass
 class Scenario:
-    """A run to be simulated once; what it is given has the same names as in `lambdaml.simulation.engine.VirtualRun`.
+    """A run that is simulated once. Its input has the same names as in `lambdaml.simulation.engine.VirtualRun`.
 
     Attributes:
-        on_commit: is told of every commit, and when it can be read.
-        counted: what the run came to so far.
-        read_limit, write_limit: see `Channel.reads_per_s`.
-        size_bytes: of an object, by what its key begins with; a log entry grows by `entry_bytes` for each update.
+        settings: The run's settings.
+        functions: The number of functions.
+        costs: The seconds of compute and the bytes that the functions' work takes.
+        channel: The model of the store.
+        platform: The model of the platform that the functions run on.
+        stragglers: The model of how a function's speed varies.
+        seed: The seed of everything that is drawn.
+        on_commit: Is called with every commit, and with the moment from which it can be read.
+        counted: The counts so far.
+        read_limit, write_limit: The store's limits on requests; see `Channel.reads_per_s`.
+        size_bytes: The bytes of an object, for each prefix of keys. A log entry grows by `entry_bytes` for each update.
     """
 
     settings: Settings
@@ -157,28 +176,32 @@ class Scenario:
             self.counted.bytes_sent += moved if kind in ("put", "create") else 0
 
     def factors(self) -> Floats:
-        """By how much each function's next piece of work takes longer, speed included; drawn."""
+        """Draw the factor by which each function's next piece of work takes longer, its speed included."""
         if isinstance(self.stragglers, Even):
             return np.full(self.functions, 1 / self.speed)
         factor, uniform = self.stragglers.factor, self.uniform
         return np.array([factor(index, uniform) for index in range(self.functions)]) / self.speed
 
     def upload_s(self, size_bytes: float) -> float:
-        """Seconds that these bytes take on an idle network."""
+        """Return the seconds that these bytes take on an idle network."""
         return size_bytes / min(self.bytes_per_s, self.connection_bytes_per_s)
 
     def launched(self) -> tuple[Floats, Floats, Floats]:
-        """When the functions were launched, when they begin to work, and the latency each measured then."""
+        """Return when the functions are launched, when they begin to work, and the latency that each measures then."""
         count, platform = self.functions, self.platform
         launched = np.array([platform.start_delay_s(index) for index in range(count)])
         starts = np.array([platform.start_s(self.uniform) for _ in range(count)])
         return launched, *self._restore(launched + starts, self.settings.workers)
 
     def _restore(self, now: Floats, workers: int) -> tuple[Floats, Floats]:
-        """Functions start and take these workers; when they begin to work, and the latency each measured."""
+        """Start functions that take this many workers.
+
+        Returns:
+            The moments at which the functions begin to work, and the latency that each measured.
+        """
         count, reads, writes = len(now), self.reads, self.writes
         self.count(START, function=count, worker=workers)
-        looked = reads.many(count)  # a head of what they wrote, to learn the latency and the store's clock
+        looked = reads.many(count)  # a head of their own object, to learn the latency and the store's clock
         asked = sum(kind in ("get", "head", "list") for kind, _, _ in START)
         quick: Floats = looked + sum(reads.many(count) for _ in range(asked - 1)) + writes.many(count)
         hosted = workers / count
@@ -186,15 +209,17 @@ class Scenario:
         return self.write_limit.serve(self.read_limit.serve(begun, asked), 1 + hosted), looked
 
     def leaves(self, remaining_s: Floats, step_s: Floats) -> Bools:
-        """Which functions leave before their lifetime is over; see `lambdaml.worker.worker`."""
+        """Return which functions leave now, before their lifetime is over; see `lambdaml.worker.worker`."""
         few: Bools = remaining_s < np.maximum(LEAVE_MARGIN * step_s, 2 * min(1.0, self.settings.lease_s / 8))
         return few
 
     def replace(self, now: Floats, commits: int, updates: int) -> Floats:
-        """Functions leave, and others take their place; returns when these have caught up.
+        """Let functions leave and others replace them, and return the moments at which these have caught up.
 
         Args:
-            commits, updates: that each reads and applies, since the last snapshot.
+            now: The moments at which the functions leave.
+            commits: The number of commits since the last snapshot, which each new function reads.
+            updates: The number of updates in them, which it reads and applies.
         """
         count, costs = len(now), self.costs
         hosted = max(1, self.settings.workers // self.functions)
@@ -210,21 +235,23 @@ class Scenario:
         return begun + read_s + updates * self.update_bytes / self.bytes_per_s + work_s
 
     def got(self, count: int, size_bytes: float = 0.0, misses: int = 0) -> None:
-        """Count reads of objects of this size, and looks that found nothing."""
+        """Count `count` reads of objects of this size, and `misses` looks that found nothing."""
         self.counted.requests["get"] += count
         self.counted.requests["get_miss"] += misses
         self.counted.bytes_received += round(count * size_bytes)
 
     def finish(self, launched: Floats, over: Floats, stop: str) -> FlowResult:
-        """Count what functions do besides their updates, and what they do at the end.
+        """Count the functions' work besides their updates and at the end, and return the result.
 
         Args:
-            over: when each function has applied the last commit.
+            launched: The moment at which each function was launched.
+            over: The moment at which each function has applied the last commit.
+            stop: The reason why the run ended.
         """
         counted, writes, updates = self.counted, self.writes, self.counted.updates
         ended = over + writes.many(len(over))
-        snapshots = int(updates % self.settings.updates_per_snapshot > 0)  # else it stands already
-        for _ in range(snapshots + 1):  # and the result
+        snapshots = int(updates % self.settings.updates_per_snapshot > 0)  # else the snapshot exists already
+        for _ in range(snapshots + 1):  # the last one is the result
             ended[0] += writes.next() + self.upload_s(self.snapshot_bytes)
         self.count((*SNAPSHOT, *END), snapshot=snapshots, run=1, function=len(over))
         parts = int(((over - launched) // (FLUSH_S + writes.mean_s)).sum())
@@ -233,7 +260,7 @@ class Scenario:
         looks = int((over[0] - launched[0]) / (STOP_POLL_S + self.reads.mean_s))
         counted.requests["get_miss"] += looks - looks // RUN_POLL
         counted.requests["head"] += looks // RUN_POLL
-        counted.requests += Counter()  # without kinds that there were none of
+        counted.requests += Counter()  # drops the kinds that did not occur
         counted.function_seconds += float((ended - launched).sum())
         counted.seconds, counted.stop = float(ended.max()), stop
         return counted

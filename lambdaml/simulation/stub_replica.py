@@ -1,8 +1,8 @@
-"""A replica without tensors: durations are charged, states are fingerprints.
+"""A replica without tensors: its work is charged time, and its states are fingerprints.
 
-Its state at a version is a hash over everything that went into it, in order; an update's loss is a hash of the state
-that it was computed from. So whatever would change one bit of a real model changes the shadow's, and a sum in another
-order, a lost or a doubled update show.
+Its state at a version is a hash over everything that was applied, in order; an update's loss is a hash of the state
+that it was computed from. So whatever would change one bit of a real model changes this state too, and a sum in another
+order and a lost or doubled update are found.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from lambdaml.training.sampling import Sampler
 from lambdaml.worker.machine import Gradient
 
 HEADER_BYTES = 512
-"""Of an update, at most."""
+"""The greatest size of an update's header."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of compute at nominal speed, and bytes.
+    """The costs of a run's work: seconds of compute at nominal speed, and bytes.
 
     Attributes:
-        step_s: of a gradient.
-        encode_s: of encoding and packing it.
-        apply_s: of an optimizer step, and for each update that goes into it.
-        update_bytes: of an update's payload.
-        snapshot_bytes: of a snapshot's.
+        step_s: The seconds that a gradient takes.
+        encode_s: The seconds that its encoding and packing take.
+        apply_s: The seconds that an optimizer step takes, apart from its updates.
+        apply_update_s: The seconds that each update of an optimizer step takes.
+        update_bytes: The bytes of an update's payload.
+        snapshot_bytes: The bytes of a snapshot's payload.
     """
 
     step_s: float = 0.1
@@ -48,6 +49,12 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class StubState:
+    """The state of a `StubReplica` at a version. It is a `lambdaml.worker.machine.MachineState`.
+
+    Attributes:
+        meta: The log state under `log_state`, and under `chain` the hash in hexadecimal.
+    """
+
     meta: dict[str, Any]
 
     @property
@@ -73,12 +80,19 @@ class StubState:
 
 
 class StubReplica:
-    """A `lambdaml.worker.machine.Machine`.
+    """A replica without tensors. It is a `lambdaml.worker.machine.Machine`.
 
     Args:
-        charge: takes the seconds that each piece of work lasts; see `VirtualWorld.charge`.
-        clock: the world's.
-        bad: whether the update of this worker and number is one that every replica must reject.
+        settings: The run's settings.
+        costs: The seconds and bytes that its work takes.
+        charge: Is called with the seconds that each piece of work takes; see `VirtualWorld.charge`.
+        clock: Returns the time of the function's world, in seconds.
+        bad: Returns whether every replica must reject the update of this worker and sequence number.
+
+    Attributes:
+        log_state: The log state after the commits applied so far.
+        version: The number of optimizer steps taken.
+        chain: The hash over everything applied so far.
     """
 
     def __init__(
@@ -142,7 +156,7 @@ class StubReplica:
         self._charge(self.costs.apply_s + self.costs.apply_update_s * len(step))
 
     def end(self, commit: Commit) -> None:
-        """The state changes here alone, so that who dies within a commit leaves a state that the log knows."""
+        """Change the state. It changes only here, so that a death within a commit leaves a state that the log knows."""
         self.chain, self.version = self._next, commit.last_version
         self.log_state.advance(commit)
 
@@ -164,6 +178,6 @@ class StubReplica:
 
 
 def chain_digest(chain: bytes, worker: int, seq: int) -> float:
-    """A number in [0, 1) that stands for the gradient of this update at this state."""
+    """Return a number in [0, 1) that represents the gradient of this update at this state."""
     digest = hashlib.blake2b(chain + b"%d/%d" % (worker, seq), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48

@@ -1,10 +1,10 @@
 """Runs in which every function decides every commit by itself, when it has all workers' updates: bsp.
 
-A round is a few dozen operations on arrays (readers x workers). Up to `READERS` functions, each looks for each update
-when its own timer says so (`lambdaml.worker.poll_timer`). Of more functions, so many do; the others come to a round's
-end when one of these does, drawn anew each round, for they are alike in all but their own updates.
+A round is a few dozen operations on arrays (readers x workers). Up to `READERS` functions look for each update when
+their own timers say so (`lambdaml.worker.poll_timer`). If the run has more functions, each of the others ends a round
+together with one of these, which is drawn for each round: functions differ in nothing but their own updates.
 
-Left out: that a function may be no more than `MAX_UNWRITTEN` commits ahead of the log.
+The limit of `MAX_UNWRITTEN` on the commits that a function may be ahead of the log is left out.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from lambdaml.worker.poll_timer import OWN_UPDATE_FIRST_S, PollTimer
 from lambdaml.worker.requests import AGREED, SNAPSHOT
 
 READERS = 32
-"""Functions whose looks are simulated."""
+"""The looks of at most this many functions are simulated."""
 
 
 class SyncFlow:
-    """One run.
+    """One run, which is simulated once.
+
+    Args:
+        scenario: The run's input and its counts.
 
     Attributes:
-        log_state: as far as it is kept; commits are made only for a caller who wants them.
+        log_state: The log state. It advances only if the caller asked for the commits.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -43,7 +46,7 @@ class SyncFlow:
         self._others: Bools = np.arange(workers) % functions != np.arange(self._readers)[:, None]
         self._launched, self._decided, latency_s = scenario.launched()
         self._latency_s = latency_s[: self._readers, None]
-        self._timer: PollTimer[Floats] = PollTimer(ARRAYS)  # of each reader for each worker
+        self._timer: PollTimer[Floats] = PollTimer(ARRAYS)  # one for each reader and worker
         self._uploads_s: Floats | None = None
         self._up_s = np.zeros(functions)
         self._ends_s = self._launched + scenario.platform.lifetime_s
@@ -51,7 +54,7 @@ class SyncFlow:
         self._schedule, self._rule = scenario.parts.schedule, scenario.parts.rule
 
     def run(self, updates: int | None = None) -> FlowResult:
-        """Run to the end, or for at least so many updates."""
+        """Run to the end, or until at least `updates` updates have a fate, and return the result."""
         scenario, counted, settings = self._scenario, self._counted, self._scenario.settings
         rounds = settings.steps if updates is None else -(-updates // self._workers)
         self.log_state.steps = settings.steps if updates is None else rounds + 1
@@ -69,7 +72,7 @@ class SyncFlow:
         return scenario.finish(self._launched, over, "steps" if updates is None else "updates")
 
     def _round(self, number: int) -> None:
-        """Compute, publish, and find what the others published."""
+        """Simulate a round: each function computes, publishes, and finds the others' updates."""
         counted, begin, workers = self._counted, self._decided, self._workers
         core = begin + (self._apply_s() if number else 0.0)
         ready, stands, sent = self._publish(begin, core)
@@ -87,7 +90,7 @@ class SyncFlow:
             self._commit(number)
 
     def _replace(self, step_s: Floats, rounds: int) -> None:
-        """Replace the functions whose lifetime is nearly over; `rounds` since the last snapshot are to be caught up."""
+        """Replace the functions whose lifetime is nearly over. The new ones catch up on `rounds` rounds."""
         leaving = np.flatnonzero(self._scenario.leaves(self._ends_s - self._decided, step_s))
         if leaving.size:
             begun = self._scenario.replace(self._decided[leaving], 0, rounds * self._workers)
@@ -100,7 +103,7 @@ class SyncFlow:
         return work
 
     def _publish(self, begin: Floats, core: Floats) -> tuple[Floats, Floats, Floats]:
-        """When each function's workers are ready to send, when their updates stand, and when they know it."""
+        """Return when each function's workers are ready to send, when their updates exist, and when they know it."""
         scenario, costs, counted = self._scenario, self._scenario.costs, self._counted
         size, mine = scenario.update_bytes, self._mine
         ready, sent = np.empty(mine.shape), np.empty(mine.shape)
@@ -120,10 +123,10 @@ class SyncFlow:
         return ready, stands, stands + half_s
 
     def _find(self, begin: Floats, own: Floats, stands: Floats) -> Floats:
-        """Each function looks for all others' updates; when it has them, its own too."""
+        """Let each function look for all others' updates, and return when it has them and its own."""
         scenario, readers, others, shape = self._scenario, self._readers, self._others, self._others.shape
         delay_s = self._timer.delay_s()
-        if delay_s is None:  # nobody's pace is known yet
+        if delay_s is None:  # no worker's pace is known yet
             warm = own if self._uploads_s is None else begin
             first = np.minimum(begin + OWN_UPDATE_FIRST_S, warm)[:readers, None]
         else:
@@ -144,25 +147,25 @@ class SyncFlow:
         return decided
 
     def _learn(self, misses: Ints, missed_s: Floats) -> None:
-        """Each reader learns from its looks that found nothing how long a look takes; as `Gather` does."""
+        """Update each reader's estimate of a look's seconds by its looks that found nothing, as `Gather` does."""
         reader = np.nonzero(self._others)[0]
         count, elapsed_s = (np.bincount(reader, each, self._readers)[:, None] for each in (misses, missed_s))
         kept = 0.8**count
         self._latency_s = kept * self._latency_s + (1 - kept) * elapsed_s / np.maximum(count, 1.0)
 
     def _downloaded(self, arrives: Floats) -> Floats:
-        """When each function has received all, given when the updates would arrive if they had no bytes."""
+        """Return when each function has received all updates, given when they would arrive if they had no bytes."""
         scenario, size = self._scenario, self._scenario.size_bytes[keys.UPDATES]
         last: Floats = arrives.max(axis=1) + size / scenario.connection_bytes_per_s
         each_s = size / scenario.bytes_per_s
         if each_s * self._workers < 1e-4:
             return last
-        behind = np.arange(self._workers, 0, -1)  # how many arrive no earlier
+        behind = np.arange(self._workers, 0, -1)  # the number of updates that arrive no earlier
         queued: Floats = (np.sort(arrives, axis=1) + behind * each_s).max(axis=1)
         return np.maximum(last, queued)
 
     def _commit(self, number: int) -> None:
-        """Hand the commit to the caller; in any case, see once that the schedule takes all in one step."""
+        """Make the commit, check that it takes all updates in one step, and give it to a caller that asked for it."""
         scenario, log_state = self._scenario, self.log_state
         arrived = [
             Update(worker, number, log_state.version, 1, "", scenario.sampler.count(worker, number), 0.0, "")
@@ -181,5 +184,5 @@ class SyncFlow:
 
 
 def _by_worker(values: Floats, workers: int) -> Floats:
-    """(function, place) -> worker: function f hosts f, f + F, f + 2F ..."""
+    """Return the values by worker, given by function and place. Function f hosts workers f, f + F, f + 2F ..."""
     return values.T.ravel()[:workers]
