@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Holds a run's schedule, codec and staleness rule. None of them has a state, so anybody may share them."""
+    """Holds a run's schedule, codec and staleness rule. None of them has a state, so all functions may share them.
+
+    Attributes:
+        schedule: The schedule.
+        codec: The codec.
+        rule: The staleness rule.
+    """
 
     schedule: Schedule
     codec: Codec

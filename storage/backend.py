@@ -71,7 +71,12 @@ def flat(data: Data) -> Data:
 
 
 class Page(NamedTuple):
-    """The answer to one list request: objects in key order, and the key after which to continue (None at the end)."""
+    """The answer to one list request.
+
+    Attributes:
+        infos: The objects, in the order of their keys.
+        resume: The key after which to continue, or None at the end of the list.
+    """
 
     infos: Sequence[ObjectInfo]
     resume: str | None

@@ -46,8 +46,10 @@ def is_write(kind: str) -> bool:
 class LatencyModel:
     """Lognormal latencies by their median and 99th percentile in seconds. If these are equal, so is each latency.
 
-    `read_s` applies to gets, heads and lists, `write_s` to puts, creates and deletes. `bandwidth_bytes_per_s` is that
-    of one connection, and infinite where bytes cost nothing.
+    Attributes:
+        read_s: The median and the 99th percentile of gets, heads and lists, in seconds.
+        write_s: The median and the 99th percentile of puts, creates and deletes, in seconds.
+        bandwidth_bytes_per_s: The bandwidth of one connection, or infinity if bytes take no time.
     """
 
     read_s: tuple[float, float]

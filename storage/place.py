@@ -34,7 +34,13 @@ MADE_UP = "made-up"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Credentials, which are never printed and never part of a URL."""
+    """Credentials, which are never printed and never part of a URL.
+
+    Attributes:
+        access: The access key's id.
+        secret: The secret access key.
+        token: The session token of temporary credentials, or None.
+    """
 
     access: str = field(repr=False)
     secret: str = field(repr=False)
@@ -46,6 +52,8 @@ class S3Place:
     """A prefix of a bucket, and how to reach it.
 
     Attributes:
+        bucket: The bucket's name.
+        prefix: The prefix of all keys.
         endpoint: The endpoint of the server; None means AWS.
         region: The region that is signed into each request; None means us-east-1.
         made_up: Whether requests are signed with a made-up key, so that no AWS setting of the user counts.

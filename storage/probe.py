@@ -26,7 +26,14 @@ READINGS = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one examination. The names in `measured` carry their units."""
+    """The result of one examination.
+
+    Attributes:
+        name: The name of the examination.
+        ok: Whether the store passed it.
+        reason: A phrase that says what was found.
+        measured: The numbers that were measured, by names that carry their units.
+    """
 
     name: str
     ok: bool

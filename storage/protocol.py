@@ -32,7 +32,11 @@ _LONGEST_PAUSE_S = 1.0
 class ObjectInfo:
     """The facts that a store tells about an object without sending it.
 
-    `modified` is in seconds since the epoch **by the store's own clock** (S3 rounds it to a whole second).
+    Attributes:
+        key: The object's key, relative to the store's prefix.
+        size_bytes: The object's size.
+        modified: The time of its last write in seconds since the epoch, **by the store's own clock** (S3 rounds it to a
+            whole second).
     """
 
     key: str

@@ -13,7 +13,13 @@ from lambdaml.storage.errors import BadStoreURL
 
 @dataclass(frozen=True, slots=True)
 class StoreURL:
-    """A store URL in its parts. `str()` joins them again. A plain path has the scheme `""`."""
+    """A store URL in its parts. `str()` joins them again.
+
+    Attributes:
+        scheme: The scheme, such as `s3`; a plain path has the scheme `""`.
+        location: The text between the scheme and the parameters.
+        params: The parameters, by name.
+    """
 
     scheme: str
     location: str

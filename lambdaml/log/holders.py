@@ -37,6 +37,9 @@ class Holder:
     """A function that took a lease, which may have run out since.
 
     Attributes:
+        function: The function's name.
+        worker: The worker that it holds.
+        duration_s: The seconds from a sign of life to the end of the lease.
         seen: The time of its last sign of life, by the store's clock.
     """
 

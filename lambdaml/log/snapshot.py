@@ -37,9 +37,11 @@ FROZEN_DIGEST = "frozen"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a replica: CPU tensors by name, and other values as `lambdaml.log.encoding` writes them.
+    """The state of a replica.
 
     Attributes:
+        tensors: The CPU tensors, by name.
+        meta: All other values, as `lambdaml.log.encoding` writes them.
         frozen: The parameters that require no gradient and are as they were when the run began, by name. A state that
             was just read has none of them; see `over`.
     """
@@ -50,6 +52,7 @@ class State:
 
     @property
     def version(self) -> int:
+        """The number of optimizer steps taken."""
         version: int = self.meta["log_state"]["version"]
         return version
 

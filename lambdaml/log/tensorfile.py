@@ -50,6 +50,9 @@ class TensorPart:
     """The place of a tensor in a file.
 
     Attributes:
+        name: The tensor's name.
+        dtype: The dtype of its elements.
+        shape: The tensor's shape.
         start: The offset of the tensor's bytes from the beginning of the file.
     """
 
@@ -60,6 +63,7 @@ class TensorPart:
 
     @property
     def size_bytes(self) -> int:
+        """The size of the tensor's bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def tensor(self, data: bytes | memoryview) -> Tensor:

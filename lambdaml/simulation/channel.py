@@ -36,6 +36,7 @@ class Empirical:
 
     Attributes:
         bins: Pairs (bin of the meter, requests up to its end), in order, by kind or by `read`, `write` or `all`.
+        bandwidth_bytes_per_s: The bandwidth of one connection, or infinity if transfers take no time.
     """
 
     bins: Mapping[str, tuple[tuple[int, int], ...]] = field(hash=False)
@@ -75,6 +76,7 @@ class Channel:
     """A store as functions experience it.
 
     Attributes:
+        name: The text from which it was parsed, the name of a preset, or `measured`.
         model: The latency by kind of request, and the bandwidth of one connection.
         reads_per_s, writes_per_s: The requests that one prefix takes before it answers 503 SlowDown, or None for no
             limit.

@@ -42,11 +42,20 @@ class FaultScenario:
     """A small run and its faults.
 
     Attributes:
+        seed: The seed from which the scenario was drawn. It also seeds the run's faults.
+        schedule: The schedule, with its arguments.
+        workers: The number of workers.
+        functions: The number of functions.
+        steps: The number of updates of each worker, or of commits if the schedule counts those.
+        snapshot_every: The number of updates of each worker after which a snapshot is taken.
+        lease_s: The seconds that a lease lasts after its holder's last sign of life.
         rates: The share of requests that meet each fault.
         storm: The seconds from and to which the store refuses most requests.
         outage: The seconds from and to which the store is down, so that no request has any effect.
         crash, freeze, spare, lie: The probabilities that a life of a function is killed, stands still, gets a double,
             and is told that living functions are dead.
+        short: The probability that a life of a function has a lifetime of less than 5 seconds.
+        skew_s: The most seconds that a function's clock is off, to either side.
         turns: The most turns that a killed function makes.
         bad: The share of updates that must be rejected.
         evaluation_s: The seconds of a snapshot's evaluation in a run with a target, or 0 for a run without one.
@@ -158,7 +167,13 @@ class FaultScenario:
 
 @dataclass(slots=True)
 class Verdict:
-    """The outcome of a seed. `broken` is empty if every promise held."""
+    """The outcome of a seed.
+
+    Attributes:
+        seed: The seed.
+        scenario: The scenario that was drawn from it.
+        broken: A sentence about each broken promise; it is empty if every promise held.
+    """
 
     seed: int
     scenario: FaultScenario

@@ -32,6 +32,7 @@ class Platform:
     """A platform that runs functions.
 
     Attributes:
+        name: The name of the preset.
         spec: The text from which it was parsed. It plays no part in comparisons.
         cold_start_s, warm_start_s: The median and 99th percentile (lognormal) from asking for a function to its first
             line. A start is warm if the predecessor left an environment.
@@ -39,6 +40,7 @@ class Platform:
             `start_delay_s`.
         memory_mb: The memory of a function, or 0 if it is not limited.
         max_vcpus: The most vCPUs of a function. If `mb_per_vcpu` is given, memory determines them up to that.
+        mb_per_vcpu: The memory in MB that comes with one vCPU, or 0 if memory does not determine the vCPUs.
         lifetime_s: The seconds after which a function is ended.
         preemption_mean_s: The mean life until a preemption, exponentially distributed, or infinity for no preemptions.
         notice_s: The seconds before a preemption at which the function hears of it.

@@ -34,7 +34,11 @@ class Even:
 
 @dataclass(frozen=True, slots=True)
 class Lognormal:
-    """Independent lognormal factors for each step: exp(N(-sigma^2/2, sigma^2)), with mean 1."""
+    """Independent lognormal factors for each step: exp(N(-sigma^2/2, sigma^2)), with mean 1.
+
+    Attributes:
+        sigma: The standard deviation of the factor's logarithm, 0 or more.
+    """
 
     sigma: float
 
@@ -50,6 +54,9 @@ class Pareto:
     """Independent heavy-tailed factors for each step: P(factor > x) falls as x^-alpha, with mean 1.
 
     The variance is infinite for an alpha of up to 2.
+
+    Attributes:
+        alpha: The exponent of the tail, greater than 1.
     """
 
     alpha: float
@@ -79,7 +86,12 @@ class _Slow:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A permanent speed for each function, lognormal, with mean 1 over many functions and seeds."""
+    """A permanent factor for each function, lognormal, with mean 1 over many functions and seeds.
+
+    Attributes:
+        sigma: The standard deviation of the factor's logarithm, 0 or more.
+        seed: The seed of the factors.
+    """
 
     sigma: float
     seed: int = 0

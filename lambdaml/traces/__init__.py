@@ -31,7 +31,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Describes a column of the table. Missing values are None; a `required` column has none."""
+    """Describes a column of the table. Missing values are None.
+
+    Attributes:
+        name: The column's name.
+        type: The type of its values.
+        unit: The unit of its values, or "" if they have none.
+        meaning: The meaning of a value, as a phrase.
+        required: Whether no value may be missing.
+    """
 
     name: str
     type: type[int | float | str]
@@ -96,7 +104,13 @@ _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Holds one quantity of two traces; None if a trace does not have it."""
+    """Holds one quantity of two traces.
+
+    Attributes:
+        what: The name of the quantity.
+        mine: The value of the first trace, or None if it has no such value.
+        theirs: The value of the other trace, or None if it has no such value.
+    """
 
     what: str
     mine: float | None
@@ -143,6 +157,7 @@ class Trace:
 
     @property
     def source(self) -> str:
+        """The origin of the trace, which is one of `SOURCES`."""
         return str(self.meta.get("source"))
 
     @property

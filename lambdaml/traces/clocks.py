@@ -33,7 +33,12 @@ _LEAST_WIDENING_S = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Holds the seconds that must be added to one clock to get the other, and how far off they may be."""
+    """Holds the difference between two clocks.
+
+    Attributes:
+        seconds: The seconds that must be added to one clock to get the other.
+        uncertainty_s: The seconds that this number may be off, to either side.
+    """
 
     seconds: float
     uncertainty_s: float

@@ -21,6 +21,8 @@ from lambdaml.training.sampling import derive_seed
 
 
 class Delays(Protocol):
+    """A model of the delays with which updates come to their receivers."""
+
     def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
         """Return delays in iterations, 0 or more: int64 [senders, receivers], as a pure function of the arguments."""
 

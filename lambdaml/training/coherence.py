@@ -74,8 +74,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Holds the staleness that a job can tolerate, in steps of the training that it was measured on. `at_least` says
-    that no measured lag was too much, so that the job can tolerate at least this."""
+    """Holds the staleness that a job can tolerate.
+
+    Attributes:
+        steps: The staleness, in steps of the training that it was measured on.
+        at_least: Whether no measured lag was too much, so that the job can tolerate at least this.
+    """
 
     steps: float
     at_least: bool

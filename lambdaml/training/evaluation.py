@@ -194,7 +194,12 @@ def _metrics(job: Job, model: Any) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Holds the version of a snapshot that was evaluated, and its metrics by name."""
+    """Holds the evaluation of one snapshot.
+
+    Attributes:
+        version: The version of the snapshot, in optimizer steps.
+        metrics: The values of the metrics, by name.
+    """
 
     version: int
     metrics: dict[str, float]

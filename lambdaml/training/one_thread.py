@@ -30,6 +30,8 @@ class OneThread(ThreadPoolExecutor):
         self._abandoned = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Queue a call for the thread, which takes the turn for it, and return the future of its result."""
+
         def alone() -> T:
             self._turn.acquire()
             try:
@@ -59,6 +61,7 @@ class OneThread(ThreadPoolExecutor):
         self.shutdown(wait=False, cancel_futures=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more work, and wait for submitted work, unless `wait` is false or the work was abandoned."""
         super().shutdown(wait and not self._abandoned, cancel_futures=cancel_futures)
 
 

@@ -62,6 +62,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether the check found no fault and left nothing unproven."""
         return not self.faults and not self.unproven
 
 

@@ -25,6 +25,7 @@ class Pending:
     """A commit that is decided but not applied yet.
 
     Attributes:
+        commit: The commit.
         updates: The known updates of the commit, by worker and sequence number. Not all of them are in memory.
         absent: The number of updates that the commit applies and that are not in memory.
         download_s: The longest time that it took to read one of the updates.

@@ -30,7 +30,13 @@ _MAX_UNWRITTEN = 16
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot that waits to be written: its version, the values of its state, and its bytes."""
+    """A snapshot that waits to be written.
+
+    Attributes:
+        version: The version of the state, in optimizer steps.
+        meta: The values of the state that are not tensors.
+        data: The bytes of the snapshot.
+    """
 
     version: int
     meta: dict[str, Any]

@@ -21,7 +21,13 @@ is a log entry and a function that does not write the log."""
 
 
 class Request(NamedTuple):
-    """A request of a script: its kind, as a meter names it, its key's prefix, and the unit that it is made once for."""
+    """A request of a script.
+
+    Attributes:
+        kind: The kind of request, as a meter names it.
+        about: The prefix of the key, or the whole key.
+        per: The unit for which the request is made once.
+    """
 
     kind: str
     about: str

@@ -59,6 +59,7 @@ class Window:
 
     @property
     def limit_bytes(self) -> int:
+        """The most bytes that updates may take in the function's memory."""
         return most_bytes(self.update_bytes)
 
     def fits(self, over: bool = False) -> bool:

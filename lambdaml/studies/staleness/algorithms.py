@@ -44,6 +44,8 @@ class _Stateful:
 
 
 class Sgd(_Stateful):
+    """Plain stochastic gradient descent, which keeps no state."""
+
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
         return gradients * -rates
 
@@ -57,6 +59,8 @@ class _Momentum(_Stateful):
 
 
 class Adam(_Stateful):
+    """Adam with betas 0.9 and 0.999 and epsilon 1e-8, with its correction of the bias."""
+
     moments = 2
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
@@ -70,6 +74,8 @@ class Adam(_Stateful):
 
 
 class Adagrad(_Stateful):
+    """Adagrad with epsilon 1e-10, without a decay of the learning rate."""
+
     moments = 1
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
@@ -79,6 +85,8 @@ class Adagrad(_Stateful):
 
 
 class RmsProp(_Stateful):
+    """RMSProp with decay 0.9 and epsilon 1e-8, without momentum."""
+
     moments = 1
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:

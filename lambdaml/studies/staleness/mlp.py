@@ -18,12 +18,17 @@ from lambdaml.studies.staleness.data import Images
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """ReLU networks of these widths, from inputs to classes. A layer is stored as weight [in, out], then bias [out]."""
+    """ReLU networks of these widths. A layer is stored as weight [in, out], then bias [out].
+
+    Attributes:
+        widths: The number of inputs, the width of each hidden layer, and the number of classes.
+    """
 
     widths: tuple[int, ...]
 
     @property
     def size(self) -> int:
+        """The number of parameters of one network."""
         return sum((before + 1) * after for before, after in zip(self.widths, self.widths[1:]))
 
     def initial(self, seed: int) -> Tensor:

@@ -103,6 +103,7 @@ class TraceDelays:
 
     @property
     def largest(self) -> int:
+        """The largest recorded delay, in iterations."""
         return max(max(mine) for mine in self.delays)
 
     def matrix(self, iteration: int, senders: int, receivers: int, seed: int = 0) -> NDArray[np.int64]:
