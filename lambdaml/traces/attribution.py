@@ -46,8 +46,15 @@ _MOMENTS = ("started_s", "published_s", "applied_s")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Holds the mean staleness by the phase of the update's life in which the intervening steps were committed. The
-    three add up to the mean staleness."""
+    """Holds the mean staleness by the phase of the update's life in which the intervening steps were committed.
+
+    The three numbers are in steps, and add up to the mean staleness.
+
+    Attributes:
+        storage: The steps committed before the worker could start, or during the upload.
+        compute: The steps committed while the gradient waited for the compute thread, was computed, encoded and packed.
+        wait: The steps committed from the end of the upload until the update's own step.
+    """
 
     storage: float
     compute: float

@@ -39,7 +39,11 @@ DELAYS: Registry[Delays] = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
-    """`categorical:S` is uniform on 0, 1, ..., S, with mean S/2. It is the staleness study's main model."""
+    """`categorical:S` is uniform on 0, 1, ..., S, with mean S/2. It is the staleness study's main model.
+
+    Attributes:
+        s: The largest delay, in iterations, 0 or more.
+    """
 
     s: int
 
@@ -53,7 +57,11 @@ class Categorical:
 
 @dataclass(frozen=True, slots=True)
 class Geometric:
-    """`geometric:MEAN` has P(k) = p (1 - p)^k on 0, 1, ..., where p = 1 / (mean + 1). It has a long tail."""
+    """`geometric:MEAN` has P(k) = p (1 - p)^k on 0, 1, ..., where p = 1 / (mean + 1). It has a long tail.
+
+    Attributes:
+        mean: The mean delay, in iterations, 0 or more.
+    """
 
     mean: float
 
@@ -72,6 +80,9 @@ class ClippedGaussian:
     rounded and clipped.
 
     Source: the staleness simulator of FLeet (arXiv 2006.07273), StalenessSimulator.java.
+
+    Attributes:
+        s: The number of different delays, 1 or more.
     """
 
     s: int
@@ -88,8 +99,11 @@ class ClippedGaussian:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Gives delays that were recorded elsewhere: for each iteration one matrix of integers [senders, receivers]. It
-    ignores the seed."""
+    """Gives delays that were recorded elsewhere. It ignores the seed.
+
+    Attributes:
+        matrices: A matrix of delays in iterations for each iteration, as integers [senders, receivers].
+    """
 
     matrices: Sequence[NDArray[Any]]
 

@@ -87,7 +87,11 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Coherence:
-    """Holds the coherence along a training; the points are in its order."""
+    """Holds the coherence along a training.
+
+    Attributes:
+        points: The points, in the order of the training.
+    """
 
     points: tuple[Point, ...]
 

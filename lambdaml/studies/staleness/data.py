@@ -17,7 +17,12 @@ class Images:
     """Images as float [samples, features], standardised by the training set, and their labels as int64 [samples].
 
     Attributes:
+        inputs: The images for training.
+        labels: The labels of the images for training.
+        test_inputs: The images for testing.
+        test_labels: The labels of the images for testing.
         shape: The channels, height and width of an image.
+        classes: The number of classes.
     """
 
     inputs: Tensor

@@ -14,7 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """Ratings: their users and items as int64 [ratings], and their values as centred float [ratings]."""
+    """Ratings of items by users.
+
+    Attributes:
+        users: The user of each rating, int64 [ratings].
+        items: The item of each rating, int64 [ratings].
+        values: The centred values, float [ratings].
+        shape: The numbers of users and of items.
+    """
 
     users: Tensor
     items: Tensor

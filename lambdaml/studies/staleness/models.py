@@ -25,8 +25,10 @@ class Model:
     """The properties that a model's rows have in common.
 
     Attributes:
-        batch: The samples of each worker at each iteration, or of all workers together where `shared`.
+        make: Makes the problem from the data; None for a model that has no gradients.
+        batch: The samples of each worker at each iteration, or of all workers together if `shared`.
         target: The quality to reach, for either data.
+        shared: Whether all workers together have one batch.
         gain: The share of a synchronous run's gain in `limit` iterations that replaces a target.
         limit: The iterations that a synchronous run may take.
     """

@@ -24,11 +24,14 @@ class StudyPlan:
     """The options of a study.
 
     Attributes:
+        models: The names of the models.
+        algorithms: The names of the algorithms, which are keys of `ALGORITHMS`.
         staleness: The values of s, which always include 0. With `geometric`, delays have mean s / 2, as those of
             `categorical` have; with a trace, every s > 0 is replaced by the recorded one.
         workers: The numbers of workers to try.
         delays: The kind of delays, one of `_DELAYS`.
         seeds: The number of seeds.
+        data: The data; see `StudyData`.
         longest: The multiple of the iterations at s = 0 after which a setting is given up.
         tune: Whether to find learning rates first, rather than take those of the table.
 
@@ -81,6 +84,11 @@ class Unit:
     """A unit of work: settings of one model and algorithm, computed at once and in the order of `settings`.
 
     Attributes:
+        model: The name of the model.
+        algorithm: The name of the algorithm.
+        workers: The number of workers.
+        delays: The kind of delays; see `StudyPlan`.
+        data: The data; see `StudyData`.
         settings: The (s, seed, rate, limit of iterations, target) of each setting.
     """
 
@@ -94,9 +102,12 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class TraceDelays:
-    """Recorded delays, repeated: `delays[p]` are those of worker p's updates in their order.
+    """Recorded delays, repeated.
 
     A trace knows one receiver, the log, so an update comes equally late to all caches.
+
+    Attributes:
+        delays: For each worker, the delays of its updates in their order, in iterations.
     """
 
     delays: tuple[tuple[int, ...], ...]

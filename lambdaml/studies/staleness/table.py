@@ -20,6 +20,13 @@ class StudyRow:
     """A setting and its course.
 
     Attributes:
+        model: The name of the model.
+        algorithm: The name of the algorithm.
+        workers: The number of workers.
+        delays: The kind of delays; see `StudyPlan`.
+        data: The data; see `StudyData`.
+        staleness: The value of s.
+        seed: The seed.
         rate: The rate of each worker's optimizer, or 0 for Gibbs sampling.
         target: The quality to reach.
         limit: The iterations after which it was given up.
@@ -59,11 +66,16 @@ class Bar:
     """The seeds of a setting together.
 
     Attributes:
+        model: The name of the model.
+        algorithm: The name of the algorithm.
+        workers: The number of workers.
+        staleness: The value of s.
         slower: The batches to the target over those of s = 0 with the same seed, as the mean over the seeds that met
             it, or None if none did.
         spread: The standard deviation of `slower`, or None for fewer than two seeds.
         batches: The mean batches over the same seeds.
         met: The number of seeds that met the target, out of `seeds`.
+        seeds: The number of seeds.
     """
 
     model: str

@@ -34,6 +34,8 @@ class Theorem:
     """The theorem for one model and s, as it was measured.
 
     Attributes:
+        model: The name of the model.
+        s: The number of values that the delay takes.
         coherence: The least mu measured after a tenth of the run. The theorem says nothing if it is not above 0.
         smoothness: The smoothness L.
         variance: The variance sigma^2 of a batch's gradient at the beginning.

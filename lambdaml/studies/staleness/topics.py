@@ -21,7 +21,12 @@ BATCHES_PER_SWEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents of equal length as word numbers, int64 [documents, length]; longer ones are cut, shorter dropped."""
+    """Documents of equal length. Longer ones are cut, and shorter ones are dropped.
+
+    Attributes:
+        words: The number of each word, int64 [documents, length].
+        vocabulary: The number of different words.
+    """
 
     words: Tensor
     vocabulary: int
