@@ -87,7 +87,7 @@ class StartedEvent(_Told):
     Attributes:
         pid: The number of its process, if it has a process of its own.
         node: The Ray node that it runs on (engine `ray`).
-        fault_plan: What a fault schedule will do to it, by name (simulations).
+        fault_plan: The faults that a fault schedule has in store for it, by name (simulations).
     """
 
     event: Literal["started"] = "started"

@@ -91,7 +91,7 @@ class RunOptions(LaunchOptions):
         max_update_norm: The greatest 2-norm of an update; an update with a greater one is rejected.
         patience_s: How long nothing at all may happen, or the store may be down, before a function gives up, in
             seconds.
-        planned: What a plan expected of this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
+        planned: The expectations of a plan for this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
     """
 
     workers: int = 4

@@ -1,4 +1,4 @@
-"""run.json holds the options of a run, resolved to the last number. It is written once and never changed."""
+"""The options of a run, resolved to the last number, as run.json holds them. It is written once and never changed."""
 
 from __future__ import annotations
 

@@ -16,95 +16,6 @@ SUMMARY = re.compile(r"""[A-Z`\d].*[.:?!][)`"']*""")
 ENTRY = re.compile(r"""(?!(?:Of|That|As|What|From|By|Likewise|So)\b)[A-Z`\d"'].*\.[)`"']*""")
 """An entry does the same, and does not begin with a word that shows that its subject was left out."""
 
-NOT_YET = {
-    "lambdaml/engines/__init__.py",
-    "lambdaml/engines/accounts.py",
-    "lambdaml/engines/caps.py",
-    "lambdaml/engines/entry.py",
-    "lambdaml/engines/live.py",
-    "lambdaml/engines/processes.py",
-    "lambdaml/engines/ray.py",
-    "lambdaml/engines/raypackage.py",
-    "lambdaml/engines/raypulse.py",
-    "lambdaml/engines/supervise.py",
-    "lambdaml/events.py",
-    "lambdaml/job.py",
-    "lambdaml/log/commits.py",
-    "lambdaml/log/holders.py",
-    "lambdaml/log/numerics.py",
-    "lambdaml/log/reader.py",
-    "lambdaml/log/reads.py",
-    "lambdaml/log/retention.py",
-    "lambdaml/log/snapshot.py",
-    "lambdaml/log/state.py",
-    "lambdaml/log/tensorfile.py",
-    "lambdaml/log/usage.py",
-    "lambdaml/options.py",
-    "lambdaml/patterns/__init__.py",
-    "lambdaml/ray.py",
-    "lambdaml/registry.py",
-    "lambdaml/run.py",
-    "lambdaml/settings.py",
-    "lambdaml/simulation/__init__.py",
-    "lambdaml/simulation/engine.py",
-    "lambdaml/simulation/evaluations.py",
-    "lambdaml/simulation/limit.py",
-    "lambdaml/simulation/log_readers.py",
-    "lambdaml/simulation/scenario.py",
-    "lambdaml/simulation/stub_replica.py",
-    "lambdaml/simulation/sync_flow.py",
-    "lambdaml/simulation/virtual.py",
-    "lambdaml/staleness/__init__.py",
-    "lambdaml/staleness/adaptive.py",
-    "lambdaml/staleness/constant.py",
-    "lambdaml/staleness/dc.py",
-    "lambdaml/staleness/discard.py",
-    "lambdaml/staleness/exponential.py",
-    "lambdaml/staleness/hinge.py",
-    "lambdaml/staleness/inverse.py",
-    "lambdaml/staleness/nesterov.py",
-    "lambdaml/staleness/polynomial.py",
-    "lambdaml/staleness/ringmaster.py",
-    "lambdaml/staleness/sqrt.py",
-    "lambdaml/traces/__init__.py",
-    "lambdaml/traces/attribution.py",
-    "lambdaml/traces/clocks.py",
-    "lambdaml/traces/delays.py",
-    "lambdaml/traces/effective.py",
-    "lambdaml/traces/replay.py",
-    "lambdaml/training/arguments.py",
-    "lambdaml/training/asked.py",
-    "lambdaml/training/beginning.py",
-    "lambdaml/training/buffers.py",
-    "lambdaml/training/coherence.py",
-    "lambdaml/training/driver.py",
-    "lambdaml/training/evaluation.py",
-    "lambdaml/training/flat.py",
-    "lambdaml/training/footprint.py",
-    "lambdaml/training/loading.py",
-    "lambdaml/training/one_thread.py",
-    "lambdaml/training/replay.py",
-    "lambdaml/training/replica.py",
-    "lambdaml/training/rows.py",
-    "lambdaml/training/verify.py",
-    "lambdaml/worker/backlog.py",
-    "lambdaml/worker/committer.py",
-    "lambdaml/worker/function.py",
-    "lambdaml/worker/hosting.py",
-    "lambdaml/worker/leases.py",
-    "lambdaml/worker/poll_timer.py",
-    "lambdaml/worker/reading.py",
-    "lambdaml/worker/shared.py",
-    "lambdaml/worker/stop_watcher.py",
-    "lambdaml/worker/task_group.py",
-    "lambdaml/worker/tracing.py",
-    "lambdaml/worker/waits.py",
-    "lambdaml/worker/window.py",
-    "lambdaml/worker/worker.py",
-    "lambdaml/worker/world.py",
-}
-"""The files that still break the rule. None may be added."""
-
 
 def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -143,8 +54,7 @@ def test_docstrings_are_whole_sentences() -> None:
     }
     broken = {name: parts for name, parts in found.items() if parts}
     assert len(found) > 250
-    assert {name: parts for name, parts in broken.items() if name not in NOT_YET} == {}
-    assert NOT_YET - broken.keys() == set(), "these keep the rule, or are gone: take them out of NOT_YET"
+    assert broken == {}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class FlatGradient:
         parameters: The parameters that require a gradient, in the order of `model.parameters()`.
         lengths: How many numbers of the flat gradient each parameter takes. A complex number takes two.
         size: How many numbers the flat gradient has.
-        dtype: float32, or float64 for a model with parameters in double precision.
+        dtype: The type float32, or float64 for a model with parameters in double precision.
         vector: The flat gradient on the model's device.
         host: The same in the CPU's memory. On the CPU it is the flat buffer itself, so sums go where steps read them.
     """

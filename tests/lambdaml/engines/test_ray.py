@@ -85,7 +85,7 @@ def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, un
 
     def kill(event: Event) -> None:
         watch(event)
-        begun = any(each["node"] == node.node_id for each in watch.some("started"))  # slower than the others, perhaps
+        begun = any(each.node == node.node_id for each in watch.some("started"))  # slower than the others, perhaps
         if begun and not killed and event.event == "commit" and len(watch.some("commit")) >= STEPS // 4:
             killed.append(node)
             cluster.remove_node(node, allow_graceful=False)
@@ -180,10 +180,10 @@ def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path:
     train(f"file://{tmp_path}/run", functions=2, steps=4, on_event=watch)
     for ended in watch.some("ended"):
         mine = [event for event in watch.events if event.function == ended.function]
-        assert (mine[0]["event"], mine[-2]["event"], mine[-1]["event"]) == ("started", "usage", "ended")
+        assert (mine[0].event, mine[-2].event, mine[-1].event) == ("started", "usage", "ended")
         used = mine[-2]
-        assert used["seconds"] > 0 and used["memory_bytes"] > 2**20
-        assert used["reading"]["requests"]["create"] >= 8
+        assert used.seconds > 0 and used.memory_bytes > 2**20
+        assert used.reading.requests["create"] >= 8
 
 
 def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytes
             patience_s=1.0,
             on_event=watch,
         )
-    assert watch.some("room")[0]["needs"] == "99 CPU and 1 GPU"
+    assert watch.some("room")[0].needs == "99 CPU and 1 GPU"
 
 
 def test_functions_take_up_memory_and_resources_that_were_asked_for(cluster: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lambdaml.log.commits import shares, summed
 from lambdaml.staleness import RULES
 from tests.lambdaml.staleness.test_staleness import STATEFUL, entry_of
 
