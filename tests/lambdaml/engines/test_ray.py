@@ -187,7 +187,7 @@ def test_every_function_says_what_it_used_before_it_ends(cluster: Any, tmp_path:
 
 
 def test_a_lack_of_room_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "REPORT_WAIT_S", 0.1)
+    monkeypatch.setattr(engine, "_REPORT_WAIT_S", 0.1)
     watch = Watch()
     with pytest.raises(RunFailed, match=r"no room for a function, which needs 99 CPU and 1 GPU, for \d+ s: ask"):
         train(
