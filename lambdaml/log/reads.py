@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from lambdaml.errors import BadObject
+from lambdaml.storage.blocking import blocking, run_now
 from lambdaml.storage.protocol import Bytes, Store
 
 T = TypeVar("T")
@@ -33,13 +34,24 @@ def read_now(store: Store, key: str, unpack: Unpack[T], data: Bytes | None = Non
     Raises:
         BadObject: If no reading was whole. It is the error of the last reading.
     """
-    data = store.get(key) if data is None else data
+    return run_now(reread(blocking(store.get), blocking(time.sleep), key, unpack, data))
+
+
+async def reread(
+    get: Callable[[str], Awaitable[Bytes | None]],
+    sleep: Callable[[float], Awaitable[None]],
+    key: str,
+    unpack: Unpack[T],
+    data: Bytes | None,
+) -> T | None:
+    """Read an object until a reading is whole; the loop of `read_now` and of `lambdaml.worker.reading`."""
+    data = await get(key) if data is None else data
     for pause_s in PAUSES_S:
         try:
             return None if data is None else unpack(data, key)
         except BadObject:
-            time.sleep(pause_s)
-            data = store.get(key)
+            await sleep(pause_s)
+            data = await get(key)
     return None if data is None else unpack(data, key)
 
 

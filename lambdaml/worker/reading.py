@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lambdaml.errors import BadObject
-from lambdaml.log.reads import PAUSES_S, T, Unpack
+from lambdaml.log.reads import T, Unpack, reread
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worker.world import World
 
@@ -17,11 +16,4 @@ async def read(world: World, key: str, unpack: Unpack[T], data: Bytes | None = N
     Raises:
         BadObject: If no reading was whole. It is the error of the last reading.
     """
-    data = await world.store.get(key) if data is None else data
-    for pause_s in PAUSES_S:
-        try:
-            return None if data is None else unpack(data, key)
-        except BadObject:
-            await world.sleep(pause_s)
-            data = await world.store.get(key)
-    return None if data is None else unpack(data, key)
+    return await reread(world.store.get, world.sleep, key, unpack, data)
