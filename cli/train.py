@@ -13,6 +13,7 @@ import typer
 from lambdaml.cli import _caps, _options
 from lambdaml.errors import UserError
 from lambdaml.log.numerics import Mode
+from lambdaml.settings import RECOVER_S
 from lambdaml.training.arguments import Text
 from lambdaml.training.numerics import prepare
 
@@ -90,10 +91,35 @@ Replan = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+AlgorithmSpec = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What a worker computes: `gradient`, or `local:H` for H local steps. With `local:20,outer=nesterov` the "
+        "mean displacement is taken with Nesterov's momentum (DiLoCo), with `local:epochs=1` workers average their "
+        "models after each pass (FedAvg).",
+        rich_help_panel=_WAY,
+    ),
+]
 CodecSpec = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="The codec that gradients are written with: `fp32` or `bf16`.", rich_help_panel=_WAY
+        metavar="NAME",
+        help="The codec that updates are written with: `fp32`, `bf16`, or `topk:0.01` for the largest hundredth of the "
+        "numbers.",
+        rich_help_panel=_WAY,
+    ),
+]
+_Feedback = Annotated[
+    float | None,
+    typer.Option(
+        "--error-feedback",
+        min=0.0,
+        max=1.0,
+        metavar="X",
+        help="The share of what earlier updates did not carry that goes into a worker's next one; by default 1 for "
+        "codecs that leave out numbers, and otherwise 0.",
+        rich_help_panel=_WAY,
     ),
 ]
 StalenessRule = Annotated[
@@ -182,6 +208,24 @@ MaxUpdateNorm = Annotated[
     float | None,
     typer.Option(metavar="X", help="Reject updates whose 2-norm is greater than this.", rich_help_panel=_LIMITS),
 ]
+_Recover = Annotated[
+    float,
+    typer.Option(
+        "--recover",
+        min=0.001,
+        metavar="SECONDS",
+        help="Write a worker's memory when computing it again after a crash would take longer than this.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+_LostMemory = Annotated[
+    str,
+    typer.Option(
+        metavar="stop|reset",
+        help="What to do when a worker's memory cannot be recovered: `stop` the run, or `reset` that memory.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 MaxRejected = Annotated[
     int | None,
     typer.Option(
@@ -206,7 +250,9 @@ def train(
     profile: _ProfileFile = None,
     replan: Replan = False,
     batch_size: BatchSize = None,
+    algorithm: AlgorithmSpec = "gradient",
     codec: CodecSpec = "fp32",
+    error_feedback: _Feedback = None,
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
@@ -226,6 +272,8 @@ def train(
     lease_s: _Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
+    recover_s: _Recover = RECOVER_S,
+    lost_memory: _LostMemory = "stop",
     budget: _caps.Budget = None,
     deadline: _caps.Deadline = None,
     max_requests: _caps.MaxRequests = None,

@@ -134,6 +134,26 @@ class SnapshotEvent(_Told):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEvent(_Told):
+    """A function wrote what a worker remembers after this many updates; it has this size."""
+
+    event: Literal["memory"] = "memory"
+    worker: int
+    updates: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RememberedEvent(_Told):
+    """The memories of these workers were recovered, by computing so many of their updates again in so many seconds."""
+
+    event: Literal["remembered"] = "remembered"
+    workers: Sequence[int]
+    updates: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HorizonEvent(_Told):
     """Objects that only a replay of versions before this one needs are deleted from now on."""
 
@@ -297,6 +317,8 @@ Event = (
     | StartedEvent
     | CommitEvent
     | SnapshotEvent
+    | MemoryEvent
+    | RememberedEvent
     | HorizonEvent
     | OvertakenEvent
     | EvaluatingEvent

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lambdaml.errors import SettingsError, nearest
-from lambdaml.settings import LEASE_S, PATIENCE_S
+from lambdaml.settings import LEASE_S, PATIENCE_S, RECOVER_S
 
 if TYPE_CHECKING:
     from lambdaml.engines.caps import Cap
@@ -62,11 +62,15 @@ class RunOptions(LaunchOptions):
         workers: The number of workers, N. A worker is a stream of updates; the data is dealt out to the workers.
         schedule: The rule that decides which updates a commit takes: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see
             `lambdaml.schedules.SCHEDULES`.
+        algorithm: The algorithm, which says what a worker computes: `gradient`, or `local:H` for H local steps, with an outer optimizer; see
+            `lambdaml.algorithms.ALGORITHMS`.
         steps: The number of updates that each worker makes. Give either this or `epochs`; with neither, the run makes
             10 epochs, or at most 1000 if it has a target.
         epochs: The number of passes over the data, in place of `steps`.
         target: A condition on a metric, such as `accuracy>=0.95`. The run stops at the first snapshot that meets it.
-        codec: The format that gradients are written in: `fp32`, `bf16` ...; see `lambdaml.codecs.CODECS`.
+        codec: The format that updates are written in: `fp32`, `bf16`, `topk:0.01` ...; see `lambdaml.codecs.CODECS`.
+        error_feedback: The share of what a worker's earlier updates did not carry that goes into its next one, from 0
+            (none) to 1. The default is 1 for codecs that leave out numbers, and 0 for the others.
         staleness: The rule for stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
             `lambdaml.staleness.RULES`.
         seed: The seed of everything that is random.
@@ -91,15 +95,21 @@ class RunOptions(LaunchOptions):
         max_update_norm: The greatest 2-norm of an update; an update with a greater one is rejected.
         patience_s: How long nothing at all may happen, or the store may be down, before a function gives up, in
             seconds.
+        recover_s: The seconds of compute after which a worker's memory is written, so that computing it again after a
+            crash never takes much longer. Only runs whose workers remember something write any.
+        lost_memory: What happens if a worker's memory cannot be recovered: `stop` ends the run with the reason, `reset`
+            begins that memory anew, and the log says so.
         planned: The expectations of a plan for this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
     """
 
     workers: int = 4
     schedule: str = "bsp"
+    algorithm: str = "gradient"
     steps: int | None = None
     epochs: float | None = None
     target: str | None = None
     codec: str = "fp32"
+    error_feedback: float | None = None
     staleness: str = "constant"
     seed: int = 0
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +123,8 @@ class RunOptions(LaunchOptions):
     max_rejected: int | None = None
     max_update_norm: float | None = None
     patience_s: float = PATIENCE_S
+    recover_s: float = RECOVER_S
+    lost_memory: Literal["stop", "reset"] = "stop"
     planned: dict[str, Any] | None = None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lambdaml.algorithms import ALGORITHMS, MOMENTUM, Algorithm
 from lambdaml.codecs import CODECS, Codec
+from lambdaml.errors import SettingsError
 from lambdaml.schedules import SCHEDULES, Schedule
 from lambdaml.staleness import RULES, Rule
 
@@ -16,23 +18,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Holds a run's schedule, codec and staleness rule. None of them has a state, so all functions may share them.
+    """Holds a run's parts. None of them has a state, so all functions may share them.
 
     Attributes:
         schedule: The schedule.
+        algorithm: The algorithm.
         codec: The codec.
         rule: The staleness rule.
+        remembers: Whether workers remember something between their updates.
     """
 
     schedule: Schedule
+    algorithm: Algorithm
     codec: Codec
     rule: Rule
+    remembers: bool
 
     @staticmethod
     def of(names: Settings | RunOptions) -> Parts:
         """Make the parts.
 
         Raises:
-            SettingsError: If one of them does not exist, or its parameters make no sense.
+            SettingsError: If one of them does not exist, its parameters make no sense, or two of them do not go
+                together.
         """
-        return Parts(SCHEDULES.make(names.schedule), CODECS.make(names.codec), RULES.make(names.staleness))
+        schedule, codec = SCHEDULES.make(names.schedule), CODECS.make(names.codec)
+        algorithm, rule = ALGORITHMS.make(names.algorithm), RULES.make(names.staleness)
+        demand_fit(f"algorithm {names.algorithm!r}", algorithm, f"staleness rule {names.staleness!r}", rule)
+        decay = names.error_feedback
+        feedback = codec.feedback if decay is None else decay > 0
+        return Parts(schedule, algorithm, codec, rule, algorithm.remembers or feedback)
+
+
+def demand_fit(one: str, given: Algorithm, other: str, rule: Rule) -> None:
+    """Make sure that two parts go together: the algorithm gives what the rule needs, and only one adds momentum.
+
+    Args:
+        one, other: The names of the parts in a message.
+
+    Raises:
+        SettingsError: If they do not.
+    """
+    missing = sorted(rule.needs - given.gives)
+    if missing:
+        raise SettingsError(f"{other} needs {missing[0]}s, which {one} does not send")
+    if MOMENTUM in given.gives & rule.gives:
+        raise SettingsError(f"{one} and {other} both add momentum: choose one of them")

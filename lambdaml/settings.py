@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,8 +14,8 @@ from lambdaml.log.numerics import Numerics
 from lambdaml.log.state import RECENT
 from lambdaml.patterns import PATTERNS
 
-LEASE_S, PATIENCE_S = 30.0, 600.0
-"""The options `lease_s` and `patience_s` have these defaults, in seconds."""
+LEASE_S, PATIENCE_S, RECOVER_S = 30.0, 600.0, 30.0
+"""The options `lease_s`, `patience_s` and `recover_s` have these defaults, in seconds."""
 
 _TARGET = re.compile(r"\s*([\w.]+)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
@@ -49,6 +49,8 @@ class Settings(BaseModel):
 
     Attributes:
         steps: The number of updates that each worker makes; with `quorum`, the number of commits.
+        batches: The number of batches that each worker computes, if that makes its last update shorter than the others;
+            None if all updates cover the same number.
         samples, steps_per_epoch, parameters: Facts that were read from the job when the run was created.
         keep_bytes: The number of bytes of updates and snapshots that are kept for replay alone; None keeps all of them.
             See `lambdaml.log.retention`.
@@ -62,8 +64,11 @@ class Settings(BaseModel):
     job: JobSettings
     workers: int = Field(ge=1, le=99_999)
     steps: int = Field(ge=1)
+    batches: int | None = Field(default=None, ge=1)
     schedule: str = "bsp"
+    algorithm: str = "gradient"
     codec: str = "fp32"
+    error_feedback: float = Field(default=0.0, ge=0, le=1)
     staleness: str = "constant"
     pattern: str = "gather"
     seed: int = 0
@@ -79,6 +84,8 @@ class Settings(BaseModel):
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=PATIENCE_S, gt=0)
     keep_bytes: int | None = Field(default=None, ge=1)
+    recover_s: float = Field(default=RECOVER_S, gt=0)
+    lost_memory: Literal["stop", "reset"] = "stop"
     planned: dict[str, Any] | None = None
     init_from: RunVersion | None = None
     numerics: Numerics | None = None

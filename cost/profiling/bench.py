@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from lambdaml.algorithms import Assignment
 from lambdaml.codecs import CODECS
 from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
 from lambdaml.cost.profiling.profile import CodecFacts, MemoryModel, StepPoint, StepTime
@@ -80,13 +81,13 @@ class Bench:
 
     def gradient_s(self, sampler: Sampler, seq: int) -> tuple[int, float]:
         """Return the samples and the seconds of a gradient."""
-        kept, self.replica.sampler = self.replica.sampler, sampler
+        kept, self.replica.local.sampler = self.replica.sampler, sampler
         try:
-            gradient = self.replica.gradient(0, seq)
+            found = self.replica.compute(Assignment(0, seq, seq, 1))
         finally:
-            self.replica.sampler = kept
+            self.replica.local.sampler = kept
         self.gradients += 1
-        return gradient.samples, gradient.compute_s
+        return found.samples, found.compute_s
 
     def step(self) -> None:
         """Take one optimizer step of a training with one worker."""
@@ -134,7 +135,7 @@ class Bench:
             StepPoint(count, len(group), median(group), quantile(group, 0.95), quantile(group, 0.99), peak)
             for count, group, peak in zip(counts, times, peaks_mb)
         )
-        return step_time(points, times), memory(points)
+        return step_time(points, times), memory_model(points)
 
     def _peaks_mb(self, samplers: list[Sampler]) -> list[float]:
         """Return this process's peak memory for a gradient of each, besides optimizer state; this also warms up."""
@@ -226,7 +227,7 @@ def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTi
     return StepTime(overhead_s, slope_s, sigma, p95, p99, worst, points)
 
 
-def memory(points: tuple[StepPoint, ...]) -> MemoryModel:
+def memory_model(points: tuple[StepPoint, ...]) -> MemoryModel:
     """Return the line through the points' peaks."""
     return MemoryModel(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
 

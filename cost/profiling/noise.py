@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from lambdaml.algorithms import Assignment
 from lambdaml.cost.profiling.profile import NoisePoint, NoiseScale
 from lambdaml.training.sampling import Sampler
 
@@ -81,16 +82,16 @@ class Noise:
         total = torch.zeros(replica.size, dtype=torch.float64, device=replica.device)
         squares: list[float] = []
         sizes: list[int] = []
-        kept, replica.sampler = replica.sampler, self._sampler
+        kept, replica.local.sampler = replica.sampler, self._sampler
         try:
             for seq in range(first, first + min(self._count, self._sampler.steps_per_epoch)):
-                samples = replica.gradient(0, seq).samples
+                samples = replica.compute(Assignment(0, seq, seq, 1)).samples
                 gradient = replica.flat.vector.double()
                 squares.append(float(gradient.dot(gradient)))
                 sizes.append(samples)
                 total += samples * gradient
         finally:
-            replica.sampler = kept
+            replica.local.sampler = kept
         total /= sum(sizes)
         self.gradients += len(sizes)
         point = NoisePoint(replica.version, *estimate_noise(squares, sizes, float(total.dot(total))))

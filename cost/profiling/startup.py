@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from lambdaml.algorithms import Assignment
 from lambdaml.settings import JobSettings
 
 _TIMEOUT_S = 300.0
@@ -60,9 +61,9 @@ def _main(text: str) -> None:
     def work() -> tuple[float, float]:
         instance = load_job(job.spec, dict(job.args))
         replica = Replica(instance, settings_for(instance, job, RunOptions(workers=1, steps=1)))
-        replica.gradient(0, 0)
+        replica.compute(Assignment(0, 0, 0, 1))
         first = time.perf_counter()
-        replica.gradient(0, 0)
+        replica.compute(Assignment(0, 0, 0, 1))
         return first, time.perf_counter()
 
     with OneThread() as compute:

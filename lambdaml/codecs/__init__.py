@@ -25,9 +25,12 @@ class Codec(Protocol):
         exact: Whether every vector is decoded to the same bits. Plans prefer such a codec if others are no quicker.
         record: The elements and bytes of the codec's smallest piece, if all pieces have the same length and are in the
             order of the elements, so that a slice can be read by itself; None if only the whole can be read.
+        feedback: Whether what an encoded vector leaves out must be kept and sent later (error feedback), because
+            training suffers otherwise.
     """
 
     exact: bool
+    feedback: bool
     record: tuple[int, int] | None
 
     def encode(self, vector: Vector, seed: int) -> Body:

@@ -23,6 +23,7 @@ class Fp32:
     """Sends the vector as it is."""
 
     exact = True
+    feedback = False
     record = (1, 4)
 
     def encode(self, vector: Vector, seed: int) -> Body:
@@ -42,6 +43,7 @@ class Bf16:
     """Sends the vector in half the bytes, with 8 bits of precision."""
 
     exact = False
+    feedback = False
     record = (1, 2)
 
     def encode(self, vector: Vector, seed: int) -> Body:

@@ -24,8 +24,8 @@ from lambdaml.engines import LaunchSpec
 from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
 from lambdaml.events import Emit, EndedEvent, Event, event_of
 from lambdaml.log import keys
+from lambdaml.log.lease import Lease
 from lambdaml.log.reads import read_now
-from lambdaml.log.records import Lease
 from lambdaml.storage import Store
 from lambdaml.training.one_thread import OneThread
 

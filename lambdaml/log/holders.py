@@ -15,8 +15,9 @@ from itertools import islice
 
 from lambdaml.errors import StoreError
 from lambdaml.log import keys
+from lambdaml.log.lease import Lease
 from lambdaml.log.reads import read_many
-from lambdaml.log.records import Commit, Lease
+from lambdaml.log.records import Commit
 from lambdaml.storage import ObjectInfo, Store
 from lambdaml.storage.backend import BATCH
 from lambdaml.storage.probe import store_time

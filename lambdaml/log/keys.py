@@ -10,6 +10,7 @@ leases/{worker:05d}/{generation:06d}  create-only: which function works as this 
 trace/{function}/{part:05d}.jsonl     what a function measured
 usage/{function}.json                 create-only: what a function used, as its engine saw it
 horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
+memory/{worker:05d}/{seq:010d}        create-only: what a worker remembers after `seq` updates
 pins/{name}.json                      keeps the history from a version on
 control/{number:010d}.json            create-only: a wish to change a setting while the run goes on
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
@@ -32,6 +33,7 @@ USAGE = "usage/"
 HORIZONS = "horizon/"
 PINS = "pins/"
 CONTROLS = "control/"
+MEMORY = "memory/"
 
 
 def log(commit: int) -> str:
@@ -77,6 +79,16 @@ def trace_part(function: str, part: int) -> str:
 def usage(function: str) -> str:
     """Return the key of the record of what this function used."""
     return f"usage/{function}.json"
+
+
+def memory(worker: int, seq: int) -> str:
+    """Return the key of a worker's memory after `seq` updates."""
+    return f"memory/{worker:05d}/{seq:010d}"
+
+
+def memories(worker: int) -> str:
+    """Return the prefix of the keys of a worker's memories."""
+    return f"memory/{worker:05d}/"
 
 
 def horizon(commit: int) -> str:

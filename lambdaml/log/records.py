@@ -1,4 +1,4 @@
-"""The records of a run, as the bucket holds them: updates, commits and leases.
+"""The records of a run, as the bucket holds them: updates and commits.
 
 All are immutable and created once. Their numbers are: a `worker` is 0..N-1, `seq` counts a worker's updates from 0,
 `commit` counts log entries from 0, `version` counts optimizer steps from 0, `generation` counts a worker's leases
@@ -7,19 +7,22 @@ from 1 and is its fencing token.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
+from lambdaml.log.members import demand_type, known
 
-T = TypeVar("T")
 Fate = Literal["applied", "discarded", "rejected"]
 Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
+LOST_MEMORY = "lost-memory"
+"""This control entry says that a worker's memory began anew before an update, since it could not be recovered."""
 DAMAGED = "damaged"
 """The reason for which an update whose object cannot be read is rejected."""
 Body = dict[str, NDArray[Any]]
@@ -43,8 +46,8 @@ class Control:
 
     Attributes:
         number: The number of control entries before this one. It also names the wish, `control/{number}`.
-        what: The setting; `lr` is the optimizer's learning rate.
-        value: The new value of the setting.
+        what: The setting; `lr` is the optimizer's learning rate, and `LOST_MEMORY` changes a worker's memory.
+        value: The new value of the setting; for `LOST_MEMORY` a list of the worker and the update's number.
     """
 
     number: int
@@ -70,9 +73,10 @@ class Update:
     The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
     start until its put began, `upload_s` the put of its *previous* update. `base_commit` is the number of commits that
     had been applied when it was computed: a version does not tell states apart, since commits that only refuse leave it
-    as it is. `digest`, `stop` and `control` are news that ride along so that nobody has to ask for them; `labels`
-    counts the samples of each class, if the run's staleness rule asks for that. The reader adds its own findings, which
-    are not part of the object: `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update),
+    as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
+    `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
+    `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
+    the run's staleness rule asks for that. The reader adds its own findings, which are not part of the object: `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update),
     `fault` (its reason to reject the update), and `loaded` (whether `body` is in memory, or was freed).
     """
 
@@ -89,6 +93,8 @@ class Update:
     encode_s: float = 0.0
     upload_s: float | None = None
     base_commit: int = 0
+    batches: tuple[int, int] | None = None
+    memory: str = ""
     digest: Digest | None = None
     stop: Stop | None = None
     control: Control | None = None
@@ -125,6 +131,10 @@ class Update:
             "encode_s": round(self.encode_s, 6),
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
         }
+        if self.batches:
+            header["batches"] = list(self.batches)
+        if self.memory:
+            header["memory"] = self.memory
         if self.digest:
             header["digest"] = [self.digest.commits, self.digest.sha256]
         if self.stop:
@@ -152,6 +162,8 @@ class Update:
             update = Update(
                 **{name: header[name] for name in _HEADER},
                 loss=math.nan if loss is None else loss,
+                batches=_batches(header.get("batches")),
+                memory=header.get("memory", ""),
                 digest=_digest(header.get("digest")),
                 stop=_stop(header.get("stop")),
                 control=_control(header.get("control")),
@@ -159,17 +171,10 @@ class Update:
                 body=body,
                 size_bytes=len(data),
             )
-            _demand(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
-            _demand(
-                update,
-                float,
-                "loss",
-                "ready_s",
-                "compute_s",
-                "encode_s",
-                *(["upload_s"] if header["upload_s"] is not None else []),
-            )
-            _demand(update, str, "function", "codec")
+            demand_type(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
+            measured = ["upload_s"] if header["upload_s"] is not None else []
+            demand_type(update, float, "loss", "ready_s", "compute_s", "encode_s", *measured)
+            demand_type(update, str, "function", "codec", "memory")
             if min(update.base, update.base_commit) < 0 or update.samples < 1:
                 raise ValueError("base or samples out of range")
         except (KeyError, TypeError, ValueError) as error:
@@ -182,6 +187,15 @@ class Update:
     def read(data: bytes | memoryview, key: str) -> Update:
         """Read an update back by its key; see `unpack`."""
         return Update.unpack(data, *keys.update_id(key))
+
+    def fingerprint(self) -> str:
+        """Return a digest of what was computed, and from what, whoever computed it and whenever."""
+        loss = None if math.isnan(self.loss) else self.loss
+        content = [*self.id, self.base_commit, self.batches, self.memory, self.samples, loss, sorted(self.body)]
+        sha = hashlib.sha256(repr(content).encode())
+        for name in sorted(self.body):
+            sha.update(np.ascontiguousarray(self.body[name]).tobytes())
+        return sha.hexdigest()
 
 
 def damaged(worker: int, seq: int, size_bytes: int) -> Update:
@@ -228,8 +242,8 @@ class Entry:
         else:
             weight, labels = rest if len(rest) == 2 else (*rest, [])
             entry = Entry(worker, seq, base, generation, samples, loss, staleness, weight, labels=_labels(labels))
-        _demand(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
-        _demand(entry, float, "loss", "weight")
+        demand_type(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
+        demand_type(entry, float, "loss", "weight")
         if entry.fate not in get_args(Fate):
             raise ValueError(f"fate {entry.fate!r}")
         return entry
@@ -320,9 +334,9 @@ class Commit:
                 next_s=record["next_s"],
                 progress=record["progress"],
             )
-            _demand(found, int, "commit", "version")
-            _demand(found, float, "time_s", "next_s", "progress")
-            _demand(found, str, "function")
+            demand_type(found, int, "commit", "version")
+            demand_type(found, float, "time_s", "next_s", "progress")
+            demand_type(found, str, "function")
             if not all(found.steps):
                 raise ValueError("an empty step")
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -337,46 +351,6 @@ class Commit:
         return Commit.unpack(data, keys.number(key))
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A lease: `function` works as `worker` until `duration_s` after this lease, or the worker's latest update, was
-    written, by the store's clock.
-
-    A lease with `released` set is free at once. One with `backup` set is held in place of the function that the worker
-    is meant for, which may take it at any time.
-    """
-
-    worker: int
-    generation: int
-    function: str
-    duration_s: float
-    released: bool = False
-    backup: bool = False
-
-    def pack(self) -> bytes:
-        return wire.dump_json(asdict(self))
-
-    @staticmethod
-    def unpack(data: bytes | memoryview, worker: int, generation: int) -> Lease:
-        key = keys.lease(worker, generation)
-        try:
-            lease = _known(Lease, wire.load_json(data, key))
-            _demand(lease, int, "worker", "generation")
-            _demand(lease, float, "duration_s")
-            _demand(lease, str, "function")
-        except TypeError as error:
-            raise BadObject(f"{key} is not a lease: {error}") from error
-        if (lease.worker, lease.generation) != (worker, generation):
-            raise BadObject(f"{key} holds the lease of worker {lease.worker}, generation {lease.generation}")
-        return lease
-
-    @staticmethod
-    def read(data: bytes | memoryview, key: str) -> Lease:
-        """Read a lease back by its key; see `unpack`."""
-        _, worker, generation = key.split("/")
-        return Lease.unpack(data, int(worker), int(generation))
-
-
 _HEADER = (
     *("worker", "seq", "base", "base_commit", "generation", "function", "samples", "codec"),
     *("ready_s", "compute_s", "encode_s", "upload_s"),
@@ -384,40 +358,33 @@ _HEADER = (
 """The members of an update's header that every update has and that are used as they are."""
 
 
-def _known(kind: type[T], record: Mapping[str, Any]) -> T:
-    """Return a record of this kind. It ignores other members, which a later version of the same schema added."""
-    if not isinstance(record, Mapping):
-        raise TypeError(f"{record!r} is no record")
-    return kind(**{name: value for name, value in record.items() if name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
-
-
-def _demand(record: object, kind: type, *names: str) -> None:
-    """Raise TypeError unless these attributes are of this kind. An int may replace a float, but a bool is no number."""
-    kinds = (int, float) if kind is float else (kind,)
-    for name in names:
-        value = getattr(record, name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}")
-
-
 def _stop(record: Any) -> Stop | None:
     if record is None:
         return None
-    stop = _known(Stop, record)
+    stop = known(Stop, record)
     if stop.reason not in get_args(Reason):
         raise ValueError(f"stop {stop.reason!r}")
     if stop.version is not None:
-        _demand(stop, int, "version")
+        demand_type(stop, int, "version")
     return stop
 
 
 def _control(record: Any) -> Control | None:
     if record is None:
         return None
-    control = _known(Control, record)
-    _demand(control, int, "number")
-    _demand(control, str, "what")
+    control = known(Control, record)
+    demand_type(control, int, "number")
+    demand_type(control, str, "what")
     return control
+
+
+def _batches(batches: Any) -> tuple[int, int] | None:
+    if batches is None:
+        return None
+    first, count = _labels(batches)
+    if not count:
+        raise ValueError("an update of no batches")
+    return first, count
 
 
 def _labels(counts: Any) -> tuple[int, ...]:
@@ -430,6 +397,6 @@ def _digest(record: Any) -> Digest | None:
     if record is None:
         return None
     digest = Digest(*record)
-    _demand(digest, int, "commits")
-    _demand(digest, str, "sha256")
+    demand_type(digest, int, "commits")
+    demand_type(digest, str, "sha256")
     return digest

@@ -16,13 +16,14 @@ whoever deletes publishes the horizon first and then looks at the pins. So one o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys, wire
 from lambdaml.log.reads import demand_present, read_now
+from lambdaml.log.state import KNOWN_FATES
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.protocol import Bytes, Store
 
@@ -45,6 +46,21 @@ class Horizon:
     def progress(self) -> int:
         """The number of updates with a fate, over all workers."""
         return sum(self.next_seq)
+
+    def leaves(self, remembered: Sequence[int] | None) -> bool:
+        """Return whether everything from here on suffices to recover all memories.
+
+        A memory after q updates is recovered from the base of update q. That lies behind the fate of update q - 2, since
+        a worker has at most two updates pending.
+
+        Args:
+            remembered: For each worker, the number of updates after which its newest memory was written; None in a run
+                without memory.
+        """
+        if remembered is None:
+            return True
+        pairs = zip(self.next_seq, remembered, strict=True)
+        return all(decided <= seq - KNOWN_FATES for decided, seq in pairs)
 
     @staticmethod
     def of(log_state: Mapping[str, Any]) -> Horizon:

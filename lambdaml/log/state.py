@@ -6,14 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 from lambdaml.errors import BadObject
-from lambdaml.log.records import Commit, Stop
+from lambdaml.log.records import LOST_MEMORY, Commit, Stop
 
 RECENT = 20_000
 """Rejections are remembered for this many updates."""
 
+KNOWN_FATES = 2
+"""The fates of this many of each worker's latest updates are known. No schedule lets a worker have more updates
+pending."""
+
 _DUMPED = (
-    *("commit", "version", "next_seq", "generation", "rejected", "rejections"),
-    *("staleness", "labels", "controls", "stop"),
+    *("commit", "version", "samples", "next_seq", "weights", "generation", "rejected", "rejections"),
+    *("staleness", "labels", "controls", "changed", "stop"),
 )
 """The attributes that a snapshot's metadata holds, in their order there."""
 
@@ -26,20 +30,24 @@ class LogState:
         steps: The length of the run, in updates that each worker publishes or, if the schedule counts those, commits.
         commit: The number of the next log entry.
         version: The number of optimizer steps taken.
+        samples: The number of samples in the applied updates.
         next_seq: For each worker, the number of its updates that have a fate, which is also the sequence number of the
             next one to get a fate.
+        weights: For each worker, the weights that the staleness rule gave its latest decided updates, the newest last;
+            0 for an update that was refused.
         generation: For each worker, the highest fencing token seen.
         rejected: The number of updates with the fate "rejected".
         rejections: The `progress` at which each recently rejected update got its fate; none is older than `RECENT`.
         staleness: The number of applied updates for each staleness in steps.
         labels: The sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
         controls: The number of control entries so far.
+        changed: The present value of each setting that a control entry changed.
         stop: The reason why the run ended, or None while it goes on.
     """
 
     __slots__ = (
-        *("commit", "controls", "next_seq", "generation", "labels", "rejected", "rejections"),
-        *("staleness", "steps", "stop", "version", "workers"),
+        *("changed", "commit", "controls", "next_seq", "generation", "labels", "rejected", "rejections"),
+        *("samples", "staleness", "steps", "stop", "version", "weights", "workers"),
     )
 
     def __init__(self, workers: int, steps: int) -> None:
@@ -47,13 +55,16 @@ class LogState:
         self.steps = steps
         self.commit = 0
         self.version = 0
+        self.samples = 0
         self.next_seq = [0] * workers
+        self.weights: list[tuple[float, ...]] = [(0.0,) * KNOWN_FATES] * workers
         self.generation = [0] * workers
         self.rejected = 0
         self.rejections: list[int] = []
         self.staleness: dict[int, int] = {}
         self.labels: list[int] = []
         self.controls = 0
+        self.changed: dict[str, Any] = {}
         self.stop: Stop | None = None
 
     @property
@@ -82,7 +93,8 @@ class LogState:
                 )
             next_seq[worker] += 1
         self.next_seq = next_seq
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.seq):
+            self.weights[entry.worker] = (*self.weights[entry.worker][1:], entry.weight)
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             if entry.fate == "rejected":
                 self.rejected += 1
@@ -90,6 +102,7 @@ class LogState:
         oldest = self.progress - RECENT
         self.rejections = [place for place in self.rejections if place > oldest]
         for entry in commit.applied:
+            self.samples += entry.samples
             self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
             if entry.labels:
                 self._count(entry.labels)
@@ -97,6 +110,8 @@ class LogState:
             if control.number != self.controls:
                 raise BadObject(f"log entry {commit.commit} holds control entry {control.number}, not {self.controls}")
             self.controls += 1
+            if control.what != LOST_MEMORY:
+                self.changed[control.what] = control.value
         self.commit += 1
         self.version = commit.last_version
         self.stop = commit.stop
@@ -121,6 +136,7 @@ class LogState:
         """Return the record that goes into a snapshot's metadata."""
         record = {name: _copied(getattr(self, name)) for name in _DUMPED}
         record["staleness"] = [list(pair) for pair in sorted(self.staleness.items())]
+        record["weights"] = [list(pair) for pair in self.weights]
         record["stop"] = asdict(self.stop) if self.stop else None
         return record
 
@@ -131,6 +147,7 @@ class LogState:
         for name in _DUMPED:
             setattr(log_state, name, _copied(record[name]))
         log_state.staleness = {staleness: count for staleness, count in record["staleness"]}
+        log_state.weights = [tuple(pair) for pair in record["weights"]]
         log_state.stop = Stop(**record["stop"]) if record["stop"] else None
         return log_state
 

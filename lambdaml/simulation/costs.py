@@ -10,7 +10,8 @@ import numpy as np
 
 from lambdaml.codecs import CODECS
 from lambdaml.job import Job
-from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.log.memory import Memory
+from lambdaml.log.records import Commit, Entry
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
 
@@ -49,15 +50,18 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
     applies: list[float] = []
     size, begin, seq = 0, clock(), 0
     while seq < 4 or (clock() - begin < _MEASURE_S and seq < 200):
-        gradient = replica.gradient(0, seq)
+        if replica.parts.remembers and not seq:
+            replica.memories.host(Memory(0), replica.log_state)
+        assignment = replica.assign(0, seq)
+        found = replica.compute(assignment)
         packed = clock()
-        update = Update(0, seq, gradient.base, 1, "measure", gradient.samples, gradient.loss, settings.codec)
-        update.body = gradient.body
+        update = found.update(assignment, settings.codec, 1, "measure")
         size = len(update.pack())
-        replica.check(update)
-        encodes.append(gradient.encode_s + clock() - packed)
-        computes.append(gradient.compute_s)
-        entry = Entry(0, seq, gradient.base, 1, gradient.samples, gradient.loss, 0, 1.0)
+        update.fault = replica.check(update)
+        replica.remember(update)
+        encodes.append(found.encode_s + clock() - packed)
+        computes.append(found.compute_s / assignment.batches)
+        entry = Entry(0, seq, found.base, 1, found.samples, found.loss, 0, 1.0)
         started = clock()
         replica.apply(Commit(seq, seq, ((entry,),)), {update.id: update})
         applies.append(clock() - started)

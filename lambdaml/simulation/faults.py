@@ -61,6 +61,9 @@ class FaultScenario:
         evaluation_s: The seconds of a snapshot's evaluation in a run with a target, or 0 for a run without one.
         damage: The share of reads that are damaged on their way.
         keep_bytes: The bytes of history that the run keeps, or None for all of it.
+        algorithm: The algorithm, with its arguments.
+        error_feedback: Whether workers keep residuals, so that they remember something.
+        recover_s: The seconds of compute after which a memory is written.
         calm_s: The seconds after which faults end.
     """
 
@@ -86,6 +89,9 @@ class FaultScenario:
     keep_bytes: int | None = None
     outage: tuple[float, float] = (0.0, 0.0)
     calm_s: float = 60.0
+    algorithm: str = "gradient"
+    error_feedback: bool = False
+    recover_s: float = 30.0
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
@@ -122,6 +128,9 @@ class FaultScenario:
             damage=chance(0.05),
             keep_bytes=stream.choice((None, None, 1, 2000)),
             outage=(start_s, start_s + chance(50.0)),
+            algorithm=stream.choice(("gradient", "gradient", "local:2", "local:auto,most=3")),
+            error_feedback=stream.random() < 0.5,
+            recover_s=stream.choice((0.05, 0.3, 30.0)),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -194,6 +203,9 @@ def play(
         workers=scenario.workers,
         steps=scenario.steps,
         schedule=scenario.schedule,
+        algorithm=scenario.algorithm,
+        error_feedback=float(scenario.error_feedback),
+        recover_s=scenario.recover_s,
         batch_size=8,
         samples=8 * scenario.workers * scenario.steps,
         steps_per_epoch=scenario.steps,

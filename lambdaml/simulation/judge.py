@@ -12,9 +12,10 @@ from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.simulation.engine import VirtualRun
+from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
 
-CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "model.safetensors")
+CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "memory/", "model.safetensors")
 
 REQUESTS_PER_S = 200
 """The most requests that a function sends to the store in a second, on average, however badly things go."""
@@ -38,6 +39,10 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     broken += _states(virtual, commits, updates)
     broken += _bounds(virtual, commits)
     broken += _deletions(virtual)
+    if remembers(virtual):
+        chains = [bytes.fromhex(chain) for _, chain in _chains(virtual, commits, updates)]
+        broken += judge_memories(virtual, commits, updates, chains)
+        broken += judge_horizons(virtual, updates)
     if not end and virtual.settings.schedule in ("bsp", "ssp:0") and all(not c.refused for c in commits):
         broken += _bits(virtual)
     return broken
@@ -132,14 +137,9 @@ def _entries(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int
 
 def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
     """Check promises 3 and 4: replicas and snapshots are what the log makes, with sums in the order that it lists."""
-    chain = _start(virtual)
-    after = [(0, chain.hex())]
-    for commit in commits:
-        for step in commit.steps:
-            if any((entry.worker, entry.seq) not in updates for entry in step):
-                return []  # another check has reported it
-            chain = _advance(chain, [((e.worker, e.seq), updates[e.worker, e.seq].loss, e.weight) for e in step])
-        after.append((commit.last_version, chain.hex()))
+    after = _chains(virtual, commits, updates)
+    if len(after) <= len(commits):
+        return []  # another check has reported what is missing
     broken = []
     for life in virtual.lives:
         state = life.machine.state().meta
@@ -156,6 +156,21 @@ def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int,
         elif (keys.number(info.key), record["chain"]) != after[record["log_state"]["commit"]]:
             broken.append(f"{info.key} differs from what the log makes")
     return broken
+
+
+def _chains(
+    virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]
+) -> list[tuple[int, str]]:
+    """Return the version and the state after each number of commits, up to the first update that is missing."""
+    chain = _start(virtual)
+    after = [(0, chain.hex())]
+    for commit in commits:
+        for step in commit.steps:
+            if any((entry.worker, entry.seq) not in updates for entry in step):
+                return after
+            chain = _advance(chain, [((e.worker, e.seq), updates[e.worker, e.seq].loss, e.weight) for e in step])
+        after.append((commit.last_version, chain.hex()))
+    return after
 
 
 def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
@@ -212,6 +227,12 @@ def _deletions(virtual: VirtualRun) -> list[str]:
         elif gone.key.startswith(keys.SNAPSHOTS):
             if keys.number(gone.key) >= first:
                 broken.append(f"{gone.key} was deleted before a horizon stood above it")
+        elif gone.key.startswith(keys.MEMORY):
+            newest = [
+                key for key in gone.standing[keys.MEMORY] if key.rpartition("/")[0] == gone.key.rpartition("/")[0]
+            ]
+            if max(newest, default="") <= gone.key:
+                broken.append(f"{gone.key} was deleted while no newer one stood")
         elif not gone.key.startswith(keys.HORIZONS) or gone.key > horizon:
             broken.append(f"{gone.key} was deleted")
     return broken
@@ -220,11 +241,15 @@ def _deletions(virtual: VirtualRun) -> list[str]:
 def _bits(virtual: VirtualRun) -> list[str]:
     """Check promise 4: a synchronous run ends with the bits of the undisturbed one, which is computed without a run."""
     settings = virtual.settings
-    chain = _start(virtual)
+    chain, residuals = _start(virtual), [0] * settings.workers
     for seq in range(settings.steps):
         terms = []
         for worker in range(settings.workers):
-            terms.append(((worker, seq), chain_digest(chain, worker, seq), 1.0))
+            number = chain_digest(chain, worker, seq)
+            if remembers(virtual):
+                taken = (round(number * WHOLE) + residuals[worker]) % WHOLE
+                number, residuals[worker] = taken / WHOLE, taken // 4
+            terms.append(((worker, seq), number, 1.0))
         chain = _advance(chain, terms)
     model = virtual.bucket.get(keys.MODEL)
     right = model is None or wire.load_json(model, keys.MODEL)["chain"] == chain.hex()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from lambdaml.algorithms import Assignment
 from lambdaml.job import Job
 from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.training.replica import Replica
-from lambdaml.worker.machine import Gradient
+from lambdaml.worker.machine import Computed
 
 
 class Timed(Replica):
@@ -35,14 +36,17 @@ class Timed(Replica):
         super().__init__(job, settings, clock)
         self._costs, self._charge = costs, charge
 
-    def gradient(self, worker: int, seq: int) -> Gradient:
-        gradient = super().gradient(worker, seq)
-        body = {name: array.copy() for name, array in gradient.body.items()}
+    def twin(self) -> Timed:
+        return Timed(self.job, self.settings, self._costs, self._charge, self.clock)
+
+    def compute(self, assignment: Assignment) -> Computed:
+        found = super().compute(assignment)
+        body = {name: array.copy() for name, array in found.body.items()}
         start = self.clock()
-        self._charge(self._costs.step_s)
+        self._charge(self._costs.step_s * assignment.batches)
         computed = self.clock()
         self._charge(self._costs.encode_s)
-        return replace(gradient, body=body, compute_s=computed - start, encode_s=self.clock() - computed)
+        return replace(found, body=body, compute_s=computed - start, encode_s=self.clock() - computed)
 
     def end(self, commit: Commit) -> None:
         super().end(commit)

@@ -12,15 +12,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
-from lambdaml.log.records import Commit, Entry, Update
+from lambdaml.log.memory import Memories, Memory, PendingUpdate
+from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.training.sampling import Sampler
-from lambdaml.worker.machine import Gradient
+from lambdaml.worker.machine import Computed
+
+_WHOLE = 2**48
+"""Numbers that stand for vectors are less than this."""
 
 HEADER_BYTES = 512
 """The greatest size of an update's header."""
@@ -90,6 +97,7 @@ class StubReplica:
         bad: Returns whether every replica must reject the update of this worker and sequence number.
 
     Attributes:
+        memories: The memories of the workers that it computes for. A residual is a number there.
         log_state: The log state after the commits applied so far.
         version: The number of optimizer steps taken.
         chain: The hash over everything applied so far.
@@ -109,19 +117,57 @@ class StubReplica:
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
+        self.memories = Memories(_give_back)
+        self._taken = self._counted = 0
+        self._seconds: dict[int, float] = {}
+        self._counts_batches = settings.algorithm != "gradient"
         self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._charge, self._clock, self._bad = charge, clock, bad
 
-    def gradient(self, worker: int, seq: int) -> Gradient:
-        start = self._clock()
-        self._charge(self.costs.step_s)
+    def twin(self) -> StubReplica:
+        return StubReplica(self.settings, self.costs, self._charge, self._clock, self._bad)
+
+    def assign(self, worker: int, seq: int) -> Assignment:
+        memory = self.memories.of(worker, seq) if self.parts.remembers else None
+        return self.parts.algorithm.assign(self.settings, worker, seq, memory, self._seconds)
+
+    def compute(self, assignment: Assignment) -> Computed:
+        start, worker, seq = self._clock(), assignment.worker, assignment.seq
+        memory = self.memories.of(worker, seq) if self.parts.remembers else None
+        self._charge(self.costs.step_s * assignment.batches)
         computed = self._clock()
         self._charge(self.costs.encode_s)
-        samples, loss = self._sampler.count(worker, seq), chain_digest(self.chain, worker, seq)
-        base = self.version, self.log_state.commit
-        return Gradient({}, *base, samples, loss, computed - start, self._clock() - computed)
+        numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)
+        loss = chain_digest(self.chain, worker, seq)
+        body: Body = {}
+        if memory is not None:
+            self._taken = taken_up(loss, stub_residual(memory))
+            loss = (self._taken % _WHOLE) / _WHOLE
+            self._counted = assignment.first_batch + assignment.batches
+        return Computed(
+            body=body,
+            base=self.version,
+            base_commit=self.log_state.commit,
+            samples=sum(self._sampler.count(worker, batch) for batch in numbers),
+            loss=loss,
+            compute_s=computed - start,
+            encode_s=self._clock() - computed,
+            batches=(assignment.first_batch, assignment.batches) if self._counts_batches else None,
+            memory=memory.digest() if memory is not None else "",
+        )
+
+    def remember(self, update: Update) -> None:
+        if not self.parts.remembers:
+            return
+        memory = self.memories.of(*update.id)
+        memory.seq += 1
+        if update.fault:
+            return
+        memory.values = {"batches": self._counted}
+        memory.arrays = {}
+        memory.pending[update.seq] = PendingUpdate(np.array([self._taken], np.int64), {})
 
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self._bad(update.worker, update.seq) else ""
@@ -148,6 +194,8 @@ class StubReplica:
 
     def add(self, entry: Entry, update: Update) -> None:
         assert update.loaded, f"update {update.id} was let go before it was added"
+        if update.batches is not None:
+            self._seconds[update.worker] = update.compute_s / update.batches[1]
         self._terms.append((update.id, update.loss, entry.weight))
 
     def step(self, step: tuple[Entry, ...]) -> None:
@@ -159,6 +207,7 @@ class StubReplica:
         """Change the state. It changes only here, so that a death within a commit leaves a state that the log knows."""
         self.chain, self.version = self._next, commit.last_version
         self.log_state.advance(commit)
+        self.memories.settle(self.log_state)
 
     def shared_state(self) -> StubState:
         return self.state()
@@ -175,6 +224,27 @@ class StubReplica:
     def read(data: bytes | memoryview, key: str) -> StubState:
         record = wire.load_json(data, key)
         return StubState({"log_state": record["log_state"], "chain": record["chain"]})
+
+
+def taken_up(loss: float, residual: int) -> int:
+    """Return the number that stands for the vector of an update together with its worker's residual."""
+    return (round(loss * _WHOLE) + residual) % _WHOLE
+
+
+def stub_sent(taken: int) -> int:
+    """Return the part of such a number that the update carries: three quarters of it."""
+    return taken - taken // 4
+
+
+def stub_residual(memory: Memory) -> int:
+    """Return the residual that a memory holds."""
+    return int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
+
+
+def _give_back(memory: Memory, pending: PendingUpdate, weight: float) -> None:
+    taken = int(pending.vector[0])
+    rest = taken - round(weight * stub_sent(taken)) + stub_residual(memory)
+    memory.arrays["residual"] = np.array([rest % _WHOLE], np.int64)
 
 
 def chain_digest(chain: bytes, worker: int, seq: int) -> float:

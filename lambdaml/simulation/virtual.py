@@ -44,6 +44,9 @@ class NoFaults:
         return ""
 
 
+_STANDING = ("snapshots/", "horizon/", "memory/")
+
+
 @dataclass(frozen=True, slots=True)
 class Deleted:
     """An object that was deleted.
@@ -51,7 +54,7 @@ class Deleted:
     Attributes:
         key: The object's key.
         data: The object's bytes.
-        standing: The keys that existed just after the deletion, for the prefixes of snapshots and of horizons.
+        standing: The keys that existed just after the deletion, of snapshots, horizons and memories.
     """
 
     key: str
@@ -143,7 +146,7 @@ class Bucket:
         found = self.objects.pop(key, None)
         if found is not None:
             self._sorted.remove(key)
-            standing = {prefix: [info.key for info in self.list(prefix)] for prefix in ("snapshots/", "horizon/")}
+            standing = {prefix: [info.key for info in self.list(prefix)] for prefix in _STANDING}
             self.deleted.append(Deleted(key, found[0], standing))
 
 

@@ -67,9 +67,13 @@ class Rule:
 
     Attributes:
         labels: Whether updates carry the label counts of their samples; see `Job.labels`.
+        needs: The set of what the run's algorithm must give: `lambdaml.algorithms.GRADIENT`, or nothing.
+        gives: The set of what the rule gives: `lambdaml.algorithms.MOMENTUM`, or nothing.
     """
 
     labels: bool = False
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
 
     def weight(self, staleness: int, log_state: LogState) -> float:
         """Return the factor of a gradient that is `staleness` optimizer steps old. It is 1 for a fresh gradient."""

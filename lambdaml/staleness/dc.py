@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lambdaml.algorithms import GRADIENT
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
 from lambdaml.staleness import Rule, Terms, Transform
@@ -34,6 +35,8 @@ class Dc(Rule):
     """
 
     decay: float | None = None
+
+    needs = frozenset({GRADIENT})
 
     def __init__(self, strength: float = 0.04, window: int = 0) -> None:
         if not 0 <= strength < math.inf:

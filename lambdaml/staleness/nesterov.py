@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lambdaml.algorithms import MOMENTUM
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
 from lambdaml.staleness import Rule, Terms, Transform
@@ -29,6 +30,8 @@ class Nesterov(Rule):
         n: The number of updates from one change of the momentum to the next; 0 for the number of workers.
         c: The share of the momentum in each step between two changes, up to 1/n.
     """
+
+    gives = frozenset({MOMENTUM})
 
     def __init__(self, beta: float = 0.9, n: int = 0, c: float = 0.0) -> None:
         if not 0 <= beta < 1:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lambdaml.algorithms import GRADIENT
 from lambdaml.codecs import Vector
 from lambdaml.log.records import Entry
 from lambdaml.staleness import Rule, Terms, Transform
@@ -31,6 +32,8 @@ from lambdaml.staleness import Rule, Terms, Transform
 
 class Ringleader(Rule):
     """Lets every worker count the same, whatever its speed."""
+
+    needs = frozenset({GRADIENT})
 
     def transform(self, workers: int, batch_size: int) -> Transform:
         return _Rounds(workers, batch_size)

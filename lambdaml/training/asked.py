@@ -173,16 +173,25 @@ def settings_for(
     demand_workers(asked)
     parameters = sum(parameter.numel() for parameter in build_model(job).parameters())
     per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
+    parts = Parts.of(asked)
+    each, batches = parts.algorithm.batches(per_epoch), None
     if steps is None:
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)
-        steps = max(1, round(epochs * per_epoch))
+        batches = max(1, round(epochs * per_epoch))
+        if each > batches:
+            raise SettingsError(
+                f"algorithm {asked.algorithm!r} takes {each} local steps for an update, but a worker has only {batches} "
+                f"batches in {epochs:g} epochs: take fewer local steps, or more epochs"
+            )
+        steps = -(-batches // each)
     if snapshot_every is None:
-        snapshot_every = default_interval(per_epoch, workers, parameters)
+        snapshot_every = default_interval(max(1, per_epoch // each), workers, parameters)
     round_bytes = BYTES_PER_PARAMETER * parameters * workers
     return resolved_settings(
         asked,
         job=job_settings,
         steps=steps,
+        batches=batches if each > 1 else None,
         batch_size=batch_size,
         samples=samples,
         steps_per_epoch=per_epoch,
@@ -205,6 +214,8 @@ def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
     given = {name: value for name, value in asked.keywords().items() if name in Settings.model_fields}
     if asked.max_rejected is None:
         given["max_rejected"] = max(10, min(asked.workers, RECENT // 2))
+    if asked.error_feedback is None:
+        given["error_feedback"] = float(Parts.of(asked).codec.feedback)
     return make_settings(**given | {"init_from": None, "numerics": None} | resolved)
 
 

@@ -125,6 +125,11 @@ class FlatGradient:
         afterwards."""
         if not self._own:
             self.vector.copy_(torch.from_numpy(self.host))
+        self.prepare(absent)
+
+    def prepare(self, absent: Collection[int]) -> None:
+        """Set the parameters' gradients to what the flat gradient holds, and those of absent parameters to None. Call
+        `attach` afterwards."""
         for gradient, view in self._odd:
             _real(gradient).copy_(view)
         for number in absent:
@@ -134,6 +139,22 @@ class FlatGradient:
         """Return a copy of the trained parameters, laid out like the gradient."""
         parts = [_real(parameter.detach()).to(self.dtype) for parameter in self.parameters]
         return torch.cat(parts).cpu().numpy()
+
+    def displace(self, start: NDArray[Any]) -> None:
+        """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
+        offset = 0
+        with torch.no_grad():
+            for parameter, length in zip(self.parameters, self.lengths, strict=True):
+                place = slice(offset, offset + length)
+                offset += length
+                now = _real(parameter.detach()).to(self.dtype).cpu().numpy()
+                np.subtract(now, start[place], out=self.host[place])
+                before = torch.from_numpy(start[place]).reshape(
+                    *parameter.shape, *([2] if parameter.is_complex() else [])
+                )
+                parameter.copy_(torch.view_as_complex(before) if parameter.is_complex() else before)
+        if not self._own:
+            self.vector.copy_(torch.from_numpy(self.host))
 
     def check(self, absent: NDArray[Any] | None) -> str:
         """Return what is wrong with an update's list of absent parameters; "" if nothing is."""

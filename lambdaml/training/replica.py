@@ -7,43 +7,56 @@ sums are taken in the order in which the commit lists the updates, and every ran
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 
+from lambdaml.algorithms import Assignment, Message
 from lambdaml.codecs import Vector
 from lambdaml.codecs.dense import add_to
-from lambdaml.errors import BadObject, JobError, JobFailed
+from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
 from lambdaml.log.commits import shares, summed
 from lambdaml.log.encoding import shown
-from lambdaml.log.records import Body, Commit, Control, Entry, Update
+from lambdaml.log.memory import Memories, Memory, PendingUpdate
+from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST, MODEL_PREFIX, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
-from lambdaml.training.buffers import Buffers
-from lambdaml.training.calls import call, fetch, seed_streams
-from lambdaml.training.flat import ABSENT, FlatGradient
+from lambdaml.training.bodies import split_body
+from lambdaml.training.calls import call, seed_streams
+from lambdaml.training.feedback import Feedback
+from lambdaml.training.flat import ABSENT
 from lambdaml.training.frozen import Frozen
+from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.training.strays import Strays
-from lambdaml.worker.machine import Gradient
+from lambdaml.worker.machine import Computed
 
-_MAX_LOSS_SCALE = 2.0**16
-_REST = re.compile(rf"[bd]\d+|{ABSENT}")
-_ROWS = re.compile(r"r\d+")
+INNER_SCHEDULE = "inner"
+"""A snapshot's scheduler is this if the job has one that local steps follow: it has no state of its own."""
+
 _SAMPLE = 2**16
 """Before any update exists, its size is estimated from this many numbers; a codec may have pieces of a few thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Holds what was computed for an update that its worker does not remember yet, and the vector that its residual
+    went into."""
+
+    id: tuple[int, int]
+    message: Message
+    taken: Vector | None
 
 
 @dataclass(slots=True)
@@ -78,23 +91,43 @@ class Replica:
         self.clock = clock
         self.device = torch.device(device)
         self.parts = Parts.of(settings)
-        self.codec, self.rule = self.parts.codec, self.parts.rule
+        self.codec, self.rule, self.algorithm = self.parts.codec, self.parts.rule, self.parts.algorithm
         self.transform = self.rule.transform(settings.workers, settings.batch_size)
-        self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         seed_streams(settings.seed, "model")
-        self.model, self.optimizer, self.scheduler = build(job, self.device)
+        self.model, inner, schedule = build(job, self.device)
         self.model.train()
-        self.buffers = Buffers(self.model, late=not self.parts.schedule.deterministic)
-        self.flat = FlatGradient(self.model, self.device)
+        self.local = JobModel(
+            job,
+            settings,
+            self.model,
+            inner,
+            schedule,
+            device=self.device,
+            labels=self.rule.labels,
+            late=not self.parts.schedule.deterministic,
+        )
+        self.buffers, self.flat = self.local.buffers, self.local.flat
         self.size = self.flat.size
+        outer = self.algorithm.outer(self.flat.parameters)
+        self._displaces = outer is not None
+        self.optimizer: Optimizer = inner if outer is None else outer
+        self.scheduler: Any = schedule if outer is None else None
         self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)
         self.frozen = Frozen(self.model)
         self.strays = Strays(job, self.model)
+        self.feedback = Feedback(settings.error_feedback, self._add_sent) if settings.error_feedback else None
+        self.memories = Memories(self._give_back)
+        self._made: _Made | None = None
+        self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
-        self.dataset: Any = None
         self._begin_sum(())
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler that deals the samples to the workers."""
+        return self.local.sampler
 
     @property
     def update_bytes(self) -> int:
@@ -107,88 +140,101 @@ class Replica:
         """Return the size of an update in memory, in bytes."""
         return update.size_bytes
 
-    def gradient(self, worker: int, seq: int) -> Gradient:
-        """Compute update `seq` of `worker` at the present version. The state does not change.
+    def twin(self) -> Replica:
+        """Return another replica of the same run, at version 0."""
+        return Replica(self.job, self.settings, self.clock, str(self.device))
+
+    def assign(self, worker: int, seq: int) -> Assignment:
+        """Return what to compute for the worker's next update."""
+        memory = self.memories.of(worker, seq) if self.parts.remembers else None
+        return self.algorithm.assign(self.settings, worker, seq, memory, self._seconds)
+
+    def compute(self, assignment: Assignment) -> Computed:
+        """Compute an update at the present version. The state does not change.
 
         Raises:
             JobFailed: If the job's own code raised.
+            RunFailed: If the worker's memory is void.
         """
-        start = self.clock()
-        if self.dataset is None:  # before the random streams are seeded, since datasets draw from them
-            self.dataset = call(self.job.dataset)
+        start, worker, seq = self.clock(), assignment.worker, assignment.seq
+        memory = self.memories.of(worker, seq) if self.parts.remembers else None
+        digest = memory.digest() if memory is not None else ""
+        self.local.open()
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
-        scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
-        while True:
-            seed_streams("samples", self.settings.seed, worker, seq)
-            batch, samples = self._batch(worker, seq)
-            seed_streams("update", self.settings.seed, worker, seq)
-            loss, absent = self._backward(batch, scale)
-            if scale == 1.0 or self.flat.divide(scale):
-                break
-            scale /= 2.0
-            self.buffers.restore(kept)
-        labels = self._labels(batch) if self.rule.labels else ()
-        computed = self.clock()
-        gradient = self.flat.to_host()
-        rows = self.rows.find(gradient)
-        seed = derive_seed("codec", self.settings.seed, worker, seq)
-        body = self.codec.encode(self.rows.pack(gradient, rows), seed) | rows
-        if len(absent):
-            body[ABSENT] = absent
+        self.local.changed = self.log_state.changed
+        found = self.algorithm.compute(self.local, memory, assignment, self._inner_step())
+        computed, vector = self.clock(), self.flat.to_host()
+        taken = self.feedback.take_up(memory, vector) if self.feedback and memory is not None else None
+        body = self._encode(assignment, vector if taken is None else taken)
+        if len(found.absent):
+            body[ABSENT] = found.absent
         body |= self.buffers.changes(kept)
         self.buffers.restore(kept)
         if self._extra() != extra:
             raise JobError(
                 f"the extra state of {_name(self.job)}'s model changed in the forward pass: keep it in a buffer"
             )
-        compute_s, encode_s = computed - start, self.clock() - computed
-        warnings = self.strays.found(numbers)
-        commit = self.log_state.commit
-        return Gradient(body, self.version, commit, samples, loss, compute_s, encode_s, labels, warnings)
-
-    def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
-        """Compute a gradient and return it as an update with a body of its own, for trainings without a store."""
-        found = self.gradient(worker, seq)
-        return Update(
-            worker,
-            seq,
-            found.base,
-            generation,
-            function,
-            found.samples,
-            found.loss,
-            self.settings.codec,
-            base_commit=found.base_commit,
-            compute_s=found.compute_s,
-            encode_s=found.encode_s,
+        self._made = _Made((worker, seq), found, taken)
+        return Computed(
+            body=body,
+            base=self.version,
+            base_commit=self.log_state.commit,
+            samples=found.samples,
+            loss=found.loss,
+            compute_s=computed - start,
+            encode_s=self.clock() - computed,
             labels=found.labels,
-            body={name: np.array(array) for name, array in found.body.items()},
+            batches=(assignment.first_batch, assignment.batches) if self._displaces else None,
+            memory=digest,
+            warnings=self.strays.found(numbers),
         )
 
-    def _labels(self, batch: Any) -> tuple[int, ...]:
-        labels = call(self.job.labels, batch).reshape(-1).cpu().numpy().astype(np.int64)
-        return tuple(np.bincount(labels[labels >= 0]).tolist())
+    def _encode(self, assignment: Assignment, vector: Vector) -> Body:
+        rows = self.rows.find(vector)
+        seed = derive_seed("codec", self.settings.seed, assignment.worker, assignment.seq)
+        return self.codec.encode(self.rows.pack(vector, rows), seed) | rows
 
-    def _batch(self, worker: int, seq: int) -> tuple[Any, int]:
-        indices = self.sampler.indices(worker, seq).tolist()
-        batch = call(fetch, self.job, self.dataset, indices)
-        if self.device.type != "cpu":
-            from torch.utils import _pytree
+    def _inner_step(self) -> int:
+        """Return the number of steps of a single worker that the samples applied so far stand for."""
+        return round(self.log_state.samples * self.sampler.steps_per_epoch / self.settings.samples)
 
-            batch = _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
-        return batch, len(indices)
+    def remember(self, update: Update) -> None:
+        """Fold an update that was just computed into its worker's memory. If every replica must reject it, the memory
+        stays as it was before."""
+        made, self._made = self._made, None
+        if not self.parts.remembers:
+            return
+        assert made is not None and made.id == update.id
+        memory = self.memories.of(*update.id)
+        memory.seq += 1
+        if update.fault:
+            return
+        residual = {} if self.feedback is None else self.feedback.kept(memory)
+        memory.arrays, memory.values = {**made.message.arrays, **residual}, made.message.values
+        if self.feedback is not None and made.taken is not None:
+            encoded, rows, _ = split_body(update.body)
+            self.feedback.sent(memory, update.seq, made.taken, encoded | rows)
 
-    def _backward(self, batch: Any, scale: float) -> tuple[float, NDArray[np.int32]]:
-        """Return the loss, and the parameters that its gradient does not reach. The gradient is then in the flat
-        buffer."""
-        self.flat.begin()
-        dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            loss = call(self.job.loss, self.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise JobFailed(f"{_name(self.job)}.loss must return a scalar tensor, not {_describe(loss)}")
-        call((loss * scale if scale != 1.0 else loss).backward)
-        return float(loss.detach()), self.flat.finish()
+    def _add_sent(self, body: Body, weight: float, out: Vector) -> None:
+        encoded, rows, _ = split_body(body)
+        self.rows.add(self.codec, encoded, rows, weight, out, fresh=False)
+
+    def _give_back(self, memory: Memory, pending: PendingUpdate, weight: float) -> None:
+        assert self.feedback is not None
+        self.feedback.give_back(memory, pending, weight)
+
+    def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
+        """Compute the worker's next update with a body of its own, for trainings without a store. It is checked, and
+        its worker remembers it."""
+        if self.parts.remembers and not seq:
+            self.memories.host(Memory(worker), self.log_state)
+        assignment = self.assign(worker, seq)
+        found = self.compute(assignment)
+        update = found.update(assignment, self.settings.codec, generation, function)
+        update.body = {name: np.array(array) for name, array in found.body.items()}
+        update.fault = self.check(update)
+        self.remember(update)
+        return update
 
     def _extra(self) -> dict[str, Any]:
         """Return the model's extra state, encoded, with tensors as their bytes."""
@@ -199,12 +245,15 @@ class Replica:
         body = update.body
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
-        encoded, rows, rest = _parts(body)
+        encoded, rows, rest = split_body(body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
         if fault := fault or self.codec.check(encoded, slice(0, self.rows.size(rows))):
             return fault
-        dealt = self.sampler.count(update.worker, update.seq)
+        if fault := self.algorithm.check(self.settings, update):
+            return fault
+        first, count = update.batches or (update.seq, 1)
+        dealt = sum(self.sampler.count(update.worker, batch) for batch in range(first, first + count))
         if update.samples != dealt:
             return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):
@@ -247,12 +296,17 @@ class Replica:
 
     def _begin_sum(self, steps: Sequence[tuple[Entry, ...]]) -> None:
         self._steps, self._sum = steps, _Sum()
-        self._factors, self._divisor = summed(steps[0], self.settings.batch_size) if steps else ([], 1.0)
+        step = self._weighed(steps[0]) if steps else ()
+        self._factors, self._divisor = summed(step, self.settings.batch_size) if step else ([], 1.0)
+
+    def _weighed(self, step: Sequence[Entry]) -> list[Entry]:
+        """Return the entries of a step with the samples that their updates count for in its mean."""
+        return [replace(entry, samples=self.algorithm.samples(entry, self.settings)) for entry in step]
 
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
         gradients."""
-        body, rows, rest = _parts(update.body)
+        body, rows, rest = split_body(update.body)
         total, host = self._sum, self.flat.host
         absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
         if self.transform is not None:
@@ -260,6 +314,8 @@ class Replica:
         else:
             self.rows.add(self.codec, body, rows, self._factors[len(total.rest)], host, fresh=not total.rest)
             total.absent = total.absent & absent if total.rest else absent
+        if update.batches is not None:
+            self._seconds[update.worker] = update.compute_s / update.batches[1]
         total.rest.append({name: np.array(array) for name, array in rest.items()})
         total.fresh.append(update.base == self.version)
 
@@ -275,7 +331,7 @@ class Replica:
             moves = bool(terms)
         if divisor != 1.0:
             host /= host.dtype.type(divisor)
-        self.buffers.merge(total.rest, shares(step), total.fresh)
+        self.buffers.merge(total.rest, shares(self._weighed(step)), total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1
@@ -285,6 +341,7 @@ class Replica:
         """Finish the commit after its last step."""
         epochs = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
         self.log_state.advance(commit)
+        self.memories.settle(self.log_state)
         if self.scheduler is not None and self.job.scheduler_interval == "epoch":
             now = self.log_state.progress // (self.settings.workers * self.settings.steps_per_epoch)
             for _ in range(now - epochs):
@@ -298,8 +355,10 @@ class Replica:
         Raises:
             BadObject: If this lambdaml does not know that setting.
         """
-        if control.what != "lr":
+        if control.what not in ("lr", LOST_MEMORY):
             raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
+        if control.what == LOST_MEMORY or self._displaces:  # inner steps look at the log state
+            return
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(control.value)
@@ -307,12 +366,15 @@ class Replica:
                 group["lr"] = control.value
 
     def _move(self, absent: set[int]) -> None:
-        """Take an optimizer step along the gradient in the host's buffer; absent parameters have none.
+        """Take an optimizer step along the gradient in the host's buffer, or along the displacement there; absent
+        parameters have none.
 
         Optimizers that draw random numbers draw the same on every replica.
         """
+        if self._displaces:
+            np.negative(self.flat.host, out=self.flat.host)
         self.flat.from_host(absent)
-        if self.job.clip_norm is not None:
+        if self.job.clip_norm is not None and not self._displaces:
             torch.nn.utils.clip_grad_norm_(self.flat.parameters, self.job.clip_norm)
         torch.default_generator.manual_seed(derive_seed("step", self.settings.seed, self.version))
         call(self.optimizer.step)
@@ -336,6 +398,8 @@ class Replica:
                 tensors[MODEL_PREFIX + name] = shown(tensor)
         tensors |= self.buffers.state()
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
+        if self._displaces and self.local.scheduler is not None:
+            scheduler = INNER_SCHEDULE
         if self.transform is not None:
             tensors |= {RULE_PREFIX + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
         meta = {"log_state": self.log_state.dump(), "optimizer": optimizer, "scheduler": scheduler}
@@ -375,17 +439,5 @@ class Replica:
         self.flat.attach()
 
 
-def _parts(body: Body) -> tuple[Body, Body, Body]:
-    """Split a body into what the codec wrote, the rows that this covers, and the rest: the buffers, and the list of
-    absent parameters."""
-    rest = {name: array for name, array in body.items() if _REST.fullmatch(name)}
-    rows = {name: array for name, array in body.items() if _ROWS.fullmatch(name)}
-    return {name: array for name, array in body.items() if name not in rest and name not in rows}, rows, rest
-
-
 def _name(job: Job) -> str:
     return type(job).__name__
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

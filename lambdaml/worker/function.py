@@ -23,6 +23,7 @@ from lambdaml.worker.committer import Committer
 from lambdaml.worker.hosting import Hosting
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.machine import Machine
+from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.restoring import restore
 from lambdaml.worker.retention import Retention, passed
 from lambdaml.worker.shared import Shared
@@ -65,7 +66,8 @@ class Function:
         self._committer = Committer(shared, self._pattern, self._stops, self._retention)
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
         self._reader = LogReader(shared)
-        self._hosting = Hosting(shared, self._pattern, self._checkpoints, self._assigned)
+        remembering = Remembering(shared)
+        self._hosting = Hosting(shared, self._pattern, self._checkpoints, remembering, self._assigned)
         self._began_at = 0
         self._finished = False
 

@@ -8,6 +8,7 @@ from lambdaml.errors import LeaseLost
 from lambdaml.events import TakeoverEvent
 from lambdaml.patterns import Pattern
 from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.worker import Worker
 from lambdaml.worker.world import Task
@@ -20,10 +21,18 @@ class Hosting:
         assigned: The workers that are meant for this function. For others it is a backup.
     """
 
-    def __init__(self, shared: Shared, pattern: Pattern, checkpoints: Checkpoints, assigned: Collection[int]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        pattern: Pattern,
+        checkpoints: Checkpoints,
+        remembering: Remembering,
+        assigned: Collection[int],
+    ) -> None:
         self._shared = shared
         self._pattern = pattern
         self._checkpoints = checkpoints
+        self._remembering = remembering
         self._assigned = assigned
         self._hosted: dict[int, Task] = {}
 
@@ -49,15 +58,17 @@ class Hosting:
 
     def _host(self, worker: int) -> None:
         shared = self._shared
+        self._remembering.expect(worker)
 
         async def hosted() -> None:
             try:
-                await Worker(worker, shared, self._pattern, self._checkpoints).work()
+                await Worker(worker, shared, self._pattern, self._checkpoints, self._remembering).work()
                 await shared.until(lambda: shared.ending)
             except LeaseLost:
                 shared.leases.held.pop(worker, None)
             finally:
                 self._hosted.pop(worker, None)
+                self._remembering.gave_up(worker)
                 self.roles_changed()
                 if not shared.leases.held:
                     shared.leave()

@@ -19,7 +19,7 @@ from collections.abc import Collection
 
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
-from lambdaml.log.records import Lease
+from lambdaml.log.lease import Lease
 from lambdaml.worker.reading import read
 from lambdaml.worker.world import World
 

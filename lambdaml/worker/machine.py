@@ -9,24 +9,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lambdaml.algorithms import Assignment
+from lambdaml.log.memory import Memories
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient:
-    """The result of one computation: the encoded gradient, the version that it was computed from, times, and warnings.
+class Computed:
+    """The result of one computation: the encoded vector, the position that it was computed at, times, and warnings.
 
     Attributes:
-        body: The encoded gradient. It may alias the replica's buffers: write it out before the replica is used again.
-        base: The version that the gradient was computed from.
+        body: The encoded vector. It may alias the replica's buffers: write it out before the replica is used again.
+        base: The version that it was computed from.
         base_commit: The number of commits that had been applied then.
-        samples: The number of samples in the batch.
-        loss: The loss of that batch.
-        compute_s: The seconds that the gradient took.
+        samples: The number of samples that were used.
+        loss: The mean loss of the batches.
+        compute_s: The seconds that the computation took.
         encode_s: The seconds that its encoding took.
         labels: The number of samples of each class, if the run's staleness rule asks for that.
+        batches: The first of the worker's batches and their number; None for a gradient of one batch.
+        memory: The digest of the memory that it was computed from; "" in a run without memory.
         warnings: Texts for the user, one for each finding.
     """
 
@@ -38,7 +42,28 @@ class Gradient:
     compute_s: float
     encode_s: float
     labels: tuple[int, ...] = ()
+    batches: tuple[int, int] | None = None
+    memory: str = ""
     warnings: tuple[str, ...] = ()
+
+    def update(
+        self, assignment: Assignment, codec: str, generation: int = 1, function: str = "", **more: Any
+    ) -> Update:
+        """Return it as an update; `more` are further members of `Update`."""
+        copied = {name: getattr(self, name) for name in _COPIED}
+        return Update(
+            worker=assignment.worker,
+            seq=assignment.seq,
+            codec=codec,
+            generation=generation,
+            function=function,
+            **copied,
+            **more,
+        )
+
+
+_COPIED = (*("base", "base_commit", "samples", "loss", "compute_s", "encode_s", "labels", "batches", "memory", "body"),)
+"""The members of a computation that its update has, too."""
 
 
 class MachineState(Protocol):
@@ -83,7 +108,7 @@ class Machine(Protocol):
 
     @property
     def parts(self) -> Parts:
-        """The run's schedule, codec and staleness rule."""
+        """The run's schedule, algorithm, codec and staleness rule."""
         ...
 
     @property
@@ -98,8 +123,29 @@ class Machine(Protocol):
     def held_bytes(self, update: Update) -> int:
         """Return the bytes that an update takes in memory."""
 
-    def gradient(self, worker: int, seq: int) -> Gradient:
-        """Compute update `seq` of a worker at the present version. The state is left as it was."""
+    @property
+    def memories(self) -> Memories:
+        """The memories of the workers that it computes for."""
+        ...
+
+    def twin(self) -> Machine:
+        """Return another machine for the same run, which has loaded nothing yet."""
+        ...
+
+    def assign(self, worker: int, seq: int) -> Assignment:
+        """Return what to compute for the worker's next update."""
+        ...
+
+    def compute(self, assignment: Assignment) -> Computed:
+        """Compute an update at the present version. The state is left as it was.
+
+        Raises:
+            RunFailed: If the worker's memory is void.
+        """
+        ...
+
+    def remember(self, update: Update) -> None:
+        """Fold the update that was just computed, and checked, into its worker's memory."""
         ...
 
     def check(self, update: Update) -> str:

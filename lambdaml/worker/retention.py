@@ -66,11 +66,27 @@ class Retention:
             self._known = True
         limit = min([*await self._pinned(), *self._stops.unjudged, self._marks[-1].version])
         wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
-        allowed = [mark for mark in self._marks if mark.version <= min(limit, wanted.version) and self._fences(mark)]
+        oldest = await self._remembered()
+        allowed = [
+            mark
+            for mark in self._marks
+            if mark.version <= min(limit, wanted.version) and self._fences(mark) and mark.leaves(oldest)
+        ]
         if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
             await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
             self._horizons.append(allowed[-1])
         await self._delete()
+
+    async def _remembered(self) -> list[int] | None:
+        """Return for each worker the number of updates after which its newest memory was written; None in a run without
+        memory."""
+        if not self._shared.replica.parts.remembers:
+            return None
+        newest = [0] * self._shared.settings.workers
+        for info in await self._shared.world.store.list(keys.MEMORY):
+            worker, seq = keys.update_id(info.key)
+            newest[worker] = max(newest[worker], seq)
+        return newest
 
     def _fences(self, place: Horizon) -> bool:
         """Return whether a function that thaws is certain to notice that it was replaced.
@@ -92,12 +108,21 @@ class Retention:
         last = passed[-1]
         older = [info.key for info in await store.list(keys.SNAPSHOTS) if keys.number(info.key) < last.version]
         spent = [keys.horizon(horizon.commit) for horizon in passed[:-1]]
-        for doomed in (older, updates_between(first, last), spent):
+        memories = await self._forgotten(last)
+        for doomed in (older, updates_between(first, last), memories, spent):
             for batch in batches(doomed):
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]
         self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
         self._shared.world.emit(HorizonEvent(version=last.version))
+
+    async def _forgotten(self, last: Horizon) -> list[str]:
+        """Return the keys of the memories that nobody can need: newer ones exist, and the updates after them are deleted."""
+        if not self._shared.replica.parts.remembers:
+            return []
+        found = [keys.update_id(info.key) for info in await self._shared.world.store.list(keys.MEMORY)]
+        newest = dict(found)  # in the order of the keys, so the last one counts
+        return [keys.memory(worker, seq) for worker, seq in found if seq < min(newest[worker], last.next_seq[worker])]
 
     async def _pinned(self) -> list[int]:
         """Return the versions that pins name."""

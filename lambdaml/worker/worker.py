@@ -10,6 +10,7 @@ from lambdaml.patterns import Pattern
 from lambdaml.training.rejections import describe_update, sampler_of
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 
 LEAVE_MARGIN = 3.0
@@ -23,18 +24,20 @@ class Worker:
         number: The worker's number.
     """
 
-    def __init__(self, number: int, shared: Shared, pattern: Pattern, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, number: int, shared: Shared, pattern: Pattern, checkpoints: Checkpoints, remembering: Remembering
+    ) -> None:
         self._number = number
         self._shared = shared
         self._pattern = pattern
         self._checkpoints = checkpoints
+        self._remembering = remembering
         self._upload_s: float | None = None  # the time that its latest put took
 
     async def work(self) -> None:
         """Compute and publish the worker's updates until the run ends, the lease is lost, or the function leaves."""
         shared, world, worker = self._shared, self._shared.world, self._number
-        seq = await self._pattern.recover(worker)
-        base = -1
+        seq, base = await self._recover(), -1
 
         def may_start() -> bool:
             return shared.may_start(worker, seq, base) and shared.window.fits(over=not shared.unapplied)
@@ -42,13 +45,14 @@ class Worker:
         while True:
             await shared.until(lambda: shared.ending or shared.known.next_seq[worker] > seq or may_start())
             if shared.ending or shared.schedule.leaves(shared.queued, worker, seq):
+                await self._remembering.leave(worker, seq)
                 return
             if (
                 shared.known.next_seq[worker] > seq
             ):  # another function that held the lease, or holds it now, published it
                 if shared.known.generation[worker] > shared.leases.held.get(worker, 0):
                     raise LeaseLost(f"worker {worker} was taken over")
-                seq, base = await self._pattern.recover(worker), -1
+                seq, base = await self._recover(), -1
                 continue
             started = world.now()
             shared.window.reserve((worker, seq))
@@ -58,8 +62,19 @@ class Worker:
                 shared.release((worker, seq))
             base = update.base
             seq += 1
+            await self._remembering.published(update)
             if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
                 shared.leave()
+
+    async def _recover(self) -> int:
+        """Find what earlier functions left of this worker: the number of the next update, and the memory before it."""
+        try:
+            seq = await self._pattern.recover(self._number)
+        except BaseException:
+            self._remembering.gave_up(self._number)
+            raise
+        await self._remembering.restore(self._number, seq)
+        return seq
 
     async def _publish(self, seq: int, started: float) -> Update:
         """Compute an update, create its object, and return the update that the bucket then holds."""
@@ -75,9 +90,10 @@ class Worker:
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
         if standing is not None:
-            update = await checked_update(shared, standing, worker, seq)
+            made, update = update, await checked_update(shared, standing, worker, seq)
             if update.generation > shared.leases.held.get(worker, 0):
                 raise LeaseLost(f"worker {worker} was taken over by {update.function}")
+            await self._remembering.found(update, made)
         shared.warm = shared.published = True
         shared.leases.alive(worker)
         shared.tracer.published(update, started, self._upload_s)
@@ -88,30 +104,23 @@ class Worker:
         """Compute an update and check it. Return it with its bytes and the job's warnings."""
         shared, worker = self._shared, self._number
         try:
-            gradient = shared.replica.gradient(worker, seq)
+            assignment = shared.replica.assign(worker, seq)
+            found = shared.replica.compute(assignment)
         except JobFailed as error:
             where = describe_update(worker, seq, sampler_of(shared.settings))
             raise error.while_doing(where) from error.__cause__
-        update = Update(
-            worker=worker,
-            seq=seq,
-            base=gradient.base,
-            generation=shared.leases.held.get(worker, 0),
-            function=shared.name,
-            samples=gradient.samples,
-            loss=gradient.loss,
-            codec=shared.settings.codec,
+        update = found.update(
+            assignment,
+            shared.settings.codec,
+            shared.leases.held.get(worker, 0),
+            shared.name,
             ready_s=shared.world.now() - started,
-            compute_s=gradient.compute_s,
-            encode_s=gradient.encode_s,
             upload_s=self._upload_s,
-            base_commit=gradient.base_commit,
-            digest=self._checkpoints.digest_at(gradient.base),
+            digest=self._checkpoints.digest_at(found.base),
             stop=shared.wish if worker == 0 else None,
             control=shared.control if worker == 0 else None,
-            labels=gradient.labels,
-            body=gradient.body,
         )
         data = update.pack()
         update.fault = shared.replica.check(update)
-        return update, data, gradient.warnings
+        shared.replica.remember(update)
+        return update, data, found.warnings

@@ -87,11 +87,11 @@ def test_the_rate_is_the_smallest_that_is_quick_enough() -> None:
 
 
 def test_there_is_a_rate_for_each_model_and_algorithm() -> None:
-    from lambdaml.studies.staleness.algorithms import ALGORITHMS
+    from lambdaml.studies.staleness.algorithms import UPDATE_RULES
     from lambdaml.studies.staleness.models import MODELS
 
     assert set(RATES) == {name for name, model in MODELS.items() if model.make}
-    assert all(set(found) == set(ALGORITHMS) for found in RATES.values())
+    assert all(set(found) == set(UPDATE_RULES) for found in RATES.values())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
+from lambdaml.algorithms import Assignment
 from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Commit, Entry, Update
@@ -154,7 +155,7 @@ def replica_of(job: Any, **options: Any) -> Replica:
 
 def update_of(replica: Replica, worker: int, seq: int, **changes: Any) -> Update:
     """What `worker` would publish. Its body is its own: it does not change with the replica."""
-    gradient = replica.gradient(worker, seq)
+    gradient = replica.compute(Assignment(worker, seq, seq, 1))
     fields: dict[str, Any] = {
         "worker": worker,
         "seq": seq,

@@ -13,6 +13,7 @@ class Half:
     """The vector has 11 bits of precision, and a range from 6e-8 to 65,504."""
 
     exact = False
+    feedback = False
     record = (1, 2)
 
     def encode(self, vector: Vector, seed: int) -> Body:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Algorithm(Protocol):
+class UpdateRule(Protocol):
     """An algorithm, which turns gradients into updates row by row."""
 
     def __call__(self, gradients: Tensor, rates: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class RmsProp(_Stateful):
         return torch.div(gradients, root, out=root).mul_(-rates)
 
 
-ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
+UPDATE_RULES: dict[str, Callable[[], UpdateRule]] = {
     "sgd": Sgd,
     "momentum": _Momentum,
     "adam": Adam,

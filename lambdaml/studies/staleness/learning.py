@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lambdaml.studies.staleness.algorithms import ALGORITHMS
+from lambdaml.studies.staleness.algorithms import UPDATE_RULES
 from lambdaml.training.sampling import derive_seed
 
 _CHUNK = 64
@@ -66,7 +66,7 @@ class GradientLearner:
         self, problem: Problem, algorithm: str, rates: Sequence[float], seeds: Sequence[int], workers: int, batch: int
     ) -> None:
         self.rising = problem.rising
-        self._problem, self._algorithm, self._workers = problem, ALGORITHMS[algorithm](), workers
+        self._problem, self._algorithm, self._workers = problem, UPDATE_RULES[algorithm](), workers
         self._rates = torch.tensor(rates, dtype=torch.float32).repeat_interleave(workers)[:, None]
         self._seeds = list(seeds)
         self._batches = {seed: Batches(seed, problem.samples, workers, batch) for seed in seeds}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.errors import SettingsError, nearest
-from lambdaml.studies.staleness.algorithms import ALGORITHMS
+from lambdaml.studies.staleness.algorithms import UPDATE_RULES
 from lambdaml.studies.staleness.models import StudyData, model_named
 from lambdaml.traces import Trace
 from lambdaml.traces.delays import Categorical, Delays, Geometric
@@ -25,7 +25,7 @@ class StudyPlan:
 
     Attributes:
         models: The names of the models.
-        algorithms: The names of the algorithms, which are keys of `ALGORITHMS`.
+        algorithms: The names of the algorithms, which are keys of `UPDATE_RULES`.
         staleness: The values of s, which always include 0. With `geometric`, delays have mean s / 2, as those of
             `categorical` have; with a trace, every s > 0 is replaced by the recorded one.
         workers: The numbers of workers to try.
@@ -40,7 +40,7 @@ class StudyPlan:
     """
 
     models: tuple[str, ...] = ("mlr", *(f"dnn{depth}" for depth in range(1, 7)))
-    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    algorithms: tuple[str, ...] = tuple(UPDATE_RULES)
     staleness: tuple[int, ...] = (0, 4, 8, 16, 32)
     workers: tuple[int, ...] = (8,)
     delays: str = "categorical"
@@ -53,8 +53,8 @@ class StudyPlan:
         for model in self.models:
             model_named(model)
         for algorithm in self.algorithms:
-            if algorithm not in ALGORITHMS:
-                raise SettingsError(f"there is no algorithm {algorithm!r}{nearest(algorithm, ALGORITHMS)}")
+            if algorithm not in UPDATE_RULES:
+                raise SettingsError(f"there is no algorithm {algorithm!r}{nearest(algorithm, UPDATE_RULES)}")
         if min(self.staleness, default=0) < 0 or min(self.workers, default=0) < 1 or self.seeds < 1:
             raise SettingsError("staleness must be 0 or more, workers and seeds 1 or more")
         if not self.models or not self.algorithms or self.longest < 1:

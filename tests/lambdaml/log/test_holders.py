@@ -13,7 +13,8 @@ import lambdaml
 from lambdaml.errors import AccessDenied, SettingsError
 from lambdaml.log import holders, keys
 from lambdaml.log.holders import MAX_SKEW_S, last_of
-from lambdaml.log.records import Commit, Entry, Lease
+from lambdaml.log.lease import Lease
+from lambdaml.log.records import Commit, Entry
 from lambdaml.log.usage import Usage
 from lambdaml.run import Run
 from lambdaml.settings import JobSettings, Settings

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lambdaml.errors import BadObject, NewerSchema
 from lambdaml.log import wire
-from lambdaml.log.records import Commit, Control, Digest, Entry, Lease, Stop, Update
+from lambdaml.log.lease import Lease
+from lambdaml.log.records import Commit, Control, Digest, Entry, Stop, Update
 
 numbers = st.integers(0, 2**40)
 floats = st.floats(allow_nan=False, allow_infinity=False)

@@ -15,6 +15,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, SequentialLR, StepLR
 from torch.utils.data import default_collate
 
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject, JobError
 from lambdaml.log.records import Commit, Entry
 from lambdaml.training.replica import Replica
@@ -258,7 +259,7 @@ def test_computing_a_gradient_leaves_the_state_as_it_was(name: str) -> None:
     first = update_of(replica, 0, 1)
     assert replica.state().digest() == state
     assert exactly(held, everything(replica)) == []
-    replica.gradient(1, 1)
+    replica.compute(Assignment(1, 1, 1, 1))
     again = update_of(replica, 0, 1)
     assert {key: part.tobytes() for key, part in first.body.items()} == {
         key: part.tobytes() for key, part in again.body.items()
@@ -272,7 +273,7 @@ def test_a_replica_that_loads_a_snapshot_goes_on_like_the_one_it_was_taken_from(
     for _ in range(5):
         round_of(whole)
     resumed = replica_of(JOBS[name](), workers=2)
-    resumed.gradient(1, 3)
+    resumed.compute(Assignment(1, 3, 3, 1))
     resumed.load(read_back(whole.state()))
     assert resumed.state().digest() == whole.state().digest()
     for _ in range(6):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import JobFailed
-from lambdaml.training.replica import Replica
+from lambdaml.training.job_model import JobModel
 from tests.lambdaml.lab import Made, replica_of, settings_of, update_of
 from tests.lambdaml.training.test_replica import mlp, momentum, normed
 
@@ -31,21 +32,22 @@ def test_half_precision_gradients_are_those_of_single_precision_whatever_the_sca
 
 
 @pytest.mark.parametrize("name", ["mlp", "batch norm"])
-def test_a_loss_scale_that_overflows_is_halved_until_it_fits(name: str) -> None:
+def test_a_loss_scale_that_overflows_is_halved_until_it_fits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the first scales the gradient is infinite; the one that is published is finite and right."""
     scales: list[float] = []
 
-    class Half(Replica):
-        def _backward(self, batch: Any, scale: float) -> Any:
+    class Half(JobModel):
+        def _pass(self, batch: Any, scale: float) -> Any:
             scales.append(scale)
-            found = super()._backward(batch, scale)
+            found = super()._pass(batch, scale)
             if scale > 2.0**12:
                 self.flat.host[3] = math.inf
             return found
 
     model = mlp if name == "mlp" else normed
     job = Made(model, momentum, autocast="float16")
-    replica = Half(job, settings_of(job))
+    monkeypatch.setattr("lambdaml.training.replica.JobModel", Half)
+    replica = replica_of(job)
     state = replica.state().digest()
     found = update_of(replica, 0, 0)
     assert scales == [2.0**16, 2.0**15, 2.0**14, 2.0**13, 2.0**12]
@@ -71,19 +73,19 @@ def test_an_error_in_the_jobs_loss_names_its_line() -> None:
         return model(batch[0][:, :2])
 
     with pytest.raises(JobFailed, match=r"RuntimeError: .*test_replica_gradient.py:\d+\)") as caught:
-        replica_of(Made(loss=broken)).gradient(0, 0)
+        replica_of(Made(loss=broken)).compute(Assignment(0, 0, 0, 1))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [lambda m, b: 1.5, lambda m, b: m(b[0]), lambda m, b: None])
 def test_a_loss_that_is_no_scalar_tensor_is_refused(value: Any) -> None:
     with pytest.raises(JobFailed, match="must return a scalar tensor, not"):
-        replica_of(Made(loss=value)).gradient(0, 0)
+        replica_of(Made(loss=value)).compute(Assignment(0, 0, 0, 1))
 
 
 def test_a_loss_that_does_not_depend_on_the_model_is_refused() -> None:
     with pytest.raises(JobFailed):
-        replica_of(Made(loss=lambda model, batch: torch.tensor(1.0))).gradient(0, 0)
+        replica_of(Made(loss=lambda model, batch: torch.tensor(1.0))).compute(Assignment(0, 0, 0, 1))
 
 
 def test_what_the_job_draws_from_global_random_streams_is_the_same_for_every_replica() -> None:
@@ -95,7 +97,7 @@ def test_what_the_job_draws_from_global_random_streams_is_the_same_for_every_rep
 
     one, two = (replica_of(Made(loss=noisy), workers=2) for _ in range(2))
     first = update_of(one, 0, 0)
-    two.gradient(1, 5)
+    two.compute(Assignment(1, 5, 5, 1))
     random.seed(), np.random.seed(), torch.manual_seed(99)
     assert update_of(two, 0, 0).body["gradient"].tobytes() == first.body["gradient"].tobytes()
-    assert one.gradient(0, 1).loss != one.gradient(1, 0).loss
+    assert one.compute(Assignment(0, 1, 1, 1)).loss != one.compute(Assignment(1, 0, 0, 1)).loss

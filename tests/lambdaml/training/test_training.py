@@ -15,7 +15,8 @@ import torch
 import lambdaml
 from lambdaml.errors import JobFailed, RunFailed
 from lambdaml.log import keys
-from lambdaml.log.records import Lease, Update
+from lambdaml.log.lease import Lease
+from lambdaml.log.records import Update
 from lambdaml.log.snapshot import State
 from lambdaml.training.evaluation import Evaluations
 from tests.lambdaml.lab import Made, Tiny, equal, memory, model_bytes, train

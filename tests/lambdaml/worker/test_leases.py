@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lambdaml.errors import BadObject, LeaseLost
 from lambdaml.log import keys
-from lambdaml.log.records import Lease
+from lambdaml.log.lease import Lease
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.patience import Patience
 from lambdaml.worker.leases import Leases

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import lambdaml
+from lambdaml.algorithms import Assignment
 from lambdaml.codecs.dense import add_to
 from lambdaml.engines.resources import free_memory_bytes
 from lambdaml.events import Event
@@ -104,7 +105,7 @@ def test_a_shared_state_is_the_replicas_own_memory_and_a_state_is_not() -> None:
 
 def test_a_replica_is_gone_when_it_is_needed_no_more() -> None:
     replica = replica_of(Tiny())
-    replica.gradient(0, 0)
+    replica.compute(Assignment(0, 0, 0, 1))
     gone, gradient = weakref.ref(replica), weakref.ref(replica.flat)
     del replica
     gc.collect()

@@ -16,8 +16,9 @@ from lambdaml.engines.entry import function_coroutine
 from lambdaml.errors import RunFailed
 from lambdaml.events import Event
 from lambdaml.log import keys
+from lambdaml.log.lease import Lease
 from lambdaml.log.reader import read_settings
-from lambdaml.log.records import Commit, Lease, Stop, Update
+from lambdaml.log.records import Commit, Stop, Update
 from lambdaml.log.snapshot import State
 from lambdaml.storage import MemoryStore, open_store
 from lambdaml.training.one_thread import OneThread

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lambdaml.studies.staleness.algorithms import ALGORITHMS
+from lambdaml.studies.staleness.algorithms import UPDATE_RULES
 from lambdaml.studies.staleness.data import digits
 from lambdaml.studies.staleness.delivery import Delivery
 from lambdaml.studies.staleness.engine import train_in_numpy
@@ -42,12 +42,12 @@ def caches_after(
     return seen[-1]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", UPDATE_RULES)
 def test_each_algorithm_makes_the_steps_of_torch_optim(algorithm: str) -> None:
     rows, size, rates = 3, 7, [0.01, 0.02, 0.003]
     draw = torch.Generator().manual_seed(0)
     gradients = torch.randn(20, rows, size, generator=draw)
-    mine, sums = ALGORITHMS[algorithm](), torch.zeros(rows, size)
+    mine, sums = UPDATE_RULES[algorithm](), torch.zeros(rows, size)
     theirs = [torch.zeros(size, requires_grad=True) for _ in range(rows)]
     optimizers = [optimizer_of(algorithm, [vector], rate) for vector, rate in zip(theirs, rates)]
     for step in gradients:
@@ -81,11 +81,11 @@ def test_all_workers_at_once_are_the_loop_over_workers(
     assert not torch.equal(mine[0], MlpProblem(digits(), depth, WIDTH).initial(seed))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", UPDATE_RULES)
 def test_without_staleness_it_is_synchronous_training_bit_for_bit(algorithm: str) -> None:
     workers, steps, rate, seed, depth = 4, 25, 0.003, 1, 2
     problem = MlpProblem(digits(), depth, WIDTH)
-    batches, state = Batches(seed, problem.samples, workers, 32), [ALGORITHMS[algorithm]() for _ in range(workers)]
+    batches, state = Batches(seed, problem.samples, workers, 32), [UPDATE_RULES[algorithm]() for _ in range(workers)]
     model = problem.initial(seed)
     for step in range(steps):
         total = torch.zeros_like(model)

@@ -1,0 +1,178 @@
+"""Algorithms: what a worker computes from a base, and what a commit does with the weighted mean. Each has its own file.
+
+An algorithm has no state and makes no requests. What its workers remember is in their memories (`lambdaml.log.memory`).
+To add one, write a file with a class that has the members of `Algorithm`, and add one line to `ALGORITHMS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.codecs import Vector
+from lambdaml.log.memory import Arrays, Memory
+from lambdaml.log.records import Entry, Update
+from lambdaml.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from lambdaml.settings import Settings
+
+GRADIENT = "gradient"
+"""An algorithm gives this if its vectors are gradients at their base. Rules that correct gradients need it."""
+
+MOMENTUM = "momentum"
+"""A rule or an outer optimizer gives this if it adds momentum to the steps of the run. No two of a run may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """An update that is to be computed, and the batches that it covers.
+
+    Attributes:
+        worker: The worker.
+        seq: The number of the update.
+        first_batch: The first of the worker's batches, counted through its whole life.
+        batches: The number of batches.
+    """
+
+    worker: int
+    seq: int
+    first_batch: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The result of one forward and backward pass, whose gradient is then in the model.
+
+    Attributes:
+        samples: The number of samples.
+        loss: The loss.
+        absent: The numbers of the parameters that the backward pass did not reach, int32 and rising.
+        labels: The number of samples of each class, if the run's staleness rule asks for that.
+    """
+
+    samples: int
+    loss: float
+    absent: NDArray[np.int32]
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The result of computing an update. The vector itself is then in the model's flat gradient.
+
+    Attributes:
+        samples: The number of samples that were used.
+        loss: The mean loss of the batches.
+        absent: The numbers of the parameters that no batch reached, int32 and rising.
+        labels: The number of samples of each class, if the run's staleness rule asks for that.
+        arrays: The arrays that the worker remembers from now on.
+        values: The plain values that the worker remembers from now on.
+    """
+
+    samples: int
+    loss: float
+    absent: NDArray[np.int32]
+    labels: tuple[int, ...] = ()
+    arrays: Arrays = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class LocalModel(Protocol):
+    """The model of one function at the base of an update, as an algorithm uses it.
+
+    Whatever it does to the parameters must be undone by `displace`. Buffers are saved and restored around it.
+    """
+
+    def backward(self, worker: int, batch: int) -> Batch:
+        """Compute the gradient of one of a worker's batches, and leave it in the model and in the flat gradient."""
+        ...
+
+    def step(self, worker: int, batch: int, inner_step: int) -> None:
+        """Take a step with the job's optimizer along the gradient in the model, clipped as the job says.
+
+        Args:
+            inner_step: The number of the step in the job's learning-rate schedule.
+        """
+        ...
+
+    def values(self) -> Vector:
+        """Return a copy of the trained parameters in one flat vector."""
+        ...
+
+    def displace(self, start: Vector) -> None:
+        """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
+        ...
+
+    def load_optimizer(self, arrays: Arrays, values: Mapping[str, Any] | None) -> None:
+        """Load what `dump_optimizer` returned into the job's optimizer; with None, make its state anew."""
+        ...
+
+    def dump_optimizer(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return the state of the job's optimizer as arrays and plain values."""
+        ...
+
+
+class Algorithm(Protocol):
+    """Says what workers compute and remember, and which optimizer takes the step of a commit.
+
+    Attributes:
+        gives: The set of what it gives to other parts of the run: `GRADIENT`, `MOMENTUM`.
+        remembers: Whether its workers remember something between their updates.
+    """
+
+    gives: frozenset[str]
+    remembers: bool
+
+    def batches(self, per_epoch: int) -> int:
+        """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""
+        ...
+
+    def assign(
+        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
+    ) -> Assignment:
+        """Return what to compute for an update.
+
+        Args:
+            memory: The worker's memory before the update; None in a run without memory.
+            seconds: The latest known seconds that a batch takes, by worker.
+        """
+        ...
+
+    def check(self, settings: Settings, update: Update) -> str:
+        """Return what is wrong with the batches that an update claims to cover, or ""."""
+        ...
+
+    def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
+        """Compute an update, and leave its vector in the model's flat gradient. The memory is not changed.
+
+        Args:
+            inner_step: The number of steps of a single worker that the samples applied so far stand for.
+        """
+        ...
+
+    def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
+        """Return the optimizer that takes a commit's step along the mean displacement. None if the vectors are
+        gradients, along whose mean the job's own optimizer takes the step."""
+        ...
+
+    def samples(self, entry: Entry, settings: Settings) -> int:
+        """Return the number of samples that an update counts for in the mean of its step."""
+        ...
+
+
+ALGORITHMS: Registry[Algorithm] = Registry(
+    "algorithm",
+    {
+        "gradient": "lambdaml.algorithms.gradient:GradientDescent",
+        "local": "lambdaml.algorithms.local:LocalSteps",
+    },
+)

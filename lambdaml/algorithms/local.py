@@ -1,0 +1,143 @@
+"""Local steps: a worker takes H steps with the job's optimizer from the base, and sends how far it came.
+
+An outer optimizer (`lambdaml.algorithms.outer`) takes the step of the commit along the mean displacement. So a round of
+H steps costs the requests and the bytes of one. With `outer=average` this is model averaging (MA-SGD of LambdaML) and
+FedAvg (arXiv 1602.05629); with `outer=nesterov` it is DiLoCo (arXiv 2311.08105).
+
+A worker's batches are numbered through its whole life, so H need not divide an epoch; the last update of a run may be
+shorter. Step i of an update has the learning rate of the job's schedule at step t + i, where t is the number of steps
+that the samples applied so far stand for.
+
+With `auto` each worker chooses its number of steps so that all rounds take the same time: the fastest takes `most`
+steps, and the others as many as their speed allows (DyLU of arXiv 2401.09135). Clocks decide it, so the update's header
+says it; such a run can be verified, but it does not have the same bits twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lambdaml.algorithms import Assignment, LocalModel, Message
+from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
+from lambdaml.log.memory import Arrays, Memory
+from lambdaml.log.records import Entry, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from lambdaml.settings import Settings
+
+AUTO = "auto"
+_DONE, _OPTIMIZER = "batches", "optimizer"
+"""The names of the memory's values that count a worker's batches, if their number depends on clocks, and that hold what
+is no tensor in the inner optimizer's state."""
+
+
+class LocalSteps:
+    """Takes `steps` local steps for each update.
+
+    Args:
+        steps: The number of steps, H, or `auto`. Give either this or `epochs`.
+        epochs: The number of passes over the worker's data, in place of `steps`.
+        outer: The outer optimizer: `average`, `sgd:lr`, `nesterov:lr,momentum` or `adam:lr,beta1,beta2,eps`.
+        inner: Whether a worker's inner optimizer keeps its state between updates (`keep`) or begins anew (`anew`). By
+            default it is as the outer optimizer's source has it: `keep` with `nesterov`, and otherwise `anew`.
+        weights: Whether workers count by their samples (`samples`) or alike (`equal`). By default it is `equal` with
+            `nesterov`, and otherwise `samples`.
+        most: The number of steps of the fastest worker, with `auto`.
+    """
+
+    def __init__(
+        self,
+        steps: str = "",
+        epochs: float = 0.0,
+        outer: str = "average",
+        inner: str = "",
+        weights: str = "",
+        most: int = 32,
+    ) -> None:
+        self._auto = steps == AUTO
+        if not self._auto and not (steps == "" or steps.isdecimal()):
+            raise ValueError(f"steps must be a whole number or '{AUTO}', not {steps!r}")
+        if (steps == "") == (epochs == 0.0):
+            raise ValueError("give the number of steps, as in 'local:20', or of epochs, as in 'local:epochs=1'")
+        if inner not in ("", "keep", "anew"):
+            raise ValueError(f"inner must be 'keep' or 'anew', not {inner!r}")
+        if weights not in ("", "samples", "equal"):
+            raise ValueError(f"weights must be 'samples' or 'equal', not {weights!r}")
+        self._steps = most if self._auto else int(steps or 0)
+        self._epochs = epochs
+        if self._steps < 1 and not epochs > 0:
+            raise ValueError("a worker must take at least one step")
+        self._outer = OUTER_OPTIMIZERS.make(outer)
+        self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
+        self._equal = weights == "equal" or (weights == "" and self._outer.equal)
+        self.gives = self._outer.gives
+        self.remembers = self._keep or self._auto
+
+    def batches(self, per_epoch: int) -> int:
+        return self._steps or max(1, round(self._epochs * per_epoch))
+
+    def assign(
+        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
+    ) -> Assignment:
+        most = self.batches(settings.steps_per_epoch)
+        if self._auto:
+            assert memory is not None
+            share = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
+            return Assignment(worker, seq, memory.values.get(_DONE, 0), max(1, round(share * most)))
+        first = seq * most
+        left = settings.batches - first if settings.batches is not None else most
+        return Assignment(worker, seq, first, min(most, left) if left > 0 else most)
+
+    def check(self, settings: Settings, update: Update) -> str:
+        if update.batches is None:
+            return "does not say which batches it covers"
+        first, count = update.batches
+        if self._auto:
+            most = self.batches(settings.steps_per_epoch)
+            return "" if count <= most and first <= update.seq * most else f"claims {count} batches from {first} on"
+        due = self.assign(settings, update.worker, update.seq, None, {})
+        right = (first, count) == (due.first_batch, due.batches)
+        return "" if right else f"claims {count} batches from {first} on, not {due.batches} from {due.first_batch} on"
+
+    def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
+        start = model.values()
+        kept = memory if self._keep and memory is not None else Memory(assignment.worker)
+        model.load_optimizer(kept.arrays, kept.values.get(_OPTIMIZER))
+        done = []
+        for number in range(assignment.batches):
+            done.append(model.backward(assignment.worker, assignment.first_batch + number))
+            model.step(assignment.worker, assignment.first_batch + number, inner_step + number)
+        model.displace(start)
+        arrays: Arrays = {}
+        values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
+        if self._keep:
+            arrays, values[_OPTIMIZER] = model.dump_optimizer()
+        absent = done[0].absent
+        for batch in done[1:]:
+            absent = np.intersect1d(absent, batch.absent)
+        return Message(
+            samples=sum(batch.samples for batch in done),
+            loss=sum(batch.loss for batch in done) / len(done),
+            absent=absent,
+            labels=_added([batch.labels for batch in done]),
+            arrays=arrays,
+            values=values,
+        )
+
+    def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
+        return self._outer.make(parameters)
+
+    def samples(self, entry: Entry, settings: Settings) -> int:
+        return settings.batch_size if self._equal else -(-(settings.samples - entry.worker) // settings.workers)
+
+
+def _added(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the sums of label counts, by class."""
+    longest = max(map(len, counts))
+    return tuple(sum(count[label] for count in counts if label < len(count)) for label in range(longest))

@@ -1,0 +1,173 @@
+"""Memory: what one worker remembers between its updates, as arrays and plain values.
+
+It is a pure function of run.json, of the log up to the worker's next base, and of the worker's own earlier updates. The
+object `memory/{worker}/{seq}` spares a successor the work of computing it again.
+
+An update is *pending* from the moment it is made until its fate is known. Its memory holds the vector that was to be
+sent and the body that was sent, because how much of it returns depends on the fate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambdaml.errors import BadObject, RunFailed
+from lambdaml.log import keys, wire
+from lambdaml.log.records import Body
+from lambdaml.log.state import KNOWN_FATES, LogState
+from lambdaml.log.wire import canonical
+
+Arrays = dict[str, NDArray[Any]]
+"""Named arrays, each of a dtype and shape that the wire knows."""
+
+_PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpdate:
+    """An update that was made and has no fate yet.
+
+    Attributes:
+        vector: The vector that was to be sent.
+        body: The encoded arrays that were sent.
+    """
+
+    vector: NDArray[Any]
+    body: Body
+
+
+GiveBack = Callable[["Memory", PendingUpdate, float], None]
+"""A function that returns to a memory what was not applied of a pending update, given the weight that it was applied
+with (0 if it was refused)."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """The memory of one worker after `seq` updates. Arrays are replaced and never changed in place.
+
+    Attributes:
+        worker: The worker.
+        seq: The number of updates that it has made.
+        arrays: The arrays that it remembers, by name.
+        values: The plain values that it remembers, by name.
+        pending: The updates without a fate, by their sequence number. There are at most two.
+        ready_commit: In a memory that was read, the number of commits that had been applied when it was written: it
+            suffices for every later base.
+    """
+
+    worker: int
+    seq: int = 0
+    arrays: Arrays = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    pending: dict[int, PendingUpdate] = field(default_factory=dict)
+    ready_commit: int = 0
+
+    def settle(self, log_state: LogState, give_back: GiveBack) -> None:
+        """Settle the pending updates whose fate the log state knows, in order.
+
+        Raises:
+            RunFailed: If a fate is too old for the log state to know it.
+        """
+        decided = log_state.next_seq[self.worker]
+        for seq in sorted(self.pending):
+            if seq >= decided:
+                return
+            if decided - seq > KNOWN_FATES:
+                raise RunFailed(
+                    f"worker {self.worker} is about to forget update {seq}, whose fate nobody knows any more"
+                )
+            weight = log_state.weights[self.worker][seq - decided]
+            give_back(self, self.pending.pop(seq), weight)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that is remembered, in hexadecimal."""
+        sha = hashlib.sha256(canonical([self.worker, self.seq, self.values, sorted(self.pending)]))
+        for name, array in sorted(self._parts()):
+            sha.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
+        return sha.hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all arrays."""
+        return sum(array.nbytes for _, array in self._parts())
+
+    def _parts(self) -> list[tuple[str, NDArray[Any]]]:
+        parts = list(self.arrays.items())
+        for seq, pending in self.pending.items():
+            parts.append((f"{_PENDING}/{seq}/vector", pending.vector))
+            parts += [(f"{_PENDING}/{seq}/body/{name}", array) for name, array in pending.body.items()]
+        return parts
+
+    def dump(self, ready_commit: int) -> bytes:
+        """Return the bytes of the memory's object, written when this many commits had been applied."""
+        header = {"worker": self.worker, "seq": self.seq, "ready_commit": ready_commit, "values": self.values}
+        parts = [(name, np.ascontiguousarray(array)) for name, array in self._parts()]
+        return wire.pack({**header, "pending": sorted(self.pending)}, parts)[0]
+
+    @staticmethod
+    def read(data: bytes | memoryview, key: str) -> Memory:
+        """Read a memory back by its key.
+
+        Raises:
+            BadObject: If the object is damaged, or does not hold this memory.
+            NewerSchema: If a newer lambdaml wrote it.
+        """
+        header, arrays = wire.unpack(data, key)
+        try:
+            worker, seq, ready = (int(header[name]) for name in ("worker", "seq", "ready_commit"))
+            pending = {}
+            for number in header["pending"]:
+                prefix = f"{_PENDING}/{int(number)}/"
+                body_prefix = f"{prefix}body/"
+                body = {name.removeprefix(body_prefix): arrays[name] for name in arrays if name.startswith(body_prefix)}
+                pending[int(number)] = PendingUpdate(arrays[f"{prefix}vector"], body)
+            kept = {name: array for name, array in arrays.items() if not name.startswith(f"{_PENDING}/")}
+            memory = Memory(worker, seq, kept, dict(header["values"]), pending, ready)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadObject(f"{key} is no memory: {error}") from error
+        if key != keys.memory(worker, seq):
+            raise BadObject(f"{key} holds the memory of worker {worker} after {seq} updates")
+        return memory
+
+
+class Memories:
+    """The memories of the workers that a replica computes for."""
+
+    def __init__(self, give_back: GiveBack) -> None:
+        self._give_back = give_back
+        self._held: dict[int, Memory] = {}
+
+    def host(self, memory: Memory, log_state: LogState) -> None:
+        """Take a worker's memory, and settle what is pending as far as the log state knows."""
+        memory.settle(log_state, self._give_back)
+        self._held[memory.worker] = memory
+
+    def drop(self, worker: int) -> None:
+        """Forget a worker's memory, because it is void or another function works as this worker."""
+        self._held.pop(worker, None)
+
+    def holds(self, worker: int, seq: int) -> bool:
+        """Return whether the worker's memory is held and is the one after `seq` updates."""
+        return worker in self._held and self._held[worker].seq == seq
+
+    def of(self, worker: int, seq: int) -> Memory:
+        """Return the memory from which update `seq` is computed.
+
+        Raises:
+            RunFailed: If it is void, so that nothing may be computed from it.
+        """
+        if not self.holds(worker, seq):
+            raise RunFailed(f"worker {worker} has no memory from which to compute update {seq}")
+        return self._held[worker]
+
+    def settle(self, log_state: LogState) -> None:
+        """Settle what is pending after a commit."""
+        for memory in self._held.values():
+            memory.settle(log_state, self._give_back)

@@ -1,0 +1,109 @@
+"""Checks the memories of a virtual run against rules of its own: every update, and every written memory.
+
+Vectors are whole numbers here (`lambdaml.simulation.stub_replica`). What a worker was to send with an update is the
+number of its gradient plus its residual; the update carries three quarters of that. What was not applied must be in the
+residual from the first base on that lies behind the fate, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from lambdaml.log import keys, wire
+from lambdaml.log.memory import Memory
+from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.simulation.engine import VirtualRun
+from lambdaml.simulation.stub_replica import chain_digest
+
+WHOLE = 2**48
+"""Vectors are numbers modulo this."""
+
+
+def remembers(virtual: VirtualRun) -> bool:
+    """Return whether the workers of a run remember something."""
+    return virtual.settings.error_feedback > 0 or virtual.settings.algorithm.startswith("local:auto")
+
+
+def judge_memories(
+    virtual: VirtualRun,
+    commits: Sequence[Commit],
+    updates: Mapping[tuple[int, int], Update],
+    chains: Sequence[bytes],
+) -> Iterator[str]:
+    """Yield what is wrong with what workers sent and remembered.
+
+    Args:
+        chains: The state after each number of commits.
+    """
+    fates = {(entry.worker, entry.seq): (commit.commit, entry.weight) for commit in commits for entry in commit.entries}
+    written = _written(virtual)
+    for worker in range(virtual.settings.workers):
+        residual, seq = 0, 0
+        pending: dict[int, int] = {}
+        while (worker, seq) in updates:
+            update = updates[worker, seq]
+            if update.fault != DAMAGED:
+                if update.base_commit >= len(chains):
+                    break  # the log does not reach that far
+                residual += _returned(worker, pending, fates, update.base_commit)
+                gradient = chain_digest(chains[update.base_commit], worker, seq)
+                taken = (round(gradient * WHOLE) + residual) % WHOLE
+                if update.loss != taken / WHOLE:
+                    yield f"update {(worker, seq)} does not carry its gradient with what is left of earlier ones"
+                    break
+                if not virtual.bad(worker, seq):
+                    residual, pending[seq] = 0, taken
+            seq += 1
+            for memory in written.get((worker, seq), []):
+                still = dict(pending)
+                held = int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
+                returned = residual + _returned(worker, still, fates, memory.ready_commit)
+                kept = {number: int(each.vector[0]) for number, each in memory.pending.items()}
+                if (held, kept) != (returned % WHOLE, still):
+                    yield f"{keys.memory(worker, seq)} is not what worker {worker} remembers"
+
+
+def judge_horizons(virtual: VirtualRun, updates: Mapping[tuple[int, int], Update]) -> Iterator[str]:
+    """Yield the deletions after which a memory could not be recovered: below the base of the update that follows the
+    newest memory of each worker, a snapshot must stand."""
+    for gone in virtual.bucket.deleted:
+        newest = dict.fromkeys(range(virtual.settings.workers), 0)
+        newest |= dict(keys.update_id(key) for key in gone.standing[keys.MEMORY])  # rising, so the last one counts
+        kept = [_commit_of(virtual, key) for key in gone.standing[keys.SNAPSHOTS]]
+        for worker, seq in newest.items():
+            following = updates.get((worker, seq))
+            if following is None or following.fault == DAMAGED:
+                continue
+            if not any(commit <= following.base_commit for commit in kept):
+                yield f"{gone.key} was deleted, without which the memory of worker {worker} cannot be recovered"
+
+
+def _commit_of(virtual: VirtualRun, key: str) -> int:
+    """Return the number of commits that a snapshot rests on, whether or not it was deleted since."""
+    data = virtual.bucket.get(key) or next(gone.data for gone in virtual.bucket.deleted if gone.key == key)
+    commit: int = wire.load_json(data, key)["log_state"]["commit"]
+    return commit
+
+
+def _returned(
+    worker: int, pending: dict[int, int], fates: Mapping[tuple[int, int], tuple[int, float]], before: int
+) -> int:
+    """Return what comes back of pending updates whose fates are in commits before this one, and forget them."""
+    total = 0
+    for seq in sorted(pending):
+        commit, weight = fates.get((worker, seq), (before, 0.0))
+        if commit < before:
+            taken = pending.pop(seq)
+            total += taken - round(weight * (taken - taken // 4))
+    return total
+
+
+def _written(virtual: VirtualRun) -> dict[tuple[int, int], list[Memory]]:
+    """Return the memories that the bucket holds or held."""
+    found: dict[tuple[int, int], list[Memory]] = {}
+    bodies = [(gone.key, gone.data) for gone in virtual.bucket.deleted]
+    bodies += [(key, data) for key, (data, _) in virtual.bucket.objects.items()]
+    for key, data in bodies:
+        if key.startswith(keys.MEMORY):
+            found.setdefault(keys.update_id(key), []).append(Memory.read(data, key))
+    return found

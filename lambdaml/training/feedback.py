@@ -1,0 +1,68 @@
+"""Error feedback around any codec: what an update does not carry is kept, and goes into the worker's next update.
+
+The vector that is encoded is u = vector + decay x residual. Once the fate of the update is known, what was not applied
+of u returns to the residual: u - weight x sent if it was applied with that weight, all of u if it was refused. So
+nothing that a codec leaves out, a rule damps or a schedule discards is lost.
+
+Sources: Seide et al., "1-bit SGD" (Interspeech 2014); Karimireddy et al., "Error feedback fixes SignSGD" (arXiv
+1901.09847). The decay is that of SparseLoCo (arXiv 2508.15706), where it is 0.95; 1 keeps everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lambdaml.codecs import Vector
+from lambdaml.log.memory import Arrays, Memory, PendingUpdate
+from lambdaml.log.records import Body
+
+AddSent = Callable[[Body, float, Vector], None]
+"""A function that adds weight times what a body says to a vector, in place."""
+
+_RESIDUAL = "residual"
+
+
+class Feedback:
+    """Keeps the residuals of one replica's workers, in their memories.
+
+    Args:
+        decay: The share of the residual that an update takes up.
+        add_sent: Adds what an encoded body says to a vector.
+    """
+
+    def __init__(self, decay: float, add_sent: AddSent) -> None:
+        self._decay = decay
+        self._add_sent = add_sent
+
+    def take_up(self, memory: Memory, vector: Vector) -> Vector:
+        """Return u, in an array of its own. The memory is not changed."""
+        residual = memory.arrays.get(_RESIDUAL)
+        if residual is None:
+            return vector.copy()
+        taken: Vector = residual * residual.dtype.type(self._decay)
+        taken += vector
+        return taken
+
+    def kept(self, memory: Memory) -> Arrays:
+        """Return the residual, as an array of the memory."""
+        return {name: array for name, array in memory.arrays.items() if name == _RESIDUAL}
+
+    def sent(self, memory: Memory, seq: int, taken: Vector, body: Body) -> None:
+        """Note that update `seq` carries this body in place of `taken`, which the residual went into."""
+        memory.arrays.pop(_RESIDUAL, None)
+        memory.pending[seq] = PendingUpdate(taken, body)
+
+    def give_back(self, memory: Memory, pending: PendingUpdate, weight: float) -> None:
+        """Return to the residual what was not applied of an update."""
+        rest = np.array(pending.vector)
+        if weight:
+            self._add_sent(pending.body, -weight, rest)
+        residual = memory.arrays.get(_RESIDUAL)
+        if residual is not None:
+            rest += residual
+        if rest.any():
+            memory.arrays[_RESIDUAL] = rest
+        else:
+            memory.arrays.pop(_RESIDUAL, None)

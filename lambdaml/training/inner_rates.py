@@ -1,0 +1,95 @@
+"""The inner learning rate: what the job's schedule says at any step, whichever steps were taken here.
+
+Local steps are taken from versions in any order (a function starts anywhere, a recovery goes back), and schedulers only
+go forward. So the schedule is followed by itself, and what it says is noted for each of its steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lambdaml.training.calls import call
+
+_MOST_NOTED = 10_000
+"""The steps of the schedule that are noted at once."""
+
+_Options = list[dict[str, Any]]
+"""The options of each of an optimizer's parameter groups."""
+
+
+class InnerRates:
+    """Sets the options of an optimizer to those that a schedule gives at a step.
+
+    Args:
+        scheduler: The job's scheduler of this optimizer, or None.
+        interval: Whether the schedule takes a step after each optimizer step (`step`) or once an epoch (`epoch`).
+        per_epoch: The number of steps of an epoch.
+    """
+
+    def __init__(self, optimizer: Optimizer, scheduler: Any, interval: str, per_epoch: int) -> None:
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self._per_step = per_epoch if interval == "epoch" else 1
+        self._begin = None if scheduler is None else copy.deepcopy(scheduler.state_dict())
+        self._first = _options(optimizer)
+        self._names = {"lr"}  # those that the schedule changes
+        self._restart()
+
+    def _restart(self) -> None:
+        self._at, self._now = 0, copy.deepcopy(self._first)
+        self._noted: dict[int, _Options] = {0: copy.deepcopy(self._first)}
+
+    def set(self, step: int, changed: Mapping[str, Any]) -> None:
+        """Set the options to those of an inner step. `changed` has the values that control entries set instead."""
+        found = self._noted[0] if self._scheduler is None else self._of(step // self._per_step)
+        for group, options in zip(self._optimizer.param_groups, found, strict=True):
+            for name in self._names & options.keys():
+                _assign(group, name, changed.get(name, options[name]))
+
+    def _of(self, count: int) -> _Options:
+        """Return the options after the schedule has taken this many steps."""
+        if count not in self._noted and count < self._at:
+            self._scheduler.load_state_dict(copy.deepcopy(self._begin))
+            self._restart()
+        if self._at < count:
+            self._optimizer._opt_called = True  # type: ignore[attr-defined]  # torch warns of schedules without steps
+            kept = _options(self._optimizer)
+            self._put(self._now)
+            while self._at < count:
+                call(self._scheduler.step)
+                self._at += 1
+                if len(self._noted) >= _MOST_NOTED:
+                    self._noted.clear()
+                self._noted[self._at] = _options(self._optimizer)
+            self._now = copy.deepcopy(self._noted[self._at])
+            for before, after in zip(self._first, self._now, strict=True):
+                self._names |= {name for name in after if not _same(after[name], before.get(name))}
+            self._put(kept)
+        return self._noted[count]
+
+    def _put(self, options: _Options) -> None:
+        for group, values in zip(self._optimizer.param_groups, options, strict=True):
+            for name, value in values.items():
+                _assign(group, name, value)
+
+
+def _options(optimizer: Optimizer) -> _Options:
+    return [
+        {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def _assign(group: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(now := group.get(name), Tensor):
+        now.fill_(value)
+    else:
+        group[name] = copy.deepcopy(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other)

@@ -1,0 +1,173 @@
+"""The model that a function computes with: forward and backward passes over a worker's batches, and inner steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lambdaml.algorithms import Batch
+from lambdaml.codecs import Vector
+from lambdaml.errors import JobFailed
+from lambdaml.job import Job
+from lambdaml.log.memory import Arrays
+from lambdaml.settings import Settings
+from lambdaml.training.buffers import Buffers
+from lambdaml.training.calls import call, fetch, seed_streams
+from lambdaml.training.flat import FlatGradient
+from lambdaml.training.inner_rates import InnerRates
+from lambdaml.training.jobparts import encode_training, load_training
+from lambdaml.training.sampling import Sampler, derive_seed
+
+_MAX_LOSS_SCALE = 2.0**16
+_RAW = {torch.bfloat16: torch.uint16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+"""The wire has no such arrays: tensors of these types travel as arrays of those."""
+
+
+class JobModel:
+    """Computes with a replica's model. It is a `lambdaml.algorithms.LocalModel`.
+
+    Args:
+        optimizer, scheduler: The job's own, of the model's parameters.
+        device: The device that holds the model.
+        labels: Whether passes count the labels of their samples.
+        late: Whether updates may be applied to another version than the one that they were computed from.
+
+    Attributes:
+        changed: The present values of the settings that control entries changed.
+        dataset: The job's dataset, once `open` has loaded it.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Settings,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: Any,
+        *,
+        device: torch.device,
+        labels: bool,
+        late: bool,
+    ) -> None:
+        self.job, self.settings = job, settings
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.device = device
+        self.buffers = Buffers(model, late=late)
+        self.flat = FlatGradient(model, device)
+        self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch)
+        self.dataset: Any = None
+        self.changed: Mapping[str, Any] = {}
+        self._labels = labels
+        self._absent: list[int] = []
+        self._fresh: dict[str, Any] | None = None
+
+    def open(self) -> None:
+        """Load the dataset, if it is not loaded yet. It may draw random numbers, so this precedes their seeding."""
+        if self.dataset is None:
+            self.dataset = call(self.job.dataset)
+
+    def backward(self, worker: int, batch: int) -> Batch:
+        """Compute the gradient of a worker's batch, and leave it in the model and in the flat gradient."""
+        kept = self.buffers.keep() if self.job.autocast == "float16" else []
+        scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
+        while True:
+            seed_streams("samples", self.settings.seed, worker, batch)
+            samples = self.sampler.indices(worker, batch).tolist()
+            data = self._moved(call(fetch, self.job, self.dataset, samples))
+            seed_streams("update", self.settings.seed, worker, batch)
+            loss, absent = self._pass(data, scale)
+            if scale == 1.0 or self.flat.divide(scale):
+                break
+            scale /= 2.0
+            self.buffers.restore(kept)
+        labels = self._count_labels(data) if self._labels else ()
+        self._absent = absent.tolist()
+        return Batch(len(samples), loss, absent, labels)
+
+    def _moved(self, batch: Any) -> Any:
+        if self.device.type == "cpu":
+            return batch
+        from torch.utils import _pytree
+
+        return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
+
+    def _pass(self, batch: Any, scale: float) -> tuple[float, NDArray[np.int32]]:
+        """Return the loss, and the parameters that its gradient does not reach."""
+        self.flat.begin()
+        dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            loss = call(self.job.loss, self.model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise JobFailed(f"{type(self.job).__name__}.loss must return a scalar tensor, not {_describe(loss)}")
+        call((loss * scale if scale != 1.0 else loss).backward)
+        return float(loss.detach()), self.flat.finish()
+
+    def _count_labels(self, batch: Any) -> tuple[int, ...]:
+        labels = call(self.job.labels, batch).reshape(-1).cpu().numpy().astype(np.int64)
+        return tuple(np.bincount(labels[labels >= 0]).tolist())
+
+    def step(self, worker: int, batch: int, inner_step: int) -> None:
+        """Take a step with the job's optimizer along the gradient in the model, clipped as the job says."""
+        self.rates.set(inner_step, self.changed)
+        self.flat.prepare(self._absent)
+        if self.job.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.flat.parameters, self.job.clip_norm)
+        torch.default_generator.manual_seed(derive_seed("inner", self.settings.seed, worker, batch))
+        call(self.optimizer.step)
+        self.flat.attach()
+
+    def values(self) -> Vector:
+        """Return a copy of the trained parameters in one flat vector."""
+        return self.flat.values()
+
+    def displace(self, start: Vector) -> None:
+        """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
+        self.flat.displace(start)
+
+    def load_optimizer(self, arrays: Arrays, values: Mapping[str, Any] | None) -> None:
+        """Load what `dump_optimizer` returned into the job's optimizer; with None, make its state anew."""
+        if self._fresh is None:
+            self._fresh = copy.deepcopy(self.optimizer.state_dict())
+        if values is None:
+            self.optimizer.load_state_dict(copy.deepcopy(self._fresh))
+            return
+        dtypes = values["dtypes"]
+        tensors = {
+            name: _tensor(array, dtypes.get(name, "")) for name, array in arrays.items() if name in values["names"]
+        }
+        load_training(self.optimizer, None, {"optimizer": values["state"]}, tensors)
+
+    def dump_optimizer(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return the state of the job's optimizer as arrays and plain values."""
+        tensors: dict[str, Tensor] = {}
+        state, _ = encode_training(self.optimizer, None, tensors)
+        arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+        dtypes = {
+            name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items() if tensor.dtype in _RAW
+        }
+        return arrays, {"state": state, "names": sorted(arrays), "dtypes": dtypes}
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    plain = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
+    return plain.detach().clone().contiguous().numpy()
+
+
+def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
+    tensor = torch.from_numpy(np.array(array))
+    if dtype == "bfloat16":
+        return tensor.view(torch.bfloat16)
+    return torch.view_as_complex(tensor) if dtype.startswith("complex") else tensor
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,199 @@
+"""Recovers the memories of workers after a crash: it computes their latest updates again, each at its own base.
+
+One replica beside the function's own follows the log from a snapshot below all these bases. Each update that it computes
+is compared with the one in the bucket, payload and memory digest. If all are the same, so are the memories.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lambdaml.algorithms import Assignment
+from lambdaml.errors import BadObject, RunFailed
+from lambdaml.events import RememberedEvent
+from lambdaml.log import keys, wire
+from lambdaml.log.controls import read_control
+from lambdaml.log.memory import Memory
+from lambdaml.log.reads import demand_present
+from lambdaml.log.records import LOST_MEMORY, Commit, Update
+from lambdaml.worker.machine import Machine
+from lambdaml.worker.poll_timer import FLOATS, Backoff
+from lambdaml.worker.reading import read
+from lambdaml.worker.restoring import read_machine_state
+from lambdaml.worker.shared import Shared
+from lambdaml.worker.window import WINDOW_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An update that is computed again: what to compute, at which position, and the fingerprint of its content."""
+
+    assignment: Assignment
+    base: int
+    base_commit: int
+    fingerprint: str
+
+
+async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Memory]:
+    """Return the memories of these workers after as many updates as `wanted` says, all of which exist.
+
+    Raises:
+        RunFailed: If an update turns out different from the one in the bucket, unless the run's settings allow it.
+    """
+    return await _Recovery(shared, wanted).run()
+
+
+class _Recovery:
+    def __init__(self, shared: Shared, wanted: Mapping[int, int]) -> None:
+        self._shared = shared
+        self._wanted = wanted
+        self._memories: dict[int, Memory] = {}
+        self._due: defaultdict[int, list[_Made]] = defaultdict(list)  # by base commit
+        self._first: _Made | None = None
+        self._computed = 0
+
+    async def run(self) -> list[Memory]:
+        world, start = self._shared.world, self._shared.world.now()
+        await world.gather(*[self._find(worker, seq) for worker, seq in self._wanted.items()])
+        if self._first is not None:
+            await self._compute_again(await self._side(self._first))
+            took_s = world.now() - start
+            workers = sorted(self._wanted)
+            world.emit(RememberedEvent(workers=workers, updates=self._computed, seconds=round(took_s, 3)))
+        return list(self._memories.values())
+
+    async def _find(self, worker: int, seq: int) -> None:
+        """Find the newest memory of a worker, and the updates that it has made since."""
+        world = self._shared.world
+        memory = self._memories[worker] = await self._newest(worker, seq)
+        for number in range(memory.seq, seq):
+            key = keys.update(worker, number)
+            try:
+                update = await read(world, key, Update.read)
+            except BadObject:  # it is rejected, so the worker remembers nothing of it
+                continue
+            if update is None:
+                raise RunFailed(f"{key} is needed to recover the memory of worker {worker}: was it deleted?")
+            first, count = update.batches or (number, 1)
+            made = _Made(
+                Assignment(worker, number, first, count), update.base, update.base_commit, update.fingerprint()
+            )
+            self._due[made.base_commit].append(made)
+            if self._first is None or made.base_commit < self._first.base_commit:
+                self._first = made
+
+    async def _newest(self, worker: int, seq: int) -> Memory:
+        """Return the newest memory of a worker after at most `seq` updates."""
+        world = self._shared.world
+        resets = [begun for reset, begun in await self._resets() if reset == worker and begun <= seq]
+        fresh = Memory(worker, max(resets, default=0))
+        for info in reversed(await world.store.list(keys.memories(worker))):
+            if fresh.seq <= keys.number(info.key) <= seq:
+                try:
+                    memory = await read(world, info.key, Memory.read)
+                except BadObject:
+                    continue
+                if memory is not None:
+                    return memory
+        return fresh
+
+    async def _resets(self) -> list[tuple[int, int]]:
+        """Return the workers whose memories began anew, each with the update before which it did."""
+        if self._shared.settings.lost_memory != "reset":
+            return []
+        world = self._shared.world
+        found = [await read(world, info.key, read_control) for info in await world.store.list(keys.CONTROLS)]
+        return [(each.value[0], each.value[1]) for each in found if each is not None and each.what == LOST_MEMORY]
+
+    async def _side(self, first: _Made) -> Machine:
+        """Return a replica from the newest snapshot at or below the base of this update."""
+        shared, world = self._shared, self._shared.world
+        for info in reversed(await world.store.list(keys.SNAPSHOTS)):
+            if keys.number(info.key) > first.base:
+                continue
+            state = await read_machine_state(world, shared.replica, info.key)
+            if state is not None and state.meta["log_state"]["commit"] <= first.base_commit:
+                side = await world.compute(shared.replica.twin)
+                await world.compute(lambda: side.load(state))
+                return side
+        raise RunFailed(f"no snapshot is left from which to recover the memory of worker {first.assignment.worker}")
+
+    async def _compute_again(self, side: Machine) -> None:
+        world, last = self._shared.world, max(self._due)
+        for memory in self._memories.values():
+            side.memories.host(memory, side.log_state)
+        while True:
+            for made in sorted(self._due[side.log_state.commit], key=lambda made: made.assignment.seq):
+                await self._again(side, made)
+            if side.log_state.commit == last:
+                break
+            await self._apply(side, await self._entry(side.log_state.commit))
+            await world.sleep(0)
+        for worker, memory in self._memories.items():
+            memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
+
+    async def _again(self, side: Machine, made: _Made) -> None:
+        """Compute an update again, compare it with the one in the bucket, and let its worker remember it."""
+        worker, seq, codec = made.assignment.worker, made.assignment.seq, self._shared.settings.codec
+        memory = self._memories[worker]
+        if memory.seq > seq:  # its memory began anew
+            return
+        memory.seq = seq
+
+        def compute() -> Update:
+            update = side.compute(made.assignment).update(made.assignment, codec)
+            update.pack()
+            update.fault = side.check(update)
+            side.remember(update)
+            return update
+
+        update = await self._shared.world.compute(compute)
+        self._computed += 1
+        if update.fingerprint() != made.fingerprint:
+            await self._lost(side, worker, seq)
+
+    async def _lost(self, side: Machine, worker: int, seq: int) -> None:
+        """End the run, or begin a worker's memory anew, since it cannot be recovered."""
+        shared, key = self._shared, keys.update(worker, seq)
+        if shared.settings.lost_memory == "stop":
+            raise RunFailed(
+                f"{key} comes out different when it is computed again, so what worker {worker} remembered is lost: does "
+                "the job compute from anything but weights, batch and seeds, or did another kind of processor compute it? "
+                "A run that was started with --lost-memory reset goes on without that memory"
+            )
+        memory = self._memories[worker] = Memory(worker, self._wanted[worker])
+        side.memories.host(memory, side.log_state)
+        record = wire.dump_json({"what": LOST_MEMORY, "value": [worker, memory.seq]})
+        number = len(await shared.world.store.list(keys.CONTROLS))
+        while await shared.world.store.create(keys.control(number), record) is not None:
+            number += 1
+
+    async def _entry(self, commit: int) -> Commit:
+        """Return a log entry, and wait for it if it is not written yet."""
+        shared, world, since = self._shared, self._shared.world, self._shared.world.now()
+        backoff = Backoff(FLOATS, shared.latency_s)
+        while (found := await read(world, keys.log(commit), Commit.read)) is None:
+            shared.waits.report(0, since)
+            await world.sleep(backoff.next_s(world.uniform(0, 1)))
+        return found
+
+    async def _apply(self, side: Machine, commit: Commit) -> None:
+        world, window = self._shared.world, self._shared.window
+        names = [(entry.worker, entry.seq) for entry in commit.applied]
+        if len(names) * window.update_bytes <= WINDOW_BYTES:
+            updates = {each.id: each for each in await world.gather(*[self._read(*name) for name in names])}
+            await world.compute(lambda: side.apply(commit, updates))
+            return
+        await world.compute(lambda: side.begin(commit))
+        for step in commit.steps:
+            for entry in step:
+                update = await self._read(entry.worker, entry.seq)
+                await world.compute(lambda entry=entry, update=update: side.add(entry, update))  # type: ignore[misc]
+            await world.compute(lambda step=step: side.step(step))  # type: ignore[misc]
+        await world.compute(lambda: side.end(commit))
+
+    async def _read(self, worker: int, seq: int) -> Update:
+        key = keys.update(worker, seq)
+        return demand_present(await read(self._shared.world, key, Update.read), key)

@@ -1,0 +1,129 @@
+"""Takes care of the memories of the workers that a function works as: it finds them, writes them, and drops void ones.
+
+A memory is void if the function cannot show that it is the one from which the next update must be computed. Nothing is
+computed from a void memory (`lambdaml.log.memory.Memories.of`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from lambdaml.errors import BadObject
+from lambdaml.events import MemoryEvent
+from lambdaml.log import keys
+from lambdaml.log.memory import Memory
+from lambdaml.log.records import Update
+from lambdaml.worker.reading import read
+from lambdaml.worker.recovery import recover
+from lambdaml.worker.shared import Shared
+
+HISTORY_SHARE = 4
+"""In a run that keeps a bounded history, a memory is written when the updates since the last one may have taken more
+than the bound divided by this."""
+
+
+class Remembering:
+    """The care for one function's memories. In a run without memory it does nothing."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._memories = shared.replica.memories
+        self._on = shared.replica.parts.remembers
+        self._expected: set[int] = set()  # workers that will ask for their memory soon
+        self._waiting: dict[int, int] = {}
+        self._recovering = False
+        self._spent_s: defaultdict[int, float] = defaultdict(float)  # of compute since the last written memory
+        self._history_bytes: defaultdict[int, int] = defaultdict(int)
+
+    def expect(self, worker: int) -> None:
+        """Note that this worker will need its memory soon. Workers that start together recover together."""
+        if self._on:
+            self._expected.add(worker)
+
+    def gave_up(self, worker: int) -> None:
+        """Note that this function no longer works as this worker."""
+        self._expected.discard(worker)
+        self._waiting.pop(worker, None)
+        self._memories.drop(worker)
+        self._shared.changed()
+
+    def holds(self, worker: int, seq: int) -> bool:
+        """Return whether update `seq` of a worker may be computed here."""
+        return not self._on or self._memories.holds(worker, seq)
+
+    async def restore(self, worker: int, seq: int) -> None:
+        """Wait until the worker's memory after `seq` updates is here; find it or recover it, if need be.
+
+        Raises:
+            RunFailed: If it cannot be recovered.
+        """
+        self._expected.discard(worker)
+        while not self.holds(worker, seq):
+            self._waiting[worker] = seq
+            await self._shared.until(lambda: self.holds(worker, seq) or not (self._expected or self._recovering))
+            if not self.holds(worker, seq):
+                await self._restore(dict(self._waiting))
+        self._waiting.pop(worker, None)
+        self._shared.changed()
+
+    async def _restore(self, wanted: dict[int, int]) -> None:
+        shared, world = self._shared, self._shared.world
+        self._recovering = True
+        try:
+            found = await world.gather(*[self._written(worker, seq) for worker, seq in wanted.items()])
+            missing = {worker: seq for (worker, seq), one in zip(wanted.items(), found, strict=True) if one is None}
+            recovered = await recover(shared, missing) if missing else []
+            for memory in [*filter(None, found), *recovered]:
+                await world.compute(lambda memory=memory: self._memories.host(memory, shared.replica.log_state))  # type: ignore[misc]
+                self._spent_s[memory.worker] = self._history_bytes[memory.worker] = 0
+        finally:
+            self._recovering = False
+            shared.changed()
+
+    async def _written(self, worker: int, seq: int) -> Memory | None:
+        """Return the memory after `seq` updates if it is written, or if there is nothing to remember yet."""
+        if not seq:
+            return Memory(worker)
+        try:
+            return await read(self._shared.world, keys.memory(worker, seq), Memory.read)
+        except BadObject:
+            return None
+
+    async def found(self, update: Update, made: Update) -> None:
+        """Compare an update that another function published with the one that was made here. If they differ, the
+        memory here is void, and is recovered."""
+        if self._on and update.fingerprint() != made.fingerprint():
+            self._memories.drop(update.worker)
+            await self.restore(update.worker, update.seq + 1)
+
+    async def published(self, update: Update) -> None:
+        """Write the worker's memory if computing it again would take long by now, or if history is kept for it."""
+        if not self._on:
+            return
+        worker, settings = update.worker, self._shared.settings
+        self._spent_s[worker] += update.compute_s + update.encode_s
+        self._history_bytes[worker] += update.size_bytes * settings.workers
+        keep_bytes = settings.keep_bytes
+        much = keep_bytes is not None and self._history_bytes[worker] * HISTORY_SHARE > keep_bytes
+        if much or self._spent_s[worker] > settings.recover_s:
+            await self._write(worker, update.seq + 1)
+
+    async def leave(self, worker: int, seq: int) -> None:
+        """Write the worker's memory for a successor, if this function leaves before the run has ended."""
+        leaves = self._on and self._shared.leaving and self._shared.known.stop is None
+        if leaves and seq and self._spent_s[worker]:
+            await self._write(worker, seq)
+
+    async def _write(self, worker: int, seq: int) -> None:
+        shared, world = self._shared, self._shared.world
+
+        def dumped() -> bytes | None:
+            if not self._memories.holds(worker, seq):
+                return None
+            return self._memories.of(worker, seq).dump(shared.replica.log_state.commit)
+
+        data = await world.compute(dumped)
+        if data is not None:
+            await world.store.create(keys.memory(worker, seq), data)
+            self._spent_s[worker] = self._history_bytes[worker] = 0
+            world.emit(MemoryEvent(worker=worker, updates=seq, size_bytes=len(data), function=shared.name))
