@@ -6,7 +6,7 @@ is compared with the one in the bucket, payload and memory digest. If all are th
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +24,9 @@ from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import WINDOW_BYTES
+
+_AT_ONCE = 16
+"""So many updates or log entries are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class _Recovery:
         self._memories: dict[int, Memory] = {}
         self._due: defaultdict[int, list[_Made]] = defaultdict(list)  # by base commit
         self._first: _Made | None = None
+        self._ahead: deque[tuple[Commit, dict[tuple[int, int], Update] | None]] = deque()
         self._computed = 0
 
     async def run(self) -> list[Memory]:
@@ -68,21 +72,26 @@ class _Recovery:
         """Find the newest memory of a worker, and the updates that it has made since."""
         world = self._shared.world
         memory = self._memories[worker] = await self._newest(worker, seq)
-        for number in range(memory.seq, seq):
-            key = keys.update(worker, number)
-            try:
-                update = await read(world, key, Update.read)
-            except BadObject:  # it is rejected, so the worker remembers nothing of it
-                continue
-            if update is None:
-                raise RunFailed(f"{key} is needed to recover the memory of worker {worker}: was it deleted?")
-            first, count = update.batches or (number, 1)
-            made = _Made(
-                Assignment(worker, number, first, count), update.base, update.base_commit, update.fingerprint()
-            )
-            self._due[made.base_commit].append(made)
-            if self._first is None or made.base_commit < self._first.base_commit:
-                self._first = made
+        for start in range(memory.seq, seq, _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, seq))
+            for made in await world.gather(*[self._header(worker, number) for number in numbers]):
+                if made is None:
+                    continue
+                self._due[made.base_commit].append(made)
+                if self._first is None or made.base_commit < self._first.base_commit:
+                    self._first = made
+
+    async def _header(self, worker: int, number: int) -> _Made | None:
+        """Return what is needed to compute an update again; None if it is damaged, so that nothing is remembered of it."""
+        key = keys.update(worker, number)
+        try:
+            update = await read(self._shared.world, key, Update.read)
+        except BadObject:
+            return None
+        if update is None:
+            raise RunFailed(f"{key} is needed to recover the memory of worker {worker}: was it deleted?")
+        assignment = Assignment(worker, number, *(update.batches or (number, 1)))
+        return _Made(assignment, update.base, update.base_commit, update.fingerprint())
 
     async def _newest(self, worker: int, seq: int) -> Memory:
         """Return the newest memory of a worker after at most `seq` updates."""
@@ -129,7 +138,13 @@ class _Recovery:
                 await self._again(side, made)
             if side.log_state.commit == last:
                 break
-            await self._apply(side, await self._entry(side.log_state.commit))
+            if not self._ahead:
+                await self._read_ahead(side.log_state.commit, last)
+            commit, updates = self._ahead.popleft()
+            if updates is None:
+                await self._add_up(side, commit)
+            else:
+                await world.compute(lambda commit=commit, updates=updates: side.apply(commit, updates))  # type: ignore[misc]
             await world.sleep(0)
         for worker, memory in self._memories.items():
             memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
@@ -170,22 +185,34 @@ class _Recovery:
         while await shared.world.store.create(keys.control(number), record) is not None:
             number += 1
 
-    async def _entry(self, commit: int) -> Commit:
-        """Return a log entry, and wait for it if it is not written yet."""
+    async def _read_ahead(self, start: int, last: int) -> None:
+        """Read the next log entries with their updates, as many as fit into the window; wait for the first if need be."""
         shared, world, since = self._shared, self._shared.world, self._shared.world.now()
+        names = [keys.log(commit) for commit in range(start, min(start + _AT_ONCE, last))]
         backoff = Backoff(FLOATS, shared.latency_s)
-        while (found := await read(world, keys.log(commit), Commit.read)) is None:
+        while (found := await world.store.get_many(names))[0] is None:
             shared.waits.report(0, since)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
-        return found
-
-    async def _apply(self, side: Machine, commit: Commit) -> None:
-        world, window = self._shared.world, self._shared.window
-        names = [(entry.worker, entry.seq) for entry in commit.applied]
-        if len(names) * window.update_bytes <= WINDOW_BYTES:
-            updates = {each.id: each for each in await world.gather(*[self._read(*name) for name in names])}
-            await world.compute(lambda: side.apply(commit, updates))
+            names = names[:1]
+        commits: list[Commit] = []
+        room = WINDOW_BYTES // max(1, shared.window.update_bytes)
+        for name, data in zip(names, found, strict=True):
+            if data is None or room < 0:
+                break
+            commits.append(demand_present(await read(world, name, Commit.read, data), name))
+            room -= len(commits[-1].applied)
+        if room < 0 and len(commits) == 1:
+            self._ahead.append((commits[0], None))
             return
+        if room < 0:
+            commits.pop()
+        wanted = [(entry.worker, entry.seq) for commit in commits for entry in commit.applied]
+        updates = {each.id: each for each in await world.gather(*[self._read(*one) for one in wanted])}
+        self._ahead += [(commit, updates) for commit in commits]
+
+    async def _add_up(self, side: Machine, commit: Commit) -> None:
+        """Apply a commit whose updates do not fit into the window, one after the other."""
+        world = self._shared.world
         await world.compute(lambda: side.begin(commit))
         for step in commit.steps:
             for entry in step:
