@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -44,6 +44,9 @@ class Registry(Generic[T]):
     def make(self, spec: str, options: Mapping[str, Any] | None = None) -> T:
         """Build what `name`, `name:3` or `name:3,option=value` says; `options` are values for more of its parameters.
 
+        A value may be a spec itself, as in `name:3,outer=other:0.7,0.9,option=value`: one that contains a colon goes
+        on until a piece begins with the name of one of this factory's parameters and `=`.
+
         Raises:
             SettingsError: If there is no such name (the message shows the nearest), or it does not take the parameters.
         """
@@ -55,10 +58,10 @@ class Registry(Generic[T]):
         parameters, options = _parameters(factory), options or {}
         known = {parameter.name: parameter for parameter in parameters if parameter.name not in options}
         arguments: dict[str, Any] = {}
-        for position, piece in enumerate(text.split(",") if text else []):
-            key, equals, value = piece.rpartition("=")
+        for position, piece in enumerate(_pieces(text, known)):
+            key, equals, value = piece.partition("=")
             if not equals:
-                key = list(known)[position] if position < len(known) else ""
+                key, value = list(known)[position] if position < len(known) else "", piece
             if key not in known or not value:
                 takes = ", ".join(known) or "no parameters"
                 raise SettingsError(f"{self.kind} {spec!r}: {name} takes {takes}, not {piece!r}")
@@ -80,6 +83,21 @@ class Registry(Generic[T]):
             return factory(**arguments)
         except ValueError as error:
             raise SettingsError(f"{self.kind} {spec!r}: {error}") from None
+
+
+def _pieces(text: str, known: Container[str]) -> list[str]:
+    """Return the pieces between the commas, where a named value that contains a colon keeps its own commas."""
+    pieces: list[str] = []
+    nested = False
+    for piece in text.split(",") if text else []:
+        key, equals, value = piece.partition("=")
+        named = bool(equals) and key in known
+        if nested and not named:
+            pieces[-1] += f",{piece}"
+        else:
+            pieces.append(piece)
+            nested = named and ":" in value
+    return pieces
 
 
 @cache

@@ -24,7 +24,12 @@ def plain() -> str:
     return "plain"
 
 
+def wrapped(steps: int, outer: str = "average", inner: str = "anew", rate: float = 0.5) -> tuple[int, str, str, float]:
+    return steps, outer, inner, rate
+
+
 THINGS: Registry[Any] = Registry("thing", {"thing": f"{__name__}:thing", "plain": f"{__name__}:plain"})
+WRAPPED: Registry[Any] = Registry("wrapped thing", {"wrapped": f"{__name__}:wrapped"})
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,40 @@ THINGS: Registry[Any] = Registry("thing", {"thing": f"{__name__}:thing", "plain"
 )
 def test_a_name_and_its_parameters_make_the_thing(spec: str, expected: Any) -> None:
     assert THINGS.make(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("20,outer=nesterov:0.7,0.9,inner=keep", (20, "nesterov:0.7,0.9", "keep", 0.5)),
+        ("20,outer=nesterov:lr=0.7,momentum=0.9", (20, "nesterov:lr=0.7,momentum=0.9", "anew", 0.5)),
+        ("20,outer=nesterov:0.7,inner=keep:2,3,rate=0.25", (20, "nesterov:0.7", "keep:2,3", 0.25)),
+        ("outer=nesterov:0.7,0.9,steps=20", (20, "nesterov:0.7,0.9", "anew", 0.5)),
+        ("20,outer=sum:of=mean:1,2,rate=0.25", (20, "sum:of=mean:1,2", "anew", 0.25)),
+        ("20,outer=average,keep", (20, "average", "keep", 0.5)),
+        ("20,outer=a=b", (20, "a=b", "anew", 0.5)),
+    ],
+)
+def test_a_value_with_a_colon_is_a_spec_itself_and_ends_where_a_parameter_of_the_outer_one_is_named(
+    spec: str, expected: Any
+) -> None:
+    assert WRAPPED.make(f"wrapped:{spec}") == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("20,outer=nesterov:0.7,0.9,outer=average", r"outer is given twice"),
+        ("20,rate=fast:1,2", r"rate must be of type float, not 'fast:1,2'"),
+        ("20,nesterov:lr=0.7,0.9", r"takes steps, outer, inner, rate, not 'nesterov:lr=0.7'"),
+        ("20,outer=nesterov:0.7,0.9,inner=", r"takes steps, outer, inner, rate, not 'inner='"),
+        ("20,=keep", r"takes steps, outer, inner, rate, not '=keep'"),
+    ],
+)
+def test_a_mistake_beside_a_spec_in_a_spec_is_refused_in_one_line(spec: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        WRAPPED.make(f"wrapped:{spec}")
+    assert "\n" not in str(caught.value)
 
 
 def test_options_are_values_for_more_parameters() -> None:
