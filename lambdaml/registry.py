@@ -76,9 +76,10 @@ class Registry(Generic[T]):
             if key not in [parameter.name for parameter in parameters]:
                 raise SettingsError(f"{self.kind} {name!r} takes no option {key!r}")
             arguments[key] = value
-        missing = [p.name for p in parameters if p.default is p.empty and p.name not in arguments]
+        missing = [p for p in parameters if p.default is p.empty and p.name not in arguments]
         if missing:
-            raise SettingsError(f"{self.kind} {spec!r} needs {missing[0]}, as in '{name}:3'")
+            example = "3" if missing[0].annotation is int else "0.5"
+            raise SettingsError(f"{self.kind} {spec!r} needs {missing[0].name}, as in '{name}:{example}'")
         try:
             return factory(**arguments)
         except ValueError as error:
