@@ -17,6 +17,9 @@ from lambdaml.registry import Registry
 Vector = NDArray[Any]
 """A flat array in the dtype of the run's gradients: float32, or float64 for a model in double precision."""
 
+_SAMPLE = 2**20
+"""A codec may have pieces of a few thousand numbers, or send one of ten thousand."""
+
 
 class Codec(Protocol):
     """Encodes a vector as named arrays, and adds such arrays to a sum.
@@ -63,10 +66,18 @@ def decode_vector(codec: Codec, body: Body, size: int, dtype: Any) -> Vector:
     return whole
 
 
+def encoded_bytes(codec: Codec, size: int, dtype: Any) -> int:
+    """Return the bytes of an encoded vector of this size, estimated from the first 2^20 numbers if it has more."""
+    sample = min(size, _SAMPLE)
+    body = codec.encode(np.zeros(sample, dtype), 0)
+    return size * sum(array.nbytes for array in body.values()) // max(1, sample)
+
+
 CODECS: Registry[Codec] = Registry(
     "codec",
     {
         "fp32": "lambdaml.codecs.dense:Fp32",
         "bf16": "lambdaml.codecs.dense:Bf16",
+        "topk": "lambdaml.codecs.topk:TopK",
     },
 )

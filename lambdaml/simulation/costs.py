@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, encoded_bytes
 from lambdaml.job import Job
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Commit, Entry
@@ -19,16 +19,12 @@ ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
 """The assumptions without a job: a gradient takes 0.1 s at nominal speed, and the model has a million parameters."""
 
-_WEIGHED = 2**16
-"""The numbers of a gradient that is encoded to see how many bytes a codec takes for each."""
-
 _MEASURE_S = 2.0
 
 
 def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int = ASSUMED_PARAMETERS) -> Costs:
     """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again."""
-    body = CODECS.make(codec).encode(np.zeros(_WEIGHED, np.float32), 0)
-    size = parameters * sum(part.nbytes for part in body.values()) // _WEIGHED
+    size = encoded_bytes(CODECS.make(codec), parameters, np.float32)
     apply_s = 1e-9 * parameters
     return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lambdaml.algorithms import Assignment, Message
-from lambdaml.codecs import Vector
+from lambdaml.codecs import Vector, encoded_bytes
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
@@ -44,9 +44,6 @@ from lambdaml.worker.machine import Computed
 
 INNER_SCHEDULE = "inner"
 """A snapshot's scheduler is this if the job has one that local steps follow: it has no state of its own."""
-
-_SAMPLE = 2**16
-"""Before any update exists, its size is estimated from this many numbers; a codec may have pieces of a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +129,7 @@ class Replica:
     @property
     def update_bytes(self) -> int:
         """The estimated size of an update in memory, without its buffers."""
-        sample = min(self.size, _SAMPLE)
-        encoded = self.codec.encode(np.zeros(sample, self.flat.host.dtype), 0)
-        return self.size * sum(array.nbytes for array in encoded.values()) // max(1, sample)
+        return encoded_bytes(self.codec, self.size, self.flat.host.dtype)
 
     def held_bytes(self, update: Update) -> int:
         """Return the size of an update in memory, in bytes."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, decode_vector
 from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.training.rows import Rows
@@ -59,6 +59,7 @@ def largest_update(run: lambdaml.Run) -> int:
     [
         {"schedule": "bsp"},
         {"schedule": "bsp", "codec": "bf16"},
+        {"schedule": "bsp", "codec": "topk:1.0"},
         {"schedule": "asp", "functions": 1, "workers": 1},
         {"schedule": "quorum:2", "workers": 2, "staleness": "dc:0.5"},
     ],
@@ -139,6 +140,31 @@ def test_sums_are_those_of_whole_gradients(numbers: list[float], weight: float) 
         rows.add(codec, {"gradient": gradient}, {}, weight, whole, first)
         rows.add(codec, {"gradient": packed}, found, weight, out, first)
         np.testing.assert_array_equal(out.view(np.int32), whole.view(np.int32))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_codec_that_leaves_numbers_out_adds_to_the_rows_what_it_decodes(first: bool) -> None:
+    replica = replica_of(job(), codec="topk:0.1")
+    rows, codec = replica.rows, replica.codec
+    gradient = replica.flat.host
+    update = update_of(replica, 0, 0)
+    found = {name: array for name, array in update.body.items() if name.startswith("r")}
+    body = {name: update.body[name] for name in ("index", "value")}
+    assert set(found) == {"r0", "r3"} and len(body["index"]) == rows.size(found) // 10
+    assert replica.check(update) == ""
+    decoded = decode_vector(codec, body, rows.size(found), np.float32)
+    out, whole = np.full(len(gradient), 0.25, np.float32), np.full(len(gradient), 0.25, np.float32)
+    rows.add(codec, body, found, 0.5, out, first)
+    rows.add(CODECS.make("fp32"), {"gradient": decoded}, found, 0.5, whole, first)
+    assert np.count_nonzero(out != (0.0 if first else 0.25)) == np.count_nonzero(body["value"]) > 20
+    np.testing.assert_array_equal(out.view(np.int32), whole.view(np.int32))
+
+
+def test_a_training_whose_codec_leaves_numbers_of_the_rows_out_verifies() -> None:
+    run = train(job(), codec="topk:0.1", workers=3, steps=8, seed=4)
+    assert lambdaml.Run(run.store, job()).verify().faults == []
+    size = replica_of(job()).size
+    assert largest_update(run) < size, "a tenth of the numbers takes 0.8 bytes for each, and all take 4"
 
 
 def test_an_update_with_rows_is_read_back_as_it_was() -> None:
