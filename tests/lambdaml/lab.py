@@ -57,6 +57,13 @@ class Tiny(Job):
         return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}
 
 
+class TinyAdam(Tiny):
+    """The same with an optimizer whose state matters in every bit."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=self.lr / 10)
+
+
 class Made(Job):
     """A job put together from functions, for tests that need one of its own."""
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from lambdaml.events import Event
 
 JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
+REMEMBERING: dict[str, dict[str, Any]] = {
+    "local steps with a kept Adam": {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep"},
+    "error feedback": {"codec": "topk:0.1"},
+}
 SLOW = "?latency=5ms"
 """So that the killer hears of each commit before many others are made."""
 
@@ -45,9 +50,11 @@ class Killer:
         return self.done < self.kills and fraction * (self.kills + 4) > self.done + 1
 
 
-def train(url: str, killer: Killer | None = None, **options: Any) -> lambdaml.TrainResult:
+def train(
+    url: str, killer: Callable[[Event], None] | None = None, job: str = JOB, **options: Any
+) -> lambdaml.TrainResult:
     options = {"workers": WORKERS, "steps": STEPS, "functions": 4, **options}
-    return lambdaml.train(JOB, url, on_event=killer or (lambda event: None), **options)
+    return lambdaml.train(job, url, on_event=killer or (lambda event: None), **options)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,25 @@ def test_a_bsp_run_that_is_killed_twenty_times_ends_with_the_same_bits(
     assert killer.done == KILLS
     assert result.model_sha256 == undisturbed
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_the_same_bits(
+    name: str, tmp_path: Path
+) -> None:
+    killer = Killer(KILLS, seed=3)
+    told: list[Event] = []
+
+    def watch(event: Event) -> None:
+        told.append(event)
+        killer(event)
+
+    killed = train(f"file://{tmp_path}/run{SLOW}", watch, functions=2, **REMEMBERING[name])
+    assert killer.done == KILLS
+    assert killed.model_sha256 == train("memory://alone", functions=1, **REMEMBERING[name]).model_sha256
+    assert killed.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert sum(event.updates for event in told if event.event == "remembered") > KILLS, "memories were recovered"
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
 
 
