@@ -34,6 +34,7 @@ from lambdaml.engines.raytask import Mailbox
 
 JOB = f"{Path(__file__).parent / 'jobs.py'}:Points"
 WORKERS, STEPS = 4, 40
+REMEMBERING = {"algorithm": "local:4,inner=keep", "codec": "topk:0.2"}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,10 @@ def test_the_bits_are_the_same_on_other_stores(store: str, functions: int, clust
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("schedule", ["bsp", "asp"])
-def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, undisturbed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schedule", "more"), [("bsp", {}), ("asp", {}), ("bsp", REMEMBERING)], ids=str)
+def test_a_node_that_dies_costs_nothing_but_time(
+    schedule: str, more: dict[str, Any], cluster: Any, undisturbed: str, tmp_path: Path
+) -> None:
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     watch, killed = Watch(), []
@@ -90,7 +93,8 @@ def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, un
             killed.append(node)
             cluster.remove_node(node, allow_graceful=False)
 
-    result = train(f"file://{tmp_path}/run", schedule=schedule, args={"seconds": 0.1}, on_event=kill)
+    args = {"seconds": 0.02 if more else 0.1}
+    result = train(f"file://{tmp_path}/run", schedule=schedule, args=args, on_event=kill, **more)
     deaths = [event.function for event in watch.some("ended") if event.code == -1]
     elsewhere = {event.function for event in watch.some("started") if event.node != node.node_id}
     lost = {event.function for event in watch.some("started")} - elsewhere
@@ -99,6 +103,9 @@ def test_a_node_that_dies_costs_nothing_but_time(schedule: str, cluster: Any, un
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     report = lambdaml.Run(f"file://{tmp_path}/run").verify()
     assert report.faults == [] and report.pending == 0
+    if more:
+        undisturbed = lambdaml.train(JOB, "memory://remembering", workers=WORKERS, steps=STEPS, **more).model_sha256
+        assert watch.some("remembered"), "what those on the node remembered was computed again"
     if schedule == "bsp":
         assert result.model_sha256 == undisturbed
 
