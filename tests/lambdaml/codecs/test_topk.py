@@ -35,7 +35,7 @@ def vectors(*more: float, least: int = 0) -> st.SearchStrategy[np.ndarray]:
     )
 
 
-densities = st.sampled_from([1e-9, 0.01, 0.1, 0.3, 0.5, 0.9, 0.999, 1.0])
+densities = st.sampled_from([1e-9, 0.01, 0.1, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
         for scale in (1e6, 1e-6):
             vector = generator.standard_normal(6400).astype(np.float32)
             vector[::100] *= scale
-            assert encoded(vector, 0.5)["index"].tolist() == largest(vector, 0.5)
+            assert encoded(vector, 0.2)["index"].tolist() == largest(vector, 0.2)
     assert looked[:3] == [64, 6400, 64], "the first guess is too high, so all numbers are ranked"
     assert 6300 < looked[3] < 6400, "the second is too low, so nearly all are"
 
