@@ -169,5 +169,5 @@ class Memories:
 
     def settle(self, log_state: LogState) -> None:
         """Settle what is pending after a commit."""
-        for memory in self._held.values():
+        for memory in list(self._held.values()):  # `drop` may be called meanwhile, from another thread
             memory.settle(log_state, self._give_back)
