@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject, RunFailed
 from lambdaml.events import RememberedEvent
 from lambdaml.log import keys, wire
@@ -21,22 +19,13 @@ from lambdaml.log.records import LOST_MEMORY, Commit, Update
 from lambdaml.worker.machine import Machine
 from lambdaml.worker.poll_timer import FLOATS, Backoff
 from lambdaml.worker.reading import read
+from lambdaml.worker.recomputing import Made, comes_out
 from lambdaml.worker.restoring import read_machine_state
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import WINDOW_BYTES
 
 _AT_ONCE = 16
 """So many updates or log entries are read at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """An update that is computed again: what to compute, at which position, and the fingerprint of its content."""
-
-    assignment: Assignment
-    base: int
-    base_commit: int
-    fingerprint: str
 
 
 async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Memory]:
@@ -53,8 +42,8 @@ class _Recovery:
         self._shared = shared
         self._wanted = wanted
         self._memories: dict[int, Memory] = {}
-        self._due: defaultdict[int, list[_Made]] = defaultdict(list)  # by base commit
-        self._first: _Made | None = None
+        self._due: defaultdict[int, list[Made]] = defaultdict(list)  # by base commit
+        self._first: Made | None = None
         self._ahead: deque[tuple[Commit, dict[tuple[int, int], Update] | None]] = deque()
         self._computed = 0
 
@@ -81,7 +70,7 @@ class _Recovery:
                 if self._first is None or made.base_commit < self._first.base_commit:
                     self._first = made
 
-    async def _header(self, worker: int, number: int) -> _Made | None:
+    async def _header(self, worker: int, number: int) -> Made | None:
         """Return what is needed to compute an update again; None if it is damaged, so that nothing is remembered of it."""
         key = keys.update(worker, number)
         try:
@@ -90,8 +79,7 @@ class _Recovery:
             return None
         if update is None:
             raise RunFailed(f"{key} is needed to recover the memory of worker {worker}: was it deleted?")
-        assignment = Assignment(worker, number, *(update.batches or (number, 1)))
-        return _Made(assignment, update.base, update.base_commit, update.fingerprint())
+        return Made.of(update)
 
     async def _newest(self, worker: int, seq: int) -> Memory:
         """Return the newest memory of a worker after at most `seq` updates."""
@@ -116,7 +104,7 @@ class _Recovery:
         found = [await read(world, info.key, read_control) for info in await world.store.list(keys.CONTROLS)]
         return [(each.value[0], each.value[1]) for each in found if each is not None and each.what == LOST_MEMORY]
 
-    async def _side(self, first: _Made) -> Machine:
+    async def _side(self, first: Made) -> Machine:
         """Return a replica from the newest snapshot at or below the base of this update."""
         shared, world = self._shared, self._shared.world
         for info in reversed(await world.store.list(keys.SNAPSHOTS)):
@@ -149,24 +137,16 @@ class _Recovery:
         for worker, memory in self._memories.items():
             memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
 
-    async def _again(self, side: Machine, made: _Made) -> None:
+    async def _again(self, side: Machine, made: Made) -> None:
         """Compute an update again, compare it with the one in the bucket, and let its worker remember it."""
         worker, seq, codec = made.assignment.worker, made.assignment.seq, self._shared.settings.codec
         memory = self._memories[worker]
         if memory.seq > seq:  # its memory began anew
             return
         memory.seq = seq
-
-        def compute() -> Update:
-            update = side.compute(made.assignment).update(made.assignment, codec)
-            update.pack()
-            update.fault = side.check(update)
-            side.remember(update)
-            return update
-
-        update = await self._shared.world.compute(compute)
+        same = await self._shared.world.compute(lambda: comes_out(side, made, codec))
         self._computed += 1
-        if update.fingerprint() != made.fingerprint:
+        if not same:
             await self._lost(side, worker, seq)
 
     async def _lost(self, side: Machine, worker: int, seq: int) -> None:

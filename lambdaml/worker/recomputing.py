@@ -1,0 +1,43 @@
+"""Computes an update of the bucket again, at its base: what a recovery and a deep check have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lambdaml.algorithms import Assignment
+from lambdaml.log.records import Update
+from lambdaml.worker.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An update that the bucket holds and that is computed again.
+
+    Attributes:
+        assignment: What is computed.
+        base: The version that it was computed from.
+        base_commit: The number of commits that had been applied then.
+        fingerprint: The fingerprint of its content; see `Update.fingerprint`.
+    """
+
+    assignment: Assignment
+    base: int
+    base_commit: int
+    fingerprint: str
+
+    @staticmethod
+    def of(update: Update) -> Made:
+        """Note what is needed of an update that was read. Its arrays may then be freed."""
+        first, count = update.batches or (update.seq, 1)
+        assignment = Assignment(update.worker, update.seq, first, count)
+        return Made(assignment, update.base, update.base_commit, update.fingerprint())
+
+
+def comes_out(machine: Machine, made: Made, codec: str) -> bool:
+    """Compute an update again on a machine that is at its base, let its worker remember it, and return whether it is
+    the one in the bucket: payload, samples, loss, and the digest of the memory before it."""
+    update = machine.compute(made.assignment).update(made.assignment, codec)
+    update.pack()
+    update.fault = machine.check(update)
+    machine.remember(update)
+    return update.fingerprint() == made.fingerprint
