@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from lambdaml.cli import _format, _options
 
@@ -15,13 +17,24 @@ if TYPE_CHECKING:
 
 _QUIET_S = 2.0
 
+_Deep = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Also compute this share of the updates again, and compare them and what workers remembered with the "
+        "objects in the bucket; 1 takes all of them.",
+    ),
+]
 
-def verify(run: _options.Run, as_json: _options.Json = False) -> int:
+
+def verify(run: _options.Run, deep: _Deep = None, as_json: _options.Json = False) -> int:
     """Check the whole log, the fate of every update and all checksums, and check that a replay gives the same bits."""
     from lambdaml.log.reader import RunReader
     from lambdaml.training.verify import verify as check
 
-    report = check(RunReader(run), _progress())
+    report = check(
+        RunReader(run), _progress("checked", "commits"), deep=deep, computing=_progress("computed", "updates again")
+    )
     if as_json:
         _format.print_json({"run": run, "ok": report.ok, **asdict(report)})
     else:
@@ -29,7 +42,7 @@ def verify(run: _options.Run, as_json: _options.Json = False) -> int:
     return 0 if report.ok else 1
 
 
-def _progress() -> Callable[[int, int], None]:
+def _progress(done_so_far: str, what: str) -> Callable[[int, int], None]:
     """Return a callback that says on stderr, every other second, how far the check has come."""
     said: float | None = None
 
@@ -40,7 +53,7 @@ def _progress() -> Callable[[int, int], None]:
             said = now
         elif now - said > _QUIET_S:
             said = now
-            print(f"checked {done:,} of {total:,} commits", file=sys.stderr)
+            print(f"{done_so_far} {done:,} of {total:,} {what}", file=sys.stderr)
 
     return say
 
@@ -53,6 +66,16 @@ def _print(report: Report) -> None:
     )
     if report.first:
         print(f"what was before version {report.first:,} is deleted: checked from there on")
+    if report.recomputed or report.unchecked:
+        memories = f", and compared {report.memories:,} memories" if report.memories else ""
+        left = (
+            f"; {report.unchecked:,} could not be computed, since what they need is not there"
+            if report.unchecked
+            else ""
+        )
+        _format.print_text(f"computed {report.recomputed:,} updates again{memories}{left}")
+    if report.controls:
+        _format.print_text(f"changed on the way: {', '.join(report.controls)}")
     for fault in report.faults:
         _format.print_text(f"fault: {fault}")
     if report.unproven:

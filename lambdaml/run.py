@@ -81,11 +81,18 @@ class Run(RunReader):
 
         return trained_model(self, version, self._job)
 
-    def verify(self) -> Report:
-        """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`."""
+    def verify(self, deep: float | None = None) -> Report:
+        """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.
+
+        Args:
+            deep: The share of the updates that is also computed again, in (0, 1]; None for none of them.
+
+        Raises:
+            SettingsError: If the share is out of range.
+        """
         from lambdaml.training.verify import verify
 
-        return verify(self, job=self._job)
+        return verify(self, job=self._job, deep=deep)
 
     def cancel(self) -> None:
         """Ask the functions to end the run. They do so within seconds, and the run cannot be resumed."""

@@ -7,13 +7,15 @@ none is missed and none is taken twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from lambdaml.errors import SettingsError, nearest
 from lambdaml.log import keys, wire
 from lambdaml.log.reader import RunReader
-from lambdaml.log.records import Control
+from lambdaml.log.reads import read_many
+from lambdaml.log.records import LOST_MEMORY, Control
 from lambdaml.log.snapshot import meta_of
-from lambdaml.storage.protocol import Bytes
+from lambdaml.storage.protocol import Bytes, Store
 
 CHANGEABLE = ("lr",)
 """The settings that can be changed; `lr` is the optimizer's learning rate, in all its groups."""
@@ -50,3 +52,25 @@ def read_control(data: Bytes, key: str) -> Control:
     """
     record = wire.load_json(data, key)
     return Control(keys.number(key), record["what"], record["value"])
+
+
+def wishes(store: Store) -> list[Control]:
+    """Return all wishes of a run, whether or not the log has them yet.
+
+    Raises:
+        BadObject: If one of them is damaged.
+    """
+    found = read_many(store, [info.key for info in store.list(keys.CONTROLS)], read_control)
+    return [control for control in found if control is not None]
+
+
+def lost_memories(controls: Iterable[Control]) -> list[tuple[int, int]]:
+    """Return the workers whose memories began anew, each with the update before which it did."""
+    return [(each.value[0], each.value[1]) for each in controls if each.what == LOST_MEMORY]
+
+
+def describe_control(control: Control) -> str:
+    """Return what a control entry does, in a few words."""
+    if control.what == LOST_MEMORY:
+        return "the memory of worker {} began anew before update {}".format(*control.value)
+    return f"{control.what} became {control.value:g}"

@@ -2,19 +2,19 @@
 
 The log has no gap; every published update has exactly one fate; the log says the same about each update as the update
 itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result, bit for
-bit.
+bit. A deep check (`lambdaml.training.deep`) also computes a sample of the updates again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lambdaml.errors import BadObject, LambdaMLError
+from lambdaml.errors import BadObject, LambdaMLError, SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit, decision_of
+from lambdaml.log.controls import describe_control, wishes
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_now
 from lambdaml.log.records import Commit, Update
@@ -24,6 +24,7 @@ from lambdaml.log.state import LogState
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.storage import Bytes
 from lambdaml.training import numerics
+from lambdaml.training.deep import DeepCheck, Told
 from lambdaml.training.one_thread import OneThread
 from lambdaml.training.replay import commits_from, replica_at
 
@@ -44,6 +45,11 @@ class Report:
         version: The last version of the replay.
         first: The version that the check begins at; the history before it was deleted.
         model: Whether the run has a result, which was checked.
+        recomputed: The number of updates that a deep check computed again.
+        unchecked: The number of chosen updates that it could not compute: what they were computed from is deleted, not
+            in the log, or lost.
+        memories: The number of memory objects that it compared.
+        controls: A sentence about each change in mid-run, such as a memory that began anew.
         faults: A sentence about each broken promise.
         unproven: A sentence that says how many states differ from a replay that this process computed in another
             numerics class than the run's, and how the classes differ. This is no fault of the run.
@@ -57,6 +63,10 @@ class Report:
     version: int = 0
     first: int = 0
     model: bool = False
+    recomputed: int = 0
+    unchecked: int = 0
+    memories: int = 0
+    controls: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     unproven: str = ""
 
@@ -67,7 +77,11 @@ class Report:
 
 
 def verify(
-    run: RunReader, progress: Callable[[int, int], None] = lambda done, total: None, job: Job | None = None
+    run: RunReader,
+    progress: Told = lambda done, total: None,
+    job: Job | None = None,
+    deep: float | None = None,
+    computing: Told = lambda done, total: None,
 ) -> Report:
     """Check everything, from the earliest snapshot that is kept.
 
@@ -75,13 +89,21 @@ def verify(
         run: The run.
         progress: A callable that is called with the number of commits that were checked, and the number of all.
         job: The run's job, if it was given as an instance and cannot be imported.
+        deep: The share of the updates that is also computed again, in (0, 1]; None for none of them.
+        computing: A callable that is called with the number of updates that were computed again, and the number of all
+            that will be.
+
+    Raises:
+        SettingsError: If the share is out of range.
     """
+    if deep is not None and not 0 < deep <= 1:
+        raise SettingsError(f"deep: must be more than 0 and at most 1 (it is {deep})")
     numerics.prepare_for(run.settings.numerics)
     with OneThread() as compute:
-        return compute.submit(_verify, run, job, progress).result()
+        return compute.submit(_verify, run, job, progress, deep, computing).result()
 
 
-def _verify(run: RunReader, job: Job | None, progress: Callable[[int, int], None]) -> Report:
+def _verify(run: RunReader, job: Job | None, progress: Told, deep: float | None, computing: Told) -> Report:
     report = Report()
     try:
         numbers = [keys.number(info.key) for info in run.store.list(keys.LOG)]
@@ -89,14 +111,20 @@ def _verify(run: RunReader, job: Job | None, progress: Callable[[int, int], None
             gap = next(expected for expected, number in enumerate(numbers) if expected != number)
             report.faults.append(f"the log has a gap: {keys.log(gap)} is missing")
             return report
-        _check_fates(run, report, _check_replay(run, job, report, len(numbers), progress))
+        _check_fates(run, report, _check_replay(run, job, report, len(numbers), progress, deep, computing))
     except LambdaMLError as error:
         report.faults.append(str(error))
     return report
 
 
 def _check_replay(
-    run: RunReader, job: Job | None, report: Report, total: int, progress: Callable[[int, int], None]
+    run: RunReader,
+    job: Job | None,
+    report: Report,
+    total: int,
+    progress: Told,
+    deep: float | None,
+    computing: Told,
 ) -> list[int] | None:
     """Check the log against a replay. Return how many updates of each worker had their fate when the history that is
     kept begins; None if the run has no snapshot."""
@@ -106,12 +134,14 @@ def _check_replay(
         return None
     replica = replica_at(run, snapshots[0], job)
     report.first, begin = snapshots[0], list(replica.log_state.next_seq)
+    deeper = None if deep is None else DeepCheck(run, deep, snapshots, total, replica.parts.remembers)
     # Commits that take no step leave the version as it is, so a version may have several states.
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
     digests: dict[int, str] = {}
     unchecked = {}
-    differ: list[str] = []
     for commit, updates in commits_from(run, replica.log_state.commit):
+        if deeper is not None:
+            deeper.note(updates.values())
         _check_commit(run, replica, commit, updates, report)
         replica.apply(commit, updates)
         report.commits = commit.commit + 1
@@ -125,18 +155,29 @@ def _check_replay(
                 unchecked[digest.commits, digest.sha256] = where
         progress(report.commits, total)
     report.version = replica.version
-    for (commits, sha256), where in unchecked.items():
+    differ = _differing(unchecked, digests, report) + _check_snapshots(run, replica, states, snapshots, report)
+    if deeper is not None:
+        found = deeper.check(replica, replica.log_state.next_seq, computing)
+        report.recomputed, report.unchecked, report.memories = found.recomputed, found.unchecked, found.memories
+        differ += found.differ
+    why = numerics.differences(run.settings.numerics) if differ else ""
+    if why:
+        report.unproven = f"{len(differ)} objects differ from what comes out here, in another numerics class: {why}"
+    else:
+        report.faults += differ
+    return begin
+
+
+def _differing(claimed: dict[tuple[int, str], str], digests: dict[int, str], report: Report) -> list[str]:
+    """Compare digests that updates and log entries claim with those of the replay. Return a sentence about each that
+    differs."""
+    differ = []
+    for (commits, sha256), where in claimed.items():
         if commits in digests:
             report.digests += 1
             if sha256 != digests[commits]:
                 differ.append(f"{where} claims another state after {commits} commits than the replay")
-    differ += _check_snapshots(run, replica, states, snapshots, report)
-    why = numerics.differences(run.settings.numerics) if differ else ""
-    if why:
-        report.unproven = f"{len(differ)} states differ from the replay here, in another numerics class: {why}"
-    else:
-        report.faults += differ
-    return begin
+    return differ
 
 
 def _check_commit(
@@ -207,7 +248,9 @@ def _check_model(run: RunReader, version: int, report: Report) -> None:
 
 def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> None:
     """Check that every published update has exactly one fate; a run that goes on, or was stopped, may have some
-    pending."""
+    pending. Check also that each change in mid-run was asked for."""
+    asked = {wish.number: wish for wish in wishes(run.store)}
+    report.controls = [describe_control(wish) for _, wish in sorted(asked.items())]
     decided: set[tuple[int, int]] = set()
     log_state = LogState(run.settings.workers, run.settings.steps)
     for commit in run.log():
@@ -215,6 +258,9 @@ def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> Non
             if (entry.worker, entry.seq) in decided:
                 report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
             decided.add((entry.worker, entry.seq))
+        for control in commit.controls:
+            if asked.get(control.number) != control:
+                report.faults.append(f"{keys.log(commit.commit)} changes {control.what!r}, which nobody asked for")
         log_state.advance(commit)
     published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
     report.updates = len(decided)
