@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from lambdaml.errors import BadObject, RunFailed
 from lambdaml.events import RememberedEvent
 from lambdaml.log import keys, wire
-from lambdaml.log.controls import read_control
+from lambdaml.log.controls import lost_memories, read_control
 from lambdaml.log.memory import Memory
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import LOST_MEMORY, Commit, Update
@@ -37,6 +37,15 @@ async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Memory]:
     return await _Recovery(shared, wanted).run()
 
 
+async def resets(shared: Shared, worker: int) -> list[int]:
+    """Return the numbers of the updates before which a worker's memory began anew."""
+    if shared.settings.lost_memory != "reset":
+        return []
+    world = shared.world
+    found = [await read(world, info.key, read_control) for info in await world.store.list(keys.CONTROLS)]
+    return [seq for owner, seq in lost_memories(filter(None, found)) if owner == worker]
+
+
 class _Recovery:
     def __init__(self, shared: Shared, wanted: Mapping[int, int]) -> None:
         self._shared = shared
@@ -55,6 +64,8 @@ class _Recovery:
             took_s = world.now() - start
             workers = sorted(self._wanted)
             world.emit(RememberedEvent(workers=workers, updates=self._computed, seconds=round(took_s, 3)))
+        for worker, memory in self._memories.items():
+            memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
         return list(self._memories.values())
 
     async def _find(self, worker: int, seq: int) -> None:
@@ -82,27 +93,29 @@ class _Recovery:
         return Made.of(update)
 
     async def _newest(self, worker: int, seq: int) -> Memory:
-        """Return the newest memory of a worker after at most `seq` updates."""
+        """Return the newest memory of a worker after at most `seq` updates, from which all later ones were computed."""
         world = self._shared.world
-        resets = [begun for reset, begun in await self._resets() if reset == worker and begun <= seq]
-        fresh = Memory(worker, max(resets, default=0))
+        fresh = Memory(worker, max((begun for begun in await resets(self._shared, worker) if begun <= seq), default=0))
         for info in reversed(await world.store.list(keys.memories(worker))):
-            if fresh.seq <= keys.number(info.key) <= seq:
+            if fresh.seq < keys.number(info.key) <= seq:
                 try:
                     memory = await read(world, info.key, Memory.read)
                 except BadObject:
                     continue
-                if memory is not None:
+                if memory is not None and await self._precedes(memory, seq):
                     return memory
         return fresh
 
-    async def _resets(self) -> list[tuple[int, int]]:
-        """Return the workers whose memories began anew, each with the update before which it did."""
-        if self._shared.settings.lost_memory != "reset":
-            return []
-        world = self._shared.world
-        found = [await read(world, info.key, read_control) for info in await world.store.list(keys.CONTROLS)]
-        return [(each.value[0], each.value[1]) for each in found if each is not None and each.what == LOST_MEMORY]
+    async def _precedes(self, memory: Memory, seq: int) -> bool:
+        """Return whether the update after a memory can have been computed from it. If two functions worked as this
+        worker at once, the one that computed the update may have known less of the log than the memory says."""
+        if memory.seq >= seq:
+            return True
+        try:
+            update = await read(self._shared.world, keys.update(memory.worker, memory.seq), Update.read)
+        except BadObject:
+            return True
+        return update is None or memory.ready_commit <= update.base_commit
 
     async def _side(self, first: Made) -> Machine:
         """Return a replica from the newest snapshot at or below the base of this update."""
@@ -134,8 +147,8 @@ class _Recovery:
             else:
                 await world.compute(lambda commit=commit, updates=updates: side.apply(commit, updates))  # type: ignore[misc]
             await world.sleep(0)
-        for worker, memory in self._memories.items():
-            memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
+        for memory in self._memories.values():
+            memory.ready_commit = last
 
     async def _again(self, side: Machine, made: Made) -> None:
         """Compute an update again, compare it with the one in the bucket, and let its worker remember it."""

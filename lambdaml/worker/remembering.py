@@ -14,7 +14,7 @@ from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
 from lambdaml.worker.reading import read
-from lambdaml.worker.recovery import recover
+from lambdaml.worker.recovery import recover, resets
 from lambdaml.worker.shared import Shared
 
 HISTORY_SHARE = 4
@@ -73,7 +73,10 @@ class Remembering:
             found = await world.gather(*[self._written(worker, seq) for worker, seq in wanted.items()])
             missing = {worker: seq for (worker, seq), one in zip(wanted.items(), found, strict=True) if one is None}
             recovered = await recover(shared, missing) if missing else []
-            for memory in [*filter(None, found), *recovered]:
+            memories = [*filter(None, found), *recovered]
+            ready = max(memory.ready_commit for memory in memories)
+            await shared.until(lambda: shared.replica.log_state.commit >= ready)  # else it would know fates too early
+            for memory in memories:
                 await world.compute(lambda memory=memory: self._memories.host(memory, shared.replica.log_state))  # type: ignore[misc]
                 self._spent_s[memory.worker] = self._history_bytes[memory.worker] = 0
         finally:
@@ -82,8 +85,8 @@ class Remembering:
 
     async def _written(self, worker: int, seq: int) -> Memory | None:
         """Return the memory after `seq` updates if it is written, or if there is nothing to remember yet."""
-        if not seq:
-            return Memory(worker)
+        if not seq or seq in await resets(self._shared, worker):
+            return Memory(worker, seq)
         try:
             return await read(self._shared.world, keys.memory(worker, seq), Memory.read)
         except BadObject:
