@@ -15,6 +15,7 @@ says it; such a run can be verified, but it does not have the same bits twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from lambdaml.algorithms import Assignment, LocalModel, Message
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
+from lambdaml.errors import SettingsError
 from lambdaml.log.memory import Arrays, Memory
 from lambdaml.log.records import Entry, Update
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from lambdaml.settings import Settings
 
-AUTO = "auto"
+AUTO, AUTO_STEPS = "auto", 32
+"""The word for a number of steps that workers choose, and the number of the fastest worker by default."""
+
 _DONE, _OPTIMIZER = "batches", "optimizer"
 """The names of the memory's values that count a worker's batches, if their number depends on clocks, and that hold what
 is no tensor in the inner optimizer's state."""
@@ -48,7 +52,7 @@ class LocalSteps:
             default it is as the outer optimizer's source has it: `keep` with `nesterov`, and otherwise `anew`.
         weights: Whether workers count by their samples (`samples`) or alike (`equal`). By default it is `equal` with
             `nesterov`, and otherwise `samples`.
-        most: The number of steps of the fastest worker, with `auto`.
+        most: The number of steps of the fastest worker, with `auto`; 0 for 32.
     """
 
     def __init__(
@@ -58,22 +62,29 @@ class LocalSteps:
         outer: str = "average",
         inner: str = "",
         weights: str = "",
-        most: int = 32,
+        most: int = 0,
     ) -> None:
         self._auto = steps == AUTO
         if not self._auto and not (steps == "" or steps.isdecimal()):
             raise ValueError(f"steps must be a whole number or '{AUTO}', not {steps!r}")
         if (steps == "") == (epochs == 0.0):
             raise ValueError("give the number of steps, as in 'local:20', or of epochs, as in 'local:epochs=1'")
+        if not 0 <= epochs < math.inf:
+            raise ValueError(f"epochs must be more than 0, not {epochs}")
+        if most < 0 or (most and not self._auto):
+            raise ValueError(f"most is the number of steps of the fastest worker with '{AUTO}': 1 or more, not {most}")
         if inner not in ("", "keep", "anew"):
             raise ValueError(f"inner must be 'keep' or 'anew', not {inner!r}")
         if weights not in ("", "samples", "equal"):
             raise ValueError(f"weights must be 'samples' or 'equal', not {weights!r}")
-        self._steps = most if self._auto else int(steps or 0)
+        self._steps = (most or AUTO_STEPS) if self._auto else int(steps or 0)
         self._epochs = epochs
-        if self._steps < 1 and not epochs > 0:
+        if not self._steps and not epochs:
             raise ValueError("a worker must take at least one step")
-        self._outer = OUTER_OPTIMIZERS.make(outer)
+        try:
+            self._outer = OUTER_OPTIMIZERS.make(outer)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
         self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
         self.gives = self._outer.gives
@@ -141,3 +152,8 @@ def _added(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the sums of label counts, by class."""
     longest = max(map(len, counts))
     return tuple(sum(count[label] for count in counts if label < len(count)) for label in range(longest))
+
+
+def variants(steps: int) -> list[str]:
+    """Return the variants worth trying with this many steps: model averaging, DiLoCo, FedAdam, and even round times."""
+    return [f"local:{steps}", f"local:{steps},outer=nesterov", f"local:{steps},outer=adam", f"local:auto,most={steps}"]
