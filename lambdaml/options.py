@@ -80,7 +80,7 @@ class RunOptions(LaunchOptions):
             is an epoch, or less if an epoch has many updates or large ones.
         init_from: The URL of another run. This run begins with the weights, the optimizer and the learning-rate
             schedule of that run's result, or of its newest snapshot if it has no result. URL@VERSION names another
-            version.
+            version. From a run of another algorithm only the weights and buffers are taken.
         numerics: `reproducible` gives the same bits each time and on each CPU of a class; `fast` promises no bits. See
             `lambdaml.training.numerics`. Once torch has computed in a process, the engine `inline` cannot change its
             arithmetic: such a run is recorded as `fast`, with a warning.

@@ -108,6 +108,10 @@ class LocalModel(Protocol):
         """Return a copy of the trained parameters in one flat vector."""
         ...
 
+    def pull(self, centre: Vector, strength: float) -> None:
+        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`."""
+        ...
+
     def displace(self, start: Vector) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
         ...

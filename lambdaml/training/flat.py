@@ -140,6 +140,11 @@ class FlatGradient:
         parts = [_real(parameter.detach()).to(self.dtype) for parameter in self.parameters]
         return torch.cat(parts).cpu().numpy()
 
+    def pull(self, centre: NDArray[Any], strength: float) -> None:
+        """Add to the flat gradient that of `strength` / 2 times the squared distance from `centre`."""
+        offset = torch.from_numpy(self.values() - centre).to(self.vector.device)
+        self.vector.add_(offset, alpha=strength)
+
     def displace(self, start: NDArray[Any]) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
         offset = 0

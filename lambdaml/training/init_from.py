@@ -1,6 +1,7 @@
 """A run can begin with the state of another run: with its weights, its optimizer and its learning-rate schedule.
 
-All else is its own: log, updates and versions count from zero, and the data is dealt out afresh.
+All else is its own: log, updates and versions count from zero, the data is dealt out afresh, and workers remember
+nothing. From a run of another algorithm only the weights and buffers are taken, since its optimizer is another one.
 """
 
 from __future__ import annotations
@@ -58,14 +59,25 @@ def begin_from(replica: Replica, origin: RunVersion) -> None:
         RunNotFound, SettingsError, BadObject: If the origin no longer exists or cannot be read.
         JobError: If the origin has another model, optimizer or scheduler.
     """
+    from lambdaml.training.inner_rates import inner_step
+    from lambdaml.training.replica import INNER_SCHEDULE
+
     run = RunReader(origin.run)
     state = read_state(run.store, keys.snapshot(origin.version))
     if state is None:
         job = None if run.settings.job.fingerprint else replica.job  # the origin's job may have been an object
         state = rebuild(run, origin.version, job)  # any numerics class will do: the new run begins with a snapshot
-    if (state.meta["scheduler"] is None) != (replica.scheduler is None):
-        raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
     fresh = replica.shared_state()
-    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(RULE_PREFIX)}
-    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(RULE_PREFIX)}
-    replica.load(State(tensors, {**state.meta, "log_state": fresh.meta["log_state"], FROZEN_DIGEST: None}))
+    same = run.settings.algorithm == replica.settings.algorithm
+    if same and (state.meta["scheduler"] is None) != (fresh.meta["scheduler"] is None):
+        raise JobError(f"either this job or that of {origin.run} has a learning-rate scheduler, and the other has none")
+    own = (RULE_PREFIX,) if same else (RULE_PREFIX, "optimizer", "scheduler")
+    tensors = {name: tensor for name, tensor in state.all_tensors.items() if not name.startswith(own)}
+    tensors |= {name: tensor for name, tensor in fresh.tensors.items() if name.startswith(own)}
+    meta = {**state.meta, "log_state": fresh.meta["log_state"], FROZEN_DIGEST: None}
+    if not same:
+        meta |= {name: fresh.meta[name] for name in ("optimizer", "scheduler")}
+    elif replica.scheduler is None and meta["scheduler"] is not None:
+        before = inner_step(state.meta["log_state"]["samples"], run.settings)
+        meta["scheduler"] = {INNER_SCHEDULE: meta["scheduler"][INNER_SCHEDULE] + before}
+    replica.load(State(tensors, meta))

@@ -13,13 +13,19 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lambdaml.settings import Settings
 from lambdaml.training.calls import call
 
 _MOST_NOTED = 10_000
-"""The steps of the schedule that are noted at once."""
+"""The latest steps of the schedule that stay noted."""
 
 _Options = list[dict[str, Any]]
 """The options of each of an optimizer's parameter groups."""
+
+
+def inner_step(samples: int, settings: Settings) -> int:
+    """Return the number of steps of a single worker that this many applied samples stand for."""
+    return round(samples * settings.steps_per_epoch / settings.samples)
 
 
 class InnerRates:
@@ -29,10 +35,16 @@ class InnerRates:
         scheduler: The job's scheduler of this optimizer, or None.
         interval: Whether the schedule takes a step after each optimizer step (`step`) or once an epoch (`epoch`).
         per_epoch: The number of steps of an epoch.
+        steps: The number of steps of a worker in the run. Schedules may have an end, and asynchronous workers may get
+            ahead of the mean; then the last step's options stay.
+
+    Attributes:
+        first_step: The number of steps that stood behind the run's first version.
     """
 
-    def __init__(self, optimizer: Optimizer, scheduler: Any, interval: str, per_epoch: int) -> None:
-        self._optimizer, self._scheduler = optimizer, scheduler
+    def __init__(self, optimizer: Optimizer, scheduler: Any, interval: str, per_epoch: int, steps: int) -> None:
+        self._optimizer, self._scheduler, self._last = optimizer, scheduler, steps - 1
+        self.first_step = 0
         self._per_step = per_epoch if interval == "epoch" else 1
         self._begin = None if scheduler is None else copy.deepcopy(scheduler.state_dict())
         self._first = _options(optimizer)
@@ -44,8 +56,16 @@ class InnerRates:
         self._noted: dict[int, _Options] = {0: copy.deepcopy(self._first)}
 
     def set(self, step: int, changed: Mapping[str, Any]) -> None:
-        """Set the options to those of an inner step. `changed` has the values that control entries set instead."""
-        found = self._noted[0] if self._scheduler is None else self._of(step // self._per_step)
+        """Set the options to those of an inner step of this run. `changed` has the values that control entries set instead."""
+        count = (self.first_step + min(step, self._last)) // self._per_step
+        self._assign(self._first if self._scheduler is None else self._of(count), changed)
+
+    def reset(self) -> None:
+        """Set the options that the schedule changes back to those before its first step, so that a state that is kept
+        does not depend on where the schedule stood."""
+        self._assign(self._first, {})
+
+    def _assign(self, found: _Options, changed: Mapping[str, Any]) -> None:
         for group, options in zip(self._optimizer.param_groups, found, strict=True):
             for name in self._names & options.keys():
                 _assign(group, name, changed.get(name, options[name]))
@@ -62,12 +82,11 @@ class InnerRates:
             while self._at < count:
                 call(self._scheduler.step)
                 self._at += 1
-                if len(self._noted) >= _MOST_NOTED:
-                    self._noted.clear()
+                self._noted.pop(self._at - _MOST_NOTED, None)
                 self._noted[self._at] = _options(self._optimizer)
+                for before, after in zip(self._first, self._noted[self._at], strict=True):
+                    self._names |= {name for name in after if not _same(after[name], before.get(name))}
             self._now = copy.deepcopy(self._noted[self._at])
-            for before, after in zip(self._first, self._now, strict=True):
-                self._names |= {name for name in after if not _same(after[name], before.get(name))}
             self._put(kept)
         return self._noted[count]
 

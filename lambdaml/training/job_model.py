@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +25,10 @@ from lambdaml.training.jobparts import encode_training, load_training
 from lambdaml.training.sampling import Sampler, derive_seed
 
 _MAX_LOSS_SCALE = 2.0**16
-_RAW = {torch.bfloat16: torch.uint16, torch.complex64: torch.float32, torch.complex128: torch.float64}
-"""The wire has no such arrays: tensors of these types travel as arrays of those."""
+_PLAIN = (
+    *(torch.float32, torch.float64, torch.float16, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool),
+)
+"""A memory holds tensors of these types as they are, and all others as their bytes."""
 
 
 class JobModel:
@@ -38,6 +39,7 @@ class JobModel:
         device: The device that holds the model.
         labels: Whether passes count the labels of their samples.
         late: Whether updates may be applied to another version than the one that they were computed from.
+        inner_steps: The number of local steps that a worker takes in the whole run.
 
     Attributes:
         changed: The present values of the settings that control entries changed.
@@ -55,6 +57,7 @@ class JobModel:
         device: torch.device,
         labels: bool,
         late: bool,
+        inner_steps: int,
     ) -> None:
         self.job, self.settings = job, settings
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
@@ -62,12 +65,12 @@ class JobModel:
         self.buffers = Buffers(model, late=late)
         self.flat = FlatGradient(model, device)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
-        self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch)
+        self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch, inner_steps)
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
         self._labels = labels
         self._absent: list[int] = []
-        self._fresh: dict[str, Any] | None = None
+        self._fresh: tuple[Arrays, dict[str, Any]] | None = None  # the state before the first step
 
     def open(self) -> None:
         """Load the dataset, if it is not loaded yet. It may draw random numbers, so this precedes their seeding."""
@@ -128,6 +131,10 @@ class JobModel:
         """Return a copy of the trained parameters in one flat vector."""
         return self.flat.values()
 
+    def pull(self, centre: Vector, strength: float) -> None:
+        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`."""
+        self.flat.pull(centre, strength)
+
     def displace(self, start: Vector) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
         self.flat.displace(start)
@@ -135,10 +142,9 @@ class JobModel:
     def load_optimizer(self, arrays: Arrays, values: Mapping[str, Any] | None) -> None:
         """Load what `dump_optimizer` returned into the job's optimizer; with None, make its state anew."""
         if self._fresh is None:
-            self._fresh = copy.deepcopy(self.optimizer.state_dict())
+            self._fresh = self.dump_optimizer()
         if values is None:
-            self.optimizer.load_state_dict(copy.deepcopy(self._fresh))
-            return
+            arrays, values = self._fresh
         dtypes = values["dtypes"]
         tensors = {
             name: _tensor(array, dtypes.get(name, "")) for name, array in arrays.items() if name in values["names"]
@@ -147,26 +153,26 @@ class JobModel:
 
     def dump_optimizer(self) -> tuple[Arrays, dict[str, Any]]:
         """Return the state of the job's optimizer as arrays and plain values."""
+        self.rates.reset()
         tensors: dict[str, Tensor] = {}
         state, _ = encode_training(self.optimizer, None, tensors)
         arrays = {name: _array(tensor) for name, tensor in tensors.items()}
         dtypes = {
-            name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items() if tensor.dtype in _RAW
+            name: str(tensor.dtype).removeprefix("torch.")
+            for name, tensor in tensors.items()
+            if tensor.dtype not in _PLAIN
         }
         return arrays, {"state": state, "names": sorted(arrays), "dtypes": dtypes}
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    plain = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
-    return plain.detach().clone().contiguous().numpy()
+    plain = tensor if tensor.dtype in _PLAIN else tensor.reshape(*tensor.shape, 1).view(torch.uint8)
+    return plain.numpy().copy()
 
 
 def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
     tensor = torch.from_numpy(np.array(array))
-    if dtype == "bfloat16":
-        return tensor.view(torch.bfloat16)
-    return torch.view_as_complex(tensor) if dtype.startswith("complex") else tensor
+    return tensor.view(getattr(torch, dtype)).reshape(array.shape[:-1]) if dtype else tensor
 
 
 def _describe(value: Any) -> str:

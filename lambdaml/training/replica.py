@@ -34,6 +34,7 @@ from lambdaml.training.calls import call, seed_streams
 from lambdaml.training.feedback import Feedback
 from lambdaml.training.flat import ABSENT
 from lambdaml.training.frozen import Frozen
+from lambdaml.training.inner_rates import inner_step
 from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.numerics import norm
@@ -43,7 +44,8 @@ from lambdaml.training.strays import Strays
 from lambdaml.worker.machine import Computed
 
 INNER_SCHEDULE = "inner"
-"""A snapshot's scheduler is this if the job has one that local steps follow: it has no state of its own."""
+"""A snapshot's scheduler is an object with this member if the job has one that local steps follow. Its value is the
+number of inner steps that stood behind the run's first version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Replica:
             device=self.device,
             labels=self.rule.labels,
             late=not self.parts.schedule.deterministic,
+            inner_steps=settings.batches or settings.steps * self.algorithm.batches(settings.steps_per_epoch),
         )
         self.buffers, self.flat = self.local.buffers, self.local.flat
         self.size = self.flat.size
@@ -157,7 +160,9 @@ class Replica:
         self.local.open()
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         self.local.changed = self.log_state.changed
-        found = self.algorithm.compute(self.local, memory, assignment, self._inner_step())
+        found = self.algorithm.compute(
+            self.local, memory, assignment, inner_step(self.log_state.samples, self.settings)
+        )
         computed, vector = self.clock(), self.flat.to_host()
         taken = self.feedback.take_up(memory, vector) if self.feedback and memory is not None else None
         body = self._encode(assignment, vector if taken is None else taken)
@@ -188,10 +193,6 @@ class Replica:
         rows = self.rows.find(vector)
         seed = derive_seed("codec", self.settings.seed, assignment.worker, assignment.seq)
         return self.codec.encode(self.rows.pack(vector, rows), seed) | rows
-
-    def _inner_step(self) -> int:
-        """Return the number of steps of a single worker that the samples applied so far stand for."""
-        return round(self.log_state.samples * self.sampler.steps_per_epoch / self.settings.samples)
 
     def remember(self, update: Update) -> None:
         """Fold an update that was just computed into its worker's memory. If every replica must reject it, the memory
@@ -394,7 +395,7 @@ class Replica:
         tensors |= self.buffers.state()
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
         if self._displaces and self.local.scheduler is not None:
-            scheduler = INNER_SCHEDULE
+            scheduler = {INNER_SCHEDULE: self.local.rates.first_step}
         if self.transform is not None:
             tensors |= {RULE_PREFIX + name: torch.from_numpy(array) for name, array in self.transform.state().items()}
         meta = {"log_state": self.log_state.dump(), "optimizer": optimizer, "scheduler": scheduler}
@@ -417,6 +418,8 @@ class Replica:
             self.buffers.load(state.tensors, model)
             self.model.load_state_dict(model)
             load_training(self.optimizer, self.scheduler, state.meta, state.tensors)
+            if self._displaces and self.local.scheduler is not None:
+                self.local.rates.first_step = state.meta["scheduler"][INNER_SCHEDULE]
             if self.transform is not None:
                 self.transform.load(
                     {
