@@ -18,7 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
-CONFORMANCE = {"schedule": "schedule", "codec": "codec", "rule": "rule", "store": "url", "engine": "engine"}
+CONFORMANCE = {
+    **{kind: kind for kind in ("schedule", "algorithm", "codec", "rule", "engine")},
+    "store": "url",
+}
 """Each kind of part that has conformance tests (`test_conformance.py`), and the fixture that these take it from."""
 
 

@@ -1,4 +1,4 @@
-"""A new schedule, codec, staleness rule, store and engine: one file of at most 100 lines each, and one registry line.
+"""A new schedule, algorithm, codec, staleness rule, store and engine: one file of at most 100 lines each, and one registry line.
 
 The conformance tests of each kind run on these files beside our own parts.
 """
@@ -16,6 +16,7 @@ PARTS = Path(__file__).parent
 TESTS = PARTS.parent
 CONFORMANCE = {
     "turns": "lambdaml/schedules",
+    "proximal": "lambdaml/algorithms",
     "half": "lambdaml/codecs",
     "log": "lambdaml/staleness",
     "sqlite": "storage",
