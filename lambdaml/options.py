@@ -97,8 +97,8 @@ class RunOptions(LaunchOptions):
             seconds.
         recover_s: The seconds of compute after which a worker's memory is written, so that computing it again after a
             crash never takes much longer. Only runs whose workers remember something write any.
-        lost_memory: What happens if a worker's memory cannot be recovered: `stop` ends the run with the reason, `reset`
-            begins that memory anew, and the log says so.
+        lost_memory: The answer to a worker's memory that cannot be recovered: `stop` ends the run with the reason, and
+            `reset` begins that memory anew, which the log then says.
         planned: The expectations of a plan for this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
     """
 

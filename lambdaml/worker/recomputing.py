@@ -14,7 +14,7 @@ class Made:
     """An update that the bucket holds and that is computed again.
 
     Attributes:
-        assignment: What is computed.
+        assignment: The update and its batches.
         base: The version that it was computed from.
         base_commit: The number of commits that had been applied then.
         fingerprint: The fingerprint of its content; see `Update.fingerprint`.

@@ -152,7 +152,9 @@ def test_a_fault_in_another_numerics_class_is_unproven() -> None:
     run.store.put(keys.update(*update.id), update.pack())
     numerics = run.settings.numerics
     assert numerics is not None
-    other = run.settings.model_copy(update={"numerics": replace(numerics, decides={**numerics.decides, "torch": "0.1"})})
+    other = run.settings.model_copy(
+        update={"numerics": replace(numerics, decides={**numerics.decides, "torch": "0.1"})}
+    )
     run.store.put(keys.RUN, other.dump())
     report = lambdaml.Run(run.store).verify(deep=1)
     assert report.faults == [] and "another numerics class" in report.unproven

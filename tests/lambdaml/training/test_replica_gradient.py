@@ -13,7 +13,7 @@ from torch import nn
 from lambdaml.algorithms import Assignment
 from lambdaml.errors import JobFailed
 from lambdaml.training.job_model import JobModel
-from tests.lambdaml.lab import Made, replica_of, settings_of, update_of
+from tests.lambdaml.lab import Made, replica_of, update_of
 from tests.lambdaml.training.test_replica import mlp, momentum, normed
 
 
