@@ -172,6 +172,10 @@ class Algorithm(Protocol):
         """Return the number of samples that an update counts for in the mean of its step."""
         ...
 
+    def nominal(self, settings: Settings) -> int:
+        """Return the number of samples that most updates count for: these are summed without being scaled."""
+        ...
+
 
 ALGORITHMS: Registry[Algorithm] = Registry(
     "algorithm",

@@ -45,3 +45,6 @@ class GradientDescent:
 
     def samples(self, entry: Entry, settings: Settings) -> int:
         return entry.samples
+
+    def nominal(self, settings: Settings) -> int:
+        return settings.batch_size

@@ -145,7 +145,10 @@ class LocalSteps:
         return self._outer.make(parameters)
 
     def samples(self, entry: Entry, settings: Settings) -> int:
-        return settings.batch_size if self._equal else -(-(settings.samples - entry.worker) // settings.workers)
+        return self.nominal(settings) if self._equal else -(-(settings.samples - entry.worker) // settings.workers)
+
+    def nominal(self, settings: Settings) -> int:
+        return -(-settings.samples // settings.workers)
 
 
 def _added(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -80,17 +80,20 @@ def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
     return Commit(commit, version, (tuple(entries),))
 
 
-def summed(step: Sequence[Entry], batch_size: int) -> tuple[list[float], float]:
+def summed(step: Sequence[Entry], nominal: int) -> tuple[list[float], float]:
     """Return the factor of each gradient in a step's sum, and the divisor of the whole sum.
 
-    The terms of the sum are rule weight x (samples / batch size) x gradient. So partial sums over some of the updates
-    add up, whoever takes them, and whoever ends the sum divides once by the sum of samples / batch size. For equal
-    workers the result is the gradient of the mean loss over all their batches. A single update is neither scaled by its
-    samples nor divided.
+    The terms of the sum are rule weight x (samples / nominal) x gradient. So partial sums over some of the updates add
+    up, whoever takes them, and whoever ends the sum divides once by the sum of samples / nominal. For equal workers the
+    result is the gradient of the mean loss over all their batches. A single update is neither scaled by its samples nor
+    divided.
+
+    Args:
+        nominal: The number of samples that has the factor 1; see `lambdaml.algorithms.Algorithm.nominal`.
     """
     if len(step) == 1:
         return [step[0].weight], 1.0
-    return [entry.weight * (entry.samples / batch_size) for entry in step], sum(e.samples for e in step) / batch_size
+    return [entry.weight * (entry.samples / nominal) for entry in step], sum(e.samples for e in step) / nominal
 
 
 def shares(step: Sequence[Entry]) -> list[float]:

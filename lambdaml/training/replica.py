@@ -293,7 +293,7 @@ class Replica:
     def _begin_sum(self, steps: Sequence[tuple[Entry, ...]]) -> None:
         self._steps, self._sum = steps, _Sum()
         step = self._weighed(steps[0]) if steps else ()
-        self._factors, self._divisor = summed(step, self.settings.batch_size) if step else ([], 1.0)
+        self._factors, self._divisor = summed(step, self.algorithm.nominal(self.settings)) if step else ([], 1.0)
 
     def _weighed(self, step: Sequence[Entry]) -> list[Entry]:
         """Return the entries of a step with the samples that their updates count for in its mean."""

@@ -87,6 +87,27 @@ def test_parameters_of_every_type_come_back_and_their_displacement_is_exact(dtyp
         assert torch.allclose(exact, other, rtol=1e-6, atol=1e-7), name
 
 
+@pytest.mark.parametrize("dtype", TRAINED)
+def test_a_pull_adds_the_gradient_of_half_the_squared_distance(dtype: torch.dtype) -> None:
+    job = Made(lambda: Mixed(dtype), lambda ps: torch.optim.SGD([p for p in ps if p.requires_grad], lr=0.5))
+    replica = replica_of(job, algorithm="local:1")
+    alone = job.model()
+    alone.load_state_dict(replica.model.state_dict())
+    centre = np.linspace(-1, 1, replica.size).astype(replica.flat.host.dtype)
+    replica.local.open()
+    replica.local.backward(0, 0)
+    replica.local.pull(centre, 0.25)
+    indices = replica.sampler.indices(0, 0)
+    x, y = job.dataset().tensors
+    trained = [p for p in alone.parameters() if p.requires_grad]
+    flat = torch.cat([torch.view_as_real(p).flatten() if p.is_complex() else p.flatten() for p in trained])
+    distance = (flat.double() - torch.from_numpy(centre)).square().sum()
+    (job.loss(alone, (x[indices], y[indices])) + 0.125 * distance).backward()
+    expected = [torch.view_as_real(p.grad).flatten() if p.is_complex() else p.grad.flatten() for p in trained]
+    tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-6)
+    np.testing.assert_allclose(replica.flat.host, torch.cat(expected).double().numpy(), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.filterwarnings("ignore:Casting complex values:UserWarning")  # torch does, and it is undone
 @pytest.mark.parametrize("dtype", TRAINED)
 def test_an_inner_optimizer_that_is_kept_comes_back_with_every_type_and_bit(dtype: torch.dtype) -> None:
