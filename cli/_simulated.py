@@ -55,10 +55,11 @@ def seconds(value: float) -> str:
 
 def _setting(asked: Mapping[str, Any]) -> str:
     workers = asked["workers"]
+    algorithm = "" if asked["algorithm"] == "gradient" else f", {asked['algorithm']}"
     stragglers = "" if asked["stragglers"] == "none" else f", stragglers {asked['stragglers']}"
     return (
         f"{workers:,} workers on {asked['functions'] or workers:,} functions of {asked['platform']}, "
-        f"store {asked['channel']}{stragglers}"
+        f"store {asked['channel']}{algorithm}{stragglers}"
     )
 
 

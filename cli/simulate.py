@@ -18,8 +18,9 @@ from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 from lambdaml.cli._simulated import dollars, print_result, print_sweep
-from lambdaml.cli.train import Args, CodecSpec, Seed, StalenessRule, parse_args
+from lambdaml.cli.train import AlgorithmSpec, Args, CodecSpec, Feedback, Recover, Seed, StalenessRule, parse_args
 from lambdaml.errors import UserError, nearest
+from lambdaml.settings import RECOVER_S
 
 if TYPE_CHECKING:
     from lambdaml.cost.billing.tariff import Bill
@@ -158,8 +159,11 @@ def simulate(
     workers: _Workers = 8,
     functions: _Functions = None,
     schedule: _Schedule = None,
+    algorithm: AlgorithmSpec = "gradient",
     codec: CodecSpec = "fp32",
+    error_feedback: Feedback = None,
     staleness: StalenessRule = "constant",
+    recover_s: Recover = RECOVER_S,
     updates: Updates = None,
     steps: _Steps = None,
     channel: _Channel = "s3-standard",
@@ -187,8 +191,9 @@ def simulate(
         return play_seed(faults, schedule, as_json=as_json)
     if sweep is not None:
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
-    costs, write = None if profile is None else _read_profile(profile, codec), _writer(to_trace)
-    names = "workers functions updates steps channel platform stragglers codec staleness seed real".split()
+    costs, write = None if profile is None else _read_profile(profile, codec, algorithm), _writer(to_trace)
+    names = "workers functions updates steps channel platform stragglers algorithm codec error_feedback".split()
+    names += "staleness recover_s seed real".split()
     asked: dict[str, Any] = {name: context.params[name] for name in names}
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"
@@ -265,7 +270,7 @@ def _writer(path: Path | None) -> Callable[[Trace], None] | None:
     return lambda trace: trace.save(path)
 
 
-def _read_profile(path: Path, codec: str) -> Costs:
+def _read_profile(path: Path, codec: str, algorithm: str) -> Costs:
     """Read the costs from a file; see the help of `--profile`.
 
     Raises:
@@ -282,7 +287,7 @@ def _read_profile(path: Path, codec: str) -> Costs:
     if isinstance(record, dict) and "schema_version" in record:
         from lambdaml.cost.profiling.profile import Profile
 
-        return Profile.of(record, str(path)).costs(codec=codec)
+        return Profile.of(record, str(path)).costs(codec=codec, algorithm=algorithm)
     if isinstance(record, list) and record:
         record = record[0]  # a sweep's simulations have the same costs
     if isinstance(record, dict) and isinstance(record.get("modelled"), dict):

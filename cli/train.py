@@ -110,7 +110,7 @@ CodecSpec = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-_Feedback = Annotated[
+Feedback = Annotated[
     float | None,
     typer.Option(
         "--error-feedback",
@@ -208,7 +208,7 @@ MaxUpdateNorm = Annotated[
     float | None,
     typer.Option(metavar="X", help="Reject updates whose 2-norm is greater than this.", rich_help_panel=_LIMITS),
 ]
-_Recover = Annotated[
+Recover = Annotated[
     float,
     typer.Option(
         "--recover",
@@ -252,7 +252,7 @@ def train(
     batch_size: BatchSize = None,
     algorithm: AlgorithmSpec = "gradient",
     codec: CodecSpec = "fp32",
-    error_feedback: _Feedback = None,
+    error_feedback: Feedback = None,
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
@@ -272,7 +272,7 @@ def train(
     lease_s: _Lease = None,
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
-    recover_s: _Recover = RECOVER_S,
+    recover_s: Recover = RECOVER_S,
     lost_memory: _LostMemory = "stop",
     budget: _caps.Budget = None,
     deadline: _caps.Deadline = None,

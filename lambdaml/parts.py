@@ -25,6 +25,7 @@ class Parts:
         algorithm: The algorithm.
         codec: The codec.
         rule: The staleness rule.
+        feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
     """
 
@@ -32,6 +33,7 @@ class Parts:
     algorithm: Algorithm
     codec: Codec
     rule: Rule
+    feedback: bool
     remembers: bool
 
     @staticmethod
@@ -47,7 +49,7 @@ class Parts:
         demand_fit(f"algorithm {names.algorithm!r}", algorithm, f"staleness rule {names.staleness!r}", rule)
         decay = names.error_feedback
         feedback = codec.feedback if decay is None else decay > 0
-        return Parts(schedule, algorithm, codec, rule, algorithm.remembers or feedback)
+        return Parts(schedule, algorithm, codec, rule, feedback, algorithm.remembers or feedback)
 
 
 def demand_fit(one: str, given: Algorithm, other: str, rule: Rule) -> None:

@@ -131,10 +131,14 @@ class Algorithm(Protocol):
     Attributes:
         gives: The set of what it gives to other parts of the run: `GRADIENT`, `MOMENTUM`.
         remembers: Whether its workers remember something between their updates.
+        keeps_optimizer: Whether that includes the state of their inner optimizers.
+        clocked: Whether clocks decide how many batches an update covers.
     """
 
     gives: frozenset[str]
     remembers: bool
+    keeps_optimizer: bool
+    clocked: bool
 
     def batches(self, per_epoch: int) -> int:
         """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""

@@ -23,7 +23,7 @@ class GradientDescent:
     """Sends gradients. Update number q of a worker is the gradient of its batch number q."""
 
     gives = frozenset({GRADIENT})
-    remembers = False
+    remembers = keeps_optimizer = clocked = False
 
     def batches(self, per_epoch: int) -> int:
         return 1

@@ -88,7 +88,8 @@ class LocalSteps:
         self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
         self.gives = self._outer.gives
-        self.remembers = self._keep or self._auto
+        self.keeps_optimizer, self.clocked = self._keep, self._auto
+        self.remembers = self.keeps_optimizer or self.clocked
 
     def batches(self, per_epoch: int) -> int:
         return self._steps or max(1, round(self._epochs * per_epoch))

@@ -18,8 +18,9 @@ from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
 from lambdaml.events import Event
+from lambdaml.parts import Parts
 from lambdaml.storage import MeterReading
-from lambdaml.worker.requests import LEAVE, LOGGED, START, SUCCEED, count_requests
+from lambdaml.worker.requests import LEAVE, LOGGED, RECALL, REMEMBER, START, SUCCEED, count_requests
 
 REACTION_S = 0.25
 """If functions are in other processes, this much time passes from telling an engine to make them leave until no further
@@ -97,6 +98,7 @@ class Judge:
         self.reason: str | None = None
         self._cap = cap
         self._settings = launch.settings
+        self._remembers = Parts.of(launch.settings).remembers
         self._functions = launch.functions
         self._accounts = accounts
         self._in_process = in_process
@@ -199,6 +201,8 @@ class Judge:
         exists."""
         functions, workers = self._functions, self._settings.workers
         script = LEAVE if self._alive else (*LEAVE, *START, *SUCCEED)
+        if self._remembers:
+            script += REMEMBER if self._alive else (*REMEMBER, *RECALL)
         unkept = max(0, self._version - self._snapshot) + 1
         return count_requests(script, function=functions, worker=workers) + Counter(
             create=functions + 3,  # usage, snapshot and its evaluation

@@ -41,7 +41,7 @@ DEFAULT_UPDATES = 2_000
 BATCH_SIZE = 32
 """The number of samples in the batch of a simulated run without a job."""
 
-_LIMITS = ("lease_s", "max_rejected", "max_update_norm", "patience_s")
+_LIMITS = ("lease_s", "max_rejected", "max_update_norm", "patience_s", "recover_s")
 """The options of a run that mean the same in a simulation."""
 
 
@@ -103,7 +103,9 @@ def simulate(
     channel: str | Channel = "s3-standard",
     platform: str | Platform = "lambda-arm",
     stragglers: str = "none",
+    algorithm: str = "gradient",
     codec: str = "fp32",
+    error_feedback: float | None = None,
     staleness: str = "constant",
     costs: Costs | None = None,
     real: bool = False,
@@ -128,7 +130,10 @@ def simulate(
         channel: A preset of `lambdaml.simulation.channel`, or a time such as `40ms`.
         platform: A preset of `lambdaml.simulation.platform`.
         stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR` or `spread:S`.
+        algorithm: The algorithm, with its arguments, such as `local:20`. An update covers as many batches as it says.
         codec: The codec, with its arguments.
+        error_feedback: The share of what earlier updates did not carry that goes into a worker's next one; by default
+            it is that of the codec.
         staleness: The staleness rule, with its arguments.
         costs: The costs to use in place of measured or assumed ones.
         real: Whether to compute the job's real gradients, at modelled times.
@@ -138,7 +143,8 @@ def simulate(
         args: The arguments of the job.
         trace: Is called with the run's trace at the end. Only exact simulations have one.
         progress: Is called with the share that is done, now and then.
-        limits: `lease_s`, `max_rejected`, `max_update_norm` and `patience_s`; see `lambdaml.options.RunOptions`.
+        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s` and `recover_s`; see
+            `lambdaml.options.RunOptions`.
 
     Raises:
         UserError: If what was asked for makes no sense.
@@ -153,7 +159,8 @@ def simulate(
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):
         raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
-    how: dict[str, Any] = {"schedule": schedule, "codec": codec, "staleness": staleness, **limits}
+    how: dict[str, Any] = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness}
+    how |= {"error_feedback": error_feedback, **limits}
     asked = RunOptions(workers=workers, steps=steps, seed=seed, snapshot_every=snapshot_every, **how)
     asked = replace(asked, steps=_steps(asked, updates))
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
@@ -163,7 +170,7 @@ def simulate(
         def work() -> SimulationResult:
             settings, instance = _settings(job, args or {}, asked)
             measured = measure_costs(instance, settings) if instance is not None and costs is None else None
-            chosen = costs or measured or assumed(codec)
+            chosen = costs or measured or assumed(codec, parts=Parts.of(settings))
             count = functions or workers
             place = (settings, count, chosen, channel, platform, STRAGGLERS.make(stragglers), seed)
             if exact or (exact is None and count <= EXACT_FUNCTIONS) or real:
@@ -208,7 +215,7 @@ def _settings(
         samples=BATCH_SIZE * asked.workers * per_epoch,
         steps_per_epoch=per_epoch,
         parameters=0,
-        snapshot_every=asked.snapshot_every or per_epoch,
+        snapshot_every=asked.snapshot_every or max(1, per_epoch // Parts.of(asked).algorithm.batches(per_epoch)),
         token="simulated",
     ), None
 
@@ -233,7 +240,7 @@ def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float]
 
         virtual = replace(
             virtual,
-            costs=replace(costs, update_bytes=0, snapshot_bytes=0),
+            costs=replace(costs, update_bytes=0, snapshot_bytes=0, memory_bytes=0),
             machine=lambda virtual, world: Timed(job, virtual.settings, costs, world.charge, world.now),
             start=first_snapshot(job, settings),
         )
@@ -280,7 +287,7 @@ def _flow_result(place: tuple[Any, ...], flow: FlowResult, began: float) -> Simu
         version=flow.version,
         metrics={},
         seconds=round(flow.seconds, 3),
-        samples=flow.fates["applied"] * settings.batch_size,
+        samples=flow.batches * settings.batch_size,
         updates=flow.updates,
         requests=dict(sorted(flow.requests.items())),
         bytes={"sent": flow.bytes_sent, "received": flow.bytes_received},

@@ -167,10 +167,10 @@ class AsyncFlow:
             return
         core_s, costs, factor = self._readers.core_s, scenario.costs, scenario.stragglers.factor
         computing = max(start, float(core_s[function]))
-        compute_s = costs.step_s * factor(function, scenario.uniform) / scenario.speed
+        compute_s = scenario.batches(seq) * costs.step_s * factor(function, scenario.uniform) / scenario.speed
         encode_s = costs.encode_s and costs.encode_s * factor(function, scenario.uniform) / scenario.speed
         core_s[function] = ready = computing + compute_s + encode_s
-        samples = scenario.sampler.count(worker.number, seq)
+        samples = scenario.samples(worker.number, seq)
         update = Update(worker.number, seq, base, 1, "", samples, 0.0, "", ready - start)
         self._since[update.id] = worker.started_s = start
         worker.seq, worker.base = seq + 1, base
@@ -289,6 +289,7 @@ class AsyncFlow:
             counted.in_flight_s += done - self._since.pop(key)
             self._remote += entry.worker % self._functions > 0
             counted.fates[entry.fate] += 1
+        counted.batches += sum(scenario.batches(entry.seq) for entry in applied)
         counted.late.update([entry.staleness for entry in applied])
         self._decided_s[workers] = done
         self._visible_s, self._queued_s = visible, known.queued_s.tolist()

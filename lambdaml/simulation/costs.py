@@ -12,8 +12,10 @@ from lambdaml.codecs import CODECS, encoded_bytes
 from lambdaml.job import Job
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Commit, Entry
+from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
+from lambdaml.training.footprint import memory_bytes
 
 ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
@@ -22,11 +24,18 @@ ASSUMED_PARAMETERS = 1_000_000
 _MEASURE_S = 2.0
 
 
-def assumed(codec: str = "fp32", step_s: float = ASSUMED_STEP_S, parameters: int = ASSUMED_PARAMETERS) -> Costs:
-    """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again."""
+def assumed(
+    codec: str = "fp32",
+    step_s: float = ASSUMED_STEP_S,
+    parameters: int = ASSUMED_PARAMETERS,
+    parts: Parts | None = None,
+) -> Costs:
+    """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again. The
+    optimizer keeps one number for each parameter."""
     size = encoded_bytes(CODECS.make(codec), parameters, np.float32)
     apply_s = 1e-9 * parameters
-    return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters)
+    memory = 0 if parts is None else memory_bytes(parts, 4 * parameters, size, 4 * parameters)
+    return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters, memory)
 
 
 def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
@@ -44,7 +53,7 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
     computes: list[float] = []
     encodes: list[float] = []
     applies: list[float] = []
-    size, begin, seq = 0, clock(), 0
+    size, kept_bytes, begin, seq = 0, 0, clock(), 0
     while seq < 4 or (clock() - begin < _MEASURE_S and seq < 200):
         if replica.parts.remembers and not seq:
             replica.memories.host(Memory(0), replica.log_state)
@@ -55,6 +64,8 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
         size = len(update.pack())
         update.fault = replica.check(update)
         replica.remember(update)
+        if replica.parts.remembers:
+            kept_bytes = replica.memories.of(0, seq + 1).size_bytes
         encodes.append(found.encode_s + clock() - packed)
         computes.append(found.compute_s / assignment.batches)
         entry = Entry(0, seq, found.base, 1, found.samples, found.loss, 0, 1.0)
@@ -63,4 +74,5 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
         applies.append(clock() - started)
         seq += 1
     apply_s = median(applies[1:])
-    return Costs(median(computes[1:]), median(encodes[1:]), 0.8 * apply_s, 0.2 * apply_s, size, state_bytes)
+    times_s = median(computes[1:]), median(encodes[1:]), 0.8 * apply_s, 0.2 * apply_s
+    return Costs(*times_s, size, state_bytes, kept_bytes)

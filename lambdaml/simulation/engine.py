@@ -119,6 +119,7 @@ class VirtualRun:
     def __post_init__(self) -> None:
         self.kernel = Kernel(self.seed)
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
+        payloads |= {keys.MEMORY: self.costs.memory_bytes}
         self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector)
         self.bucket.put(keys.RUN, self.settings.dump())
         start = self.start or StubReplica(self.settings, self.costs).state().dump()

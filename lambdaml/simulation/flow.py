@@ -22,6 +22,8 @@ transfers that matter, for 4, 8 and 16 workers with a function each, three store
 * A function whose lifetime ends is replaced once no step fits in any more, and the reads of its replacement are
   estimated: if that happens every few seconds, the run's requests may be off by 15 %. Preemptions, takeovers and faults
   are not simulated, so a cold start longer than `lease_s` does not have its worker taken over.
+* Memories that are written while a worker works are counted, but take no time; functions that leave and the ones after
+  them wait for theirs. A worker whose number of steps is decided by clocks (`local:auto`) is refused.
 * Work between two commits takes one draw of the stragglers, however many optimizer steps it has.
 """
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lambdaml.errors import SettingsError
 from lambdaml.log import keys
+from lambdaml.log.memory import Memory, PendingUpdate
 from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.summary import Staleness
@@ -27,7 +29,18 @@ from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubState
 from lambdaml.training.sampling import Sampler
-from lambdaml.worker.requests import END, LEAVE, SNAPSHOT, START, SUCCEED, Script, count_requests
+from lambdaml.worker.remembering import updates_per_memory
+from lambdaml.worker.requests import (
+    END,
+    LEAVE,
+    RECALL,
+    REMEMBER,
+    SNAPSHOT,
+    START,
+    SUCCEED,
+    Script,
+    count_requests,
+)
 from lambdaml.worker.stop_watcher import RUN_POLL, STOP_POLL_S
 from lambdaml.worker.tracing import FLUSH_S
 from lambdaml.worker.worker import LEAVE_MARGIN
@@ -61,6 +74,7 @@ class FlowResult:
         late: The number of applied updates for each staleness in steps.
         requests: The number of requests by kind, as a meter names them (`lambdaml.storage.meter`).
         errors: The number of refused requests, as a meter names them.
+        batches: The number of batches that the applied updates cover.
         bytes_sent: The bytes that all functions sent.
         bytes_received: The bytes that all functions received.
         function_seconds: The seconds that all functions lasted, added up.
@@ -80,6 +94,7 @@ class FlowResult:
     late: Counter[int] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    batches: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
     function_seconds: float = 0.0
@@ -139,6 +154,11 @@ class Scenario:
     def __post_init__(self) -> None:
         settings, channel = self.settings, self.channel
         self.counted, self.parts = FlowResult(), Parts.of(settings)
+        if self.parts.algorithm.clocked:
+            raise SettingsError(
+                f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
+                "steps: simulate every request"
+            )
         self.rng = np.random.Generator(np.random.PCG64(self.seed))
         self.uniform = uniforms(self.rng)
         self.reads, self.writes = Latency(channel, "get", self.rng), Latency(channel, "create", self.rng)
@@ -152,6 +172,12 @@ class Scenario:
             channel.bandwidth_bytes_per_s,
         )
         update = Update(0, 1000, 1000, 1, "f0.0", 8, 0.1234567890123456, settings.codec, 0.123456, 0.123456, 0.0, 0.1)
+        if settings.algorithm != "gradient":
+            update.batches = (1000, 10)
+        if self.parts.remembers:
+            update.memory = "0" * 64
+        pending = {1000: PendingUpdate(np.zeros(1, np.int64), {})}
+        memory = Memory(100, 1000, values={"batches": 1000}, pending=pending)
         entry = Entry(100, 1000, 1000, 1, 8, 0.12345678901234, 10, 1.0)
         commit = Commit(1000, 1000, (), time_s=10.123456, next_s=0.123456, progress=0.123)
         state = StubState({"log_state": LogState(settings.workers, settings.steps).dump(), "chain": "0" * 32})
@@ -162,6 +188,7 @@ class Scenario:
             keys.LOG: len(commit.pack()),
             keys.SNAPSHOTS: len(state.dump()) + self.costs.snapshot_bytes,
             keys.LEASES: 110,
+            keys.MEMORY: len(memory.dump(1000)) + self.costs.memory_bytes,
             keys.TRACE: _PART_BYTES,
             keys.MODEL: self.costs.snapshot_bytes or 100,
         }
@@ -174,6 +201,16 @@ class Scenario:
             moved = round(units.get(per.replace(" ", "_"), 0) * self.size_bytes[about])
             self.counted.bytes_received += moved if kind == "get" else 0
             self.counted.bytes_sent += moved if kind in ("put", "create") else 0
+
+    def batches(self, seq: int) -> int:
+        """Return the number of batches that an update of this number covers."""
+        return self.parts.algorithm.assign(self.settings, 0, seq, None, {}).batches
+
+    def samples(self, worker: int, seq: int) -> int:
+        """Return the number of samples of an update."""
+        due = self.parts.algorithm.assign(self.settings, worker, seq, None, {})
+        numbers = range(due.first_batch, due.first_batch + due.batches)
+        return sum(self.sampler.count(worker, batch) for batch in numbers)
 
     def factors(self) -> Floats:
         """Draw the factor by which each function's next piece of work takes longer, its speed included."""
@@ -225,6 +262,10 @@ class Scenario:
         hosted = max(1, self.settings.workers // self.functions)
         self.count((*LEAVE, *SUCCEED), function=count, worker=hosted * count)
         released = now + self.writes.many(count) + self.writes.largest(np.full(count, float(hosted)))
+        if self.parts.remembers:
+            self.count((*REMEMBER, *RECALL), worker=hosted * count)
+            released += self.writes.largest(np.full(count, float(hosted))) + self.reads.many(count)
+            released += 2 * self.upload_s(hosted * self.size_bytes[keys.MEMORY])
         starts = np.array([self.platform.start_s(self.uniform, warm=True) for _ in range(count)])
         self.counted.function_seconds -= count * DETECT_S
         begun, _ = self._restore(released + DETECT_S + starts, hosted * count)
@@ -254,6 +295,10 @@ class Scenario:
         for _ in range(snapshots + 1):  # the last one is the result
             ended[0] += writes.next() + self.upload_s(self.snapshot_bytes)
         self.count((*SNAPSHOT, *END), snapshot=snapshots, run=1, function=len(over))
+        if self.parts.remembers and updates:
+            each_s = (counted.phases_s["compute"] + counted.phases_s["encode"]) / updates
+            every = updates_per_memory(self.settings, each_s, self.update_bytes)
+            self.count(REMEMBER, worker=updates // (self.settings.workers * every) * self.settings.workers)
         parts = int(((over - launched) // (FLUSH_S + writes.mean_s)).sum())
         counted.requests["put"] += parts
         counted.bytes_sent += parts * _PART_BYTES + updates * _ROW_BYTES

@@ -38,12 +38,13 @@ class Costs:
     """The costs of a run's work: seconds of compute at nominal speed, and bytes.
 
     Attributes:
-        step_s: The seconds that a gradient takes.
+        step_s: The seconds that a gradient takes or, with local steps, a gradient and the inner step along it.
         encode_s: The seconds that its encoding and packing take.
         apply_s: The seconds that an optimizer step takes, apart from its updates.
         apply_update_s: The seconds that each update of an optimizer step takes.
         update_bytes: The bytes of an update's payload.
         snapshot_bytes: The bytes of a snapshot's payload.
+        memory_bytes: The bytes of the payload of a worker's memory.
     """
 
     step_s: float = 0.1
@@ -52,6 +53,7 @@ class Costs:
     apply_update_s: float = 0.0
     update_bytes: int = 0
     snapshot_bytes: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,9 @@ class SyncFlow:
         """Simulate a round: each function computes, publishes, and finds the others' updates."""
         counted, begin, workers = self._counted, self._decided, self._workers
         core = begin + (self._apply_s() if number else 0.0)
-        ready, stands, sent = self._publish(begin, core)
+        batches = self._scenario.batches(number)
+        counted.batches += workers * batches
+        ready, stands, sent = self._publish(begin, core, batches)
         own: Floats = np.where(self._mine, sent, 0.0).max(axis=1)
         uploads_s = _by_worker(sent - ready, workers)
         self._decided = self._find(begin, own, _by_worker(stands, workers)) if self._functions > 1 else own
@@ -102,13 +104,13 @@ class SyncFlow:
         self._counted.busy_s += float(work.sum())
         return work
 
-    def _publish(self, begin: Floats, core: Floats) -> tuple[Floats, Floats, Floats]:
+    def _publish(self, begin: Floats, core: Floats, batches: int) -> tuple[Floats, Floats, Floats]:
         """Return when each function's workers are ready to send, when their updates exist, and when they know it."""
         scenario, costs, counted = self._scenario, self._scenario.costs, self._counted
         size, mine = scenario.update_bytes, self._mine
         ready, sent = np.empty(mine.shape), np.empty(mine.shape)
         for place, hosts in enumerate(mine.T):
-            compute_s = np.where(hosts, costs.step_s * scenario.factors(), 0.0)
+            compute_s = np.where(hosts, batches * costs.step_s * scenario.factors(), 0.0)
             encode_s = np.where(hosts, costs.encode_s * scenario.factors(), 0.0)
             counted.phases_s["queue"] += float((core - begin)[hosts].sum())
             counted.phases_s["compute"] += float(compute_s.sum())
@@ -168,7 +170,7 @@ class SyncFlow:
         """Make the commit, check that it takes all updates in one step, and give it to a caller that asked for it."""
         scenario, log_state = self._scenario, self.log_state
         arrived = [
-            Update(worker, number, log_state.version, 1, "", scenario.sampler.count(worker, number), 0.0, "")
+            Update(worker, number, log_state.version, 1, "", scenario.samples(worker, number), 0.0, "")
             for worker in range(self._workers)
         ]
         commit = build_commit(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lambdaml.parts import Parts
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 PROCESS_BYTES = 300 * 2**20
@@ -43,6 +44,19 @@ class Footprint:
     def starter_bytes(self) -> int:
         """The memory of the process that starts the run."""
         return PROCESS_BYTES + 2 * (self.trained_bytes + self.frozen_bytes)
+
+
+def memory_bytes(parts: Parts, vector_bytes: int, update_bytes: int, inner_bytes: int) -> int:
+    """Return the bytes that a worker remembers while the fate of its newest update is not known.
+
+    Args:
+        parts: The run's parts.
+        vector_bytes: The size of the vector that is encoded.
+        update_bytes: The size of what is sent.
+        inner_bytes: The size of the state of the job's own optimizer.
+    """
+    pending_bytes = vector_bytes + update_bytes if parts.feedback else 0
+    return pending_bytes + (inner_bytes if parts.algorithm.keeps_optimizer else 0)
 
 
 def warning(footprint: Footprint, functions: int, in_process: bool, free_bytes: int) -> str:

@@ -6,6 +6,7 @@ computed from a void memory (`lambdaml.log.memory.Memories.of`).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 from lambdaml.errors import BadObject
@@ -13,6 +14,7 @@ from lambdaml.events import MemoryEvent
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
+from lambdaml.settings import Settings
 from lambdaml.worker.reading import read
 from lambdaml.worker.recovery import recover, resets
 from lambdaml.worker.shared import Shared
@@ -20,6 +22,15 @@ from lambdaml.worker.shared import Shared
 HISTORY_SHARE = 4
 """In a run that keeps a bounded history, a memory is written when the updates since the last one may have taken more
 than the bound divided by this."""
+
+
+def updates_per_memory(settings: Settings, update_s: float, update_bytes: float) -> float:
+    """Return the number of updates that a worker makes for each memory that it writes while it works, if each of them
+    takes this much compute and this many bytes."""
+    by_time = settings.recover_s / update_s if update_s else math.inf
+    shared_bytes = HISTORY_SHARE * settings.workers * update_bytes
+    by_bytes = settings.keep_bytes / shared_bytes if settings.keep_bytes is not None and shared_bytes else math.inf
+    return 1 + min(by_time, by_bytes) // 1
 
 
 class Remembering:

@@ -64,6 +64,13 @@ LEAVE: Script = (
 """The requests of a function that leaves before the run has ended: the last part of its trace, and the leases that it
 gives back."""
 
+REMEMBER: Script = (Request("create", keys.MEMORY, "worker"),)
+"""The request that writes a worker's memory. In a run with memory, a function that leaves makes it besides."""
+
+RECALL: Script = (Request("get", keys.MEMORY, "worker"),)
+"""The request that reads a worker's memory. In a run with memory, a function that takes the place of one that left makes
+it besides."""
+
 AGREED: Script = (
     Request("create", keys.UPDATES, "update"),
     Request("get", keys.UPDATES, "read"),
@@ -87,6 +94,8 @@ SCRIPTS: dict[str, Script] = {
     "a function starts": START,
     "it takes the place of another, besides": SUCCEED,
     "it leaves": LEAVE,
+    "it leaves a run with memory, besides": REMEMBER,
+    "it takes the place of one that left such a run, besides": RECALL,
     "updates and their commits, agreed": AGREED,
     "updates and their commits, logged": LOGGED,
     "a snapshot": SNAPSHOT,

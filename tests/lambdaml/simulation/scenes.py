@@ -54,11 +54,12 @@ def scene(
     step_s: float = 0.1,
     costs: dict[str, Any] | None = None,
     kind: Any = Flow,
+    settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """A `Flow` or a `VirtualRun`, ready to run."""
     return kind(
-        settings_for(schedule, workers, steps),
+        settings_for(schedule, workers, steps, **(settings or {})),
         functions or workers,
         Costs(step_s, **(costs or {})),
         Channel.parse(channel),

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import pytest
 
+from lambdaml.errors import SettingsError
 from lambdaml.log.records import Commit
 from lambdaml.log.summary import Staleness
 from lambdaml.simulation.scenario import FlowResult
@@ -48,6 +49,28 @@ def differences(schedule: str, workers: int, channel: str, step_s: float, steps:
 ])  # fmt: skip
 def test_it_comes_to_what_the_exact_simulation_does(schedule: str, workers: int, channel: str, step_s: float) -> None:
     assert max(differences(schedule, workers, channel, step_s, steps=40, seeds=3).values()) < TOLERANCE
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+def test_local_steps_come_to_what_the_exact_simulation_does(schedule: str) -> None:
+    """The last update covers two batches; each worker writes its memory once or twice."""
+    settings = {"algorithm": "local:4,outer=nesterov", "batches": 78, "recover_s": 3.0}
+    options = {"schedule": schedule, "workers": 4, "channel": "5ms", "steps": 20, "settings": settings}
+    options["costs"] = {"memory_bytes": 10_000, "encode_s": 0.01, "update_bytes": 1_000}
+    truth = [exact(**options, seed=seed) for seed in range(2)]
+    found = [fast(**options, seed=seed) for seed in range(4)]
+    for value in ("busy_s", "seconds", "received"):
+        ours, theirs = ([getattr(run, value) for run in runs] for runs in (found, truth))
+        assert off(ours, theirs) < (0.01 if value == "busy_s" else TOLERANCE), value
+    assert truth[0].busy_s > 4 * 78 * 0.1
+    ours, theirs = ([sum(run.requests.values()) for run in runs] for runs in (found, truth))
+    assert off(ours, theirs) < TOLERANCE
+    assert [run.requests["create"] for run in found] == pytest.approx([truth[0].requests["create"]] * 4, rel=0.06)
+
+
+def test_what_clocks_decide_has_no_closed_form() -> None:
+    with pytest.raises(SettingsError, match="local:auto.*clocks"):
+        scene("bsp", 4, 20, settings={"algorithm": "local:auto"})
 
 
 @pytest.mark.soak

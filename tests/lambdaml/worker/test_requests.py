@@ -12,7 +12,19 @@ import pytest
 from lambdaml.log import keys
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.virtual import VirtualStore
-from lambdaml.worker.requests import AGREED, END, LEAVE, LOGGED, SNAPSHOT, START, SUCCEED, Script, table
+from lambdaml.worker.requests import (
+    AGREED,
+    END,
+    LEAVE,
+    LOGGED,
+    RECALL,
+    REMEMBER,
+    SNAPSHOT,
+    START,
+    SUCCEED,
+    Script,
+    table,
+)
 from tests.lambdaml.simulation.scenes import scene
 
 Asked = Counter[tuple[str, str]]
@@ -74,14 +86,17 @@ def test_a_run_asks_what_the_scripts_say(schedule: str, functions: int, asked: d
     assert found == wanted
 
 
+@pytest.mark.parametrize("algorithm", ["gradient", "local:1,inner=keep"])
 @pytest.mark.parametrize("schedule", ["bsp", "asp"])
 def test_a_function_that_leaves_and_the_one_after_it_ask_what_the_scripts_say(
-    schedule: str, asked: dict[str, Asked]
+    schedule: str, algorithm: str, asked: dict[str, Asked]
 ) -> None:
     def lives(run: VirtualRun, name: str, index: int) -> FaultPlan:
         return FaultPlan(lifetime_s=5.0) if name == "f1.0" else FaultPlan()
 
-    run = scene(schedule, 4, 40, functions=2, channel="5ms", kind=VirtualRun, fault_plan=lives)
+    options = {"functions": 2, "channel": "5ms", "settings": {"algorithm": algorithm}}
+    run = scene(schedule, 4, 40, kind=VirtualRun, fault_plan=lives, **options)
+    remember, recall = ((), ()) if algorithm == "gradient" else (REMEMBER, RECALL)
     assert run.run()
     assert [life.outcome for life in run.lives if life.index == 1] == ["left", "done"]
     of_updates = {("get", keys.UPDATES), ("create", keys.UPDATES), ("get", keys.LOG)}
@@ -90,9 +105,9 @@ def test_a_function_that_leaves_and_the_one_after_it_ask_what_the_scripts_say(
         return Counter({what: count for what, count in certain(asked[name]).items() if what not in of_updates})
 
     units = {"function": 1, "worker": 2}
-    assert besides("f1.0") == expected((*START, *LEAVE), **units)
+    assert besides("f1.0") == expected((*START, *LEAVE, *remember), **units)
     misses = asked["f1.1"]["get_miss", keys.UPDATES]
-    wanted = expected((*START, *SUCCEED, *END), **units)
+    wanted = expected((*START, *SUCCEED, *recall, *END), **units)
     assert misses >= wanted.pop(("get_miss", keys.UPDATES)) == 2
     assert besides("f1.1") == wanted
 
