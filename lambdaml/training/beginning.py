@@ -16,7 +16,7 @@ from lambdaml.settings import Settings, reached
 from lambdaml.storage import Store
 from lambdaml.storage.probe import check
 from lambdaml.training.evaluation import evaluate
-from lambdaml.training.footprint import Footprint, warning
+from lambdaml.training.footprint import Footprint, footprint, outer_share, warning
 from lambdaml.training.init_from import begin_from
 
 MANY_PARAMETERS = 10**7
@@ -54,8 +54,8 @@ def begin(
     if begun and new:
         raise exists(store)
     if not begun:
-        state, footprint = first_state(settings, job, engine)
-        text = warning(footprint, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
+        state, needed = first_state(settings, job, engine, functions)
+        text = warning(needed, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
         if text:
             on_event(WarningEvent(text=text))
         if new:
@@ -72,7 +72,7 @@ def _write_first(store: Store, state: State) -> None:
     store.create(keys.snapshot(0), state.dump())
 
 
-def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Footprint]:
+def first_state(settings: Settings, job: Job, engine: Engine, functions: int = 1) -> tuple[State, Footprint]:
     """Return the state that the run begins with, and the memory that the run needs. The model is built only here."""
     from lambdaml.training.examine import rehearse
     from lambdaml.training.replica import Replica
@@ -84,8 +84,17 @@ def first_state(settings: Settings, job: Job, engine: Engine) -> tuple[State, Fo
     state = engine.compute.submit(replica.shared_state).result()
     if settings.target is not None:
         reached(settings.target, engine.compute.submit(evaluate, job, state).result())
-    trained_bytes, frozen_bytes = replica.flat.host.nbytes, sum(tensor.nbytes for tensor in state.frozen.values())
-    return state, Footprint(trained_bytes, frozen_bytes, round(share * trained_bytes), settings.workers)
+    trained_bytes = replica.flat.host.nbytes
+    return state, footprint(
+        replica.parts,
+        trained_bytes,
+        round(share * trained_bytes),
+        replica.update_bytes,
+        outer_share=engine.compute.submit(outer_share, replica.algorithm).result(),
+        frozen_bytes=sum(tensor.nbytes for tensor in state.frozen.values()),
+        workers=settings.workers,
+        hosted=-(-settings.workers // functions),
+    )
 
 
 def _claim(store: Store, settings: Settings) -> None:

@@ -2,6 +2,8 @@
 
 A function holds its model, one gradient, the optimizer's state, and the updates and snapshots of its window
 (`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
+With local steps it also holds the vector that they start from and the state of the job's own optimizer. In a run with
+memory it holds what each of its workers remembers, and while it recovers memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
 
@@ -9,11 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lambdaml.algorithms import Algorithm
 from lambdaml.parts import Parts
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 PROCESS_BYTES = 300 * 2**20
 """A process that has imported torch takes about this much memory."""
+
+_SAMPLE = 2**16
+"""The parameters of the model whose outer optimizer is weighed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +29,22 @@ class Footprint:
     Attributes:
         trained_bytes: The size of the parameters that are trained.
         frozen_bytes: The size of the parameters that are not trained.
-        optimizer_bytes: The size of the optimizer's state.
+        optimizer_bytes: The size of the state of the optimizer that takes the steps of commits.
         workers: The number of workers of the run.
+        hosted: The number of workers of a function.
+        local_bytes: The size of what local steps hold besides.
+        memory_bytes: The size of what a worker remembers.
+        remembers: Whether workers remember something.
     """
 
     trained_bytes: int
     frozen_bytes: int
     optimizer_bytes: int
     workers: int
+    hosted: int = 1
+    local_bytes: int = 0
+    memory_bytes: int = 0
+    remembers: bool = False
 
     @property
     def function_bytes(self) -> int:
@@ -38,12 +52,66 @@ class Footprint:
         held_bytes = most_bytes(self.trained_bytes, MAX_UNAPPLIED * self.workers)
         snapshot_bytes = self.trained_bytes + self.optimizer_bytes
         window_bytes = max(held_bytes, snapshot_bytes)
-        return PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
+        own_bytes = PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
+        return own_bytes + self.algorithm_bytes
+
+    @property
+    def algorithm_bytes(self) -> int:
+        """The part of a function's memory that local steps, memories and their recovery take."""
+        side_bytes = 2 * self.trained_bytes + self.frozen_bytes + self.optimizer_bytes + self.local_bytes
+        remembered_bytes = self.hosted * self.memory_bytes + side_bytes if self.remembers else 0
+        return self.local_bytes + remembered_bytes
 
     @property
     def starter_bytes(self) -> int:
         """The memory of the process that starts the run."""
         return PROCESS_BYTES + 2 * (self.trained_bytes + self.frozen_bytes)
+
+
+def footprint(
+    parts: Parts,
+    trained_bytes: int,
+    inner_bytes: int,
+    update_bytes: int,
+    *,
+    outer_share: float | None,
+    frozen_bytes: int = 0,
+    workers: int,
+    hosted: int,
+) -> Footprint:
+    """Return the footprint of a run.
+
+    Args:
+        inner_bytes: The size of the state of the job's own optimizer.
+        update_bytes: The size of an update.
+        outer_share: The bytes of the outer optimizer's state for each byte of a trained parameter; None without one.
+    """
+    remembered_bytes = memory_bytes(parts, trained_bytes, update_bytes, inner_bytes)
+    return Footprint(
+        trained_bytes,
+        frozen_bytes,
+        inner_bytes if outer_share is None else round(outer_share * trained_bytes),
+        workers,
+        hosted,
+        0 if outer_share is None else trained_bytes + inner_bytes,
+        remembered_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
+        parts.remembers,
+    )
+
+
+def outer_share(algorithm: Algorithm) -> float | None:
+    """Return the size of the outer optimizer's state, in bytes for each byte of a trained parameter; None if the
+    algorithm has no such optimizer."""
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(_SAMPLE))
+    optimizer = algorithm.outer([parameter])
+    if optimizer is None:
+        return None
+    parameter.grad = torch.zeros(_SAMPLE)
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    return float(sum(tensor.nbytes for tensor in kept)) / parameter.nbytes
 
 
 def memory_bytes(parts: Parts, vector_bytes: int, update_bytes: int, inner_bytes: int) -> int:

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 import lambdaml
-from lambdaml.algorithms import Assignment
+from lambdaml.algorithms import ALGORITHMS, Assignment
 from lambdaml.codecs.dense import add_to
+from lambdaml.engines.inline import InlineEngine
 from lambdaml.engines.resources import free_memory_bytes
 from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.storage import DirectoryStore, MemoryStore, open_store
 from lambdaml.training import beginning, streaming
-from lambdaml.training.footprint import Footprint, warning
+from lambdaml.training.footprint import Footprint, outer_share, warning
 from lambdaml.worker import window
-from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, replica_of, round_of, train
+from tests.lambdaml.lab import Made, Tiny, memory, model_bytes, replica_of, round_of, settings_of, table, train
 
 MB = 2**20
 SIZE = 2**20
@@ -261,6 +262,46 @@ def test_the_formula_of_a_function() -> None:
     small = Footprint(trained_bytes=MB, frozen_bytes=10 * MB, optimizer_bytes=0, workers=1)
     assert small.function_bytes == (300 + 10 + 3 + 64) * MB
     assert small.starter_bytes == (300 + 22) * MB
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "local:2,inner=keep"},
+        {"algorithm": "local:2,outer=nesterov"},
+        {"algorithm": "local:2,outer=adam", "error_feedback": 1.0},
+        {"error_feedback": 0.9, "codec": "bf16"},
+    ],
+)
+def test_what_workers_remember_is_in_the_formula(options: dict[str, Any]) -> None:
+    job = Made(lambda: nn.Linear(300, 100), optimizer=lambda ps: torch.optim.Adam(ps), dataset=lambda: table(64, 300))
+    engine = InlineEngine()
+    _, found = beginning.first_state(settings_of(job, workers=4, **options), job, engine, functions=2)
+    engine.close()
+    replica = replica_of(job, **options)
+    replica.update(0, 0)
+    residual = found.trained_bytes if replica.parts.feedback else 0
+    assert found.memory_bytes - residual == pytest.approx(replica.memories.of(0, 1).size_bytes, rel=0.01)
+    displaces = options.get("algorithm") is not None
+    inner = 2 * found.trained_bytes
+    assert found.local_bytes == pytest.approx(found.trained_bytes + inner if displaces else 0, rel=0.01)
+    side = 2 * found.trained_bytes + found.optimizer_bytes + found.local_bytes
+    assert found.hosted == 2
+    assert found.algorithm_bytes == found.local_bytes + 2 * found.memory_bytes + side
+
+
+@pytest.mark.parametrize("outer, share", [("average", 0), ("nesterov", 1), ("adam", 2)])
+def test_the_state_of_outer_optimizers_is_weighed(outer: str, share: int) -> None:
+    assert outer_share(ALGORITHMS.make(f"local:2,outer={outer}")) == pytest.approx(share, abs=0.01)
+    assert outer_share(ALGORITHMS.make("gradient")) is None
+
+
+def test_error_feedback_holds_no_more_than_the_formula_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window, "WINDOW_BYTES", 10)
+    options: dict[str, Any] = {"workers": 2, "functions": 1, "steps": 3, "snapshot_every": 10}
+    plain = traced(Wide, f"file://{tmp_path}/plain", **options)
+    remembering = traced(Wide, f"file://{tmp_path}/remembering", error_feedback=1.0, **options)
+    assert 1.5 < remembering - plain < 2 * 3.0  # for each of the two workers: residual, pending vector and body
 
 
 def test_a_run_that_does_not_fit_is_told_of_and_one_that_does_is_not() -> None:
