@@ -97,7 +97,9 @@ def planned(profile: Profile, channel: Channel, configuration: Configuration, ta
         STRAGGLERS.make("none"),
         workers,
     )
-    criterion = StopCriterion(Convergence(profile.pilot, profile.noise.samples if profile.noise else None), None, EVERY)
+    criterion = StopCriterion(
+        {"gradient": Convergence(profile.pilot, profile.noise.samples if profile.noise else None)}, None, EVERY
+    )
     course = mixed([(1 / SEEDS, simulate_step_cost(shape, seed, REFINING_UPDATES)) for seed in range(1, 1 + SEEDS)])
     found = estimate(candidate, course, profile, criterion, tariff)
     return Facts(found.seconds, found.usd, found.requests)

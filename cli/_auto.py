@@ -15,6 +15,7 @@ from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
 from lambdaml.errors import UserError
+from lambdaml.parts import Parts
 
 if TYPE_CHECKING:
     from lambdaml import Plan
@@ -46,7 +47,8 @@ def _learn(plan: Plan, run: str) -> None:
 
     assert plan.choice is not None
     rows, functions = lambdaml.Run(run).trace(), plan.choice.functions
-    learn(plan.profile, rows, Device.here(functions, busy(rows, functions)))
+    batches = plan.choice.candidate.batches(plan.profile.job.samples)
+    learn(plan.profile, rows, Device.here(functions, busy(rows, functions)), batches=batches)
 
 
 def train_planned(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
@@ -59,6 +61,7 @@ def train_planned(job: str, place: str, options: RunOptions, profile: Path | Non
         raise UserError(
             "--from: plans to a target are made from pilots, which begin with a fresh model; give a schedule"
         )
+    Parts.of(replace(options, schedule="bsp"))  # refuses parts that do not go together before anything is measured
     if replan:
         _demand_replannable(place, options)
     plan = _planned(job, place, options, profile)
@@ -162,8 +165,11 @@ def _planned(job: str, store: str, options: RunOptions, profile: Path | None) ->
         known = lambdaml.Profile.load(profile)
     else:
         wanted = None if epochs else target
-        known = measured(job, args=options.args, store=store, target=wanted, workers=workers, seconds=MEASURE_S)
-    space = lambdaml.SearchSpace(workers=(1, workers), platforms=("local",), functions=options.functions)
+        asked = {"args": options.args, "store": store, "target": wanted, "workers": workers}
+        known = measured(job, algorithms=(options.algorithm,), seconds=MEASURE_S, **asked)
+    space = lambdaml.SearchSpace(
+        workers=(1, workers), platforms=("local",), functions=options.functions, algorithms=(options.algorithm,)
+    )
     with Share("planning") as share, interruptible(share.stop, share.close):
         return lambdaml.plan(
             known,

@@ -21,7 +21,7 @@ from lambdaml.cli.train import Args, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml import Plan, Profile
+    from lambdaml import Plan, Profile, SearchSpace
     from lambdaml.cost.planning.command import HowTo
     from lambdaml.cost.planning.estimate import Estimate
 
@@ -83,6 +83,14 @@ Schedules = Annotated[
     list[str] | None,
     _space("--schedule", metavar="NAME", help="A schedule to consider; by default all of them. Repeatable."),
 ]
+Algorithms = Annotated[
+    list[str] | None,
+    _space(
+        "--algorithm",
+        metavar="NAME",
+        help="An algorithm to consider, such as `local:20,outer=nesterov`; by default `gradient` alone. Repeatable.",
+    ),
+]
 _Batches = Annotated[
     list[int] | None,
     _space(
@@ -120,6 +128,7 @@ def plan(
     platform: Platforms = None,
     channel: Channels = None,
     schedule: Schedules = None,
+    algorithm: Algorithms = None,
     batch_size: _Batches = None,
     codec: Codecs = None,
     snapshot_every: SnapshotEvery = None,
@@ -143,7 +152,6 @@ def plan(
 
     import lambdaml
 
-    known = _profile(job, profile, args, None if epochs else target, most)
     space = lambdaml.SearchSpace(
         workers=(least, most),
         schedules=tuple(schedule or ()),
@@ -151,7 +159,9 @@ def plan(
         codecs=tuple(codec or ()),
         channels=tuple(channel or ()),
         platforms=tuple(platform or ("lambda-arm",)),
+        algorithms=tuple(algorithm or ()),
     )
+    known = _profile(job, profile, args, None if epochs else target, space)
     with Share("planning") as share, interruptible(share.stop, share.close):
         found = lambdaml.plan(
             known,
@@ -189,7 +199,9 @@ def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_jso
         _print(found, how, everything)
 
 
-def _profile(job: str | None, file: Path | None, args: list[str] | None, target: str | None, workers: int) -> Profile:
+def _profile(
+    job: str | None, file: Path | None, args: list[str] | None, target: str | None, space: SearchSpace
+) -> Profile:
     from lambdaml import Profile
 
     if (job is None) == (file is None):
@@ -197,7 +209,8 @@ def _profile(job: str | None, file: Path | None, args: list[str] | None, target:
     if file is not None:
         return Profile.load(file)
     assert job is not None
-    return measured(job, args=parse_args(args or ()), target=target, workers=workers, seconds=20.0)
+    given: dict[str, Any] = {"args": parse_args(args or ()), "target": target, "workers": space.workers[1]}
+    return measured(job, algorithms=space.algorithm_names, seconds=20.0, **given)
 
 
 def _print(found: Plan, how: HowTo, everything: bool) -> None:
@@ -238,7 +251,8 @@ def _mark(found: Plan, place: int) -> str:
 
 def _cells(estimate: Estimate) -> list[str]:
     candidate = estimate.candidate
-    chosen = [candidate.schedule, f"{candidate.workers}", f"{estimate.functions or ''}", f"{candidate.batch_size}"]
+    schedule = ", ".join([candidate.schedule, *[candidate.algorithm] * ("algorithm" in candidate.to_dict())])
+    chosen = [schedule, f"{candidate.workers}", f"{estimate.functions or ''}", f"{candidate.batch_size}"]
     chosen += [candidate.codec, candidate.platform.spec, candidate.channel.name]
     if estimate.obstacle:
         return [*chosen, "", f"{estimate.staleness:.1f}", "never", "", "", "", ""]
@@ -259,7 +273,8 @@ def _print_csv(found: Plan) -> None:
     for place, estimate in enumerate(found.candidates):
         row = {key: value for key, value in estimate.to_dict().items() if key != "parts_usd"}
         rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row})
-    writer = csv.DictWriter(results(), rows[0], lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(results(), names, restval="gradient", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     results().flush()

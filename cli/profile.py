@@ -36,6 +36,15 @@ _Target = Annotated[
 WorkersHint = Annotated[
     int, typer.Option(min=1, metavar="N", help="The most workers that a plan may choose; the trainings cover as many.")
 ]
+Algorithms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--algorithm",
+        metavar="NAME",
+        help="An algorithm of the trainings to the target, such as `local:20,outer=nesterov`; by default `gradient` "
+        "alone. Repeatable.",
+    ),
+]
 Seconds = Annotated[
     float,
     typer.Option(
@@ -53,6 +62,7 @@ def profile(
     args: Args = None,
     target: _Target = None,
     workers_hint: WorkersHint = 16,
+    algorithm: Algorithms = None,
     seconds: Seconds = 60.0,
     out: _Out = None,
     device: _options.Device = "auto",
@@ -75,6 +85,7 @@ def profile(
         store=store,
         target=target,
         workers=workers_hint,
+        algorithms=tuple(dict.fromkeys(algorithm or ("gradient",))),
         seconds=seconds,
         device=device,
         seed=seed,

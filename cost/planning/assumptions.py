@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lambdaml.cost.billing.prices import Price
-from lambdaml.cost.planning.candidates import HEADROOM, Candidate
+from lambdaml.cost.planning.candidates import GRADIENTS, HEADROOM, Candidate
 from lambdaml.cost.planning.estimate import StopCriterion
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.profiling.iprof import Device, IProf
@@ -93,6 +93,14 @@ def _job(basis: Basis) -> Iterator[Assumption]:
     profile, here = basis.profile, _here(basis)
     step, job = profile.step_time, profile.job
     inputs: tuple[str, ...] = ("StepTime.overhead_s", "StepTime.slope_s_per_sample")
+    for name in sorted({one.algorithm for one in basis.candidates} - {GRADIENTS}):
+        counts = {one.batches(job.samples) for one in basis.candidates if one.algorithm == name}
+        inputs = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # their difference is the inner optimizer's state
+        yield Assumption(f"local steps of an update, {name}", _range(counts, ".0f"), "", "given", "", inputs)
+        yield Assumption(f"outer step, {name}", "like an optimizer step", "", "assumed", "")
+    for name, one in {one.algorithm: one for one in basis.candidates if one.parts.remembers}.items():
+        size_bytes = profile.costs(one.batch_size, one.codec, algorithm=name).memory_bytes
+        yield Assumption(f"memory of a worker, {name}", size_bytes, "bytes", "measured", here)
     for batch in sorted({one.batch_size for one in basis.candidates}):
         yield Assumption(f"gradient of {batch} samples", f"{step.step_s(batch):.4g}", "s", "measured", here, inputs)
     yield Assumption("optimizer step", f"{profile.optimizer_s:.3g}", "s", "measured", here, ("Profile.optimizer_s",))
@@ -127,17 +135,22 @@ def _learning(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("length", f"{criterion.epochs:g}", "epochs", "given", "")
         return
     inputs: tuple[str, ...] = ("PilotRun.group", "PilotRun.delay", "PilotRun.batch", "PilotRun.steps")
-    yield Assumption(
-        "steps to the target", f"{len(profile.pilot)} pilots", "", "measured", f"{here}, {profile.target}", inputs
-    )
-    sigma, tolerance = criterion.convergence.sigma, criterion.convergence.tolerance
-    yield Assumption("their spread, sigma of log steps", f"{sigma:.3f}", "", "measured", here, inputs)
-    if math.isfinite(tolerance):
-        yield Assumption("staleness at which the target was missed", tolerance, "steps", "measured", here, inputs)
-    if profile.noise is not None and profile.noise.samples is not None:
+    for name, convergence in criterion.convergence.items():
+        of = "" if name == GRADIENTS else f", {name}"
+        count = f"{sum(run.algorithm == name for run in profile.pilot)} pilots"
+        yield Assumption(f"steps to the target{of}", count, "", "measured", f"{here}, {profile.target}", inputs)
+        told = f"{convergence.sigma:.3f}"
+        yield Assumption(f"their spread, sigma of log steps{of}", told, "", "measured", here, inputs)
+        if math.isfinite(convergence.tolerance):
+            what, late = f"staleness at which the target was missed{of}", convergence.tolerance
+            yield Assumption(what, late, "steps", "measured", here, inputs)
+        if name != GRADIENTS:
+            yield Assumption(f"a larger batch{of}", "like more workers", "", "assumed", "")
+    gradients = criterion.convergence.get(GRADIENTS)
+    if gradients is not None and profile.noise is not None and profile.noise.samples is not None:
         noise = round(profile.noise.samples)
         yield _measured("gradient noise scale", noise, "samples", here, "NoiseScale.samples")
-    if profile.coherence is not None and criterion.convergence.by_coherence:
+    if gradients is not None and profile.coherence is not None and gradients.by_coherence:
         least = "at least " if profile.coherence.tolerance_at_least else ""
         inputs = tuple(f"CoherenceFacts.{name}" for name in ("cosine", "tolerance_steps", "tolerance_at_least"))
         steps = f"{least}{profile.coherence.tolerance_steps:.3g}"
@@ -153,9 +166,7 @@ def _course(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("updates of a worker to a snapshot", objective.snapshot_every, "", "given", "")
     else:
         epochs = {
-            default_interval(
-                Sampler(job.samples, one.workers, one.batch_size, 0).steps_per_epoch, one.workers, job.parameters
-            )
+            default_interval(max(1, _per_epoch(job.samples, one)), one.workers, job.parameters)
             for one in basis.candidates
         }
         yield Assumption("updates of a worker to a snapshot", _range(epochs, ".0f"), "", "assumed", "an epoch")
@@ -168,6 +179,12 @@ def _course(basis: Basis) -> Iterator[Assumption]:
     yield Assumption(
         "stragglers", objective.stragglers, "", "given" if objective.stragglers != "none" else "assumed", ""
     )
+
+
+def _per_epoch(samples: int, candidate: Candidate) -> int:
+    """Return the updates that a worker makes in an epoch."""
+    per_epoch = Sampler(samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
+    return per_epoch // candidate.batches(samples)
 
 
 def _channel(basis: Basis, channel: Channel) -> Iterator[Assumption]:

@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
+from lambdaml.options import RunOptions
+from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
 from lambdaml.storage.url import StoreURL
+from lambdaml.training.sampling import Sampler
+
+GRADIENTS = "gradient"
+"""The algorithm of a candidate, unless another one was asked for."""
 
 REMOTE = ("s3", "gs", "az")
 """The schemes of stores that functions on other machines can reach."""
@@ -35,9 +42,10 @@ class Candidate:
 
     Attributes:
         schedule, codec: The schedule and the codec, as `train` takes them.
-        batch_size: The samples of an update.
+        batch_size: The samples of a batch.
         channel: The store that the functions share.
         platform: The platform that the functions run on, memory included.
+        algorithm: The algorithm, as `train` takes it.
     """
 
     schedule: str
@@ -46,17 +54,34 @@ class Candidate:
     codec: str
     channel: Channel
     platform: Platform
+    algorithm: str = GRADIENTS
 
     def __str__(self) -> str:
-        return f"{self.schedule}, {self.workers} worker{'s' if self.workers > 1 else ''} x {self.batch_size}, " + (
+        schedule = self.schedule if self.algorithm == GRADIENTS else f"{self.schedule}, {self.algorithm}"
+        return f"{schedule}, {self.workers} worker{'s' if self.workers > 1 else ''} x {self.batch_size}, " + (
             f"{self.codec}, {self.platform.spec}, {self.channel.name}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, with the channel and the platform as they were written."""
+    @property
+    def parts(self) -> Parts:
+        """The parts of the candidate's run."""
+        return Parts.of(RunOptions(schedule=self.schedule, algorithm=self.algorithm, codec=self.codec))
+
+    def batches(self, samples: int) -> int:
+        """Return the most batches that an update covers, if the data set has this many samples."""
+        per_epoch = Sampler(samples, self.workers, self.batch_size, 0).steps_per_epoch
+        return ALGORITHMS.make(self.algorithm).batches(per_epoch)
+
+    def values(self) -> dict[str, Any]:
+        """Return all plain values, with the channel and the platform as they were written."""
         names = ("schedule", "workers", "batch_size", "codec")
         plain = {name: getattr(self, name) for name in names}
-        return {**plain, "channel": self.channel.name, "platform": self.platform.spec}
+        places = {"channel": self.channel.name, "platform": self.platform.spec}
+        return {**plain, **places, "algorithm": self.algorithm}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON. The algorithm is among them if it is another than `gradient`."""
+        return {name: v for name, v in self.values().items() if name != "algorithm" or v != GRADIENTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +91,8 @@ class SearchSpace:
     Attributes:
         workers: The least and the most workers. The plan tries both, and the powers of two between them.
         schedules, codecs: The schedules and the codecs, as `train` takes them.
-        batch_sizes: The samples of an update. Defaults to the job's own and twice as many.
+        algorithms: The algorithms, as `train` takes them. Defaults to `gradient` alone.
+        batch_sizes: The samples of a batch. Defaults to the job's own and twice as many.
         channels: The stores by name (see `lambdaml.simulation.channel`); `measured` is the profile's own.
             Defaults to that one if functions of the platform can reach it, or else to a disk for `local` and to S3 for
             other platforms.
@@ -83,6 +109,21 @@ class SearchSpace:
     channels: Sequence[str] = ()
     platforms: Sequence[str] = ("lambda-arm",)
     functions: int | None = None
+    algorithms: Sequence[str] = ()
+
+    @property
+    def algorithm_names(self) -> tuple[str, ...]:
+        """The algorithms to try.
+
+        Raises:
+            SettingsError: If one of them does not exist, or cannot be planned.
+        """
+        for name in self.algorithms:
+            if ALGORITHMS.make(name).clocked:
+                raise SettingsError(
+                    f"algorithm {name!r} cannot be planned, because clocks decide its number of steps: give a number"
+                )
+        return tuple(dict.fromkeys(self.algorithms or (GRADIENTS,)))
 
     def functions_for(self, candidate: Candidate) -> int:
         """Return the number of functions that the candidate's workers share."""
@@ -103,13 +144,14 @@ class SearchSpace:
         platform_of = cache(Platform.parse)
         channel_of = cache(lambda spec: _channel(profile, spec))
         found = [
-            Candidate(schedule, workers, batch, codec, channel_of(channel), platform)
+            Candidate(schedule, workers, batch, codec, channel_of(channel), platform, algorithm)
+            for algorithm in self.algorithm_names
             for workers in _powers(least, min(most, profile.job.samples))
             for schedule in self._schedules(workers)
             for batch in batches
             if workers * batch <= max(profile.job.samples, batches[0])
             for spec in self.platforms
-            for platform in map(platform_of, _sized(platform_of(spec), profile, batch, workers))
+            for platform in map(platform_of, self._sized(platform_of(spec), profile, batch, workers, algorithm))
             for codec in self.codecs or profile.codecs
             for channel in self.channels or [_likely_channel(profile, platform)]
         ]
@@ -122,17 +164,19 @@ class SearchSpace:
             return SCHEDULES.variants(workers)
         return [spec for spec in self.schedules if SCHEDULES.make(spec).needs(workers) <= workers]
 
-
-def _sized(platform: Platform, profile: Profile, batch_size: int, workers: int) -> Iterator[str]:
-    """Yield the platform with each memory size to try, if it has a memory size and its name gives none."""
-    if ":" in platform.spec or not platform.mb_per_vcpu:
-        yield platform.spec
-        return
-    needed_mb = HEADROOM * profile.function_mb(batch_size, workers)
-    sizes = sorted({round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES})
-    fitting = [size for size in sizes if size >= needed_mb]
-    for size in fitting or [64 * -(-int(needed_mb) // 64)]:
-        yield f"{platform.spec}:{size}"
+    def _sized(
+        self, platform: Platform, profile: Profile, batch_size: int, workers: int, algorithm: str
+    ) -> Iterator[str]:
+        """Yield the platform with each memory size to try, if it has a memory size and its name gives none."""
+        if ":" in platform.spec or not platform.mb_per_vcpu:
+            yield platform.spec
+            return
+        hosted = -(-workers // min(workers, self.functions or workers))
+        needed_mb = HEADROOM * profile.function_mb(batch_size, workers, algorithm, hosted)
+        sizes = sorted({round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES})
+        fitting = [size for size in sizes if size >= needed_mb]
+        for size in fitting or [64 * -(-int(needed_mb) // 64)]:
+            yield f"{platform.spec}:{size}"
 
 
 def _channel(profile: Profile, spec: str) -> Channel:

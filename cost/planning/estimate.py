@@ -23,9 +23,10 @@ from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S
-from lambdaml.training.asked import default_interval
+from lambdaml.training.asked import MAX_EPOCHS, default_interval
 from lambdaml.training.sampling import Sampler
-from lambdaml.worker.requests import LEAVE, START, SUCCEED, count_requests
+from lambdaml.worker.remembering import updates_per_memory
+from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests
 from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S
 
 P90 = 0.9
@@ -110,13 +111,13 @@ class StopCriterion:
     """The condition that ends a run: a target that the pilots trained to, or a number of epochs.
 
     Attributes:
-        convergence: The steps to the target by the pilots, or None if epochs end the run.
+        convergence: The steps to the target by the pilots of each algorithm, or None if epochs end the run.
         epochs: The number of passes over the data after which the run ends, or None if a target ends it.
         snapshot_every: The updates of a worker between snapshots, as in `train`. Defaults to an epoch.
         remaining: The share of the steps to the target that still has to be taken.
     """
 
-    convergence: Convergence | None
+    convergence: Mapping[str, Convergence] | None
     epochs: float | None = None
     snapshot_every: int | None = None
     remaining: float = 1.0
@@ -125,14 +126,16 @@ class StopCriterion:
         """Return the optimizer steps to the end, or None if it is not known whether the target is reached.
 
         Args:
-            batch: The average samples of an update.
+            batch: The average samples of a batch.
             samples: The samples of the data set.
         """
         if self.epochs is not None:
-            each = self.epochs * samples / (candidate.workers * batch)
+            each = self.epochs * samples / (candidate.workers * batch * candidate.batches(samples))
             return StepsToTarget(max(1.0, each / _counted(candidate, step_cost.group)), 0.0)
         assert self.convergence is not None
-        found = self.convergence.steps(step_cost.group, step_cost.group * batch, step_cost.effective)
+        found = self.convergence[candidate.algorithm].steps(
+            step_cost.group, step_cost.group * batch, step_cost.effective
+        )
         return None if found is None else StepsToTarget(self.remaining * found.median, found.sigma)
 
 
@@ -161,7 +164,9 @@ def estimate(
     """
     functions = functions or candidate.workers
     per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
-    every_rounds = criterion.snapshot_every or default_interval(per_epoch, candidate.workers, profile.job.parameters)
+    batches = candidate.batches(profile.job.samples)
+    passes = max(1, per_epoch // batches)
+    every_rounds = criterion.snapshot_every or default_interval(passes, candidate.workers, profile.job.parameters)
     every_steps = every_rounds * candidate.workers / step_cost.group
     batch = profile.job.samples / (candidate.workers * per_epoch)
     needed = criterion.steps(candidate, step_cost, batch, profile.job.samples)
@@ -173,14 +178,25 @@ def estimate(
         staleness=step_cost.staleness,
         effective=step_cost.effective,
     )
+    if batches > 1 and batches > round(per_epoch * (criterion.epochs or MAX_EPOCHS)):
+        return replace(known, obstacle=f"{batches} local steps for an update are more than a worker takes in the run")
     if needed is None:
         assert criterion.convergence is not None
-        return replace(known, obstacle=_unknown(step_cost, criterion.convergence))
+        return replace(known, obstacle=_unknown(step_cost, criterion.convergence[candidate.algorithm]))
     watched = criterion.epochs is None
     launcher = Launcher(profile, candidate.channel, every_steps, watched)
     look_steps = max(1, round(every_steps)) if watched else 1
     median_steps, p90_steps = needed.quantile(0.5, look_steps), needed.quantile(P90, look_steps)
-    median, p90 = (_course(candidate, step_cost, steps, launcher, functions) for steps in (median_steps, p90_steps))
+    memory_bytes = 0
+    if candidate.parts.remembers:
+        costs = profile.costs(candidate.batch_size, candidate.codec, algorithm=candidate.algorithm)
+        memory_bytes = costs.memory_bytes
+        each_s = (batches * costs.step_s + costs.encode_s) / candidate.platform.speed()
+        written = step_cost.group / updates_per_memory(each_s)
+        remembering = Amounts(0.0, 0.0, 0.0, count_requests(REMEMBER, worker=written), written * memory_bytes, 0.0)
+        step_cost = replace(step_cost, step=step_cost.step.plus(remembering))
+    given = (candidate, step_cost, launcher, functions, memory_bytes)
+    median, p90 = (_course(steps, *given) for steps in (median_steps, p90_steps))
     bill = tariff.bill(median)
     return replace(
         known,
@@ -253,7 +269,9 @@ class Launcher:
         return Amounts(0.0, 0.0, 0.0, requests, moved, moved)
 
 
-def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Launcher, functions: int) -> Quantities:
+def _course(
+    steps: int, candidate: Candidate, step_cost: StepCost, launcher: Launcher, functions: int, memory_bytes: int
+) -> Quantities:
     """Return the quantities of a whole run of this many steps."""
     platform = candidate.platform
     overshoot = launcher.overshoot_steps(step_cost.step.seconds)
@@ -270,14 +288,15 @@ def _course(candidate: Candidate, step_cost: StepCost, steps: int, launcher: Lau
     seconds = whole.seconds + lost_s
     function_seconds = whole.function_seconds + functions * lost_s
     moved_workers = restarts * candidate.workers / functions
-    again = count_requests((*LEAVE, *START, *SUCCEED), function=restarts, worker=moved_workers)
+    scripts = (*LEAVE, *START, *SUCCEED, *((*REMEMBER, *RECALL) if candidate.parts.remembers else ()))
+    again = count_requests(scripts, function=restarts, worker=moved_workers)
     requests = {kind: count + again[kind] for kind, count in whole.requests.items()}
     lives = functions + round(restarts)
     return Quantities(
         lifetimes_s=[function_seconds / lives] * lives,
         requests={kind: round(count) for kind, count in requests.items() if count > 0.5},
-        bytes_sent=round(whole.sent_bytes),
-        bytes_received=round(whole.received_bytes),
+        bytes_sent=round(whole.sent_bytes + moved_workers * memory_bytes),
+        bytes_received=round(whole.received_bytes + moved_workers * memory_bytes),
         stored_byte_s=whole.sent_bytes * seconds / 2,
         wall_s=seconds,
     )

@@ -64,13 +64,13 @@ def explain_choice(
     if chosen is None:
         return
     best = found[chosen]
-    own = best.candidate.to_dict()
+    own = best.candidate.values()
     told: set[str] = set()
     for name in own:
-        alike = [one for one in found if one is not best and _differs_only_in(name, one.candidate.to_dict(), own)]
+        alike = [one for one in found if one is not best and _differs_only_in(name, one.candidate.values(), own)]
         for estimate in alike[:2]:
             told.add(str(estimate.candidate))
-            value = estimate.candidate.to_dict()[name]
+            value = estimate.candidate.values()[name]
             yield f"{name.replace('_', ' ')} {value}: {_against(estimate, best, objective)}"
     for place in frontier[:NEIGHBOURS]:
         estimate = found[place]

@@ -3,6 +3,9 @@
 A pilot is a run without its clock: it computes real gradients in the order in which equally fast workers make them.
 With `group` updates per step and a `delay` of d steps, it represents bsp on `group` workers (d = 0), asp on d + 1
 workers (one update per step), and what lies between. The virtual world knows how long such runs take.
+
+A pilot with local steps is synchronous: its `group` workers take their local steps one after the other, each with what
+it remembers, and a step of the pilot is the outer optimizer's.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.log.commits import averaged
@@ -25,13 +29,14 @@ from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
 
 GROWTH = 1.03
-"""The factor by which the distance between evaluations grows. At most every second step is evaluated."""
+"""The factor by which the distance between evaluations grows. At most every second step is evaluated, or each round of
+local steps."""
 
 HOPELESS = 6.0
 """The multiple of the first pilot's steps after which one with a delay gives up. Others give up after twice as many."""
 
 MAX_STEPS = 20_000
-"""The steps after which the first pilot gives up."""
+"""The steps of a worker after which the first pilot gives up."""
 
 STEEP = 1.5
 """The factor between the steps of neighbouring delays from which one more pilot is made between the two."""
@@ -48,6 +53,7 @@ class PilotRun:
         curve: Pairs of a version and the value of the target's metric, until the pilot reached the target or gave up.
         steps: The optimizer steps to the target, or None if it was not reached.
         seconds: The seconds that the pilot took here.
+        algorithm: The algorithm. With local steps, a step of the pilot is a round of them.
     """
 
     group: int
@@ -57,13 +63,17 @@ class PilotRun:
     curve: tuple[tuple[int, float], ...]
     steps: int | None
     seconds: float
+    algorithm: str = "gradient"
 
 
-def default_plan(workers: int) -> list[tuple[int, int]]:
-    """Return the (group, delay) of pilots that tell enough about up to this many workers, the most telling first."""
+def default_plan(workers: int, algorithm: str = "gradient") -> list[tuple[int, int]]:
+    """Return the (group, delay) of pilots that tell enough about up to this many workers, the most telling first. Pilots
+    with local steps have no delay."""
     most = max(1, workers)
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     groups = sorted({1, most, *sizes[2::2]})
+    if algorithm != "gradient":
+        return [(group, 0) for group in groups]
     stale = [(1, size - 1) for size in sizes[1:]]
     return [
         (1, 0),
@@ -78,6 +88,7 @@ def pilot(
     target: str,
     *,
     args: Mapping[str, Any] | None = None,
+    algorithm: str = "gradient",
     plan: Iterable[tuple[int, int]] | None = None,
     batch: int | None = None,
     seeds: Iterable[int] = (101, 102, 103, 104),
@@ -88,6 +99,7 @@ def pilot(
 
     Args:
         target: The target, as in `train`.
+        algorithm: The algorithm, as in `train`. Each worker remembers what it would remember in a run.
         plan: The (group, delay) of each pilot in the order of their importance. Defaults to pilots for up to 16
             workers. If the steps rise steeply from one delay to the next, delays between them are added.
         batch: The samples of an update, in place of the job's own.
@@ -103,8 +115,8 @@ def pilot(
     job_settings, instance = resolve_job(job, dict(args or {}))
     if batch is not None:
         vars(instance)["batch_size"] = batch
-    asked, rounds = list(plan or default_plan(16)), list(seeds)
-    began, first = time.monotonic(), MAX_STEPS
+    asked, rounds = list(plan or default_plan(16, algorithm)), list(seeds)
+    began, first, method = time.monotonic(), MAX_STEPS, ALGORITHMS.make(algorithm)
     runs: list[PilotRun] = []
     with OneThread() as compute:
         for seed, (group, delay) in ((seed, entry) for seed in rounds for entry in asked):
@@ -112,9 +124,17 @@ def pilot(
                 break
             workers, schedule = max(group, delay + 1), "asp" if delay else "bsp"
             options = RunOptions(
-                workers=workers, schedule=schedule, steps=1, target=target, seed=seed, snapshot_every=1
+                workers=workers,
+                schedule=schedule,
+                algorithm=algorithm,
+                steps=1,
+                target=target,
+                seed=seed,
+                snapshot_every=1,
             )
             settings = settings_for(instance, job_settings, options)
+            if not runs:
+                first = max(1, MAX_STEPS // method.batches(settings.steps_per_epoch))
             most = round(first * (HOPELESS if delay else 2.0)) if runs else first
             run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
             if not runs and run.steps is not None:
@@ -147,7 +167,8 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
     replica = Replica(job, settings)
     flight: deque[list[Update]] = deque()
     curve: list[tuple[int, float]] = []
-    due, made = 2, 0
+    stride = 1 if replica.algorithm.batches(settings.steps_per_epoch) > 1 else 2
+    due, made = stride, 0
     while replica.version < most and time.monotonic() < end:
         numbers = (divmod(number, settings.workers) for number in range(made, made + group))
         flight.append([replica.update(worker, seq) for seq, worker in numbers])
@@ -165,7 +186,7 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
             curve.append((replica.version, metrics[name]))
             if reached(settings.target, metrics):
                 break
-            due = max(replica.version + 2, math.ceil(replica.version * GROWTH))
+            due = max(replica.version + stride, math.ceil(replica.version * GROWTH))
     done = bool(curve) and reached(settings.target, {name: curve[-1][1]})
     return PilotRun(
         group,
@@ -175,4 +196,5 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
         tuple(curve),
         curve[-1][0] if done else None,
         round(time.monotonic() - began, 3),
+        settings.algorithm,
     )

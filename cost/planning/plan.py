@@ -17,7 +17,7 @@ from typing import Any
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.planning.assumptions import Assumption, assumptions
-from lambdaml.cost.planning.candidates import Candidate, SearchSpace
+from lambdaml.cost.planning.candidates import GRADIENTS, Candidate, SearchSpace
 from lambdaml.cost.planning.choice import frontier, keeps, nearest_feasible, ranked
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.explain import explain_choice, reason
@@ -86,8 +86,10 @@ class Plan:
         if best is None:
             raise UserError(f"no plan: {self.reason}")
         chosen = best.candidate
+        algorithm = {} if chosen.algorithm == GRADIENTS else {"algorithm": chosen.algorithm}
         return {
             "schedule": chosen.schedule,
+            **algorithm,
             "workers": chosen.workers,
             "functions": best.functions,
             "batch_size": chosen.batch_size,
@@ -149,7 +151,8 @@ def plan(
     if isinstance(job, Profile):
         profile = job
     else:
-        profile = measure_profile(job, args=args, target=wanted, workers=space.workers[1], seconds=PROFILE_S)
+        given = {"args": args, "target": wanted, "workers": space.workers[1], "algorithms": space.algorithm_names}
+        profile = measure_profile(job, seconds=PROFILE_S, **given)
     target = target if epochs else target or profile.target
     objective = Objective(target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every)
     iprof = IProf.open(profile)

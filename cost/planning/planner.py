@@ -15,7 +15,7 @@ from lambdaml.cost.billing.bill import channel_of
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.assumptions import Basis
-from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.candidates import GRADIENTS, Candidate
 from lambdaml.cost.planning.convergence import Convergence
 from lambdaml.cost.planning.estimate import Estimate, StopCriterion, estimate
 from lambdaml.cost.planning.objective import Objective
@@ -83,7 +83,7 @@ class Planner:
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
             shape = self._standing_for(candidate)
-            key = (shape.schedule, shape.workers, shape.functions, shape.channel, shape.platform)
+            key = (shape.schedule, candidate.algorithm, shape.workers, shape.functions, shape.channel, shape.platform)
             families[*key, shape.costs.update_bytes].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
         tasks = [(shape, 0, SIMULATED_UPDATES) for pair in ends.values() for shape in pair]
@@ -132,12 +132,17 @@ class Planner:
             candidate.workers,
             candidate.batch_size,
             self._profile.job.samples,
-            self._profile.costs(candidate.batch_size, codec or candidate.codec, slowdown=slowdown),
+            self._costs(candidate, codec or candidate.codec, slowdown),
             candidate.channel,
             replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
             self._stragglers,
             functions,
         )
+
+    def _costs(self, candidate: Candidate, codec: str, slowdown: float = 1.0) -> Costs:
+        """Return the costs of the candidate's updates: local steps are simulated as one long gradient."""
+        costs = self._profile.costs(candidate.batch_size, codec, slowdown, candidate.algorithm)
+        return replace(costs, step_s=candidate.batches(self._profile.job.samples) * costs.step_s)
 
     def _slowdown(self, candidate: Candidate, functions: int) -> float:
         """Return how many times longer functions compute there than in the profile, as far as earlier runs tell."""
@@ -145,7 +150,7 @@ class Planner:
             return 1.0
         device = Device.of(candidate.platform)
         if candidate.platform.name == "local":
-            costs = self._profile.costs(candidate.batch_size, candidate.codec)
+            costs = self._costs(candidate, candidate.codec)
             device = Device.here(functions, busy_share(costs, candidate.channel, candidate.workers, functions))
         self._slowdowns[device] = self._iprof.slowdown(device)
         return self._slowdowns[device]
@@ -192,10 +197,20 @@ def _stop_criterion(profile: Profile, objective: Objective) -> StopCriterion:
         raise SettingsError("a plan needs a target, such as 'accuracy>=0.95', or epochs")
     if not profile.pilot or profile.target is None:
         raise SettingsError("the profile has no pilots: run 'lambdaml profile' with --target")
+    names = objective.space.algorithm_names
+    pilots = {name: [run for run in profile.pilot if run.algorithm == name] for name in names}
     if profile.target.replace(" ", "") != objective.target.replace(" ", ""):
         raise SettingsError(f"the profile's pilots trained to {profile.target!r}, not to {objective.target!r}")
     noise = profile.noise.samples if profile.noise else None
-    convergence = Convergence(profile.pilot, noise, profile.coherence)
+    for name in names:
+        if not pilots[name]:
+            raise SettingsError(
+                f"the profile has no pilots of {name}: run 'lambdaml profile' with --target and --algorithm {name}"
+            )
+    convergence = {
+        name: Convergence(runs, noise, profile.coherence) if name == GRADIENTS else Convergence(runs)
+        for name, runs in pilots.items()
+    }
     return StopCriterion(convergence, None, objective.snapshot_every, objective.remaining)
 
 

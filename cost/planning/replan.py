@@ -187,7 +187,8 @@ class Replanner:
             rows = [{"samples": update.samples, "compute_s": update.compute_s} for update in updates]
             per_s = self._expected.group / step_s
             busy = min(1.0, median(update.compute_s for update in updates) * per_s / functions)
-            self._iprof.learn_run(Device.here(functions, busy), profile, rows)
+            batches = self._expected.candidate.batches(profile.job.samples)
+            self._iprof.learn_run(Device.here(functions, busy), profile, rows, batches=batches)
         if profile.store is None:
             return profile
         facts, *_ = measure_store(self._url, 4 * profile.job.parameters, STORE_S, self._go_on)

@@ -150,7 +150,12 @@ class SlopeModel:
 
 
 def learn(
-    profile: Profile, rows: Iterable[Mapping[str, Any]], device: Device, speed: float = 1.0, folder: Path | None = None
+    profile: Profile,
+    rows: Iterable[Mapping[str, Any]],
+    device: Device,
+    speed: float = 1.0,
+    folder: Path | None = None,
+    batches: int = 1,
 ) -> int:
     """Learn from a run and save what was learnt; arguments are those of `IProf.learn_run` and `IProf.open`.
 
@@ -159,7 +164,7 @@ def learn(
     """
     try:
         iprof = IProf.open(profile, folder)
-        count = iprof.learn_run(device, profile, rows, speed)
+        count = iprof.learn_run(device, profile, rows, speed, batches)
         return count if count and iprof.save() else 0
     except Exception:  # the run has succeeded; only plans get a little worse
         return 0
@@ -215,7 +220,14 @@ class IProf:
         """Return whether a run on the device was learnt from."""
         return device.name in self.model.personal
 
-    def learn_run(self, device: Device, profile: Profile, rows: Iterable[Mapping[str, Any]], speed: float = 1.0) -> int:
+    def learn_run(
+        self,
+        device: Device,
+        profile: Profile,
+        rows: Iterable[Mapping[str, Any]],
+        speed: float = 1.0,
+        batches: int = 1,
+    ) -> int:
         """Learn from a run's trace, and return the number of its updates that were learnt from.
 
         The run is one observation, the median of its updates, so that a straggler is not mistaken for the device.
@@ -224,9 +236,11 @@ class IProf:
             profile: The profile of the run's job.
             rows: The rows of a `Trace`; those with `samples` and `compute_s` count.
             speed: The speed of the device, which plans take into account separately; see `Platform.speed`.
+            batches: The number of batches of an update. If there are several, an inner step follows each.
         """
+        inner_s = profile.optimizer_s if batches > 1 else 0.0
         ratios = [
-            row["compute_s"] * speed / profile.step_time.step_s(row["samples"])
+            row["compute_s"] * speed / (batches * (profile.step_time.step_s(row["samples"] / batches) + inner_s))
             for row in rows
             if row.get("samples") and row.get("compute_s")
         ]

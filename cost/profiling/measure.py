@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.planning.pilot import default_plan, pilot
+from lambdaml.cost.planning.pilot import PilotRun, default_plan, pilot
 from lambdaml.cost.profiling.bench import Bench
 from lambdaml.cost.profiling.machine import this_machine
 from lambdaml.cost.profiling.noise import LEAST_BATCHES, MOST_BATCHES, Noise
@@ -90,6 +90,7 @@ def profile(
     store: str | None = None,
     target: str | None = None,
     workers: int = 16,
+    algorithms: Sequence[str] = ("gradient",),
     seconds: float = SECONDS,
     device: str = "cpu",
     seed: int = 0,
@@ -102,6 +103,7 @@ def profile(
         args: The arguments of the job's constructor.
         store: The URL of a place that may be written to, under `probe/`. Everything written there is removed.
         target: A target to which pilots train (`lambdaml.cost.planning.pilot`), as up to `workers` workers would.
+        algorithms: The algorithms of the pilots, as in `train`.
         seconds: The approximate seconds to spend. Pilots may take as many again; less time means fewer repetitions.
         device: The device of tensor work, as in `train`.
         progress: A function that is told the finished share and what is being measured, now and then.
@@ -128,9 +130,8 @@ def profile(
         made = compute.submit(_times, bench, clockwork).result()
         if target is not None:
             with clockwork.phase("pilots") as tell:
-                plan, pilots_s = default_plan(workers), clockwork.seconds_of("pilots")
-                runs = pilot(instance, target, args=args, plan=plan, seconds=pilots_s, progress=tell)
-            made = replace(made, target=target, pilot=tuple(runs))
+                runs = _pilots(instance, target, args, workers, algorithms, clockwork.seconds_of("pilots"), tell)
+            made = replace(made, target=target, pilot=runs)
         made = compute.submit(_training, made, instance, bench, clockwork).result()
     spent = replace(made.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
     if found is not None:
@@ -138,6 +139,30 @@ def profile(
         spent = replace(spent, requests=requests, sent_bytes=sent, received_bytes=received)
         made = replace(made, store=facts)
     return replace(made, spent=spent, startup=started)
+
+
+def _pilots(
+    job: Job,
+    target: str,
+    args: Mapping[str, Any] | None,
+    workers: int,
+    algorithms: Sequence[str],
+    seconds: float,
+    tell: Callable[[float], None],
+) -> tuple[PilotRun, ...]:
+    """Make the pilots of each algorithm. They share the time equally."""
+    runs: list[PilotRun] = []
+    for number, name in enumerate(algorithms):
+        runs += pilot(
+            job,
+            target,
+            args=args,
+            algorithm=name,
+            plan=default_plan(workers, name),
+            seconds=seconds / len(algorithms),
+            progress=lambda share, number=number: tell((number + share) / len(algorithms)),  # type: ignore[misc]
+        )
+    return tuple(runs)
 
 
 def _bench(job: Job, settings: Settings, device: str) -> Bench:
@@ -234,7 +259,8 @@ class _Course:
         """Divide the time in thirds. The training lasts as long as the target took, or else ten epochs."""
         third, batch_size = seconds / 3, profile.job.batch_size
         slope_s, step_s = profile.step_time.slope_s_per_sample, profile.step_time.step_s(batch_size)
-        took = [run.steps for run in profile.pilot if run.steps is not None and (run.group, run.delay) == (1, 0)]
+        alone = [run for run in profile.pilot if (run.algorithm, run.group, run.delay) == ("gradient", 1, 0)]
+        took = [run.steps for run in alone if run.steps is not None]
         whole = round(median(took)) if took else 10 * profile.job.steps_per_epoch
         steps = max(LEAST_STEPS, min(round(third / (step_s + profile.optimizer_s)), MOST_STEPS, whole))
         batches = max(LEAST_BATCHES, min(round(third / POINTS / step_s), MOST_BATCHES))

@@ -17,13 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lambdaml.algorithms import GRADIENT
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.startup import Startup
 from lambdaml.errors import NewerSchema, UserError, nearest
+from lambdaml.options import RunOptions
+from lambdaml.parts import Parts
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.meter import MeterReading
+from lambdaml.training.footprint import footprint, memory_bytes, outer_share
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 SCHEMA_VERSION = 1
@@ -316,16 +320,45 @@ class Profile:
             job_s = self.startup.job_s * max(1.0, functions / self.machine.cores)
         return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
 
-    def function_mb(self, batch_size: float, workers: int) -> float:
-        """Return the most memory that a function needs: the measured memory and the updates that it may hold."""
-        update_bytes = max(codec.update_bytes for codec in self.codecs.values())
-        return self.memory.peak_mb(batch_size) + most_bytes(update_bytes, MAX_UNAPPLIED * workers) / 2**20
+    def function_mb(self, batch_size: float, workers: int, algorithm: str = "gradient", hosted: int = 1) -> float:
+        """Return the most memory that a function needs: the measured memory, the updates that it may hold, and what
+        local steps and memories take.
 
-    def costs(self, batch_size: float | None = None, codec: str = "fp32", slowdown: float = 1.0) -> Costs:
+        Args:
+            hosted: The number of the function's workers.
+        """
+        update_bytes = max(codec.update_bytes for codec in self.codecs.values())
+        held_bytes = most_bytes(update_bytes, MAX_UNAPPLIED * workers)
+        parts = Parts.of(RunOptions(algorithm=algorithm))
+        if GRADIENT not in parts.algorithm.gives:
+            held_bytes += footprint(
+                parts,
+                update_bytes,
+                self._inner_bytes,
+                update_bytes,
+                outer_share=outer_share(parts.algorithm),
+                workers=workers,
+                hosted=hosted,
+            ).algorithm_bytes
+        return self.memory.peak_mb(batch_size) + held_bytes / 2**20
+
+    @property
+    def _inner_bytes(self) -> int:
+        """The size of the state of the job's own optimizer."""
+        return max(0, self.job.snapshot_bytes - self.job.model_bytes)
+
+    def costs(
+        self,
+        batch_size: float | None = None,
+        codec: str = "fp32",
+        slowdown: float = 1.0,
+        algorithm: str = "gradient",
+    ) -> Costs:
         """Return the costs of the job for a simulation.
 
         Args:
-            batch_size: The samples of an update. Defaults to the job's own.
+            batch_size: The samples of a batch. Defaults to the job's own.
+            algorithm: The algorithm. With local steps, each gradient is followed by an inner step.
             slowdown: How many times longer a function computes than one thread of the machine that was measured; see
                 `lambdaml.cost.profiling.iprof`.
 
@@ -335,13 +368,19 @@ class Profile:
         facts = self.codecs.get(codec)
         if facts is None:
             raise UserError(f"the profile has no codec {codec!r}{nearest(codec, self.codecs)}")
+        parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
+        inner_s, inner_bytes = 0.0, 0
+        if GRADIENT not in parts.algorithm.gives:
+            inner_s, inner_bytes = self.optimizer_s, self._inner_bytes
+        vector_bytes = self.codecs["fp32"].update_bytes
         return Costs(
-            step_s=slowdown * self.step_time.step_s(batch_size or self.job.batch_size),
+            step_s=slowdown * (self.step_time.step_s(batch_size or self.job.batch_size) + inner_s),
             encode_s=slowdown * facts.encode_s,
             apply_s=slowdown * self.optimizer_s,
             apply_update_s=slowdown * (facts.read_s + facts.apply_s),
             update_bytes=facts.update_bytes,
             snapshot_bytes=self.job.snapshot_bytes,
+            memory_bytes=memory_bytes(parts, vector_bytes, facts.update_bytes, inner_bytes),
         )
 
     def dump(self, path: str | Path) -> None:

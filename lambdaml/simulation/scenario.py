@@ -297,8 +297,9 @@ class Scenario:
         self.count((*SNAPSHOT, *END), snapshot=snapshots, run=1, function=len(over))
         if self.parts.remembers and updates:
             each_s = (counted.phases_s["compute"] + counted.phases_s["encode"]) / updates
-            every = updates_per_memory(self.settings, each_s, self.update_bytes)
-            self.count(REMEMBER, worker=updates // (self.settings.workers * every) * self.settings.workers)
+            settings, workers = self.settings, self.settings.workers
+            every = updates_per_memory(each_s, settings.recover_s, workers * self.update_bytes, settings.keep_bytes)
+            self.count(REMEMBER, worker=updates // (workers * every) * workers)
         parts = int(((over - launched) // (FLUSH_S + writes.mean_s)).sum())
         counted.requests["put"] += parts
         counted.bytes_sent += parts * _PART_BYTES + updates * _ROW_BYTES

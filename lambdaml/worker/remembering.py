@@ -14,7 +14,7 @@ from lambdaml.events import MemoryEvent
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
-from lambdaml.settings import Settings
+from lambdaml.settings import RECOVER_S
 from lambdaml.worker.reading import read
 from lambdaml.worker.recovery import recover, resets
 from lambdaml.worker.shared import Shared
@@ -24,12 +24,18 @@ HISTORY_SHARE = 4
 than the bound divided by this."""
 
 
-def updates_per_memory(settings: Settings, update_s: float, update_bytes: float) -> float:
-    """Return the number of updates that a worker makes for each memory that it writes while it works, if each of them
-    takes this much compute and this many bytes."""
-    by_time = settings.recover_s / update_s if update_s else math.inf
-    shared_bytes = HISTORY_SHARE * settings.workers * update_bytes
-    by_bytes = settings.keep_bytes / shared_bytes if settings.keep_bytes is not None and shared_bytes else math.inf
+def updates_per_memory(
+    update_s: float, recover_s: float = RECOVER_S, round_bytes: float = 0.0, keep_bytes: int | None = None
+) -> float:
+    """Return the number of updates that a worker makes for each memory that it writes while it works.
+
+    Args:
+        update_s: The seconds of compute of an update.
+        round_bytes: The bytes of an update of each worker.
+        recover_s, keep_bytes: Those of the run's settings.
+    """
+    by_time = recover_s / update_s if update_s else math.inf
+    by_bytes = keep_bytes / (HISTORY_SHARE * round_bytes) if keep_bytes is not None and round_bytes else math.inf
     return 1 + min(by_time, by_bytes) // 1
 
 
