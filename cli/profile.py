@@ -204,8 +204,10 @@ def _bandwidth(store: StoreFacts) -> str:
 
 def _print_pilots(found: Profile) -> None:
     print(f"steps to {found.target}")
+    several = any(run.algorithm != "gradient" for run in found.pilot)
     rows = [
         [
+            *[run.algorithm] * several,
             f"{run.group}",
             f"{run.delay}",
             f"{run.seed}",
@@ -214,4 +216,5 @@ def _print_pilots(found: Profile) -> None:
         ]
         for run in found.pilot
     ]
-    _format.print_table(["updates a step", "staleness", "seed", "steps", "took"], rows)
+    headings = ["updates a step", "staleness", "seed", "steps", "took"]
+    _format.print_table([*["algorithm"] * several, *headings], rows, left=["algorithm"])

@@ -95,8 +95,8 @@ def _job(basis: Basis) -> Iterator[Assumption]:
     inputs: tuple[str, ...] = ("StepTime.overhead_s", "StepTime.slope_s_per_sample")
     for name in sorted({one.algorithm for one in basis.candidates} - {GRADIENTS}):
         counts = {one.batches(job.samples) for one in basis.candidates if one.algorithm == name}
-        inputs = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # their difference is the inner optimizer's state
-        yield Assumption(f"local steps of an update, {name}", _range(counts, ".0f"), "", "given", "", inputs)
+        sizes = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # they differ by the inner optimizer's state
+        yield Assumption(f"local steps of an update, {name}", _range(counts, ".0f"), "", "given", "", sizes)
         yield Assumption(f"outer step, {name}", "like an optimizer step", "", "assumed", "")
     for name, one in {one.algorithm: one for one in basis.candidates if one.parts.remembers}.items():
         size_bytes = profile.costs(one.batch_size, one.codec, algorithm=name).memory_bytes

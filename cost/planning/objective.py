@@ -45,4 +45,6 @@ class Objective:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without what was not asked for."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != math.inf}
+        plain = {name: value for name, value in asdict(self).items() if value is not None and value != math.inf}
+        space = {name: value for name, value in plain["space"].items() if name != "algorithms" or value}
+        return {**plain, "space": space}

@@ -39,6 +39,18 @@ def test_a_plan_is_announced_and_written_down(cli: Cli, profile: Path) -> None:
     assert cli("report", "here").code == 0
 
 
+def test_auto_hands_on_the_algorithm_that_was_asked_for(cli: Cli, profile: Path) -> None:
+    way = ("--algorithm", "local:5,outer=nesterov", "--epochs", 5, "--engine", "inline", "--workers", 2)
+    ended = cli("train", DIGITS, "--schedule", "auto", *way, "--profile", profile, "--store", "here")
+    assert ended.code == 0, ended.err
+    settings = lambdaml.Run(f"file://{Path.cwd()}/here").settings
+    assert settings.algorithm == "local:5,outer=nesterov" and settings.planned is not None
+    assert settings.planned["algorithm"] == settings.algorithm
+    clash = ("--staleness", "nesterov", "--store", "there")
+    ended = cli("train", DIGITS, "--schedule", "auto", *way, "--profile", profile, *clash)
+    assert ended.code == 2 and "both add momentum" in ended.err and "planned" not in ended.err
+
+
 def test_a_run_goes_on_in_another_way_where_that_is_worth_it(
     cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             ("--workers", 1, "--epochs", 2.5, "--snapshot-every", 7),
             {"target": None, "epochs": 2.5, "snapshot_every": 7},
         ),
+        (("--workers", 4, "--epochs", 20, "--algorithm", "local:20,outer=nesterov"), {"epochs": 20}),
         (("--workers", 4, "--codec", "bf16", "--channel", "s3-standard:bandwidth=40MB/s"), {"target": TARGET}),
     ],
 )
@@ -76,6 +77,8 @@ def test_the_printed_command_parses_back_to_the_plan(
     assert Path(found["job"].partition(":")[0]).resolve() == Path(DIGITS.partition(":")[0])
     for name in ("schedule", "workers", "functions", "batch_size", "codec"):
         assert found[name] == best[name], name
+    assert found["algorithm"] == best.get("algorithm", "gradient")
+    assert found["algorithm"].startswith("local") == ("--algorithm" in options)
     assert best["functions"] == min(2, best["workers"])
     assert {name: found[name] for name in length} == length
     assert found["device"] == "cpu" and found["engine"] is None

@@ -57,9 +57,32 @@ def test_json_has_the_fields_of_train_and_what_is_modelled(trained: Trained, cli
     assert result["modelled"]["exact"] is True
 
 
+def test_local_steps_cover_several_batches_and_memories_are_written(cli: Cli) -> None:
+    memories = ("--algorithm", "local:4,outer=nesterov", "--recover", 0.7, "--error-feedback", 1)
+    plain, local = (cli("simulate", *FEW, *options, "--json").json for options in ((), memories))
+    assert local["updates"] == plain["updates"] and local["samples"] == 4 * plain["samples"]
+    assert local["seconds"] > plain["seconds"] + 3 * 4 * 0.1
+    assert local["modelled"]["costs"]["memory_bytes"] == 12_000_000
+    snapshots = 3  # more than before, since an epoch is one update now
+    written = local["requests"]["create"] - plain["requests"]["create"] - snapshots
+    assert 3 <= written <= 6, "after every second update of each worker, unless the run has ended"
+    assert "local:4" in cli("simulate", *FEW, *memories).out.splitlines()[0]
+
+
 def test_options_have_the_defaults_of_the_library() -> None:
     mine, theirs = inspect.signature(simulate).parameters, inspect.signature(lambdaml.simulate).parameters
-    for name in ("workers", "functions", "channel", "platform", "stragglers", "codec", "staleness", "real", "seed"):
+    for name in (
+        "workers",
+        "functions",
+        "channel",
+        "platform",
+        "stragglers",
+        "codec",
+        "staleness",
+        "real",
+        "seed",
+        "algorithm",
+    ):
         assert mine[name].default == theirs[name].default
     assert theirs["schedule"].default == "bsp"
 

@@ -23,7 +23,7 @@ from lambdaml.cost.profiling.startup import Startup
 from lambdaml.simulation.channel import Channel, Empirical
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.latency import LatencyModel
-from tests.cost.planning.test_plan import PILOTS, TARGET
+from tests.cost.planning.test_plan import LOCAL, NESTEROV, PILOTS, TARGET
 from tests.cost.profiles import digits
 
 PARTS = [
@@ -36,7 +36,7 @@ WATCHED = {*PARTS, PilotRun, Startup, Platform, Channel, LatencyModel, Empirical
 NO_NUMBERS = {
     *("Profile.job", "Profile.machine", "Profile.step_time", "Profile.memory", "Profile.codecs", "Profile.store"),
     *("Profile.startup", "Profile.noise", "Profile.coherence", "Profile.pilot"),  # what these hold is watched
-    *("Profile.target", "StoreFacts.url", "Channel.name", "Platform.name", "Platform.spec"),
+    *("PilotRun.algorithm", "Profile.target", "StoreFacts.url", "Channel.name", "Platform.name", "Platform.spec"),
 }
 """Fields that hold others, or names."""
 
@@ -109,6 +109,11 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
         False,
     ),
     "coherence for staleness": ({"pilot": COHERENT}, {"target": TARGET, "space": space(platforms=("local",))}, True),
+    "local steps on lambda": (
+        {"pilot": (*PILOTS, *LOCAL)},
+        {"target": TARGET, "space": space(channels=("s3-standard",), algorithms=(NESTEROV, "gradient"))},
+        True,
+    ),
     "epochs, both batches and codecs": (
         {},
         {"epochs": 2.0, "space": space(platforms=("local",), batch_sizes=(), codecs=())},

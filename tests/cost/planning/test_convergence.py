@@ -98,6 +98,29 @@ def test_pilots_are_the_runs_they_stand_for() -> None:
     assert result.metrics["accuracy"] == found.curve[-1][1]
 
 
+def test_pilots_with_local_steps_are_the_runs_they_stand_for() -> None:
+    """Each worker of a pilot keeps its inner optimizer."""
+    import lambdaml
+
+    algorithm = "local:3,outer=nesterov"
+    found = pilot(JOB, "accuracy>=0.9", args={"lr": 0.005}, algorithm=algorithm, plan=[(2, 0)], seeds=(5,))[0]
+    assert found.algorithm == algorithm and found.steps is not None and found.steps > 1
+    options = {
+        "args": {"lr": 0.005},
+        "workers": 2,
+        "steps": found.steps,
+        "seed": 5,
+        "snapshot_every": found.steps,
+        "engine": "inline",
+    }
+    result = lambdaml.train(JOB, "memory://local-pilot-as-run", algorithm=algorithm, **options)
+    assert result.metrics["accuracy"] == found.curve[-1][1]
+
+
+def test_pilots_with_local_steps_have_no_delay() -> None:
+    assert default_plan(16, "local:20") == [entry for entry in default_plan(16) if entry[1] == 0][: len({1, 4, 16})]
+
+
 def test_a_metric_that_the_job_does_not_report_is_a_mistake() -> None:
     with pytest.raises(SettingsError, match="the job reports"):
         pilot(JOB, "beauty>=1", plan=[(1, 0)])

@@ -35,6 +35,10 @@ PILOTS = tuple(
     for group, delay, steps in ((1, 0, 100), (4, 0, 60), (8, 0, 50), (1, 1, 105), (1, 3, 130), (1, 7, None))
     for seed in (1, 2)
 )
+NESTEROV = "local:20,outer=nesterov"
+LOCAL = tuple(PilotRun(group, 0, 32, 1, (), steps, 0.1, NESTEROV) for group, steps in ((1, 6), (4, 4)))
+"""Pilots with local steps, whose rounds cover about as many samples as the others."""
+
 SMALL = SearchSpace(
     workers=(1, 4),
     schedules=("bsp", "asp", "ssp:1"),
@@ -265,3 +269,85 @@ def test_a_measured_bucket_costs_what_its_store_costs(profile: Profile) -> None:
     bucket = make_plan(profile, Objective(TARGET, space=space), processes=1)
     assert bucket.candidates[0].parts_usd["requests"] > 0
     assert any(row.what == "price, s3-standard/put" for row in bucket.assumptions)
+
+
+# ---- Algorithms.
+
+
+def test_local_steps_need_fewer_requests_and_bytes_for_as_many_samples(profile: Profile) -> None:
+    space = replace(
+        SMALL, workers=(4, 4), schedules=("bsp",), platforms=("local",), algorithms=("gradient", "local:20")
+    )
+    found = make_plan(profile, Objective(epochs=200.0, space=space), processes=1)
+    plain, local = sorted(found.candidates, key=lambda one: one.candidate.algorithm)
+    assert local.steps == math.ceil(plain.steps / 20)
+    assert local.requests < plain.requests / 8, "the start and the snapshots are as they were"
+    assert local.bytes_sent < plain.bytes_sent / 8
+    work_s = profile.step_time.step_s(32) + profile.optimizer_s
+    assert local.step_s > 20 * work_s and local.seconds < plain.seconds
+    assert found.choice is not None and found.options()["algorithm"] == "local:20"
+    assert found.options()["planned"]["algorithm"] == "local:20"
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [row.get("algorithm") for row in record["candidates"]] == ["local:20", None]
+    assert any(sentence.startswith("algorithm gradient: ") for sentence in found.explanations)
+    assert "bsp, local:20</td>" in plan_page(found, "A plan")
+
+
+def test_each_algorithm_has_the_steps_of_its_own_pilots(profile: Profile) -> None:
+    space = replace(SMALL, workers=(4, 4), platforms=("local",), algorithms=("gradient", NESTEROV))
+    known = replace(profile, pilot=(*PILOTS, *LOCAL))
+    objective = Objective(TARGET, space=space, snapshot_every=1)
+    found = {(one.candidate.schedule, one.candidate.algorithm): one for one in make_plan(known, objective).candidates}
+    assert found["bsp", NESTEROV].steps in (4, 5) and 50 < found["bsp", "gradient"].steps < 70
+    assert "more than pilots tried" in found["asp", NESTEROV].obstacle
+    with pytest.raises(SettingsError, match=f"no pilots of {NESTEROV}: run .* --algorithm {NESTEROV}"):
+        make_plan(profile, objective)
+
+
+def test_a_plan_says_nothing_of_algorithms_that_nobody_asked_for(plan: Plan) -> None:
+    assert "algorithm" not in json.dumps(plan.to_dict(), allow_nan=False)
+    assert "algorithm" not in plan.options()
+
+
+def test_steps_that_clocks_decide_are_not_planned(profile: Profile) -> None:
+    with pytest.raises(SettingsError, match="local:auto.*clocks"):
+        SearchSpace(algorithms=("local:auto",)).candidates(profile)
+
+
+def test_more_local_steps_than_a_run_has_are_an_obstacle(profile: Profile) -> None:
+    space = replace(SMALL, workers=(4, 4), schedules=("bsp",), platforms=("local",), algorithms=("local:500",))
+    (found,) = make_plan(profile, Objective(epochs=1.0, space=space), processes=1).candidates
+    assert found.obstacle.startswith("500 local steps")
+
+
+def test_what_workers_remember_is_paid_for(profile: Profile) -> None:
+    """Each writes a memory of its inner optimizer for every 30 s of compute, and one when its function must leave."""
+    criterion, tariff = StopCriterion(None, epochs=20_000.0), Tariff(PriceBook.load(), "s3-standard", "lambda-arm:1769")
+    channel = Channel.parse("s3-standard")
+    step_cost = simulate_step_cost(shape(channel=channel, costs=profile.costs()))
+    found = {}
+    for platform in ("local", "local:lifetime_s=600"):
+        for inner in ("keep", "anew"):
+            algorithm = f"local:20,inner={inner}"
+            candidate = Candidate("bsp", 4, 32, "fp32", channel, Platform.parse(platform), algorithm)
+            found[platform, inner] = estimate(candidate, step_cost, profile, criterion, tariff)
+    kept, anew = found["local", "keep"], found["local", "anew"]
+    work_s = 20 * (profile.step_time.step_s(32) + profile.optimizer_s) + profile.codecs["fp32"].encode_s
+    expected = 4 * kept.steps / (1 + 30 // work_s)
+    assert expected > 20 and kept.requests - anew.requests == pytest.approx(expected, abs=2)
+    size = profile.costs(algorithm="local:20,inner=keep").memory_bytes
+    assert size == profile.job.snapshot_bytes - profile.job.model_bytes
+    assert kept.bytes_sent - anew.bytes_sent == pytest.approx(expected * size, rel=0.1)
+    leaving, plain = found["local:lifetime_s=600", "keep"], found["local:lifetime_s=600", "anew"]
+    moved = leaving.invocations - 4
+    assert moved > 8 and leaving.requests - plain.requests == pytest.approx(expected + 2 * moved, abs=4)
+
+
+def test_memory_is_enough_for_local_steps_and_what_they_remember(profile: Profile) -> None:
+    plain = profile.function_mb(32, 4)
+    mb = 2**20
+    vector, inner = 38_440, profile.job.snapshot_bytes - profile.job.model_bytes
+    local = vector + inner
+    assert (profile.function_mb(32, 4, "local:20") - plain) * mb == pytest.approx(local)
+    side = 2 * vector + vector + local  # a replica with the state of outer momentum
+    assert (profile.function_mb(32, 4, NESTEROV, 2) - plain) * mb == pytest.approx(local + side + 2 * inner)

@@ -31,6 +31,13 @@ def test_a_slow_function_takes_longer_for_everything_and_writes_the_same() -> No
     assert (slow.update_bytes, slow.snapshot_bytes) == (plain.update_bytes, plain.snapshot_bytes)
 
 
+def test_local_steps_take_an_inner_step_after_each_gradient() -> None:
+    plain, local = digits().costs(), digits().costs(algorithm="local:20")
+    assert local.step_s == pytest.approx(plain.step_s + digits().optimizer_s)
+    assert replace(local, step_s=plain.step_s) == plain
+    assert digits().costs(algorithm="local:20,inner=keep").memory_bytes == 39_216 - 38_760
+
+
 def test_an_unknown_codec_is_a_mistake_of_the_user() -> None:
     with pytest.raises(UserError, match=r"no codec 'fp16' \(did you mean"):
         digits().costs(codec="fp16")
