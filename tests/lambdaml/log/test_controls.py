@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from torch.optim.lr_scheduler import StepLR
 
 import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.events import Event
-from lambdaml.log.records import Control
+from lambdaml.log import keys, wire
+from lambdaml.log.records import Control, Update
 from lambdaml.worker import stop_watcher
-from tests.lambdaml.lab import Made, memory
+from tests.lambdaml.lab import Made, Tiny, broken_off, memory
 
 
-def trained(monkeypatch: pytest.MonkeyPatch, job: Any, schedule: str, changes: list[float]) -> lambdaml.Run:
+def trained(
+    monkeypatch: pytest.MonkeyPatch, job: Any, schedule: str, changes: list[float], **options: Any
+) -> lambdaml.Run:
     """Return a run of three workers on two functions. Its learning rate is changed whenever the last change was heeded, and
     it is cancelled once all were."""
     monkeypatch.setattr(stop_watcher, "STOP_POLL_S", 0.002)
@@ -37,7 +42,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, job: Any, schedule: str, changes: l
             else:
                 run.cancel()
 
-    lambdaml.train(job, store, workers=3, functions=2, steps=20_000, schedule=schedule, on_event=on_event)
+    lambdaml.train(job, store, workers=3, functions=2, steps=20_000, schedule=schedule, on_event=on_event, **options)
     return lambdaml.Run(store, job)
 
 
@@ -66,6 +71,51 @@ def test_what_cannot_be_changed_is_refused_in_one_line(monkeypatch: pytest.Monke
         run.change("lr", 0.5)
 
 
-def test_a_scheduler_keeps_the_learning_rate_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+@pytest.mark.parametrize("algorithm", ["local:2", "local:2,inner=keep"])
+def test_local_steps_have_the_changed_rate_from_the_next_base_on(
+    schedule: str, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(monkeypatch, Made(), schedule, [1e-6, 0.1], algorithm=algorithm)
+    report = run.verify(deep=1)
+    assert report.faults == [] and report.recomputed == len(list(run.store.list(keys.UPDATES)))
+    assert report.controls == ["lr became 1e-06", "lr became 0.1"]
+    assert run.replay().meta["log_state"]["changed"] == {"lr": 0.1}
+    first, second = [commit.commit for commit in run.log() for _ in commit.controls]
+    moved: dict[bool, list[float]] = {False: [], True: []}
+    for info in run.store.list(keys.UPDATES):
+        update = Update.read(run.store.get(info.key) or b"", info.key)
+        moved[first < update.base_commit <= second].append(float(np.abs(update.body["gradient"]).max()))
+    assert 0 < max(moved[True]) < 1e-4 < min(moved[False])
+
+
+def test_a_function_that_starts_later_takes_local_steps_with_the_changed_rate() -> None:
+    run: Any = broken_off(Tiny, at=5, workers=2, steps=9, functions=1, algorithm="local:2", snapshot_every=100)
+    control, key, commit = Control(0, "lr", 1e-6), keys.update(0, 3), next(run.log(3))
+    carrier = Update.read(run.store.get(key) or b"", key)
+    carrier.control = control
+    run.store.put(key, carrier.pack())
+    run.store.put(keys.control(0), wire.dump_json({"what": "lr", "value": 1e-6}))
+    run.store.put(keys.log(3), replace(commit, controls=(control,)).pack())
+    run.store.delete([keys.update(*entry_id) for entry_id in _after(run, 4)])
+    run.store.delete([info.key for info in run.store.list(keys.LOG, after=keys.log(3))])
+    for stored, (kept, _) in list(run.store._objects.items()):
+        run.store._objects[stored] = kept, run.store._objects[keys.RUN][1]  # none is a sign of life
+    lambdaml.resume(run.store, functions=1)
+    report = run.verify(deep=1)
+    assert report.faults == [] and report.recomputed == 18
+    data = run.store.get(keys.update(0, 8)) or b""
+    assert np.abs(Update.read(data, keys.update(0, 8)).body["gradient"]).max() < 1e-4
+
+
+def _after(run: lambdaml.Run, commit: int) -> list[tuple[int, int]]:
+    """Return the updates whose bases lie at or behind a commit."""
+    found = [keys.update_id(info.key) for info in run.store.list(keys.UPDATES)]
+    return [(worker, seq) for worker, seq in found if seq >= commit]
+
+
+@pytest.mark.parametrize("algorithm", ["gradient", "local:2"])
+def test_a_scheduler_keeps_the_learning_rate_to_itself(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="the job's scheduler decides the learning rate"):
-        trained(monkeypatch, Made(scheduler=lambda optimizer: StepLR(optimizer, 5)), "bsp", [0.5])
+        job = Made(scheduler=lambda optimizer: StepLR(optimizer, 5))
+        trained(monkeypatch, job, "bsp", [0.5], algorithm=algorithm)
