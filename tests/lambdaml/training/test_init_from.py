@@ -87,6 +87,35 @@ def test_the_same_origin_and_seed_give_the_same_bits() -> None:
     assert model_bytes(runs[0]) == model_bytes(runs[1])
 
 
+LOCAL = "local:2,outer=nesterov"
+
+
+@pytest.mark.parametrize("made", [Tiny, adam])
+@pytest.mark.parametrize("algorithms", [("gradient", LOCAL), (LOCAL, "gradient"), ("local:2", LOCAL)])
+def test_with_another_algorithm_the_weights_are_taken_over_and_the_optimizers_are_fresh(
+    made: Any, algorithms: tuple[str, str]
+) -> None:
+    before = train(made(), workers=2, steps=3, algorithm=algorithms[0])
+    after = train(made(), workers=2, steps=3, algorithm=algorithms[1], init_from=before.url)
+    alone = first(train(made(), workers=2, steps=1, algorithm=algorithms[1]))
+    stood, begun = lambdaml.Run(before.store, made()).replay(3), first(after)
+    assert all(torch.equal(tensor, begun.model()[name]) for name, tensor in stood.model().items())
+    assert {name: begun.meta[name] for name in alone.meta} == alone.meta
+    assert begun.tensors.keys() == alone.tensors.keys()
+    assert lambdaml.Run(after.store, made()).verify(deep=1).faults == []
+
+
+@pytest.mark.parametrize("made", [Tiny, adam])
+def test_with_the_same_local_steps_the_outer_optimizer_goes_on(made: Any) -> None:
+    before = train(made(), workers=2, steps=3, algorithm=LOCAL)
+    after = train(made(), workers=3, steps=1, algorithm=LOCAL, init_from=before.url)
+    stood, begun = lambdaml.Run(before.store, made()).replay(3), first(after)
+    assert {**stood.meta, "log_state": None} == {**begun.meta, "log_state": None}
+    assert any(name.startswith("optimizer/") for name in begun.tensors)
+    assert stood.tensors.keys() == begun.tensors.keys()
+    assert all(torch.equal(tensor, begun.tensors[name]) for name, tensor in stood.tensors.items())
+
+
 @pytest.mark.parametrize("rule", ["nesterov", "dc:0.04"])
 def test_what_a_rule_remembers_begins_anew(rule: str) -> None:
     """It is about the origin's versions."""
