@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
+from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.holders import working
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_many, read_now
 from lambdaml.log.retention import Horizon, pinned_version
-from lambdaml.log.snapshot import State
+from lambdaml.log.snapshot import State, meta_of
+from lambdaml.parts import Parts
 from lambdaml.storage.probe import store_time
 
 
@@ -16,8 +18,9 @@ def gc(run: RunReader) -> int:
     """Delete what the run's newest snapshot has made unnecessary, and return the number of objects deleted.
 
     It deletes the snapshots that are older than the result's, the newest one and every pinned one, and the updates that
-    got their fate before the earliest snapshot kept. It keeps the log, the metrics, the trace and the usage. Versions
-    before that snapshot can no longer be replayed.
+    got their fate before the earliest snapshot kept, with the memories that only those rest on. It keeps the log, the
+    metrics, the trace and the usage. Versions before that snapshot can no longer be replayed. If the run has not ended,
+    what a recovery of its workers' memories needs is kept, too.
 
     Raises:
         SettingsError: If functions work on the run, by the store's clock. They may still need what would be deleted.
@@ -44,15 +47,35 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
     pins = read_many(store, [info.key for info in store.list(keys.PINS)], pinned_version)
     if not infos:
         return None
-    result = next((commit.stop.version for commit in run.log() if commit.stop), None)
+    stop = next((commit.stop for commit in run.log() if commit.stop), None)
     newest = keys.number(infos[-1].key)
+    result = None if stop is None else stop.version
     wanted = min(version for version in (newest, result, *pins) if version is not None)
-    oldest = max((info.key for info in infos if keys.number(info.key) <= wanted), default=infos[0].key)
+    remembered = _remembered(run) if stop is None else None
+
+    def suffices(key: str) -> bool:
+        return remembered is None or Horizon.of(meta_of(store, key)["log_state"]).leaves(remembered)
+
+    usable = (info.key for info in reversed(infos) if keys.number(info.key) <= wanted)
+    oldest = next(filter(suffices, usable), infos[0].key)
     horizon = Horizon.of(demand_present(read_now(store, oldest, State.load), oldest).meta["log_state"])
     doomed = [info.key for info in infos if info.key < oldest]
-    for info in store.list(keys.UPDATES):
+    for info in [*store.list(keys.UPDATES), *store.list(keys.MEMORY)]:
         worker, seq = keys.update_id(info.key)
-        if seq < horizon.next_seq[worker]:
+        needed = info.key.startswith(keys.MEMORY) and remembered is not None and seq >= remembered[worker]
+        if seq < horizon.next_seq[worker] and not needed:
             doomed.append(info.key)
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
     return (horizon, doomed + spent) if doomed else None
+
+
+def _remembered(run: RunReader) -> list[int] | None:
+    """Return for each worker the number of updates after which its newest memory was written, or began anew; None in a
+    run without memory."""
+    if not Parts.of(run.settings).remembers:
+        return None
+    newest = [0] * run.settings.workers
+    marks = [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)] + lost_memories(wishes(run.store))
+    for worker, seq in marks:
+        newest[worker] = max(newest[worker], seq)
+    return newest

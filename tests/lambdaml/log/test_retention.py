@@ -23,7 +23,7 @@ from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage import MemoryStore, open_store
 from lambdaml.training.asked import bounded, default_interval, warnings_of_room
-from tests.lambdaml.lab import Tiny, memory, model_bytes
+from tests.lambdaml.lab import Tiny, broken_off, memory, model_bytes
 
 STEPS, WORKERS, EVERY = 60, 2, 4
 KEEP = 20_000
@@ -218,6 +218,30 @@ def test_what_a_bound_deletes_and_what_gc_deletes_leaves_the_same_history(
     assert all(
         keys.number(key) < horizon.next_seq[keys.update_id(key)[0]] for key in doomed if key.startswith(keys.UPDATES)
     )
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("schedule", ["bsp", "quorum:2"])
+def test_gc_leaves_a_run_that_goes_on_what_its_workers_remember(written: bool, schedule: str) -> None:
+    options: dict[str, Any] = {"workers": 3, "steps": 12, "snapshot_every": 2, "codec": "bf16", "error_feedback": 1.0}
+    options |= {"schedule": schedule, "functions": 1, "recover_s": 1e-9 if written else 1e9}
+    run = broken_off(Tiny, at=9, **options)
+    remembered = {worker: [seq for w, seq in _memories(run) if w == worker] for worker in range(3)}
+    deleted = run.gc()
+    assert bool(deleted) == written, "without a memory, a recovery goes back to the beginning"
+    assert bool([info for info in run.store.list(keys.SNAPSHOTS) if info.key == keys.snapshot(0)]) != written
+    for worker, before in remembered.items():
+        kept = [seq for w, seq in _memories(run) if w == worker]
+        assert kept[-1:] == before[-1:] and (len(kept) < len(before)) == written
+    lambdaml.resume(run.store, functions=1)
+    report = run.verify(deep=1)
+    assert report.faults == [] and report.recomputed > 0 and run.summary().stop == "steps"
+    if schedule == "bsp":
+        assert model_bytes(run) == model_bytes(train(memory(), **options))
+
+
+def _memories(run: lambdaml.Run) -> list[tuple[int, int]]:
+    return [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)]
 
 
 def test_a_disk_that_is_full_ends_a_run_in_good_order(
