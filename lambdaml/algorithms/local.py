@@ -98,13 +98,13 @@ class LocalSteps:
         self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
     ) -> Assignment:
         most = self.batches(settings.steps_per_epoch)
+        first, count = seq * most, most
         if self._auto:
             assert memory is not None
             share = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
-            return Assignment(worker, seq, memory.values.get(_DONE, 0), max(1, round(share * most)))
-        first = seq * most
-        left = settings.batches - first if settings.batches is not None else most
-        return Assignment(worker, seq, first, min(most, left) if left > 0 else most)
+            first, count = memory.values.get(_DONE, 0), max(1, round(share * most))
+        left = settings.batches - first if settings.batches is not None else count
+        return Assignment(worker, seq, first, min(count, left) if left > 0 else count)
 
     def check(self, settings: Settings, update: Update) -> str:
         if update.batches is None:
