@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from lambdaml.codecs import Vector
 from lambdaml.log.memory import Arrays, Memory, PendingUpdate
 from lambdaml.log.records import Body
@@ -22,6 +20,7 @@ AddSent = Callable[[Body, float, Vector], None]
 """A function that adds weight times what a body says to a vector, in place."""
 
 _RESIDUAL = "residual"
+_BLOCK = 2**18
 
 
 class Feedback:
@@ -29,18 +28,22 @@ class Feedback:
 
     Args:
         decay: The share of the residual that an update takes up.
+        exact: Whether a body always says all of its vector.
         add_sent: Adds what an encoded body says to a vector.
     """
 
-    def __init__(self, decay: float, add_sent: AddSent) -> None:
+    def __init__(self, decay: float, exact: bool, add_sent: AddSent) -> None:
         self._decay = decay
+        self._exact = exact
         self._add_sent = add_sent
 
     def take_up(self, memory: Memory, vector: Vector) -> Vector:
-        """Return u, in an array of its own. The memory is not changed."""
+        """Return u, which is the vector itself if there is no residual. Neither it nor the memory is changed."""
         residual = memory.arrays.get(_RESIDUAL)
         if residual is None:
-            return vector.copy()
+            return vector
+        if self._decay == 1.0:
+            return residual + vector
         taken: Vector = residual * residual.dtype.type(self._decay)
         taken += vector
         return taken
@@ -50,19 +53,29 @@ class Feedback:
         return {name: array for name, array in memory.arrays.items() if name == _RESIDUAL}
 
     def sent(self, memory: Memory, seq: int, taken: Vector, body: Body) -> None:
-        """Note that update `seq` carries this body in place of `taken`, which the residual went into."""
+        """Note that update `seq` carries this body in place of `taken`, which the residual went into. Nobody else may
+        change `taken` from now on."""
         memory.arrays.pop(_RESIDUAL, None)
         memory.pending[seq] = PendingUpdate(taken, body)
 
     def give_back(self, memory: Memory, pending: PendingUpdate, weight: float) -> None:
-        """Return to the residual what was not applied of an update."""
-        rest = np.array(pending.vector)
+        """Return to the residual what was not applied of an update. Its vector is used up."""
+        residual = memory.arrays.get(_RESIDUAL)
+        if self._exact and weight == 1.0 and residual is None:
+            return
+        rest = pending.vector
+        if (weight or residual is not None) and not rest.flags.writeable:
+            rest = rest.copy()
         if weight:
             self._add_sent(pending.body, -weight, rest)
-        residual = memory.arrays.get(_RESIDUAL)
         if residual is not None:
             rest += residual
-        if rest.any():
+        if _any(rest):
             memory.arrays[_RESIDUAL] = rest
         else:
             memory.arrays.pop(_RESIDUAL, None)
+
+
+def _any(vector: Vector) -> bool:
+    """Return whether a number of the vector is not zero. Most vectors say so at their beginning."""
+    return any(vector[start : start + _BLOCK].any() for start in range(0, len(vector), _BLOCK))

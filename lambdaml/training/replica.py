@@ -117,7 +117,8 @@ class Replica:
         self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)
         self.frozen = Frozen(self.model)
         self.strays = Strays(job, self.model)
-        self.feedback = Feedback(settings.error_feedback, self._add_sent) if settings.error_feedback else None
+        decay = settings.error_feedback
+        self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
         self.memories = Memories(self._give_back)
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
@@ -209,7 +210,12 @@ class Replica:
         memory.arrays, memory.values = {**made.message.arrays, **residual}, made.message.values
         if self.feedback is not None and made.taken is not None:
             encoded, rows, _ = split_body(update.body)
-            self.feedback.sent(memory, update.seq, made.taken, encoded | rows)
+            if self.codec.exact and not rows:
+                taken = self.codec.values(encoded)[:]  # the same bits, in memory that the update holds anyway
+                taken.flags.writeable = False
+            else:
+                taken = made.taken.copy() if made.taken is self.flat.host else made.taken
+            self.feedback.sent(memory, update.seq, taken, encoded | rows)
 
     def _add_sent(self, body: Body, weight: float, out: Vector) -> None:
         encoded, rows, _ = split_body(body)
