@@ -83,7 +83,7 @@ Schedules = Annotated[
     list[str] | None,
     _space("--schedule", metavar="NAME", help="A schedule to consider; by default all of them. Repeatable."),
 ]
-Algorithms = Annotated[
+_Algorithms = Annotated[
     list[str] | None,
     _space(
         "--algorithm",
@@ -128,7 +128,7 @@ def plan(
     platform: Platforms = None,
     channel: Channels = None,
     schedule: Schedules = None,
-    algorithm: Algorithms = None,
+    algorithm: _Algorithms = None,
     batch_size: _Batches = None,
     codec: Codecs = None,
     snapshot_every: SnapshotEvery = None,

@@ -36,7 +36,7 @@ _Target = Annotated[
 WorkersHint = Annotated[
     int, typer.Option(min=1, metavar="N", help="The most workers that a plan may choose; the trainings cover as many.")
 ]
-Algorithms = Annotated[
+_Algorithms = Annotated[
     list[str] | None,
     typer.Option(
         "--algorithm",
@@ -62,7 +62,7 @@ def profile(
     args: Args = None,
     target: _Target = None,
     workers_hint: WorkersHint = 16,
-    algorithm: Algorithms = None,
+    algorithm: _Algorithms = None,
     seconds: Seconds = 60.0,
     out: _Out = None,
     device: _options.Device = "auto",

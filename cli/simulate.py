@@ -18,7 +18,7 @@ from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 from lambdaml.cli._simulated import dollars, print_result, print_sweep
-from lambdaml.cli.train import AlgorithmSpec, Args, CodecSpec, Feedback, Recover, Seed, StalenessRule, parse_args
+from lambdaml.cli.train import AlgorithmSpec, Args, CodecSpec, FeedbackShare, Recover, Seed, StalenessRule, parse_args
 from lambdaml.errors import UserError, nearest
 from lambdaml.settings import RECOVER_S
 
@@ -161,7 +161,7 @@ def simulate(
     schedule: _Schedule = None,
     algorithm: AlgorithmSpec = "gradient",
     codec: CodecSpec = "fp32",
-    error_feedback: Feedback = None,
+    error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
     recover_s: Recover = RECOVER_S,
     updates: Updates = None,

@@ -110,7 +110,7 @@ CodecSpec = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
-Feedback = Annotated[
+FeedbackShare = Annotated[
     float | None,
     typer.Option(
         "--error-feedback",
@@ -252,7 +252,7 @@ def train(
     batch_size: BatchSize = None,
     algorithm: AlgorithmSpec = "gradient",
     codec: CodecSpec = "fp32",
-    error_feedback: Feedback = None,
+    error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,

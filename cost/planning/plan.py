@@ -151,8 +151,10 @@ def plan(
     if isinstance(job, Profile):
         profile = job
     else:
-        given = {"args": args, "target": wanted, "workers": space.workers[1], "algorithms": space.algorithm_names}
-        profile = measure_profile(job, seconds=PROFILE_S, **given)
+        algorithms, workers = space.algorithm_names, space.workers[1]
+        profile = measure_profile(
+            job, args=args, target=wanted, workers=workers, algorithms=algorithms, seconds=PROFILE_S
+        )
     target = target if epochs else target or profile.target
     objective = Objective(target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every)
     iprof = IProf.open(profile)

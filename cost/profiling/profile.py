@@ -27,7 +27,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.meter import MeterReading
-from lambdaml.training.footprint import footprint, memory_bytes, outer_share
+from lambdaml.training.footprint import footprint, outer_share, remembered_bytes
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 SCHEMA_VERSION = 1
@@ -380,7 +380,7 @@ class Profile:
             apply_update_s=slowdown * (facts.read_s + facts.apply_s),
             update_bytes=facts.update_bytes,
             snapshot_bytes=self.job.snapshot_bytes,
-            memory_bytes=memory_bytes(parts, vector_bytes, facts.update_bytes, inner_bytes),
+            memory_bytes=remembered_bytes(parts, vector_bytes, facts.update_bytes, inner_bytes),
         )
 
     def dump(self, path: str | Path) -> None:

@@ -132,8 +132,7 @@ def simulate(
         stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR` or `spread:S`.
         algorithm: The algorithm, with its arguments, such as `local:20`. An update covers as many batches as it says.
         codec: The codec, with its arguments.
-        error_feedback: The share of what earlier updates did not carry that goes into a worker's next one; by default
-            it is that of the codec.
+        error_feedback: The decay of residuals, from 0 (none) to 1; by default it is that of the codec.
         staleness: The staleness rule, with its arguments.
         costs: The costs to use in place of measured or assumed ones.
         real: Whether to compute the job's real gradients, at modelled times.
@@ -143,8 +142,7 @@ def simulate(
         args: The arguments of the job.
         trace: Is called with the run's trace at the end. Only exact simulations have one.
         progress: Is called with the share that is done, now and then.
-        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s` and `recover_s`; see
-            `lambdaml.options.RunOptions`.
+        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`, `recover_s`; see `RunOptions`.
 
     Raises:
         UserError: If what was asked for makes no sense.

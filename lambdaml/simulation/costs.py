@@ -15,7 +15,7 @@ from lambdaml.log.records import Commit, Entry
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.training.footprint import memory_bytes
+from lambdaml.training.footprint import remembered_bytes
 
 ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
@@ -34,7 +34,7 @@ def assumed(
     optimizer keeps one number for each parameter."""
     size = encoded_bytes(CODECS.make(codec), parameters, np.float32)
     apply_s = 1e-9 * parameters
-    memory = 0 if parts is None else memory_bytes(parts, 4 * parameters, size, 4 * parameters)
+    memory = 0 if parts is None else remembered_bytes(parts, 4 * parameters, size, 4 * parameters)
     return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters, memory)
 
 

@@ -86,7 +86,7 @@ def footprint(
         update_bytes: The size of an update.
         outer_share: The bytes of the outer optimizer's state for each byte of a trained parameter; None without one.
     """
-    remembered_bytes = memory_bytes(parts, trained_bytes, update_bytes, inner_bytes)
+    held_bytes = remembered_bytes(parts, trained_bytes, update_bytes, inner_bytes)
     return Footprint(
         trained_bytes,
         frozen_bytes,
@@ -94,7 +94,7 @@ def footprint(
         workers,
         hosted,
         0 if outer_share is None else trained_bytes + inner_bytes,
-        remembered_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
+        held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
     )
 
@@ -114,7 +114,7 @@ def outer_share(algorithm: Algorithm) -> float | None:
     return float(sum(tensor.nbytes for tensor in kept)) / parameter.nbytes
 
 
-def memory_bytes(parts: Parts, vector_bytes: int, update_bytes: int, inner_bytes: int) -> int:
+def remembered_bytes(parts: Parts, vector_bytes: int, update_bytes: int, inner_bytes: int) -> int:
     """Return the bytes that a worker remembers while the fate of its newest update is not known.
 
     Args:

@@ -45,7 +45,10 @@ def test_a_plan_of_a_profile_takes_its_target_and_trains_as_planned(profile: lam
 def test_a_plan_of_a_job_measures_it_first(profile: lambdaml.Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, object, int]] = []
 
-    def measure(job: str, *, args: object, target: str, workers: int, seconds: float) -> lambdaml.Profile:
+    def measure(
+        job: str, *, args: object, target: str, workers: int, algorithms: tuple[str, ...], seconds: float
+    ) -> lambdaml.Profile:
+        assert algorithms == ("gradient",)
         asked.append((target, args, workers))
         return profile
 
