@@ -31,6 +31,8 @@ def _facts(found: Status) -> Iterator[tuple[str, str]]:
     yield "schedule", f"{found.schedule}, {found.workers} workers"
     if found.first:
         yield "kept from", f"version {found.first}: earlier ones cannot be replayed any more"
+    if found.changes:
+        yield "changes", ", ".join(found.changes)
     if found.init_from is not None:
         yield "began with", _format.shown(found.init_from)
     if found.metrics_version is not None:

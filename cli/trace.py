@@ -13,6 +13,8 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
+from lambdaml.log.controls import describe_control
+from lambdaml.log.records import Control
 
 if TYPE_CHECKING:
     from lambdaml.traces import Trace
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _PHASES = ("download", "compute", "encode", "upload", "wait", "apply")
 
 _SHOWN = 10
+
+_MORE = ("batches", "memory")
 
 _Row = dict[str, Any]
 
@@ -44,7 +48,7 @@ def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as
 
     found = Trace.of(Run(run))
     if to_csv is not None:
-        _write_csv(to_csv, found.rows)
+        _write_csv(to_csv, found)
     if to_parquet is not None:
         found.save(to_parquet)
     if as_json:
@@ -54,24 +58,22 @@ def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as
     return 0
 
 
-def _write_csv(target: str, rows: list[_Row]) -> None:
+def _write_csv(target: str, trace: Trace) -> None:
     if target == "-":
-        _csv_to(results(), rows)
+        _csv_to(results(), trace)
         results().flush()
         return
     try:
         with open(target, "w", newline="", encoding="utf-8") as file:
-            _csv_to(file, rows)
+            _csv_to(file, trace)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
 
 
-def _csv_to(file: IO[str], rows: list[_Row]) -> None:
-    from lambdaml.traces import COLUMNS
-
-    writer = csv.DictWriter(file, [column.name for column in COLUMNS], lineterminator="\n")
+def _csv_to(file: IO[str], trace: Trace) -> None:
+    writer = csv.DictWriter(file, [column.name for column in trace.columns], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(trace.rows)
 
 
 def _print(trace: Trace) -> None:
@@ -80,12 +82,24 @@ def _print(trace: Trace) -> None:
         print("no update has a fate yet")
         return
     headings = ["version", "worker", "seq", "base", "stale", "weight", "fate", "loss", "samples"]
-    shown = [[*_facts(row), *(_ms(row[f"{phase}_s"]) for phase in _PHASES)] for row in rows[-_SHOWN:]]
-    _format.print_table([*headings, *_PHASES], shown, left=["fate"], keys=3)
+    more = [name for name in _MORE if name in rows[0]]
+    shown = [
+        [
+            *_facts(row),
+            *("-" if row[name] is None else str(row[name]) for name in more),
+            *(_ms(row[f"{phase}_s"]) for phase in _PHASES),
+        ]
+        for row in rows[-_SHOWN:]
+    ]
+    _format.print_table([*headings, *more, *_PHASES], shown, left=["fate"], keys=3)
     print()
     fates = Counter(row["fate"] for row in rows)
     staleness = _format.staleness(trace.staleness)
     _format.print_text(f"{len(rows)} updates ({_format.counts(fates)}); staleness {staleness}")
+    for change in trace.meta["controls"]:
+        control = Control(change["number"], change["what"], change["value"])
+        since = "the log does not have it" if change["commit"] is None else f"from log entry {change['commit']} on"
+        _format.print_text(f"{describe_control(control)} ({since})")
     means = {phase: _mean_ms([row[f"{phase}_s"] for row in rows]) for phase in _PHASES}
     _format.print_text("phases in ms, on average: " + ", ".join(f"{phase} {mean}" for phase, mean in means.items()))
 

@@ -69,6 +69,13 @@ def lost_memories(controls: Iterable[Control]) -> list[tuple[int, int]]:
     return [(each.value[0], each.value[1]) for each in controls if each.what == LOST_MEMORY]
 
 
+def changes(run: RunReader) -> list[tuple[Control, int | None]]:
+    """Return all changes of a run, each with the log entry that holds it; None if the log has not got it (yet)."""
+    asked = wishes(run.store)
+    held = {control.number: commit.commit for commit in run.log() for control in commit.controls} if asked else {}
+    return [(control, held.get(control.number)) for control in asked]
+
+
 def describe_control(control: Control) -> str:
     """Return what a control entry does, in a few words."""
     if control.what == LOST_MEMORY:

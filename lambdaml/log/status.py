@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from lambdaml.log import keys
+from lambdaml.log.controls import describe_control, wishes
 from lambdaml.log.holders import seem_working
 from lambdaml.log.reader import RunReader
 from lambdaml.log.retention import snapshots_kept
@@ -32,6 +33,7 @@ class Status:
         model: Whether the bucket holds the result.
         init_from: The state that the run began with, as `URL@VERSION`, or None for a fresh model.
         first: The first version that can still be replayed.
+        changes: A sentence about each change that was made in mid-run, or asked for.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Status:
     model: bool = False
     init_from: str | None = None
     first: int = 0
+    changes: tuple[str, ...] = ()
 
 
 def status(run: RunReader) -> Status:
@@ -77,4 +80,5 @@ def status(run: RunReader) -> Status:
         model=run.store.head(keys.MODEL) is not None,
         init_from=str(settings.init_from) if settings.init_from is not None else None,
         first=next((keys.number(info.key) for info in snapshots_kept(run.store)), 0),
+        changes=tuple(describe_control(wish) for wish in wishes(run.store)),
     )

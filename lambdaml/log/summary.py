@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from lambdaml.log.records import Commit
+from lambdaml.log.records import Commit, Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Summary:
         staleness: The distribution of staleness over the applied updates.
         stop: The reason why the run ended, or None if the log does not end it.
         stop_version: The version that the run's result has, or None if the log does not end the run.
+        controls: The changes in mid-run that the log holds, such as another learning rate or a lost memory.
     """
 
     commits: int
@@ -72,6 +73,7 @@ class Summary:
     staleness: Staleness
     stop: str | None
     stop_version: int | None
+    controls: tuple[Control, ...] = ()
 
     @staticmethod
     def of(log: Iterable[Commit]) -> Summary:
@@ -80,7 +82,9 @@ class Summary:
         staleness: Counter[int] = Counter()
         commits = version = samples = 0
         stop = None
+        controls: list[Control] = []
         for commit in log:
+            controls += commit.controls
             commits, version, stop = commits + 1, commit.last_version, commit.stop
             for entry in commit.entries:
                 fates[entry.fate] += 1
@@ -95,4 +99,5 @@ class Summary:
             Staleness.of_counts(staleness),
             stop.reason if stop else None,
             stop.version if stop and stop.version is not None else version if stop else None,
+            tuple(controls),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import NewerSchema, UserError
+from lambdaml.log.controls import changes
 from lambdaml.log.reader import RunReader
 from lambdaml.log.summary import Staleness
 from lambdaml.settings import Settings, make_settings
@@ -98,7 +99,16 @@ COLUMNS = (
 )
 """The table has these columns, in this order."""
 
+MORE_COLUMNS = (
+    Column("first_batch", int, "", "the first of its worker's batches that it covers, counted through its whole life"),
+    Column("batches", int, "", "the number of batches that it covers"),
+    Column("base_commit", int, "", "the number of log entries that its worker knew when it was computed"),
+    Column("memory", str, "", "the beginning of the digest of what its worker remembered before it"),
+)
+"""The table has those of these columns, after the others, in which some row has a value."""
+
 _NAMES = tuple(column.name for column in COLUMNS)
+_MORE = {column.name: column for column in MORE_COLUMNS}
 _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 
 
@@ -121,23 +131,28 @@ class Trace:
     """Holds a table of updates, in the order of the log.
 
     Attributes:
-        rows: A dict for each update, with every name of `COLUMNS`.
+        rows: A dict for each update, with the name of each of `columns`.
+        columns: The columns: all of `COLUMNS`, and those of `MORE_COLUMNS` that are needed.
         meta: Plain values by name. `source` is one of `SOURCES`; `settings` are those of the run, as `Settings` dumps
-            them, or None; `stop` says why the run ended, or is None; `commits` counts log entries; others are notes.
+            them, or None; `stop` says why the run ended, or is None; `commits` counts log entries; `controls` are the
+            changes in mid-run, each with the log entry that holds it, or None; others are notes.
 
     Raises:
         UserError: If a row has a column that is not in `COLUMNS`, or lacks a required one, or the source is unknown.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
+        given = list(rows)
+        more = [name for name in _MORE if any(row.get(name) is not None for row in given)]
+        self.columns = (*COLUMNS, *(_MORE[name] for name in more))
         self.rows: list[Row] = []
-        for row in rows:
-            if unknown := row.keys() - set(_NAMES):
+        for row in given:
+            if unknown := row.keys() - {*_NAMES, *_MORE}:
                 raise UserError(f"a trace has no column {', '.join(sorted(unknown))}")
             if missing := [name for name in _REQUIRED if row.get(name) is None]:
                 raise UserError(f"row {len(self.rows)} of the trace has no {', '.join(missing)}")
-            self.rows.append({name: row.get(name) for name in _NAMES})
-        self.meta: dict[str, Any] = {"settings": None, "stop": None, **meta, "schema": TRACE_SCHEMA}
+            self.rows.append({name: row.get(name) for name in (*_NAMES, *more)})
+        self.meta: dict[str, Any] = {"settings": None, "stop": None, "controls": [], **meta, "schema": TRACE_SCHEMA}
         if self.source not in SOURCES:
             raise UserError(f"a trace's source is {', '.join(SOURCES)}, not {self.source!r}")
 
@@ -153,7 +168,9 @@ class Trace:
             pass
         stop = asdict(last.stop) if last and last.stop else None
         commits = last.commit + 1 if last else 0
-        return Trace(rows, {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits})
+        controls = [{"commit": commit, **asdict(control)} for control, commit in changes(run)]
+        meta = {"source": source, "settings": run.settings.model_dump(), "stop": stop, "commits": commits}
+        return Trace(rows, {**meta, "controls": controls})
 
     @property
     def source(self) -> str:
@@ -187,8 +204,8 @@ class Trace:
         Raises:
             UserError: If the file cannot be written, or pyarrow is not installed.
         """
-        schema = _schema(self.meta)
-        columns = [[row[name] for row in self.rows] for name in _NAMES]
+        schema = _schema(self.meta, self.columns)
+        columns = [[row[column.name] for row in self.rows] for column in self.columns]
         from pyarrow import Table, array, parquet
 
         arrays = [array(values, field.type) for values, field in zip(columns, schema, strict=True)]
@@ -206,7 +223,7 @@ class Trace:
             NewerSchema: If a newer lambdaml wrote the file.
         """
         name = os.fspath(path)
-        schema = _schema({})
+        _schema({}, ())
         from pyarrow import ArrowException, parquet
 
         try:
@@ -222,7 +239,8 @@ class Trace:
             raise NewerSchema(
                 f"{name} has schema {number}, this lambdaml reads up to {TRACE_SCHEMA}: install a newer version"
             )
-        if not table.schema.equals(schema):
+        more = [column for column in MORE_COLUMNS if column.name in table.schema.names]
+        if not table.schema.equals(_schema({}, (*COLUMNS, *more))):
             raise UserError(f"{name} is not a trace: its columns are {', '.join(table.schema.names)}")
         return Trace(table.to_pylist(), meta)
 
@@ -232,14 +250,14 @@ class Trace:
         return [Compared(what, mine[what], theirs[what]) for what in mine]
 
 
-def _schema(meta: Mapping[str, Any]) -> pyarrow.Schema:
+def _schema(meta: Mapping[str, Any], columns: Sequence[Column]) -> pyarrow.Schema:
     """Return the table's schema, with the trace's metadata in it."""
     try:
         import pyarrow
     except ImportError:
         raise UserError("traces are kept as Parquet by pyarrow: pip install 'lambdaml-runtime[report]'") from None
     types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    fields = [pyarrow.field(column.name, types[column.type]) for column in COLUMNS]
+    fields = [pyarrow.field(column.name, types[column.type]) for column in columns]
     return pyarrow.schema(fields, metadata={"lambdaml": json.dumps(meta)})
 
 

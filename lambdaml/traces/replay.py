@@ -2,7 +2,7 @@
 
 It keeps no old state. It makes versions in order; at each version it computes the gradients of all updates that were
 computed from it, and keeps them for the step that applies them. Along the trace of a run, with the run's own job, rule
-and settings, this gives the bits of the run.
+and settings, this gives the bits of the run. If workers remember something, refused updates are computed, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.commits import build_commit
-from lambdaml.log.records import Commit, Entry, Stop, Update
+from lambdaml.log.controls import lost_memories
+from lambdaml.log.memory import Memory
+from lambdaml.log.records import DAMAGED, Commit, Control, Entry, Stop, Update
 from lambdaml.log.snapshot import State
 from lambdaml.options import RunOptions
 from lambdaml.schedules import Decision
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lambdaml.training.replica import Replica
+
+_SIZES = ("batch_size", "samples", "steps_per_epoch", "parameters")
+"""A job that differs from the run's in one of these is another job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,15 @@ def replay_trace(
         vars(instance)["optimizer"] = optimizer
     settings = _settings(trace, instance, job_settings, staleness, seed)
     commits = _commits(trace, settings.workers)
+    own = (
+        optimizer is None
+        and recorded is not None
+        and all(getattr(settings, name) == getattr(recorded, name) for name in _SIZES)
+    )
     with OneThread() as compute:
-        return compute.submit(_replay, trace, commits, instance, settings, evaluate_every, pick_device(device)).result()
+        return compute.submit(
+            _replay, trace, commits, instance, settings, evaluate_every, pick_device(device), own
+        ).result()
 
 
 def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str | None, seed: int | None) -> Settings:
@@ -199,24 +211,30 @@ def _replay(
     settings: Settings,
     evaluate_every: int | None,
     device: str,
+    own: bool,
 ) -> TraceReplay:
+    """Replay the commits. `own` says that the job may be the run's, so that changes in mid-run are made again, and
+    updates cover the batches that they did."""
     from lambdaml.training.replica import Replica
 
     replica = Replica(job, settings, device=device)
     stop = Stop(**trace.meta["stop"]) if trace.meta["stop"] else None
-    due: dict[int, list[Row]] = {}
-    for row in sorted(trace.rows, key=_id):
-        if row["fate"] == "applied":
-            due.setdefault(row["base"], []).append(row)
+    due = _due(trace, commits, replica.parts.remembers)
+    changed = {change["commit"]: _control(change) for change in trace.meta["controls"] if own}
+    resets = set(lost_memories(changed.values()))
     waiting: dict[tuple[int, int], Update] = {}
     versions: dict[int, int] = {}  # maps the trace's versions to the replay's, where a commit starts
     metrics: dict[int, dict[str, float]] = {}
     done: list[Row] = []
     fault = ""
-    for planned in commits:
+    for number, planned in enumerate(commits):
         before = versions[planned.version] = replica.version
-        for row in due.pop(planned.version, ()):
-            waiting[_id(row)] = _computed(replica, row)
+        for row in due.pop(number, ()):
+            if _id(row) in resets:
+                replica.memories.host(Memory(*_id(row)), replica.log_state)
+            update = _computed(replica, row, own)
+            if row["fate"] == "applied":
+                waiting[_id(row)] = update
         refused = [{**row, "base": versions.get(row["base"], row["base"])} for row in planned.refused]
         updates = [[waiting.pop(_id(row)) for row in step] for step in planned.steps]
         commit = build_commit(
@@ -226,6 +244,7 @@ def _replay(
             (),
             max_rejected=sys.maxsize,
             wish=stop if planned is commits[-1] else None,
+            control=changed.get(number),
         )
         assert commit is not None
         rows = {_id(row): row for step in planned.steps for row in step}
@@ -249,6 +268,20 @@ def _replay(
     return TraceReplay(state, metrics, Trace(done, trace.meta | meta), fault)
 
 
+def _due(trace: Trace, commits: list[_Commit], remembers: bool) -> dict[int, list[Row]]:
+    """Return the rows to compute before each commit: at the update's base or, if its worker remembers something, at the
+    place in the log that it was computed at, since the fates that were known there count."""
+    first: dict[int, int] = {}
+    for number, planned in enumerate(commits):
+        first.setdefault(planned.version, number)
+    due: dict[int, list[Row]] = {}
+    for row in sorted(trace.rows, key=_id):
+        if row["fate"] == "applied" or (remembers and row["reason"] != DAMAGED):
+            known = row.get("base_commit")
+            due.setdefault(first[row["base"]] if known is None else known, []).append(row)
+    return due
+
+
 def _told(rows: Mapping[tuple[int, int], Row], commit: Commit) -> list[Row]:
     """Return the rows of those updates that the trace applies, with their fates in the replay."""
     told = []
@@ -266,11 +299,14 @@ def _facts(entry: Entry) -> Row:
     return {name: getattr(entry, name) for name in ("base", "staleness", "samples", "loss")}
 
 
-def _computed(replica: Replica, row: Row) -> Update:
+def _computed(replica: Replica, row: Row, own: bool) -> Update:
     """Compute an update at the replica's version. It has a body of its own."""
-    update = replica.update(row["worker"], row["seq"], _generation(row), row["function"] or "")
-    update.fault = replica.check(update)
-    return update
+    batches = (row["first_batch"], row["batches"]) if own and row.get("batches") is not None else None
+    return replica.update(*_id(row), _generation(row), row["function"] or "", batches)
+
+
+def _control(change: Mapping[str, Any]) -> Control:
+    return Control(change["number"], change["what"], change["value"])
 
 
 def _refused(row: Row) -> Update:

@@ -225,12 +225,14 @@ class Replica:
         assert self.feedback is not None
         self.feedback.give_back(memory, pending, weight)
 
-    def update(self, worker: int, seq: int, generation: int = 1, function: str = "") -> Update:
+    def update(
+        self, worker: int, seq: int, generation: int = 1, function: str = "", batches: tuple[int, int] | None = None
+    ) -> Update:
         """Compute the worker's next update with a body of its own, for trainings without a store. It is checked, and
-        its worker remembers it."""
+        its worker remembers it. `batches` are its first batch and their number, if the algorithm is not to choose."""
         if self.parts.remembers and not seq:
             self.memories.host(Memory(worker), self.log_state)
-        assignment = self.assign(worker, seq)
+        assignment = self.assign(worker, seq) if batches is None else Assignment(worker, seq, *batches)
         found = self.compute(assignment)
         update = found.update(assignment, self.settings.codec, generation, function)
         update.body = {name: np.array(array) for name, array in found.body.items()}

@@ -20,6 +20,9 @@ from lambdaml.worker.world import World
 FLUSH_S = 15.0
 """A part is written after this many seconds."""
 
+_DIGITS = 12
+"""So many digits of the digest of a memory go into the trace."""
+
 
 class Tracer:
     """The trace of one function."""
@@ -47,7 +50,7 @@ class Tracer:
         """Note that a worker's update is in the bucket. One that an earlier function put there is not counted here."""
         if update.function != self._function:
             return
-        self._open[update.id] = {
+        row = self._open[update.id] = {
             "kind": "update",
             "worker": update.worker,
             "seq": update.seq,
@@ -60,6 +63,10 @@ class Tracer:
             "bytes_sent": update.size_bytes,
             "puts": 1,
         }
+        if update.batches is not None:
+            row |= dict(zip(("first_batch", "batches"), update.batches, strict=True))
+        if update.memory:
+            row |= {"base_commit": update.base_commit, "memory": update.memory[:_DIGITS]}
 
     def applied(self, commit: Commit, download_s: float, apply_s: float, counts: Mapping[str, int]) -> None:
         """Note that a commit was applied here. Its costs go to the first of this function's updates in it.

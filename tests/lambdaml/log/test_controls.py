@@ -14,6 +14,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.events import Event
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Control, Update
+from lambdaml.traces import Trace
 from lambdaml.worker import stop_watcher
 from tests.lambdaml.lab import Made, Tiny, broken_off, memory
 
@@ -58,6 +59,14 @@ def test_a_changed_learning_rate_holds_from_one_commit_on_everywhere(
     groups = run.replay().meta["optimizer"]["param_groups"]
     assert [group["lr"] for group in groups] == [0.003]
     assert run.replay(0).meta["optimizer"]["param_groups"][0]["lr"] != 0.02
+    assert run.summary().controls == tuple(heeded)
+    assert run.status().changes == ("lr became 0.02", "lr became 0.003")
+    trace = Trace.of(run)
+    held = [commit.commit for commit in run.log() for _ in commit.controls]
+    assert [(change["commit"], change["value"]) for change in trace.meta["controls"]] == [
+        *zip(held, (0.02, 0.003), strict=True)
+    ]
+    assert lambdaml.replay_trace(trace, run.job()).state.dump_model() == run.replay().dump_model()
 
 
 def test_what_cannot_be_changed_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,3 +255,47 @@ def test_options_that_do_not_fit_are_refused(bsp: lambdaml.Run) -> None:
         lambdaml.replay_trace(trace, Tiny, evaluate_every=0)
     with pytest.raises(SettingsError, match="2 samples, too few for 3 workers"):
         lambdaml.replay_trace(trace, Tiny(samples=2))
+
+
+REMEMBERS: dict[str, Any] = {"codec": "bf16", "error_feedback": 1.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "local:3", "schedule": "asp"},
+        {"algorithm": "local:3,outer=nesterov"},
+        {"algorithm": "local:2,outer=nesterov", "schedule": "quorum:2", **REMEMBERS},
+        {"algorithm": "local:auto", "schedule": "asp"},
+        {"schedule": "quorum:2", **REMEMBERS},
+    ],
+    ids=str,
+)
+def test_along_the_trace_of_a_run_whose_workers_remember_it_has_the_runs_bits(options: dict[str, Any]) -> None:
+    run = train(workers=3, steps=STEPS, snapshot_every=4, **options)
+    trace = Trace.of(run)
+    named = {column.name for column in trace.columns}
+    assert ("batches" in named) == ("algorithm" in options)
+    assert ("memory" in named) == (options.get("algorithm") not in ("local:3",))
+    replayed = lambdaml.replay_trace(trace)
+    assert replayed.fault == "" and replayed.state.dump_model() == model_bytes(run)
+    assert [(row["weight"], row["loss"]) for row in replayed.trace.rows if row["fate"] == "applied"] == [
+        (row["weight"], row["loss"]) for row in trace.rows if row["fate"] == "applied"
+    ]
+
+
+def test_columns_for_batches_and_memory_are_there_only_where_they_are_needed_and_are_kept(
+    bsp: lambdaml.Run, tmp_path: Path
+) -> None:
+    plain = Trace.of(bsp)
+    assert not {"batches", "first_batch", "memory", "base_commit"} & plain.rows[0].keys()
+    trace = Trace.of(train(workers=2, steps=3, algorithm="local:2,inner=keep"))
+    trace.save(tmp_path / "trace.parquet")
+    again = Trace.load(tmp_path / "trace.parquet")
+    assert again.rows == trace.rows and again.columns == trace.columns
+    assert [(row["first_batch"], row["batches"]) for row in again.rows if row["worker"] == 1] == [
+        (0, 2),
+        (2, 2),
+        (4, 2),
+    ]
+    assert all(len(row["memory"]) == 12 for row in again.rows)

@@ -19,6 +19,7 @@ from lambdaml.log import keys
 from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
+from lambdaml.traces import Trace
 from lambdaml.worker import stop_watcher
 from tests.lambdaml.lab import Tiny, memory, model_bytes, train
 
@@ -140,6 +141,9 @@ def test_a_wish_that_the_run_ended_before_is_shown_from_its_object(monkeypatch: 
     report = run.verify(deep=1)
     assert report.faults == []
     assert report.controls == [f"the memory of worker 1 began anew before update {AT + 2}"]
+    assert list(run.status().changes) == report.controls and run.summary().controls == ()
+    (change,) = Trace.of(run).meta["controls"]
+    assert change["commit"] is None and change["value"] == [1, AT + 2]
     assert (report.recomputed, report.unchecked) == (len(published(run)) - 1, 1), "all but the one that nobody computed"
 
 
