@@ -13,8 +13,6 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._stdout import results
 from lambdaml.errors import UserError
-from lambdaml.log.controls import describe_control
-from lambdaml.log.records import Control
 
 if TYPE_CHECKING:
     from lambdaml.traces import Trace
@@ -77,6 +75,9 @@ def _csv_to(file: IO[str], trace: Trace) -> None:
 
 
 def _print(trace: Trace) -> None:
+    from lambdaml.log.controls import describe_control
+    from lambdaml.log.records import Control
+
     rows = trace.rows
     if not rows:
         print("no update has a fate yet")

@@ -80,4 +80,4 @@ def describe_control(control: Control) -> str:
     """Return what a control entry does, in a few words."""
     if control.what == LOST_MEMORY:
         return "the memory of worker {} began anew before update {}".format(*control.value)
-    return f"{control.what} became {control.value:g}"
+    return f"{control.what} = {control.value:g}"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import lambdaml
+from lambdaml.log.wire import dump_json
 from lambdaml.storage import Finding
 from lambdaml.traces import COLUMNS, Trace
 from tests.cli.conftest import DIGITS, Cli, Trained, lambdaml_process
@@ -212,3 +213,33 @@ def test_nobody_reads_on_and_nobody_complains(trained: Trained) -> None:
 
 def test_the_version() -> None:
     assert lambdaml_process("--version").out == f"{lambdaml.__version__}\n"
+
+
+def test_verify_computes_updates_again_if_asked(trained: Trained, cli: Cli) -> None:
+    ended = cli("verify", trained.place, "--deep", "1")
+    assert ended.code == 0 and "computed 48 updates again\nOK\n" in ended.out
+    found = cli("verify", trained.place, "--deep", "0.01", "--json").json
+    assert 0 < found["recomputed"] <= 48 and found["unchecked"] == 0
+    refused = cli("verify", trained.place, "--deep", "2")
+    assert refused.code == 2 and "deep: must be more than 0 and at most 1 (it is 2.0)" in refused.err
+
+
+def test_changes_in_mid_run_and_what_workers_remember_are_shown(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    lambdaml.train(
+        DIGITS,
+        str(place),
+        workers=2,
+        steps=2,
+        engine="inline",
+        functions=1,
+        algorithm="local:2,inner=keep",
+        recover_s=1e-9,
+    )
+    lambdaml.Run(str(place)).store.create("control/0000000000.json", dump_json({"what": "lr", "value": 0.5}))
+    assert "changes      lr = 0.5\n" in cli("status", place).out
+    shown = cli("trace", place).out
+    assert "batches" in shown and "memory" in shown
+    assert "lr = 0.5 (the log does not have it)" in " ".join(shown.split())
+    checked = cli("verify", place, "--deep", "1").out
+    assert "computed 4 updates again, and compared " in checked and "changed on the way: lr = 0.5\n" in checked

@@ -60,7 +60,7 @@ def test_a_changed_learning_rate_holds_from_one_commit_on_everywhere(
     assert [group["lr"] for group in groups] == [0.003]
     assert run.replay(0).meta["optimizer"]["param_groups"][0]["lr"] != 0.02
     assert run.summary().controls == tuple(heeded)
-    assert run.status().changes == ("lr became 0.02", "lr became 0.003")
+    assert run.status().changes == ("lr = 0.02", "lr = 0.003")
     trace = Trace.of(run)
     held = [commit.commit for commit in run.log() for _ in commit.controls]
     assert [(change["commit"], change["value"]) for change in trace.meta["controls"]] == [
@@ -88,7 +88,7 @@ def test_local_steps_have_the_changed_rate_from_the_next_base_on(
     run = trained(monkeypatch, Made(), schedule, [1e-6, 0.1], algorithm=algorithm)
     report = run.verify(deep=1)
     assert report.faults == [] and report.recomputed == len(list(run.store.list(keys.UPDATES)))
-    assert report.controls == ["lr became 1e-06", "lr became 0.1"]
+    assert report.controls == ["lr = 1e-06", "lr = 0.1"]
     assert run.replay().meta["log_state"]["changed"] == {"lr": 0.1}
     first, second = [commit.commit for commit in run.log() for _ in commit.controls]
     moved: dict[bool, list[float]] = {False: [], True: []}
