@@ -5,6 +5,9 @@ object `memory/{worker}/{seq}` spares a successor the work of computing it again
 
 An update is *pending* from the moment it is made until its fate is known. Its memory holds the vector that was to be
 sent and the body that was sent, because how much of it returns depends on the fate.
+
+Nobody can compute an update again whose object is damaged in the bucket, nor what its worker remembered of it. So with
+the fate of such an update the memory begins anew, in whichever function holds it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 from lambdaml.errors import BadObject, RunFailed
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Body
-from lambdaml.log.state import KNOWN_FATES, LogState
+from lambdaml.log.state import KNOWN_FATES, UNREADABLE, LogState
 from lambdaml.log.wire import canonical
 
 Arrays = dict[str, NDArray[Any]]
@@ -59,6 +62,9 @@ class Memory:
         pending: The updates without a fate, by their sequence number. There are at most two.
         ready_commit: In a memory that was read, the number of commits that had been applied when it was written: it
             suffices for every later base.
+        begun: The number of updates that it had made when it last began anew; it holds nothing of these.
+        lacks: The number of an update that is missing in it, since its object is damaged; None if none is. Such a
+            memory serves nobody until it begins anew with the fate of that update.
     """
 
     worker: int
@@ -67,13 +73,16 @@ class Memory:
     values: dict[str, Any] = field(default_factory=dict)
     pending: dict[int, PendingUpdate] = field(default_factory=dict)
     ready_commit: int = 0
+    begun: int = 0
+    lacks: int | None = None
 
     def settle(self, log_state: LogState, give_back: GiveBack) -> None:
         """Settle the pending updates whose fate the log state knows, in order.
 
         Raises:
-            RunFailed: If a fate is too old for the log state to know it.
+            RunFailed: If a fate is too old for the log state to know it, or an update that cannot be read was applied.
         """
+        self._forget_damaged(log_state)
         decided = log_state.next_seq[self.worker]
         for seq in sorted(self.pending):
             if seq >= decided:
@@ -84,6 +93,17 @@ class Memory:
                 )
             weight = log_state.weights[self.worker][seq - decided]
             give_back(self, self.pending.pop(seq), weight)
+
+    def _forget_damaged(self, log_state: LogState) -> None:
+        """Begin anew if the log state knows the fate of an update that this memory rests on and whose object is
+        damaged."""
+        decided = log_state.next_seq[self.worker]
+        known = zip(range(decided - KNOWN_FATES, decided), log_state.weights[self.worker], strict=True)
+        if any(self.begun <= seq < self.seq and weight == UNREADABLE for seq, weight in known):
+            self.arrays, self.values, self.pending = {}, {}, {}
+            self.begun, self.ready_commit, self.lacks = self.seq, 0, None
+        if self.lacks is not None and self.lacks < decided:
+            raise RunFailed(f"{keys.update(self.worker, self.lacks)} is applied by the log, but its object is damaged")
 
     def digest(self) -> str:
         """Return the SHA-256 of everything that is remembered, in hexadecimal."""
@@ -107,9 +127,10 @@ class Memory:
 
     def dump(self, ready_commit: int) -> bytes:
         """Return the bytes of the memory's object, written when this many commits had been applied."""
-        header = {"worker": self.worker, "seq": self.seq, "ready_commit": ready_commit, "values": self.values}
+        header: dict[str, Any] = {"worker": self.worker, "seq": self.seq, "ready_commit": ready_commit, "begun": self.begun}
+        header |= {"values": self.values, "pending": sorted(self.pending)}
         parts = [(name, np.ascontiguousarray(array)) for name, array in self._parts()]
-        return wire.pack({**header, "pending": sorted(self.pending)}, parts)[0]
+        return wire.pack(header, parts)[0]
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> Memory:
@@ -121,7 +142,7 @@ class Memory:
         """
         header, arrays = wire.unpack(data, key)
         try:
-            worker, seq, ready = (int(header[name]) for name in ("worker", "seq", "ready_commit"))
+            worker, seq, ready, begun = (int(header[name]) for name in ("worker", "seq", "ready_commit", "begun"))
             pending = {}
             for number in header["pending"]:
                 prefix = f"{_PENDING}/{int(number)}/"
@@ -129,7 +150,7 @@ class Memory:
                 body = {name.removeprefix(body_prefix): arrays[name] for name in arrays if name.startswith(body_prefix)}
                 pending[int(number)] = PendingUpdate(arrays[f"{prefix}vector"], body)
             kept = {name: array for name, array in arrays.items() if not name.startswith(f"{_PENDING}/")}
-            memory = Memory(worker, seq, kept, dict(header["values"]), pending, ready)
+            memory = Memory(worker, seq, kept, dict(header["values"]), pending, ready, begun)
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is no memory: {error}") from error
         if key != keys.memory(worker, seq):
@@ -143,19 +164,30 @@ class Memories:
     def __init__(self, give_back: GiveBack) -> None:
         self._give_back = give_back
         self._held: dict[int, Memory] = {}
+        self._commit = 0
 
     def host(self, memory: Memory, log_state: LogState) -> None:
         """Take a worker's memory, and settle what is pending as far as the log state knows."""
         memory.settle(log_state, self._give_back)
-        self._held[memory.worker] = memory
+        self._held[memory.worker], self._commit = memory, log_state.commit
 
     def drop(self, worker: int) -> None:
         """Forget a worker's memory, because it is void or another function works as this worker."""
         self._held.pop(worker, None)
 
     def holds(self, worker: int, seq: int) -> bool:
-        """Return whether the worker's memory is held and is the one after `seq` updates."""
-        return worker in self._held and self._held[worker].seq == seq
+        """Return whether the worker's memory is held, is the one after `seq` updates, and serves at this base."""
+        memory = self._held.get(worker)
+        return memory is not None and memory.seq == seq and self._serves(memory)
+
+    def unready(self, worker: int, seq: int) -> bool:
+        """Return whether the memory after `seq` updates is held, and will serve after commits that are not applied
+        yet."""
+        memory = self._held.get(worker)
+        return memory is not None and memory.seq == seq and not self._serves(memory)
+
+    def _serves(self, memory: Memory) -> bool:
+        return memory.lacks is None and memory.ready_commit <= self._commit
 
     def of(self, worker: int, seq: int) -> Memory:
         """Return the memory from which update `seq` is computed.
@@ -169,5 +201,6 @@ class Memories:
 
     def settle(self, log_state: LogState) -> None:
         """Settle what is pending after a commit."""
+        self._commit = log_state.commit
         for memory in list(self._held.values()):  # `drop` may be called meanwhile, from another thread
             memory.settle(log_state, self._give_back)

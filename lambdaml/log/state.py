@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lambdaml.errors import BadObject
-from lambdaml.log.records import LOST_MEMORY, Commit, Stop
+from lambdaml.log.records import DAMAGED, LOST_MEMORY, Commit, Stop
 
 RECENT = 20_000
 """Rejections are remembered for this many updates."""
@@ -14,6 +14,9 @@ RECENT = 20_000
 KNOWN_FATES = 2
 """The fates of this many of each worker's latest updates are known. No schedule lets a worker have more updates
 pending."""
+
+UNREADABLE = -1.0
+"""This stands in the place of the weight of an update whose object is damaged."""
 
 _DUMPED = (
     *("commit", "version", "samples", "next_seq", "weights", "generation", "rejected", "rejections"),
@@ -34,7 +37,7 @@ class LogState:
         next_seq: For each worker, the number of its updates that have a fate, which is also the sequence number of the
             next one to get a fate.
         weights: For each worker, the weights that the staleness rule gave its latest decided updates, the newest last;
-            0 for an update that was refused.
+            0 for an update that was refused, and `UNREADABLE` for one that was refused because its object is damaged.
         generation: For each worker, the highest fencing token seen.
         rejected: The number of updates with the fate "rejected".
         rejections: The `progress` at which each recently rejected update got its fate; none is older than `RECENT`.
@@ -94,7 +97,8 @@ class LogState:
             next_seq[worker] += 1
         self.next_seq = next_seq
         for entry in sorted(entries, key=lambda entry: entry.seq):
-            self.weights[entry.worker] = (*self.weights[entry.worker][1:], entry.weight)
+            weight = UNREADABLE if (entry.fate, entry.reason) == ("rejected", DAMAGED) else entry.weight
+            self.weights[entry.worker] = (*self.weights[entry.worker][1:], weight)
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)
             if entry.fate == "rejected":
                 self.rejected += 1

@@ -2,7 +2,8 @@
 
 `FaultScenario.draw(seed)` is a small run and its faults: functions that crash at any await, stand still for a minute,
 start twice, are told that living functions are dead, or have wrong clocks; requests that are refused, lost or slow, or
-take effect late or twice; reads that are damaged; storms of 503; a store that is down for a minute. After `calm_s` no
+take effect late or twice; reads that are damaged, and updates that are for good; storms of 503; a store that is down
+for a minute; steps that take longer than others. After `calm_s` no
 more faults happen, so the run must end. `play` runs it in the virtual world, and `lambdaml.simulation.judge` looks for
 broken promises in what remains in the bucket.
 
@@ -21,12 +22,14 @@ from dataclasses import dataclass, field
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.events import Event
+from lambdaml.log import keys
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.evaluations import VirtualEvaluations
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
+from lambdaml.simulation.stragglers import Even, Lognormal
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.backend import Op
 
@@ -64,6 +67,8 @@ class FaultScenario:
         algorithm: The algorithm, with its arguments.
         error_feedback: Whether workers keep residuals, so that they remember something.
         recover_s: The seconds of compute after which a memory is written.
+        spoiled: The share of updates that the store damages for good, among those that others judge.
+        uneven: The standard deviation of the logarithm of a step's time.
         calm_s: The seconds after which faults end.
     """
 
@@ -92,6 +97,8 @@ class FaultScenario:
     algorithm: str = "gradient"
     error_feedback: bool = False
     recover_s: float = 30.0
+    spoiled: float = 0.0
+    uneven: float = 0.0
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
@@ -131,6 +138,8 @@ class FaultScenario:
             algorithm=stream.choice(("gradient", "gradient", "local:2", "local:auto,most=3")),
             error_feedback=stream.random() < 0.5,
             recover_s=stream.choice((0.05, 0.3, 30.0)),
+            spoiled=chance(0.2) * (stream.random() < 0.5),
+            uneven=0.8 * stream.random() * (stream.random() < 0.5),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
@@ -146,7 +155,16 @@ class FaultScenario:
             if unit < rate:
                 return kind
             unit -= rate
+        if op == "create" and self.spoiled and key.startswith(keys.UPDATES):
+            return "spoil" if 0.0 <= unit < self.spoiled and self._may_spoil(key) else ""
         return "damage" if op == "get" and 0.0 <= unit < self.damage else ""
+
+    def _may_spoil(self, key: str) -> bool:
+        """Return whether others than the publisher of an update are likely to decide its fate.
+
+        A publisher does not read its updates back. So the log applies a damaged one if its publisher decides.
+        """
+        return self.schedule not in ("bsp", "ssp:0") and keys.update_id(key)[0] % self.functions != 0
 
     def fault_plan(self, virtual: VirtualRun, name: str, index: int) -> FaultPlan:
         """Plan one life. It may or may not be told which functions died, and may be told of a living one."""
@@ -231,6 +249,7 @@ def play(
         Costs(step_s=0.1, apply_s=0.001),
         Channel.parse("s3-express"),
         Platform.parse("local"),
+        stragglers=Lognormal(scenario.uneven) if scenario.uneven else Even(),
         seed=scenario.seed,
         injector=scenario,
         fault_plan=scenario.fault_plan,

@@ -27,10 +27,10 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     Args:
         end: The way the run ended, as `lambdaml.simulation.faults.play` returned it.
     """
-    broken = [end] if end else []
+    broken = [end] if end and not any(key in end for key in virtual.bucket.spoiled) else []
     try:
         commits = virtual.log()
-        updates = _updates(virtual)
+        updates = _updates(virtual, commits)
     except LambdaMLError as error:
         return [*broken, f"the bucket cannot be read: {error}"]
     broken += _log(virtual, commits)
@@ -48,15 +48,20 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     return broken
 
 
-def _updates(virtual: VirtualRun) -> dict[tuple[int, int], Update]:
-    """Return every update that ever existed. Of two at one place, the first counts; the other followed its deletion."""
+def _updates(virtual: VirtualRun, commits: list[Commit]) -> dict[tuple[int, int], Update]:
+    """Return every update that ever existed. Of two at one place, the first counts; the other followed its deletion.
+
+    An update whose object the store has damaged is as it was if the log applies it: its publisher decided its fate.
+    """
     found: dict[tuple[int, int], Update] = {}
+    applied = {keys.update(entry.worker, entry.seq) for commit in commits for entry in commit.applied}
     written = [(gone.key, gone.data) for gone in virtual.bucket.deleted if gone.key.startswith(keys.UPDATES)]
     written += [(info.key, virtual.bucket.get(info.key) or b"") for info in virtual.bucket.list(keys.UPDATES)]
     for key, data in written:
         worker, seq = keys.update_id(key)
         if (worker, seq) in found:
             continue
+        data = virtual.bucket.spoiled[key] if key in virtual.bucket.spoiled and key in applied else data
         try:
             found[worker, seq] = Update.unpack(data, worker, seq)
         except LambdaMLError:

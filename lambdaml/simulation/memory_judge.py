@@ -3,11 +3,15 @@
 Vectors are whole numbers here (`lambdaml.simulation.stub_replica`). What a worker was to send with an update is the
 number of its gradient plus its residual; the update carries three quarters of that. What was not applied must be in the
 residual from the first base on that lies behind the fate, exactly once.
+
+Nobody can tell what an update carried whose object is damaged. So nothing that a worker was to send at a base behind its
+fate may rest on it, nor on what the worker computed before the fate was known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lambdaml.log import keys, wire
 from lambdaml.log.memory import Memory
@@ -17,6 +21,26 @@ from lambdaml.simulation.stub_replica import chain_digest
 
 WHOLE = 2**48
 """Vectors are numbers modulo this."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a worker must remember: its residual, its updates without a fate, and those of them that are damaged."""
+
+    worker: int
+    residual: int = 0
+    pending: dict[int, int] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+
+    def settle(self, fates: Mapping[tuple[int, int], tuple[int, float]], before: int) -> None:
+        """Take back what was not applied of the updates whose fates are in commits before this one."""
+        known = {seq: fate for (worker, seq), fate in fates.items() if worker == self.worker and fate[0] < before}
+        for seq in sorted(self.pending.keys() & known.keys()):
+            taken = self.pending.pop(seq)
+            self.residual += taken - round(known[seq][1] * (taken - taken // 4))
+        if known.keys() & set(self.damaged):
+            self.residual, self.pending = 0, {}
+            self.damaged = [seq for seq in self.damaged if seq not in known]
 
 
 def remembers(virtual: VirtualRun) -> bool:
@@ -38,28 +62,27 @@ def judge_memories(
     fates = {(entry.worker, entry.seq): (commit.commit, entry.weight) for commit in commits for entry in commit.entries}
     written = _written(virtual)
     for worker in range(virtual.settings.workers):
-        residual, seq = 0, 0
-        pending: dict[int, int] = {}
+        kept, seq = _Kept(worker), 0
         while (worker, seq) in updates:
             update = updates[worker, seq]
-            if update.fault != DAMAGED:
-                if update.base_commit >= len(chains):
-                    break  # the log does not reach that far
-                residual += _returned(worker, pending, fates, update.base_commit)
+            if update.fault == DAMAGED:
+                kept.damaged.append(seq)
+            elif update.base_commit >= len(chains):
+                break  # the log does not reach that far
+            else:
+                kept.settle(fates, update.base_commit)
                 gradient = chain_digest(chains[update.base_commit], worker, seq)
-                taken = (round(gradient * WHOLE) + residual) % WHOLE
-                if update.loss != taken / WHOLE:
+                taken = (round(gradient * WHOLE) + kept.residual) % WHOLE
+                if update.loss != taken / WHOLE and not kept.damaged:
                     yield f"update {(worker, seq)} does not carry its gradient with what is left of earlier ones"
                     break
                 if not virtual.bad(worker, seq):
-                    residual, pending[seq] = 0, taken
+                    kept.residual, kept.pending[seq] = 0, taken
             seq += 1
             for memory in written.get((worker, seq), []):
-                still = dict(pending)
-                held = int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
-                returned = residual + _returned(worker, still, fates, memory.ready_commit)
-                kept = {number: int(each.vector[0]) for number, each in memory.pending.items()}
-                if (held, kept) != (returned % WHOLE, still):
+                then = _Kept(worker, kept.residual, dict(kept.pending), list(kept.damaged))
+                then.settle(fates, memory.ready_commit)
+                if not then.damaged and (then.residual % WHOLE, then.pending) != _numbers(memory):
                     yield f"{keys.memory(worker, seq)} is not what worker {worker} remembers"
 
 
@@ -85,17 +108,10 @@ def _commit_of(virtual: VirtualRun, key: str) -> int:
     return commit
 
 
-def _returned(
-    worker: int, pending: dict[int, int], fates: Mapping[tuple[int, int], tuple[int, float]], before: int
-) -> int:
-    """Return what comes back of pending updates whose fates are in commits before this one, and forget them."""
-    total = 0
-    for seq in sorted(pending):
-        commit, weight = fates.get((worker, seq), (before, 0.0))
-        if commit < before:
-            taken = pending.pop(seq)
-            total += taken - round(weight * (taken - taken // 4))
-    return total
+def _numbers(memory: Memory) -> tuple[int, dict[int, int]]:
+    """Return the residual and the pending vectors of a written memory."""
+    residual = int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
+    return residual, {number: int(each.vector[0]) for number, each in memory.pending.items()}
 
 
 def _written(virtual: VirtualRun) -> dict[tuple[int, int], list[Memory]]:

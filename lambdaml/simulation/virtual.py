@@ -33,7 +33,7 @@ class FaultInjector(Protocol):
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:
         """Return the fault that this request meets, or "" if it meets none.
 
-        The faults are `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice` and `damage`.
+        The faults are `down`, `slowdown`, `timeout`, `lost`, `slow`, `late`, `twice`, `damage` and `spoil`.
         """
 
 
@@ -75,6 +75,7 @@ class Bucket:
         objects: Each object's bytes and the virtual second at which it was written, by key.
         overwritten: The keys of the objects that a put replaced, in order.
         deleted: The objects that were deleted, in order.
+        spoiled: The bytes that an object had before it was damaged for good, by key.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Bucket:
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.overwritten: list[str] = []
         self.deleted: list[Deleted] = []
+        self.spoiled: dict[str, bytes] = {}
         self._payloads = payloads or {}
         self._sorted: list[str] = []
         limits = (channel.reads_per_s, channel.writes_per_s)
@@ -123,6 +125,12 @@ class Bucket:
         else:
             insort(self._sorted, key)
         self.objects[key] = (bytes(flat(data)), self.kernel.now)
+
+    def spoil(self, key: str, where: float) -> None:
+        """Damage the object for good; `where` is as in `corrupted`."""
+        data, written = self.objects[key]
+        self.spoiled[key] = data
+        self.objects[key] = corrupted(data, where), written
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return the object's size in bytes and the virtual second of its writing, or None if it does not exist."""
@@ -226,6 +234,8 @@ class VirtualStore:
                 world.kernel.at(world.kernel.now + delay_s, lambda: _ignore(effect()))
                 raise StoreTimeout(f"{op} {key}: no answer in time")
             result = effect()
+            if fault == "spoil" and result is True:
+                bucket.spoil(key, uniform())
             if fault == "twice":
                 world.kernel.at(world.kernel.now + 5.0 * uniform(), lambda: _ignore(effect()))
             if fault in ("timeout", "lost"):

@@ -18,19 +18,24 @@ class Made:
         base: The version that it was computed from.
         base_commit: The number of commits that had been applied then.
         fingerprint: The fingerprint of its content; see `Update.fingerprint`.
+        compute_s: The seconds that it took, with its encoding.
+        size_bytes: The size of its object.
     """
 
     assignment: Assignment
     base: int
     base_commit: int
     fingerprint: str
+    compute_s: float
+    size_bytes: int
 
     @staticmethod
     def of(update: Update) -> Made:
         """Note what is needed of an update that was read. Its arrays may then be freed."""
         first, count = update.batches or (update.seq, 1)
         assignment = Assignment(update.worker, update.seq, first, count)
-        return Made(assignment, update.base, update.base_commit, update.fingerprint())
+        took_s = update.compute_s + update.encode_s
+        return Made(assignment, update.base, update.base_commit, update.fingerprint(), took_s, update.size_bytes)
 
 
 def comes_out(machine: Machine, made: Made, codec: str) -> bool:

@@ -2,12 +2,16 @@
 
 One replica beside the function's own follows the log from a snapshot below all these bases. Each update that it computes
 is compared with the one in the bucket, payload and memory digest. If all are the same, so are the memories.
+
+An update whose object is damaged cannot be computed again, and neither can those that were computed before its fate was
+known. With that fate the memory begins anew (`lambdaml.log.memory`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lambdaml.errors import BadObject, RunFailed
 from lambdaml.events import RememberedEvent
@@ -28,8 +32,24 @@ _AT_ONCE = 16
 """So many updates or log entries are read at once."""
 
 
-async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Memory]:
-    """Return the memories of these workers after as many updates as `wanted` says, all of which exist.
+@dataclass(slots=True)
+class Recovered:
+    """A memory that was found or recovered, and what the updates since the newest written one cost, all in all.
+
+    Attributes:
+        memory: The memory.
+        compute_s: The seconds of compute that these updates took.
+        size_bytes: The size of their objects.
+    """
+
+    memory: Memory
+    compute_s: float = 0.0
+    size_bytes: int = 0
+
+
+async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
+    """Return the memories of these workers after as many updates as `wanted` says, all of which exist. Return none if
+    the run ends or this function must leave meanwhile.
 
     Raises:
         RunFailed: If an update turns out different from the one in the bucket, unless the run's settings allow it.
@@ -50,39 +70,45 @@ class _Recovery:
     def __init__(self, shared: Shared, wanted: Mapping[int, int]) -> None:
         self._shared = shared
         self._wanted = wanted
-        self._memories: dict[int, Memory] = {}
+        self._found: dict[int, Recovered] = {}
+        self._damaged: defaultdict[int, set[int]] = defaultdict(set)
         self._due: defaultdict[int, list[Made]] = defaultdict(list)  # by base commit
         self._first: Made | None = None
         self._ahead: deque[tuple[Commit, dict[tuple[int, int], Update] | None]] = deque()
         self._computed = 0
 
-    async def run(self) -> list[Memory]:
+    async def run(self) -> list[Recovered]:
         world, start = self._shared.world, self._shared.world.now()
         await world.gather(*[self._find(worker, seq) for worker, seq in self._wanted.items()])
+        for worker in self._wanted:
+            self._pass_damaged(worker)
         if self._first is not None:
-            await self._compute_again(await self._side(self._first))
+            if not await self._compute_again(await self._side(self._first)):
+                return []
             took_s = world.now() - start
             workers = sorted(self._wanted)
             world.emit(RememberedEvent(workers=workers, updates=self._computed, seconds=round(took_s, 3)))
-        for worker, memory in self._memories.items():
-            memory.seq = self._wanted[worker]  # damaged updates count, and nothing is remembered of them
-        return list(self._memories.values())
+        return list(self._found.values())
 
     async def _find(self, worker: int, seq: int) -> None:
         """Find the newest memory of a worker, and the updates that it has made since."""
         world = self._shared.world
-        memory = self._memories[worker] = await self._newest(worker, seq)
-        for start in range(memory.seq, seq, _AT_ONCE):
+        found = self._found[worker] = Recovered(await self._newest(worker, seq))
+        for start in range(found.memory.seq, seq, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, seq))
-            for made in await world.gather(*[self._header(worker, number) for number in numbers]):
+            headers = await world.gather(*[self._header(worker, number) for number in numbers])
+            for number, made in zip(numbers, headers, strict=True):
                 if made is None:
+                    self._damaged[worker].add(number)
                     continue
+                found.compute_s += made.compute_s
+                found.size_bytes += made.size_bytes
                 self._due[made.base_commit].append(made)
                 if self._first is None or made.base_commit < self._first.base_commit:
                     self._first = made
 
     async def _header(self, worker: int, number: int) -> Made | None:
-        """Return what is needed to compute an update again; None if it is damaged, so that nothing is remembered of it."""
+        """Return what is needed to compute an update again; None if its object is damaged."""
         key = keys.update(worker, number)
         try:
             update = await read(self._shared.world, key, Update.read)
@@ -95,7 +121,8 @@ class _Recovery:
     async def _newest(self, worker: int, seq: int) -> Memory:
         """Return the newest memory of a worker after at most `seq` updates, from which all later ones were computed."""
         world = self._shared.world
-        fresh = Memory(worker, max((begun for begun in await resets(self._shared, worker) if begun <= seq), default=0))
+        begun = max((begun for begun in await resets(self._shared, worker) if begun <= seq), default=0)
+        fresh = Memory(worker, begun, begun=begun)
         for info in reversed(await world.store.list(keys.memories(worker))):
             if fresh.seq < keys.number(info.key) <= seq:
                 try:
@@ -130,35 +157,55 @@ class _Recovery:
                 return side
         raise RunFailed(f"no snapshot is left from which to recover the memory of worker {first.assignment.worker}")
 
-    async def _compute_again(self, side: Machine) -> None:
-        world, last = self._shared.world, max(self._due)
-        for memory in self._memories.values():
-            side.memories.host(memory, side.log_state)
-        while True:
+    async def _compute_again(self, side: Machine) -> bool:
+        """Compute the updates again, and return whether that was done before this function must leave or the run
+        ended."""
+        shared, world, last = self._shared, self._shared.world, max(self._due)
+        for found in self._found.values():
+            side.memories.host(found.memory, side.log_state)
+        while not shared.ending:
             for made in sorted(self._due[side.log_state.commit], key=lambda made: made.assignment.seq):
-                await self._again(side, made)
+                if not shared.ending:
+                    await self._again(side, made)
             if side.log_state.commit == last:
                 break
-            if not self._ahead:
-                await self._read_ahead(side.log_state.commit, last)
+            if not self._ahead and not await self._read_ahead(side.log_state.commit, last):
+                break
             commit, updates = self._ahead.popleft()
             if updates is None:
                 await self._add_up(side, commit)
             else:
                 await world.compute(lambda commit=commit, updates=updates: side.apply(commit, updates))  # type: ignore[misc]
+            shared.waits.progress()
             await world.sleep(0)
-        for memory in self._memories.values():
-            memory.ready_commit = last
+        for found in self._found.values():
+            found.memory.ready_commit = max(found.memory.ready_commit, last)
+        return not shared.ending
+
+    def _pass_damaged(self, worker: int) -> None:
+        """Count the updates that come next if they are damaged, so that the memory lacks them."""
+        memory = self._found[worker].memory
+        while memory.seq in self._damaged[worker]:
+            memory.lacks = memory.seq
+            memory.seq += 1
 
     async def _again(self, side: Machine, made: Made) -> None:
         """Compute an update again, compare it with the one in the bucket, and let its worker remember it."""
         worker, seq, codec = made.assignment.worker, made.assignment.seq, self._shared.settings.codec
-        memory = self._memories[worker]
+        memory = self._found[worker].memory
         if memory.seq > seq:  # its memory began anew
             return
-        memory.seq = seq
-        same = await self._shared.world.compute(lambda: comes_out(side, made, codec))
+        if memory.lacks is not None:  # the fate of a damaged update was not known when this one was computed
+            memory.seq += 1
+            self._pass_damaged(worker)
+            return
+        self._shared.computing += 1
+        try:
+            same = await self._shared.world.compute(lambda: comes_out(side, made, codec))
+        finally:
+            self._shared.computing -= 1
         self._computed += 1
+        self._pass_damaged(worker)
         if not same:
             await self._lost(side, worker, seq)
 
@@ -171,19 +218,23 @@ class _Recovery:
                 "the job compute from anything but weights, batch and seeds, or did another kind of processor compute it? "
                 "A run that was started with --lost-memory reset goes on without that memory"
             )
-        memory = self._memories[worker] = Memory(worker, self._wanted[worker])
+        wanted = self._wanted[worker]
+        memory = self._found[worker].memory = Memory(worker, wanted, begun=wanted)
         side.memories.host(memory, side.log_state)
         record = wire.dump_json({"what": LOST_MEMORY, "value": [worker, memory.seq]})
         number = len(await shared.world.store.list(keys.CONTROLS))
         while await shared.world.store.create(keys.control(number), record) is not None:
             number += 1
 
-    async def _read_ahead(self, start: int, last: int) -> None:
-        """Read the next log entries with their updates, as many as fit into the window; wait for the first if need be."""
+    async def _read_ahead(self, start: int, last: int) -> bool:
+        """Read the next log entries with their updates, as many as fit into the window. If the first is not written yet,
+        wait for it; return whether it was, before this function must leave or the run ended."""
         shared, world, since = self._shared, self._shared.world, self._shared.world.now()
         names = [keys.log(commit) for commit in range(start, min(start + _AT_ONCE, last))]
         backoff = Backoff(FLOATS, shared.latency_s)
         while (found := await world.store.get_many(names))[0] is None:
+            if shared.ending:
+                return False
             shared.waits.report(0, since)
             await world.sleep(backoff.next_s(world.uniform(0, 1)))
             names = names[:1]
@@ -196,12 +247,13 @@ class _Recovery:
             room -= len(commits[-1].applied)
         if room < 0 and len(commits) == 1:
             self._ahead.append((commits[0], None))
-            return
+            return True
         if room < 0:
             commits.pop()
         wanted = [(entry.worker, entry.seq) for commit in commits for entry in commit.applied]
         updates = {each.id: each for each in await world.gather(*[self._read(*one) for one in wanted])}
         self._ahead += [(commit, updates) for commit in commits]
+        return True
 
     async def _add_up(self, side: Machine, commit: Commit) -> None:
         """Apply a commit whose updates do not fit into the window, one after the other."""

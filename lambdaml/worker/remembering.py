@@ -16,7 +16,7 @@ from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
 from lambdaml.settings import RECOVER_S
 from lambdaml.worker.reading import read
-from lambdaml.worker.recovery import recover, resets
+from lambdaml.worker.recovery import Recovered, recover, resets
 from lambdaml.worker.shared import Shared
 
 HISTORY_SHARE = 4
@@ -71,17 +71,30 @@ class Remembering:
     async def restore(self, worker: int, seq: int) -> None:
         """Wait until the worker's memory after `seq` updates is here; find it or recover it, if need be.
 
+        Nothing comes of it if this function must leave, the run ends, or another function works as this worker, so that
+        more of its updates exist.
+
         Raises:
             RunFailed: If it cannot be recovered.
         """
+        shared = self._shared
         self._expected.discard(worker)
-        while not self.holds(worker, seq):
+        shared.changed()
+
+        def settled() -> bool:
+            return self.holds(worker, seq) or shared.ending or shared.known.next_seq[worker] > seq
+
+        def may_act() -> bool:
+            busy = self._expected or self._recovering or self._memories.unready(worker, seq)
+            return settled() or not busy
+
+        while not settled():
             self._waiting[worker] = seq
-            await self._shared.until(lambda: self.holds(worker, seq) or not (self._expected or self._recovering))
-            if not self.holds(worker, seq):
+            await shared.until(may_act)
+            if not settled():
                 await self._restore(dict(self._waiting))
         self._waiting.pop(worker, None)
-        self._shared.changed()
+        shared.changed()
 
     async def _restore(self, wanted: dict[int, int]) -> None:
         shared, world = self._shared, self._shared.world
@@ -90,20 +103,25 @@ class Remembering:
             found = await world.gather(*[self._written(worker, seq) for worker, seq in wanted.items()])
             missing = {worker: seq for (worker, seq), one in zip(wanted.items(), found, strict=True) if one is None}
             recovered = await recover(shared, missing) if missing else []
-            memories = [*filter(None, found), *recovered]
-            ready = max(memory.ready_commit for memory in memories)
-            await shared.until(lambda: shared.replica.log_state.commit >= ready)  # else it would know fates too early
-            for memory in memories:
-                await world.compute(lambda memory=memory: self._memories.host(memory, shared.replica.log_state))  # type: ignore[misc]
-                self._spent_s[memory.worker] = self._history_bytes[memory.worker] = 0
+            for one in [*(Recovered(memory) for memory in found if memory is not None), *recovered]:
+                await world.compute(lambda memory=one.memory: self._take(memory))  # type: ignore[misc]
+                self._spent_s[one.memory.worker] = one.compute_s
+                self._history_bytes[one.memory.worker] = one.size_bytes * shared.settings.workers
         finally:
             self._recovering = False
             shared.changed()
 
+    def _take(self, memory: Memory) -> None:
+        """Take a worker's memory, unless the replica is past the base of its next update: another function works as
+        this worker."""
+        log_state = self._shared.replica.log_state
+        if memory.worker in self._waiting and log_state.next_seq[memory.worker] <= memory.seq:
+            self._memories.host(memory, log_state)
+
     async def _written(self, worker: int, seq: int) -> Memory | None:
         """Return the memory after `seq` updates if it is written, or if there is nothing to remember yet."""
         if not seq or seq in await resets(self._shared, worker):
-            return Memory(worker, seq)
+            return Memory(worker, seq, begun=seq)
         try:
             return await read(self._shared.world, keys.memory(worker, seq), Memory.read)
         except BadObject:

@@ -1,0 +1,100 @@
+"""Fault schedules of workers that remember: bugs planted in the care for memories, and what the schedules must meet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from lambdaml.log import keys
+from lambdaml.log.memory import GiveBack, Memories, Memory
+from lambdaml.log.records import Update
+from lambdaml.log.state import LogState
+from lambdaml.simulation.faults import FaultScenario, play, try_seeds
+from lambdaml.worker import recovery, remembering
+from lambdaml.worker.reading import read
+from lambdaml.worker.remembering import Remembering
+from lambdaml.worker.worker import Worker
+
+
+def takes_the_memory_of_the_wrong_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older object counts as the one that was asked for."""
+
+    async def older(self: Remembering, worker: int, seq: int) -> Memory | None:
+        world = self._shared.world
+        for info in reversed(await world.store.list(keys.memories(worker))):
+            if keys.number(info.key) < seq and (memory := await read(world, info.key, Memory.read)) is not None:
+                memory.seq = seq
+                return memory
+        return await written(self, worker, seq)
+
+    written = Remembering._written
+    monkeypatch.setattr(Remembering, "_written", older)
+
+
+def uses_a_void_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that finds another's update in the place of its own goes on from what it remembers."""
+
+    async def found(self: Remembering, update: Update, made: Update) -> None:
+        return None
+
+    monkeypatch.setattr(Remembering, "found", found)
+
+
+def adds_a_residual_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fate that is known when a memory is taken is settled again by whoever takes it."""
+
+    def host(self: Memories, memory: Memory, log_state: LogState) -> None:
+        before = dict(memory.pending)
+        original(self, memory, log_state)
+        for seq in set(before) - set(memory.pending):
+            memory.pending[seq] = before[seq]
+        memory.settle(log_state, self._give_back)
+
+    original = Memories.host
+    monkeypatch.setattr(Memories, "host", host)
+
+
+def loses_a_residual_at_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory is read without its pending updates."""
+
+    async def forgetful(world: Any, key: str, unpack: Any, data: Any = None) -> Any:
+        found = await read(world, key, unpack, data)
+        if isinstance(found, Memory):
+            found.pending = {}
+        return found
+
+    monkeypatch.setattr(remembering, "read", forgetful)
+    monkeypatch.setattr(recovery, "read", forgetful)
+
+
+def keeps_back_a_discarded_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was discarded does not return to the residual."""
+
+    def settle(self: Memory, log_state: LogState, give_back: GiveBack) -> None:
+        original(self, log_state, lambda memory, pending, weight: give_back(memory, pending, weight) if weight else None)
+
+    original = Memory.settle
+    monkeypatch.setattr(Memory, "settle", settle)
+
+
+def folds_in_a_fate_after_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fates count as soon as the function knows them, although its replica has not come to their commit."""
+
+    def early(self: Worker, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
+        self._shared.replica.memories.settle(self._shared.known)
+        return compute(self, seq, started)
+
+    compute = Worker._compute
+    monkeypatch.setattr(Worker, "_compute", early)
+
+
+PLANTS = (
+    (takes_the_memory_of_the_wrong_update, "asp"),
+    (uses_a_void_memory, "asp"),
+    (adds_a_residual_twice, "quorum:2"),
+    (loses_a_residual_at_hand_over, "quorum:2"),
+    (keeps_back_a_discarded_update, "quorum:2"),
+    (folds_in_a_fate_after_the_base, "quorum:2"),
+)
