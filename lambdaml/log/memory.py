@@ -127,7 +127,12 @@ class Memory:
 
     def dump(self, ready_commit: int) -> bytes:
         """Return the bytes of the memory's object, written when this many commits had been applied."""
-        header: dict[str, Any] = {"worker": self.worker, "seq": self.seq, "ready_commit": ready_commit, "begun": self.begun}
+        header: dict[str, Any] = {
+            "worker": self.worker,
+            "seq": self.seq,
+            "ready_commit": ready_commit,
+            "begun": self.begun,
+        }
         header |= {"values": self.values, "pending": sorted(self.pending)}
         parts = [(name, np.ascontiguousarray(array)) for name, array in self._parts()]
         return wire.pack(header, parts)[0]

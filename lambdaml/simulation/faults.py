@@ -18,7 +18,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.events import Event
@@ -104,7 +104,8 @@ class FaultScenario:
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
         """Draw the scenario of a seed, with a drawn schedule or the one given.
 
-        About a third of the kinds of faults strike in each, so that most pairs of them meet somewhere.
+        About a third of the kinds of faults strike in each, so that most pairs of them meet somewhere. A third of the
+        scenarios also has what troubles memories.
         """
         stream = random.Random(seed)
 
@@ -113,7 +114,7 @@ class FaultScenario:
 
         drawn = stream.choice(SCHEDULES_TRIED)
         start_s = 8 * stream.random()
-        return FaultScenario(
+        scenario = FaultScenario(
             seed=seed,
             schedule=schedule or drawn,
             workers=stream.randint(2, 4),
@@ -138,8 +139,23 @@ class FaultScenario:
             algorithm=stream.choice(("gradient", "gradient", "local:2", "local:auto,most=3")),
             error_feedback=stream.random() < 0.5,
             recover_s=stream.choice((0.05, 0.3, 30.0)),
-            spoiled=chance(0.2) * (stream.random() < 0.5),
-            uneven=0.8 * stream.random() * (stream.random() < 0.5),
+            uneven=chance(0.8),
+        )
+        return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario
+
+    def _troubling_memories(self, stream: random.Random) -> FaultScenario:
+        """Return this scenario with more of what memories suffer from: they are rarely written, functions die and meet
+        at one worker, at different bases since steps take unequal times, and updates are damaged for good."""
+        return replace(
+            self,
+            steps=self.steps + 2,
+            crash=max(self.crash, 0.5 * stream.random()),
+            spare=0.8 * stream.random(),
+            lie=0.8 * stream.random(),
+            uneven=0.8,
+            spoiled=0.2 * stream.random() * (stream.random() < 0.4),
+            error_feedback=True,
+            recover_s=stream.choice((0.5, 30.0, 30.0)),
         )
 
     def strike(self, op: Op, key: str, now: float, uniform: Callable[[], float]) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lambdaml.log import keys
+from lambdaml.events import Event, FaultEvent
+from lambdaml.log import keys, state
 from lambdaml.log.memory import GiveBack, Memories, Memory
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
 from lambdaml.simulation.faults import FaultScenario, play, try_seeds
+from lambdaml.simulation.judge import judge
+from lambdaml.simulation.memory_judge import remembers
 from lambdaml.worker import recovery, remembering
 from lambdaml.worker.reading import read
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.worker import Worker
+
+Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def takes_the_memory_of_the_wrong_update(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +79,9 @@ def keeps_back_a_discarded_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was discarded does not return to the residual."""
 
     def settle(self: Memory, log_state: LogState, give_back: GiveBack) -> None:
-        original(self, log_state, lambda memory, pending, weight: give_back(memory, pending, weight) if weight else None)
+        original(
+            self, log_state, lambda memory, pending, weight: give_back(memory, pending, weight) if weight else None
+        )
 
     original = Memory.settle
     monkeypatch.setattr(Memory, "settle", settle)
@@ -90,11 +98,56 @@ def folds_in_a_fate_after_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "_compute", early)
 
 
-PLANTS = (
+def remembers_a_damaged_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function goes on from what it remembers of an update that nobody else can read."""
+    monkeypatch.setattr(state, "UNREADABLE", 0.0)
+
+
+PLANTS: tuple[tuple[Plant, str], ...] = (
     (takes_the_memory_of_the_wrong_update, "asp"),
-    (uses_a_void_memory, "asp"),
+    (uses_a_void_memory, "ssp:1"),
     (adds_a_residual_twice, "quorum:2"),
     (loses_a_residual_at_hand_over, "quorum:2"),
     (keeps_back_a_discarded_update, "quorum:2"),
     (folds_in_a_fate_after_the_base, "quorum:2"),
+    (remembers_a_damaged_update, "asp"),
 )
+
+
+@pytest.mark.parametrize(("plant", "schedule"), PLANTS, ids=[plant.__name__ for plant, _ in PLANTS])
+def test_a_bug_planted_in_the_care_for_memories_is_found(
+    plant: Plant, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    for start in range(0, 300, 10):
+        if broken := try_seeds(range(start, start + 10), schedule):
+            break
+    assert broken, "three hundred seeds did not find it"
+
+
+def test_the_scenarios_trouble_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memories are written, recovered, found void and begun anew; most seeds remember, and all keep the promises."""
+    met: Counter[str] = Counter()
+
+    async def found(self: Remembering, update: Update, made: Update) -> None:
+        met["void"] += self._on and update.fingerprint() != made.fingerprint()
+        await was_found(self, update, made)
+
+    def settle(self: Memory, log_state: LogState, give_back: GiveBack) -> None:
+        begun = self.begun
+        was_settled(self, log_state, give_back)
+        met["anew"] += self.begun > begun
+
+    was_found, was_settled = Remembering.found, Memory.settle
+    monkeypatch.setattr(Remembering, "found", found)
+    monkeypatch.setattr(Memory, "settle", settle)
+    for seed in range(150):
+        virtual, end = play(FaultScenario.draw(seed), lambda now, event: met.update([event.event, _fault(event)]))
+        assert not judge(virtual, end)
+        met["remembers"] += remembers(virtual)
+    wanted = {"remembers": 75, "memory": 200, "remembered": 10, "void": 2, "anew": 2, "spoil": 4}
+    assert not {name: met[name] for name, least in wanted.items() if met[name] < least}
+
+
+def _fault(event: Event) -> str:
+    return event.fault if isinstance(event, FaultEvent) else ""
