@@ -197,19 +197,22 @@ class VirtualStore:
 
         await self._retried(lambda: self._request("delete", keys[0], 0, effect))
 
-    async def _retried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await self.patience.keep(lambda: self._tried(call), self._world.sleep)
+    # These return the coroutines that they make, rather than wait for them in one of their own: every turn of a request
+    # passes through all coroutines that wait for it.
 
-    async def _tried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        world = self._world
-        return await retried(call, lambda: world.kernel.now, world.sleep, world.uniform, within_s=HASTY_S)
+    def _retried(self, call: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
+        world, now = self._world, self._now
+        return self.patience.keep(lambda: retried(call, now, world.sleep, world.uniform, within_s=HASTY_S), world.sleep)
 
-    async def _get(self, key: str) -> Bytes | None:
-        return await self._request("get", key, 0, lambda: self._bucket.get(key))
+    def _now(self) -> float:
+        return self._world.kernel.now
 
-    async def _create(self, key: str, data: Data) -> bool:
+    def _get(self, key: str) -> Coroutine[Any, Any, Bytes | None]:
+        return self._request("get", key, 0, lambda: self._bucket.get(key))
+
+    def _create(self, key: str, data: Data) -> Coroutine[Any, Any, bool]:
         size = self._bucket.size_bytes(key, data)
-        return await self._request("create", key, size, lambda: self._bucket.try_create(key, data))
+        return self._request("create", key, size, lambda: self._bucket.try_create(key, data))
 
     async def _request(self, op: Op, key: str, sent: int, effect: Callable[[], T]) -> T:
         """Make one request: it travels to the store, takes effect, and its answer travels back."""
@@ -218,7 +221,7 @@ class VirtualStore:
         fault = bucket.injector.strike(op, key, began, uniform)
         latency_s = channel.latency_s(op, uniform())
         if fault:
-            world.emit(FaultEvent(fault=fault, op=op, key=key))
+            world.emit(FaultEvent(fault=fault, op=op, key=key, function=world.group.name))
         if fault == "slow":
             latency_s = max(10 * latency_s, latency_s + 0.2)
         up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
@@ -407,7 +410,8 @@ class VirtualWorld:
 
     def emit(self, event: Event) -> None:
         if not self.group.dead:
-            self._emit(replace(event, function=self.group.name))
+            name = self.group.name
+            self._emit(event if event.function == name else replace(event, function=name))
 
 
 def _ignore(_: object) -> None:
