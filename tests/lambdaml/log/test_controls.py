@@ -43,6 +43,7 @@ def trained(
             else:
                 run.cancel()
 
+    options.setdefault("snapshot_every", 1)  # so that there are digests, however soon it is cancelled
     lambdaml.train(job, store, workers=3, functions=2, steps=20_000, schedule=schedule, on_event=on_event, **options)
     return lambdaml.Run(store, job)
 
