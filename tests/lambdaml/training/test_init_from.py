@@ -112,7 +112,9 @@ def test_with_the_same_local_steps_the_outer_optimizer_goes_on(made: Any) -> Non
     stood, begun = lambdaml.Run(before.store, made()).replay(3), first(after)
     own = {"log_state": None, "scheduler": None}
     assert {**stood.meta, **own} == {**begun.meta, **own}
-    assert begun.meta["scheduler"] == (None if made is Tiny else {"inner": 6}), "the schedule goes on after 6 local steps"
+    assert begun.meta["scheduler"] == (None if made is Tiny else {"inner": 6}), (
+        "the schedule goes on after 6 local steps"
+    )
     assert any(name.startswith("optimizer/") for name in begun.tensors)
     assert stood.tensors.keys() == begun.tensors.keys()
     assert all(torch.equal(tensor, begun.tensors[name]) for name, tensor in stood.tensors.items())
