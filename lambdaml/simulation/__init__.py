@@ -157,10 +157,9 @@ def simulate(
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):
         raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
-    how: dict[str, Any] = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness}
-    how |= {"error_feedback": error_feedback, **limits}
+    how = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness, **limits}
     asked = RunOptions(workers=workers, steps=steps, seed=seed, snapshot_every=snapshot_every, **how)
-    asked = replace(asked, steps=_steps(asked, updates))
+    asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
     platform = Platform.parse(platform) if isinstance(platform, str) else platform
     with OneThread() as compute:
