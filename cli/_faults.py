@@ -66,8 +66,11 @@ def _misfortunes(scenario: FaultScenario) -> Iterator[tuple[str, str]]:
     functions = [f"{what} {_percent(share)}" for what, share in lives.items() if share]
     if scenario.skew_s:
         functions.append(f"clocks off by up to {scenario.skew_s:.0f} s")
+    if scenario.uneven:
+        functions.append("steps of unequal length")
     yield "functions", ", ".join(functions) or "nothing befalls them"
-    yield "updates", f"{_percent(scenario.bad)} must be rejected" if scenario.bad else "all are sound"
+    updates = {"must be rejected": scenario.bad, "are damaged for good": scenario.spoiled}
+    yield "updates", ", ".join(f"{_percent(share)} {what}" for what, share in updates.items() if share) or "all are sound"
     yield "calm", f"after {scenario.calm_s:.0f} s"
 
 

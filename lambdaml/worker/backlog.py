@@ -52,6 +52,9 @@ class Backlog:
         window, pending = self._shared.window, Pending(commit, dict(known))
         for position, entry in enumerate(commit.applied):
             update, place = known.get((entry.worker, entry.seq)), (commit.commit, position)
+            if update is not None and update.fault == DAMAGED:  # its publisher decided, and did not read it back
+                window.free(pending.updates.pop(update.id))
+                update = None
             if update is not None and update.loaded:
                 window.decide(update, place)
             else:
