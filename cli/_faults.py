@@ -70,7 +70,10 @@ def _misfortunes(scenario: FaultScenario) -> Iterator[tuple[str, str]]:
         functions.append("steps of unequal length")
     yield "functions", ", ".join(functions) or "nothing befalls them"
     updates = {"must be rejected": scenario.bad, "are damaged for good": scenario.spoiled}
-    yield "updates", ", ".join(f"{_percent(share)} {what}" for what, share in updates.items() if share) or "all are sound"
+    yield (
+        "updates",
+        ", ".join(f"{_percent(share)} {what}" for what, share in updates.items() if share) or "all are sound",
+    )
     yield "calm", f"after {scenario.calm_s:.0f} s"
 
 
