@@ -80,7 +80,8 @@ class Memory:
         """Settle the pending updates whose fate the log state knows, in order.
 
         Raises:
-            RunFailed: If a fate is too old for the log state to know it, or an update that cannot be read was applied.
+            RunFailed: If a fate is too old for the log state to know it, or its publisher decided that of an update that
+                nobody else can read.
         """
         self._forget_damaged(log_state)
         decided = log_state.next_seq[self.worker]
@@ -103,7 +104,9 @@ class Memory:
             self.arrays, self.values, self.pending = {}, {}, {}
             self.begun, self.ready_commit, self.lacks = self.seq, 0, None
         if self.lacks is not None and self.lacks < decided:
-            raise RunFailed(f"{keys.update(self.worker, self.lacks)} is applied by the log, but its object is damaged")
+            raise RunFailed(
+                f"{keys.update(self.worker, self.lacks)} has its fate from its publisher, but its object is damaged"
+            )
 
     def digest(self) -> str:
         """Return the SHA-256 of everything that is remembered, in hexadecimal."""

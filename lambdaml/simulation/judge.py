@@ -10,7 +10,7 @@ from collections import Counter
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
-from lambdaml.log.records import Commit, Update, damaged
+from lambdaml.log.records import DAMAGED, Commit, Update, damaged
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
@@ -51,17 +51,18 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
 def _updates(virtual: VirtualRun, commits: list[Commit]) -> dict[tuple[int, int], Update]:
     """Return every update that ever existed. Of two at one place, the first counts; the other followed its deletion.
 
-    An update whose object the store has damaged is as it was if the log applies it: its publisher decided its fate.
+    An update whose object the store has damaged is as it was if the log does not say so: its publisher decided its fate.
     """
     found: dict[tuple[int, int], Update] = {}
-    applied = {keys.update(entry.worker, entry.seq) for commit in commits for entry in commit.applied}
+    entries = [entry for commit in commits for entry in commit.entries]
+    whole = {keys.update(entry.worker, entry.seq) for entry in entries if entry.reason != DAMAGED}
     written = [(gone.key, gone.data) for gone in virtual.bucket.deleted if gone.key.startswith(keys.UPDATES)]
     written += [(info.key, virtual.bucket.get(info.key) or b"") for info in virtual.bucket.list(keys.UPDATES)]
     for key, data in written:
         worker, seq = keys.update_id(key)
         if (worker, seq) in found:
             continue
-        data = virtual.bucket.spoiled[key] if key in virtual.bucket.spoiled and key in applied else data
+        data = virtual.bucket.spoiled[key] if key in virtual.bucket.spoiled and key in whole else data
         try:
             found[worker, seq] = Update.unpack(data, worker, seq)
         except LambdaMLError:

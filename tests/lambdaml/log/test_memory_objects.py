@@ -68,8 +68,8 @@ def test_a_memory_that_lacks_an_update_serves_when_it_has_begun_anew() -> None:
     assert memories.holds(0, 2) and not memory.arrays
 
 
-def test_an_update_that_the_log_applies_but_nobody_can_read_ends_the_run_by_name() -> None:
-    with pytest.raises(RunFailed, match=r"updates/00000/0000000001 is applied by the log"):
+def test_an_update_whose_publisher_decided_its_fate_and_that_nobody_else_can_read_ends_the_run_by_name() -> None:
+    with pytest.raises(RunFailed, match=r"updates/00000/0000000001 has its fate from its publisher"):
         remembered(2, lacks=1).settle(decided("", ""), nothing)
 
 
