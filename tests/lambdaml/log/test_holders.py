@@ -202,7 +202,7 @@ def test_a_status_costs_hardly_more_for_a_run_that_is_twenty_times_as_long(
         assert place.functions == ("f0", "f1", "f2", "f3")
         costs.append((requests.get("list", 0), sum(requests.values())))
     (lists, few), (lists_of_long, many) = costs
-    assert lists == lists_of_long <= 4 + 4 * (not in_log), "two of them tell where the history begins"
+    assert lists == lists_of_long <= 5 + 4 * (not in_log), "two tell where the history begins, one what was changed"
     assert few <= many <= few + (12 if in_log else 50)
     assert many < (60 if in_log else 180)
 
