@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from lambdaml.errors import LambdaMLError
 from lambdaml.events import Event
 from lambdaml.log import keys
+from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
@@ -180,7 +181,8 @@ class FaultScenario:
 
         A publisher does not read its updates back. So the log applies a damaged one if its publisher decides.
         """
-        return self.schedule not in ("bsp", "ssp:0") and keys.update_id(key)[0] % self.functions != 0
+        logged = not SCHEDULES.make(self.schedule).deterministic
+        return logged and keys.update_id(key)[0] % self.functions != 0
 
     def fault_plan(self, virtual: VirtualRun, name: str, index: int) -> FaultPlan:
         """Plan one life. It may or may not be told which functions died, and may be told of a living one."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import JobFailed
 from lambdaml.events import Event
 from lambdaml.log import keys
@@ -122,14 +123,14 @@ def test_a_function_that_is_to_leave_does_not_wait_for_the_store() -> None:
 
 
 def test_a_function_whose_job_failed_says_so_although_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradient = StubReplica.gradient
+    compute = StubReplica.compute
 
-    def fail(self: StubReplica, worker: int, seq: int) -> Any:
+    def fail(self: StubReplica, assignment: Assignment) -> Any:
         if self._clock() > 10.0:
             raise JobFailed("no such file")
-        return gradient(self, worker, seq)
+        return compute(self, assignment)
 
-    monkeypatch.setattr(StubReplica, "gradient", fail)
+    monkeypatch.setattr(StubReplica, "compute", fail)
     virtual, told = run("asp", Outage(10.0, 500.0))
     with pytest.raises(JobFailed, match="no such file"):
         virtual.run(60.0)
