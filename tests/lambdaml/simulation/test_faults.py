@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject
 from lambdaml.log import commits, keys
 from lambdaml.log.commits import build_commit
@@ -311,10 +312,10 @@ def test_a_planted_bug_is_found(plant: Plant, schedule: str, monkeypatch: pytest
 
 
 def test_an_unexpected_error_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: StubReplica, worker: int, seq: int) -> None:
+    def fails(self: StubReplica, assignment: Assignment) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(StubReplica, "gradient", fails)
+    monkeypatch.setattr(StubReplica, "compute", fails)
     (verdict,) = try_seeds([1])
     assert any("ZeroDivisionError" in line for line in verdict.broken)
     assert verdict.command == f"lambdaml simulate --faults 1 --schedule {verdict.scenario.schedule}"
