@@ -85,7 +85,7 @@ def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_t
         told.append(event)
         killer(event)
 
-    killed = train(f"file://{tmp_path}/run{SLOW}", watch, functions=2, **REMEMBERING[name])
+    killed = train(f"file://{tmp_path}/run?latency=20ms", watch, functions=2, **REMEMBERING[name])
     assert killer.done == KILLS
     assert killed.model_sha256 == train("memory://alone", functions=1, **REMEMBERING[name]).model_sha256
     assert killed.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
