@@ -62,7 +62,7 @@ class Memory:
         pending: The updates without a fate, by their sequence number. There are at most two.
         ready_commit: In a memory that was read, the number of commits that had been applied when it was written: it
             suffices for every later base.
-        begun: The number of updates that it had made when it last began anew; it holds nothing of these.
+        begun: The number of updates that had their fate when it last began anew. What becomes of these matters no more.
         lacks: The number of an update that is missing in it, since its object is damaged; None if none is. Such a
             memory serves nobody until it begins anew with the fate of that update.
     """
@@ -102,7 +102,7 @@ class Memory:
         known = zip(range(decided - KNOWN_FATES, decided), log_state.weights[self.worker], strict=True)
         if any(self.begun <= seq < self.seq and weight == UNREADABLE for seq, weight in known):
             self.arrays, self.values, self.pending = {}, {}, {}
-            self.begun, self.ready_commit, self.lacks = self.seq, 0, None
+            self.begun, self.ready_commit, self.lacks = decided, 0, None
         if self.lacks is not None and self.lacks < decided:
             raise RunFailed(
                 f"{keys.update(self.worker, self.lacks)} has its fate from its publisher, but its object is damaged"

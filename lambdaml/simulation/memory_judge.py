@@ -79,7 +79,8 @@ def judge_memories(
                 if not virtual.bad(worker, seq):
                     kept.residual, kept.pending[seq] = 0, taken
             seq += 1
-            for memory in written.get((worker, seq), []):
+            memory = written.get((worker, seq))
+            if memory is not None:
                 then = _Kept(worker, kept.residual, dict(kept.pending), list(kept.damaged))
                 then.settle(fates, memory.ready_commit)
                 if not then.damaged and (then.residual % WHOLE, then.pending) != _numbers(memory):
@@ -114,12 +115,13 @@ def _numbers(memory: Memory) -> tuple[int, dict[int, int]]:
     return residual, {number: int(each.vector[0]) for number, each in memory.pending.items()}
 
 
-def _written(virtual: VirtualRun) -> dict[tuple[int, int], list[Memory]]:
-    """Return the memories that the bucket holds or held."""
-    found: dict[tuple[int, int], list[Memory]] = {}
+def _written(virtual: VirtualRun) -> dict[tuple[int, int], Memory]:
+    """Return the memories that the bucket holds or held. Of two at one place the first counts: the other followed its
+    deletion, and nobody reads it, since newer ones stand."""
+    found: dict[tuple[int, int], Memory] = {}
     bodies = [(gone.key, gone.data) for gone in virtual.bucket.deleted]
     bodies += [(key, data) for key, (data, _) in virtual.bucket.objects.items()]
     for key, data in bodies:
         if key.startswith(keys.MEMORY):
-            found.setdefault(keys.update_id(key), []).append(Memory.read(data, key))
+            found.setdefault(keys.update_id(key), Memory.read(data, key))
     return found
