@@ -78,7 +78,12 @@ def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -
         return
     for start in range(0, len(out), _BLOCK):
         block = slice(start, start + _BLOCK)
-        out[block] += values[block] * weight
+        if weight == 1.0:
+            out[block] += values[block]
+        elif weight == -1.0:
+            out[block] -= values[block]
+        else:
+            out[block] += values[block] * weight
 
 
 def _rounded(vector: Vector) -> NDArray[np.uint16]:

@@ -81,3 +81,25 @@ def test_a_memory_serves_from_the_commit_on_for_which_it_was_written() -> None:
         memories.of(0, 2)
     memories.settle(decided("", ""))
     assert memories.holds(0, 2)
+
+
+@pytest.mark.parametrize("size", [10, 20_000, 123_457])
+def test_a_digest_changes_with_any_bit_and_any_order(size: int) -> None:
+    stream = np.random.default_rng(1)
+    array = stream.normal(size=size).astype(np.float32)
+
+    def digest(values: Any) -> str:
+        return Memory(0, 1, {"residual": values}).digest()
+
+    whole = digest(array)
+    assert digest(array.copy()) == whole
+    for place in [0, size - 1, *stream.integers(0, size, 30).tolist()]:
+        for bit in (0, 13, 31):
+            other = array.copy()
+            other.view(np.uint32)[place] ^= np.uint32(1 << bit)
+            assert digest(other) != whole
+    for first, second in [(0, size - 1), (1, 2), (0, size // 2), *stream.integers(0, size, (30, 2)).tolist()]:
+        swapped = array.copy()
+        swapped[[first, second]] = swapped[[second, first]]
+        assert first == second or digest(swapped) != whole
+    assert digest(np.append(array, np.float32(0))) != whole and digest(array.astype(np.float64)) != whole
