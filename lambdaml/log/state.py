@@ -86,8 +86,8 @@ class LogState:
                 f"log entry {commit.commit} from version {commit.version} does not follow "
                 f"commit {self.commit} at version {self.version}"
             )
-        next_seq, entries = list(self.next_seq), commit.entries
-        for worker, seq in sorted([(entry.worker, entry.seq) for entry in entries]):
+        next_seq, entries = list(self.next_seq), sorted(commit.entries, key=lambda entry: (entry.worker, entry.seq))
+        for worker, seq in [(entry.worker, entry.seq) for entry in entries]:
             if not 0 <= worker < self.workers:
                 raise BadObject(f"log entry {commit.commit} names worker {worker} of {self.workers}")
             if seq != next_seq[worker]:
@@ -96,7 +96,7 @@ class LogState:
                 )
             next_seq[worker] += 1
         self.next_seq = next_seq
-        for entry in sorted(entries, key=lambda entry: entry.seq):
+        for entry in entries:
             weight = UNREADABLE if (entry.fate, entry.reason) == ("rejected", DAMAGED) else entry.weight
             self.weights[entry.worker] = (*self.weights[entry.worker][1:], weight)
             self.generation[entry.worker] = max(self.generation[entry.worker], entry.generation)

@@ -52,8 +52,8 @@ class InnerRates:
         self._restart()
 
     def _restart(self) -> None:
-        self._at, self._now = 0, copy.deepcopy(self._first)
-        self._noted: dict[int, _Options] = {0: copy.deepcopy(self._first)}
+        self._at = 0
+        self._noted: dict[int, _Options] = {0: self._first}
 
     def set(self, step: int, changed: Mapping[str, Any]) -> None:
         """Set the options to those of an inner step of this run. `changed` has the values that control entries set instead."""
@@ -68,7 +68,7 @@ class InnerRates:
     def _assign(self, found: _Options, changed: Mapping[str, Any]) -> None:
         for group, options in zip(self._optimizer.param_groups, found, strict=True):
             for name in self._names & options.keys():
-                _assign(group, name, changed.get(name, options[name]))
+                set_option(group, name, changed.get(name, options[name]))
 
     def _of(self, count: int) -> _Options:
         """Return the options after the schedule has taken this many steps."""
@@ -78,22 +78,21 @@ class InnerRates:
         if self._at < count:
             self._optimizer._opt_called = True  # type: ignore[attr-defined]  # torch warns of schedules without steps
             kept = _options(self._optimizer)
-            self._put(self._now)
+            self._put(self._noted[self._at])
             while self._at < count:
                 call(self._scheduler.step)
                 self._at += 1
                 self._noted.pop(self._at - _MOST_NOTED, None)
                 self._noted[self._at] = _options(self._optimizer)
                 for before, after in zip(self._first, self._noted[self._at], strict=True):
-                    self._names |= {name for name in after if not _same(after[name], before.get(name))}
-            self._now = copy.deepcopy(self._noted[self._at])
+                    self._names |= {name for name in after if bool(after[name] != before.get(name))}
             self._put(kept)
         return self._noted[count]
 
     def _put(self, options: _Options) -> None:
         for group, values in zip(self._optimizer.param_groups, options, strict=True):
             for name, value in values.items():
-                _assign(group, name, value)
+                set_option(group, name, value)
 
 
 def _options(optimizer: Optimizer) -> _Options:
@@ -103,12 +102,9 @@ def _options(optimizer: Optimizer) -> _Options:
     ]
 
 
-def _assign(group: dict[str, Any], name: str, value: Any) -> None:
+def set_option(group: dict[str, Any], name: str, value: Any) -> None:
+    """Set an option of a parameter group; a tensor that holds it stays in its place."""
     if isinstance(now := group.get(name), Tensor):
         now.fill_(value)
     else:
         group[name] = copy.deepcopy(value)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lambdaml.algorithms import Assignment, Message
@@ -34,7 +33,7 @@ from lambdaml.training.calls import call, seed_streams
 from lambdaml.training.feedback import Feedback
 from lambdaml.training.flat import ABSENT
 from lambdaml.training.frozen import Frozen
-from lambdaml.training.inner_rates import inner_step
+from lambdaml.training.inner_rates import inner_step, set_option
 from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.numerics import norm
@@ -300,12 +299,10 @@ class Replica:
 
     def _begin_sum(self, steps: Sequence[tuple[Entry, ...]]) -> None:
         self._steps, self._sum = steps, _Sum()
-        step = self._weighed(steps[0]) if steps else ()
-        self._factors, self._divisor = summed(step, self.algorithm.nominal(self.settings)) if step else ([], 1.0)
-
-    def _weighed(self, step: Sequence[Entry]) -> list[Entry]:
-        """Return the entries of a step with the samples that their updates count for in its mean."""
-        return [replace(entry, samples=self.algorithm.samples(entry, self.settings)) for entry in step]
+        step = steps[0] if steps else ()
+        self._weighed = [replace(entry, samples=self.algorithm.samples(entry, self.settings)) for entry in step]
+        nominal = self.algorithm.nominal(self.settings)
+        self._factors, self._divisor = summed(self._weighed, nominal) if step else ([], 1.0)
 
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
@@ -335,7 +332,7 @@ class Replica:
             moves = bool(terms)
         if divisor != 1.0:
             host /= host.dtype.type(divisor)
-        self.buffers.merge(total.rest, shares(self._weighed(step)), total.fresh)
+        self.buffers.merge(total.rest, shares(self._weighed), total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1
@@ -364,10 +361,7 @@ class Replica:
         if control.what == LOST_MEMORY or self._displaces:  # inner steps look at the log state
             return
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(control.value)
-            else:
-                group["lr"] = control.value
+            set_option(group, "lr", control.value)
 
     def _move(self, absent: set[int]) -> None:
         """Take an optimizer step along the gradient in the host's buffer, or along the displacement there; absent
