@@ -16,6 +16,7 @@ from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.training.footprint import remembered_bytes
+from lambdaml.worker.machine import conclude
 
 ASSUMED_STEP_S = 0.1
 ASSUMED_PARAMETERS = 1_000_000
@@ -61,9 +62,7 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
         found = replica.compute(assignment)
         packed = clock()
         update = found.update(assignment, settings.codec, 1, "measure")
-        size = len(update.pack())
-        update.fault = replica.check(update)
-        replica.remember(update)
+        size = len(conclude(replica, update))
         if replica.parts.remembers:
             kept_bytes = replica.memories.of(0, seq + 1).size_bytes
         encodes.append(found.encode_s + clock() - packed)

@@ -186,3 +186,15 @@ class Machine(Protocol):
     def read(self, data: bytes | memoryview, key: str) -> MachineState:
         """Return the state that a snapshot's bytes hold. Errors name the object by `key`."""
         ...
+
+
+def conclude(machine: Machine, update: Update) -> bytes:
+    """Conclude an update that the machine has just computed: write it out, check it, and let its worker remember it.
+
+    Returns:
+        The bytes of the update's object.
+    """
+    data = update.pack()  # first, since the body may alias the machine's buffers, and is remembered
+    update.fault = machine.check(update)
+    machine.remember(update)
+    return data

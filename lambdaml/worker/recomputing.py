@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lambdaml.algorithms import Assignment
 from lambdaml.log.records import Update
-from lambdaml.worker.machine import Machine
+from lambdaml.worker.machine import Machine, conclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,5 @@ def comes_out(machine: Machine, made: Made, codec: str) -> bool:
     """Compute an update again on a machine that is at its base, let its worker remember it, and return whether it is
     the one in the bucket: payload, samples, loss, and the digest of the memory before it."""
     update = machine.compute(made.assignment).update(made.assignment, codec)
-    update.pack()
-    update.fault = machine.check(update)
-    machine.remember(update)
+    conclude(machine, update)
     return update.fingerprint() == made.fingerprint

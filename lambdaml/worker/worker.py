@@ -10,6 +10,7 @@ from lambdaml.patterns import Pattern
 from lambdaml.training.rejections import describe_update, sampler_of
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.machine import conclude
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 
@@ -120,7 +121,4 @@ class Worker:
             stop=shared.wish if worker == 0 else None,
             control=shared.control if worker == 0 else None,
         )
-        data = update.pack()
-        update.fault = shared.replica.check(update)
-        shared.replica.remember(update)
-        return update, data, found.warnings
+        return update, conclude(shared.replica, update), found.warnings
