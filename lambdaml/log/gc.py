@@ -8,7 +8,7 @@ from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.holders import working
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_many, read_now
-from lambdaml.log.retention import Horizon, pinned_version
+from lambdaml.log.retention import Horizon, newest_memories, pinned_version
 from lambdaml.log.snapshot import State, meta_of
 from lambdaml.parts import Parts
 from lambdaml.storage.probe import store_time
@@ -74,8 +74,5 @@ def _remembered(run: RunReader) -> list[int] | None:
     run without memory."""
     if not Parts.of(run.settings).remembers:
         return None
-    newest = [0] * run.settings.workers
     marks = [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)] + lost_memories(wishes(run.store))
-    for worker, seq in marks:
-        newest[worker] = max(newest[worker], seq)
-    return newest
+    return newest_memories(marks, run.settings.workers)

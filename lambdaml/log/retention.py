@@ -16,7 +16,7 @@ whoever deletes publishes the horizon first and then looks at the pins. So one o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,18 @@ class Sizes:
     def history(self, updates: int) -> int:
         """Return the bytes of this many updates and their snapshots, including the snapshots at both ends."""
         return updates * self.update_bytes + (updates // self.every + 1) * self.snapshot_bytes
+
+
+def newest_memories(marks: Iterable[tuple[int, int]], workers: int) -> list[int]:
+    """Return for each worker the number of updates after which its newest memory was written.
+
+    Args:
+        marks: A worker and such a number for each memory, and for each one that began anew, in any order.
+    """
+    newest = [0] * workers
+    for worker, seq in marks:
+        newest[worker] = max(newest[worker], seq)
+    return newest
 
 
 def updates_between(older: Horizon, newer: Horizon) -> Iterator[str]:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambdaml.events import HorizonEvent
 from lambdaml.log import keys
-from lambdaml.log.retention import Horizon, Sizes, pinned_version, updates_between
+from lambdaml.log.retention import Horizon, Sizes, newest_memories, pinned_version, updates_between
 from lambdaml.storage.backend import batches
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
@@ -66,27 +66,24 @@ class Retention:
             self._known = True
         limit = min([*await self._pinned(), *self._stops.unjudged, self._marks[-1].version])
         wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
-        oldest = await self._remembered()
+        memories = await self._memories()
+        newest = None if memories is None else newest_memories(memories, shared.settings.workers)
         allowed = [
             mark
             for mark in self._marks
-            if mark.version <= min(limit, wanted.version) and self._fences(mark) and mark.leaves(oldest)
+            if mark.version <= min(limit, wanted.version) and self._fences(mark) and mark.leaves(newest)
         ]
         if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
             await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
             self._horizons.append(allowed[-1])
-        await self._delete()
+        await self._delete(memories or [])
 
-    async def _remembered(self) -> list[int] | None:
-        """Return for each worker the number of updates after which its newest memory was written; None in a run without
-        memory."""
+    async def _memories(self) -> list[tuple[int, int]] | None:
+        """Return the memories in the bucket, each by its worker and the number of updates that it follows; None in a run
+        without memory."""
         if not self._shared.replica.parts.remembers:
             return None
-        newest = [0] * self._shared.settings.workers
-        for info in await self._shared.world.store.list(keys.MEMORY):
-            worker, seq = keys.update_id(info.key)
-            newest[worker] = max(newest[worker], seq)
-        return newest
+        return [keys.update_id(info.key) for info in await self._shared.world.store.list(keys.MEMORY)]
 
     def _fences(self, place: Horizon) -> bool:
         """Return whether a function that thaws is certain to notice that it was replaced.
@@ -98,8 +95,9 @@ class Retention:
         pairs = zip(shared.known.next_seq, place.next_seq, strict=True)
         return not shared.schedule.deterministic or all(now > then for now, then in pairs)
 
-    async def _delete(self) -> None:
-        """Delete everything below the newest horizon that the pins allow."""
+    async def _delete(self, memories: Sequence[tuple[int, int]]) -> None:
+        """Delete everything below the newest horizon that the pins allow, of these memories those that nobody can need:
+        newer ones exist, and the updates after them are deleted."""
         store, first = self._shared.world.store, self._horizons[0]
         limit = min(await self._pinned(), default=self._horizons[-1].version)
         passed = [horizon for horizon in self._horizons if horizon.version <= limit]
@@ -108,21 +106,14 @@ class Retention:
         last = passed[-1]
         older = [info.key for info in await store.list(keys.SNAPSHOTS) if keys.number(info.key) < last.version]
         spent = [keys.horizon(horizon.commit) for horizon in passed[:-1]]
-        memories = await self._forgotten(last)
-        for doomed in (older, updates_between(first, last), memories, spent):
+        newest = newest_memories(memories, self._shared.settings.workers)
+        forgotten = [keys.memory(w, seq) for w, seq in memories if seq < min(newest[w], last.next_seq[w])]
+        for doomed in (older, updates_between(first, last), forgotten, spent):
             for batch in batches(doomed):
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]
         self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
         self._shared.world.emit(HorizonEvent(version=last.version))
-
-    async def _forgotten(self, last: Horizon) -> list[str]:
-        """Return the keys of the memories that nobody can need: newer ones exist, and the updates after them are deleted."""
-        if not self._shared.replica.parts.remembers:
-            return []
-        found = [keys.update_id(info.key) for info in await self._shared.world.store.list(keys.MEMORY)]
-        newest = dict(found)  # in the order of the keys, so the last one counts
-        return [keys.memory(worker, seq) for worker, seq in found if seq < min(newest[worker], last.next_seq[worker])]
 
     async def _pinned(self) -> list[int]:
         """Return the versions that pins name."""
