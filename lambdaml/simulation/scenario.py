@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lambdaml.algorithms import GRADIENT
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory, PendingUpdate
@@ -159,6 +161,8 @@ class Scenario:
                 f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
                 "steps: simulate every request"
             )
+        # Without clocks it is the same for all workers.
+        self._assigned = lru_cache(lambda seq: self.parts.algorithm.assign(settings, 0, seq, None, {}))
         self.rng = np.random.Generator(np.random.PCG64(self.seed))
         self.uniform = uniforms(self.rng)
         self.reads, self.writes = Latency(channel, "get", self.rng), Latency(channel, "create", self.rng)
@@ -172,7 +176,7 @@ class Scenario:
             channel.bandwidth_bytes_per_s,
         )
         update = Update(0, 1000, 1000, 1, "f0.0", 8, 0.1234567890123456, settings.codec, 0.123456, 0.123456, 0.0, 0.1)
-        if settings.algorithm != "gradient":
+        if GRADIENT not in self.parts.algorithm.gives:
             update.batches = (1000, 10)
         if self.parts.remembers:
             update.memory = "0" * 64
@@ -204,11 +208,11 @@ class Scenario:
 
     def batches(self, seq: int) -> int:
         """Return the number of batches that an update of this number covers."""
-        return self.parts.algorithm.assign(self.settings, 0, seq, None, {}).batches
+        return self._assigned(seq).batches
 
     def samples(self, worker: int, seq: int) -> int:
         """Return the number of samples of an update."""
-        due = self.parts.algorithm.assign(self.settings, worker, seq, None, {})
+        due = self._assigned(seq)
         numbers = range(due.first_batch, due.first_batch + due.batches)
         return sum(self.sampler.count(worker, batch) for batch in numbers)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lambdaml.algorithms import Assignment
+from lambdaml.algorithms import GRADIENT, Assignment
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
@@ -122,7 +122,7 @@ class StubReplica:
         self.memories = Memories(_give_back)
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
-        self._counts_batches = settings.algorithm != "gradient"
+        self._counts_batches = GRADIENT not in self.parts.algorithm.gives
         self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
