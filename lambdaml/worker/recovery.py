@@ -136,13 +136,8 @@ class _Recovery:
     async def _precedes(self, memory: Memory, seq: int) -> bool:
         """Return whether the update after a memory can have been computed from it. If two functions worked as this
         worker at once, the one that computed the update may have known less of the log than the memory says."""
-        if memory.seq >= seq:
-            return True
-        try:
-            update = await read(self._shared.world, keys.update(memory.worker, memory.seq), Update.read)
-        except BadObject:
-            return True
-        return update is None or memory.ready_commit <= update.base_commit
+        following = await self._header(memory.worker, memory.seq) if memory.seq < seq else None
+        return following is None or memory.ready_commit <= following.base_commit
 
     async def _side(self, first: Made) -> Machine:
         """Return a replica from the newest snapshot at or below the base of this update."""
