@@ -20,7 +20,6 @@ from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.training.asked import default_interval
-from lambdaml.training.sampling import Sampler
 
 Mark = Literal["measured", "given", "assumed"]
 
@@ -166,7 +165,9 @@ def _course(basis: Basis) -> Iterator[Assumption]:
         yield Assumption("updates of a worker to a snapshot", objective.snapshot_every, "", "given", "")
     else:
         epochs = {
-            default_interval(max(1, _per_epoch(job.samples, one)), one.workers, job.parameters)
+            default_interval(
+                max(1, one.per_epoch(job.samples) // one.batches(job.samples)), one.workers, job.parameters
+            )
             for one in basis.candidates
         }
         yield Assumption("updates of a worker to a snapshot", _range(epochs, ".0f"), "", "assumed", "an epoch")
@@ -179,12 +180,6 @@ def _course(basis: Basis) -> Iterator[Assumption]:
     yield Assumption(
         "stragglers", objective.stragglers, "", "given" if objective.stragglers != "none" else "assumed", ""
     )
-
-
-def _per_epoch(samples: int, candidate: Candidate) -> int:
-    """Return the updates that a worker makes in an epoch."""
-    per_epoch = Sampler(samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
-    return per_epoch // candidate.batches(samples)
 
 
 def _channel(basis: Basis, channel: Channel) -> Iterator[Assumption]:

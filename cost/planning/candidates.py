@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lambdaml.algorithms import ALGORITHMS
+from lambdaml.algorithms import ALGORITHMS, Algorithm
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
@@ -65,12 +65,15 @@ class Candidate:
     @property
     def parts(self) -> Parts:
         """The parts of the candidate's run."""
-        return Parts.of(RunOptions(schedule=self.schedule, algorithm=self.algorithm, codec=self.codec))
+        return _parts(self.schedule, self.algorithm, self.codec)
+
+    def per_epoch(self, samples: int) -> int:
+        """Return the batches of a worker in an epoch, if the data set has this many samples."""
+        return Sampler(samples, self.workers, self.batch_size, 0).steps_per_epoch
 
     def batches(self, samples: int) -> int:
         """Return the most batches that an update covers, if the data set has this many samples."""
-        per_epoch = Sampler(samples, self.workers, self.batch_size, 0).steps_per_epoch
-        return ALGORITHMS.make(self.algorithm).batches(per_epoch)
+        return _algorithm(self.algorithm).batches(self.per_epoch(samples))
 
     def values(self) -> dict[str, Any]:
         """Return all plain values, with the channel and the platform as they were written."""
@@ -177,6 +180,16 @@ class SearchSpace:
         fitting = [size for size in sizes if size >= needed_mb]
         for size in fitting or [64 * -(-int(needed_mb) // 64)]:
             yield f"{platform.spec}:{size}"
+
+
+@cache
+def _parts(schedule: str, algorithm: str, codec: str) -> Parts:
+    return Parts.of(RunOptions(schedule=schedule, algorithm=algorithm, codec=codec))
+
+
+@cache
+def _algorithm(name: str) -> Algorithm:
+    return ALGORITHMS.make(name)
 
 
 def _channel(profile: Profile, spec: str) -> Channel:

@@ -24,7 +24,6 @@ from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S
 from lambdaml.training.asked import MAX_EPOCHS, default_interval
-from lambdaml.training.sampling import Sampler
 from lambdaml.worker.remembering import updates_per_memory
 from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests
 from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S
@@ -163,7 +162,7 @@ def estimate(
         functions: The number of functions that share the workers. Defaults to one for each worker.
     """
     functions = functions or candidate.workers
-    per_epoch = Sampler(profile.job.samples, candidate.workers, candidate.batch_size, 0).steps_per_epoch
+    per_epoch = candidate.per_epoch(profile.job.samples)
     batches = candidate.batches(profile.job.samples)
     passes = max(1, per_epoch // batches)
     every_rounds = criterion.snapshot_every or default_interval(passes, candidate.workers, profile.job.parameters)
