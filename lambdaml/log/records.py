@@ -76,8 +76,9 @@ class Update:
     as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
     `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
-    the run's staleness rule asks for that. The reader adds its own findings, which are not part of the object: `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update),
-    `fault` (its reason to reject the update), and `loaded` (whether `body` is in memory, or was freed).
+    the run's staleness rule asks for that. The reader adds its own findings, which are not part of the object:
+    `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
+    update), and `loaded` (whether `body` is in memory, or was freed).
     """
 
     worker: int

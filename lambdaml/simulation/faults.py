@@ -3,9 +3,8 @@
 `FaultScenario.draw(seed)` is a small run and its faults: functions that crash at any await, stand still for a minute,
 start twice, are told that living functions are dead, or have wrong clocks; requests that are refused, lost or slow, or
 take effect late or twice; reads that are damaged, and updates that are for good; storms of 503; a store that is down
-for a minute; steps that take longer than others. After `calm_s` no
-more faults happen, so the run must end. `play` runs it in the virtual world, and `lambdaml.simulation.judge` looks for
-broken promises in what remains in the bucket.
+for a minute; steps that take longer than others. After `calm_s` no more faults happen, so the run must end. `play` runs
+it in the virtual world, and `lambdaml.simulation.judge` looks for broken promises in what remains in the bucket.
 
     lambdaml simulate --faults 17              # plays the history of seed 17, with its events
     python -m pytest tests/lambdaml/simulation   # thousands of them
