@@ -32,9 +32,12 @@ def made(**options: Any) -> lambdaml.Run:
     return train(Tiny, workers=3, **{"steps": 9, "snapshot_every": 3, **options})
 
 
-def last_of(run: lambdaml.Run, worker: int) -> Update:
-    """The newest update of a worker. With these schedules no later update rests on it, unless one has no fate."""
-    key = [info.key for info in run.store.list(keys.updates(worker))][-1]
+def last_of(run: lambdaml.Run) -> Update:
+    """An update that no other update rests on: one without a fate, or else the last that was applied."""
+    ids = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
+    fated = [(entry.worker, entry.seq) for commit in run.log() for entry in commit.entries]
+    worker, seq = min(ids - set(fated), default=fated[-1])
+    key = keys.update(worker, seq)
     return Update.read(run.store.get(key) or b"", key)
 
 
@@ -82,7 +85,7 @@ def test_a_share_takes_whole_units_and_the_same_ones_each_time(kind: str) -> Non
 def test_an_update_that_nobody_computed_is_found_though_its_sums_and_checksums_are_right(kind: str) -> None:
     """No digest covers it, because the run broke off before the next snapshot."""
     run = broken_off(Tiny, workers=3, steps=9, at=5, snapshot_every=3, **KINDS[kind])
-    update = last_of(run, 1)
+    update = last_of(run)
     key = keys.update(*update.id)
     name = next(iter(update.body))
     update.body = {**update.body, name: update.body[name] + update.body[name].dtype.type(1)}
@@ -93,7 +96,7 @@ def test_an_update_that_nobody_computed_is_found_though_its_sums_and_checksums_a
 
 def test_one_update_that_differs_is_one_fault_of_its_stretch() -> None:
     run = broken_off(Tiny, workers=3, steps=9, at=5, snapshot_every=3, **REMEMBERS)
-    update = last_of(run, 1)
+    update = last_of(run)
     update.memory = "0" * 64
     run.store.put(keys.update(*update.id), update.pack())
     report = run.verify(deep=1)
@@ -147,7 +150,7 @@ def test_a_run_that_goes_on_is_checked_as_far_as_its_log_goes() -> None:
 
 def test_a_fault_in_another_numerics_class_is_unproven() -> None:
     run = broken_off(Tiny, workers=3, steps=9, at=5, snapshot_every=3)
-    update = last_of(run, 1)
+    update = last_of(run)
     update.body = {"gradient": update.body["gradient"] + np.float32(1)}
     run.store.put(keys.update(*update.id), update.pack())
     numerics = run.settings.numerics

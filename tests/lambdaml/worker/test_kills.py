@@ -87,7 +87,8 @@ def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_t
 
     killed = train(f"file://{tmp_path}/run?latency=20ms", watch, functions=2, **REMEMBERING[name])
     assert killer.done == KILLS
-    assert killed.model_sha256 == train("memory://alone", functions=1, **REMEMBERING[name]).model_sha256
+    alone = train(f"memory://{tmp_path.name}", functions=1, **REMEMBERING[name])
+    assert killed.model_sha256 == alone.model_sha256
     assert killed.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     assert sum(event.updates for event in told if event.event == "remembered") > KILLS, "memories were recovered"
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
