@@ -46,7 +46,9 @@ class Parts:
         """
         schedule, codec = SCHEDULES.make(names.schedule), CODECS.make(names.codec)
         algorithm, rule = ALGORITHMS.make(names.algorithm), RULES.make(names.staleness)
-        demand_fit(f"algorithm {names.algorithm!r}", algorithm, f"staleness rule {names.staleness!r}", rule)
+        named = f"algorithm {names.algorithm!r}"
+        demand_fit(named, algorithm, f"staleness rule {names.staleness!r}", rule)
+        _demand_given(named, algorithm, f"codec {names.codec!r}", codec.needs)
         decay = names.error_feedback
         feedback = codec.feedback if decay is None else decay > 0
         return Parts(schedule, algorithm, codec, rule, feedback, algorithm.remembers or feedback)
@@ -61,8 +63,12 @@ def demand_fit(one: str, given: Algorithm, other: str, rule: Rule) -> None:
     Raises:
         SettingsError: If they do not.
     """
-    missing = sorted(rule.needs - given.gives)
-    if missing:
-        raise SettingsError(f"{other} needs {missing[0]}s, which {one} does not send")
+    _demand_given(one, given, other, rule.needs)
     if MOMENTUM in given.gives & rule.gives:
         raise SettingsError(f"{one} and {other} both add momentum: choose one of them")
+
+
+def _demand_given(one: str, given: Algorithm, other: str, needs: frozenset[str]) -> None:
+    missing = sorted(needs - given.gives)
+    if missing:
+        raise SettingsError(f"{other} needs {missing[0]}s, which {one} does not send")

@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lambdaml.algorithms import Assignment
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, UpdateContext
 from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
 from lambdaml.cost.profiling.profile import CodecFacts, MemoryModel, StepPoint, StepTime
 from lambdaml.errors import SettingsError
@@ -192,7 +192,7 @@ class Bench:
         buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
         time.sleep(_PAUSE_S)
         begun = self.clock()
-        update.body = replica.codec.encode(gradient.body["gradient"], 0) | buffers
+        update.body = replica.codec.encode(gradient.body["gradient"], replica.flat.layout, UpdateContext()) | buffers
         data = update.pack()
         times.encode_s.append(self._buffers_s + self.clock() - begun)
         time.sleep(_PAUSE_S)
@@ -201,7 +201,7 @@ class Bench:
         replica.check(read)
         times.read_s.append(self.clock() - packed)
         begun = self.clock()
-        replica.codec.add(read.body, 1.0, total, slice(0, replica.size))
+        replica.codec.add(read.body, 1.0, total, replica.flat.layout, slice(0, replica.size))
         times.apply_s.append(self.clock() - begun)
         times.update_bytes = sum(array.nbytes for array in update.body.values())
         return read

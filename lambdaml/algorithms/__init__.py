@@ -129,7 +129,7 @@ class Algorithm(Protocol):
     """Says what workers compute and remember, and which optimizer takes the step of a commit.
 
     Attributes:
-        gives: The set of what it gives to other parts of the run: `GRADIENT`, `MOMENTUM`.
+        gives: The set of what it gives to other parts of the run: `GRADIENT` or `DISPLACEMENT`, and `MOMENTUM`.
         remembers: Whether its workers remember something between their updates.
         keeps_optimizer: Whether that includes the state of their inner optimizers.
         clocked: Whether clocks decide how many batches an update covers.

@@ -23,6 +23,7 @@ import numpy as np
 
 from lambdaml.algorithms import Assignment, LocalModel, Message
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
+from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
 from lambdaml.log.memory import Arrays, Memory
 from lambdaml.log.records import Entry, Update
@@ -87,7 +88,7 @@ class LocalSteps:
             raise ValueError(str(error)) from None
         self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
-        self.gives = self._outer.gives
+        self.gives = self._outer.gives | {DISPLACEMENT}
         self.keeps_optimizer, self.clocked = self._keep, self._auto
         self.remembers = self.keeps_optimizer or self.clocked
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from statistics import median
 
-import numpy as np
-
-from lambdaml.codecs import CODECS, encoded_bytes
+from lambdaml.codecs import CODECS, Layout
 from lambdaml.job import Job
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Commit, Entry
@@ -32,8 +31,10 @@ def assumed(
     parts: Parts | None = None,
 ) -> Costs:
     """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again. The
-    optimizer keeps one number for each parameter."""
-    size = encoded_bytes(CODECS.make(codec), parameters, np.float32)
+    optimizer keeps one number for each parameter, and nearly all of these are in one square matrix."""
+    side = math.isqrt(parameters)
+    layout = Layout(((side, side), (parameters - side * side,)))
+    size = CODECS.make(codec).expected_bytes(layout)
     apply_s = 1e-9 * parameters
     memory = 0 if parts is None else remembered_bytes(parts, 4 * parameters, size, 4 * parameters)
     return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters, memory)

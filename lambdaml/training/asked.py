@@ -156,6 +156,7 @@ def settings_for(
         SettingsError: If an option makes no sense, or does not fit the others.
         JobError: If the job's dataset or batch size cannot be used.
     """
+    from lambdaml.training.flat import layout_of
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import Sampler
 
@@ -171,9 +172,12 @@ def settings_for(
         raise SettingsError(f"epochs: must be more than 0 (it is {asked.epochs!r})")
     workers, steps, snapshot_every = asked.workers, asked.steps, asked.snapshot_every
     demand_workers(asked)
-    parameters = sum(parameter.numel() for parameter in build_model(job).parameters())
+    model = build_model(job)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     parts = Parts.of(asked)
+    if fault := parts.codec.misfit(layout_of(model)):
+        raise SettingsError(f"codec {asked.codec!r} {fault}")
     each, batches = parts.algorithm.batches(per_epoch), None
     if steps is None:
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)

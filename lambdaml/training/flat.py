@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lambdaml.codecs import Layout
 from lambdaml.errors import JobError
 
 _BLOCK = 2**20
@@ -32,6 +33,7 @@ class FlatGradient:
 
     Attributes:
         parameters: The parameters that require a gradient, in the order of `model.parameters()`.
+        layout: The layout of the flat gradient: a tensor for each parameter. A complex number becomes two.
         lengths: How many numbers of the flat gradient each parameter takes. A complex number takes two.
         size: How many numbers the flat gradient has.
         dtype: The type float32, or float64 for a model with parameters in double precision.
@@ -43,10 +45,10 @@ class FlatGradient:
         self._named = list(model.named_parameters())
         self._trained = [parameter.requires_grad for _, parameter in self._named]
         self.parameters = [parameter for _, parameter in self._named if parameter.requires_grad]
-        wide = (torch.float64, torch.complex128)
-        self.dtype = torch.float64 if any(p.dtype in wide for p in self.parameters) else torch.float32
         self.lengths = [_length(parameter) for parameter in self.parameters]
-        self.size = sum(self.lengths)
+        self.layout = layout_of(model)
+        self.dtype = torch.float64 if self.layout.dtype == "float64" else torch.float32
+        self.size = self.layout.size
         self.vector = torch.zeros(self.size, dtype=self.dtype, device=device)
         self.host: NDArray[Any] = self.vector.cpu().numpy()
         self._own = device.type == "cpu"
@@ -183,6 +185,15 @@ class FlatGradient:
                     f"computing the loss changed parameter {name}: only the run's optimizer may "
                     "(is there another optimizer, a clamp, or nn.Embedding(max_norm=...)?)"
                 )
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Return the layout of the flat gradient of a model's trained parameters. A complex number becomes two, and one
+    parameter in double precision makes all double."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = tuple((*parameter.shape, *([2] if parameter.is_complex() else [])) for parameter in parameters)
+    wide = any(parameter.dtype in (torch.float64, torch.complex128) for parameter in parameters)
+    return Layout(shapes, "float64" if wide else "float32")
 
 
 def _reach(reached: set[int], number: int, parameter: Tensor) -> None:

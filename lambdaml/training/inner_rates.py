@@ -60,6 +60,14 @@ class InnerRates:
         count = (self.first_step + min(step, self._last)) // self._per_step
         self._assign(self._first if self._scheduler is None else self._of(count), changed)
 
+    def share(self, step: int, changed: Mapping[str, Any]) -> float:
+        """Return the learning rate of an inner step of this run, as a share of that before the first step. Where there are
+        parameter groups, it is that of the first."""
+        count = (self.first_step + min(step, self._last)) // self._per_step
+        first = self._first[0]["lr"]
+        found = changed.get("lr", first if self._scheduler is None else self._of(count)[0]["lr"])
+        return float(found / first) if first else 1.0
+
     def reset(self) -> None:
         """Set the options that the schedule changes back to those before its first step, so that a state that is kept
         does not depend on where the schedule stood."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import Batch
-from lambdaml.codecs import Vector
+from lambdaml.algorithms import Assignment, Batch
+from lambdaml.codecs import UpdateContext, Vector
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
@@ -126,6 +126,21 @@ class JobModel:
         torch.default_generator.manual_seed(derive_seed("inner", self.settings.seed, worker, batch))
         call(self.optimizer.step)
         self.flat.attach()
+
+    def context(self, assignment: Assignment, inner_step: int, pack: Callable[[Vector], Vector]) -> UpdateContext:
+        """Return what a codec may know about an update from the present version.
+
+        Args:
+            inner_step: The number of the step in the job's learning-rate schedule.
+            pack: Leaves out of a flat vector what the update leaves out.
+        """
+        return UpdateContext(
+            seed=derive_seed("codec", self.settings.seed, assignment.worker, assignment.seq),
+            seq=assignment.seq,
+            epoch=assignment.first_batch // self.settings.steps_per_epoch,
+            rate_share=lambda: self.rates.share(inner_step, self.changed),
+            weights=lambda: pack(self.flat.values()),
+        )
 
     def values(self) -> Vector:
         """Return a copy of the trained parameters in one flat vector."""

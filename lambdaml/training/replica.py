@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from lambdaml.algorithms import Assignment, Message
-from lambdaml.codecs import Vector, encoded_bytes
+from lambdaml.codecs import Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
@@ -113,7 +113,7 @@ class Replica:
         self._displaces = outer is not None
         self.optimizer: Optimizer = inner if outer is None else outer
         self.scheduler: Any = schedule if outer is None else None
-        self.rows = Rows(self.model, self.flat.parameters, self.flat.lengths)
+        self.rows = Rows(self.model, self.flat.parameters, self.flat.layout)
         self.frozen = Frozen(self.model)
         self.strays = Strays(job, self.model)
         decay = settings.error_feedback
@@ -132,7 +132,7 @@ class Replica:
     @property
     def update_bytes(self) -> int:
         """The estimated size of an update in memory, without its buffers."""
-        return encoded_bytes(self.codec, self.size, self.flat.host.dtype)
+        return self.codec.expected_bytes(self.flat.layout)
 
     def held_bytes(self, update: Update) -> int:
         """Return the size of an update in memory, in bytes."""
@@ -191,8 +191,9 @@ class Replica:
 
     def _encode(self, assignment: Assignment, vector: Vector) -> Body:
         rows = self.rows.find(vector)
-        seed = derive_seed("codec", self.settings.seed, assignment.worker, assignment.seq)
-        return self.codec.encode(self.rows.pack(vector, rows), seed) | rows
+        step = inner_step(self.log_state.samples, self.settings)
+        context = self.local.context(assignment, step, lambda whole: self.rows.pack(whole, rows))
+        return self.codec.encode(self.rows.pack(vector, rows), self.rows.layout(rows), context) | rows
 
     def remember(self, update: Update) -> None:
         """Fold an update that was just computed into its worker's memory. If every replica must reject it, the memory
@@ -210,7 +211,9 @@ class Replica:
         if self.feedback is not None and made.taken is not None:
             encoded, rows, _ = split_body(update.body)
             if self.codec.exact and not rows:
-                taken = self.codec.values(encoded)[:]  # the same bits, in memory that the update holds anyway
+                taken = self.codec.values(encoded, self.flat.layout)[
+                    :
+                ]  # the same bits, in memory that the update holds anyway
                 taken.flags.writeable = False
             else:
                 taken = made.taken.copy() if made.taken is self.flat.host else made.taken
@@ -251,9 +254,10 @@ class Replica:
         encoded, rows, rest = split_body(body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
-        if fault := fault or self.codec.check(encoded, slice(0, self.rows.size(rows))):
+        if fault:
             return fault
-        if fault := self.algorithm.check(self.settings, update):
+        layout = self.rows.layout(rows)
+        if fault := self.codec.check(encoded, layout) or self.algorithm.check(self.settings, update):
             return fault
         first, count = update.batches or (update.seq, 1)
         dealt = sum(self.sampler.count(update.worker, batch) for batch in range(first, first + count))
@@ -263,7 +267,7 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
-        vector = self.codec.values(encoded)
+        vector = self.codec.values(encoded, layout)
         # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
         with np.errstate(over="ignore", invalid="ignore"):
             if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
@@ -311,7 +315,7 @@ class Replica:
         total, host = self._sum, self.flat.host
         absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
         if self.transform is not None:
-            total.gradients.append(self.rows.unpack(self.codec, body, rows, host.dtype))
+            total.gradients.append(self.rows.unpack(self.codec, body, rows))
         else:
             self.rows.add(self.codec, body, rows, self._factors[len(total.rest)], host, fresh=not total.rest)
             total.absent = total.absent & absent if total.rest else absent

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lambdaml.codecs import Codec, Vector
+from lambdaml.codecs import Codec, Layout, Vector
 from lambdaml.log.records import Body
 
 
@@ -32,20 +32,19 @@ class Rows:
     Args:
         model: The model.
         parameters: The trained parameters, in their order in the flat gradient.
-        lengths: How many numbers of the flat gradient each parameter takes.
+        layout: The layout of the flat gradient.
     """
 
-    def __init__(self, model: nn.Module, parameters: Sequence[Tensor], lengths: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, parameters: Sequence[Tensor], layout: Layout) -> None:
         sparse = [
             module.weight for module in model.modules() if getattr(module, "sparse", False) is True and _has(module)
         ]
-        self._size = sum(lengths)
+        self._layout = layout
         self._spans: dict[int, _Span] = {}
-        start = 0
-        for number, (parameter, length) in enumerate(zip(parameters, lengths, strict=True)):
+        for number, (parameter, span) in enumerate(zip(parameters, layout.spans, strict=True)):
+            length = span.stop - span.start
             if length and any(parameter is weight for weight in sparse):
-                self._spans[number] = _Span(start, start + length, length // parameter.shape[0])
-            start += length
+                self._spans[number] = _Span(span.start, span.stop, length // parameter.shape[0])
 
     def find(self, gradient: NDArray[Any]) -> Body:
         """Return the rows of this gradient that travel, for each parameter where this saves bytes."""
@@ -67,9 +66,15 @@ class Rows:
             pieces.append(piece if kept is None else piece.reshape(-1, span.width)[kept].reshape(-1))
         return np.concatenate(pieces)
 
-    def size(self, rows: Body) -> int:
-        """Return how many numbers are left of a gradient."""
-        return sum(_length(span, kept) for span, kept in self._pieces(rows))
+    def layout(self, rows: Body) -> Layout:
+        """Return the layout of what is left of a gradient."""
+        if not rows:
+            return self._layout
+        shapes = list(self._layout.shapes)
+        for name, kept in rows.items():
+            number = int(name[1:])
+            shapes[number] = (len(kept), *shapes[number][1:])
+        return Layout(tuple(shapes), self._layout.dtype)
 
     def check(self, rows: Body) -> str:
         """Return what is wrong with the rows of an update; "" if nothing is."""
@@ -84,24 +89,24 @@ class Rows:
 
     def add(self, codec: Codec, body: Body, rows: Body, weight: float, out: Vector, fresh: bool) -> None:
         """Add weight * gradient to `out`, or overwrite `out` with it if `fresh`."""
-        at = 0
+        at, layout = 0, self.layout(rows)
         for span, kept in self._pieces(rows):
             place = out[span.start : span.stop]
             elements = slice(at, at + _length(span, kept))
             at = elements.stop
             if kept is None:
-                codec.add(body, weight, place, elements, fresh=fresh)
+                codec.add(body, weight, place, layout, elements, fresh=fresh)
                 continue
             product = np.empty(elements.stop - elements.start, out.dtype)
-            codec.add(body, weight, product, elements, fresh=True)
+            codec.add(body, weight, product, layout, elements, fresh=True)
             if fresh:
                 place[:] = 0
             table, terms = place.reshape(-1, span.width), product.reshape(-1, span.width)
             table[kept] = terms if fresh else table[kept] + terms
 
-    def unpack(self, codec: Codec, body: Body, rows: Body, dtype: Any) -> Vector:
+    def unpack(self, codec: Codec, body: Body, rows: Body) -> Vector:
         """Return the whole gradient, in an array of its own."""
-        whole = np.empty(self._size, dtype)
+        whole = np.empty(self._layout.size, self._layout.dtype)
         self.add(codec, body, rows, 1.0, whole, fresh=True)
         return whole
 
@@ -115,8 +120,8 @@ class Rows:
                 yield _Span(at, span.start, 1), None
             yield span, rows[f"r{number}"]
             at = span.stop
-        if at < self._size:
-            yield _Span(at, self._size, 1), None
+        if at < self._layout.size:
+            yield _Span(at, self._layout.size, 1), None
 
 
 def _length(span: _Span, kept: NDArray[Any] | None) -> int:

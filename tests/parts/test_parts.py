@@ -44,13 +44,13 @@ def test_a_new_part_is_one_file_of_at_most_100_lines_with_one_line_that_register
 def test_the_conformance_tests_run_on_a_part_of_ones_own_and_find_its_mistake(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from lambdaml.codecs import CODECS\nfrom tests.parts.half import Half\n\n\n"
-        "class Careless(Half):\n    def check(self, body, elements):\n        return ''\n\n\n"
+        "class Careless(Half):\n    def check(self, body, layout):\n        return ''\n\n\n"
         "CODECS.factories['careless'] = 'mine:Careless'\n"
     )
     suite = TESTS / CONFORMANCE["half"] / "test_conformance.py"
     options = "-q -n 0 -p no:cacheprovider -p mine --codec careless -k".split()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "refused or alias", suite],
+        [sys.executable, "-m", "pytest", *options, "type_is_refused or alias", suite],
         cwd=TESTS.parent,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,

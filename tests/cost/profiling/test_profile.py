@@ -39,8 +39,8 @@ def test_local_steps_take_an_inner_step_after_each_gradient() -> None:
 
 
 def test_an_unknown_codec_is_a_mistake_of_the_user() -> None:
-    with pytest.raises(UserError, match=r"no codec 'fp16' \(did you mean"):
-        digits().costs(codec="fp16")
+    with pytest.raises(UserError, match=r"no codec 'fp61' \(did you mean"):
+        digits().costs(codec="fp61")
 
 
 def test_the_store_is_a_channel_with_the_latencies_that_were_met() -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lambdaml.codecs import CODECS, decode_vector
+from lambdaml.codecs import CODECS, Layout
 from lambdaml.errors import SettingsError
+from tests.lambdaml.codecs.coding import encode, through
 
 floats32 = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
 patterns = hnp.arrays(np.uint32, st.integers(1, 64)).map(lambda bits: bits.view(np.float32))
@@ -30,13 +31,6 @@ def as_torch_casts(values: np.ndarray) -> np.ndarray:
     return torch.from_numpy(values.copy()).to(torch.bfloat16).to(torch.float32).numpy()
 
 
-def through(name: str, values: np.ndarray) -> np.ndarray:
-    codec = CODECS.make(name)
-    body = codec.encode(values, 0)
-    assert codec.check(body, slice(0, len(values))) == ""
-    return decode_vector(codec, body, len(values), values.dtype)
-
-
 def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     """Equal bit for bit, where any NaN equals any NaN."""
     nan = np.isnan(left)
@@ -53,8 +47,7 @@ def test_fp32_is_exact(values: np.ndarray) -> None:
 
 
 def test_fp32_keeps_the_bits_of_a_nan_and_of_double_precision() -> None:
-    codec = CODECS.make("fp32")
-    assert codec.values(codec.encode(EDGES, 0)).tobytes() == EDGES.tobytes()
+    assert CODECS.make("fp32").values(encode("fp32", EDGES), Layout.flat(len(EDGES))).tobytes() == EDGES.tobytes()
     assert same_bits(through("fp32", EDGES), EDGES)  # in a sum, a processor may quiet a NaN that signals
     double = np.array([1 / 3, 1e300, -0.0])
     assert through("fp32", double).tobytes() == double.tobytes()
@@ -88,14 +81,14 @@ def test_bf16_of_what_it_decoded_is_exact(values: np.ndarray) -> None:
 
 def test_bf16_halves_the_bytes_of_single_precision() -> None:
     values = np.ones(1000, np.float32)
-    sizes = [sum(part.nbytes for part in CODECS.make(name).encode(values, 0).values()) for name in ("fp32", "bf16")]
+    sizes = [sum(part.nbytes for part in encode(name, values).values()) for name in ("fp32", "bf16")]
     assert sizes == [4000, 2000]
 
 
 def test_a_codec_refuses_the_other_codecs_body() -> None:
     values = np.ones(4, np.float32)
-    assert CODECS.make("fp32").check(CODECS.make("bf16").encode(values, 0), slice(0, 4)) != ""
-    assert CODECS.make("bf16").check(CODECS.make("fp32").encode(values, 0), slice(0, 4)) != ""
+    assert CODECS.make("fp32").check(encode("bf16", values), Layout.flat(4)) != ""
+    assert CODECS.make("bf16").check(encode("fp32", values), Layout.flat(4)) != ""
 
 
 def test_an_unknown_codec_is_refused_with_the_nearest_names() -> None:

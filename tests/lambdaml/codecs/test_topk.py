@@ -17,9 +17,10 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 import lambdaml
-from lambdaml.codecs import CODECS, decode_vector, encoded_bytes, topk
+from lambdaml.codecs import CODECS, Layout, UpdateContext, places, selection
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.costs import assumed
+from tests.lambdaml.codecs.coding import decode, encode, flat, through
 from tests.lambdaml.lab import Made, Tiny, memory, replica_of, table, update_of
 
 FEW = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e-45, 3e38, float("inf"), float("-inf")]
@@ -42,8 +43,9 @@ densities = st.sampled_from([1e-9, 0.01, 0.1, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
 def small_pieces() -> Iterator[None]:
     """Let a vector of sixty numbers have many blocks, and a sample that leaves most numbers out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "_BLOCK", 7)
-        patch.setattr(topk, "_SAMPLE", 12)
+        patch.setattr(selection, "_BLOCK", 7)
+        patch.setattr(selection, "_SAMPLE", 12)
+        patch.setattr(places, "_BLOCK", 7)
         yield
 
 
@@ -58,10 +60,7 @@ def largest(vector: np.ndarray, density: float) -> list[int]:
 
 
 def encoded(vector: np.ndarray, density: float) -> dict[str, np.ndarray]:
-    codec = CODECS.make(f"topk:{density}")
-    body = codec.encode(vector, 0)
-    assert codec.check(body, slice(0, len(vector))) == ""
-    return body
+    return encode(f"topk:{density}", vector)
 
 
 @given(vectors(), densities, st.booleans())
@@ -77,7 +76,7 @@ def test_the_numbers_of_the_largest_magnitude_are_sent_with_their_bits_and_of_eq
     assert body["index"].tolist() == places
     assert body["index"].dtype == np.int32 and body["value"].dtype == vector.dtype
     assert body["value"].tobytes() == vector[places].tobytes()
-    decoded = decode_vector(CODECS.make(f"topk:{density}"), body, len(vector), vector.dtype)
+    decoded = decode(f"topk:{density}", body, vector)
     expected = np.zeros_like(vector)
     expected[places] = vector[places]
     assert decoded.tobytes() == expected.tobytes()
@@ -107,9 +106,11 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
     """Every hundredth number is large, and these are all that the sample sees; and the other way round."""
     generator, looked = np.random.default_rng(0), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "_SAMPLE", 64)
-        ranked = topk._ranked
-        patch.setattr(topk, "_ranked", lambda found, rank: looked.append(len(found)) or ranked(found, rank))
+        patch.setattr(selection, "_SAMPLE", 64)
+        magnitude_at = selection.magnitude_at
+        patch.setattr(
+            selection, "magnitude_at", lambda found, rank: looked.append(len(found)) or magnitude_at(found, rank)
+        )
         for scale in (1e6, 1e-6):
             vector = generator.standard_normal(6400).astype(np.float32)
             vector[::100] *= scale
@@ -129,7 +130,7 @@ def test_a_vector_that_is_not_finite_is_rejected_although_one_number_of_it_is_se
     replica = replica_of(Tiny(), codec="topk:0.01")
     gradient = np.ones(replica.size, np.float32)
     for spoilt, fault in ((gradient, ""), (np.where(np.arange(replica.size) == 7, bad, gradient), "not finite")):
-        body = replica.codec.encode(spoilt.astype(np.float32), 0)
+        body = replica.codec.encode(spoilt.astype(np.float32), replica.flat.layout, UpdateContext())
         assert len(body["value"]) == 1
         assert fault in replica.check(update_of(replica, 0, 0, body=body))
         assert bool(fault) == bool(replica.check(update_of(replica, 0, 0, body=body)))
@@ -141,14 +142,14 @@ def test_any_slice_is_added_to_what_is_there_and_nothing_else_is_touched(
 ) -> None:
     vector = np.clip(vector, -1e30, 1e30)
     size, codec, body = len(vector), CODECS.make(f"topk:{density}"), encoded(vector, density)
-    decoded = decode_vector(codec, body, size, vector.dtype)
+    decoded = decode(codec, body, vector)
     bounds = sorted({0, size, *(cut for cut in cuts if cut < size)})
     before = np.linspace(-1, 1, size).astype(vector.dtype)
     with small_pieces():
         for fresh in (False, True):
             pieces = before.copy()
             for start, stop in pairwise(bounds):
-                codec.add(body, weight, pieces[start:stop], slice(start, stop), fresh=fresh)
+                codec.add(body, weight, pieces[start:stop], flat(vector), slice(start, stop), fresh=fresh)
             expected = decoded * weight if fresh else before + decoded * weight
             assert pieces.tobytes() == expected.tobytes()
 
@@ -156,8 +157,8 @@ def test_any_slice_is_added_to_what_is_there_and_nothing_else_is_touched(
 def test_several_updates_add_up_where_they_meet() -> None:
     one, two = np.array([0.0, 3.0, 4.0], np.float32), np.array([0.0, 5.0, 1.0], np.float32)
     codec, total = CODECS.make("topk:0.67"), np.full(3, np.nan, np.float32)
-    codec.add(codec.encode(one, 0), 0.5, total, slice(0, 3), fresh=True)
-    codec.add(codec.encode(two, 0), 2.0, total, slice(0, 3))
+    codec.add(encode(codec, one), 0.5, total, flat(one), slice(0, 3), fresh=True)
+    codec.add(encode(codec, two), 2.0, total, flat(two), slice(0, 3))
     assert total.tolist() == [0.0, 11.5, 4.0]
 
 
@@ -166,8 +167,8 @@ def test_a_vector_is_encoded_and_added_without_arrays_of_its_size() -> None:
     codec, total = CODECS.make("topk:0.001"), np.zeros_like(vector)
     tracemalloc.start()
     try:
-        body = codec.encode(vector, 0)
-        codec.add(body, 0.5, total, slice(0, len(vector)))
+        body = codec.encode(vector, flat(vector), UpdateContext())
+        codec.add(body, 0.5, total, flat(vector), slice(0, len(vector)))
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -201,23 +202,23 @@ GOOD = {"index": np.array([1, 4], np.int32), "value": np.array([2.0, 3.0], np.fl
 )
 def test_a_body_that_cannot_be_read_is_refused(change: dict[str, np.ndarray]) -> None:
     codec = CODECS.make("topk:0.2")
-    assert codec.check(GOOD, slice(0, 10)) == ""
-    reason = codec.check({**GOOD, **change}, slice(0, 10))
+    assert codec.check(GOOD, Layout.flat(10)) == ""
+    reason = codec.check({**GOOD, **change}, Layout.flat(10))
     assert reason and "\n" not in reason
 
 
 def test_as_many_numbers_are_due_as_the_size_of_the_vector_gives() -> None:
     codec = CODECS.make("topk:0.2")
-    assert [size for size in range(1, 40) if codec.check(GOOD, slice(0, size)) == ""] == [10, 11, 12, 13, 14]
+    assert [size for size in range(1, 40) if codec.check(GOOD, Layout.flat(size)) == ""] == [10, 11, 12, 13, 14]
 
 
 def test_the_index_of_a_vector_of_two_thousand_million_numbers_is_wider() -> None:
     codec, value = CODECS.make("topk:1e-9"), np.array([2.0, 3.0], np.float32)
     for size, dtype in ((2**31 - 1, np.int32), (2**31, np.int64)):
         bodies = {kind: {"index": np.array([5, size - 1], kind), "value": value} for kind in (np.int32, np.int64)}
-        assert [kind for kind, body in bodies.items() if codec.check(body, slice(0, size)) == ""] == [dtype]
+        assert [kind for kind, body in bodies.items() if codec.check(body, Layout.flat(size)) == ""] == [dtype]
         last = np.ones(3, np.float32)
-        codec.add(bodies[dtype], 2.0, last, slice(size - 3, size))
+        codec.add(bodies[dtype], 2.0, last, Layout.flat(size), slice(size - 3, size))
         assert last.tolist() == [1.0, 1.0, 7.0]
 
 
@@ -267,8 +268,7 @@ def test_the_bound_is_none_for_every_vector(density: float) -> None:
 
 
 def error_share(vector: np.ndarray, density: float) -> float:
-    codec = CODECS.make(f"topk:{density}")
-    left = vector - decode_vector(codec, codec.encode(vector, 0), len(vector), vector.dtype)
+    left = vector - through(f"topk:{density}", vector)
     return float((left**2).sum() / (vector**2).sum())
 
 
@@ -306,8 +306,8 @@ def test_a_training_that_sends_all_numbers_has_the_bits_of_fp32(job: Any, option
 def test_the_bytes_of_an_update_are_known_beforehand(size: int, density: float) -> None:
     codec = CODECS.make(f"topk:{density}")
     held = 8 * count(size, density)
-    assert encoded_bytes(codec, size, np.float32) == pytest.approx(held, rel=0.1)
-    assert encoded_bytes(codec, size, np.float64) == pytest.approx(1.5 * held, rel=0.1)
+    assert codec.expected_bytes(Layout.flat(size)) == pytest.approx(held, rel=0.1)
+    assert codec.expected_bytes(Layout.flat(size, "float64")) == pytest.approx(1.5 * held, rel=0.1)
     assert assumed(f"topk:{density}", parameters=size).update_bytes == pytest.approx(held, rel=0.1)
 
 
@@ -315,7 +315,3 @@ def test_a_function_reserves_the_bytes_that_its_updates_take() -> None:
     replica = replica_of(Tiny(), codec="topk:0.1")
     update = update_of(replica, 0, 0)
     assert replica.update_bytes == sum(update.body[name].nbytes for name in ("index", "value")) == 16
-
-
-def test_plans_do_not_propose_it_by_themselves() -> None:
-    assert CODECS.variants() == ["fp32", "bf16"]

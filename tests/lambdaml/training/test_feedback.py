@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, Layout, UpdateContext
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Commit, Entry
 from lambdaml.training.feedback import Feedback
 from tests.lambdaml.lab import Tiny, replica_of
 
+LAYOUT = Layout.flat(1000)
 WEIGHTS = (1.0, 0.0, 1.0, 0.25, 0.0, 0.0, 1.0, 1.0)
 """The weights that the rule gives to a worker's updates, one after the other; 0 is a discarded one."""
 
@@ -19,7 +20,9 @@ WEIGHTS = (1.0, 0.0, 1.0, 0.25, 0.0, 0.0, 1.0, 1.0)
 @pytest.mark.parametrize("decay", [1.0, 0.95])
 def test_the_residual_is_what_was_not_applied_of_vector_and_residual(codec: str, decay: float) -> None:
     made, draw = CODECS.make(codec), np.random.default_rng(0)
-    feedback = Feedback(decay, made.exact, lambda body, weight, out: made.add(body, weight, out, slice(0, len(out))))
+    feedback = Feedback(
+        decay, made.exact, lambda body, weight, out: made.add(body, weight, out, LAYOUT, slice(0, len(out)))
+    )
     memory, residual = Memory(0), np.zeros(1000, np.float32)
     nonzero = 0
     for seq, weight in enumerate(WEIGHTS):
@@ -27,8 +30,8 @@ def test_the_residual_is_what_was_not_applied_of_vector_and_residual(codec: str,
         plain = residual * np.float32(decay) + vector
         taken = feedback.take_up(memory, vector.copy())
         assert taken.tobytes() == plain.tobytes()
-        body = made.encode(taken, seq)
-        sent = made.values(body).copy()
+        body = made.encode(taken, LAYOUT, UpdateContext(seed=seq))
+        sent = made.values(body, LAYOUT).copy()
         bits = body["gradient"].tobytes()
         feedback.sent(memory, seq, taken.copy(), body)
         feedback.give_back(memory, memory.pending.pop(seq), weight)
@@ -43,10 +46,14 @@ def test_the_residual_is_what_was_not_applied_of_vector_and_residual(codec: str,
 
 def test_two_pending_updates_come_back_one_after_the_other() -> None:
     made = CODECS.make("fp32")
-    feedback = Feedback(1.0, made.exact, lambda body, weight, out: made.add(body, weight, out, slice(0, len(out))))
+    feedback = Feedback(
+        1.0, made.exact, lambda body, weight, out: made.add(body, weight, out, LAYOUT, slice(0, len(out)))
+    )
     memory, first, second = Memory(0), np.arange(1.0, 9.0, dtype=np.float32), np.full(8, 2.0, np.float32)
     for seq, vector in enumerate((first, second)):
-        feedback.sent(memory, seq, feedback.take_up(memory, vector), made.encode(vector, seq))
+        feedback.sent(
+            memory, seq, feedback.take_up(memory, vector), made.encode(vector, LAYOUT, UpdateContext(seed=seq))
+        )
     feedback.give_back(memory, memory.pending.pop(0), 0.0)
     feedback.give_back(memory, memory.pending.pop(1), 0.5)
     assert np.array_equal(memory.arrays["residual"], first + 1)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from lambdaml.codecs import UpdateContext
 from lambdaml.log.records import Update
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Made, Tiny, replica_of, update_of
@@ -140,5 +141,5 @@ def test_an_update_that_claims_other_samples_than_it_was_dealt_is_rejected() -> 
 
 def test_bf16_rejects_what_overflows_when_it_is_rounded() -> None:
     replica = replica_of(Tiny(), codec="bf16")
-    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32), 0)
+    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32), replica.flat.layout, UpdateContext())
     assert replica.check(update_of(replica, 0, 0, body=body)) == "gradient is not finite"

@@ -16,6 +16,7 @@ import lambdaml
 from lambdaml.codecs import CODECS, decode_vector
 from lambdaml.log import keys
 from lambdaml.log.records import Update
+from lambdaml.training.flat import layout_of
 from lambdaml.training.rows import Rows
 from tests.lambdaml.lab import Made, broken_off, model_bytes, replica_of, train, update_of
 
@@ -125,15 +126,15 @@ def test_sums_are_those_of_whole_gradients(numbers: list[float], weight: float) 
 
     model = Model()
     parameters = list(model.parameters())
-    rows = Rows(model, parameters, [parameter.numel() for parameter in parameters])
+    rows = Rows(model, parameters, layout_of(model))
     gradient = np.array(numbers, np.float32)
     assert len(gradient) == sum(parameter.numel() for parameter in parameters)
     gradient[6:30] = 0.0
     found = rows.find(gradient)
     packed, codec = rows.pack(gradient, found), CODECS.make("fp32")
-    assert "r0" in found and len(packed) == rows.size(found) < len(gradient)
+    assert "r0" in found and len(packed) == rows.layout(found).size < len(gradient)
     np.testing.assert_array_equal(
-        rows.unpack(codec, {"gradient": packed}, found, np.float32).view(np.int32), gradient.view(np.int32)
+        rows.unpack(codec, {"gradient": packed}, found).view(np.int32), gradient.view(np.int32)
     )
     for first in (True, False):
         whole, out = np.full(60, 0.25, np.float32), np.full(60, 0.25, np.float32)
@@ -150,9 +151,9 @@ def test_a_codec_that_leaves_numbers_out_adds_to_the_rows_what_it_decodes(first:
     update = update_of(replica, 0, 0)
     found = {name: array for name, array in update.body.items() if name.startswith("r")}
     body = {name: update.body[name] for name in ("index", "value")}
-    assert set(found) == {"r0", "r3"} and len(body["index"]) == rows.size(found) // 10
+    assert set(found) == {"r0", "r3"} and len(body["index"]) == rows.layout(found).size // 10
     assert replica.check(update) == ""
-    decoded = decode_vector(codec, body, rows.size(found), np.float32)
+    decoded = decode_vector(codec, body, rows.layout(found))
     out, whole = np.full(len(gradient), 0.25, np.float32), np.full(len(gradient), 0.25, np.float32)
     rows.add(codec, body, found, 0.5, out, first)
     rows.add(CODECS.make("fp32"), {"gradient": decoded}, found, 0.5, whole, first)
