@@ -161,5 +161,9 @@ CODECS: Registry[Codec] = Registry(
         "bf16": "lambdaml.codecs.dense:Bf16",
         "fp16": "lambdaml.codecs.dense:Fp16",
         "topk": "lambdaml.codecs.topk:TopK",
+        "gaussiank": "lambdaml.codecs.gaussiank:GaussianK",
+        "randomk": "lambdaml.codecs.randomk:RandomK",
+        "threshold": "lambdaml.codecs.threshold:Threshold",
+        "significant": "lambdaml.codecs.significant:Significant",
     },
 )

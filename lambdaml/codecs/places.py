@@ -66,8 +66,8 @@ class Places:
                 out[places] += values * weight  # no place occurs twice
 
 
-class DensityCodec(Places):
-    """Sends a share of the numbers. A subclass says which.
+class Density(Places):
+    """Sends a share of the numbers. It knows how many these are.
 
     Args:
         density: The part of the numbers that is sent, above 0 and at most 1.
@@ -75,12 +75,7 @@ class DensityCodec(Places):
         warmup: The densities of a worker's first epochs, with slashes between them; where `density` is larger, it takes
             their place. The schedule of the Top-k paper is `0.015625/0.004` (authors' code, hclhkbu/GaussianK-SGD), that
             of Deep Gradient Compression `0.25/0.0625/0.015625/0.004` (arXiv 1712.01887).
-
-    Attributes:
-        fixed: Whether the number of numbers that are sent is exactly k.
     """
-
-    fixed: bool
 
     def __init__(self, density: float, per: str = "model", warmup: str = "") -> None:
         if per not in ("model", "tensor"):
@@ -88,22 +83,49 @@ class DensityCodec(Places):
         self.per_tensor = per == "tensor"
         self.density = _share(density, "density")
         early = [_share(piece, "warmup") for piece in warmup.split("/")] if warmup else []
-        self._densities = [*(max(density, share) for share in early), density]
+        self.densities = [*(max(density, share) for share in early), density]
         self.exact = density == 1.0
         self.feedback = not self.exact
+
+    def density_of(self, context: UpdateContext) -> float:
+        """Return the density of an update."""
+        return self.densities[min(context.epoch, len(self.densities) - 1)]
+
+    def count(self, layout: Layout, density: float) -> int:
+        """Return how many numbers are sent, k."""
+        return sum(share_of(span.stop - span.start, density) for span in self.spans(layout))
+
+    def spans(self, layout: Layout) -> list[slice]:
+        """Return the parts of the vector of which a share each is sent."""
+        return layout.spans if self.per_tensor else [slice(0, layout.size)]
+
+    def miscounted(self, count: int, layout: Layout) -> str:
+        """Return that this is not how many numbers are sent, or "" if it is."""
+        due = {self.count(layout, density) for density in self.densities}
+        return "" if count in due else f"has {count} numbers where {min(due)} are due"
+
+
+class DensityCodec(Density):
+    """Sends a share of the numbers, with their places. A subclass says which.
+
+    Attributes:
+        fixed: Whether the number of numbers that are sent is exactly k.
+    """
+
+    fixed: bool
 
     def select(self, vector: Vector, count: int, context: UpdateContext) -> NDArray[Any]:
         """Return the rising places of the numbers to send, about `count` of them, fewer than the vector has."""
         raise NotImplementedError
 
     def expected_bytes(self, layout: Layout) -> int:
-        return self._count(layout, self.density) * (index_dtype(layout.size).itemsize + layout.itemsize)
+        return self.count(layout, self.density) * (index_dtype(layout.size).itemsize + layout.itemsize)
 
     def encode(self, vector: Vector, layout: Layout, context: UpdateContext) -> Body:
-        density = self._densities[min(context.epoch, len(self._densities) - 1)]
+        density = self.density_of(context)
         dtype, found = index_dtype(layout.size), []
-        for span in self._spans(layout):
-            piece, count = vector[span], _count(span.stop - span.start, density)
+        for span in self.spans(layout):
+            piece, count = vector[span], share_of(span.stop - span.start, density)
             places = np.arange(count) if count == len(piece) else self.select(piece, count, context)
             found.append(places.astype(dtype, copy=False) + dtype.type(span.start))
         index = np.concatenate(found) if len(found) > 1 else found[0]
@@ -111,20 +133,11 @@ class DensityCodec(Places):
 
     def check(self, body: Body, layout: Layout) -> str:
         fault = super().check(body, layout)
-        if fault or not self.fixed:
-            return fault
-        due, count = {self._count(layout, density) for density in self._densities}, len(body["index"])
-        return "" if count in due else f"has {count} numbers where {min(due)} are due"
-
-    def _count(self, layout: Layout, density: float) -> int:
-        """Return how many numbers are sent, k."""
-        return sum(_count(span.stop - span.start, density) for span in self._spans(layout))
-
-    def _spans(self, layout: Layout) -> list[slice]:
-        return layout.spans if self.per_tensor else [slice(0, layout.size)]
+        return fault if fault or not self.fixed else self.miscounted(len(body["index"]), layout)
 
 
-def _count(size: int, density: float) -> int:
+def share_of(size: int, density: float) -> int:
+    """Return k for this many numbers: a share of them, but at least one of any."""
     return min(max(int(size * density), 1), size)
 
 
