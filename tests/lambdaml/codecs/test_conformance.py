@@ -61,7 +61,8 @@ def test_a_gradient_comes_back_in_its_shape_and_nearly_its_numbers(codec: str) -
     assert made.check(body, layout_of(101)) == ""
     decoded = decode(made, body, 101)
     for turn in range(600 if made.feedback else 0):  # what was left out is sent with the next one
-        left = gradient - decoded
+        if np.abs(left := gradient - decoded).mean() < 0.1:
+            break
         sent = decode(made, encode(made, left, turn), 101)
         assert np.linalg.norm(left - sent) <= np.linalg.norm(left)
         decoded += sent
