@@ -8,11 +8,12 @@ on each side, where z is the quantile at density / 2. Magnitudes are compared wi
   4/3 k, it is multiplied by 1.5; and after three rounds whatever is found last is sent. On heavy tails that is often
   nothing, and training stalls.
 * `rule=bisect` bisects the threshold between zero and the largest magnitude, beginning with the same guess, until the
-  count is in that range. If ten bisections do not suffice, or four looks at the whole vector do not leave an eighth of
-  it, the k largest are sent, exactly. So between 2/3 k and 4/3 k numbers are always sent.
+  count is in that range. If ten bisections do not suffice, or four looks at the whole vector do not leave a sixteenth
+  of it, the k largest are sent, exactly. So between 2/3 k and 4/3 k numbers are always sent.
 
 A vector with a number that is not finite has no such threshold; its k largest are sent, where NaN is above infinity. The
-layout of a body is that of `lambdaml.codecs.places`. What is left out is at most what `topk` with 2/3 k would leave out.
+layout of a body is that of `lambdaml.codecs.places`. No number that is left out has a larger magnitude than one that is
+sent, so with `rule=bisect` the error is at most that of `topk` with 2/3 k numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class GaussianK(DensityCodec):
     """Sends the numbers beyond a threshold; all others are decoded as zeros.
 
     Args:
-        density, per, warmup: As in `lambdaml.codecs.places.Density`.
+        density, per, warmup: They have the meanings that `lambdaml.codecs.places.Density` gives.
         rule: How the threshold is corrected: `bisect` or `paper`.
     """
 
@@ -56,10 +57,10 @@ class GaussianK(DensityCodec):
         mean, deviation = mean_and_deviation(vector)
         if math.isnan(deviation):
             return largest(vector, count)
-        return self._correct(vector, count, mean - quantile(self.density_of(context)) * deviation)
+        return self._correct(vector, count, mean - normal_quantile(self.density_of(context)) * deviation)
 
 
-def quantile(density: float) -> float:
+def normal_quantile(density: float) -> float:
     """Return the number below which half of this share of a standard normal distribution is. It is rounded, because
     libraries differ in the last bits of a logarithm."""
     return round(NormalDist().inv_cdf(max(density / 2, 5e-324)), 9)
@@ -87,7 +88,7 @@ def _bisected(vector: Vector, count: int, threshold: float) -> NDArray[Any]:
     for turn in range(1 + _BISECTIONS):
         if places is None and turn == _LOOKS:
             break
-        room = max(most, len(pool) // 8)
+        room = max(most, len(pool) // 16)
         found = _above(pool, threshold, room + 1)
         if fewest <= len(found) <= most:
             return found if places is None else places[found]
@@ -117,5 +118,5 @@ def _above(vector: Vector, threshold: float, most: int | None = None) -> NDArray
 
 
 def variants() -> list[str]:
-    """Return the variants worth trying: the paper's larger density; smaller ones are sent by `topk` as quickly."""
+    """Return the variants worth trying."""
     return ["gaussiank:0.01"]

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from lambdaml.codecs import CODECS, Codec, Layout, UpdateContext, decode_vector
+from lambdaml.codecs import CODECS, Codec, Layout, UpdateContext, decode_vector, places, selection
 from lambdaml.log.records import Body
+
+FEW = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e-45, 3e38, float("inf"), float("-inf")]
+
+
+def vectors(*more: float, least: int = 0) -> st.SearchStrategy[np.ndarray]:
+    """Vectors of both dtypes, of any numbers but NaN or of a few with many ties."""
+    any_number = st.floats(width=32, allow_nan=False)
+    return st.one_of(
+        hnp.arrays(dtype, st.integers(least, 60), elements=elements)
+        for dtype in (np.float32, np.float64)
+        for elements in (any_number, st.sampled_from([*FEW, *more]))
+    )
+
+
+densities = st.sampled_from([1e-9, 0.01, 0.1, 0.2, 0.3, 0.5, 0.9, 0.999, 1.0])
+
+
+@contextmanager
+def small_pieces(wanted: bool = True) -> Iterator[None]:
+    """Let a vector of sixty numbers have many blocks, and a sample that leaves most numbers out."""
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            patch.setattr(selection, "_BLOCK", 7)
+            patch.setattr(selection, "_SAMPLE", 12)
+            patch.setattr(places, "_BLOCK", 7)
+        yield
+
+
+def count(size: int, density: float) -> int:
+    return min(max(int(size * density), 1), size)
+
+
+def largest(vector: np.ndarray, density: float) -> list[int]:
+    """The places of the largest magnitudes; of equal ones the first."""
+    order = sorted(range(len(vector)), key=lambda at: (-abs(vector[at]), at))
+    return sorted(order[: count(len(vector), density)])
 
 
 def flat(vector: np.ndarray) -> Layout:

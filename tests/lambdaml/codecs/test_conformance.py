@@ -33,7 +33,15 @@ EDGES = np.array(
 
 
 @pytest.fixture(
-    scope="module", params=[*CODECS.variants(), "half", "topk:1.0", "topk:0.1,per=tensor", "topk:0.1,warmup=0.5"]
+    scope="module",
+    params=[
+        *CODECS.variants(),
+        "half",
+        "topk:1.0",
+        "topk:0.1,per=tensor",
+        "topk:0.1,warmup=0.5",
+        "randomk:0.1,per=tensor",
+    ],
 )
 def codec(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
