@@ -6,14 +6,20 @@ as uint16, `fp16` as float16.
 bfloat16 is the upper half of a float32, rounded to nearest, ties to even. It halves the bytes at almost no cost in time
 and keeps the range, so gradients need no scaling. The relative error of a number that does not overflow is at most
 2^-8.
+
+Both halves are computed by integer arithmetic, and so to the same bits on every machine, whether or not it has
+instructions for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.codecs import Layout, UpdateContext, Vector
+from lambdaml.codecs import Layout, UpdateContext, Vector, decode_vector
 from lambdaml.log.records import Body
 
 _BLOCK = 2**18
@@ -22,6 +28,7 @@ _BLOCK = 2**18
 
 class _Dense:
     exact: bool
+    record: tuple[int, int] | None
     feedback = False
     needs: frozenset[str] = frozenset()
 
@@ -40,20 +47,27 @@ class _Dense:
         return layout.size * np.dtype(self._dtype(layout)).itemsize
 
     def values(self, body: Body, layout: Layout) -> Vector:
-        return self._widened(body["gradient"])
+        return decode_vector(self, body, layout)
+
+    def encode(self, vector: Vector, layout: Layout, context: UpdateContext) -> Body:
+        return {"gradient": self._narrowed(vector.astype(np.float32, copy=False))}
 
     def add(
         self, body: Body, weight: float, out: Vector, layout: Layout, elements: slice, *, fresh: bool = False
     ) -> None:
         numbers = body["gradient"][elements]
-        for start in range(0, len(numbers), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            add_to(out[block], self._widened(numbers[block]), weight, fresh=fresh)
+        room = np.empty(min(len(numbers), _BLOCK), np.float32)
+        for block in _blocks(len(numbers)):
+            add_to(out[block], self._widened(numbers[block], room), weight, fresh=fresh)
 
     def _dtype(self, layout: Layout) -> str:
         raise NotImplementedError
 
-    def _widened(self, numbers: Vector) -> Vector:
+    def _narrowed(self, vector: NDArray[np.float32]) -> Vector:
+        raise NotImplementedError
+
+    def _widened(self, numbers: Vector, room: NDArray[np.float32]) -> Vector:
+        """Return the numbers in the vector's dtype, in this array that has room for them."""
         raise NotImplementedError
 
 
@@ -63,13 +77,16 @@ class Fp32(_Dense):
     exact = True
     record = (1, 4)
 
+    def values(self, body: Body, layout: Layout) -> Vector:
+        return body["gradient"]
+
     def encode(self, vector: Vector, layout: Layout, context: UpdateContext) -> Body:
         return {"gradient": vector}
 
     def _dtype(self, layout: Layout) -> str:
         return layout.dtype
 
-    def _widened(self, numbers: Vector) -> Vector:
+    def _widened(self, numbers: Vector, room: NDArray[np.float32]) -> Vector:
         return numbers
 
 
@@ -79,18 +96,28 @@ class Bf16(_Dense):
     exact = False
     record = (1, 2)
 
-    def encode(self, vector: Vector, layout: Layout, context: UpdateContext) -> Body:
-        rounded = np.empty(vector.shape, np.uint16)
-        for start in range(0, len(vector), _BLOCK):
-            rounded[start : start + _BLOCK] = _rounded(vector[start : start + _BLOCK])
-        return {"gradient": rounded}
-
     def _dtype(self, layout: Layout) -> str:
         return "uint16"
 
-    def _widened(self, numbers: Vector) -> Vector:
-        bits = numbers.astype(np.uint32)
-        bits <<= 16
+    def _narrowed(self, vector: NDArray[np.float32]) -> Vector:
+        rounded, room = np.empty(len(vector), np.uint16), np.empty(min(len(vector), _BLOCK), np.uint32)
+        for block in _blocks(len(vector)):
+            numbers, sent = vector[block], rounded[block]
+            bits, total = numbers.view(np.uint32), room[: len(numbers)]
+            np.right_shift(bits, 16, out=total)
+            np.bitwise_and(total, 1, out=total)
+            np.add(total, 0x7FFF, out=total)
+            np.add(total, bits, out=total)
+            np.right_shift(total, 16, out=total)
+            np.copyto(sent, total, casting="unsafe")
+            if np.isnan(np.maximum.reduce(numbers)):
+                sent[np.isnan(numbers)] = 0x7FC0
+        return rounded
+
+    def _widened(self, numbers: Vector, room: NDArray[np.float32]) -> Vector:
+        bits = room[: len(numbers)].view(np.uint32)
+        np.copyto(bits, numbers)
+        np.left_shift(bits, 16, out=bits)
         return bits.view(np.float32)
 
 
@@ -101,15 +128,43 @@ class Fp16(_Dense):
     exact = False
     record = (1, 2)
 
-    def encode(self, vector: Vector, layout: Layout, context: UpdateContext) -> Body:
-        with np.errstate(over="ignore"):
-            return {"gradient": vector.astype(np.float16)}
-
     def _dtype(self, layout: Layout) -> str:
         return "float16"
 
-    def _widened(self, numbers: Vector) -> Vector:
-        return numbers.astype(np.float32)
+    def _narrowed(self, vector: NDArray[np.float32]) -> Vector:
+        """Round to nearest, ties to even, by adding to |x|, of which the exponent is e, the number 2^(e + 13).
+
+        The last bit of that sum is worth 2^(e - 10), as that of a half is, so that the sum's low bits say how often |x|
+        contains it. Below e = -14, the worth of a half's last bit does not sink any further. 2,048 more of these bits
+        are added for the sake of the exponent: the sum's, shifted to its place in a half, is then right in 16 bits.
+        """
+        halves, longest = np.empty(len(vector), np.uint16), min(len(vector), _BLOCK)
+        sums, powers, signs = (np.empty(longest, dtype) for dtype in (np.uint32, np.uint32, np.uint16))
+        least = np.full(longest, (127 - 14) << 23, np.uint32)
+        for block in _blocks(len(vector)):
+            numbers, half = vector[block], halves[block]
+            count, bits = len(numbers), numbers.view(np.uint32)
+            total, power, sign = sums[:count], powers[:count], signs[:count]
+            np.bitwise_and(bits, 0x7FFFFFFF, out=total)
+            if np.maximum.reduce(total) >= (127 + 16) << 23:  # 65,536, infinity or NaN
+                with np.errstate(over="ignore"):
+                    half[:] = numbers.astype(np.float16).view(np.uint16)
+                continue
+            np.bitwise_and(total, 0x7F800000, out=power)
+            np.maximum(power, least[:count], out=power)
+            np.add(power, (13 << 23) + 2048, out=power)
+            np.add(total.view(np.float32), power.view(np.float32), out=total.view(np.float32))
+            np.right_shift(power, 13, out=power)
+            np.add(total, power, out=total)
+            np.copyto(half, total, casting="unsafe")
+            np.right_shift(bits, 16, out=total)
+            np.copyto(sign, total, casting="unsafe")
+            np.bitwise_and(sign, 0x8000, out=sign)
+            np.bitwise_or(half, sign, out=half)
+        return halves.view(np.float16)
+
+    def _widened(self, numbers: Vector, room: NDArray[np.float32]) -> Vector:
+        return np.take(_every_half(), numbers.view(np.uint16), out=room[: len(numbers)], mode="clip")
 
 
 def single_only(layout: Layout) -> str:
@@ -130,20 +185,21 @@ def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -
     if fresh:
         np.multiply(values, weight, out=out)
         return
-    for start in range(0, len(out), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    room = np.empty(min(len(out), _BLOCK), np.result_type(values, weight))
+    for block in _blocks(len(out)):
         if weight == 1.0:
             out[block] += values[block]
         elif weight == -1.0:
             out[block] -= values[block]
         else:
-            out[block] += values[block] * weight
+            out[block] += np.multiply(values[block], weight, out=room[: len(out[block])])
 
 
-def _rounded(vector: Vector) -> NDArray[np.uint16]:
-    bits = vector.astype(np.float32, copy=False).view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16).astype(np.uint16)
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    if nan.any():
-        rounded[nan] = 0x7FC0
-    return rounded
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
+@cache
+def _every_half() -> NDArray[np.float32]:
+    """Return what each pattern of 16 bits means in half precision. To look it up is quicker than to convert it."""
+    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)

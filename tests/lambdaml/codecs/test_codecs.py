@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lambdaml.codecs import CODECS, Layout
+from lambdaml.codecs import CODECS, Layout, dense
 from lambdaml.errors import SettingsError
-from tests.lambdaml.codecs.coding import encode, through
+from tests.lambdaml.codecs.coding import decode, encode, through
 
 floats32 = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
 patterns = hnp.arrays(np.uint32, st.integers(1, 64)).map(lambda bits: bits.view(np.float32))
@@ -77,6 +77,43 @@ def test_bf16_errs_by_at_most_one_part_in_256(values: np.ndarray) -> None:
 def test_bf16_of_what_it_decoded_is_exact(values: np.ndarray) -> None:
     once = through("bf16", values)
     assert same_bits(through("bf16", once), once)
+
+
+def as_numpy_halves(values: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return values.astype(np.float16).view(np.uint16)
+
+
+@given(patterns)
+def test_fp16_is_numpys_cast_bit_for_bit(values: np.ndarray) -> None:
+    assert encode("fp16", values)["gradient"].view(np.uint16).tolist() == as_numpy_halves(values).tolist()
+
+
+def test_fp16_is_numpys_cast_at_every_exponent_and_every_kind_of_tie() -> None:
+    upper = np.arange(0x8000, dtype=np.uint32) << 13
+    for low in (0, 1, 0x0FFF, 0x1000, 0x1001, 0x1FFF):
+        for sign in (0, 0x80000000):
+            values = (upper | np.uint32(sign | low)).view(np.float32)
+            assert encode("fp16", values)["gradient"].tobytes() == as_numpy_halves(values).tobytes()
+            below = values[np.abs(values) < 65536]  # none is infinite, nor is any NaN
+            assert encode("fp16", below)["gradient"].tobytes() == as_numpy_halves(below).tobytes()
+
+
+def test_fp16_decodes_every_half() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    assert same_bits(decode("fp16", {"gradient": halves}, np.empty(2**16, np.float32)), halves.astype(np.float32))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("bf16", 0x7FC0), ("fp16", 0x7E00)])
+def test_a_nan_in_one_block_leaves_the_others_alone(name: str, bits: int) -> None:
+    values = np.linspace(-3, 3, 1000, dtype=np.float32)
+    whole = encode(name, values)["gradient"].view(np.uint16)
+    values[[250, 999]] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "_BLOCK", 100)
+        spoilt = encode(name, values)["gradient"].view(np.uint16)
+    assert np.flatnonzero(spoilt != whole).tolist() == [250, 999]
+    assert spoilt[[250, 999]].tolist() == [bits, bits]
 
 
 def test_bf16_halves_the_bytes_of_single_precision() -> None:
