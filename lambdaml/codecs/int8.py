@@ -5,8 +5,9 @@ Dettmers et al., arXiv 2110.02861). Each number is sent as round(number / scale)
 to 127. The layout of a body is that of `lambdaml.codecs.blocks`, so a number takes 1.016 bytes.
 
 The error of a number is at most scale / 2, besides the rounding of single precision (together below 0.50002 scale). No
-scale is below 2^-126, the least normal number, so numbers below 2^-127 are decoded as zeros. A block that holds a NaN or
-an infinity has such a scale, and is decoded to numbers none of which is finite.
+scale is below 2^-126, the least normal number, so numbers below 2^-127 are decoded as zeros; and numbers above 3.4028e38
+may be decoded as infinities. A block that holds a NaN or an infinity has such a scale, and is decoded to numbers none of
+which is finite.
 """
 
 from __future__ import annotations

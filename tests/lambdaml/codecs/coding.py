@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,3 +73,27 @@ def decode(codec: str | Codec, body: Body, like: np.ndarray, layout: Layout | No
 def through(codec: str | Codec, vector: np.ndarray, layout: Layout | None = None, **known: Any) -> np.ndarray:
     """Encode a vector, and decode it again."""
     return decode(codec, encode(codec, vector, layout, **known), vector, layout)
+
+
+def by_integers(size: int) -> np.ndarray:
+    """Numbers of both signs and of magnitudes from 2^-30 to 2^11, by integer arithmetic alone, so that their encodings
+    have the same hash on every machine."""
+    at = np.arange(size, dtype=np.int64)
+    mantissas = (at * 2_654_435_761 + 12_345) % 2**24 - 2**23
+    return np.ldexp(mantissas.astype(np.float32), (-(at // 100) % 20 - 32).astype(np.int32))
+
+
+def hash_of(array: np.ndarray) -> str:
+    """The first 16 digits of the SHA-256 of the array's bytes."""
+    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
+
+
+@contextmanager
+def peak_bytes(most: int) -> Iterator[None]:
+    """Make sure that what is done needs no more memory than this at any time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] <= most
+    finally:
+        tracemalloc.stop()
