@@ -93,7 +93,7 @@ class Codec(Protocol):
             piece is filled up.
         feedback: Whether what an encoded vector leaves out must be kept and sent later (error feedback), because
             training suffers otherwise.
-        needs: What the run's algorithm must give: `DISPLACEMENT`.
+        needs: The set of what the run's algorithm must give: `DISPLACEMENT`, or nothing.
     """
 
     exact: bool
