@@ -168,5 +168,6 @@ CODECS: Registry[Codec] = Registry(
         "randomk": "lambdaml.codecs.randomk:RandomK",
         "threshold": "lambdaml.codecs.threshold:Threshold",
         "significant": "lambdaml.codecs.significant:Significant",
+        "sparse": "lambdaml.codecs.sparse:Sparse",
     },
 )
