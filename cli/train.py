@@ -105,8 +105,8 @@ CodecSpec = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The codec that updates are written with: `fp32`, `bf16`, or `topk:0.01` for the largest hundredth of the "
-        "numbers.",
+        help="The codec that updates are written with: `fp32`, `bf16`, `topk:0.01` for the largest hundredth of the "
+        "numbers, `sparse` for 0.16 bit a parameter ...",
         rich_help_panel=_WAY,
     ),
 ]

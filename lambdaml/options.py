@@ -68,7 +68,7 @@ class RunOptions(LaunchOptions):
             10 epochs, or at most 1000 if it has a target.
         epochs: The number of passes over the data, in place of `steps`.
         target: A condition on a metric, such as `accuracy>=0.95`. The run stops at the first snapshot that meets it.
-        codec: The format that updates are written in: `fp32`, `bf16`, `topk:0.01` ...; see `lambdaml.codecs.CODECS`.
+        codec: The format that updates are written in: `fp32`, `bf16`, `topk:0.01`, `sparse` ...; see `lambdaml.codecs.CODECS`.
         error_feedback: The share of what a worker's earlier updates did not carry that goes into its next one, from 0
             (none) to 1. The default is 1 for codecs that leave out numbers, and 0 for the others.
         staleness: The rule for stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
