@@ -19,7 +19,7 @@ from lambdaml.log.records import Body
 SCALE_BYTES = 4
 ROW_BYTES = SCALE_BYTES + 256
 
-_PIECE = 2**17
+_PIECE = 2**16
 """Vectors are processed in pieces of about this many numbers, so that no intermediate value has the vector's size."""
 
 

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 
 from lambdaml.codecs import Layout, UpdateContext, Vector, decode_vector
 from lambdaml.codecs.dense import add_to
-from lambdaml.codecs.sums import column_sums, row_sums
+from lambdaml.codecs.sums import row_sums
 from lambdaml.log.records import Body
 
-_PIECE = 2**17
-"""Matrices are processed in pieces of about this many numbers, so that no intermediate value has a matrix's size."""
+_SIDE = 2**8
+_PIECE = _SIDE**2
+"""Matrices are processed in pieces of about this many numbers, square ones if they can be, so that no intermediate value
+has a matrix's size."""
 
 _VANISHED = 1e-14
 """A column of which no larger part than this is left is one of those before it."""
@@ -79,7 +81,8 @@ class PowerSgd:
     def misfit(self, layout: Layout) -> str:
         if any(tensor.factored for tensor in self._tensors(layout)):
             return ""
-        best = max(((t.rows * t.columns - 1) // (t.rows + t.columns) for t in self._tensors(layout)), default=0)
+        tensors = self._tensors(layout)
+        best = max(((t.rows * t.columns - 1) // max(t.rows + t.columns, 1) for t in tensors), default=0)
         advice = f"the highest that saves something is {best}" if best > 0 else "no rank does"
         return f"saves nothing with rank {self.rank} on any tensor of this model ({advice})"
 
@@ -98,9 +101,9 @@ class PowerSgd:
             right[:] = _drawn(draws, right.size).reshape(right.shape)
             with np.errstate(all="ignore"):
                 for _ in range(self.iterations):
-                    _multiply_right(matrix, right, out=left)
+                    _multiply(matrix, _shortened(right), out=left)
                     left[:] = _orthonormal(left)
-                    _multiply_left(matrix, left, out=right)
+                    _multiply(matrix.T, left, out=right)
         return {"numbers": numbers}
 
     def check(self, body: Body, layout: Layout) -> str:
@@ -158,25 +161,35 @@ def _drawn(draws: np.random.Philox, count: int) -> NDArray[np.float32]:
     return ((odd - 2**23) * np.float32(2.0**-23)).astype(np.float32)
 
 
-def _multiply_right(matrix: Matrix, right: Matrix, out: Matrix) -> None:
-    """Write the columns of M Q into the rows of `out`, where those of Q are the rows of `right`. These are made shorter
-    than 1, so that nothing in the product is much larger than in M."""
-    largest = np.abs(right).max(axis=1, keepdims=True)
-    right /= np.where(largest == 0, 1, largest)
-    out[:] = 0
-    for rows, columns, terms, room in _tiles(matrix):
-        for factor, total in zip(right, out, strict=True):
-            np.multiply(matrix[rows, columns], factor[columns], out=terms)
-            total[rows] += row_sums(terms, room)
+def _multiply(matrix: Matrix, factors: Matrix, out: Matrix) -> None:
+    """Write the product of a matrix and each row of `factors` into a row of `out`.
+
+    Products of numbers are added up tile by tile, in one array of a tile's size for each factor, and only these are summed
+    along their rows. All arrays have the matrix's order in memory, in which NumPy is quick.
+    """
+    height = min(len(matrix), _SIDE)
+    width = min(matrix.shape[1], _PIECE // height)
+    height = min(len(matrix), _PIECE // width)
+    turned = matrix.flags.f_contiguous
+    rooms = np.empty((len(factors) + 1, *((width, height) if turned else (height, width))), matrix.dtype)
+    *totals, term = rooms.transpose(0, 2, 1) if turned else rooms
+    for top in range(0, len(matrix), height):
+        band = matrix[top : top + height]
+        rooms[:-1] = 0
+        for start in range(0, matrix.shape[1], width):
+            tile = band[:, start : start + width]
+            here = tuple(map(slice, tile.shape))
+            for factor, total in zip(factors, totals, strict=True):
+                total[here] += np.multiply(tile, factor[start : start + width], out=term[here])
+        for product, total in zip(out, totals, strict=True):
+            product[top : top + height] = row_sums(total[: len(band)], term[: len(band)])
 
 
-def _multiply_left(matrix: Matrix, left: Matrix, out: Matrix) -> None:
-    """Write the columns of M^T P into the rows of `out`, where those of P are the rows of `left`."""
-    out[:] = 0
-    for rows, columns, terms, _ in _tiles(matrix):
-        for factor, total in zip(left, out, strict=True):
-            np.multiply(matrix[rows, columns], factor[rows, None], out=terms)
-            total[columns] += column_sums(terms)
+def _shortened(factors: Matrix) -> Matrix:
+    """Return the rows with a largest magnitude of 1, so that nothing in a product with them is much larger than what they
+    are multiplied with."""
+    largest = np.abs(factors).max(axis=1, keepdims=True)
+    return factors / np.where(largest == 0, 1, largest)
 
 
 def _orthonormal(left: Matrix) -> NDArray[np.float64]:
@@ -208,19 +221,6 @@ def _product(left: Matrix, right: Matrix, rooms: Matrix) -> Matrix:
     for row, column in zip(left[1:], right[1:], strict=True):
         total += np.multiply(row[:, None], column, out=term)
     return total
-
-
-def _tiles(matrix: Matrix) -> Iterator[tuple[slice, slice, Matrix, Matrix]]:
-    """Cut a matrix into pieces of at most `_PIECE` numbers; yield their rows and columns, and two arrays of this shape
-    with room for something."""
-    count, width = len(matrix), min(matrix.shape[1], _PIECE)
-    height = min(count, _PIECE // width)
-    rooms = np.empty((2, height * width), matrix.dtype)
-    for row in range(0, count, height):
-        for column in range(0, matrix.shape[1], width):
-            tile = slice(row, min(row + height, count)), slice(column, min(column + width, matrix.shape[1]))
-            terms, room = rooms[:, : matrix[tile].size].reshape(2, *matrix[tile].shape)
-            yield *tile, terms, room
 
 
 def _pieces(first: int, last: int, columns: int) -> Iterator[tuple[int, slice, slice]]:
