@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from lambdaml.codecs import Vector
+from lambdaml.codecs.sums import column_sums
 
 _LANES = 2**15
 
@@ -28,13 +29,6 @@ def mean_and_deviation(vector: Vector) -> tuple[float, float]:
             sums[:size] += block[:size]
             block[:size] *= block[:size]
             squares[:size] += block[:size]
-        mean = _halved(sums) / len(vector)
-        variance = (_halved(squares) - len(vector) * mean * mean) / (len(vector) - 1)
+        mean = float(column_sums(sums)) / len(vector)
+        variance = (float(column_sums(squares)) - len(vector) * mean * mean) / (len(vector) - 1)
     return (mean, math.sqrt(max(variance, 0.0))) if math.isfinite(variance) else (math.nan, math.nan)
-
-
-def _halved(sums: Vector) -> float:
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = sums[:half] + sums[half:]
-    return float(sums[0])
