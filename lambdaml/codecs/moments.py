@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from lambdaml.codecs import Vector
-from lambdaml.codecs.sums import column_sums
+from lambdaml.codecs.sums import row_sums
 
 _LANES = 2**15
 
@@ -20,15 +20,16 @@ _LANES = 2**15
 def mean_and_deviation(vector: Vector) -> tuple[float, float]:
     """Return the mean and the unbiased standard deviation of at least two numbers. Both are NaN if a number is not
     finite, or if a square of a float64 number is not."""
-    sums, squares, block = np.zeros(_LANES), np.zeros(_LANES), np.empty(_LANES)
+    added, block = np.zeros((2, _LANES)), np.empty(_LANES)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(vector), _LANES):
             numbers = vector[start : start + _LANES]
             size = len(numbers)
             block[:size] = numbers
-            sums[:size] += block[:size]
+            added[0, :size] += block[:size]
             block[:size] *= block[:size]
-            squares[:size] += block[:size]
-        mean = float(column_sums(sums)) / len(vector)
-        variance = (float(column_sums(squares)) - len(vector) * mean * mean) / (len(vector) - 1)
+            added[1, :size] += block[:size]
+        total, total_squares = row_sums(added, np.empty((2, _LANES // 2))).tolist()
+        mean = total / len(vector)
+        variance = (total_squares - len(vector) * mean * mean) / (len(vector) - 1)
     return (mean, math.sqrt(max(variance, 0.0))) if math.isfinite(variance) else (math.nan, math.nan)
