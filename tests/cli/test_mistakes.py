@@ -37,6 +37,31 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], says: str, cli: Cli) 
 
 
 @pytest.mark.parametrize(
+    ("job", "codec", "says"),
+    [
+        (DIGITS, "topk:0", "codec 'topk:0': density must be above 0 and at most 1, not 0.0"),
+        (DIGITS, "topk:1.5", "codec 'topk:1.5': density must be above 0 and at most 1, not 1.5"),
+        (DIGITS, "randomk:-1", "codec 'randomk:-1': density must be above 0 and at most 1, not -1.0"),
+        (DIGITS, "topk:0.1,warmup=2/0.1", "warmup must be above 0 and at most 1, not 2"),
+        (DIGITS, "sparse:1000", "codec 'sparse:1000': keep must be a power of two from 8 to 256, not 1000"),
+        (DIGITS, "significant:0.01", "needs displacements, which algorithm 'gradient' does not send"),
+        ("double.py:Double", "fp16", "codec 'fp16' carries float32 numbers, and this model's gradients are float64"),
+        ("double.py:Double", "sparse", "codec 'sparse' carries float32 numbers"),
+    ],
+)
+def test_a_codec_that_cannot_carry_the_updates_is_one_line_and_no_run_is_left(
+    job: str, codec: str, says: str, cli: Cli
+) -> None:
+    double = "class Double(Tiny):\n    def model(self):\n        return super().model().double()\n"
+    Path("double.py").write_text(f"from tests.lambdaml.lab import Tiny\n\n{double}")
+    ended = cli("train", job, *TRAIN[2:], "--codec", codec)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1
+    assert says in ended.err
+    assert list(Path().rglob("run.json")) == []
+
+
+@pytest.mark.parametrize(
     ("job", "says"),
     [
         ("missing.py:Job", "there is no file missing.py"),

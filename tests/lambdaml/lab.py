@@ -64,6 +64,13 @@ class TinyAdam(Tiny):
         return torch.optim.Adam(model.parameters(), lr=self.lr / 10)
 
 
+class TinyWide(Tiny):
+    """A network of 10,003 parameters, for codecs that look at thousands together."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 1000), nn.Tanh(), nn.Linear(1000, 3))
+
+
 class Made(Job):
     """A job put together from functions, for tests that need one of its own."""
 
