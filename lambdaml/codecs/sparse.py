@@ -118,7 +118,7 @@ class Sparse:
         return ""
 
     def values(self, body: Body, layout: Layout) -> Vector:
-        levels, found = _signed_levels(body), [np.empty(0, np.float32)]
+        levels, found = _signed_levels(body, 1.0), [np.empty(0, np.float32)]
         for rows in _blocks(0, len(body["chunks"])):
             places, values = self._decoded(body["chunks"], rows, levels)
             found.append(values[: np.searchsorted(places, layout.size)])
@@ -127,9 +127,7 @@ class Sparse:
     def add(
         self, body: Body, weight: float, out: Vector, layout: Layout, elements: slice, *, fresh: bool = False
     ) -> None:
-        levels = _signed_levels(body)
-        if weight != 1.0:
-            levels *= weight
+        levels = _signed_levels(body, weight)
         if fresh:
             out.fill(0.0 * weight)
         for rows in _blocks(elements.start // CHUNK, -(-elements.stop // CHUNK)):
@@ -237,10 +235,10 @@ def _levels(base: np.float32) -> NDArray[np.float32]:
     return (_LEVELS * np.float64(base)).astype(np.float32)
 
 
-def _signed_levels(body: Body) -> NDArray[np.float32]:
-    """Return four numbers for each last byte of a record: the lower and the upper, and the same below zero."""
+def _signed_levels(body: Body, weight: float) -> NDArray[np.float32]:
+    """Return weight times the four numbers for each last byte of a record: the lower, the upper, and both below zero."""
     with np.errstate(all="ignore"):
-        levels = _levels(body["base"][0])
+        levels = _levels(body["base"][0]) * weight
         return np.concatenate([levels, -levels], axis=1).reshape(-1)
 
 
