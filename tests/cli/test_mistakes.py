@@ -44,6 +44,8 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], says: str, cli: Cli) 
         (DIGITS, "randomk:-1", "codec 'randomk:-1': density must be above 0 and at most 1, not -1.0"),
         (DIGITS, "topk:0.1,warmup=2/0.1", "warmup must be above 0 and at most 1, not 2"),
         (DIGITS, "sparse:1000", "codec 'sparse:1000': keep must be a power of two from 8 to 256, not 1000"),
+        (DIGITS, "powersgd:500", "codec 'powersgd:500' saves nothing with rank 500 on any tensor of this model"),
+        (DIGITS, "powersgd:0", "codec 'powersgd:0': rank must be 1 or more, not 0"),
         (DIGITS, "significant:0.01", "needs displacements, which algorithm 'gradient' does not send"),
         ("double.py:Double", "fp16", "codec 'fp16' carries float32 numbers, and this model's gradients are float64"),
         ("double.py:Double", "sparse", "codec 'sparse' carries float32 numbers"),
