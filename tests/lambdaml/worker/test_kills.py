@@ -20,8 +20,7 @@ JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
 REMEMBERING: dict[str, dict[str, Any]] = {
     "local steps with a kept Adam": {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep"},
-    "error feedback": {"codec": "topk:0.1"},
-    "sparse with error feedback": {"job": f"{JOB}Wide", "codec": "sparse"},
+    "error feedback": {"job": f"{JOB}Wide", "codec": "sparse"},
 }
 SLOW = "?latency=5ms"
 """So that the killer hears of each commit before many others are made."""
