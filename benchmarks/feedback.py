@@ -53,7 +53,15 @@ JOB = f"{Path(__file__).parents[1] / 'examples' / 'digits.py'}:Digits"
 WORKERS, STEPS = 8, 60
 COSTS = Costs(step_s=0.1, encode_s=0.001, apply_s=0.001, apply_update_s=0.0002)
 METHODS = (("bsp", 0.0), ("quorum:4", 0.0), ("quorum:4", 1.0))
-SPARSE = (("fp32", 0.0), ("topk:0.001", 1.0), ("topk:0.01", 1.0), ("topk:0.001", 0.0), ("randomk:0.001", 1.0))
+SPARSE = (
+    ("fp32", 0.0),
+    ("topk:0.001", 1.0),
+    ("topk:0.01", 1.0),
+    ("topk:0.001", 0.0),
+    ("randomk:0.001", 1.0),
+    ("gaussiank:0.001", 1.0),
+    ("gaussiank:0.001,rule=paper", 1.0),
+)
 
 
 class Deep(digits.Digits):
