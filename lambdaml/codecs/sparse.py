@@ -22,14 +22,14 @@ takes the ratio of which the nearest scale that can be written lowers its error 
 So nothing makes a chunk's error larger than the chunk, and error feedback sends all of it in the end. A chunk of which
 the scale is below 2^-16 of the largest is sent as zeros until it has grown.
 
-Of what is selected, the squared error is 0.5 % if the vector has a normal distribution, 1.3 % with Laplace's and 5 %
-with Student's of 4 degrees of freedom.
+The squared error of what is selected is about 0.5 % of its squares if the vector has a normal distribution, 1.4 % with
+Laplace's and 5 % with Student's of 4 degrees of freedom.
 
 Source: SparseLoCo (arXiv 2508.15706), with the same chunks and bits per number. Its authors' code (one-covenant/templar)
-subtracts the mean of what is selected, and sends the means of four bins, each 3 standard deviations wide, for a whole
-tensor. What is selected lies in two groups, one on each side of zero; therefore one bit is the sign here. And levels of
-each chunk's own serve chunks of different magnitudes, and those with a few large numbers or with fewer than 64 that are
-not zero.
+subtracts the mean of what is selected in a tensor, rounds to four bins of 1.5 standard deviations, and sends the mean of
+each. What is selected lies in two groups, one on each side of zero, and the bins are not symmetric: nearly all of the
+upper group is in one of them. Therefore one bit is the sign here. Levels of each chunk's own serve chunks of different
+magnitudes, chunks with a few large numbers, and those with fewer than 64 that are not zero.
 """
 
 from __future__ import annotations
