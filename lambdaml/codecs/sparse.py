@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 
 from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.codecs.dense import single_only
-from lambdaml.codecs.selection import magnitudes
 from lambdaml.log.records import Body
 
 CHUNK = 4096
@@ -88,10 +87,11 @@ class Sparse:
         count = -(-len(vector) // CHUNK)
         chunks = np.empty((count, self.record[1]), np.uint8)
         kept, fits = np.empty((count, self.keep), np.float32), np.empty((count, 2, len(_RATIOS)))
+        room = [np.empty((min(count, _ROWS), CHUNK), dtype) for dtype in (np.uint32, np.uint32, np.bool_)]
         with np.errstate(all="ignore"):  # a vector that is not finite has a base of NaN
             for rows in _blocks(0, count):
                 numbers = _filled(vector[rows.start * CHUNK : rows.stop * CHUNK])
-                found = self._largest(numbers)
+                found = self._largest(numbers, *(array[: len(numbers)] for array in room))
                 chunks[rows, : self._places_bytes] = self._packed_places(found % CHUNK)
                 kept[rows] = numbers.reshape(-1)[found]
                 fits[rows] = _fit(np.abs(kept[rows]))
@@ -139,11 +139,18 @@ class Sparse:
             else:
                 out[places[within]] += values[within]  # no place occurs twice
 
-    def _largest(self, numbers: Vector) -> NDArray[np.intp]:
-        """Return the rising indices of the largest magnitudes of each chunk, `keep` of each; of equal ones the first."""
-        sizes = magnitudes(numbers)
-        least = np.partition(sizes, CHUNK - self.keep, axis=1)[:, CHUNK - self.keep, None]
-        chosen = sizes >= least
+    def _largest(
+        self, numbers: Vector, sizes: NDArray[np.uint32], ranked: NDArray[np.uint32], chosen: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """Return the rising indices of the largest magnitudes of each chunk, `keep` of each; of equal ones the first.
+
+        The other three arrays have the same shape and are worked in: new memory for each block would take half the time.
+        """
+        np.bitwise_and(numbers.view(np.uint32), 0x7FFFFFFF, out=sizes)
+        ranked[:] = sizes
+        ranked.partition(CHUNK - self.keep, axis=1)
+        least = ranked[:, CHUNK - self.keep, None]
+        np.greater_equal(sizes, least, out=chosen)
         found = np.flatnonzero(chosen)
         if len(found) > len(numbers) * self.keep:
             tied = np.flatnonzero(np.count_nonzero(chosen, axis=1) > self.keep)
@@ -190,7 +197,7 @@ class Sparse:
         planes = self._planes(chunks)
         places = self._places(self._high(chunks), planes)
         places += np.arange(rows.start, rows.stop)[:, None] * CHUNK
-        levels_at = (planes[-2] << 1 | planes[-1]) + np.intp(4) * chunks[:, -1:]
+        levels_at = (planes[-2] << 1 | planes[-1]) + 4 * chunks[:, -1:].astype(np.intp)
         return places.reshape(-1), levels.take(levels_at.reshape(-1))
 
 
