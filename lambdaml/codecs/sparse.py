@@ -87,11 +87,11 @@ class Sparse:
         count = -(-len(vector) // CHUNK)
         chunks = np.empty((count, self.record[1]), np.uint8)
         kept, fits = np.empty((count, self.keep), np.float32), np.empty((count, 2, len(_RATIOS)))
-        room = [np.empty((min(count, _ROWS), CHUNK), dtype) for dtype in (np.uint32, np.uint32, np.bool_)]
+        room = np.empty((2, min(count, _ROWS), CHUNK), np.uint32), np.empty((min(count, _ROWS), CHUNK), np.bool_)
         with np.errstate(all="ignore"):  # a vector that is not finite has a base of NaN
             for rows in _blocks(0, count):
                 numbers = _filled(vector[rows.start * CHUNK : rows.stop * CHUNK])
-                found = self._largest(numbers, *(array[: len(numbers)] for array in room))
+                found = self._largest(numbers, room[0][:, : len(numbers)], room[1][: len(numbers)])
                 chunks[rows, : self._places_bytes] = self._packed_places(found % CHUNK)
                 kept[rows] = numbers.reshape(-1)[found]
                 fits[rows] = _fit(np.abs(kept[rows]))
@@ -139,13 +139,13 @@ class Sparse:
             else:
                 out[places[within]] += values[within]  # no place occurs twice
 
-    def _largest(
-        self, numbers: Vector, sizes: NDArray[np.uint32], ranked: NDArray[np.uint32], chosen: NDArray[np.bool_]
-    ) -> NDArray[np.intp]:
+    def _largest(self, numbers: Vector, room: NDArray[np.uint32], chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Return the rising indices of the largest magnitudes of each chunk, `keep` of each; of equal ones the first.
 
-        The other three arrays have the same shape and are worked in: new memory for each block would take half the time.
+        `room` and `chosen` are memory to work in, two arrays of the numbers' shape and one: new memory for each block
+        would take half the time.
         """
+        sizes, ranked = room
         np.bitwise_and(numbers.view(np.uint32), 0x7FFFFFFF, out=sizes)
         ranked[:] = sizes
         ranked.partition(CHUNK - self.keep, axis=1)
@@ -153,11 +153,12 @@ class Sparse:
         np.greater_equal(sizes, least, out=chosen)
         found = np.flatnonzero(chosen)
         if len(found) > len(numbers) * self.keep:
-            tied = np.flatnonzero(np.count_nonzero(chosen, axis=1) > self.keep)
-            equal = sizes[tied] == least[tied]
-            lacking = self.keep - np.count_nonzero(sizes[tied] > least[tied], axis=1, keepdims=True)
-            chosen[tied] &= ~equal | (np.cumsum(equal, axis=1, dtype=np.uint16) <= lacking)
-            found = np.flatnonzero(chosen)
+            row = found // CHUNK
+            counts = np.bincount(row)
+            equal = sizes.reshape(-1)[found] == least.reshape(-1)[row]
+            seen = np.cumsum(equal)
+            later = seen[np.cumsum(counts) - 1][row] - seen
+            found = found[~equal | (later >= (counts - self.keep)[row])]
         return found.reshape(-1, self.keep)
 
     def _packed_places(self, places: NDArray[np.intp]) -> NDArray[np.uint8]:
