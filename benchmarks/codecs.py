@@ -70,7 +70,7 @@ class Task:
 
 
 TASKS = {
-    "digits": Task("digits.py:Digits", {}, 32, 200, "accuracy", 1, "nesterov:0.7,0.5", 0.1),
+    "digits": Task("digits.py:Digits", {}, 32, 200, "accuracy", 1, "nesterov:0.7,0.5", 0.02),
     "charlm": Task(
         "charlm.py:CharLM", {"context": 32, "decay_steps": 240}, 8, 240, "loss", -1, "nesterov:0.7,0.5", 1.0
     ),
@@ -106,10 +106,12 @@ class Outcome:
 def methods(task: Task, only: Sequence[str]) -> list[tuple[str, str]]:
     """Return codecs, each with the algorithm that it goes with."""
     found = []
-    for spec in CODECS.variants():
+    for spec in only or CODECS.variants():
         found.append((spec, "local:1" if DISPLACEMENT in CODECS.make(spec).needs else "gradient"))
-    found += [(spec, f"local:{LOCAL},outer={task.outer}") for spec in (DENSE, "sparse") if spec in CODECS.factories]
-    return [method for method in found if not only or method[0] in only]
+    found += [
+        (spec, f"local:{LOCAL},outer={task.outer}") for spec in (DENSE, "sparse") if spec in (only or (DENSE, "sparse"))
+    ]
+    return found
 
 
 def run(name: str, codec: str, algorithm: str, seed: int) -> Outcome:
@@ -234,8 +236,8 @@ def panel(top: float, name: str, groups: Mapping[tuple[str, str], Sequence[Outco
     left, width, height, task = 70.0, 700.0, 300.0, TASKS[name]
     sizes = [mean(one.size_bytes for one in runs) for runs in groups.values()]
     x0, x1 = math.floor(math.log10(min(sizes))), math.ceil(math.log10(max(sizes)))
-    best = max(task.sign * one.metric for runs in groups.values() for one in runs)
-    y1, y0 = best + 0.05 * task.shown, best - task.shown
+    best, step = max(task.sign * one.metric for runs in groups.values() for one in runs), task.shown / 4
+    y1, y0 = math.ceil(best / step) * step, math.floor((best - task.shown) / step) * step
 
     def place(size: float, value: float) -> tuple[float, float]:
         up = (max(y0, task.sign * value) - y0) / (y1 - y0)
@@ -247,36 +249,41 @@ def panel(top: float, name: str, groups: Mapping[tuple[str, str], Sequence[Outco
         size = f"{10 ** (power - 3):g} KB" if power < 6 else f"{10 ** (power - 6):g} MB"
         parts.append(f'<path d="M{x:.1f} {top}V{y:.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{size}</text>')
-    for tick in range(6):
-        value = task.sign * (y0 + (best - y0) * tick / 5)
+    for tick in range(round((y1 - y0) / step) + 1):
+        value = task.sign * (y0 + step * tick)
         x, y = place(10.0**x0, value)
         parts.append(f'<path d="M{x:.1f} {y:.1f}h{width}" stroke="#ddd"/>')
         parts.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    taken: list[tuple[float, float, float]] = []
-    for method, runs in groups.items():
-        reached = [one.metric for one in runs]
-        x, y = place(mean(one.size_bytes for one in runs), mean(reached))
+    spots = [place(mean(one.size_bytes for one in runs), mean(one.metric for one in runs)) for runs in groups.values()]
+    taken = [(x - 5, x + 5, y) for x, y in spots]
+    for (x, y), (method, runs) in zip(spots, groups.items(), strict=True):
         colour = "#d62728" if method == (DENSE, "gradient") else "#1f77b4"
-        ends = sorted(place(1.0, value)[1] for value in reached)
+        ends = sorted(place(1.0, one.metric)[1] for one in runs)
         parts.append(f'<path d="M{x:.1f} {ends[0]:.1f}V{ends[-1]:.1f}" stroke="{colour}" stroke-opacity="0.5"/>')
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
         says = label(*method) + (" (dense)" if colour == "#d62728" else "")
-        if task.sign * mean(reached) < y0:
-            says += f" ↓ {mean(reached):.2f}"
-        parts += _name(x, y, says, taken)
+        reached = mean(one.metric for one in runs)
+        if task.sign * reached < y0:
+            says += f" ↓ {reached:.2f}"
+        parts += _name(x, y, says, taken, (top, top + height))
     return parts
 
 
-def _name(x: float, y: float, says: str, taken: list[tuple[float, float, float]]) -> list[str]:
-    """Write beside a point, at the nearest height that is free, with a line to it."""
-    wide, step = 6.2 * len(says) + 8, 6.0
-    for number in range(100):
-        at = y + step * (number + 1) // 2 * (1 if number % 2 else -1)
-        if not any(abs(at - other) < 12 and x < end and begin < x + wide + 12 for begin, end, other in taken):
+def _name(
+    x: float, y: float, says: str, taken: list[tuple[float, float, float]], within: tuple[float, float]
+) -> list[str]:
+    """Write beside a point, at the nearest place that is free, with a line to it. Places are a begin, an end and a height."""
+    wide, step = 6.2 * len(says), 4.0
+    for number in range(200):
+        at, side = y + step * ((number + 2) // 4) * (1 if number // 2 % 2 else -1), 1 - 2 * (number % 2)
+        begin, end = (x + 12, x + 12 + wide) if side > 0 else (x - 12 - wide, x - 12)
+        free = all(abs(at - other) >= 12 or begin >= right or left >= end for left, right, other in taken)
+        if free and within[0] <= at <= within[1]:
             break
-    taken.append((x - 4, x + wide + 12, at))
-    line = f'<path d="M{x:.1f} {y:.1f}L{x + 10:.1f} {at:.1f}" stroke="#aaa" stroke-width="0.7"/>'
-    return [line, f'<text x="{x + 12:.1f}" y="{at + 4:.1f}">{says}</text>']
+    taken.append((begin, end, at))
+    line = f'<path d="M{x:.1f} {y:.1f}L{x + 10 * side:.1f} {at:.1f}" stroke="#aaa" stroke-width="0.7"/>'
+    anchor = "start" if side > 0 else "end"
+    return [line, f'<text x="{x + 12 * side:.1f}" y="{at + 4:.1f}" text-anchor="{anchor}">{says}</text>']
 
 
 def show(names: Iterable[str], asked: argparse.Namespace) -> None:
@@ -300,7 +307,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("measure", "show"), help="one of them; both by default")
     parser.add_argument("--results", type=Path, default=Path("build/codecs.jsonl"), help="the file of results")
     parser.add_argument("--job", choices=TASKS, help="one of them; both by default")
-    parser.add_argument("--only", nargs="+", default=[], metavar="SPEC", help="only these codecs")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SPEC", help="these codecs in place of the variants")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="the number of processes")
     parser.add_argument("--svg", type=Path, help="write the figure there")
