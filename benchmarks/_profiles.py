@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lambdaml.cost.planning.pilot import pilot
-from lambdaml.cost.profiling.profile import (
-    CodecFacts,
-    JobFacts,
-    MachineFacts,
-    MemoryModel,
-    Profile,
-    ProfilingCost,
-    StepTime,
-)
+from lambdaml.cost.profiling.facts import CodecFacts, JobFacts, MachineFacts, MemoryModel, ProfilingCost, StepTime
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.options import RunOptions
 from lambdaml.training.asked import resolve_job, settings_for
 

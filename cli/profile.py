@@ -16,7 +16,8 @@ from lambdaml.cli.train import Args, JobSpec, Seed, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
-    from lambdaml.cost.profiling.profile import CoherenceFacts, NoiseScale, Profile, StepTime, StoreFacts
+    from lambdaml.cost.profiling.facts import CoherenceFacts, NoiseScale, StepTime, StoreFacts
+    from lambdaml.cost.profiling.profile import Profile
 
 _Store = Annotated[
     str | None,

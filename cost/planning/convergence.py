@@ -22,7 +22,7 @@ from statistics import NormalDist, median
 import numpy as np
 
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.profiling.profile import CoherenceFacts
+from lambdaml.cost.profiling.facts import CoherenceFacts
 
 LEAST_SIGMA = 0.03
 """The least standard deviation that is assumed for the logarithm of the steps."""

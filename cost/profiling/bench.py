@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from lambdaml.algorithms import Assignment
 from lambdaml.codecs import CODECS, UpdateContext
+from lambdaml.cost.profiling.facts import CodecFacts, MemoryModel, StepPoint, StepTime
 from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
-from lambdaml.cost.profiling.profile import CodecFacts, MemoryModel, StepPoint, StepTime
 from lambdaml.errors import SettingsError
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update

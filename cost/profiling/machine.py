@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lambdaml.cost.profiling.profile import MachineFacts
+from lambdaml.cost.profiling.facts import MachineFacts
 from lambdaml.engines.resources import cores, memory_bytes
 from lambdaml.training.asked import versions
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.cost.planning.pilot import PilotRun, default_plan, pilot
 from lambdaml.cost.profiling.bench import Bench
+from lambdaml.cost.profiling.facts import CoherenceFacts, JobFacts, ProfilingCost, StoreFacts
 from lambdaml.cost.profiling.machine import this_machine
 from lambdaml.cost.profiling.noise import LEAST_BATCHES, MOST_BATCHES, Noise
-from lambdaml.cost.profiling.profile import CoherenceFacts, JobFacts, Profile, ProfilingCost, StoreFacts
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.cost.profiling.startup import startup
 from lambdaml.cost.profiling.stores import measure_store
 from lambdaml.engines.entry import pick_device

@@ -19,7 +19,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from lambdaml.algorithms import Assignment
-from lambdaml.cost.profiling.profile import NoisePoint, NoiseScale
+from lambdaml.cost.profiling.facts import NoisePoint, NoiseScale
 from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from lambdaml.cost.profiling.profile import RequestTime, StoreFacts
+from lambdaml.cost.profiling.facts import RequestTime, StoreFacts
 from lambdaml.storage.open import open_store
 from lambdaml.storage.probe import check
 from lambdaml.storage.retry import Retrying

@@ -1,7 +1,7 @@
 """A profile as `lambdaml profile examples/digits.py` might find it, with round numbers."""
 
 from lambdaml.cost.planning.pilot import PilotRun
-from lambdaml.cost.profiling.profile import (
+from lambdaml.cost.profiling.facts import (
     CodecFacts,
     CoherenceFacts,
     JobFacts,
@@ -9,13 +9,13 @@ from lambdaml.cost.profiling.profile import (
     MemoryModel,
     NoisePoint,
     NoiseScale,
-    Profile,
     ProfilingCost,
     RequestTime,
     StepPoint,
     StepTime,
     StoreFacts,
 )
+from lambdaml.cost.profiling.profile import Profile
 from lambdaml.storage.meter import Meter
 
 

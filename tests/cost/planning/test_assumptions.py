@@ -16,6 +16,7 @@ from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.planning.plan import make_plan
+from lambdaml.cost.profiling import facts
 from lambdaml.cost.profiling import profile as profiles
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import Profile
@@ -28,8 +29,9 @@ from tests.cost.profiles import digits
 
 PARTS = [
     kind
-    for kind in vars(profiles).values()
-    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == profiles.__name__
+    for module in (facts, profiles)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 ]
 WATCHED = {*PARTS, PilotRun, Startup, Platform, Channel, LatencyModel, Empirical, Price}
 

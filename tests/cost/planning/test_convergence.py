@@ -10,7 +10,7 @@ import pytest
 
 from lambdaml.cost.planning.convergence import Convergence, StepsToTarget
 from lambdaml.cost.planning.pilot import STEEP, PilotRun, default_plan, pilot
-from lambdaml.cost.profiling.profile import CoherenceFacts
+from lambdaml.cost.profiling.facts import CoherenceFacts
 from lambdaml.errors import SettingsError
 from tests.lambdaml import lab
 
