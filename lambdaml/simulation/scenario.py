@@ -202,9 +202,11 @@ class Scenario:
         """Count the requests of a script, and their bytes."""
         self.counted.requests += count_requests(script, **units)
         for kind, about, per in script:
+            if kind not in ("get", "put", "create"):
+                continue
             moved = round(units.get(per.replace(" ", "_"), 0) * self.size_bytes[about])
             self.counted.bytes_received += moved if kind == "get" else 0
-            self.counted.bytes_sent += moved if kind in ("put", "create") else 0
+            self.counted.bytes_sent += moved if kind != "get" else 0
 
     def batches(self, seq: int) -> int:
         """Return the number of batches that an update of this number covers."""

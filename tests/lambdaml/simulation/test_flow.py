@@ -95,6 +95,16 @@ def test_workers_share_their_function_and_bytes_its_network(schedule: str) -> No
     assert off([sum(run.requests.values()) for run in found], [sum(run.requests.values()) for run in truth]) < TOLERANCE
 
 
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+def test_functions_hand_over_before_their_lifetime_ends(schedule: str) -> None:
+    options = {"schedule": schedule, "workers": 4, "channel": "5ms", "steps": 20, "step_s": 0.5}
+    plain, short = (fast(**options, platform=platform) for platform in ("local", "local:lifetime_s=6"))
+    truth = exact(**options, platform="local:lifetime_s=6")
+    assert short.requests["list"] > plain.requests["list"]
+    assert off([short.seconds], [truth.seconds]) < 2 * TOLERANCE and short.seconds > plain.seconds
+    assert off([sum(short.requests.values())], [sum(truth.requests.values())]) < 2 * TOLERANCE
+
+
 def test_every_update_has_one_fate_and_the_callback_sees_them_all() -> None:
     for schedule in ("bsp", "asp", "ssp:1", "quorum:3"):
         seen: list[tuple[float, Commit]] = []
