@@ -1,6 +1,6 @@
-"""The number of optimizer steps to the target, by batch size and staleness, as pilots showed it.
+"""The number of optimizer steps to the target, by batch size, staleness and codec, as pilots showed it.
 
-Two effects are taken from pilots (`lambdaml.cost.planning.pilot`) of the same job:
+Three effects are taken from pilots (`lambdaml.cost.planning.pilot`) of the same job:
 
 * **Batch.** Steps fall with the samples of a step, S(B) = S_min (1 + B_noise / B), until the batch exceeds the gradient
   noise scale (McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11). Between pilots, a straight line in (log B, log S) is
@@ -9,6 +9,9 @@ Two effects are taken from pilots (`lambdaml.cost.planning.pilot`) of the same j
   nearest number of updates per step, on a straight line in (log(1 + d), log factor). Nothing is promised beyond the
   delays at which pilots reached the target. If no time was left for pilots with a delay, the worth of a step d late is
   what its coherence says (`lambdaml.training.coherence`), up to the delay that coherence calls tolerable.
+* **Codec.** Updates that leave something out are worth less. The factor is the median ratio of a codec's pilots to
+  plain ones of the same seed, and at least 1. Between numbers of updates per step it lies on a straight line in the
+  logarithms of both. A codec without pilots is taken to need as many steps as plain updates.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.pilot import PLAIN, PilotRun
 from lambdaml.cost.profiling.facts import CoherenceFacts
 
 LEAST_SIGMA = 0.03
@@ -51,9 +54,10 @@ class StepsToTarget:
 
 
 class Convergence:
-    """The number of steps to the target, as a job's pilots showed it.
+    """The number of steps to the target, as a job's pilots with one algorithm showed it.
 
     Args:
+        pilots: The pilots, with plain updates and with codecs.
         noise_scale_samples: The B_noise for batches below those of the pilots, or None if it was not measured.
         coherence: The coherence that replaces pilots with a delay, or None if it was not measured.
     """
@@ -65,9 +69,12 @@ class Convergence:
         coherence: CoherenceFacts | None = None,
     ) -> None:
         self._noise = noise_scale_samples
+        self._factors: dict[str, dict[int, float | None]] = {}
+        self._pilots = pilots
         found: defaultdict[tuple[int, int, int], list[PilotRun]] = defaultdict(list)
         for run in pilots:
-            found[run.group, run.delay, run.batch].append(run)
+            if run.codec == PLAIN:
+                found[run.group, run.delay, run.batch].append(run)
         middle = {key: _median(runs) for key, runs in found.items()}
         self.sigma = _spread(found.values())
         sync: defaultdict[int, list[float]] = defaultdict(list)
@@ -91,7 +98,7 @@ class Convergence:
         """The staleness from which pilots did not reach the target, which is infinite if every pilot did."""
         return min((worth.tolerance for worth in self._worth.values()), default=math.inf)
 
-    def steps(self, group: float, samples: float, staleness: float = 0.0) -> StepsToTarget | None:
+    def steps(self, group: float, samples: float, staleness: float = 0.0, codec: str = PLAIN) -> StepsToTarget | None:
         """Return the optimizer steps to the target.
 
         Args:
@@ -100,15 +107,46 @@ class Convergence:
             staleness: The average staleness of an update.
 
         Returns:
-            The steps, or None for more staleness than pilots tolerated, since the target may then not be reached.
+            The steps, or None for more staleness than pilots tolerated, or a codec with which they did not reach the
+            target, since it may then not be reached.
         """
-        if not self._batches:
+        coded = self.factor(codec, group)
+        if not self._batches or coded is None:
             return None
         factor: float | None = 1.0
         if staleness > LEAST_STALENESS:
             near = min(self._worth, key=lambda size: abs(math.log(size / group)), default=None)
             factor = None if near is None else self._worth[near].factor(staleness)
-        return None if factor is None else StepsToTarget(self._at(samples) * factor, self.sigma)
+        return None if factor is None else StepsToTarget(self._at(samples) * factor * coded, self.sigma)
+
+    def factor(self, codec: str, group: float) -> float | None:
+        """Return the factor by which a codec lengthens a training with this many updates per step, or None if pilots
+        did not reach the target with it."""
+        factors = self.factors(codec)
+        if not factors:
+            return 1.0
+        near = min(factors, key=lambda size: abs(math.log(size / group)))
+        if factors[near] is None:
+            return None
+        known = {size: factor for size, factor in factors.items() if factor is not None}
+        return _interpolate(group, list(known), list(known.values()))
+
+    def factors(self, codec: str) -> dict[int, float | None]:
+        """Return such factors by the updates per step that pilots of the codec had, the fewest first."""
+        if codec not in self._factors:
+            runs = [] if codec == PLAIN else [run for run in self._pilots if run.codec == codec]
+            groups = sorted({run.group for run in runs})
+            self._factors[codec] = {size: self._ratio([run for run in runs if run.group == size]) for size in groups}
+        return self._factors[codec]
+
+    def _ratio(self, runs: Sequence[PilotRun]) -> float | None:
+        """Return the factor that a codec's pilots with one number of updates per step show."""
+        if _median(runs) is None:
+            return None
+        fresh = [run for run in self._pilots if (run.codec, run.group, run.delay) == (PLAIN, runs[0].group, 0)]
+        plain = {run.seed: run.steps for run in fresh if run.steps is not None}
+        ratios = [run.steps / plain[run.seed] for run in runs if run.steps is not None and run.seed in plain]
+        return max(1.0, median(ratios)) if ratios else None
 
     def _at(self, samples: float) -> float:
         least = self._batches[0]

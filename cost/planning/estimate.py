@@ -16,7 +16,7 @@ from typing import Any
 
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.cost.planning.candidates import Candidate
-from lambdaml.cost.planning.convergence import Convergence, StepsToTarget
+from lambdaml.cost.planning.convergence import LEAST_STALENESS, Convergence, StepsToTarget
 from lambdaml.cost.planning.step_cost import Amounts, StepCost
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.log.state import LogState
@@ -132,8 +132,10 @@ class StopCriterion:
             each = self.epochs * samples / (candidate.workers * batch * candidate.batches(samples))
             return StepsToTarget(max(1.0, each / _counted(candidate, step_cost.group)), 0.0)
         assert self.convergence is not None
+        if candidate.parts.feedback and step_cost.effective > LEAST_STALENESS:
+            return None
         found = self.convergence[candidate.algorithm].steps(
-            step_cost.group, step_cost.group * batch, step_cost.effective
+            step_cost.group, step_cost.group * batch, step_cost.effective, candidate.codec
         )
         return None if found is None else StepsToTarget(self.remaining * found.median, found.sigma)
 
@@ -181,7 +183,7 @@ def estimate(
         return replace(known, obstacle=f"{batches} local steps for an update are more than a worker takes in the run")
     if needed is None:
         assert criterion.convergence is not None
-        return replace(known, obstacle=_unknown(step_cost, criterion.convergence[candidate.algorithm]))
+        return replace(known, obstacle=_unknown(candidate, step_cost, criterion.convergence[candidate.algorithm]))
     watched = criterion.epochs is None
     launcher = Launcher(profile, candidate.channel, every_steps, watched)
     look_steps = max(1, round(every_steps)) if watched else 1
@@ -214,7 +216,11 @@ def estimate(
     )
 
 
-def _unknown(step_cost: StepCost, convergence: Convergence) -> str:
+def _unknown(candidate: Candidate, step_cost: StepCost, convergence: Convergence) -> str:
+    if convergence.factor(candidate.codec, step_cost.group) is None:
+        return f"pilots with {candidate.codec} did not reach the target"
+    if candidate.parts.feedback:
+        return f"stale updates: pilots with {candidate.codec} were synchronous"
     late = f"staleness as hard to stand as {step_cost.effective:.1f} steps"
     if convergence.by_coherence:
         return f"{late}: more than the coherence of gradients allows"

@@ -5,7 +5,8 @@ With `group` updates per step and a `delay` of d steps, it represents bsp on `gr
 workers (one update per step), and what lies between. The virtual world knows how long such runs take.
 
 A pilot with local steps is synchronous: its `group` workers take their local steps one after the other, each with what
-it remembers, and a step of the pilot is the outer optimizer's.
+it remembers, and a step of the pilot is the outer optimizer's. A pilot of a codec encodes and decodes every update as a
+run does, with the error feedback of each worker; see `lambdaml.cost.planning.codec_pilots`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
 
+PLAIN = "fp32"
+"""The codec of a pilot unless another one is asked for. Its updates have the size of the gradient."""
+
 GROWTH = 1.03
 """The factor by which the distance between evaluations grows. At most every second step is evaluated, or each round of
 local steps."""
 
 HOPELESS = 6.0
 """The multiple of the first pilot's steps after which one with a delay gives up. Others give up after twice as many."""
+
+PATIENCE = 3.0
+"""The multiple of the steps of the pilot beside it after which a pilot gives up."""
 
 MAX_STEPS = 20_000
 """The steps of a worker after which the first pilot gives up."""
@@ -54,6 +61,8 @@ class PilotRun:
         steps: The optimizer steps to the target, or None if it was not reached.
         seconds: The seconds that the pilot took here.
         algorithm: The algorithm. With local steps, a step of the pilot is a round of them.
+        codec: The codec of the updates.
+        update_bytes: The mean bytes of an update's payload, or 0 in profiles of earlier versions.
     """
 
     group: int
@@ -64,6 +73,8 @@ class PilotRun:
     steps: int | None
     seconds: float
     algorithm: str = "gradient"
+    codec: str = PLAIN
+    update_bytes: int = 0
 
 
 def default_plan(workers: int, algorithm: str = "gradient") -> list[tuple[int, int]]:
@@ -89,7 +100,9 @@ def pilot(
     *,
     args: Mapping[str, Any] | None = None,
     algorithm: str = "gradient",
+    codec: str = PLAIN,
     plan: Iterable[tuple[int, int]] | None = None,
+    beside: PilotRun | None = None,
     batch: int | None = None,
     seeds: Iterable[int] = (101, 102, 103, 104),
     seconds: float = 60.0,
@@ -99,9 +112,12 @@ def pilot(
 
     Args:
         target: The target, as in `train`.
-        algorithm: The algorithm, as in `train`. Each worker remembers what it would remember in a run.
+        algorithm, codec: The algorithm and the codec, as in `train`. Each worker remembers what it would remember in a
+            run.
         plan: The (group, delay) of each pilot in the order of their importance. Defaults to pilots for up to 16
             workers. If the steps rise steeply from one delay to the next, delays between them are added.
+        beside: A pilot that reached the target in another way. Those that learn `PATIENCE` times as slowly give up, and
+            one that the time cuts short before is left out.
         batch: The samples of an update, in place of the job's own.
         seeds: The seeds of each entry. A seed begins when the one before has gone through the plan.
         seconds: The seconds after which no further pilot begins. The first is always made.
@@ -127,6 +143,7 @@ def pilot(
                 workers=workers,
                 schedule=schedule,
                 algorithm=algorithm,
+                codec=codec,
                 steps=1,
                 target=target,
                 seed=seed,
@@ -135,8 +152,10 @@ def pilot(
             settings = settings_for(instance, job_settings, options)
             if not runs:
                 first = max(1, MAX_STEPS // method.batches(settings.steps_per_epoch))
-            most = round(first * (HOPELESS if delay else 2.0)) if runs else first
-            run = compute.submit(_train, instance, settings, group, delay, most, began + 1.5 * seconds).result()
+            most, end = round(first * (HOPELESS if delay else 2.0)) if runs else first, began + 1.5 * seconds
+            run = compute.submit(_train, instance, settings, group, delay, most, end, beside).result()
+            if beside is not None and run.steps is None and time.monotonic() >= end:
+                break
             if not runs and run.steps is not None:
                 first = run.steps
             runs.append(run)
@@ -157,8 +176,23 @@ def _between(runs: Sequence[PilotRun]) -> list[tuple[int, int]]:
     return [max(rises)[1]] if rises else []
 
 
-def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end: float) -> PilotRun:
-    """Make one pilot, which stops at the target, after `most` steps, or when the time is over."""
+def _behind(curve: Sequence[tuple[int, float]], target: str, beside: PilotRun) -> bool:
+    """Return whether a pilot with this curve learns `PATIENCE` times as slowly as the one beside it. That is not asked
+    before it has taken as many steps as that one in all."""
+    version = curve[-1][0]
+    if beside.steps is None or version < beside.steps:
+        return False
+    if version >= PATIENCE * beside.steps:
+        return True
+    best = max if parse_target(target)[1].startswith(">") else min
+    own, goal = best(value for _, value in curve), [value for at, value in beside.curve if at <= version / PATIENCE]
+    return bool(goal) and best(own, *goal) != own
+
+
+def _train(
+    job: Job, settings: Settings, group: int, delay: int, most: int, end: float, beside: PilotRun | None
+) -> PilotRun:
+    """Make one pilot, which stops at the target, after `most` steps, when the time is over, or when it is too slow."""
     from lambdaml.training.replica import Replica
 
     assert settings.target is not None
@@ -168,11 +202,12 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
     flight: deque[list[Update]] = deque()
     curve: list[tuple[int, float]] = []
     stride = 1 if replica.algorithm.batches(settings.steps_per_epoch) > 1 else 2
-    due, made = stride, 0
+    due, made, sent_bytes = stride, 0, 0
     while replica.version < most and time.monotonic() < end:
         numbers = (divmod(number, settings.workers) for number in range(made, made + group))
         flight.append([replica.update(worker, seq) for seq, worker in numbers])
         made += group
+        sent_bytes += sum(array.nbytes for update in flight[-1] for array in update.body.values())
         if len(flight) <= delay:
             continue
         step = flight.popleft()
@@ -184,7 +219,7 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
             if name not in metrics:
                 raise SettingsError(f"target {settings.target!r}: the job reports {', '.join(sorted(metrics))}")
             curve.append((replica.version, metrics[name]))
-            if reached(settings.target, metrics):
+            if reached(settings.target, metrics) or (beside and _behind(curve, settings.target, beside)):
                 break
             due = max(replica.version + stride, math.ceil(replica.version * GROWTH))
     done = bool(curve) and reached(settings.target, {name: curve[-1][1]})
@@ -197,4 +232,6 @@ def _train(job: Job, settings: Settings, group: int, delay: int, most: int, end:
         curve[-1][0] if done else None,
         round(time.monotonic() - began, 3),
         settings.algorithm,
+        settings.codec,
+        round(sent_bytes / max(1, made)),
     )

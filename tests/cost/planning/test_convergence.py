@@ -17,8 +17,8 @@ from tests.lambdaml import lab
 JOB = f"{Path(lab.__file__)}:Tiny"
 
 
-def run(group: int, delay: int, steps: int | None, seed: int = 1, batch: int = 32) -> PilotRun:
-    return PilotRun(group, delay, batch, seed, (), steps, 0.1)
+def run(group: int, delay: int, steps: int | None, seed: int = 1, batch: int = 32, codec: str = "fp32") -> PilotRun:
+    return PilotRun(group, delay, batch, seed, (), steps, 0.1, codec=codec)
 
 
 PILOTS = [run(1, 0, 100), run(4, 0, 60), run(16, 0, 50), run(1, 3, 130), run(1, 7, 200), run(1, 15, None)]
@@ -84,6 +84,78 @@ def test_default_plans_begin_with_one_worker_and_reach_the_most() -> None:
     assert default_plan(1) == [(1, 0)]
     plan = default_plan(16)
     assert plan[0] == (1, 0) and {(16, 0), (1, 1), (1, 15)} <= set(plan) and len(plan) == len(set(plan))
+
+
+# ---- Codecs.
+
+CODED = [
+    *(run(4, 0, steps, seed) for seed, steps in ((1, 60), (2, 80))),
+    *(run(4, 0, steps, seed, codec="topk:0.01") for seed, steps in ((1, 90), (2, 100))),
+    *(run(group, 0, steps) for group, steps in ((1, 100), (16, 50))),
+    *(run(16, 0, steps, codec=codec) for steps, codec in ((55, "topk:0.01"), (45, "bf16"))),
+    *(run(4, 0, steps, codec="topk:0.001") for steps in (None,)),
+]
+
+
+def test_a_codec_has_the_factor_of_its_pilots_to_plain_ones_of_the_same_seed() -> None:
+    convergence = Convergence(CODED)
+    assert convergence.factors("topk:0.01") == {4: pytest.approx((90 / 60 + 100 / 80) / 2), 16: pytest.approx(1.1)}
+    plain, coded = convergence.steps(4, 128), convergence.steps(4, 128, codec="topk:0.01")
+    assert plain is not None and coded is not None and coded.median == pytest.approx(1.375 * plain.median)
+    eight, alone = convergence.factor("topk:0.01", 8), convergence.factor("topk:0.01", 1)
+    assert eight is not None and 1.1 < eight < 1.375 and alone == pytest.approx(1.375)
+
+
+def test_no_codec_is_promised_to_need_fewer_steps_and_one_without_pilots_needs_as_many() -> None:
+    convergence = Convergence(CODED)
+    assert convergence.factor("bf16", 16) == convergence.factor("fp16", 16) == convergence.factor("fp32", 16) == 1.0
+
+
+def test_nothing_is_promised_with_a_codec_whose_pilots_missed_the_target() -> None:
+    assert Convergence(CODED).steps(4, 128, codec="topk:0.001") is None
+    assert Convergence([*CODED, run(16, 0, 60, codec="topk:0.001")]).steps(4, 128, codec="topk:0.001") is None
+    assert Convergence([*CODED, run(16, 0, 60, codec="topk:0.001")]).factor("topk:0.001", 12) == pytest.approx(1.2)
+
+
+def test_pilots_of_codecs_change_nothing_for_plain_updates() -> None:
+    with_codecs, plain = Convergence(CODED), Convergence([run for run in CODED if run.codec == "fp32"])
+    assert with_codecs.steps(4, 128) == plain.steps(4, 128) and with_codecs.sigma == plain.sigma
+
+
+def test_pilots_of_codecs_are_the_runs_they_stand_for() -> None:
+    """Each worker keeps what its updates leave out."""
+    import lambdaml
+
+    found = pilot(JOB, "accuracy>=0.9", codec="topk:0.1", plan=[(2, 0)], seeds=(5,))[0]
+    assert (found.codec, found.update_bytes) == ("topk:0.1", 2 * (4 + 4)) and found.steps is not None
+    result = lambdaml.train(
+        JOB,
+        "memory://coded-pilot-as-run",
+        workers=2,
+        steps=found.steps,
+        seed=5,
+        snapshot_every=found.steps,
+        codec="topk:0.1",
+        engine="inline",
+    )
+    assert result.metrics["accuracy"] == found.curve[-1][1]
+
+
+@pytest.mark.parametrize(("curve", "gives_up"), [(((1, 2.0), (4, 2.0)), 4), (((1, -1.0), (4, 2.0)), 12), ((), 12)])
+def test_a_pilot_gives_up_when_it_learns_three_times_as_slowly_as_the_one_beside_it(
+    curve: tuple[tuple[int, float], ...], gives_up: int
+) -> None:
+    beside = PilotRun(2, 0, 8, 5, curve, 4, 0.1)
+    (found,) = pilot(JOB, "accuracy>=2", plan=[(2, 0)], seeds=(5,), beside=beside)
+    assert (found.steps, found.curve[-1][0]) == (None, gives_up)
+
+
+def test_a_pilot_beside_another_that_the_time_cuts_short_is_left_out() -> None:
+    beside = PilotRun(2, 0, 8, 5, (), 4, 0.1)
+    assert pilot(JOB, "accuracy>=0.9", plan=[(2, 0)], seeds=(5,), beside=beside, seconds=0.0) == []
+
+
+# ---- Pilots.
 
 
 def test_pilots_are_the_runs_they_stand_for() -> None:
