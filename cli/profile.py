@@ -46,10 +46,21 @@ _Algorithms = Annotated[
         "alone. Repeatable.",
     ),
 ]
+_Codecs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--codec",
+        metavar="NAME",
+        help="A codec to measure, such as `topk:0.01`; with a target, trainings tell how many more steps it needs. By "
+        "default all that fit the job, as far as there is time. Repeatable.",
+    ),
+]
 Seconds = Annotated[
     float,
     typer.Option(
-        min=1.0, metavar="S", help="The approximate seconds to spend; trainings to a target take as long again."
+        min=1.0,
+        metavar="S",
+        help="The approximate seconds to spend; trainings to a target take one and a half times as long besides.",
     ),
 ]
 _Out = Annotated[
@@ -64,13 +75,15 @@ def profile(
     target: _Target = None,
     workers_hint: WorkersHint = 16,
     algorithm: _Algorithms = None,
+    codec: _Codecs = None,
     seconds: Seconds = 60.0,
     out: _Out = None,
     device: _options.Device = "auto",
     seed: Seed = 0,
     as_json: _options.Json = False,
 ) -> int:
-    """Measure what a plan must know about a job, and write it to a file. This takes a minute, or two with a target.
+    """Measure what a plan must know about a job, and write it to a file. This takes a minute, or two
+    and a half with a target.
 
     The profile holds the times of gradients by batch size, the memory, the sizes and times of updates by codec, the
     gradient noise scale, the coherence and the times of a store's requests. It also says what measuring itself took.
@@ -87,6 +100,7 @@ def profile(
         target=target,
         workers=workers_hint,
         algorithms=tuple(dict.fromkeys(algorithm or ("gradient",))),
+        codecs=tuple(codec or ()),
         seconds=seconds,
         device=device,
         seed=seed,
@@ -204,11 +218,17 @@ def _bandwidth(store: StoreFacts) -> str:
 
 
 def _print_pilots(found: Profile) -> None:
+    from lambdaml.cost.planning.pilot import PLAIN
+
     print(f"steps to {found.target}")
-    several = any(run.algorithm != "gradient" for run in found.pilot)
+    names = [
+        name
+        for name, usual in (("algorithm", "gradient"), ("codec", PLAIN))
+        if any(getattr(run, name) != usual for run in found.pilot)
+    ]
     rows = [
         [
-            *[run.algorithm] * several,
+            *[getattr(run, name) for name in names],
             f"{run.group}",
             f"{run.delay}",
             f"{run.seed}",
@@ -217,5 +237,4 @@ def _print_pilots(found: Profile) -> None:
         ]
         for run in found.pilot
     ]
-    headings = ["updates a step", "staleness", "seed", "steps", "took"]
-    _format.print_table([*["algorithm"] * several, *headings], rows, left=["algorithm"])
+    _format.print_table([*names, "updates a step", "staleness", "seed", "steps", "took"], rows, left=names)

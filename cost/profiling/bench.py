@@ -13,44 +13,26 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from lambdaml.algorithms import Assignment
-from lambdaml.codecs import CODECS, UpdateContext
-from lambdaml.cost.profiling.facts import CodecFacts, MemoryModel, StepPoint, StepTime
+from lambdaml.cost.profiling.facts import MemoryModel, StepPoint, StepTime
 from lambdaml.cost.profiling.fit import batch_sizes, line, quantile, spread
-from lambdaml.errors import SettingsError
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update
 from lambdaml.training.sampling import Sampler
 
 if TYPE_CHECKING:
     from lambdaml.job import Job
-    from lambdaml.log.snapshot import State
     from lambdaml.settings import Settings
 
-_PAUSE_S = 0.02
+PAUSE_S = 0.02
+"""The seconds of the pause before each piece of work."""
 
 _LEAST_ROUNDS = 3
 MOST_ROUNDS = 200
-
-
-@dataclass(slots=True)
-class Times:
-    """The times of one codec in seconds, each measured alone."""
-
-    encode_s: list[float] = field(default_factory=list)
-    read_s: list[float] = field(default_factory=list)
-    apply_s: list[float] = field(default_factory=list)
-    step_s: list[float] = field(default_factory=list)
-    update_bytes: int = 0
-
-    def facts(self) -> CodecFacts:
-        """Return the medians of the times."""
-        return CodecFacts(self.update_bytes, median(self.encode_s), median(self.read_s), median(self.apply_s))
 
 
 class Bench:
@@ -66,9 +48,13 @@ class Bench:
         self.clock = clock
         self.replica = Replica(job, settings, clock, device)
         self.gradients = 0
-        self._buffers_s = 0.0
-        """The seconds for comparing and restoring buffers after a gradient, which count as encoding."""
         self._initial = self.replica.state()
+
+    def computing(self, algorithm: str) -> Bench:
+        """Return a bench of the same job with a replica that computes as this algorithm does."""
+        replica = self.replica
+        settings = replica.settings.model_copy(update={"algorithm": algorithm})
+        return Bench(replica.job, settings, str(replica.device), self.clock)
 
     def reset(self) -> None:
         """Put the replica back to version 0."""
@@ -91,18 +77,17 @@ class Bench:
 
     def step(self) -> None:
         """Take one optimizer step of a training with one worker."""
-        (update,) = self._updates(1)
-        self._apply([update])
+        (update,) = self.updates(1)
+        self.apply([update])
 
-    def _updates(self, count: int) -> list[Update]:
+    def updates(self, count: int) -> list[Update]:
         """Return the next updates of worker 0, all computed from the present version. Their bodies are copies."""
         replica, first = self.replica, self.replica.log_state.next_seq[0]
         updates = [replica.update(0, seq) for seq in range(first, first + count)]
         self.gradients += count
-        self._buffers_s = median(update.encode_s for update in updates)
         return updates
 
-    def _apply(self, updates: list[Update]) -> float:
+    def apply(self, updates: list[Update]) -> float:
         """Return the seconds of one optimizer step with these updates."""
         commit = averaged(self.replica.log_state.commit, self.replica.version, updates)
         begun = self.clock()
@@ -128,7 +113,7 @@ class Bench:
                 break
             tell(min(1.0, share))
             for index, sampler in enumerate(samplers):
-                time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)
                 counts[index], took_s = self.gradient_s(sampler, number)
                 times[index].append(took_s)
         points = tuple(
@@ -147,64 +132,6 @@ class Bench:
             peaks.append(_peak_mb())
         self.reset()
         return peaks
-
-    def codecs(self, seconds: float, tell: Callable[[float], None]) -> tuple[dict[str, CodecFacts], float]:
-        """Return the costs of each codec that needs no parameter, and the seconds of an optimizer step without updates.
-
-        Each codec encodes the same few gradients.
-        """
-        replica, own = self.replica, (self.replica.settings, self.replica.codec)
-        self.step()
-        gradients, warm = self._updates(3), replica.state()
-        found: dict[str, Times] = {}
-        names = [name for name in CODECS.factories if _usable(name)]
-        try:
-            for number, name in enumerate(names):
-                replica.settings = own[0].model_copy(update={"codec": name})
-                replica.codec = CODECS.make(name)
-                found[name] = self._codec(gradients, warm, seconds / len(names))
-                tell((number + 1) / len(names))
-        finally:
-            replica.settings, replica.codec = own
-            self.reset()
-        plain = found[own[0].codec]
-        optimizer_s = max(0.0, median(plain.step_s) - median(plain.apply_s))
-        return {name: times.facts() for name, times in found.items()}, optimizer_s
-
-    def _codec(self, gradients: list[Update], warm: State, seconds: float) -> Times:
-        """Time one codec, from a state that holds the optimizer's own. No timed step is the first one."""
-        times, begun, rounds = Times(), self.clock(), 0
-        while rounds < _LEAST_ROUNDS or (self.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
-            self.replica.load(warm)
-            updates = [self._travelled(gradient, times) for gradient in gradients]
-            self._apply(updates[:1])
-            for update in updates[1:]:
-                time.sleep(_PAUSE_S)
-                times.step_s.append(self._apply([update]))
-            rounds += 1
-        return times
-
-    def _travelled(self, gradient: Update, times: Times) -> Update:
-        """Encode a plain gradient with the replica's codec, note the times, and return the update as read back."""
-        replica = self.replica
-        update = replace(gradient, codec=replica.settings.codec)
-        total = gradient.body["gradient"].copy()
-        buffers = {name: array for name, array in gradient.body.items() if name != "gradient"}
-        time.sleep(_PAUSE_S)
-        begun = self.clock()
-        update.body = replica.codec.encode(gradient.body["gradient"], replica.flat.layout, UpdateContext()) | buffers
-        data = update.pack()
-        times.encode_s.append(self._buffers_s + self.clock() - begun)
-        time.sleep(_PAUSE_S)
-        packed = self.clock()
-        read = Update.unpack(data, update.worker, update.seq)
-        replica.check(read)
-        times.read_s.append(self.clock() - packed)
-        begun = self.clock()
-        replica.codec.add(read.body, 1.0, total, replica.flat.layout, slice(0, replica.size))
-        times.apply_s.append(self.clock() - begun)
-        times.update_bytes = sum(array.nbytes for array in update.body.values())
-        return read
 
     def snapshot(self) -> tuple[int, int, float]:
         """Return the bytes of the model and of a snapshot, and the seconds to make one, with the optimizer's state."""
@@ -230,14 +157,6 @@ def step_time(points: tuple[StepPoint, ...], times: list[list[float]]) -> StepTi
 def memory_model(points: tuple[StepPoint, ...]) -> MemoryModel:
     """Return the line through the points' peaks."""
     return MemoryModel(*line([(point.batch_size, point.peak_memory_mb) for point in points]))
-
-
-def _usable(name: str) -> bool:
-    try:
-        CODECS.make(name)
-    except SettingsError:  # the codec needs a parameter
-        return False
-    return True
 
 
 def _forget_peak() -> None:

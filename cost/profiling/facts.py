@@ -138,6 +138,16 @@ class MemoryModel:
 
 
 @dataclass(frozen=True, slots=True)
+class LargeUpdate:
+    """The times of a codec with the job's vector so many times in a row; see `CodecFacts`."""
+
+    times: int
+    encode_s: float
+    read_s: float
+    apply_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CodecFacts:
     """The costs of one codec.
 
@@ -146,12 +156,29 @@ class CodecFacts:
         encode_s: The seconds for encoding a gradient and packing it.
         read_s: The seconds for checking an incoming update: checksum, shapes, finite numbers.
         apply_s: The seconds for decoding an update and adding it to the sum of an optimizer step.
+        large: The times with the job's vectors repeated, or None if these are large enough themselves. What an update
+            takes whatever its size hides what its numbers take if they are few.
     """
 
     update_bytes: int
     encode_s: float
     read_s: float
     apply_s: float
+    large: LargeUpdate | None = None
+
+    def grown(self, times: float) -> CodecFacts:
+        """Return the costs with vectors so many times as large. What they take lies on a line through what was measured,
+        or through zero if that was one size."""
+        large, far = self.large, self.large.times if self.large is not None else 1
+
+        def at(own_s: float, large_s: float) -> float:
+            if far == 1:
+                return times * own_s
+            return max(0.0, own_s + (times - 1) * max(0.0, large_s - own_s) / (far - 1))
+
+        pairs = ((getattr(self, name), getattr(large, name, 0.0)) for name in ("encode_s", "read_s", "apply_s"))
+        encode_s, read_s, apply_s = (at(*pair) for pair in pairs)
+        return CodecFacts(round(times * self.update_bytes), encode_s, read_s, apply_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Measuring a profile: a minute or two, mostly of gradients, in one thread as functions compute them.
 
 Half of the time goes to step times and codecs, and the rest to the store and to a training with one worker, along which
-the noise scale and the coherence are measured. With a target, pilots take as long again, and that training ends where
-they reached it.
+the noise scale and the coherence are measured. With a target, pilots take as long again, those of codecs half as long,
+and that training ends where they reached it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.cost.planning.pilot import PilotRun, default_plan, pilot
+from lambdaml.algorithms import ALGORITHMS
+from lambdaml.codecs import CODECS
+from lambdaml.cost.planning.codec_pilots import pilot_codecs
+from lambdaml.cost.planning.pilot import PLAIN, PilotRun, default_plan, pilot
 from lambdaml.cost.profiling.bench import Bench
+from lambdaml.cost.profiling.codec_bench import time_codecs
+from lambdaml.cost.profiling.codecs import CodecTrial, codec_trials
 from lambdaml.cost.profiling.facts import CoherenceFacts, JobFacts, ProfilingCost, StoreFacts
 from lambdaml.cost.profiling.machine import this_machine
 from lambdaml.cost.profiling.noise import LEAST_BATCHES, MOST_BATCHES, Noise
@@ -46,7 +51,15 @@ LEAST_STEPS, MOST_STEPS = 40, 2_000
 LEAST_REFERENCE, MOST_REFERENCE = 32, 1_000
 """The least and the most samples of the set on which the coherence is measured."""
 
-_SHARES = {"store": 0.1, "startup": 0.1, "steps": 0.35, "codecs": 0.15, "pilots": 1.0, "training": 0.4}
+_SHARES = {
+    "store": 0.1,
+    "startup": 0.1,
+    "steps": 0.35,
+    "codecs": 0.15,
+    "pilots": 1.0,
+    "codec pilots": 0.5,
+    "training": 0.4,
+}
 """The shares of the time to spend, by phase. Pilots are added to it."""
 
 
@@ -92,6 +105,7 @@ def profile(
     target: str | None = None,
     workers: int = 16,
     algorithms: Sequence[str] = ("gradient",),
+    codecs: Sequence[str] = (),
     seconds: float = SECONDS,
     device: str = "cpu",
     seed: int = 0,
@@ -105,7 +119,10 @@ def profile(
         store: The URL of a place that may be written to, under `probe/`. Everything written there is removed.
         target: A target to which pilots train (`lambdaml.cost.planning.pilot`), as up to `workers` workers would.
         algorithms: The algorithms of the pilots, as in `train`.
-        seconds: The approximate seconds to spend. Pilots may take as many again; less time means fewer repetitions.
+        codecs: The codecs to measure, as in `train`; with a target, pilots are made of them, too. Defaults to all that
+            are worth trying and fit the job, as far as there is time, those of the smallest updates first.
+        seconds: The approximate seconds to spend. Pilots may take one and a half times as many besides; less time means
+            fewer repetitions and fewer codecs.
         device: The device of tensor work, as in `train`.
         progress: A function that is told the finished share and what is being measured, now and then.
 
@@ -121,18 +138,21 @@ def profile(
     begun = time.monotonic()
     job_settings, instance = resolve_job(job, dict(args or {}))
     settings = settings_for(instance, job_settings, RunOptions(workers=1, target=target, seed=seed))
-    there = {"store": store is not None, "pilots": target is not None}
+    there = {"store": store is not None, "pilots": target is not None, "codec pilots": target is not None}
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:
         bench = compute.submit(_bench, instance, settings, pick_device(device)).result()
+        trials = codec_trials(bench.replica.flat.layout, algorithms, codecs)
         found = _store(store, settings, clockwork) if store is not None else None
         with clockwork.phase("startup"):
             started = startup(job_settings) if isinstance(job, str) else None
-        made = compute.submit(_times, bench, clockwork).result()
+        made = compute.submit(_times, bench, trials, clockwork).result()
         if target is not None:
             with clockwork.phase("pilots") as tell:
                 runs = _pilots(instance, target, args, workers, algorithms, clockwork.seconds_of("pilots"), tell)
             made = replace(made, target=target, pilot=runs)
+            with clockwork.phase("codec pilots") as tell:
+                made = _with_codec_pilots(made, instance, args, algorithms, clockwork.seconds_of("codec pilots"), tell)
         made = compute.submit(_training, made, instance, bench, clockwork).result()
     spent = replace(made.spent, seconds=round(time.monotonic() - begun, 3), phases_s=dict(clockwork.phases_s))
     if found is not None:
@@ -166,6 +186,40 @@ def _pilots(
     return tuple(runs)
 
 
+def _with_codec_pilots(
+    profile: Profile,
+    job: Job,
+    args: Mapping[str, Any] | None,
+    algorithms: Sequence[str],
+    seconds: float,
+    tell: Callable[[float], None],
+) -> Profile:
+    """Make the pilots of codecs with each algorithm, which share the time equally. Updates have the sizes of pilots
+    where there were any, since the size may depend on the numbers, or change in the course of a training."""
+    assert profile.target is not None
+    runs: list[PilotRun] = []
+    for number, name in enumerate(algorithms):
+        gives, plain = ALGORITHMS.make(name).gives, [run for run in profile.pilot if run.algorithm == name]
+        fitting = {spec: facts for spec, facts in profile.codecs.items() if CODECS.make(spec).needs <= gives}
+        runs += pilot_codecs(
+            job,
+            profile.target,
+            plain,
+            {spec: facts.update_bytes for spec, facts in fitting.items()},
+            args=args,
+            seconds=seconds / len(algorithms),
+            progress=lambda share, number=number: tell((number + share) / len(algorithms)),  # type: ignore[misc]
+        )
+    sizes = {
+        codec: round(mean(run.update_bytes for run in runs if run.codec == codec))
+        for codec in {run.codec for run in runs}
+    }
+    codecs = {
+        spec: replace(facts, update_bytes=sizes.get(spec, facts.update_bytes)) for spec, facts in profile.codecs.items()
+    }
+    return replace(profile, codecs=codecs, pilot=(*profile.pilot, *runs))
+
+
 def _bench(job: Job, settings: Settings, device: str) -> Bench:
     bench = Bench(job, settings, device, time.perf_counter)
     if settings.target is not None:  # check it before minutes are spent
@@ -178,13 +232,13 @@ def _store(url: str, settings: Settings, clockwork: Clockwork) -> tuple[StoreFac
         return measure_store(url, 4 * settings.parameters, clockwork.seconds_of("store"), tell)
 
 
-def _times(bench: Bench, clockwork: Clockwork) -> Profile:
+def _times(bench: Bench, trials: Sequence[CodecTrial], clockwork: Clockwork) -> Profile:
     """Return a profile with the times, the sizes and the memory."""
     settings = bench.replica.settings
     with clockwork.phase("steps") as tell:
         step_time, memory = bench.steps(clockwork.seconds_of("steps"), tell)
     with clockwork.phase("codecs") as tell:
-        codecs, optimizer_s = bench.codecs(clockwork.seconds_of("codecs"), tell)
+        codecs, optimizer_s = time_codecs(bench, trials, clockwork.seconds_of("codecs"), tell)
         model_bytes, snapshot_bytes, snapshot_s = bench.snapshot()
     return Profile(
         measured_on=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -260,7 +314,8 @@ class _Course:
         """Divide the time in thirds. The training lasts as long as the target took, or else ten epochs."""
         third, batch_size = seconds / 3, profile.job.batch_size
         slope_s, step_s = profile.step_time.slope_s_per_sample, profile.step_time.step_s(batch_size)
-        alone = [run for run in profile.pilot if (run.algorithm, run.group, run.delay) == ("gradient", 1, 0)]
+        plain = [run for run in profile.pilot if (run.algorithm, run.codec) == ("gradient", PLAIN)]
+        alone = [run for run in plain if (run.group, run.delay) == (1, 0)]
         took = [run.steps for run in alone if run.steps is not None]
         whole = round(median(took)) if took else 10 * profile.job.steps_per_epoch
         steps = max(LEAST_STEPS, min(round(third / (step_s + profile.optimizer_s)), MOST_STEPS, whole))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.algorithms import GRADIENT
-from lambdaml.cost.planning.pilot import PilotRun
+from lambdaml.cost.planning.pilot import PLAIN, PilotRun
 from lambdaml.cost.profiling.facts import (
     CodecFacts,
     CoherenceFacts,
@@ -54,7 +54,7 @@ class Profile:
         optimizer_s: The seconds of an optimizer step, without decoding and adding its updates.
         snapshot_s: The seconds for copying and serialising the state.
         update_norm: The median 2-norm of a gradient of the job's own batch size.
-        codecs: The costs of every codec that needs no parameter, by name.
+        codecs: The costs of each codec that was measured, by its spec.
         store: The store that was measured, or None if none was named.
         startup: The start of a function, or None if only this process can import the job.
         target: The target of the pilots, or None without them.
@@ -93,23 +93,26 @@ class Profile:
             job_s = self.startup.job_s * max(1.0, functions / self.machine.cores)
         return replace(platform, cold_start_s=(cold + job_s, slowest + job_s))
 
-    def function_mb(self, batch_size: float, workers: int, algorithm: str = "gradient", hosted: int = 1) -> float:
+    def function_mb(
+        self, batch_size: float, workers: int, algorithm: str = "gradient", hosted: int = 1, codec: str = PLAIN
+    ) -> float:
         """Return the most memory that a function needs: the measured memory, the updates that it may hold, and what
         local steps and memories take.
 
         Args:
             hosted: The number of the function's workers.
         """
-        update_bytes = max(codec.update_bytes for codec in self.codecs.values())
-        held_bytes = most_bytes(update_bytes, MAX_UNAPPLIED * workers)
-        parts = Parts.of(RunOptions(algorithm=algorithm))
-        if GRADIENT not in parts.algorithm.gives:
+        largest_bytes = max(facts.update_bytes for facts in self.codecs.values())
+        held_bytes = most_bytes(largest_bytes, MAX_UNAPPLIED * workers)
+        parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
+        local = GRADIENT not in parts.algorithm.gives
+        if local or parts.remembers:
             held_bytes += footprint(
                 parts,
-                update_bytes,
+                self.codecs[PLAIN].update_bytes,
                 self._inner_bytes,
-                update_bytes,
-                outer_share=outer_share(parts.algorithm),
+                self._facts(codec).update_bytes,
+                outer_share=outer_share(parts.algorithm) if local else None,
                 workers=workers,
                 hosted=hosted,
             ).algorithm_bytes
@@ -123,7 +126,7 @@ class Profile:
     def costs(
         self,
         batch_size: float | None = None,
-        codec: str = "fp32",
+        codec: str = PLAIN,
         slowdown: float = 1.0,
         algorithm: str = "gradient",
     ) -> Costs:
@@ -138,14 +141,12 @@ class Profile:
         Raises:
             UserError: If the profile knows no such codec.
         """
-        facts = self.codecs.get(codec)
-        if facts is None:
-            raise UserError(f"the profile has no codec {codec!r}{nearest(codec, self.codecs)}")
+        facts = self._facts(codec)
         parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
         inner_s, inner_bytes = 0.0, 0
         if GRADIENT not in parts.algorithm.gives:
             inner_s, inner_bytes = self.optimizer_s, self._inner_bytes
-        vector_bytes = self.codecs["fp32"].update_bytes
+        vector_bytes = self.codecs[PLAIN].update_bytes
         return Costs(
             step_s=slowdown * (self.step_time.step_s(batch_size or self.job.batch_size) + inner_s),
             encode_s=slowdown * facts.encode_s,
@@ -155,6 +156,12 @@ class Profile:
             snapshot_bytes=self.job.snapshot_bytes,
             memory_bytes=remembered_bytes(parts, vector_bytes, facts.update_bytes, inner_bytes),
         )
+
+    def _facts(self, codec: str) -> CodecFacts:
+        facts = self.codecs.get(codec)
+        if facts is None:
+            raise UserError(f"the profile has no codec {codec!r}{nearest(codec, self.codecs)}")
+        return facts
 
     def dump(self, path: str | Path) -> None:
         """Write the profile as JSON.

@@ -38,7 +38,7 @@ def test_one_screen_says_what_was_found_and_what_it_took(cli: Cli) -> None:
     headings = [
         line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ("batch", "codec", "request")
     ]
-    assert headings == ["batch", "codec", "request"]
+    assert headings == ["batch", "codec", "request", "codec"], "the last are pilots"
     assert "steps to accuracy>=0.5" in lines
     assert lines[-1] == "kept in digits.profile.json"
     assert max(map(len, lines)) < 160
@@ -47,8 +47,9 @@ def test_one_screen_says_what_was_found_and_what_it_took(cli: Cli) -> None:
 
 
 def test_json_is_the_file_and_a_simulation_takes_it(cli: Cli) -> None:
-    ended = cli("profile", DIGITS, *QUICK, "--json", "--out", "mine.json")
+    ended = cli("profile", DIGITS, *QUICK, "--codec", "topk:0.5", "--codec", "bf16", "--json", "--out", "mine.json")
     assert ended.code == 0, ended.err
+    assert list(ended.json["codecs"]) == ["fp32", "bf16", "topk:0.5"]
     assert ended.json == json.loads(Path("mine.json").read_text())
     assert ended.json["store"] is None and ended.json["pilot"] == []
     few = ("--workers", 2, "--updates", 8, "--platform", "local", "--channel", "redis")
@@ -71,6 +72,7 @@ def test_options_have_the_defaults_of_the_library() -> None:
         ((DIGITS, "--set", "lr"), "--set lr: write KEY=VALUE"),
         ((DIGITS, "--target", "accuracy"), "a target looks like 'accuracy>=0.95'"),
         ((DIGITS, "--target", "f1>=1"), "the job reports accuracy, loss"),
+        ((DIGITS, "--codec", "topk:0"), "density must be above 0 and at most 1"),
         ((DIGITS, "--seconds", "0"), "Invalid value for '--seconds'"),
         ((DIGITS, "--out", "nowhere/p.json"), "there is no folder nowhere"),
         ((DIGITS, "--store", "ftp://x"), "ftp:// is no store we know"),

@@ -14,6 +14,8 @@ from torch import nn
 
 import lambdaml
 from lambdaml.cost.profiling.bench import Bench
+from lambdaml.cost.profiling.codec_bench import time_codecs
+from lambdaml.cost.profiling.codecs import CodecTrial
 from lambdaml.cost.profiling.measure import LAGS, LEAST_STEPS
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import JobFailed, SettingsError
@@ -101,10 +103,18 @@ def test_pilots_are_kept_with_their_target(measured: Measured) -> None:
     assert measured.profile.pilot[0].steps is not None
 
 
+def test_pilots_of_codecs_have_the_seeds_and_the_workers_of_plain_ones(measured: Measured) -> None:
+    plain = {(run.group, run.seed) for run in measured.profile.pilot if run.codec == "fp32" and not run.delay}
+    coded = [run for run in measured.profile.pilot if run.codec != "fp32"]
+    assert coded and {(run.group, run.seed) for run in coded} <= plain and {run.delay for run in coded} == {0}
+    assert {run.codec for run in coded} <= set(measured.profile.codecs)
+    assert all(run.update_bytes < 4 * PARAMETERS for run in coded)
+
+
 def test_it_says_what_it_took_and_leaves_the_store_as_it_was(measured: Measured) -> None:
     spent, store = measured.profile.spent, measured.profile.store
     assert store is not None and measured.left_behind == []
-    assert set(spent.phases_s) == {"startup", "steps", "codecs", "store", "pilots", "training"}
+    assert set(spent.phases_s) == {"startup", "steps", "codecs", "store", "pilots", "codec pilots", "training"}
     assert spent.seconds >= sum(spent.phases_s.values())
     assert spent.gradients > 100 and sum(spent.requests.values()) > 40 and spent.sent_bytes > 2**20
     assert {"create", "get", "get_miss", "head", "list"} <= set(store.request_times)
@@ -168,6 +178,8 @@ def test_the_line_is_that_of_the_clock(bench: Bench) -> None:
 def test_timing_trains_nothing(bench: Bench) -> None:
     before = bench.replica.state().digest()
     bench.steps(0.0, lambda share: None)
-    bench.codecs(0.0, lambda share: None)
+    trials = [CodecTrial(codec, "gradient", needed=True) for codec in ("fp32", "topk:0.1")]
+    found, _ = time_codecs(bench, trials, 0.0, lambda share: None)
+    assert list(found) == ["fp32", "topk:0.1"]
     bench.snapshot()
     assert bench.replica.state().digest() == before
