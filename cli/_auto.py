@@ -178,5 +178,6 @@ def _planned(job: str, store: str, options: RunOptions, profile: Path | None) ->
             minimise="time",
             space=space,
             snapshot_every=options.snapshot_every,
+            crossover=False,
             progress=share,
         )

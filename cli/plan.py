@@ -100,7 +100,13 @@ _Batches = Annotated[
     ),
 ]
 Codecs = Annotated[
-    list[str] | None, _space("--codec", metavar="NAME", help="A codec to consider; by default all of them. Repeatable.")
+    list[str] | None,
+    _space(
+        "--codec",
+        metavar="NAME",
+        help="A codec to consider; by default those of the profile with which pilots reached the target, and those that "
+        "leave nothing out. Repeatable.",
+    ),
 ]
 _Stragglers = Annotated[
     str, _objective(metavar="MODEL", help="The model of slow functions, as in `lambdaml simulate`: `lognormal:0.3`.")
@@ -210,7 +216,7 @@ def _profile(
         return Profile.load(file)
     assert job is not None
     given: dict[str, Any] = {"args": parse_args(args or ()), "target": target, "workers": space.workers[1]}
-    return measured(job, algorithms=space.algorithm_names, seconds=20.0, **given)
+    return measured(job, algorithms=space.algorithm_names, codecs=space.codecs, seconds=20.0, **given)
 
 
 def _print(found: Plan, how: HowTo, everything: bool) -> None:
@@ -228,6 +234,9 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     _format.print_text(f"{found.reason[0].upper()}{found.reason[1:]}.")
     for sentence in found.explanations:
         _format.print_text(sentence, "  ")
+    if found.crossover is not None:
+        print()
+        _format.print_text(f"{found.crossover}.")
     if how.command is not None:
         print("\nTo run it:")
         _format.print_command(how.command)

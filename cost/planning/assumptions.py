@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lambdaml.codecs import CODECS
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import GRADIENTS, HEADROOM, Candidate
+from lambdaml.cost.planning.convergence import Convergence
 from lambdaml.cost.planning.estimate import StopCriterion
 from lambdaml.cost.planning.objective import Objective
+from lambdaml.cost.planning.pilot import PLAIN
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
@@ -97,35 +100,76 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         sizes = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # they differ by the inner optimizer's state
         yield Assumption(f"local steps of an update, {name}", _range(counts, ".0f"), "", "given", "", sizes)
         yield Assumption(f"outer step, {name}", "like an optimizer step", "", "assumed", "")
-    for name, one in {one.algorithm: one for one in basis.candidates if one.parts.remembers}.items():
-        size_bytes = profile.costs(one.batch_size, one.codec, algorithm=name).memory_bytes
-        yield Assumption(f"memory of a worker, {name}", size_bytes, "bytes", "measured", here)
+    for (name, codec), one in _remembering(basis).items():
+        size_bytes = profile.costs(one.batch_size, codec, algorithm=name).memory_bytes
+        of = ", ".join(filter(None, [name if name != GRADIENTS else "", codec if one.parts.feedback else ""]))
+        yield Assumption(f"memory of a worker, {of}", size_bytes, "bytes", "measured", here)
     for batch in sorted({one.batch_size for one in basis.candidates}):
         yield Assumption(f"gradient of {batch} samples", f"{step.step_s(batch):.4g}", "s", "measured", here, inputs)
     yield Assumption("optimizer step", f"{profile.optimizer_s:.3g}", "s", "measured", here, ("Profile.optimizer_s",))
-    for name, codec in profile.codecs.items():
-        yield _measured(f"update, {name}", codec.update_bytes, "bytes", here, "CodecFacts.update_bytes")
-        yield _measured(f"writing one, {name}", f"{codec.encode_s:.3g}", "s", here, "CodecFacts.encode_s")
+    used = {PLAIN, *(one.codec for one in basis.candidates)}
+    for spec, facts in ((spec, facts) for spec, facts in profile.codecs.items() if spec in used):
+        yield _measured(f"update, {spec}", facts.update_bytes, "bytes", here, "CodecFacts.update_bytes")
+        yield _measured(f"writing one, {spec}", f"{facts.encode_s:.3g}", "s", here, "CodecFacts.encode_s")
         inputs = ("CodecFacts.read_s", "CodecFacts.apply_s")
-        took_s = f"{codec.read_s + codec.apply_s:.3g}"
-        yield Assumption(f"reading and adding one, {name}", took_s, "s", "measured", here, inputs)
+        took_s = f"{facts.read_s + facts.apply_s:.3g}"
+        yield Assumption(f"reading and adding one, {spec}", took_s, "s", "measured", here, inputs)
     yield _measured("snapshot", job.snapshot_bytes, "bytes", here, "JobFacts.snapshot_bytes")
     yield _measured("data set", job.samples, "samples", here, "JobFacts.samples")
     yield _measured("model", job.parameters, "parameters", here, "JobFacts.parameters")
     if not basis.objective.space.batch_sizes:
         yield Assumption("batch of the job", job.batch_size, "samples", "given", job.spec, ("JobFacts.batch_size",))
     if any(one.platform.spec not in basis.objective.space.platforms for one in basis.candidates):
-        inputs = ("MemoryModel.base_mb", "MemoryModel.slope_mb_per_sample")
-        workers = max(one.workers for one in basis.candidates)
-        peak_mb = round(profile.memory.peak_mb(job.batch_size))
-        held_mb = round(profile.function_mb(job.batch_size, workers) - profile.memory.peak_mb(job.batch_size))
-        yield Assumption("peak memory of a function", peak_mb, "MB", "measured", here, inputs)
-        yield Assumption(
-            "updates that it may hold, at most", held_mb, "MB", "measured", here, ("CodecFacts.update_bytes",)
-        )
-        yield Assumption("memory over that", f"{HEADROOM - 1:.0%}", "", "assumed", "")
+        yield from _memory(basis)
     if profile.startup is not None:
         yield _measured("the job's own start", f"{profile.startup.job_s:.3g}", "s", here, "Startup.job_s")
+
+
+def _remembering(basis: Basis) -> dict[tuple[str, str], Candidate]:
+    """Return a candidate for each algorithm and codec with which workers remember something, one codec of those that
+    need no error feedback."""
+    found = {(one.algorithm, one.parts.feedback and one.codec): one for one in basis.candidates if one.parts.remembers}
+    return {(one.algorithm, one.codec): one for one in found.values()}
+
+
+def _memory(basis: Basis) -> Iterator[Assumption]:
+    profile, batch_size, here = basis.profile, basis.profile.job.batch_size, _here(basis)
+    inputs: tuple[str, ...] = ("MemoryModel.base_mb", "MemoryModel.slope_mb_per_sample")
+    peak_mb, workers = profile.memory.peak_mb(batch_size), max(one.workers for one in basis.candidates)
+    yield Assumption("peak memory of a function", round(peak_mb), "MB", "measured", here, inputs)
+    held_mb = profile.function_mb(batch_size, workers) - peak_mb
+    inputs = ("CodecFacts.update_bytes",)
+    yield Assumption("updates that it may hold, at most", round(held_mb), "MB", "measured", here, inputs)
+    ways = {(one.algorithm, one.codec) for one in basis.candidates if one.parts.feedback}
+    if ways:
+        more_mb = [
+            profile.function_mb(batch_size, workers, algorithm, codec=codec)
+            - profile.function_mb(batch_size, workers, algorithm)
+            for algorithm, codec in ways
+        ]
+        inputs = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # a recovery has a replica with its optimizer
+        yield Assumption(
+            "error feedback and its recovery, at most", f"{max(more_mb):.3g}", "MB", "measured", here, inputs
+        )
+    yield Assumption("memory over that", f"{HEADROOM - 1:.0%}", "", "assumed", "")
+
+
+def _codecs(basis: Basis, algorithm: str, convergence: Convergence, of: str) -> Iterator[Assumption]:
+    """Yield how many more steps codecs need."""
+    inputs = ("PilotRun.group", "PilotRun.delay", "PilotRun.steps", "PilotRun.seed")
+    used = sorted({one.codec for one in basis.candidates if one.algorithm == algorithm} - {PLAIN})
+    piloted = [codec for codec in used if convergence.factors(codec)]
+    for codec in piloted:
+        factors = [factor for factor in convergence.factors(codec).values() if factor is not None]
+        told = _range(factors, ".2f") if factors else "the target was missed"
+        yield Assumption(
+            f"steps with {codec}{of}", told, f"of {PLAIN}'s" if factors else "", "measured", _here(basis), inputs
+        )
+    if piloted:
+        yield Assumption(f"that share with another batch{of}", "the same", "", "assumed", "")
+    for codec in used:
+        if codec not in piloted and not CODECS.make(codec).exact:
+            yield Assumption(f"convergence with {codec}{of}", f"that of {PLAIN}", "", "assumed", "")
 
 
 def _learning(basis: Basis) -> Iterator[Assumption]:
@@ -136,7 +180,7 @@ def _learning(basis: Basis) -> Iterator[Assumption]:
     inputs: tuple[str, ...] = ("PilotRun.group", "PilotRun.delay", "PilotRun.batch", "PilotRun.steps")
     for name, convergence in criterion.convergence.items():
         of = "" if name == GRADIENTS else f", {name}"
-        count = f"{sum(run.algorithm == name for run in profile.pilot)} pilots"
+        count = f"{sum((run.algorithm, run.codec) == (name, PLAIN) for run in profile.pilot)} pilots"
         yield Assumption(f"steps to the target{of}", count, "", "measured", f"{here}, {profile.target}", inputs)
         told = f"{convergence.sigma:.3f}"
         yield Assumption(f"their spread, sigma of log steps{of}", told, "", "measured", here, inputs)
@@ -145,6 +189,7 @@ def _learning(basis: Basis) -> Iterator[Assumption]:
             yield Assumption(what, late, "steps", "measured", here, inputs)
         if name != GRADIENTS:
             yield Assumption(f"a larger batch{of}", "like more workers", "", "assumed", "")
+        yield from _codecs(basis, name, convergence, of)
     gradients = criterion.convergence.get(GRADIENTS)
     if gradients is not None and profile.noise is not None and profile.noise.samples is not None:
         noise = round(profile.noise.samples)
@@ -155,8 +200,6 @@ def _learning(basis: Basis) -> Iterator[Assumption]:
         steps = f"{least}{profile.coherence.tolerance_steps:.3g}"
         yield Assumption("staleness that halves a step's worth", steps, "steps", "measured", here, inputs)
     yield Assumption("evaluation of a snapshot", 0.0, "s", "assumed", "")
-    if len({one.codec for one in basis.candidates} - {"fp32"}):
-        yield Assumption("convergence with every codec", "that of fp32", "", "assumed", "")
 
 
 def _course(basis: Basis) -> Iterator[Assumption]:

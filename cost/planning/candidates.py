@@ -1,7 +1,8 @@
 """The candidates of a plan: every schedule, number of workers, batch, memory, codec and store that was not ruled out.
 
 Schedules come from their registry (`SCHEDULES.variants`) and codecs from the profile, so that a new one takes part in
-plans as soon as it is registered. Platforms and stores are parsed here, and nowhere else in a plan.
+plans as soon as it is registered. A codec that needs error feedback was piloted without staleness, so it is combined with
+schedules in rounds. Platforms and stores are parsed here, and nowhere else in a plan.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from functools import cache
 from typing import Any
 
 from lambdaml.algorithms import ALGORITHMS, Algorithm
+from lambdaml.codecs import CODECS
+from lambdaml.cost.planning.codec_choice import fitting_codecs, proposed_codecs
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
-from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules import SCHEDULES, in_rounds
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
 from lambdaml.storage.url import StoreURL
@@ -93,7 +96,8 @@ class SearchSpace:
 
     Attributes:
         workers: The least and the most workers. The plan tries both, and the powers of two between them.
-        schedules, codecs: The schedules and the codecs, as `train` takes them.
+        schedules, codecs: The schedules and the codecs, as `train` takes them. Codecs default to those of the profile that
+            may be proposed; see `lambdaml.cost.planning.codec_choice`.
         algorithms: The algorithms, as `train` takes them. Defaults to `gradient` alone.
         batch_sizes: The samples of a batch. Defaults to the job's own and twice as many.
         channels: The stores by name (see `lambdaml.simulation.channel`); `measured` is the profile's own.
@@ -134,8 +138,11 @@ class SearchSpace:
             return functions_for(candidate.workers, self.functions)
         return min(candidate.workers, self.functions or candidate.workers)
 
-    def candidates(self, profile: Profile) -> list[Candidate]:
+    def candidates(self, profile: Profile, to_target: bool = True) -> list[Candidate]:
         """Return all candidates.
+
+        Args:
+            to_target: Whether a target ends the run, and not a number of epochs.
 
         Raises:
             SettingsError: If no candidate exists, one of the names does not exist, or the profile measured no store.
@@ -146,36 +153,45 @@ class SearchSpace:
         batches = self.batch_sizes or (profile.job.batch_size, 2 * profile.job.batch_size)
         platform_of = cache(Platform.parse)
         channel_of = cache(lambda spec: _channel(profile, spec))
+        codecs = {name: self._codecs(profile, name, to_target) for name in self.algorithm_names}
         found = [
             Candidate(schedule, workers, batch, codec, channel_of(channel), platform, algorithm)
             for algorithm in self.algorithm_names
             for workers in _powers(least, min(most, profile.job.samples))
-            for schedule in self._schedules(workers)
             for batch in batches
             if workers * batch <= max(profile.job.samples, batches[0])
+            for codec in codecs[algorithm]
             for spec in self.platforms
-            for platform in map(platform_of, self._sized(platform_of(spec), profile, batch, workers, algorithm))
-            for codec in self.codecs or profile.codecs
+            for platform in map(platform_of, self._sized(platform_of(spec), profile, batch, workers, algorithm, codec))
+            for schedule in self._schedules(workers, codec)
             for channel in self.channels or [_likely_channel(profile, platform)]
         ]
         if not found:
             raise SettingsError("no schedule, platform and number of workers fit what was asked for")
         return found
 
-    def _schedules(self, workers: int) -> list[str]:
-        if not self.schedules:
-            return SCHEDULES.variants(workers)
-        return [spec for spec in self.schedules if SCHEDULES.make(spec).needs(workers) <= workers]
+    def _codecs(self, profile: Profile, algorithm: str, to_target: bool) -> list[str]:
+        if self.codecs:
+            return fitting_codecs(self.codecs, algorithm, self.algorithm_names)
+        return proposed_codecs(profile, algorithm, to_target)
+
+    def _schedules(self, workers: int, codec: str) -> list[str]:
+        wanted = self.schedules or SCHEDULES.variants(workers)
+        made = {spec: SCHEDULES.make(spec) for spec in wanted}
+        fitting = [spec for spec in wanted if made[spec].needs(workers) <= workers]
+        if self.codecs or not CODECS.make(codec).feedback:
+            return fitting
+        return [spec for spec in fitting if in_rounds(made[spec], workers)]
 
     def _sized(
-        self, platform: Platform, profile: Profile, batch_size: int, workers: int, algorithm: str
+        self, platform: Platform, profile: Profile, batch_size: int, workers: int, algorithm: str, codec: str
     ) -> Iterator[str]:
         """Yield the platform with each memory size to try, if it has a memory size and its name gives none."""
         if ":" in platform.spec or not platform.mb_per_vcpu:
             yield platform.spec
             return
         hosted = -(-workers // min(workers, self.functions or workers))
-        needed_mb = HEADROOM * profile.function_mb(batch_size, workers, algorithm, hosted)
+        needed_mb = HEADROOM * profile.function_mb(batch_size, workers, algorithm, hosted, codec)
         sizes = sorted({round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES})
         fitting = [size for size in sizes if size >= needed_mb]
         for size in fitting or [64 * -(-int(needed_mb) // 64)]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lambdaml.cost.billing.prices import PriceBook
@@ -19,6 +19,8 @@ from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.planning.assumptions import Assumption, assumptions
 from lambdaml.cost.planning.candidates import GRADIENTS, Candidate, SearchSpace
 from lambdaml.cost.planning.choice import frontier, keeps, nearest_feasible, ranked
+from lambdaml.cost.planning.codec_choice import left_out
+from lambdaml.cost.planning.crossover import Crossover, find_crossover
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.explain import explain_choice, reason
 from lambdaml.cost.planning.objective import Aim, Objective
@@ -31,7 +33,7 @@ from lambdaml.errors import UserError
 from lambdaml.job import Job
 
 PROFILE_S = 20.0
-"""The approximate seconds for measuring a job without a profile. Pilots may take as many again."""
+"""The approximate seconds for measuring a job without a profile. Pilots may take one and a half times as many besides."""
 
 REFINED = 12
 """The number of candidates that are simulated again individually."""
@@ -55,9 +57,12 @@ class Plan:
         chosen: The place of the choice, or None if no candidate keeps deadline and budget.
         nearest: The place of the candidate nearest to them, or None if none would reach the target at all.
         reason: A sentence that says why the choice was made, or why there is none.
-        explanations: A sentence for each neighbour of the choice that says why it was not chosen.
+        explanations: A sentence for each neighbour of the choice that says why it was not chosen, and for the codecs that
+            are no candidates.
         assumptions: The numbers on which the plan rests.
         seconds: The seconds that planning took.
+        crossover: Where a codec with error feedback begins to be better than others, or None if the plan compares no
+            codecs of both kinds.
     """
 
     profile: Profile
@@ -70,6 +75,7 @@ class Plan:
     explanations: tuple[str, ...]
     assumptions: tuple[Assumption, ...]
     seconds: float
+    crossover: Crossover | None = None
 
     @property
     def choice(self) -> Estimate | None:
@@ -107,6 +113,7 @@ class Plan:
             "nearest": self.nearest,
             "reason": self.reason,
             "explanations": list(self.explanations),
+            "crossover": self.crossover and self.crossover.to_dict(),
             "frontier": list(self.frontier),
             "candidates": [found.to_dict() for found in self.candidates],
             "assumptions": [assumption.to_dict() for assumption in self.assumptions],
@@ -128,6 +135,7 @@ def plan(
     args: Mapping[str, Any] | None = None,
     prices: PriceBook | None = None,
     processes: int | None = None,
+    crossover: bool = True,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
     """Plan a run: what each way to do it would cost, how long it would take, and which one to choose.
@@ -140,6 +148,7 @@ def plan(
             `Objective`. The target defaults to that of the profile.
         prices: The price book. Defaults to the packaged prices with your own on top of them.
         processes: The number of processes that simulate side by side. Defaults to one for each core.
+        crossover: Whether to find, in some seconds, where codecs with error feedback begin to be better.
         progress: A function that is told the finished share of the planning, now and then.
 
     Raises:
@@ -152,13 +161,13 @@ def plan(
         profile = job
     else:
         algorithms, workers = space.algorithm_names, space.workers[1]
-        profile = measure_profile(
-            job, args=args, target=wanted, workers=workers, algorithms=algorithms, seconds=PROFILE_S
-        )
+        wants: dict[str, Any] = {"target": wanted, "workers": workers, "algorithms": algorithms, "codecs": space.codecs}
+        profile = measure_profile(job, args=args, seconds=PROFILE_S, **wants)
     target = target if epochs else target or profile.target
     objective = Objective(target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every)
-    iprof = IProf.open(profile)
-    return make_plan(profile, objective, prices or own_prices(), iprof=iprof, processes=processes, progress=progress)
+    iprof, book = IProf.open(profile), prices or own_prices()
+    found = make_plan(profile, objective, book, iprof=iprof, processes=processes, progress=progress)
+    return with_crossover(found, book, iprof, progress) if crossover else found
 
 
 def make_plan(
@@ -178,7 +187,7 @@ def make_plan(
     """
     began = time.monotonic()
     planner = Planner(profile, objective, book or PriceBook.load(), iprof, processes or cores())
-    candidates = objective.space.candidates(profile)
+    candidates = objective.space.candidates(profile, to_target=objective.epochs is None)
     found = ranked(planner.estimates(candidates, progress), objective)
     seeds = max(LEAST_SEEDS, 2 * REFINED // len(found))
     refined: dict[Candidate, Estimate] = {}
@@ -198,7 +207,28 @@ def make_plan(
         chosen,
         nearest,
         reason(found, chosen, nearest, objective),
-        tuple(explain_choice(found, best, nearest, objective)),
+        (*explain_choice(found, best, nearest, objective), *_left_out(profile, objective)),
         tuple(assumptions(planner.basis(candidates))),
         time.monotonic() - began,
     )
+
+
+def with_crossover(
+    plan: Plan, book: PriceBook, iprof: IProf | None, progress: Callable[[float], None] = lambda share: None
+) -> Plan:
+    """Return the plan with the crossover of codecs for its choice, or for the candidate that is nearest to one.
+
+    Args:
+        book, iprof: Those of the plan.
+    """
+    if plan.nearest is None:
+        return plan
+    began, best = time.monotonic(), plan.candidates[plan.nearest]
+    found = find_crossover(plan.profile, plan.objective, plan.candidates, best, book, iprof, progress)
+    return replace(plan, crossover=found, seconds=plan.seconds + time.monotonic() - began)
+
+
+def _left_out(profile: Profile, objective: Objective) -> Iterator[str]:
+    """Yield why codecs of the profile are no candidates, unless some were asked for."""
+    for algorithm in objective.space.algorithm_names if not objective.space.codecs else ():
+        yield from left_out(profile, algorithm, objective.epochs is None)

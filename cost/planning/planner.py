@@ -16,6 +16,7 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.assumptions import Basis
 from lambdaml.cost.planning.candidates import GRADIENTS, Candidate
+from lambdaml.cost.planning.codec_choice import demand_pilots
 from lambdaml.cost.planning.convergence import Convergence
 from lambdaml.cost.planning.estimate import Estimate, StopCriterion, estimate
 from lambdaml.cost.planning.objective import Objective
@@ -40,7 +41,8 @@ REFINING_UPDATES = 512
 """The updates in a simulation of one of the best candidates."""
 
 NEGLIGIBLE = 1 / 50
-"""The share of a round below which the transfer of updates plays no part in it, so that codecs share a simulation."""
+"""The share of a round below which the transfer and the coding of updates play no part in it, so that codecs share a
+simulation."""
 
 Progress = Callable[[float], None]
 _Task = tuple[Shape, int, int]
@@ -82,9 +84,9 @@ class Planner:
         """Return an estimate for each candidate, in order."""
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
         for candidate in candidates:
-            shape = self._standing_for(candidate)
+            codec, shape = self._standing_for(candidate)
             key = (shape.schedule, candidate.algorithm, shape.workers, shape.functions, shape.channel, shape.platform)
-            families[*key, shape.costs.update_bytes].append((candidate, shape))
+            families[*key, codec].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
         tasks = [(shape, 0, SIMULATED_UPDATES) for pair in ends.values() for shape in pair]
         simulated = self._simulate(tasks, progress)
@@ -155,13 +157,17 @@ class Planner:
         self._slowdowns[device] = self._iprof.slowdown(device)
         return self._slowdowns[device]
 
-    def _standing_for(self, candidate: Candidate) -> Shape:
-        """Return the shape to simulate for the candidate: that of the largest codec, if bytes take no time."""
-        shape = self._shape(candidate, self._largest)
+    def _standing_for(self, candidate: Candidate) -> tuple[str, Shape]:
+        """Return the codec and the shape to simulate for the candidate: those of the largest codec, if neither its bytes
+        nor the other work of the candidate's own codec take time."""
+        own, shape = self._shape(candidate), self._shape(candidate, self._largest)
         per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
         moved_s = candidate.workers * shape.costs.update_bytes / per_s
+        worked_s = abs(own.costs.encode_s - shape.costs.encode_s)
+        worked_s += candidate.workers * abs(own.costs.apply_update_s - shape.costs.apply_update_s)
         round_s = shape.costs.step_s + waits_s(shape.channel)
-        return shape if moved_s < NEGLIGIBLE * round_s else self._shape(candidate)
+        alike = moved_s + worked_s < NEGLIGIBLE * round_s
+        return (self._largest, shape) if alike else (candidate.codec, own)
 
     def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
         """Return the result for the shape, with the bytes of the candidate's own codec."""
@@ -207,6 +213,7 @@ def _stop_criterion(profile: Profile, objective: Objective) -> StopCriterion:
             raise SettingsError(
                 f"the profile has no pilots of {name}: run 'lambdaml profile' with --target and --algorithm {name}"
             )
+        demand_pilots(profile, name, objective.space.codecs)
     convergence = {
         name: Convergence(runs, noise, profile.coherence) if name == GRADIENTS else Convergence(runs)
         for name, runs in pilots.items()

@@ -14,7 +14,7 @@ from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import UserError
 from tests.cli.conftest import DIGITS, Cli
-from tests.cost.profiles import digits
+from tests.cost.profiles import coded, digits
 
 TARGET = "accuracy>=0.9"
 SMALL = ("--schedule", "bsp", "--batch-size", 32)
@@ -132,6 +132,18 @@ def test_spot_instances_are_a_ray_cluster(cli: Cli, profile: Path) -> None:
 def test_without_a_choice_there_is_no_command(cli: Cli, profile: Path) -> None:
     ended = cli("plan", "--profile", profile, "--platform", "local", "--workers", 2, *SMALL, "--deadline", "1s")
     assert ended.code == 3 and "lambdaml train" not in ended.out
+
+
+def test_where_codecs_with_error_feedback_begin_to_be_better_is_printed(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    coded().dump(tmp_path / "coded.json")
+    codecs = ("--codec", "bf16", "--codec", "topk:0.01")
+    there = ("--platform", "local", "--channel", "40ms:bandwidth=85MB/s", "--workers", 4, "--minimise", "time")
+    out = cli("plan", "--profile", tmp_path / "coded.json", *SMALL, *codecs, *there).out
+    (line,) = [line for line in out.splitlines() if "error feedback" in line]
+    assert " topk:0.01 is quicker than bf16 from about " in line and line.endswith(" at any latency.")
 
 
 def test_every_assumption_is_printed(cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """A profile as `lambdaml profile examples/digits.py` might find it, with round numbers."""
 
+from dataclasses import replace
+
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.facts import (
     CodecFacts,
     CoherenceFacts,
     JobFacts,
+    LargeUpdate,
     MachineFacts,
     MemoryModel,
     NoisePoint,
@@ -51,3 +54,25 @@ def digits() -> Profile:
             PilotRun(1, 15, 32, 101, ((2, 0.1),), None, 2.0),
         ),
     )
+
+
+PLAN_TARGET = "accuracy>=0.95"
+
+
+def coded() -> Profile:
+    """Of the digits example, with pilots of two codecs that need error feedback. One of them takes twice as many steps,
+    the other does not reach the target."""
+    known = digits()
+    plain = [
+        PilotRun(group, 0, 32, seed, (), steps, 0.1)
+        for group, steps in ((1, 100), (4, 60), (16, 50))
+        for seed in (1, 2)
+    ]
+    pilots = [
+        PilotRun(4, 0, 32, 1, (), 120, 0.1, codec="topk:0.01", update_bytes=768),
+        PilotRun(4, 0, 32, 1, (), None, 0.1, codec="topk:0.001", update_bytes=72),
+    ]
+    few = {"topk:0.01": 768, "topk:0.001": 72, "randomk:0.01": 392}
+    codecs = {**known.codecs, **{name: CodecFacts(size, 0.0003, 0.0001, 0.00001) for name, size in few.items()}}
+    codecs = {name: replace(facts, large=LargeUpdate(101, 0.002, 0.002, 0.0005)) for name, facts in codecs.items()}
+    return replace(known, target=PLAN_TARGET, codecs=codecs, pilot=(*plain, *pilots))

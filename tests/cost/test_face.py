@@ -46,9 +46,16 @@ def test_a_plan_of_a_job_measures_it_first(profile: lambdaml.Profile, monkeypatc
     asked: list[tuple[str, object, int]] = []
 
     def measure(
-        job: str, *, args: object, target: str, workers: int, algorithms: tuple[str, ...], seconds: float
+        job: str,
+        *,
+        args: object,
+        target: str,
+        workers: int,
+        algorithms: tuple[str, ...],
+        codecs: tuple[str, ...],
+        seconds: float,
     ) -> lambdaml.Profile:
-        assert algorithms == ("gradient",)
+        assert (algorithms, codecs) == (("gradient",), SPACE.codecs)
         asked.append((target, args, workers))
         return profile
 

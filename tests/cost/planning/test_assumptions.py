@@ -25,7 +25,7 @@ from lambdaml.simulation.channel import Channel, Empirical
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.latency import LatencyModel
 from tests.cost.planning.test_plan import LOCAL, NESTEROV, PILOTS, TARGET
-from tests.cost.profiles import digits
+from tests.cost.profiles import coded, digits
 
 PARTS = [
     kind
@@ -38,7 +38,15 @@ WATCHED = {*PARTS, PilotRun, Startup, Platform, Channel, LatencyModel, Empirical
 NO_NUMBERS = {
     *("Profile.job", "Profile.machine", "Profile.step_time", "Profile.memory", "Profile.codecs", "Profile.store"),
     *("Profile.startup", "Profile.noise", "Profile.coherence", "Profile.pilot"),  # what these hold is watched
-    *("PilotRun.algorithm", "Profile.target", "StoreFacts.url", "Channel.name", "Platform.name", "Platform.spec"),
+    *(
+        "PilotRun.algorithm",
+        "PilotRun.codec",
+        "Profile.target",
+        "StoreFacts.url",
+        "Channel.name",
+        "Platform.name",
+        "Platform.spec",
+    ),
 }
 """Fields that hold others, or names."""
 
@@ -114,6 +122,11 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "local steps on lambda": (
         {"pilot": (*PILOTS, *LOCAL)},
         {"target": TARGET, "space": space(channels=("s3-standard",), algorithms=(NESTEROV, "gradient"))},
+        True,
+    ),
+    "error feedback on lambda": (
+        {"pilot": coded().pilot, "codecs": coded().codecs},
+        {"target": TARGET, "space": space(channels=("s3-standard",), schedules=("bsp",), codecs=("topk:0.01",))},
         True,
     ),
     "epochs, both batches and codecs": (
