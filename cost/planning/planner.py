@@ -6,6 +6,7 @@ therefore simulated at first; later the best candidates are simulated individual
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -121,9 +122,10 @@ class Planner:
         return self._tariffs[key]
 
     def _shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
-        """Return the candidate's shape, with compute slowed by the platform's speed.
+        """Return the candidate's shape, with compute slowed by the platform's speed, and without the end of lifetimes,
+        which estimates add.
 
-        Platforms that differ only in their names and sizes therefore share a simulation.
+        Platforms that differ only in their names, sizes and lifetimes therefore share a simulation.
         """
         functions = self._objective.space.functions_for(candidate)
         slowdown = self._slowdown(candidate, functions)
@@ -136,7 +138,7 @@ class Planner:
             self._profile.job.samples,
             self._costs(candidate, codec or candidate.codec, slowdown),
             candidate.channel,
-            replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0),
+            replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0, lifetime_s=math.inf),
             self._stragglers,
             functions,
         )

@@ -17,6 +17,7 @@ from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.page import plan_page
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.planning.plan import Plan, make_plan
+from lambdaml.cost.planning.planner import Planner
 from lambdaml.cost.planning.step_cost import Shape, simulate_step_cost
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import SettingsError, UserError
@@ -184,6 +185,16 @@ def test_lifetimes_and_preemptions_cost_time_and_invocations(profile: Profile) -
         found[name] = estimate(candidate, step_cost, profile, criterion, tariff)
     assert found["often"].invocations > found["never"].invocations == 4
     assert found["often"].seconds > found["never"].seconds < found["spot"].seconds
+
+
+def test_rounds_of_minutes_are_handed_over_in_closed_form_alone(profile: Profile) -> None:
+    long = replace(profile, step_time=replace(profile.step_time, overhead_s=200.0))
+    space = replace(SMALL, workers=(2, 2), schedules=("bsp",), platforms=("lambda-arm:1769", "local"), functions=2)
+    planner = Planner(long, Objective(TARGET, space=space), PriceBook.load(), None, 1)
+    short, endless = planner.estimates(space.candidates(long), lambda share: None)
+    assert short.step_s == pytest.approx(endless.step_s, rel=1e-3) and short.step_s > 200
+    assert endless.invocations == 2 and short.invocations == pytest.approx(2 * short.seconds / 900, rel=0.05)
+    assert endless.seconds < short.seconds < 1.05 * endless.seconds
 
 
 def test_a_plan_is_json_and_a_page(plan: Plan) -> None:
