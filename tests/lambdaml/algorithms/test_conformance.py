@@ -14,6 +14,7 @@ import torch
 
 import lambdaml
 from lambdaml.algorithms import ALGORITHMS, GRADIENT, MOMENTUM
+from lambdaml.codecs import DISPLACEMENT
 from lambdaml.log.commits import averaged
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
@@ -52,7 +53,8 @@ def trained(algorithm: str, rounds: int = 3) -> tuple[Replica, list[Update]]:
 
 def test_it_says_what_it_gives_and_whether_it_remembers(algorithm: str) -> None:
     made = ALGORITHMS.make(algorithm)
-    assert made.gives <= {GRADIENT, MOMENTUM}
+    assert made.gives <= {GRADIENT, DISPLACEMENT, MOMENTUM}
+    assert len(made.gives & {GRADIENT, DISPLACEMENT}) == 1
     assert isinstance(made.remembers, bool)
     parameters = [torch.nn.Parameter(torch.zeros(3))]
     assert (made.outer(parameters) is None) == (GRADIENT in made.gives), "gradients are the job's optimizer's"
