@@ -42,6 +42,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 WORKERS, LOCAL = 8, 20
 COSTS = Costs(step_s=0.1, encode_s=0.001, apply_s=0.001, apply_update_s=0.0002)
 DENSE = "fp32"
+UNITS = {3: "KB", 6: "MB", 9: "GB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,12 @@ def grouped(name: str, found: Iterable[Outcome]) -> dict[tuple[str, str], list[O
     return {method: sorted(groups[method], key=lambda one: one.seed) for method in order}
 
 
+def shown(size_bytes: float) -> str:
+    """Return bytes in a unit that suits them."""
+    power = min(9, max(3, math.floor(math.log10(size_bytes)) // 3 * 3))
+    return f"{size_bytes / 10**power:.3g} {UNITS[power]}"
+
+
 def label(codec: str, algorithm: str) -> str:
     """Return the name of a method."""
     return codec if algorithm == "gradient" else f"{codec}, {algorithm.partition(',')[0]}"
@@ -221,9 +228,10 @@ def table(name: str, groups: Mapping[tuple[str, str], Sequence[Outcome]]) -> Non
         gap = mean(task.sign * (dense[one.seed].metric - one.metric) for one in runs if one.seed in dense)
         share = dense[0].size_bytes / size
         requests, seconds, usd = virtual(algorithm, updates // WORKERS, round(size / updates), 2 * snapshot_bytes)
+        seeds = "" if len(runs) == len(dense) else f", {len(runs)} of the seeds"
         print(
-            f"| `{label(codec, algorithm)}` | **{mean(reached):.4f}** ({min(reached):.4f} to {max(reached):.4f}) "
-            f"| {gap:+.4f} | {size / 1e6:.3g} MB | 1/{share:.4g} | {size / updates:,.0f} "
+            f"| `{label(codec, algorithm)}` | **{mean(reached):.4f}** ({min(reached):.4f} to {max(reached):.4f}{seeds}) "
+            f"| {gap:+.4f} | {shown(size)} | 1/{share:.4g} | {size / updates:,.0f} "
             f"| {mean(one.requests for one in runs):,.0f}, {mean(one.usd for one in runs):.5f} "
             f"| {requests:,}, {seconds:.1f}, {usd:.5f} |",
             flush=True,
@@ -246,7 +254,7 @@ def panel(top: float, name: str, groups: Mapping[tuple[str, str], Sequence[Outco
     parts = [f'<text x="{left}" y="{top - 12}" font-weight="bold">{name}: {task.metric} and bytes of updates</text>']
     for power in range(x0, x1 + 1):
         x, y = place(10.0**power, task.sign * y0)
-        size = f"{10 ** (power - 3):g} KB" if power < 6 else f"{10 ** (power - 6):g} MB"
+        size = shown(10.0**power)
         parts.append(f'<path d="M{x:.1f} {top}V{y:.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{size}</text>')
     for tick in range(round((y1 - y0) / step) + 1):
