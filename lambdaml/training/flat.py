@@ -34,7 +34,6 @@ class FlatGradient:
     Attributes:
         parameters: The parameters that require a gradient, in the order of `model.parameters()`.
         layout: The layout of the flat gradient: a tensor for each parameter. A complex number becomes two.
-        lengths: How many numbers of the flat gradient each parameter takes. A complex number takes two.
         size: How many numbers the flat gradient has.
         dtype: The type float32, or float64 for a model with parameters in double precision.
         vector: The flat gradient on the model's device.
@@ -45,7 +44,6 @@ class FlatGradient:
         self._named = list(model.named_parameters())
         self._trained = [parameter.requires_grad for _, parameter in self._named]
         self.parameters = [parameter for _, parameter in self._named if parameter.requires_grad]
-        self.lengths = [_length(parameter) for parameter in self.parameters]
         self.layout = layout_of(model)
         self.dtype = torch.float64 if self.layout.dtype == "float64" else torch.float32
         self.size = self.layout.size
@@ -58,10 +56,8 @@ class FlatGradient:
         self._versions: list[int] = []
         self._bits: list[int] | None = None  # the sum of each parameter's bits before the first forward pass
         self._first = True
-        offset = 0
-        for number, parameter in enumerate(self.parameters):
-            view = self.vector[offset : offset + _length(parameter)]
-            offset += _length(parameter)
+        for number, (parameter, span) in enumerate(zip(self.parameters, self.layout.spans, strict=True)):
+            view = self.vector[span]
             if parameter.dtype == self.dtype:
                 self._targets.append(view.view_as(parameter))
             else:
@@ -149,16 +145,11 @@ class FlatGradient:
 
     def displace(self, start: NDArray[Any]) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
-        offset = 0
         with torch.no_grad():
-            for parameter, length in zip(self.parameters, self.lengths, strict=True):
-                place = slice(offset, offset + length)
-                offset += length
+            for parameter, place, shape in zip(self.parameters, self.layout.spans, self.layout.shapes, strict=True):
                 now = _real(parameter.detach()).to(self.dtype).cpu().numpy()
                 np.subtract(now, start[place], out=self.host[place])
-                before = torch.from_numpy(start[place]).reshape(
-                    *parameter.shape, *([2] if parameter.is_complex() else [])
-                )
+                before = torch.from_numpy(start[place]).reshape(shape)
                 parameter.copy_(torch.view_as_complex(before) if parameter.is_complex() else before)
         if not self._own:
             self.vector.copy_(torch.from_numpy(self.host))
@@ -198,10 +189,6 @@ def layout_of(model: nn.Module) -> Layout:
 
 def _reach(reached: set[int], number: int, parameter: Tensor) -> None:
     reached.add(number)
-
-
-def _length(parameter: Tensor) -> int:
-    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def sum_of_bits(tensor: Tensor) -> int:
