@@ -57,16 +57,18 @@ class InnerRates:
 
     def set(self, step: int, changed: Mapping[str, Any]) -> None:
         """Set the options to those of an inner step of this run. `changed` has the values that control entries set instead."""
-        count = (self.first_step + min(step, self._last)) // self._per_step
-        self._assign(self._first if self._scheduler is None else self._of(count), changed)
+        self._assign(self._at_step(step), changed)
 
     def share(self, step: int, changed: Mapping[str, Any]) -> float:
         """Return the learning rate of an inner step of this run, as a share of that before the first step. Where there are
         parameter groups, it is that of the first."""
-        count = (self.first_step + min(step, self._last)) // self._per_step
         first = self._first[0]["lr"]
-        found = changed.get("lr", first if self._scheduler is None else self._of(count)[0]["lr"])
-        return float(found / first) if first else 1.0
+        return float(changed.get("lr", self._at_step(step)[0]["lr"]) / first) if first else 1.0
+
+    def _at_step(self, step: int) -> _Options:
+        """Return the options that the schedule gives at an inner step of this run."""
+        count = (self.first_step + min(step, self._last)) // self._per_step
+        return self._first if self._scheduler is None else self._of(count)
 
     def reset(self) -> None:
         """Set the options that the schedule changes back to those before its first step, so that a state that is kept
