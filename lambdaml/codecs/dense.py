@@ -177,7 +177,7 @@ def single_only(layout: Layout) -> str:
 def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -> None:
     """Add weight * values to `out`, or with `fresh` replace its contents by that.
 
-    It adds block by block, so that the product needs no memory of the vector's size.
+    A product is added block by block, so that it needs no memory of the vector's size.
     """
     if fresh and weight == 1.0:
         out[:] = values  # a product would quieten a NaN
@@ -185,14 +185,12 @@ def add_to(out: Vector, values: Vector, weight: float, *, fresh: bool = False) -
     if fresh:
         np.multiply(values, weight, out=out)
         return
+    if weight in (1.0, -1.0):
+        (np.add if weight == 1.0 else np.subtract)(out, values, out=out)
+        return
     room = np.empty(min(len(out), _BLOCK), np.result_type(values, weight))
     for block in _blocks(len(out)):
-        if weight == 1.0:
-            out[block] += values[block]
-        elif weight == -1.0:
-            out[block] -= values[block]
-        else:
-            out[block] += np.multiply(values[block], weight, out=room[: len(out[block])])
+        out[block] += np.multiply(values[block], weight, out=room[: len(out[block])])
 
 
 def _blocks(size: int) -> Iterator[slice]:
