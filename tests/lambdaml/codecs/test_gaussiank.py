@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from statistics import NormalDist, fmean, stdev
 from typing import Any
@@ -17,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from lambdaml.codecs import CODECS, UpdateContext, gaussiank, moments
 from lambdaml.codecs.moments import mean_and_deviation
 from lambdaml.errors import SettingsError
-from tests.lambdaml.codecs.coding import FEW, count, densities, encode, flat, small_pieces, vectors
+from tests.lambdaml.codecs.coding import FEW, count, densities, encode, flat, peak_bytes, small_pieces, vectors
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "normal": lambda draw, size: draw.standard_normal(size),
@@ -175,13 +174,8 @@ def test_squares_that_overflow_leave_the_selection_exact() -> None:
 def test_a_vector_is_encoded_without_arrays_of_its_size(codec: str, shape: str) -> None:
     vector = SHAPES[shape](np.random.default_rng(1), 2_000_000).astype(np.float32)
     made = CODECS.make(codec)
-    tracemalloc.start()
-    try:
+    with peak_bytes(vector.nbytes // 2 - 1):  # blocks of 2^18 numbers, and a sixteenth of all places
         made.encode(vector, flat(vector), UpdateContext(seed=3))
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < vector.nbytes / 2, "blocks of 2^18 numbers, and a sixteenth of all places"
 
 
 @pytest.mark.parametrize("codec", ["gaussiank", "randomk", "threshold"])
