@@ -18,7 +18,18 @@ from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
 from lambdaml.cli._simulated import dollars, print_result, print_sweep
-from lambdaml.cli.train import AlgorithmSpec, Args, CodecSpec, FeedbackShare, Recover, Seed, StalenessRule, parse_args
+from lambdaml.cli.train import (
+    AlgorithmSpec,
+    Args,
+    BracketSpec,
+    CodecSpec,
+    FeedbackShare,
+    PatternSpec,
+    Recover,
+    Seed,
+    StalenessRule,
+    parse_args,
+)
 from lambdaml.errors import UserError, nearest
 from lambdaml.settings import RECOVER_S
 
@@ -163,6 +174,8 @@ def simulate(
     codec: CodecSpec = "fp32",
     error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
+    pattern: PatternSpec = "gather",
+    bracket: BracketSpec = None,
     recover_s: Recover = RECOVER_S,
     updates: Updates = None,
     steps: _Steps = None,
@@ -193,7 +206,7 @@ def simulate(
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
     costs, write = None if profile is None else _read_profile(profile, codec, algorithm), _writer(to_trace)
     names = "workers functions updates steps channel platform stragglers algorithm codec error_feedback".split()
-    names += "staleness recover_s seed real".split()
+    names += "staleness pattern bracket recover_s seed real".split()
     asked: dict[str, Any] = {name: context.params[name] for name in names}
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"

@@ -130,6 +130,24 @@ StalenessRule = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+PatternSpec = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the bytes of updates reach every function: `gather` (each reads all), or `tree:K` (each of K updates "
+        "are added up by one, and so on).",
+        rich_help_panel=_WAY,
+    ),
+]
+BracketSpec = Annotated[
+    str | None,
+    typer.Option(
+        metavar="G",
+        help="The bracket of a step's sum: `flat`, or groups of `G` workers, or of such groups (`G^2` ...). By default "
+        "it is the one that the pattern adds up in.",
+        rich_help_panel=_WAY,
+    ),
+]
 _ProfileFile = Annotated[
     Path | None,
     typer.Option(
@@ -254,6 +272,8 @@ def train(
     codec: CodecSpec = "fp32",
     error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
+    pattern: PatternSpec = "gather",
+    bracket: BracketSpec = None,
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
     coherence: _Coherence = False,

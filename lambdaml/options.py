@@ -73,6 +73,10 @@ class RunOptions(LaunchOptions):
             (none) to 1. The default is 1 for codecs that leave out numbers, and 0 for the others.
         staleness: The rule for stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
             `lambdaml.staleness.RULES`.
+        pattern: The way in which the bytes of updates reach every function: `gather`, or `tree:K` ...; see
+            `lambdaml.patterns.PATTERNS`. It changes no bits beyond those of the bracket.
+        bracket: The bracket of a step's sum: `flat`, or groups of G workers (`G`), or of groups of them (`G^2` ...); see
+            `lambdaml.log.bracket`. The default is the one that the pattern adds up in.
         seed: The seed of everything that is random.
         args: Keyword arguments of the job's constructor.
         batch_size: The number of samples in an update, in place of the job's own `batch_size`.
@@ -111,6 +115,8 @@ class RunOptions(LaunchOptions):
     codec: str = "fp32"
     error_feedback: float | None = None
     staleness: str = "constant"
+    pattern: str = "gather"
+    bracket: str | None = None
     seed: int = 0
     args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None

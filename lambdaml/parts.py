@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from lambdaml.algorithms import ALGORITHMS, MOMENTUM, Algorithm
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.errors import SettingsError
+from lambdaml.log.bracket import Bracket
+from lambdaml.patterns import PATTERNS, Pattern
 from lambdaml.schedules import SCHEDULES, Schedule
 from lambdaml.staleness import RULES, Rule
 
@@ -25,6 +27,8 @@ class Parts:
         algorithm: The algorithm.
         codec: The codec.
         rule: The staleness rule.
+        pattern: The pattern.
+        bracket: The bracket of a step's sum.
         feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
     """
@@ -33,6 +37,8 @@ class Parts:
     algorithm: Algorithm
     codec: Codec
     rule: Rule
+    pattern: Pattern
+    bracket: Bracket
     feedback: bool
     remembers: bool
 
@@ -51,7 +57,30 @@ class Parts:
         _demand_given(named, algorithm, f"codec {names.codec!r}", codec.needs)
         decay = names.error_feedback
         feedback = codec.feedback if decay is None else decay > 0
-        return Parts(schedule, algorithm, codec, rule, feedback, algorithm.remembers or feedback)
+        pattern = PATTERNS.make(names.pattern)
+        bracket = _bracket(names, pattern)
+        parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, feedback, algorithm.remembers or feedback)
+        if fault := pattern.misfit(parts, names.workers):
+            raise SettingsError(f"pattern {names.pattern!r} {fault}")
+        return parts
+
+
+def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:
+    """Return the bracket that was asked for, or that the pattern needs.
+
+    Raises:
+        SettingsError: If it is no bracket, or not the pattern's.
+    """
+    needed = pattern.bracket(names.workers)
+    try:
+        asked = Bracket.parse(names.bracket) if names.bracket is not None else needed or Bracket()
+    except ValueError as error:
+        raise SettingsError(f"bracket: {error}") from None
+    if needed is not None and asked != needed:
+        raise SettingsError(
+            f"pattern {names.pattern!r} adds up {names.workers} workers' updates in the bracket {needed}, not {asked}"
+        )
+    return asked
 
 
 def demand_fit(one: str, given: Algorithm, other: str, rule: Rule) -> None:

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     error_feedback: float = Field(default=0.0, ge=0, le=1)
     staleness: str = "constant"
     pattern: str = "gather"
+    bracket: str | None = None
     seed: int = 0
     target: str | None = None
     batch_size: int = Field(ge=1)

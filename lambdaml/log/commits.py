@@ -71,6 +71,17 @@ def build_commit(
     return replace(commit, stop=wish, progress=progress)
 
 
+def step_entries(log_state: LogState, rule: Rule, updates: Sequence[Update]) -> list[Entry]:
+    """Return the entries that `build_commit` gives these updates, if the next commit is one step on them and others."""
+    faults = _faults(Decision([list(updates)], []), log_state)
+    return [
+        _refuse(update, log_state, "rejected", faults[update.id])
+        if faults[update.id]
+        else _judge(update, log_state.version, rule, log_state)
+        for update in updates
+    ]
+
+
 def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
     """Return a commit of one optimizer step on the mean of these updates over their samples.
 

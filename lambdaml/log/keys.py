@@ -3,6 +3,7 @@
 run.json                              create-only: the settings of the run
 log/{commit:010d}.json                create-only: one per commit, without gaps
 updates/{worker:05d}/{seq:010d}       create-only: an update that a worker published
+reduced/{commit:010d}/{name}          create-only: a sum of updates of this commit; see `lambdaml.log.partial`
 snapshots/{version:010d}.safetensors  the full state at a version
 frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot
@@ -25,6 +26,7 @@ MODEL = "model.safetensors"
 FROZEN = "frozen.safetensors"
 LOG = "log/"
 UPDATES = "updates/"
+REDUCED = "reduced/"
 SNAPSHOTS = "snapshots/"
 METRICS = "metrics/"
 LEASES = "leases/"
@@ -49,6 +51,16 @@ def update(worker: int, seq: int) -> str:
 def updates(worker: int) -> str:
     """Return the prefix of the keys of a worker's updates."""
     return f"updates/{worker:05d}/"
+
+
+def reduced(commit: int, name: str) -> str:
+    """Return the key of the sum of updates of this commit that has this name."""
+    return f"reduced/{commit:010d}/{name}"
+
+
+def reduced_commit(key: str) -> int:
+    """Return the commit that the key of a sum of updates names."""
+    return int(key.split("/")[1])
 
 
 def snapshot(version: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -132,18 +133,7 @@ class Update:
             "encode_s": round(self.encode_s, 6),
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
         }
-        if self.batches:
-            header["batches"] = list(self.batches)
-        if self.memory:
-            header["memory"] = self.memory
-        if self.digest:
-            header["digest"] = [self.digest.commits, self.digest.sha256]
-        if self.stop:
-            header["stop"] = asdict(self.stop)
-        if self.control:
-            header["control"] = asdict(self.control)
-        if self.labels:
-            header["labels"] = list(self.labels)
+        header |= optional_members(self)
         data, self.body = wire.pack(header, list(self.body.items()))
         self.size_bytes = len(data)
         return data
@@ -163,19 +153,14 @@ class Update:
             update = Update(
                 **{name: header[name] for name in _HEADER},
                 loss=math.nan if loss is None else loss,
-                batches=_batches(header.get("batches")),
-                memory=header.get("memory", ""),
-                digest=_digest(header.get("digest")),
-                stop=_stop(header.get("stop")),
-                control=_control(header.get("control")),
-                labels=_labels(header.get("labels", [])),
+                **read_optional(header),
                 body=body,
                 size_bytes=len(data),
             )
             demand_type(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
             measured = ["upload_s"] if header["upload_s"] is not None else []
             demand_type(update, float, "loss", "ready_s", "compute_s", "encode_s", *measured)
-            demand_type(update, str, "function", "codec", "memory")
+            demand_type(update, str, "function", "codec")
             if min(update.base, update.base_commit) < 0 or update.samples < 1:
                 raise ValueError("base or samples out of range")
         except (KeyError, TypeError, ValueError) as error:
@@ -357,6 +342,38 @@ _HEADER = (
     *("ready_s", "compute_s", "encode_s", "upload_s"),
 )
 """The members of an update's header that every update has and that are used as they are."""
+
+
+def optional_members(update: Update) -> dict[str, Any]:
+    """Return those members of an update's header that only some updates have, as plain values."""
+    members: dict[str, Any] = {}
+    if update.batches:
+        members["batches"] = list(update.batches)
+    if update.memory:
+        members["memory"] = update.memory
+    if update.digest:
+        members["digest"] = [update.digest.commits, update.digest.sha256]
+    if update.stop:
+        members["stop"] = asdict(update.stop)
+    if update.control:
+        members["control"] = asdict(update.control)
+    if update.labels:
+        members["labels"] = list(update.labels)
+    return members
+
+
+def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an update that `optional_members` wrote into a header."""
+    if not isinstance(header.get("memory", ""), str):
+        raise TypeError(f"memory is {header['memory']!r}")
+    return {
+        "batches": _batches(header.get("batches")),
+        "memory": header.get("memory", ""),
+        "digest": _digest(header.get("digest")),
+        "stop": _stop(header.get("stop")),
+        "control": _control(header.get("control")),
+        "labels": _labels(header.get("labels", [])),
+    }
 
 
 def _stop(record: Any) -> Stop | None:

@@ -1,22 +1,44 @@
 """Patterns: how the bytes of updates reach every replica. Each has a file of its own.
 
-A pattern makes requests and keeps what it has read. It has no part in what is decided, or when. To add one, write a
-file with a class that has the members of `Pattern`, and add one line to `PATTERNS`.
+An exchange makes requests and keeps what it has read. It has no part in what is decided, or when, and not in the bits of
+a sum: run.json fixes the bracket of all sums (`lambdaml.log.bracket`). To add a pattern, write a file with a class that
+has the members of `Pattern` and one that has those of `Exchange`, and add one line to `PATTERNS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
+from lambdaml.log.bracket import Bracket
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import Commit, Update
 from lambdaml.registry import Registry
 
+if TYPE_CHECKING:
+    from lambdaml.parts import Parts
+    from lambdaml.worker.shared import Shared
+
 
 class Pattern(Protocol):
+    """A pattern, with its parameters. It has no state; each function has a part of its own in the exchange."""
+
+    def bracket(self, workers: int) -> Bracket | None:
+        """Return the bracket in which it adds up the updates of so many workers; None if it can do so in any."""
+
+    def misfit(self, parts: Parts, workers: int) -> str:
+        """Return why a run with these parts and workers cannot use it, as the end of a sentence, or ""."""
+        ...
+
+    def exchange(self, shared: Shared) -> Exchange:
+        """Return one function's part in the exchange."""
+        ...
+
+
+class Exchange(Protocol):
     """One function's part in the exchange of updates.
 
-    It is made with `shared`, a `lambdaml.worker.shared.Shared`. An update that it reads takes room in that object's
+    It is made with the function's `lambdaml.worker.shared.Shared`. An update that it reads takes room in that object's
     window, and counts as a sign of life.
 
     Attributes:
@@ -34,14 +56,21 @@ class Pattern(Protocol):
         """A number that grows with each update that arrives."""
         ...
 
-    def look_for(self, workers: Collection[int]) -> None:
-        """Look for the updates of exactly these workers from now on."""
+    def attend(self, deciding: bool) -> None:
+        """Do what the workers that are held here ask for. This is called whenever these change.
+
+        Args:
+            deciding: Whether this function decides commits, and so must know updates before the log names them.
+        """
 
     def add(self, update: Update) -> None:
         """Note that an update became known: it was read, or published by this function."""
 
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
         """Return the known updates that get their fate in this commit, and forget them."""
+
+    def total(self, commit: Commit) -> Partial | None:
+        """Return the sum of the updates that this commit applies, and forget it; None if they are added up here."""
 
     async def recover(self, worker: int) -> int:
         """Find the updates that earlier functions published for a worker that this function now holds.
@@ -67,4 +96,6 @@ class Pattern(Protocol):
         """Return the reads since the last call: `gets`, `polls` (looks that found nothing) and `bytes_received`."""
 
 
-PATTERNS: Registry[Pattern] = Registry("pattern", {"gather": "lambdaml.patterns.gather:Gather"})
+PATTERNS: Registry[Pattern] = Registry(
+    "pattern", {"gather": "lambdaml.patterns.gather:Gather", "tree": "lambdaml.patterns.tree:Tree"}
+)

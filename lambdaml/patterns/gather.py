@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from lambdaml.errors import LeaseLost, RunFailed
+from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import Commit, Update
-from lambdaml.storage.protocol import Bytes
+from lambdaml.parts import Parts
 from lambdaml.worker.checking import checked_update
-from lambdaml.worker.poll_timer import FLOATS, OWN_UPDATE_FIRST_S, Backoff, PollTimer
+from lambdaml.worker.looking import Looks, missing
+from lambdaml.worker.poll_timer import FLOATS, PollTimer
 from lambdaml.worker.retention import passed
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
@@ -24,17 +26,35 @@ LOOKAHEAD = 8
 
 
 class Gather:
+    """Every function reads every update."""
+
+    def bracket(self, workers: int) -> None:
+        """Return None: it adds up in any bracket."""
+
+    def misfit(self, parts: Parts, workers: int) -> str:
+        """Return "": it fits every run."""
+        return ""
+
+    def exchange(self, shared: Shared) -> GatherExchange:
+        """Return one function's part."""
+        return GatherExchange(shared)
+
+
+class GatherExchange:
     """The updates that this function knows and that have no fate yet, and the tasks that look for more."""
 
     def __init__(self, shared: Shared) -> None:
         self.arrived: dict[Id, Update] = {}
         self.news = 0
         self._shared = shared
-        self._counts = {"gets": 0, "polls": 0, "bytes_received": 0}
-        self._get_s = 0.0
+        self._looks = Looks(shared)
         self._decided_at = [shared.world.now()] * shared.settings.workers
         self._tasks: dict[int, Task] = {}
         self._paces: dict[int, PollTimer[float]] = {}
+
+    def attend(self, deciding: bool) -> None:
+        """Look for the updates of all workers that this function does not hold, if it must know them to decide."""
+        self.look_for(self._shared.others if deciding else ())
 
     def look_for(self, workers: Collection[int]) -> None:
         """Look for the updates of exactly these workers from now on."""
@@ -68,6 +88,10 @@ class Gather:
                 taken[update.id] = update
         return taken
 
+    def total(self, commit: Commit) -> Partial | None:
+        """Return None: the replica adds up the updates itself."""
+        return None
+
     def forecast_s(self, commit: Commit) -> float:
         """Return the seconds from now until enough updates for another commit after this one will have been read."""
         shared, now = self._shared, self._shared.world.now()
@@ -80,8 +104,7 @@ class Gather:
 
     def counted(self) -> dict[str, int]:
         """Return the reads since the last call."""
-        counts, self._counts = self._counts, dict.fromkeys(self._counts, 0)
-        return counts
+        return self._looks.counted()
 
     def _pace(self, worker: int) -> PollTimer[float]:
         return self._paces.setdefault(worker, PollTimer(FLOATS))
@@ -109,7 +132,7 @@ class Gather:
             update = await self._fetch(worker, seq)
             if update is None and seq >= shared.known.next_seq[worker]:
                 if await passed(shared.world, shared.known.commit):  # it may have been deleted
-                    raise _missing(worker, seq)
+                    raise missing(keys.update(worker, seq))
                 return seq
             if update is not None:
                 self.add(update)
@@ -174,8 +197,7 @@ class Gather:
         self._shared.window.reserve((worker, seq))
         update = None
         try:
-            data = await self._get(worker, seq)
-            get_s = self._get_s
+            data, get_s = await self._looks.get(keys.update(worker, seq))
             if data is not None:
                 update = await checked_update(self._shared, data, worker, seq)
                 update.download_s = get_s
@@ -186,54 +208,23 @@ class Gather:
 
     async def _look(self, worker: int, seq: int, pace: PollTimer[float]) -> Update | None:
         """Wait for an update and return it, or None if it got its fate meanwhile."""
-        shared, world = self._shared, self._shared.world
-        since = world.now()
-        behind = shared.schedule.deterministic and seq < shared.tail
-        if not behind:
-            delay_s = pace.delay_s()
-            if delay_s is None:
-                await shared.until(lambda: shared.warm, timeout_s=OWN_UPDATE_FIRST_S)
-            elif delay_s > 0:
-                await world.sleep(delay_s)
-        backoff = Backoff(FLOATS, pace.scale_s(shared.latency_s))
-        first = world.now()
-        missed = False
-        while seq >= shared.known.next_seq[worker]:
-            if not await self._room(worker, seq):
-                break
-            looked = world.now()
-            update = await self._fetch(worker, seq)
-            if update is not None:
-                if not behind:
-                    pace.looked(looked - first if missed else 0.0, shared.latency_s)
-                return update
-            missed = True
-            if shared.waits.report(worker, since) and await passed(world, shared.queued.commit):
-                raise _missing(worker, seq)
-            await world.sleep(backoff.next_s(world.uniform(0, 1)))
-        return None
+        shared = self._shared
+
+        async def fetch() -> Update | None:
+            return await self._fetch(worker, seq) if await self._room(worker, seq) else None
+
+        return await self._looks.find(
+            keys.update(worker, seq),
+            fetch,
+            pace,
+            lambda: seq >= shared.known.next_seq[worker],
+            worker=worker,
+            behind=shared.schedule.deterministic and seq < shared.tail,
+        )
 
     async def read(self, worker: int, seq: int) -> Update:
         """Return an update that exists according to the log."""
-        data = await self._get(worker, seq)
+        data, _ = await self._looks.get(keys.update(worker, seq))
         if data is None:
-            raise _missing(worker, seq)
+            raise missing(keys.update(worker, seq))
         return await checked_update(self._shared, data, worker, seq)
-
-    async def _get(self, worker: int, seq: int) -> Bytes | None:
-        shared, start = self._shared, self._shared.world.now()
-        data = await shared.world.store.get(keys.update(worker, seq))
-        elapsed_s = shared.world.now() - start
-        if data is None:
-            self._counts["polls"] += 1
-            shared.latency_s += 0.2 * (elapsed_s - shared.latency_s)
-        else:
-            self._get_s = elapsed_s
-            self._counts["gets"] += 1
-            self._counts["bytes_received"] += len(data)
-        return data
-
-
-def _missing(worker: int, seq: int) -> RunFailed:
-    """Return the error that ends the run, unless a horizon has passed this function; see `lambdaml.log.retention`."""
-    return RunFailed(f"{keys.update(worker, seq)} is in the log but not in the bucket: was it deleted?")

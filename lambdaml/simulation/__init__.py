@@ -107,6 +107,8 @@ def simulate(
     codec: str = "fp32",
     error_feedback: float | None = None,
     staleness: str = "constant",
+    pattern: str = "gather",
+    bracket: str | None = None,
     costs: Costs | None = None,
     real: bool = False,
     exact: bool | None = None,
@@ -134,6 +136,8 @@ def simulate(
         codec: The codec, with its arguments.
         error_feedback: The decay of residuals, from 0 (none) to 1; by default it is that of the codec.
         staleness: The staleness rule, with its arguments.
+        pattern: The pattern, with its arguments.
+        bracket: The bracket of a step's sum; by default the one that the pattern adds up in.
         costs: The costs to use in place of measured or assumed ones.
         real: Whether to compute the job's real gradients, at modelled times.
         exact: Whether to simulate every request; by default that is done for up to `EXACT_FUNCTIONS` functions.
@@ -157,8 +161,9 @@ def simulate(
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):
         raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
-    how = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness, **limits}
-    asked = RunOptions(workers=workers, steps=steps, seed=seed, snapshot_every=snapshot_every, **how)
+    how = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness, "pattern": pattern}
+    how |= {"bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
+    asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
     channel = Channel.parse(channel) if isinstance(channel, str) else channel
     platform = Platform.parse(platform) if isinstance(platform, str) else platform
@@ -176,7 +181,7 @@ def simulate(
                 return replace(_exact_result(virtual, instance if real else None, began, trace), costs=chosen)
             if trace is not None:
                 raise SettingsError(
-                    f"only exact simulations have a trace: at most {EXACT_FUNCTIONS} functions, or exact"
+                    f"only exact simulations have a trace: {EXACT_FUNCTIONS} functions at most, or exact"
                 )
             from lambdaml.simulation.flow import Flow
 

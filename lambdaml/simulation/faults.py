@@ -17,11 +17,14 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from lambdaml.errors import LambdaMLError
+from lambdaml.errors import LambdaMLError, SettingsError
 from lambdaml.events import Event
 from lambdaml.log import keys
+from lambdaml.options import RunOptions
+from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
@@ -36,6 +39,8 @@ from lambdaml.storage.backend import Op
 SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
 LIMIT_S = 600.0
 """The seconds after which a run that has not ended never will."""
+
+PATTERNS_TRIED = ("gather", "tree:2", "tree:3")
 
 _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
 
@@ -70,6 +75,7 @@ class FaultScenario:
         spoiled: The share of updates that the store damages for good, among those that others judge.
         uneven: The standard deviation of the logarithm of a step's time.
         calm_s: The seconds after which faults end.
+        pattern: The pattern, with its arguments.
     """
 
     seed: int
@@ -99,6 +105,7 @@ class FaultScenario:
     recover_s: float = 30.0
     spoiled: float = 0.0
     uneven: float = 0.0
+    pattern: str = "gather"
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
@@ -141,6 +148,8 @@ class FaultScenario:
             recover_s=stream.choice((0.05, 0.3, 30.0)),
             uneven=chance(0.8),
         )
+        # A stream of its own, so that the schedules of older seeds stay as they were.
+        scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario
 
     def _troubling_memories(self, stream: random.Random) -> FaultScenario:
@@ -209,6 +218,16 @@ class FaultScenario:
         return self.bad > 0 and random.Random(f"{self.seed}/{worker}/{seq}").random() < self.bad
 
 
+def fitting_patterns(scenario: FaultScenario) -> list[str]:
+    """Return those of `PATTERNS_TRIED` that fit a scenario's schedule."""
+    fitting = []
+    for pattern in PATTERNS_TRIED:
+        with suppress(SettingsError):
+            Parts.of(RunOptions(workers=scenario.workers, schedule=scenario.schedule, pattern=pattern))
+            fitting.append(pattern)
+    return fitting
+
+
 @dataclass(slots=True)
 class Verdict:
     """The outcome of a seed.
@@ -238,6 +257,7 @@ def play(
         workers=scenario.workers,
         steps=scenario.steps,
         schedule=scenario.schedule,
+        pattern=scenario.pattern,
         algorithm=scenario.algorithm,
         error_feedback=float(scenario.error_feedback),
         recover_s=scenario.recover_s,

@@ -10,12 +10,13 @@ from collections import Counter
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update, damaged
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
 
-CREATE_ONLY = ("run.json", "log/", "updates/", "snapshots/", "leases/", "memory/", "model.safetensors")
+CREATE_ONLY = ("run.json", "log/", "updates/", "reduced/", "snapshots/", "leases/", "memory/", "model.safetensors")
 
 REQUESTS_PER_S = 200
 """The most requests that a function sends to the store in a second, on average, however badly things go."""
@@ -36,6 +37,7 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     broken += _log(virtual, commits)
     broken += _fates(virtual, commits, updates, finished=not end)
     broken += _entries(virtual, commits, updates)
+    broken += _sums(virtual, updates)
     broken += _states(virtual, commits, updates)
     broken += _bounds(virtual, commits)
     broken += _deletions(virtual)
@@ -138,6 +140,22 @@ def _entries(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int
                 broken.append(f"update {(entry.worker, entry.seq)} is applied although its lease was lost")
             if not fenced and not entry.reason.startswith("damaged"):
                 highest[entry.worker] = entry.generation
+    return broken
+
+
+def _sums(virtual: VirtualRun, updates: dict[tuple[int, int], Update]) -> list[str]:
+    """Check promise 2: a sum that is shared holds each of its updates once and in order, and none that is rejected."""
+    broken = []
+    for info in virtual.bucket.list(keys.REDUCED):
+        partial = Partial.read(virtual.bucket.get(info.key) or b"", info.key)
+        terms = [(int(w), int(seq), loss) for w, seq, loss, _ in partial.sum["terms"].tolist()] if partial.sum else []
+        due = [
+            (*update.id, updates[update.id].loss)
+            for update in partial.updates
+            if not update.fault and not virtual.bad(*update.id)
+        ]
+        if terms != due:
+            broken.append(f"{info.key} adds up {terms} where {due} are due")
     return broken
 
 

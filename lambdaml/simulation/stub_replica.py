@@ -8,11 +8,12 @@ order and a lost or doubled update are found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lambdaml.algorithms import GRADIENT, Assignment
 from lambdaml.errors import BadObject
@@ -126,6 +127,7 @@ class StubReplica:
         self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
+        self._added = 0
         self._charge, self._clock, self._bad = charge, clock, bad
 
     def twin(self) -> StubReplica:
@@ -192,18 +194,33 @@ class StubReplica:
     def begin(self, commit: Commit) -> None:
         if commit.version != self.version:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
-        self._next, self._terms = self.chain, []
+        self._next, self._terms, self._added = self.chain, [], 0
 
     def add(self, entry: Entry, update: Update) -> None:
         assert update.loaded, f"update {update.id} was let go before it was added"
         if update.batches is not None:
             self._seconds[update.worker] = update.compute_s / update.batches[1]
         self._terms.append((update.id, update.loss, entry.weight))
+        self._added += 1
+
+    def summing(self) -> StubSum:
+        return StubSum(self.costs, self._charge)
+
+    def besides(self, update: Update) -> Body:
+        return {}
+
+    def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
+        self._terms += [((int(w), int(seq)), loss, weight) for w, seq, loss, weight in body["terms"].tolist()]
+        self._added = 0
+        for update in updates:
+            if update.batches is not None:
+                self._seconds[update.worker] = update.compute_s / update.batches[1]
 
     def step(self, step: tuple[Entry, ...]) -> None:
         self._next = hashlib.blake2b(self._next + repr(self._terms).encode(), digest_size=16).digest()
         self._terms = []
-        self._charge(self.costs.apply_s + self.costs.apply_update_s * len(step))
+        self._charge(self.costs.apply_s + self.costs.apply_update_s * self._added)
+        self._added = 0
 
     def end(self, commit: Commit) -> None:
         """Change the state. It changes only here, so that a death within a commit leaves a state that the log knows."""
@@ -226,6 +243,26 @@ class StubReplica:
     def read(data: bytes | memoryview, key: str) -> StubState:
         record = wire.load_json(data, key)
         return StubState({"log_state": record["log_state"], "chain": record["chain"]})
+
+
+class StubSum:
+    """A sum of updates without tensors: the list of its terms. It is a `lambdaml.worker.machine.Summing`."""
+
+    def __init__(self, costs: Costs, charge: Callable[[float], None]) -> None:
+        self._terms: list[NDArray[np.float64]] = [np.empty((0, 4))]
+        self._costs, self._charge = costs, charge
+
+    def add(self, entry: Entry, update: Update) -> None:
+        assert update.loaded, f"update {update.id} was let go before it was added"
+        self._terms.append(np.array([[entry.worker, entry.seq, update.loss, entry.weight]]))
+        self._charge(self._costs.apply_update_s)
+
+    def join(self, entries: Sequence[Entry], body: Body) -> None:
+        self._terms.append(body["terms"])
+        self._charge(self._costs.apply_update_s)
+
+    def finish(self) -> Body:
+        return {"terms": np.concatenate(self._terms)} if len(self._terms) > 1 else {}
 
 
 def taken_up(loss: float, residual: int) -> int:

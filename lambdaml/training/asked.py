@@ -218,8 +218,10 @@ def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
     given = {name: value for name, value in asked.keywords().items() if name in Settings.model_fields}
     if asked.max_rejected is None:
         given["max_rejected"] = max(10, min(asked.workers, RECENT // 2))
+    parts = Parts.of(asked)
     if asked.error_feedback is None:
-        given["error_feedback"] = float(Parts.of(asked).codec.feedback)
+        given["error_feedback"] = float(parts.codec.feedback)
+    given["bracket"] = str(parts.bracket)
     return make_settings(**given | {"init_from": None, "numerics": None} | resolved)
 
 

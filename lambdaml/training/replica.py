@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from lambdaml.training.jobparts import build, encode_training, extra_state, load
 from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.step_sum import StepParts
 from lambdaml.training.strays import Strays
 from lambdaml.worker.machine import Computed
 
@@ -55,17 +56,6 @@ class _Made:
     id: tuple[int, int]
     message: Message
     taken: Vector | None
-
-
-@dataclass(slots=True)
-class _Sum:
-    """Holds what was added for a step: the buffers of each update, whether each was computed from this very version,
-    the parameters that none has a gradient of, and the gradients if they are summed later."""
-
-    rest: list[Body] = field(default_factory=list)
-    fresh: list[bool] = field(default_factory=list)
-    absent: set[int] = field(default_factory=set)
-    gradients: list[Vector] = field(default_factory=list)
 
 
 class Replica:
@@ -122,7 +112,7 @@ class Replica:
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
-        self._begin_sum(())
+        self._begin_sum()
 
     @property
     def sampler(self) -> Sampler:
@@ -299,48 +289,55 @@ class Replica:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         if commit.steps and self.transform is not None:
             self.transform.begin(self.version, self.flat.values)
-        self._begin_sum(commit.steps)
+        self._begin_sum()
 
-    def _begin_sum(self, steps: Sequence[tuple[Entry, ...]]) -> None:
-        self._steps, self._sum = steps, _Sum()
-        step = steps[0] if steps else ()
-        self._weighed = [replace(entry, samples=self.algorithm.samples(entry, self.settings)) for entry in step]
-        nominal = self.algorithm.nominal(self.settings)
-        self._factors, self._divisor = summed(self._weighed, nominal) if step else ([], 1.0)
+    def _begin_sum(self) -> None:
+        self._sum = StepParts(self.local, self.rows, self.parts, self.flat.host)
 
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
         gradients."""
-        body, rows, rest = split_body(update.body)
-        total, host = self._sum, self.flat.host
-        absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
-        if self.transform is not None:
-            total.gradients.append(self.rows.unpack(self.codec, body, rows))
-        else:
-            self.rows.add(self.codec, body, rows, self._factors[len(total.rest)], host, fresh=not total.rest)
-            total.absent = total.absent & absent if total.rest else absent
         if update.batches is not None:
             self._seconds[update.worker] = update.compute_s / update.batches[1]
-        total.rest.append({name: np.array(array) for name, array in rest.items()})
-        total.fresh.append(update.base == self.version)
+        self._sum.add(entry, update, fresh=update.base == self.version, keep=self.transform is not None)
+
+    def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
+        """Add the sum of a step's updates, in place of these."""
+        for update in updates:
+            if update.batches is not None:
+                self._seconds[update.worker] = update.compute_s / update.batches[1]
+        self._sum.join(step, body)
+        self._sum.note(updates, [update.base == self.version for update in updates])
+
+    def summing(self) -> StepParts:
+        """Begin a sum of updates that other functions take a step along."""
+        return StepParts(self.local, self.rows, self.parts)
+
+    def besides(self, update: Update) -> Body:
+        """Return a copy of the parts of an update that are not summed."""
+        return {name: np.array(array) for name, array in split_body(update.body)[2].items()}
 
     def step(self, step: tuple[Entry, ...]) -> None:
         """Take the optimizer step along the mean of what was added."""
         total, host = self._sum, self.flat.host
-        moves, divisor = True, self._divisor
+        weighed = total.weighed(step)
+        factors, divisor = summed(weighed, total.nominal)
+        moves = True
         if self.transform is not None:
-            entries = [replace(entry, weight=factor) for entry, factor in zip(step, self._factors, strict=True)]
-            terms, divisor = self.transform.terms(entries, total.gradients, divisor, self.flat.values)
+            entries = [replace(entry, weight=factor) for entry, factor in zip(step, factors, strict=True)]
+            terms, divisor = self.transform.terms(entries, total.kept, divisor, self.flat.values)
             for number, (vector, weight) in enumerate(terms):
                 add_to(host, vector, weight, fresh=not number)
             moves = bool(terms)
+        elif total.end() and factors[0] != 1.0:
+            host *= host.dtype.type(factors[0])
         if divisor != 1.0:
             host /= host.dtype.type(divisor)
-        self.buffers.merge(total.rest, shares(self._weighed), total.fresh)
+        self.buffers.merge(total.rest, shares(weighed), total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1
-        self._begin_sum(self._steps[1:])
+        self._begin_sum()
 
     def end(self, commit: Commit) -> None:
         """Finish the commit after its last step."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update
-from lambdaml.patterns import Pattern
+from lambdaml.patterns import Exchange
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id, Place
 
@@ -28,27 +29,37 @@ class Pending:
         commit: The commit.
         updates: The known updates of the commit, by worker and sequence number. Not all of them are in memory.
         absent: The number of updates that the commit applies and that are not in memory.
+        total: The sum of the updates that it applies, if this function did not add them up itself.
         download_s: The longest time that it took to read one of the updates.
     """
 
     commit: Commit
     updates: dict[Id, Update] = field(default_factory=dict)
     absent: int = 0
+    total: Partial | None = None
     download_s: float = 0.0
 
 
 class Backlog:
     """The commits that are waiting to be applied, in order."""
 
-    def __init__(self, shared: Shared, pattern: Pattern) -> None:
+    def __init__(self, shared: Shared, exchange: Exchange) -> None:
         self._shared = shared
-        self._pattern = pattern
+        self._exchange = exchange
         self._pending: deque[Pending] = deque()
         self._missing: list[tuple[Place, Id]] = []
         self._wanted: Place | None = None  # the replica waits for updates up to here
 
-    def add(self, commit: Commit, known: Mapping[Id, Update]) -> None:
-        """Note that a commit was decided. `known` has those of its updates that have arrived."""
+    def add(self, commit: Commit, known: Mapping[Id, Update], total: Partial | None = None) -> None:
+        """Note that a commit was decided.
+
+        Args:
+            known: Those of its updates that have arrived.
+            total: Their sum, if the replica need not add them up.
+        """
+        if total is not None:
+            self._pending.append(Pending(commit, dict(known), total=total))
+            return
         window, pending = self._shared.window, Pending(commit, dict(known))
         for position, entry in enumerate(commit.applied):
             update, place = known.get((entry.worker, entry.seq)), (commit.commit, position)
@@ -144,7 +155,7 @@ class Backlog:
 
     async def _read(self, place: Place, key: Id) -> None:
         shared, start = self._shared, self._shared.world.now()
-        found = await self._pattern.read(*key)
+        found = await self._exchange.read(*key)
         if found.fault == DAMAGED:
             raise BadObject(f"{keys.update(*key)} is applied by the log, but its object is damaged")
         pending = self._at(place)

@@ -15,7 +15,7 @@ from lambdaml.events import CommitEvent, SnapshotEvent
 from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest
-from lambdaml.patterns import Pattern
+from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe, sampler_of
 from lambdaml.worker.machine import MachineState
 from lambdaml.worker.reading import read
@@ -51,7 +51,7 @@ class Committer:
         making_bytes: The bytes that a snapshot will take that is about to be made.
     """
 
-    def __init__(self, shared: Shared, pattern: Pattern, stops: StopWatcher, retention: Retention) -> None:
+    def __init__(self, shared: Shared, exchange: Exchange, stops: StopWatcher, retention: Retention) -> None:
         self.digest: Digest | None = None
         self.making_bytes = 0
         self._unwritten: deque[Commit] = deque()
@@ -59,7 +59,7 @@ class Committer:
         shared.window.claims = lambda: self._waiting_bytes
         self._written = -1  # version of the newest snapshot that this function wrote or found
         self._shared = shared
-        self._pattern = pattern
+        self._exchange = exchange
         self._stops = stops
         self._retention = retention
 
@@ -91,7 +91,7 @@ class Committer:
     async def append(self, commit: Commit) -> Commit:
         """Write the log entry, or find that another function did, and return the entry that the log then holds."""
         shared = self._shared
-        forecast_s = 0.0 if shared.schedule.deterministic else self._pattern.forecast_s(commit)
+        forecast_s = 0.0 if shared.schedule.deterministic else self._exchange.forecast_s(commit)
         entry = replace(commit, digest=self.digest, function=shared.name, time_s=shared.world.now(), next_s=forecast_s)
         key = keys.log(commit.commit)
         standing = await shared.world.store.create(key, entry.pack())

@@ -15,14 +15,13 @@ from lambdaml.errors import BadObject, ReplicaDiverged, RunFailed, StoreError
 from lambdaml.events import OvertakenEvent
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit
-from lambdaml.patterns import PATTERNS
 from lambdaml.settings import Settings
 from lambdaml.worker.backlog import Backlog, Pending
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.committer import Committer
 from lambdaml.worker.hosting import Hosting
 from lambdaml.worker.log_reader import LogReader
-from lambdaml.worker.machine import Machine
+from lambdaml.worker.machine import Machine, apply_total
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.restoring import restore
 from lambdaml.worker.retention import Retention, passed
@@ -59,15 +58,15 @@ class Function:
     ) -> None:
         self._shared = shared = Shared(world, settings, replica, name, dead)
         self._assigned = list(assigned)
-        self._pattern = PATTERNS.make(settings.pattern, {"shared": shared})
-        self._backlog = Backlog(shared, self._pattern)
+        self._exchange = replica.parts.pattern.exchange(shared)
+        self._backlog = Backlog(shared, self._exchange)
         self._stops = StopWatcher(shared)
         self._retention = Retention(shared, self._stops)
-        self._committer = Committer(shared, self._pattern, self._stops, self._retention)
+        self._committer = Committer(shared, self._exchange, self._stops, self._retention)
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
         self._reader = LogReader(shared)
         remembering = Remembering(shared)
-        self._hosting = Hosting(shared, self._pattern, self._checkpoints, remembering, self._assigned)
+        self._hosting = Hosting(shared, self._exchange, self._checkpoints, remembering, self._assigned)
         self._began_at = 0
         self._finished = False
 
@@ -145,7 +144,7 @@ class Function:
 
     async def _advance(self) -> None:
         """Advance the known log state: decide the next commit, or read it."""
-        shared, pattern = self._shared, self._pattern
+        shared, exchange = self._shared, self._exchange
         deterministic = shared.schedule.deterministic
         while shared.known.stop is None:
             await shared.until(lambda: shared.unapplied < MAX_UNAPPLIED and not self._committer.behind)
@@ -157,15 +156,15 @@ class Function:
                 shared.known,
                 shared.schedule,
                 shared.rule,
-                list(pattern.arrived.values()),
+                list(exchange.arrived.values()),
                 max_rejected=shared.settings.max_rejected,
                 wish=shared.wish,
                 control=shared.control,
             )
             if commit is None:
-                seen = pattern.news, shared.wish
+                seen = exchange.news, shared.wish
                 await shared.until(
-                    lambda: (pattern.news, shared.wish) != seen or not (deterministic or shared.writes_log)
+                    lambda: (exchange.news, shared.wish) != seen or not (deterministic or shared.writes_log)
                 )
             elif deterministic:
                 self._committer.note(commit)
@@ -179,7 +178,7 @@ class Function:
         shared.waits.progress()
         for entry in commit.entries:
             shared.leases.heard(entry.worker)
-        self._backlog.add(commit, self._pattern.take(commit))
+        self._backlog.add(commit, self._exchange.take(commit), self._exchange.total(commit))
         if commit.stop:
             self._hosting.roles_changed()
         shared.changed()
@@ -196,10 +195,12 @@ class Function:
             shared.hold = checkpoint or pending.absent > 0
             shared.changed()
             start = self._shared.world.now()
-            if pending.absent:
+            if pending.total is not None:
+                await shared.world.compute(lambda total=pending.total: apply_total(shared.replica, commit, total))  # type: ignore[misc]
+            elif pending.absent:
                 await self._backlog.add_up(commit)
             else:
-                await self._shared.world.compute(lambda: shared.replica.apply(commit, pending.updates))
+                await shared.world.compute(lambda: shared.replica.apply(commit, pending.updates))
             apply_s = self._shared.world.now() - start
             if checkpoint:
                 await self._checkpoints.take()
@@ -211,7 +212,7 @@ class Function:
     def _account(self, pending: Pending, apply_s: float) -> None:
         for update in pending.updates.values():
             self._retention.applied(update.size_bytes)
-        self._shared.tracer.applied(pending.commit, pending.download_s, apply_s, self._pattern.counted())
+        self._shared.tracer.applied(pending.commit, pending.download_s, apply_s, self._exchange.counted())
         if self._shared.writes_log:
             self._shared.tracer.arrived(pending.commit, pending.updates)
             self._committer.tell(pending.commit)

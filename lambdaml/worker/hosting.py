@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from lambdaml.errors import LeaseLost
 from lambdaml.events import TakeoverEvent
-from lambdaml.patterns import Pattern
+from lambdaml.patterns import Exchange
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
@@ -24,13 +24,13 @@ class Hosting:
     def __init__(
         self,
         shared: Shared,
-        pattern: Pattern,
+        exchange: Exchange,
         checkpoints: Checkpoints,
         remembering: Remembering,
         assigned: Collection[int],
     ) -> None:
         self._shared = shared
-        self._pattern = pattern
+        self._exchange = exchange
         self._checkpoints = checkpoints
         self._remembering = remembering
         self._assigned = assigned
@@ -62,7 +62,7 @@ class Hosting:
 
         async def hosted() -> None:
             try:
-                await Worker(worker, shared, self._pattern, self._checkpoints, self._remembering).work()
+                await Worker(worker, shared, self._exchange, self._checkpoints, self._remembering).work()
                 await shared.until(lambda: shared.ending)
             except LeaseLost:
                 shared.leases.held.pop(worker, None)
@@ -76,13 +76,12 @@ class Hosting:
         self._hosted[worker] = shared.spawn(hosted())
 
     def roles_changed(self) -> None:
-        """Look for the updates of the others, if this function must know them before the log names them."""
+        """Let the exchange know that the workers held here changed, and whether this function decides commits."""
         shared = self._shared
         if shared.tasks.closed:
             return
         decides = (shared.schedule.deterministic or shared.writes_log) and shared.known.stop is None
-        others = set(range(shared.known.workers)) - set(shared.leases.held) if decides else set()
-        self._pattern.look_for(others)
+        self._exchange.attend(decides)
         shared.changed()
 
     async def renew(self) -> None:

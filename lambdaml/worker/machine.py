@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lambdaml.algorithms import Assignment
 from lambdaml.log.memory import Memories
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
@@ -98,6 +99,22 @@ class MachineState(Protocol):
         """Return this state, which was read from a snapshot, together with the state in frozen.safetensors."""
 
 
+class Summing(Protocol):
+    """A sum of some of a step's updates, which a function adds up for the others. It has no part in a state."""
+
+    def add(self, entry: Entry, update: Update) -> None:
+        """Add an update, with the weight of its entry. Workers come in rising order."""
+        ...
+
+    def join(self, entries: Sequence[Entry], body: Body) -> None:
+        """Add another such sum, of the updates that have these entries."""
+        ...
+
+    def finish(self) -> Body:
+        """Return the arrays of the sum. It is over then."""
+        ...
+
+
 class Machine(Protocol):
     """A replica: it loads a state, applies commits in order, and computes updates.
 
@@ -172,6 +189,22 @@ class Machine(Protocol):
         """Finish the commit, whose steps have all been taken, and advance the log state."""
         ...
 
+    def summing(self) -> Summing:
+        """Begin a sum of updates that other functions take a step along."""
+        ...
+
+    def besides(self, update: Update) -> Body:
+        """Return a copy of what an update's body holds and no sum does."""
+        ...
+
+    def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
+        """Add the sum of a step's updates, in place of these. The bodies of `updates` hold what the sum does not.
+
+        Raises:
+            BadObject: If it is no sum of vectors of this model.
+        """
+        ...
+
     def state(self) -> MachineState:
         """Return a copy of the state, which later commits do not change."""
         ...
@@ -186,6 +219,16 @@ class Machine(Protocol):
     def read(self, data: bytes | memoryview, key: str) -> MachineState:
         """Return the state that a snapshot's bytes hold. Errors name the object by `key`."""
         ...
+
+
+def apply_total(machine: Machine, commit: Commit, total: Partial) -> None:
+    """Apply a commit of at most one step, of which this is the sum."""
+    known = {update.id: update for update in total.updates}
+    machine.begin(commit)
+    for step in commit.steps:
+        machine.add_sum(step, [known[entry.worker, entry.seq] for entry in step], total.sum)
+        machine.step(step)
+    machine.end(commit)
 
 
 def conclude(machine: Machine, update: Update) -> bytes:

@@ -84,6 +84,11 @@ class Shared:
         return 0 in self.leases.held
 
     @property
+    def others(self) -> set[int]:
+        """The workers that this function does not hold."""
+        return set(range(self.known.workers)) - set(self.leases.held)
+
+    @property
     def ending(self) -> bool:
         """Whether workers should stop computing."""
         return self.leaving or self.known.stop is not None

@@ -6,7 +6,7 @@ from lambdaml.errors import JobFailed, LeaseLost
 from lambdaml.events import WarningEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Update
-from lambdaml.patterns import Pattern
+from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe_update, sampler_of
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints
@@ -26,11 +26,11 @@ class Worker:
     """
 
     def __init__(
-        self, number: int, shared: Shared, pattern: Pattern, checkpoints: Checkpoints, remembering: Remembering
+        self, number: int, shared: Shared, exchange: Exchange, checkpoints: Checkpoints, remembering: Remembering
     ) -> None:
         self._number = number
         self._shared = shared
-        self._pattern = pattern
+        self._exchange = exchange
         self._checkpoints = checkpoints
         self._remembering = remembering
         self._upload_s: float | None = None  # the time that its latest put took
@@ -70,7 +70,7 @@ class Worker:
     async def _recover(self) -> int:
         """Find what earlier functions left of this worker: the number of the next update, and the memory before it."""
         try:
-            seq = await self._pattern.recover(self._number)
+            seq = await self._exchange.recover(self._number)
         except BaseException:
             self._remembering.gave_up(self._number)
             raise
@@ -98,7 +98,7 @@ class Worker:
         shared.warm = shared.published = True
         shared.leases.alive(worker)
         shared.tracer.published(update, started, self._upload_s)
-        self._pattern.add(update)
+        self._exchange.add(update)
         return update
 
     def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:

@@ -1,0 +1,207 @@
+"""Adds up the vectors of a step's updates, or of some of them, in the run's bracket.
+
+On each level of the bracket one sum is open. Once the next update belongs to another group, the sum of the finished
+group goes into the one above it. So the additions, and the bits, are the same whether one function adds everything or
+some add the sums of groups that others took.
+
+A sum of one update is that update: it is scaled only when something else is added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from lambdaml.codecs import Vector
+from lambdaml.codecs.dense import add_to
+from lambdaml.errors import BadObject
+from lambdaml.log.bracket import Bracket
+from lambdaml.log.records import Body, Entry, Update
+from lambdaml.parts import Parts
+from lambdaml.training.bodies import split_body
+from lambdaml.training.flat import ABSENT
+from lambdaml.training.job_model import JobModel
+from lambdaml.training.rows import Rows
+
+_SUM = "sum"
+"""The name of the array of a sum."""
+
+
+class Write(Protocol):
+    """Adds a weighted vector to an array, or replaces the array's contents by it."""
+
+    def __call__(self, weight: float, out: Vector, *, fresh: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class _Open:
+    """Holds an open sum. A single update has its factor here as long as it is not scaled."""
+
+    vector: Vector | None = None
+    used: bool = False
+    factor: float | None = None
+
+
+class StepSum:
+    """One sum.
+
+    Args:
+        out: The array that holds the sum in the end.
+        bracket: The bracket of the items that are added; flat if these are the sums of the groups of one level.
+    """
+
+    def __init__(self, out: Vector, bracket: Bracket | None = None) -> None:
+        self._out = out
+        self._bracket = bracket or Bracket()
+        self._path: tuple[int, ...] = ()
+        self._open = [_Open() for _ in range(self._bracket.levels + 1)]
+        self._open[0].vector = out  # the first sum of each level moves up, and so ends on top
+
+    def add(self, worker: int, factor: float | None, write: Write) -> None:
+        """Add the update of a worker, or the sum of several.
+
+        Args:
+            worker: The worker, or the first of them. Workers come in rising order.
+            factor: The factor of a single update; None for the sum of several.
+            write: Adds the vector, without the factor.
+        """
+        path = self._bracket.path(worker)
+        for level, (group, last) in enumerate(zip(path, self._path, strict=False)):
+            if group == last:
+                break
+            self._close(level)
+        self._path = path
+        self._put(self._open[0], factor, write)
+
+    def finish(self) -> bool:
+        """Close all sums, and return whether the sum is a single update, which was not scaled."""
+        for level in range(self._bracket.levels):
+            self._close(level)
+        return self._open[-1].factor is not None
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was added."""
+        return any(place.used for place in self._open)
+
+    def _put(self, place: _Open, factor: float | None, write: Write) -> None:
+        if place.vector is None:
+            place.vector = np.empty_like(self._out)
+        if not place.used:
+            write(1.0, place.vector, fresh=True)
+            place.used, place.factor = True, factor
+            return
+        _scale(place)
+        write(1.0 if factor is None else factor, place.vector, fresh=False)
+
+    def _close(self, level: int) -> None:
+        """Move the open sum of a level into the one above."""
+        place, above = self._open[level], self._open[level + 1]
+        if not place.used:
+            return
+        if not above.used:
+            place.vector, above.vector = above.vector, place.vector
+            above.used, above.factor = True, place.factor
+        else:
+            assert place.vector is not None
+            self._put(above, place.factor, writer(place.vector))
+        place.used, place.factor = False, None
+
+
+class StepParts:
+    """What a step takes of its updates: the sum of their vectors, and beside it their buffers and absent parameters.
+
+    Args:
+        model: The job's model, with the run's settings.
+        rows: Finds the places of vectors that travel by rows.
+        parts: The run's parts.
+        out: The array for the sum; by default one is made.
+
+    Attributes:
+        nominal: The number of samples that has the factor 1.
+        rest: The buffers of each update.
+        fresh: For each update, whether it was computed from this very version.
+        absent: The numbers of the parameters that none has a gradient of.
+        kept: The vectors that were kept instead of being added.
+    """
+
+    def __init__(self, model: JobModel, rows: Rows, parts: Parts, out: Vector | None = None) -> None:
+        self._settings, self._rows, self._parts = model.settings, rows, parts
+        self.nominal = parts.algorithm.nominal(model.settings)
+        self.rest: list[Body] = []
+        self.fresh: list[bool] = []
+        self.absent: set[int] = set()
+        self.kept: list[Vector] = []
+        layout = model.flat.layout
+        self._out = np.empty(layout.size, layout.dtype) if out is None else out
+        # A function that adds up a group for others adds one after the other: the groups are in the bracket already.
+        self._sum = StepSum(self._out, parts.bracket if out is not None else None)
+
+    def weighed(self, step: Sequence[Entry]) -> list[Entry]:
+        """Return the entries with the numbers of samples that they count for."""
+        return [replace(entry, samples=self._parts.algorithm.samples(entry, self._settings)) for entry in step]
+
+    def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
+        """Add an update, or keep its vector."""
+        body, rows, _ = split_body(update.body)
+        codec = self._parts.codec
+        if keep:
+            self.kept.append(self._rows.unpack(codec, body, rows))
+        else:
+            self._sum.add(
+                entry.worker,
+                self._factor(entry),
+                lambda weight, out, *, fresh: self._rows.add(codec, body, rows, weight, out, fresh),
+            )
+        self.note([update], [fresh])
+
+    def join(self, entries: Sequence[Entry], body: Body) -> None:
+        """Add a sum that another function took of the updates with these entries.
+
+        Raises:
+            BadObject: If it is no vector of this model.
+        """
+        vector = body.get(_SUM)
+        if len(body) != 1 or vector is None or (vector.shape, vector.dtype) != (self._out.shape, self._out.dtype):
+            raise BadObject(f"a partial sum holds {sorted(body)}, which is no vector of this model")
+        self._sum.add(entries[0].worker, self._factor(entries[0]) if len(entries) == 1 else None, writer(vector))
+
+    def note(self, updates: Sequence[Update], fresh: Sequence[bool]) -> None:
+        """Note what is not summed."""
+        for update, new in zip(updates, fresh, strict=True):
+            rest = split_body(update.body)[2]
+            absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
+            self.absent = self.absent & absent if self.rest else absent
+            self.rest.append({name: np.array(array) for name, array in rest.items()})
+            self.fresh.append(new)
+
+    def end(self) -> bool:
+        """End the sum, and return whether it is a single update, without its factor."""
+        return self._sum.finish()
+
+    def finish(self) -> Body:
+        """End the sum and return it."""
+        self._sum.finish()
+        return {_SUM: self._out} if self._sum.used else {}
+
+    def _factor(self, entry: Entry) -> float:
+        return entry.weight * (self.weighed([entry])[0].samples / self.nominal)
+
+
+def writer(vector: Vector) -> Write:
+    """Return what adds this vector to an array."""
+
+    def write(weight: float, out: Vector, *, fresh: bool) -> None:
+        add_to(out, vector, weight, fresh=fresh)
+
+    return write
+
+
+def _scale(place: _Open) -> None:
+    if place.factor is not None and place.factor != 1.0:
+        assert place.vector is not None
+        place.vector *= place.vector.dtype.type(place.factor)
+    place.factor = None
