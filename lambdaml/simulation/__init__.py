@@ -157,16 +157,11 @@ def simulate(
     began = time.monotonic()
     if functions is not None and not 1 <= functions <= workers:
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
-    if real and job is None:
-        raise SettingsError("real gradients need a job")
-    for name in limits.keys() - set(_LIMITS):
-        raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
+    _demand_sense(job, real, limits)
     how = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness, "pattern": pattern}
     how |= {"bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
     asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
-    channel = Channel.parse(channel) if isinstance(channel, str) else channel
-    platform = Platform.parse(platform) if isinstance(platform, str) else platform
     with OneThread() as compute:
 
         def work() -> SimulationResult:
@@ -174,20 +169,29 @@ def simulate(
             measured = measure_costs(instance, settings) if instance is not None and costs is None else None
             chosen = costs or measured or assumed(codec, parts=Parts.of(settings))
             count = functions or workers
-            place = (settings, count, chosen, channel, platform, STRAGGLERS.make(stragglers), seed)
+            store = Channel.parse(channel) if isinstance(channel, str) else channel
+            where = Platform.parse(platform) if isinstance(platform, str) else platform
+            place = (settings, count, chosen, store, where, STRAGGLERS.make(stragglers), seed)
             if exact or (exact is None and count <= EXACT_FUNCTIONS) or real:
                 virtual = _virtual(place, instance if real else None, progress)
                 virtual.run()
                 return replace(_exact_result(virtual, instance if real else None, began, trace), costs=chosen)
             if trace is not None:
                 raise SettingsError(
-                    f"only exact simulations have a trace: {EXACT_FUNCTIONS} functions at most, or exact"
+                    f"only exact simulations have a trace ({EXACT_FUNCTIONS} functions at most, or exact)"
                 )
             from lambdaml.simulation.flow import Flow
 
             return _flow_result(place, Flow(*place).run(), began)
 
         return compute.submit(work).result()
+
+
+def _demand_sense(job: object, real: bool, limits: dict[str, Any]) -> None:
+    if real and job is None:
+        raise SettingsError("real gradients need a job")
+    for name in limits.keys() - set(_LIMITS):
+        raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
 
 
 def _steps(asked: RunOptions, updates: int | None) -> int:

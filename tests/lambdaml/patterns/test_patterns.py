@@ -8,7 +8,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import PATTERNS
-from lambdaml.patterns.gather import Gather
+from lambdaml.patterns.gather import Gather, GatherExchange
 from lambdaml.settings import make_settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import VirtualRun
@@ -20,16 +20,22 @@ from tests.lambdaml.simulation.scenes import settings_for
 FANS: list[int] = []
 
 
-class Tree(Gather):
+class Fan(Gather):
     """Gathers, and notes with which parameter it was made."""
 
-    def __init__(self, shared: Shared, fan: int = 2) -> None:
-        super().__init__(shared)
-        self._fan = fan
+    def __init__(self, fan: int = 2) -> None:
+        self.fan = fan
 
-    def add(self, update: Update) -> None:
-        FANS.append(self._fan)
-        super().add(update)
+    def exchange(self, shared: Shared) -> GatherExchange:
+        noted = GatherExchange(shared)
+        add = noted.add
+
+        def note(update: Update) -> None:
+            FANS.append(self.fan)
+            add(update)
+
+        noted.add = note  # type: ignore[method-assign]
+        return noted
 
 
 def result(pattern: str) -> bytes | None:
@@ -40,11 +46,11 @@ def result(pattern: str) -> bytes | None:
 
 
 def test_a_pattern_of_ones_own_is_chosen_by_name_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PATTERNS.factories, "tree", f"{__name__}:Tree")
+    monkeypatch.setitem(PATTERNS.factories, "fan", f"{__name__}:Fan")
     monkeypatch.setattr(f"{__name__}.FANS", [])
     plain = result("gather")
     assert plain is not None and not FANS
-    assert result("tree:4") == plain
+    assert result("fan:4") == plain
     assert set(FANS) == {4} and len(FANS) >= 3 * 3 * 5
 
 
