@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject
-from lambdaml.log import keys, wire
+from lambdaml.log import keys, slices, wire
 from lambdaml.log.members import demand_type, known
+from lambdaml.log.slices import Slicing
 
 Fate = Literal["applied", "discarded", "rejected"]
 Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
@@ -116,8 +117,9 @@ class Update:
         """Free the arrays and keep the header."""
         self.body, self.loaded = {}, False
 
-    def pack(self) -> bytes:
-        """Return the object's bytes. From now on `body` and `size_bytes` are those of the object."""
+    def pack(self, slicing: Slicing | None = None) -> bytes:
+        """Return the object's bytes, in slices or as a whole. From now on `body` and `size_bytes` are those of the
+        object."""
         header: dict[str, Any] = {
             "worker": self.worker,
             "seq": self.seq,
@@ -134,7 +136,10 @@ class Update:
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
         }
         header |= optional_members(self)
-        data, self.body = wire.pack(header, list(self.body.items()))
+        if slicing is None:
+            data, self.body = wire.pack(header, list(self.body.items()))
+        else:
+            data, self.body = slices.pack(slicing, header, self.body)
         self.size_bytes = len(data)
         return data
 
@@ -147,7 +152,16 @@ class Update:
             NewerSchema: If it was written by a newer lambdaml.
         """
         key = keys.update(worker, seq)
-        header, body = wire.unpack(data, key)
+        header, body = slices.whole(data, key) if slices.is_sliced(data) else wire.unpack(data, key)
+        return Update.of_header(header, body, key, len(data))
+
+    @staticmethod
+    def of_header(header: Mapping[str, Any], body: Body, key: str, size_bytes: int) -> Update:
+        """Return the update with this header, and check that it is the one that the key names.
+
+        Raises:
+            BadObject: If the header is none of an update, or of another one.
+        """
         try:
             loss = header["loss"]
             update = Update(
@@ -155,7 +169,7 @@ class Update:
                 loss=math.nan if loss is None else loss,
                 **read_optional(header),
                 body=body,
-                size_bytes=len(data),
+                size_bytes=size_bytes,
             )
             demand_type(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
             measured = ["upload_s"] if header["upload_s"] is not None else []
@@ -165,7 +179,7 @@ class Update:
                 raise ValueError("base or samples out of range")
         except (KeyError, TypeError, ValueError) as error:
             raise BadObject(f"{key} has a header that is not an update's: {error}") from error
-        if update.id != (worker, seq):
+        if update.id != keys.update_id(key):
             raise BadObject(f"{key} holds update {update.id}")
         return update
 
