@@ -29,6 +29,7 @@ class Parts:
         rule: The staleness rule.
         pattern: The pattern.
         bracket: The bracket of a step's sum.
+        slices: The number of slices in which updates are written; 0 if they are written as a whole.
         feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
     """
@@ -39,6 +40,7 @@ class Parts:
     rule: Rule
     pattern: Pattern
     bracket: Bracket
+    slices: int
     feedback: bool
     remembers: bool
 
@@ -59,7 +61,10 @@ class Parts:
         feedback = codec.feedback if decay is None else decay > 0
         pattern = PATTERNS.make(names.pattern)
         bracket = _bracket(names, pattern)
-        parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, feedback, algorithm.remembers or feedback)
+        slices = pattern.slices(names.workers)
+        parts = Parts(
+            schedule, algorithm, codec, rule, pattern, bracket, slices, feedback, algorithm.remembers or feedback
+        )
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts

@@ -67,6 +67,9 @@ class LiveStore:
     async def get(self, key: str) -> Bytes | None:
         return await self._call(self._store.get, key)
 
+    async def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        return await self._call(lambda *_: self._store.get_range(key, start, length), key)
+
     async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
         return await asyncio.gather(*[self.get(key) for key in keys])
 

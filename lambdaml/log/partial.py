@@ -13,6 +13,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.members import demand_type
@@ -25,9 +28,12 @@ class Partial:
 
     Attributes:
         commit: The number of the commit that applies them.
-        updates: The updates, in the order of their workers, rejected ones too. Their bodies hold what is not summed.
+        updates: The updates, in the order of their workers, rejected ones too. Their bodies hold what is not summed. The
+            sum of one slice of all workers' updates may have none.
         sum: The arrays of the sum, as the machine made them; none if no update could be added. The sum of a single update
             is not scaled.
+        faults: The reason to reject an update, by worker, as far as one slice tells.
+        squares: The sum of the squares of each worker's numbers in a slice; None for whole updates.
         waited_s: For each update, the seconds from when it was read until the put of this object began.
         ready_s: The seconds from when the object's writer knew the commit before until the put began.
         upload_s: The seconds that the writer's previous put of such an object took, if it made one.
@@ -36,6 +42,8 @@ class Partial:
     commit: int
     updates: list[Update]
     sum: Body = field(default_factory=dict)
+    faults: dict[int, str] = field(default_factory=dict)
+    squares: NDArray[np.float64] | None = None
     waited_s: list[float] = field(default_factory=list)
     ready_s: float = 0.0
     upload_s: float | None = None
@@ -53,10 +61,13 @@ class Partial:
             "ready_s": round(self.ready_s, 6),
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
             "waited_s": [round(seconds, 3) for seconds in self.waited_s],
+            "faults": sorted(self.faults.items()),
         }
         parts = [(f"sum/{name}", array) for name, array in self.sum.items()]
         for number, update in enumerate(self.updates):
             parts += [(f"{number}/{name}", array) for name, array in update.body.items()]
+        if self.squares is not None:
+            parts.append((_SQUARES, self.squares))
         data, arrays = wire.pack(header, parts)
         self.sum = {name: arrays[f"sum/{name}"] for name in self.sum}
         return data
@@ -71,6 +82,7 @@ class Partial:
         """
         header, arrays = wire.unpack(data, key)
         bodies: dict[str, Body] = {}
+        squares = arrays.pop(_SQUARES, None)
         for name, array in arrays.items():
             owner, _, rest = name.partition("/")
             bodies.setdefault(owner, {})[rest] = array
@@ -81,7 +93,8 @@ class Partial:
             demand_type(found, float, "ready_s", *(["upload_s"] if found.upload_s is not None else []))
             demand_type(found, int, "commit")
             ids = [update.id for update in updates]
-            timed = len(found.waited_s) == len(ids) and all(isinstance(each, int | float) for each in found.waited_s)
+            found.faults, found.squares = {int(worker): str(why) for worker, why in header["faults"]}, squares
+            timed = len(found.waited_s) >= len(ids) and all(isinstance(each, int | float) for each in found.waited_s)
             if bodies or ids != sorted(set(ids)) or not timed:
                 raise ValueError("its parts are not those of its updates")
         except (KeyError, TypeError, ValueError) as error:
@@ -89,6 +102,9 @@ class Partial:
         if found.commit != keys.reduced_commit(key):
             raise BadObject(f"{key} holds a sum of commit {found.commit}")
         return found
+
+
+_SQUARES = "squares"
 
 
 def _row(update: Update) -> list[Any]:

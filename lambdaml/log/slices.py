@@ -5,7 +5,7 @@ at places that follow from run.json, then an envelope (`lambdaml.log.wire`) with
 slice holds, then the length of that envelope:
 
     block        64 bytes: magic "LMS1", CRC-32 of the rest of the block, worker, sequence number, base commit,
-                 generation, samples, number of the slice, number of slices, seconds until the put; then the arrays of
+                 generation, samples, base, number of the slice, number of slices, seconds until the put; then the arrays of
                  the slice, each filled up to 8 bytes, and the block to 64
     envelope     as of any other update, without the codec's arrays
     16 bytes     magic "LMS1", 4 bytes zero, length of the envelope (8 bytes)
@@ -61,7 +61,7 @@ class Block(NamedTuple):
     """A slice of an update, as it was read.
 
     Attributes:
-        worker, seq, base_commit, generation, samples: What the update's header says, too.
+        worker, seq, base_commit, base, generation, samples: What the update's header says, too.
         made_s: The seconds from when the worker was allowed to start until the object was there, as far as its publisher
             could know; NaN if it could not.
         body: The codec's arrays for the slice.
@@ -70,6 +70,7 @@ class Block(NamedTuple):
     worker: int
     seq: int
     base_commit: int
+    base: int
     generation: int
     samples: int
     made_s: float
@@ -126,8 +127,8 @@ class Slicing:
         payload = b"".join(pieces)
         payload += b"\0" * (self.length(index) - _PREAMBLE_BYTES - len(payload))
         made_s = math.nan if header["upload_s"] is None else header["ready_s"] + header["upload_s"]
-        facts = (header[name] for name in ("worker", "generation", "seq", "base_commit", "samples"))
-        head = _PREAMBLE.pack(_MAGIC, 0, *facts, index, self.count, 0, made_s).ljust(_PREAMBLE_BYTES, b"\0")
+        facts = (header[name] for name in ("worker", "generation", "seq", "base_commit", "samples", "base"))
+        head = _PREAMBLE.pack(_MAGIC, 0, *facts, index, self.count, made_s).ljust(_PREAMBLE_BYTES, b"\0")
         crc = zlib.crc32(payload, zlib.crc32(head[8:]))
         return b"".join([head[:4], struct.pack("<I", crc), head[8:], payload])
 
@@ -140,7 +141,7 @@ class Slicing:
         view = memoryview(data)[: self.length(index)]
         if len(view) < self.length(index) or bytes(view[:4]) != _MAGIC:
             raise BadObject(f"{key} has no slice {index}: it is damaged or truncated")
-        _, crc, worker, generation, seq, base_commit, samples, number, count, _, made_s = _PREAMBLE.unpack(
+        _, crc, worker, generation, seq, base_commit, samples, base, number, count, made_s = _PREAMBLE.unpack(
             view[: _PREAMBLE.size]
         )
         if zlib.crc32(view[8:]) != crc or (number, count) != (index, self.count):
@@ -152,7 +153,7 @@ class Slicing:
             shape = (cut.stop - cut.start, *part.row) if part.cut else part.row
             body[part.name] = np.frombuffer(view[at : at + size], part.dtype).reshape(shape)
             at += _filled(size, _FILL)
-        return Block(worker, seq, base_commit, generation, samples, made_s, body)
+        return Block(worker, seq, base_commit, base, generation, samples, made_s, body)
 
     def dump(self) -> list[Any]:
         """Return plain values, from which `load` makes it again."""
@@ -184,35 +185,30 @@ def is_sliced(data: bytes | memoryview) -> bool:
     return bytes(memoryview(data)[:4]) == _MAGIC
 
 
-def split(data: bytes | memoryview, key: str) -> tuple[memoryview, memoryview]:
-    """Return the blocks and the envelope of an update, of which all or at least the end was read.
+def envelope(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays]:
+    """Return the header, and the arrays beside the slices, of an update of which at least the end was read.
 
     Raises:
-        BadObject: If it has no envelope, or not all of it was read.
+        BadObject: If it is truncated or damaged, or more of it would have to be read.
     """
-    view = memoryview(data)
-    if len(view) >= _FOOTER.size:
-        magic, zero, length = _FOOTER.unpack(view[-_FOOTER.size :])
-        start = len(view) - _FOOTER.size - length
-        if magic == _MAGIC and zero == 0 and start >= 0:
-            return view[:start], view[start : -_FOOTER.size]
-    raise BadObject(f"{key} has no end: it is damaged or truncated ({len(view)} bytes)")
+    header, arrays = wire.unpack(_split(data, key)[1], key)
+    header.pop("slices", None)
+    return header, arrays
 
 
 def whole(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays]:
-    """Return the header and the body of an update that was cut.
+    """Return the header and all arrays of an update that was cut.
 
     Raises:
         BadObject: If it is truncated or damaged.
     """
-    blocks, envelope = split(data, key)
-    header, body = wire.unpack(envelope, key)
+    blocks, rest = _split(data, key)
+    header, body = wire.unpack(rest, key)
     try:
         slicing = Slicing.load(header.pop("slices"))
     except (KeyError, TypeError, ValueError) as error:
         raise BadObject(f"{key} does not say how it was cut: {error}") from error
-    pieces = []
-    at = 0
+    pieces, at = [], 0
     for index in range(slicing.count):
         pieces.append(slicing.read(blocks[at : at + slicing.length(index)], index, key))
         at += slicing.length(index)
@@ -220,6 +216,17 @@ def whole(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays]:
         found = [piece.body[part.name] for piece in pieces]
         body[part.name] = np.concatenate(found) if part.cut else found[0]
     return header, body
+
+
+def _split(data: bytes | memoryview, key: str) -> tuple[memoryview, memoryview]:
+    """Return the blocks and the envelope of an update."""
+    view = memoryview(data)
+    if len(view) >= _FOOTER.size:
+        magic, zero, length = _FOOTER.unpack(view[-_FOOTER.size :])
+        start = len(view) - _FOOTER.size - length
+        if magic == _MAGIC and zero == 0 and start >= 0:
+            return view[:start], view[start : -_FOOTER.size]
+    raise BadObject(f"{key} has no end: it is damaged or truncated ({len(view)} bytes)")
 
 
 _PREAMBLE_BYTES = 64

@@ -26,6 +26,10 @@ class Pattern(Protocol):
     def bracket(self, workers: int) -> Bracket | None:
         """Return the bracket in which it adds up the updates of so many workers; None if it can do so in any."""
 
+    def slices(self, workers: int) -> int:
+        """Return the number of slices in which the updates of so many workers are written; 0 for whole updates."""
+        ...
+
     def misfit(self, parts: Parts, workers: int) -> str:
         """Return why a run with these parts and workers cannot use it, as the end of a sentence, or ""."""
         ...
@@ -97,5 +101,10 @@ class Exchange(Protocol):
 
 
 PATTERNS: Registry[Pattern] = Registry(
-    "pattern", {"gather": "lambdaml.patterns.gather:Gather", "tree": "lambdaml.patterns.tree:Tree"}
+    "pattern",
+    {
+        "gather": "lambdaml.patterns.gather:Gather",
+        "scatter": "lambdaml.patterns.scatter:Scatter",
+        "tree": "lambdaml.patterns.tree:Tree",
+    },
 )

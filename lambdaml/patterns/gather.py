@@ -31,6 +31,10 @@ class Gather:
     def bracket(self, workers: int) -> None:
         """Return None: it adds up in any bracket."""
 
+    def slices(self, workers: int) -> int:
+        """Return 0: updates are written as a whole."""
+        return 0
+
     def misfit(self, parts: Parts, workers: int) -> str:
         """Return "": it fits every run."""
         return ""

@@ -8,15 +8,13 @@ function that is late would delay the sum, learn that, and be later in the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lambdaml.log import keys
 from lambdaml.log.partial import Partial
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Update
 from lambdaml.patterns.gather import GatherExchange
 from lambdaml.worker.looking import Looks
-from lambdaml.worker.poll_timer import FLOATS, PollTimer
+from lambdaml.worker.poll_timer import FLOATS, PollTimer, latest_s
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
@@ -35,6 +33,12 @@ class RoundExchange:
         self._total: Partial | None = None
         self._paces: dict[str, PollTimer[float]] = {}
         self._uploads_s: dict[str, float] = {}
+        self._made: dict[str, Partial] = {}
+        self._moving_s = 0.0  # the seconds beyond its latency that the read of a sum takes, while others are made
+
+    def makes(self, commit: int, name: str) -> bool:
+        """Return whether this function makes the sum of this name in a round."""
+        raise NotImplementedError
 
     def needed(self, worker: int) -> bool:
         """Return whether the vectors of a worker that is held here are added up here."""
@@ -86,7 +90,7 @@ class RoundExchange:
         """Return whether an update was published or read here, and has no fate yet."""
         return update in self._updates.arrived or update in self._own
 
-    def gave(self, commit: int) -> bool:
+    def _gave(self, commit: int) -> bool:
         """Return whether this function has given all its updates to the round, or the round is over."""
         known, held = self._shared.known, self._shared.leases.held
         return known.commit > commit or all(self.known((worker, known.next_seq[worker])) for worker in held)
@@ -104,48 +108,73 @@ class RoundExchange:
         shared.warm = True
         shared.changed()
 
+    async def obtain(self, commit: int, name: str, worker: int, *, since_given: bool) -> Partial | None:
+        """Return the sum of this name in a round, made here or elsewhere; None if the round is over before.
+
+        Args:
+            worker: The worker whose holder makes it.
+            since_given: Whether it rests on what this function gives to the round; see `_find`.
+        """
+        known = self._shared.known
+
+        def made() -> bool:
+            return name in self._made and self._made[name].commit == commit
+
+        while known.commit <= commit:
+            if self.makes(commit, name):
+                await self._shared.until(lambda: made() or known.commit > commit or not self.makes(commit, name))
+                if made():
+                    return self._made[name]
+            elif (found := await self._find(commit, name, worker, since_given)) is not None:
+                return found
+        return None
+
     async def write(self, partial: Partial, name: str, began: float) -> Partial:
-        """Create a sum's object, and return the one that then exists.
+        """Create a sum's object, and note and return the one that then exists.
 
         `waited_s` of the sum has the moments at which its updates were there; `began` is when the round began here.
         """
         world = self._shared.world
         now = world.now()
         partial.waited_s = [now - moment for moment in partial.waited_s]
-        kind = name.partition(".")[0]
-        partial.ready_s, partial.upload_s = now - began, self._uploads_s.get(kind)
+        partial.ready_s, partial.upload_s = now - began, self._uploads_s.get(name)
         key, data = keys.reduced(partial.commit, name), await world.background(partial.pack)
         standing = await world.store.create(key, data)
-        self._uploads_s[kind] = world.now() - now
-        if standing is None:
-            return partial
-        return demand_present(await read(world, key, Partial.read, standing), key)
+        self._uploads_s[name] = world.now() - now
+        if standing is not None:
+            partial = demand_present(await read(world, key, Partial.read, standing), key)
+        self._made[name] = partial
+        self._shared.changed()
+        return partial
 
-    async def find(
-        self, commit: int, name: str, worker: int, *, since_given: bool, wanted: Callable[[], bool] = lambda: True
-    ) -> Partial | None:
-        """Look for another function's sum until it is there; return None if the round is over before.
+    async def _find(self, commit: int, name: str, worker: int, since_given: bool) -> Partial | None:
+        """Look for another function's sum until it is there; None if the round is over before, or it is made here.
 
-        Args:
-            commit: The round.
-            name: The object's name in it.
-            worker: The worker that messages name while it is awaited.
-            since_given: Whether it rests on what this function gives to the round. Its time counts from then, or else
-                from the start of the round.
-            wanted: Returns whether it is still wanted.
+        If the sum rests on what this function gives to the round, its time counts from then, or else from the start.
         """
         shared, key = self._shared, keys.reduced(commit, name)
         pace = self._paces.setdefault(name, PollTimer(FLOATS))
         behind = commit < shared.tail
         if since_given and not behind:
-            await shared.until(lambda: self.gave(commit) or not wanted(), timeout_s=shared.settings.lease_s)
+            await shared.until(
+                lambda: self._gave(commit) or self.makes(commit, name), timeout_s=shared.settings.lease_s
+            )
 
         async def fetch() -> Partial | None:
-            data, _ = await self._looks.get(key)
-            return None if data is None else await read(shared.world, key, Partial.read, data)
+            data, elapsed_s = await self._looks.get(key)
+            if data is None:
+                return None
+            self._moving_s += 0.2 * (max(0.0, elapsed_s - shared.latency_s) - self._moving_s)
+            return await read(shared.world, key, Partial.read, data)
 
         found = await self._looks.find(
-            key, fetch, pace, lambda: shared.known.commit <= commit and wanted(), worker=worker, behind=behind
+            key,
+            fetch,
+            pace,
+            lambda: shared.known.commit <= commit and not self.makes(commit, name),
+            worker=worker,
+            behind=behind,
+            all_due_s=lambda: latest_s(self._paces.values()) - self._moving_s if since_given else 0.0,
         )
         if found is not None and found.upload_s is not None:
             ready_s = self._least_wait_s(found) + shared.latency_s if since_given else found.ready_s

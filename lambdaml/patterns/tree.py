@@ -38,6 +38,10 @@ class Tree:
         """Return the bracket in which it adds up the updates of so many workers."""
         return Bracket.tree(self.fan_in, workers)
 
+    def slices(self, workers: int) -> int:
+        """Return 0: updates are written as a whole."""
+        return 0
+
     def misfit(self, parts: Parts, workers: int) -> str:
         """Return why a run with these parts cannot use it, or ""."""
         if not in_rounds(parts.schedule, workers):
@@ -56,7 +60,6 @@ class TreeExchange(RoundExchange):
         super().__init__(shared)
         self._bracket = bracket
         self._tasks: dict[Node, Task] = {}
-        self._made: dict[Node, Partial] = {}
         self._watch: Task | None = None
 
     @property
@@ -66,6 +69,11 @@ class TreeExchange(RoundExchange):
     def needed(self, worker: int) -> bool:
         """Return whether the vectors of a worker that is held here are added up here."""
         return (1, worker // self._bracket.group) in self._tasks
+
+    def makes(self, commit: int, name: str) -> bool:
+        """Return whether this function makes the node of this name in a round."""
+        level, number = name.split(".")
+        return (int(level), int(number)) in self._tasks and commit >= self._shared.tail
 
     def attend(self, deciding: bool) -> None:
         """Make the nodes whose first workers are held here, and look for the root."""
@@ -107,10 +115,9 @@ class TreeExchange(RoundExchange):
                 self._add_updates(commit, number) if level == 1 else self._add_nodes(commit, level, number)
             )
             if partial is not None:
-                self._made[level, number] = made = await self.write(partial, _name((level, number)), began)
+                made = await self.write(partial, _name((level, number)), began)
                 if (level, number) == self._top:
                     self.arrive(made)
-                shared.changed()
             await shared.until(lambda commit=commit: shared.known.commit > commit)  # type: ignore[misc]
 
     async def _add_updates(self, commit: int, number: int) -> Partial | None:
@@ -131,7 +138,7 @@ class TreeExchange(RoundExchange):
             fault = entry.reason if entry.fate == "rejected" else ""
             rows.append(replace(header, body=replica.besides(update), fault=fault, loaded=False))
             shared.window.free(header)
-        return Partial(commit, rows, adder.finish(), [row.arrived_s or 0.0 for row in rows])
+        return Partial(commit, rows, adder.finish(), waited_s=[row.arrived_s or 0.0 for row in rows])
 
     async def _add_nodes(self, commit: int, level: int, number: int) -> Partial | None:
         """Add up the sums of a node's children in order; None if the round is over before."""
@@ -152,35 +159,12 @@ class TreeExchange(RoundExchange):
                 rows += child.updates
                 read_s = shared.world.now() - (child.upload_s or 0.0) - shared.latency_s
                 moments += [read_s - waited_s for waited_s in child.waited_s]
-        return Partial(commit, rows, adder.finish(), moments)
+        return Partial(commit, rows, adder.finish(), waited_s=moments)
 
     async def _child(self, commit: int, node: Node) -> Partial | None:
         """Return the sum of a node in this round, made here or elsewhere; None if the round is over before."""
-        known = self._shared.known
-        while known.commit <= commit:
-            if not self._makes(commit, node):
-                if (found := await self._look(commit, node)) is not None:
-                    return found
-                continue
-            await self._shared.until(
-                lambda: self._has(commit, node) or known.commit > commit or node not in self._tasks
-            )
-            if self._has(commit, node):
-                return self._made[node]
-        return None
-
-    def _makes(self, commit: int, node: Node) -> bool:
-        """Return whether this function makes the node in this round."""
-        return node in self._tasks and commit >= self._shared.tail
-
-    def _has(self, commit: int, node: Node) -> bool:
-        return node in self._made and self._made[node].commit == commit
-
-    async def _look(self, commit: int, node: Node) -> Partial | None:
-        """Look for another function's node until it is there; None if the round is over before, or it is made here."""
         first = node[1] * self._bracket.group ** node[0]
-        top, made_here = node == self._top, self._makes
-        return await self.find(commit, _name(node), first, since_given=top, wanted=lambda: not made_here(commit, node))
+        return await self.obtain(commit, _name(node), first, since_given=node == self._top)
 
     async def _find_root(self) -> None:
         """Look for the root of each round, unless it is made here."""

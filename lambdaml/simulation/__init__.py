@@ -158,7 +158,13 @@ def simulate(
     if functions is not None and not 1 <= functions <= workers:
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     _demand_sense(job, real, limits)
-    how = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness, "pattern": pattern}
+    how: dict[str, Any] = {
+        "schedule": schedule,
+        "algorithm": algorithm,
+        "codec": codec,
+        "staleness": staleness,
+        "pattern": pattern,
+    }
     how |= {"bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
     asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)

@@ -20,6 +20,7 @@ from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
 from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.slices import Block, Part, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
@@ -29,6 +30,8 @@ from lambdaml.worker.machine import Computed
 
 _WHOLE = 2**48
 """Numbers that stand for vectors are less than this."""
+
+_NUMBERS = "numbers"
 
 HEADER_BYTES = 512
 """The greatest size of an update's header."""
@@ -128,10 +131,11 @@ class StubReplica:
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._added = 0
-        self._charge, self._clock, self._bad = charge, clock, bad
+        self._charge, self._clock, self.bad = charge, clock, bad
+        self.slices = StubSlices(self) if self.parts.slices else None
 
     def twin(self) -> StubReplica:
-        return StubReplica(self.settings, self.costs, self._charge, self._clock, self._bad)
+        return StubReplica(self.settings, self.costs, self._charge, self._clock, self.bad)
 
     def assign(self, worker: int, seq: int) -> Assignment:
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
@@ -145,13 +149,12 @@ class StubReplica:
         self._charge(self.costs.encode_s)
         numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)
         loss = chain_digest(self.chain, worker, seq)
-        body: Body = {}
         if memory is not None:
             self._taken = taken_up(loss, stub_residual(memory))
             loss = (self._taken % _WHOLE) / _WHOLE
             self._counted = assignment.first_batch + assignment.batches
         return Computed(
-            body=body,
+            body={} if self.slices is None else {_NUMBERS: np.full(self.parts.slices, loss)},
             base=self.version,
             base_commit=self.log_state.commit,
             samples=sum(self._sampler.count(worker, batch) for batch in numbers),
@@ -174,7 +177,10 @@ class StubReplica:
         memory.pending[update.seq] = PendingUpdate(np.array([self._taken], np.int64), {})
 
     def check(self, update: Update) -> str:
-        return "gradient is not finite" if self._bad(update.worker, update.seq) else ""
+        return "gradient is not finite" if self.bad(update.worker, update.seq) else ""
+
+    def check_header(self, update: Update) -> str:
+        return ""
 
     @property
     def update_bytes(self) -> int:
@@ -245,6 +251,30 @@ class StubReplica:
         return StubState({"log_state": record["log_state"], "chain": record["chain"]})
 
 
+class StubSlices:
+    """The slices of updates without tensors: each has a number. It is a `lambdaml.worker.machine.Slices`."""
+
+    def __init__(self, machine: StubReplica) -> None:
+        self._machine = machine
+        self._count = count = machine.parts.slices
+        self.slicing = Slicing(count, count, 1, (Part(_NUMBERS, "float64", (), True),))
+
+    def check(self, block: Block, index: int) -> tuple[str, float]:
+        """Return why an update must be rejected. One slice alone is the reason."""
+        bad = self._machine.bad(block.worker, block.seq) and index == (block.worker + block.seq) % self._count
+        return "gradient is not finite" if bad else "", 1.0
+
+    def summing(self, index: int) -> StubSum:
+        return self._machine.summing()
+
+    def assemble(self, bodies: Sequence[Body]) -> Body:
+        """Return the terms of all slices; those of each if they are not the same."""
+        if not all(bodies):
+            return {}
+        same = all(np.array_equal(body["terms"], bodies[0]["terms"]) for body in bodies)
+        return bodies[0] if same else {"terms": np.concatenate([body["terms"] for body in bodies])}
+
+
 class StubSum:
     """A sum of updates without tensors: the list of its terms. It is a `lambdaml.worker.machine.Summing`."""
 
@@ -254,7 +284,8 @@ class StubSum:
 
     def add(self, entry: Entry, update: Update) -> None:
         assert update.loaded, f"update {update.id} was let go before it was added"
-        self._terms.append(np.array([[entry.worker, entry.seq, update.loss, entry.weight]]))
+        loss = float(update.body[_NUMBERS][0]) if _NUMBERS in update.body else update.loss
+        self._terms.append(np.array([[entry.worker, entry.seq, loss, entry.weight]]))
         self._charge(self._costs.apply_update_s)
 
     def join(self, entries: Sequence[Entry], body: Body) -> None:

@@ -101,6 +101,12 @@ class Bucket:
         """Return the bytes that the object has on the network, its modelled payload included."""
         return len(data) + self._payloads.get(key[: key.find("/") + 1], 0)
 
+    def moved_bytes(self, op: Op, key: str, data: bytes) -> int:
+        """Return the bytes that a read moves over the network; a range moves its share of the modelled payload."""
+        whole = self.get(key) if op == "get_range" else data
+        share = len(data) / len(whole) if whole else 1.0
+        return len(data) + round(share * (self.size_bytes(key, data) - len(data)))
+
     def busy(self, op: Op) -> bool:
         """Count a request, and return whether the store refuses it because of too many requests."""
         tokens = self._writes if op in WRITES else self._reads
@@ -173,6 +179,13 @@ class VirtualStore:
 
     async def get(self, key: str) -> Bytes | None:
         return await self._retried(lambda: self._get(key))
+
+    async def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        def part() -> bytes | None:
+            data = self._bucket.get(key)
+            return None if data is None else data[start : start + length]
+
+        return await self._retried(lambda: self._request("get_range", key, 0, part))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
         return await self._world.gather(*[self.get(key) for key in keys])
@@ -247,14 +260,14 @@ class VirtualStore:
         except StoreError as error:
             self.meter.failed(op, type(error).__name__, sent)
             raise
-        received = bucket.size_bytes(key, result) if isinstance(result, bytes) else 0
+        received = bucket.moved_bytes(op, key, result) if isinstance(result, bytes) else 0
         if fault == "damage" and isinstance(result, bytes):
             result = cast(T, corrupted(result, uniform()))
         arrives = world.kernel.now + latency_s / 2
         if received:
             arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)
         await world.sleep(arrives - world.kernel.now)
-        kind = "get_miss" if op == "get" and result is None else "create_lost" if result is False else op
+        kind = "get_miss" if op in ("get", "get_range") and result is None else "create_lost" if result is False else op
         self.meter.answered(kind, world.kernel.now - began, sent, received)
         return result
 

@@ -152,21 +152,26 @@ def demand(run: Numerics | None) -> None:
 
 
 def norm(vector: NDArray[Any]) -> float:
-    """Return the 2-norm, with the same bits on every CPU: it squares in float64, and adds half of the numbers to the
-    other half until one is left."""
+    """Return the 2-norm, with the same bits on every CPU."""
+    return math.sqrt(squares(vector))
+
+
+def squares(vector: NDArray[Any]) -> float:
+    """Return the sum of the squares, with the same bits on every CPU: it squares in float64, and adds half of the
+    numbers to the other half until one is left."""
     half = vector.size // 2
     size = vector.size - half
-    squares = vector[:size].astype("float64")
-    squares *= squares
+    squared = vector[:size].astype("float64")
+    squared *= squared
     for start in range(0, half, _BLOCK):  # the first halving, without all squares of the second half in memory
         part = vector[size + start : min(size + start + _BLOCK, vector.size)].astype("float64")
         part *= part
-        squares[start : start + len(part)] += part
+        squared[start : start + len(part)] += part
     while size > 1:
         half = size // 2
-        squares[:half] += squares[size - half : size]
+        squared[:half] += squared[size - half : size]
         size -= half
-    return math.sqrt(squares[0]) if size else 0.0
+    return float(squared[0]) if size else 0.0
 
 
 def _mkl_branch() -> str:

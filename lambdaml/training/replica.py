@@ -39,9 +39,10 @@ from lambdaml.training.jobparts import build, encode_training, extra_state, load
 from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
 from lambdaml.training.strays import Strays
-from lambdaml.worker.machine import Computed
+from lambdaml.worker.machine import LONG, Computed
 
 INNER_SCHEDULE = "inner"
 """A snapshot's scheduler is an object with this member if the job has one that local steps follow. Its value is the
@@ -109,6 +110,7 @@ class Replica:
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
         self.memories = Memories(self._give_back)
+        self.slices = VectorSlices.of(self.parts, self.flat.layout, self.algorithm.nominal(settings))
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
@@ -238,16 +240,28 @@ class Replica:
 
     def check(self, update: Update) -> str:
         """Return why this update must be rejected, or "". Every replica gives the same answer."""
-        body = update.body
+        if fault := self.check_header(update):
+            return fault
+        encoded, rows, _ = split_body(update.body)
+        layout = self.rows.layout(rows)
+        if fault := self.codec.check(encoded, layout):
+            return fault
+        vector = self.codec.values(encoded, layout)
+        # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
+                return "gradient is not finite"
+            limit = self.settings.max_update_norm
+            return LONG if limit is not None and norm(vector) > limit else ""
+
+    def check_header(self, update: Update) -> str:
+        """Return why an update must be rejected, whatever its vector is, or ""."""
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
-        encoded, rows, rest = split_body(body)
+        _, rows, rest = split_body(update.body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
-        if fault:
-            return fault
-        layout = self.rows.layout(rows)
-        if fault := self.codec.check(encoded, layout) or self.algorithm.check(self.settings, update):
+        if fault := fault or self.algorithm.check(self.settings, update):
             return fault
         first, count = update.batches or (update.seq, 1)
         dealt = sum(self.sampler.count(update.worker, batch) for batch in range(first, first + count))
@@ -257,14 +271,6 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
-        vector = self.codec.values(encoded, layout)
-        # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
-                return "gradient is not finite"
-            limit = self.settings.max_update_norm
-            if limit is not None and norm(vector) > limit:
-                return "gradient has a norm above the limit"
         return ""
 
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:

@@ -26,7 +26,7 @@ from lambdaml.training.flat import ABSENT
 from lambdaml.training.job_model import JobModel
 from lambdaml.training.rows import Rows
 
-_SUM = "sum"
+SUM = "sum"
 """The name of the array of a sum."""
 
 
@@ -164,7 +164,7 @@ class StepParts:
         Raises:
             BadObject: If it is no vector of this model.
         """
-        vector = body.get(_SUM)
+        vector = body.get(SUM)
         if len(body) != 1 or vector is None or (vector.shape, vector.dtype) != (self._out.shape, self._out.dtype):
             raise BadObject(f"a partial sum holds {sorted(body)}, which is no vector of this model")
         self._sum.add(entries[0].worker, self._factor(entries[0]) if len(entries) == 1 else None, writer(vector))
@@ -185,7 +185,7 @@ class StepParts:
     def finish(self) -> Body:
         """End the sum and return it."""
         self._sum.finish()
-        return {_SUM: self._out} if self._sum.used else {}
+        return {SUM: self._out} if self._sum.used else {}
 
     def _factor(self, entry: Entry) -> float:
         return entry.weight * (self.weighed([entry])[0].samples / self.nominal)

@@ -26,10 +26,15 @@ class Looks:
         counts, self._counts = self._counts, dict.fromkeys(self._counts, 0)
         return counts
 
-    async def get(self, key: str) -> tuple[Bytes | None, float]:
-        """Return the object's bytes, or None if it does not exist yet, and the seconds that the read took."""
+    async def get(self, key: str, place: tuple[int, int] | None = None) -> tuple[Bytes | None, float]:
+        """Return the object's bytes, or None if it does not exist yet, and the seconds that the read took.
+
+        Args:
+            place: The offset and the length of the part to read; by default the whole is read.
+        """
         shared, start = self._shared, self._shared.world.now()
-        data = await shared.world.store.get(key)
+        store = shared.world.store
+        data = await (store.get(key) if place is None else store.get_range(key, *place))
         elapsed_s = shared.world.now() - start
         if data is None:
             self._counts["polls"] += 1
@@ -48,6 +53,7 @@ class Looks:
         *,
         worker: int,
         behind: bool,
+        all_due_s: Callable[[], float] = lambda: 0.0,
     ) -> T | None:
         """Look for an object until it is there, and return it, or None once it is not wanted any more.
 
@@ -58,6 +64,7 @@ class Looks:
             wanted: Returns whether it is still wanted.
             worker: The worker that messages name while it is awaited.
             behind: Whether it certainly exists, since the log goes further.
+            all_due_s: Returns the seconds from now until the last of all objects is due that are needed together.
 
         Raises:
             RunFailed: If the run's horizon says that it was deleted.
@@ -68,7 +75,7 @@ class Looks:
             delay_s = pace.delay_s()
             if delay_s is None:
                 await shared.until(lambda: shared.warm, timeout_s=OWN_UPDATE_FIRST_S)
-            elif delay_s > 0:
+            elif (delay_s := max(delay_s, all_due_s())) > 0:
                 await world.sleep(delay_s)
         backoff = Backoff(FLOATS, pace.scale_s(shared.latency_s))
         first = world.now()

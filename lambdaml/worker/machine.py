@@ -13,8 +13,12 @@ from lambdaml.algorithms import Assignment
 from lambdaml.log.memory import Memories
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import Body, Commit, Entry, Update
+from lambdaml.log.slices import Block, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
+
+LONG = "gradient has a norm above the limit"
+"""The reason for which an update is rejected whose norm is greater than the run allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,28 @@ class Summing(Protocol):
         ...
 
 
+class Slices(Protocol):
+    """What a machine does with slices of updates.
+
+    Attributes:
+        slicing: The way in which updates are cut.
+    """
+
+    slicing: Slicing
+
+    def check(self, block: Block, index: int) -> tuple[str, float]:
+        """Return why an update with this slice must be rejected, or "", and the sum of its numbers' squares."""
+        ...
+
+    def summing(self, index: int) -> Summing:
+        """Begin a sum of the slices of this number. Updates are added to it whose bodies are those of slices."""
+        ...
+
+    def assemble(self, bodies: Sequence[Body]) -> Body:
+        """Return the whole sum, given those of all slices in order."""
+        ...
+
+
 class Machine(Protocol):
     """A replica: it loads a state, applies commits in order, and computes updates.
 
@@ -168,6 +194,14 @@ class Machine(Protocol):
     def check(self, update: Update) -> str:
         """Return why this update must be rejected, or "". The answer is the same on every replica."""
         ...
+
+    def check_header(self, update: Update) -> str:
+        """Return why an update must be rejected, whatever its vector is, or "". Its body holds what is not cut."""
+        ...
+
+    @property
+    def slices(self) -> Slices | None:
+        """What it does with slices of updates; None if updates are written as a whole."""
 
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
         """Apply the next commit. `updates` holds every update that it applies, by worker and sequence number."""
@@ -237,7 +271,10 @@ def conclude(machine: Machine, update: Update) -> bytes:
     Returns:
         The bytes of the update's object.
     """
-    data = update.pack()  # first, since the body may alias the machine's buffers, and is remembered
+    slices = machine.slices
+    data = update.pack(
+        slices.slicing if slices is not None else None
+    )  # first, since the body may alias the machine's buffers, and is remembered
     update.fault = machine.check(update)
     machine.remember(update)
     return data

@@ -9,7 +9,7 @@ The rules are arithmetic on floats or arrays. A function at work uses floats and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -104,6 +104,15 @@ class PollTimer(Generic[N]):
         scale_s = self.scale_s(latency_s)
         moved_s = self._margin_s + numbers.choose(late_s > 0, _MISS_STEP, -_HIT_STEP) * scale_s
         self._margin_s = numbers.least(_MARGIN_LIMIT * scale_s, numbers.greatest(-latency_s, moved_s))
+
+
+def latest_s(timers: Iterable[PollTimer[float]]) -> float:
+    """Return the longest delay of several timers.
+
+    Whoever needs all of some objects gains nothing if it looks for the others before the last one is due, but pays for
+    looks that miss.
+    """
+    return max((timer.delay_s() or 0.0 for timer in timers), default=0.0)
 
 
 class Backoff(Generic[N]):

@@ -50,6 +50,10 @@ class WorldStore(Protocol):
         """Return the object's bytes, or None if there is no such object."""
         ...
 
+    async def get_range(self, key: str, start: int, length: int) -> Bytes | None:
+        """Return at most `length` bytes of an object from offset `start`, or None if there is no such object."""
+        ...
+
     async def get_many(self, keys: Sequence[str]) -> Sequence[Bytes | None]:
         """Return each object's bytes, or None, in the order of the keys."""
         ...
