@@ -14,7 +14,7 @@ from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Update
 from lambdaml.patterns.gather import GatherExchange
 from lambdaml.worker.looking import Looks
-from lambdaml.worker.poll_timer import FLOATS, PollTimer, latest_s
+from lambdaml.worker.poll_timer import FLOATS, PollTimer, Timer
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
@@ -34,7 +34,10 @@ class RoundExchange:
         self._paces: dict[str, PollTimer[float]] = {}
         self._uploads_s: dict[str, float] = {}
         self._made: dict[str, Partial] = {}
-        self._moving_s = 0.0  # the seconds beyond its latency that the read of a sum takes, while others are made
+
+    def pace(self, name: str) -> Timer:
+        """Return the timer of the sum of this name."""
+        return self._paces.setdefault(name, PollTimer(FLOATS))
 
     def makes(self, commit: int, name: str) -> bool:
         """Return whether this function makes the sum of this name in a round."""
@@ -153,7 +156,7 @@ class RoundExchange:
         If the sum rests on what this function gives to the round, its time counts from then, or else from the start.
         """
         shared, key = self._shared, keys.reduced(commit, name)
-        pace = self._paces.setdefault(name, PollTimer(FLOATS))
+        pace = self.pace(name)
         behind = commit < shared.tail
         if since_given and not behind:
             await shared.until(
@@ -161,11 +164,8 @@ class RoundExchange:
             )
 
         async def fetch() -> Partial | None:
-            data, elapsed_s = await self._looks.get(key)
-            if data is None:
-                return None
-            self._moving_s += 0.2 * (max(0.0, elapsed_s - shared.latency_s) - self._moving_s)
-            return await read(shared.world, key, Partial.read, data)
+            data, _ = await self._looks.get(key)
+            return None if data is None else await read(shared.world, key, Partial.read, data)
 
         found = await self._looks.find(
             key,
@@ -174,7 +174,6 @@ class RoundExchange:
             lambda: shared.known.commit <= commit and not self.makes(commit, name),
             worker=worker,
             behind=behind,
-            all_due_s=lambda: latest_s(self._paces.values()) - self._moving_s if since_given else 0.0,
         )
         if found is not None and found.upload_s is not None:
             ready_s = self._least_wait_s(found) + shared.latency_s if since_given else found.ready_s

@@ -23,7 +23,7 @@ from lambdaml.log import keys
 from lambdaml.log.commits import step_entries
 from lambdaml.log.partial import Partial
 from lambdaml.log.reads import reread
-from lambdaml.log.records import DAMAGED, Body, Update, damaged
+from lambdaml.log.records import DAMAGED, Body, Commit, Update, damaged
 from lambdaml.log.slices import TAIL_BYTES, Block, envelope
 from lambdaml.parts import Parts
 from lambdaml.patterns.rounds import RoundExchange
@@ -31,9 +31,9 @@ from lambdaml.schedules import in_rounds
 from lambdaml.staleness import Rule
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worker.machine import LONG, Slices, Summing
-from lambdaml.worker.poll_timer import FLOATS, PollTimer, latest_s
+from lambdaml.worker.poll_timer import RoundTimer, Timer
 from lambdaml.worker.shared import Shared
-from lambdaml.worker.window import WINDOW_BYTES
+from lambdaml.worker.window import WINDOW_BYTES, Id
 from lambdaml.worker.world import Task
 
 
@@ -86,14 +86,23 @@ class ScatterExchange(RoundExchange):
         self._slices: Slices = shared.replica.slices
         self._count = count
         self._tasks: dict[int, Task] = {}
-        self._writers: dict[int, PollTimer[float]] = {}
-        self._moving_slices_s = 0.0  # the seconds beyond its latency that a read takes while all others are made
+        self._slices_timer, self._pieces_timer = RoundTimer(), RoundTimer()
         self._verdicts: tuple[int, dict[int, str]] | None = None
         self._watch: Task | None = None
 
     def needed(self, worker: int) -> bool:
         """Return True: whatever is held here, its slices are at hand."""
         return True
+
+    def pace(self, name: str) -> Timer:
+        """Return the timer of the piece of this name."""
+        return self._pieces_timer if name.endswith(".0") else super().pace(name)
+
+    def take(self, commit: Commit) -> dict[Id, Update]:
+        """Return the updates that get their fate in this commit, and forget them."""
+        self._slices_timer.close()
+        self._pieces_timer.close()
+        return super().take(commit)
 
     def makes(self, commit: int, name: str) -> bool:
         """Return whether this function makes the piece of this name in a round."""
@@ -222,7 +231,7 @@ class ScatterExchange(RoundExchange):
     async def _look(self, commit: int, worker: int, seq: int, index: int) -> _Slice | None:
         """Look for a slice of another function's update; None if the round is over before, or the worker is held here."""
         shared, slicing = self._shared, self._slices.slicing
-        pace = self._writers.setdefault(worker, PollTimer(FLOATS))
+        pace = self._slices_timer
         key, last = keys.update(worker, seq), index == self._count - 1
         place = slicing.offset(index), slicing.length(index) + (TAIL_BYTES if last else 0)
 
@@ -237,10 +246,9 @@ class ScatterExchange(RoundExchange):
             return _Slice(block, header, shared.world.now())
 
         async def fetch() -> _Slice | None:
-            data, elapsed_s = await self._looks.get(key, place)
+            data, _ = await self._looks.get(key, place)
             if data is None:
                 return None
-            self._moving_slices_s += 0.2 * (max(0.0, elapsed_s - shared.latency_s) - self._moving_slices_s)
             try:
                 return await reread(
                     lambda key: shared.world.store.get_range(key, *place), shared.world.sleep, key, unpack, data
@@ -255,7 +263,6 @@ class ScatterExchange(RoundExchange):
             lambda: shared.known.commit <= commit and worker not in shared.leases.held,
             worker=worker,
             behind=False,
-            all_due_s=lambda: latest_s(self._writers.values()) - self._moving_slices_s,
         )
         if found is not None and found.block is not None and not math.isnan(found.block.made_s):
             pace.said(found.block.made_s)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from lambdaml.errors import RunFailed
 from lambdaml.storage.protocol import Bytes
-from lambdaml.worker.poll_timer import FLOATS, OWN_UPDATE_FIRST_S, Backoff, PollTimer
+from lambdaml.worker.poll_timer import FLOATS, OWN_UPDATE_FIRST_S, Backoff, Timer
 from lambdaml.worker.retention import passed
 from lambdaml.worker.shared import Shared
 
@@ -48,12 +48,11 @@ class Looks:
         self,
         key: str,
         fetch: Callable[[], Awaitable[T | None]],
-        pace: PollTimer[float],
+        pace: Timer,
         wanted: Callable[[], bool],
         *,
         worker: int,
         behind: bool,
-        all_due_s: Callable[[], float] = lambda: 0.0,
     ) -> T | None:
         """Look for an object until it is there, and return it, or None once it is not wanted any more.
 
@@ -64,7 +63,6 @@ class Looks:
             wanted: Returns whether it is still wanted.
             worker: The worker that messages name while it is awaited.
             behind: Whether it certainly exists, since the log goes further.
-            all_due_s: Returns the seconds from now until the last of all objects is due that are needed together.
 
         Raises:
             RunFailed: If the run's horizon says that it was deleted.
@@ -75,7 +73,7 @@ class Looks:
             delay_s = pace.delay_s()
             if delay_s is None:
                 await shared.until(lambda: shared.warm, timeout_s=OWN_UPDATE_FIRST_S)
-            elif (delay_s := max(delay_s, all_due_s())) > 0:
+            elif delay_s > 0:
                 await world.sleep(delay_s)
         backoff = Backoff(FLOATS, pace.scale_s(shared.latency_s))
         first = world.now()

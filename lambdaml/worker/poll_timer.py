@@ -9,10 +9,10 @@ The rules are arithmetic on floats or arrays. A function at work uses floats and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,13 +106,55 @@ class PollTimer(Generic[N]):
         self._margin_s = numbers.least(_MARGIN_LIMIT * scale_s, numbers.greatest(-latency_s, moved_s))
 
 
-def latest_s(timers: Iterable[PollTimer[float]]) -> float:
-    """Return the longest delay of several timers.
+class Timer(Protocol):
+    """Decides when to look for an object; see `PollTimer`."""
 
-    Whoever needs all of some objects gains nothing if it looks for the others before the last one is due, but pays for
-    looks that miss.
+    def delay_s(self) -> float | None: ...
+
+    def scale_s(self, latency_s: float) -> float: ...
+
+    def said(self, duration_s: float) -> None: ...
+
+    def looked(self, late_s: float, latency_s: float) -> None: ...
+
+
+class RoundTimer:
+    """One timer for objects of several writers that are needed together in each round.
+
+    Whoever needs all of them gains nothing if it looks for the others before the last one is due, but pays for looks that
+    miss. So all are looked for at once, and in the long run one round in seven misses any.
     """
-    return max((timer.delay_s() or 0.0 for timer in timers), default=0.0)
+
+    def __init__(self) -> None:
+        self._timer = PollTimer(FLOATS)
+        self._said: list[float] = []
+        self._late_s: list[float] = []
+        self._latency_s = 0.0
+
+    def delay_s(self) -> float | None:
+        """Return the seconds from the start of the round to the first look, or None while nothing is known."""
+        return self._timer.delay_s()
+
+    def scale_s(self, latency_s: float) -> float:
+        """Return how far off a guess may be."""
+        return self._timer.scale_s(latency_s)
+
+    def said(self, duration_s: float) -> None:
+        """Note how long one of the writers took."""
+        self._said.append(duration_s)
+
+    def looked(self, late_s: float, latency_s: float) -> None:
+        """Note how late one of the objects was found."""
+        self._late_s.append(late_s)
+        self._latency_s = latency_s
+
+    def close(self) -> None:
+        """End the round."""
+        if self._said:
+            self._timer.said(max(self._said))
+        if self._late_s:
+            self._timer.looked(max(self._late_s), self._latency_s)
+        self._said, self._late_s = [], []
 
 
 class Backoff(Generic[N]):
