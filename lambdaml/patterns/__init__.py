@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from lambdaml.log.bracket import Bracket
-from lambdaml.log.partial import Partial
 from lambdaml.log.records import Commit, Update
 from lambdaml.registry import Registry
 
 if TYPE_CHECKING:
     from lambdaml.parts import Parts
+    from lambdaml.worker.machine import Total
     from lambdaml.worker.shared import Shared
 
 
@@ -73,8 +73,17 @@ class Exchange(Protocol):
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
         """Return the known updates that get their fate in this commit, and forget them."""
 
-    def total(self, commit: Commit) -> Partial | None:
-        """Return the sum of the updates that this commit applies, and forget it; None if they are added up here."""
+    def total(self, commit: Commit) -> Total | None:
+        """Return what stands for the updates of this commit, and forget it; None if they are added up here."""
+
+    async def next(self) -> Commit | None:
+        """Return the log entry that follows the known ones, or None if it does not exist yet; then ask again."""
+
+    async def applied(self, commit: Commit) -> None:
+        """Do what others wait for, now that a commit was applied here."""
+
+    async def lead(self) -> None:
+        """Make the replica whole if it has only followed others, so that this function can write the log."""
 
     async def recover(self, worker: int) -> int:
         """Find the updates that earlier functions published for a worker that this function now holds.
@@ -103,6 +112,7 @@ class Exchange(Protocol):
 PATTERNS: Registry[Pattern] = Registry(
     "pattern",
     {
+        "fold": "lambdaml.patterns.fold:Fold",
         "gather": "lambdaml.patterns.gather:Gather",
         "scatter": "lambdaml.patterns.scatter:Scatter",
         "tree": "lambdaml.patterns.tree:Tree",

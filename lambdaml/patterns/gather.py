@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection
 
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
-from lambdaml.log.partial import Partial
 from lambdaml.log.records import Commit, Update
 from lambdaml.parts import Parts
 from lambdaml.worker.checking import checked_update
+from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.looking import Looks, missing
+from lambdaml.worker.machine import Total
 from lambdaml.worker.poll_timer import FLOATS, PollTimer
 from lambdaml.worker.retention import passed
 from lambdaml.worker.shared import Shared
@@ -52,6 +53,7 @@ class GatherExchange:
         self.news = 0
         self._shared = shared
         self._looks = Looks(shared)
+        self._reader = LogReader(shared)
         self._decided_at = [shared.world.now()] * shared.settings.workers
         self._tasks: dict[int, Task] = {}
         self._paces: dict[int, PollTimer[float]] = {}
@@ -92,9 +94,19 @@ class GatherExchange:
                 taken[update.id] = update
         return taken
 
-    def total(self, commit: Commit) -> Partial | None:
+    def total(self, commit: Commit) -> Total | None:
         """Return None: the replica adds up the updates itself."""
         return None
+
+    async def next(self) -> Commit | None:
+        """Return the log entry that follows the known ones, or None if it does not exist yet."""
+        return await self._reader.next()
+
+    async def applied(self, commit: Commit) -> None:
+        """Do nothing: nobody waits for what follows."""
+
+    async def lead(self) -> None:
+        """Do nothing: the replica is whole."""
 
     def forecast_s(self, commit: Commit) -> float:
         """Return the seconds from now until enough updates for another commit after this one will have been read."""

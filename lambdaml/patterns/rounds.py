@@ -14,6 +14,7 @@ from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Update
 from lambdaml.patterns.gather import GatherExchange
 from lambdaml.worker.looking import Looks
+from lambdaml.worker.machine import Summed
 from lambdaml.worker.poll_timer import FLOATS, PollTimer, Timer
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
@@ -67,10 +68,20 @@ class RoundExchange:
         taken, self.arrived = self.arrived, {}
         return taken
 
-    def total(self, commit: Commit) -> Partial | None:
+    def total(self, commit: Commit) -> Summed | None:
         """Return the sum of the updates that this commit applies, and forget it."""
         total, self._total = self._total, None
-        return total
+        return None if total is None else Summed(total)
+
+    async def next(self) -> Commit | None:
+        """Return the log entry that follows; nobody asks, since every function makes it."""
+        return await self._updates.next()
+
+    async def applied(self, commit: Commit) -> None:
+        """Do nothing: nobody waits for what follows."""
+
+    async def lead(self) -> None:
+        """Do nothing: the replica is whole."""
 
     async def recover(self, worker: int) -> int:
         """Find the updates that earlier functions published for a worker that this function now holds."""

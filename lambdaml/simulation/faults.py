@@ -40,7 +40,7 @@ SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:
 LIMIT_S = 600.0
 """The seconds after which a run that has not ended never will."""
 
-PATTERNS_TRIED = ("gather", "tree:2", "tree:3", "scatter", "scatter:3")
+PATTERNS_TRIED = ("gather", "tree:2", "tree:3", "scatter", "scatter:3", "fold")
 
 _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
 

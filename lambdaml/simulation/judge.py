@@ -148,6 +148,8 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
 
     Slices may be added up twice in a round. Then only the later sums count.
     """
+    if virtual.settings.pattern == "fold":
+        return _models(virtual, commits, updates)
     broken, attempts = [], Counter[int]()
     keys_ = [info.key for info in virtual.bucket.list(keys.REDUCED)]
     for key in keys_:
@@ -164,6 +166,15 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
         terms = [(int(w), int(seq), loss) for w, seq, loss, _ in partial.sum["terms"].tolist()] if partial.sum else []
         if terms != due:
             broken.append(f"{key} adds up {terms} where {due} are due")
+    return broken
+
+
+def _models(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, int], Update]) -> list[str]:
+    after, broken = _chains(virtual, commits, updates), []
+    for info in virtual.bucket.list(keys.REDUCED):
+        record, number = wire.load_json(virtual.bucket.get(info.key) or b"", info.key), keys.reduced_commit(info.key)
+        if len(after) > number + 1 and record["chain"] != after[number + 1][1]:
+            broken.append(f"{info.key} has another model than the log makes")
     return broken
 
 

@@ -240,6 +240,14 @@ class StubReplica:
     def state(self) -> StubState:
         return StubState({"log_state": self.log_state.dump(), "chain": self.chain.hex()})
 
+    def alone(self, entry: str) -> StubState:
+        meta = {"log_state": {"version": self.version}, "chain": self.chain.hex(), "entry": entry}
+        return StubState(meta)
+
+    def adopt(self, state: StubState, commit: Commit) -> None:
+        self._next = bytes.fromhex(state.meta["chain"])
+        self.end(commit)
+
     def load(self, state: StubState) -> None:
         self.log_state = LogState.load(state.meta["log_state"], self.settings.workers, self.settings.steps)
         self.version = self.log_state.version
@@ -248,7 +256,7 @@ class StubReplica:
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> StubState:
         record = wire.load_json(data, key)
-        return StubState({"log_state": record["log_state"], "chain": record["chain"]})
+        return StubState({name: record[name] for name in ("log_state", "chain", "entry") if name in record})
 
 
 class StubSlices:

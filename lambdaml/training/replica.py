@@ -21,10 +21,9 @@ from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
 from lambdaml.log.commits import shares, summed
-from lambdaml.log.encoding import shown
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
-from lambdaml.log.snapshot import FROZEN_DIGEST, MODEL_PREFIX, RULE_PREFIX, State
+from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
@@ -36,6 +35,7 @@ from lambdaml.training.frozen import Frozen
 from lambdaml.training.inner_rates import inner_step, set_option
 from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
+from lambdaml.training.model_state import ModelState
 from lambdaml.training.numerics import norm
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
@@ -106,6 +106,7 @@ class Replica:
         self.scheduler: Any = schedule if outer is None else None
         self.rows = Rows(self.model, self.flat.parameters, self.flat.layout)
         self.frozen = Frozen(self.model)
+        self._alone = ModelState(self.model, self.buffers, self.frozen)
         self.strays = Strays(job, self.model)
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
@@ -396,12 +397,7 @@ class Replica:
     def shared_state(self) -> State:
         """Return the whole state, in the replica's own memory where that is the CPU's. Use it before the replica
         changes."""
-        tensors, extra = extra_state(self.model)
-        frozen, sha256 = self.frozen.still()
-        for name, tensor in self.model.state_dict().items():
-            if MODEL_PREFIX + name not in tensors and MODEL_PREFIX + name not in frozen and name not in extra:
-                tensors[MODEL_PREFIX + name] = shown(tensor)
-        tensors |= self.buffers.state()
+        tensors, extra, frozen, sha256 = self._alone.tensors()
         optimizer, scheduler = encode_training(self.optimizer, self.scheduler, tensors)
         if self._displaces and self.local.scheduler is not None:
             scheduler = {INNER_SCHEDULE: self.local.rates.first_step}
@@ -410,6 +406,17 @@ class Replica:
         meta = {"log_state": self.log_state.dump(), "optimizer": optimizer, "scheduler": scheduler}
         meta |= ({"extra": extra} if extra else {}) | ({FROZEN_DIGEST: sha256} if sha256 else {})
         return State(tensors, meta, frozen)
+
+    def alone(self, entry: str) -> State:
+        """Return a copy of the model alone, after the commit with this log entry."""
+        return self._alone.alone(self.version, entry)
+
+    def adopt(self, state: State, commit: Commit) -> None:
+        """Follow a commit by taking over the model that another replica has after it."""
+        self._alone.adopt(state)
+        self.flat.attach()
+        self.version = commit.last_version
+        self.end(commit)
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> State:

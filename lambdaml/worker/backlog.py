@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
-from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update
 from lambdaml.patterns import Exchange
+from lambdaml.worker.machine import Total
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id, Place
 
@@ -29,14 +29,14 @@ class Pending:
         commit: The commit.
         updates: The known updates of the commit, by worker and sequence number. Not all of them are in memory.
         absent: The number of updates that the commit applies and that are not in memory.
-        total: The sum of the updates that it applies, if this function did not add them up itself.
+        total: What stands for its updates, if this function does not add them up itself.
         download_s: The longest time that it took to read one of the updates.
     """
 
     commit: Commit
     updates: dict[Id, Update] = field(default_factory=dict)
     absent: int = 0
-    total: Partial | None = None
+    total: Total | None = None
     download_s: float = 0.0
 
 
@@ -50,12 +50,12 @@ class Backlog:
         self._missing: list[tuple[Place, Id]] = []
         self._wanted: Place | None = None  # the replica waits for updates up to here
 
-    def add(self, commit: Commit, known: Mapping[Id, Update], total: Partial | None = None) -> None:
+    def add(self, commit: Commit, known: Mapping[Id, Update], total: Total | None = None) -> None:
         """Note that a commit was decided.
 
         Args:
             known: Those of its updates that have arrived.
-            total: Their sum, if the replica need not add them up.
+            total: What stands for its updates, if the replica need not add them up.
         """
         if total is not None:
             self._pending.append(Pending(commit, dict(known), total=total))

@@ -20,8 +20,7 @@ from lambdaml.worker.backlog import Backlog, Pending
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.committer import Committer
 from lambdaml.worker.hosting import Hosting
-from lambdaml.worker.log_reader import LogReader
-from lambdaml.worker.machine import Machine, apply_total
+from lambdaml.worker.machine import Folded, Machine
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.restoring import restore
 from lambdaml.worker.retention import Retention, passed
@@ -64,7 +63,6 @@ class Function:
         self._retention = Retention(shared, self._stops)
         self._committer = Committer(shared, self._exchange, self._stops, self._retention)
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
-        self._reader = LogReader(shared)
         remembering = Remembering(shared)
         self._hosting = Hosting(shared, self._exchange, self._checkpoints, remembering, self._assigned)
         self._began_at = 0
@@ -84,6 +82,7 @@ class Function:
             await self._start()
             await shared.until(lambda: self._over or (shared.leaving and not self._hosting))
             if self._over and (shared.writes_log or not shared.published):
+                await self._exchange.lead()
                 await self._committer.finish()
             self._finished = self._over
         except (RunFailed, ReplicaDiverged, BadObject):
@@ -148,8 +147,10 @@ class Function:
         deterministic = shared.schedule.deterministic
         while shared.known.stop is None:
             await shared.until(lambda: shared.unapplied < MAX_UNAPPLIED and not self._committer.behind)
+            if shared.writes_log and shared.follows:
+                await exchange.lead()
             if not deterministic and not (shared.writes_log and shared.known.commit >= shared.tail):
-                if (found := await self._reader.next()) is not None:
+                if (found := await exchange.next()) is not None:
                     self._take(found)
                 continue
             commit = build_commit(
@@ -196,14 +197,16 @@ class Function:
             shared.changed()
             start = self._shared.world.now()
             if pending.total is not None:
-                await shared.world.compute(lambda total=pending.total: apply_total(shared.replica, commit, total))  # type: ignore[misc]
+                await shared.world.compute(lambda total=pending.total: total.apply(shared.replica, commit))  # type: ignore[misc]
             elif pending.absent:
                 await self._backlog.add_up(commit)
             else:
                 await shared.world.compute(lambda: shared.replica.apply(commit, pending.updates))
             apply_s = self._shared.world.now() - start
-            if checkpoint:
+            shared.follows = shared.follows or isinstance(pending.total, Folded)
+            if checkpoint and not shared.follows:
                 await self._checkpoints.take()
+            await self._exchange.applied(commit)
             shared.hold = False
             self._account(pending, apply_s)
             self._checkpoints.compare(commit, pending.updates.values())

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lambdaml.algorithms import Assignment
+from lambdaml.errors import BadObject
+from lambdaml.log import keys
 from lambdaml.log.memory import Memories
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.slices import Block, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
+from lambdaml.storage.protocol import Bytes
 
 LONG = "gradient has a norm above the limit"
 """The reason for which an update is rejected whose norm is greater than the run allows."""
@@ -246,6 +249,15 @@ class Machine(Protocol):
     def shared_state(self) -> MachineState:
         """Return the state in the machine's own memory. Use it before the machine changes."""
 
+    def alone(self, entry: str) -> MachineState:
+        """Return a copy of the model alone, without what only an optimizer needs, after the commit with this log entry."""
+        ...
+
+    def adopt(self, state: Any, commit: Commit) -> None:
+        """Follow the next commit by taking over the model that another machine has after it. Only a state that is loaded
+        lets this machine take steps again."""
+        ...
+
     def load(self, state: Any) -> None:
         """Become the replica that `state` was taken from, bit for bit."""
         ...
@@ -255,14 +267,71 @@ class Machine(Protocol):
         ...
 
 
-def apply_total(machine: Machine, commit: Commit, total: Partial) -> None:
-    """Apply a commit of at most one step, of which this is the sum."""
-    known = {update.id: update for update in total.updates}
-    machine.begin(commit)
-    for step in commit.steps:
-        machine.add_sum(step, [known[entry.worker, entry.seq] for entry in step], total.sum)
-        machine.step(step)
-    machine.end(commit)
+class Total(Protocol):
+    """What a function takes over from another one, in place of a commit's updates."""
+
+    def apply(self, machine: Machine, commit: Commit) -> None:
+        """Let the machine follow the next commit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The sum of the updates of a commit that takes one step at most.
+
+    Attributes:
+        partial: The sum.
+    """
+
+    partial: Partial
+
+    def apply(self, machine: Machine, commit: Commit) -> None:
+        """Take the step along the mean."""
+        known = {update.id: update for update in self.partial.updates}
+        machine.begin(commit)
+        for step in commit.steps:
+            machine.add_sum(step, [known[entry.worker, entry.seq] for entry in step], self.partial.sum)
+            machine.step(step)
+        machine.end(commit)
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The model after a commit, with its log entry.
+
+    Attributes:
+        commit: The commit.
+        state: The model alone.
+    """
+
+    commit: Commit
+    state: MachineState
+
+    @staticmethod
+    def of(machine: Machine, commit: Commit) -> Folded:
+        """Return the machine's model after the commit that it has just applied."""
+        return Folded(commit, machine.alone(commit.pack().decode()))
+
+    def pack(self) -> bytes:
+        """Return the object's bytes."""
+        return self.state.dump()
+
+    @staticmethod
+    def read(machine: Machine, data: Bytes, key: str) -> Folded:
+        """Read a model back.
+
+        Raises:
+            BadObject: If the object is damaged, or is not the one that the key names.
+        """
+        state = machine.read(data, key)
+        entry = state.meta.get("entry")
+        if not isinstance(entry, str):
+            raise BadObject(f"{key} has no log entry")
+        return Folded(Commit.unpack(entry.encode(), keys.reduced_commit(key)), state)
+
+    def apply(self, machine: Machine, commit: Commit) -> None:
+        """Take over the model."""
+        machine.adopt(self.state, commit)
 
 
 def conclude(machine: Machine, update: Update) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lambdaml.errors import RunFailed, RunNotFound
 from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
+from lambdaml.log.records import Commit, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST
 from lambdaml.log.state import LogState
 from lambdaml.worker.machine import Machine, MachineState
@@ -47,6 +48,33 @@ async def _newest_snapshot(world: World, machine: Machine) -> MachineState:
         if found is not None:
             return found
     raise RunFailed(f"{snapshots[-1].key} was deleted while a function started, and so were those before it")
+
+
+async def whole_state_at(shared: Shared, commits: int) -> MachineState:
+    """Return the whole state after so many commits, from the newest snapshot at or before it, the log and the updates.
+
+    Raises:
+        RunFailed: If objects that this needs were deleted.
+    """
+    world, side = shared.world, shared.replica.twin()
+    for info in reversed(await world.store.list(keys.SNAPSHOTS)):
+        state = await read_machine_state(world, side, info.key)
+        if state is not None and state.meta["log_state"]["commit"] <= commits:
+            break
+    else:
+        raise RunFailed(f"no snapshot from before commit {commits} is left")
+    await world.compute(lambda: side.load(state))
+    for number in range(side.log_state.commit, commits):
+        key = keys.log(number)
+        commit = demand_present(await read(world, key, Commit.read), key)
+        await world.compute(lambda commit=commit: side.begin(commit))  # type: ignore[misc]
+        for step in commit.steps:
+            for entry in step:
+                update = demand_present(await read(world, at := keys.update(entry.worker, entry.seq), Update.read), at)
+                await world.compute(lambda entry=entry, update=update: side.add(entry, update))  # type: ignore[misc]
+            await world.compute(lambda step=step: side.step(step))  # type: ignore[misc]
+        await world.compute(lambda commit=commit: side.end(commit))  # type: ignore[misc]
+    return await world.compute(side.state)
 
 
 async def read_machine_state(world: World, machine: Machine, key: str) -> MachineState | None:

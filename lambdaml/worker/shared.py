@@ -45,6 +45,7 @@ class Shared:
         warm: Whether functions are known to have published updates before now.
         published: Whether this function has published an update.
         computing: The number of updates that are being computed.
+        follows: Whether the replica has a model that another function made, and cannot take a step itself.
         hold: Whether workers must start nothing, because the state is being read.
         leaving: Whether the function publishes the updates that are being computed and then returns.
     """
@@ -64,7 +65,7 @@ class Shared:
         self.wish: Stop | None = None
         self.control: Control | None = None
         self.latency_s = 0.01
-        self.warm = self.published = self.hold = self.leaving = False
+        self.warm = self.published = self.follows = self.hold = self.leaving = False
         self.computing = 0
         self.start_at(LogState(settings.workers, settings.steps), 0)
 
