@@ -139,7 +139,7 @@ class Update:
         if slicing is None:
             data, self.body = wire.pack(header, list(self.body.items()))
         else:
-            data, self.body = slices.pack(slicing, header, self.body)
+            data, self.body = slices.pack_slices(slicing, header, self.body)
         self.size_bytes = len(data)
         return data
 

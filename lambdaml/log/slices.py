@@ -34,7 +34,7 @@ TAIL_BYTES = 2**16
 """Whoever reads the last slice reads so many bytes more, for the envelope behind it."""
 
 
-Arrays = dict[str, NDArray[Any]]
+_Arrays = dict[str, NDArray[Any]]
 
 
 class Part(NamedTuple):
@@ -61,7 +61,7 @@ class Block(NamedTuple):
     """A slice of an update, as it was read.
 
     Attributes:
-        worker, seq, base_commit, base, generation, samples: What the update's header says, too.
+        worker, seq, base_commit, base, generation, samples: The members of the update's header that have these names.
         made_s: The seconds from when the worker was allowed to start until the object was there, as far as its publisher
             could know; NaN if it could not.
         body: The codec's arrays for the slice.
@@ -74,7 +74,7 @@ class Block(NamedTuple):
     generation: int
     samples: int
     made_s: float
-    body: Arrays
+    body: _Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Slicing:
         """Return where a block begins."""
         return sum(self.length(before) for before in range(index))
 
-    def block(self, index: int, header: Mapping[str, Any], body: Arrays) -> bytes:
+    def block(self, index: int, header: Mapping[str, Any], body: _Arrays) -> bytes:
         """Return a block of the update that has this header and body."""
         cut = self.cut(index)
         pieces = []
@@ -146,7 +146,7 @@ class Slicing:
         )
         if zlib.crc32(view[8:]) != crc or (number, count) != (index, self.count):
             raise BadObject(f"slice {index} of {key} does not match its checksum")
-        body: Arrays = {}
+        body: _Arrays = {}
         cut, at = self.cut(index), _PREAMBLE_BYTES
         for part in self.parts:
             size = part.size_bytes(cut.stop - cut.start)
@@ -170,7 +170,7 @@ class Slicing:
         return slicing
 
 
-def pack(slicing: Slicing, header: Mapping[str, Any], body: Arrays) -> tuple[bytes, Arrays]:
+def pack_slices(slicing: Slicing, header: Mapping[str, Any], body: _Arrays) -> tuple[bytes, _Arrays]:
     """Return the object of an update, and its arrays, which no longer alias others."""
     cut = {part.name for part in slicing.parts}
     beside = [(name, array) for name, array in body.items() if name not in cut]
@@ -185,7 +185,7 @@ def is_sliced(data: bytes | memoryview) -> bool:
     return bytes(memoryview(data)[:4]) == _MAGIC
 
 
-def envelope(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays]:
+def envelope(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], _Arrays]:
     """Return the header, and the arrays beside the slices, of an update of which at least the end was read.
 
     Raises:
@@ -196,7 +196,7 @@ def envelope(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays
     return header, arrays
 
 
-def whole(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], Arrays]:
+def whole(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], _Arrays]:
     """Return the header and all arrays of an update that was cut.
 
     Raises:

@@ -158,14 +158,8 @@ def simulate(
     if functions is not None and not 1 <= functions <= workers:
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     _demand_sense(job, real, limits)
-    how: dict[str, Any] = {
-        "schedule": schedule,
-        "algorithm": algorithm,
-        "codec": codec,
-        "staleness": staleness,
-        "pattern": pattern,
-    }
-    how |= {"bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
+    how: dict[str, Any] = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness}
+    how |= {"pattern": pattern, "bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
     asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
     with OneThread() as compute:
@@ -183,9 +177,7 @@ def simulate(
                 virtual.run()
                 return replace(_exact_result(virtual, instance if real else None, began, trace), costs=chosen)
             if trace is not None:
-                raise SettingsError(
-                    f"only exact simulations have a trace ({EXACT_FUNCTIONS} functions at most, or exact)"
-                )
+                raise SettingsError(f"only exact simulations have a trace: {EXACT_FUNCTIONS} functions, or exact")
             from lambdaml.simulation.flow import Flow
 
             return _flow_result(place, Flow(*place).run(), began)

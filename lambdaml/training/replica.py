@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,9 @@ from torch.optim import Optimizer
 
 from lambdaml.algorithms import Assignment, Message
 from lambdaml.codecs import Vector
-from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
-from lambdaml.log.commits import shares, summed
+from lambdaml.log.commits import shares
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
@@ -304,17 +303,17 @@ class Replica:
     def add(self, entry: Entry, update: Update) -> None:
         """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
         gradients."""
-        if update.batches is not None:
-            self._seconds[update.worker] = update.compute_s / update.batches[1]
+        self._time([update])
         self._sum.add(entry, update, fresh=update.base == self.version, keep=self.transform is not None)
 
     def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
         """Add the sum of a step's updates, in place of these."""
-        for update in updates:
-            if update.batches is not None:
-                self._seconds[update.worker] = update.compute_s / update.batches[1]
+        self._time(updates)
         self._sum.join(step, body)
         self._sum.note(updates, [update.base == self.version for update in updates])
+
+    def _time(self, updates: Sequence[Update]) -> None:
+        self._seconds |= {each.worker: each.compute_s / each.batches[1] for each in updates if each.batches is not None}
 
     def summing(self) -> StepParts:
         """Begin a sum of updates that other functions take a step along."""
@@ -326,20 +325,9 @@ class Replica:
 
     def step(self, step: tuple[Entry, ...]) -> None:
         """Take the optimizer step along the mean of what was added."""
-        total, host = self._sum, self.flat.host
+        total = self._sum
         weighed = total.weighed(step)
-        factors, divisor = summed(weighed, total.nominal)
-        moves = True
-        if self.transform is not None:
-            entries = [replace(entry, weight=factor) for entry, factor in zip(step, factors, strict=True)]
-            terms, divisor = self.transform.terms(entries, total.kept, divisor, self.flat.values)
-            for number, (vector, weight) in enumerate(terms):
-                add_to(host, vector, weight, fresh=not number)
-            moves = bool(terms)
-        elif total.end() and factors[0] != 1.0:
-            host *= host.dtype.type(factors[0])
-        if divisor != 1.0:
-            host /= host.dtype.type(divisor)
+        moves = total.mean(weighed, self.transform, self.flat.values)
         self.buffers.merge(total.rest, shares(weighed), total.fresh)
         if moves:
             self._move(total.absent)

@@ -9,7 +9,7 @@ A sum of one update is that update: it is scaled only when something else is add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,8 +19,10 @@ from lambdaml.codecs import Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject
 from lambdaml.log.bracket import Bracket
+from lambdaml.log.commits import summed
 from lambdaml.log.records import Body, Entry, Update
 from lambdaml.parts import Parts
+from lambdaml.staleness import Transform
 from lambdaml.training.bodies import split_body
 from lambdaml.training.flat import ABSENT
 from lambdaml.training.job_model import JobModel
@@ -178,9 +180,30 @@ class StepParts:
             self.rest.append({name: np.array(array) for name, array in rest.items()})
             self.fresh.append(new)
 
-    def end(self) -> bool:
-        """End the sum, and return whether it is a single update, without its factor."""
-        return self._sum.finish()
+    def mean(self, weighed: Sequence[Entry], transform: Transform | None, parameters: Callable[[], Vector]) -> bool:
+        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries.
+
+        Args:
+            weighed: The entries of the step, as `weighed` returns them.
+            transform: The transform of the run's rule, if it has one: the vectors were kept for it.
+            parameters: Returns the trained parameters, for the transform.
+
+        Returns:
+            Whether a step is to be taken along it.
+        """
+        factors, divisor = summed(weighed, self.nominal)
+        out, moves = self._out, True
+        if transform is not None:
+            entries = [replace(entry, weight=factor) for entry, factor in zip(weighed, factors, strict=True)]
+            terms, divisor = transform.terms(entries, self.kept, divisor, parameters)
+            for number, (vector, weight) in enumerate(terms):
+                add_to(out, vector, weight, fresh=not number)
+            moves = bool(terms)
+        elif self._sum.finish() and factors[0] != 1.0:
+            out *= out.dtype.type(factors[0])
+        if divisor != 1.0:
+            out /= out.dtype.type(divisor)
+        return moves
 
     def finish(self) -> Body:
         """End the sum and return it."""

@@ -29,7 +29,7 @@ class Pending:
         commit: The commit.
         updates: The known updates of the commit, by worker and sequence number. Not all of them are in memory.
         absent: The number of updates that the commit applies and that are not in memory.
-        total: What stands for its updates, if this function does not add them up itself.
+        total: A substitute for its updates, if this function does not add them up itself.
         download_s: The longest time that it took to read one of the updates.
     """
 
@@ -55,7 +55,7 @@ class Backlog:
 
         Args:
             known: Those of its updates that have arrived.
-            total: What stands for its updates, if the replica need not add them up.
+            total: A substitute for its updates, if the replica need not add them up.
         """
         if total is not None:
             self._pending.append(Pending(commit, dict(known), total=total))
