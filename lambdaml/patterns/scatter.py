@@ -56,6 +56,8 @@ class Scatter:
         """Return why a run with these parts cannot use it, or ""."""
         if not in_rounds(parts.schedule, workers):
             return "adds up whole rounds, and this schedule has none: use gather"
+        if self.count > workers:
+            return f"has {self.count} slices for {workers} workers: each slice needs a worker that adds it up"
         if parts.codec.record is None:
             return (
                 "cuts updates into slices, and this codec's can only be read as a whole: use another codec, or gather"

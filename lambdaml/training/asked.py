@@ -159,6 +159,7 @@ def settings_for(
     from lambdaml.training.flat import layout_of
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import Sampler
+    from lambdaml.training.slices import unsliceable
 
     samples = _samples(job)
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
@@ -178,6 +179,8 @@ def settings_for(
     parts = Parts.of(asked)
     if fault := parts.codec.misfit(layout_of(model)):
         raise SettingsError(f"codec {asked.codec!r} {fault}")
+    if fault := unsliceable(parts, model):
+        raise SettingsError(f"pattern {asked.pattern!r} {fault}")
     each, batches = parts.algorithm.batches(per_epoch), None
     if steps is None:
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)

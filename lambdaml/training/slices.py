@@ -12,10 +12,13 @@ from lambdaml.codecs import Codec, Layout, UpdateContext, Vector
 from lambdaml.errors import BadObject
 from lambdaml.log.records import Body, Entry, Update
 from lambdaml.log.slices import Block, Part, Slicing
+from lambdaml.training.flat import layout_of
 from lambdaml.training.numerics import squares
 from lambdaml.training.step_sum import SUM, StepSum, writer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lambdaml.parts import Parts
 
 
@@ -31,6 +34,18 @@ def slicing_of(codec: Codec, layout: Layout, count: int) -> Slicing:
         cut = array.shape[:1] == (2,)
         parts.append(Part(name, array.dtype.name, array.shape[1:] if cut else array.shape, cut))
     return Slicing(count, layout.size, elements, tuple(parts))
+
+
+def unsliceable(parts: Parts, model: nn.Module) -> str:
+    """Return why updates of this model cannot be cut as the run's pattern wants, as the end of a sentence, or ""."""
+    if not parts.slices:
+        return ""
+    if any(getattr(module, "sparse", False) is True for module in model.modules()):
+        return "cuts vectors at fixed places, and sparse gradients of embeddings have none: use gather or tree"
+    records = slicing_of(parts.codec, layout_of(model), parts.slices).records
+    if parts.slices > records:
+        return f"cuts vectors into {parts.slices} slices, and this model's have only {records} that can be read alone"
+    return ""
 
 
 class VectorSlices:
