@@ -94,16 +94,29 @@ def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_t
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
 
 
+@pytest.mark.parametrize("pattern", ["tree:2", "scatter"])
+def test_whoever_adds_up_for_the_others_is_killed_and_the_bits_are_the_same(pattern: str, tmp_path: Path) -> None:
+    killer = Killer(KILLS, seed=11)
+    result = train(f"file://{tmp_path}/run{SLOW}", killer, pattern=pattern)
+    assert killer.done == KILLS
+    bracket = "2^2" if pattern == "tree:2" else "flat"
+    assert result.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, bracket=bracket).model_sha256
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
 def test_s3_gives_the_bits_of_memory(undisturbed: str) -> None:
     killer = Killer(2, seed=0)
     assert train("moto://bucket/run", killer, functions=2).model_sha256 == undisturbed
     assert killer.done == 2
 
 
-@pytest.mark.parametrize("schedule", ["asp", "ssp:2"])
-def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(schedule: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schedule", "pattern"), [("asp", "gather"), ("ssp:2", "gather"), ("asp", "fold")])
+def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(
+    schedule: str, pattern: str, tmp_path: Path
+) -> None:
     killer = Killer(KILLS, seed=7)
-    result = train(f"file://{tmp_path}/run{SLOW}", killer, schedule=schedule)
+    result = train(f"file://{tmp_path}/run{SLOW}", killer, schedule=schedule, pattern=pattern)
     assert killer.done == KILLS
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     report = lambdaml.Run(f"file://{tmp_path}/run").verify()
