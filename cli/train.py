@@ -206,10 +206,10 @@ _Coherence = Annotated[
 Keep = Annotated[
     str | None,
     typer.Option(
-        metavar="all|SIZE",
-        help="How much history to keep for replay and verify: `all`, or a size such as 500M; by default 2G or, if it "
-        "is less, a "
-        "tenth of the free disk. Older updates and snapshots are deleted while the run goes on.",
+        metavar="all|ROUNDS|SIZE",
+        help="How much history to keep for replay and verify: `all`, a number of rounds such as 16 (a round is one "
+        "update of each worker), or a size with its unit, such as 500M; by default 2G or, if it is less, a tenth of "
+        "the free disk. Older updates and snapshots are deleted while the run goes on.",
         rich_help_panel=_LIMITS,
     ),
 ]

@@ -89,10 +89,10 @@ class RunOptions(LaunchOptions):
             `lambdaml.training.numerics`. Once torch has computed in a process, the engine `inline` cannot change its
             arithmetic: such a run is recorded as `fast`, with a warning.
         coherence: Whether each evaluation measures the coherence of gradients.
-        keep: The amount of history that stays for `replay` and `verify`: `all`, a size in bytes, or a size such as
-            `500M`. The default is 2 GiB or a tenth of the free disk, whichever is less, but at least the updates of
-            four intervals between snapshots, or half of the free disk if that is less. Older history is deleted while
-            the run goes on.
+        keep: The amount of history that stays for `replay` and `verify`: `all`, a number of rounds such as 16, or a
+            size with a unit such as `500M` or `20000B`. A round is one update of each worker. The default is 2 GiB or a
+            tenth of the free disk, whichever is less, but at least the updates of four intervals between snapshots, or
+            half of the free disk if that is less. Older history is deleted while the run goes on.
         lease_s: How long a function that fell silent keeps its workers, in seconds.
         max_rejected: The number of rejected updates, among the latest twice as many, at which the run stops as
             diverged. The default is 10, or the number of workers if that is more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -52,8 +53,8 @@ class Settings(BaseModel):
         batches: The number of batches that each worker computes, if that makes its last update shorter than the others;
             None if all updates cover the same number.
         samples, steps_per_epoch, parameters: Facts that were read from the job when the run was created.
-        keep_bytes: The number of bytes of updates and snapshots that are kept for replay alone; None keeps all of them.
-            See `lambdaml.log.retention`.
+        keep_rounds, keep_bytes: The number of rounds, and of bytes of updates and snapshots, that are kept for replay
+            alone. A round is one update of each worker. None sets no bound; see `lambdaml.log.retention`.
         init_from: The version of another run that this run begins with; None for the job's fresh model.
         numerics: The class that its functions compute in. None if nothing is computed, as in the virtual world, and in
             runs that are older than numerics classes; such a run is compared with nothing.
@@ -84,6 +85,7 @@ class Settings(BaseModel):
     max_rejected: int = Field(default=10, ge=1, le=RECENT // 2)
     max_update_norm: float | None = Field(default=None, gt=0)
     patience_s: float = Field(default=PATIENCE_S, gt=0)
+    keep_rounds: int | None = Field(default=None, ge=1)
     keep_bytes: int | None = Field(default=None, ge=1)
     recover_s: float = Field(default=RECOVER_S, gt=0)
     lost_memory: Literal["stop", "reset"] = "stop"
@@ -97,6 +99,11 @@ class Settings(BaseModel):
     def updates_per_snapshot(self) -> int:
         """The number of updates between snapshots, over all workers."""
         return self.snapshot_every * self.workers
+
+    def rounds_kept(self, round_bytes: float) -> float:
+        """Return how many rounds are kept whose updates have this many bytes; infinity if all are."""
+        by_bytes = math.inf if self.keep_bytes is None or not round_bytes else self.keep_bytes / round_bytes
+        return min(self.keep_rounds or math.inf, by_bytes)
 
     @field_validator("pattern")
     @classmethod

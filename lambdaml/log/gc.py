@@ -18,8 +18,8 @@ def gc(run: RunReader) -> int:
     """Delete what the run's newest snapshot has made unnecessary, and return the number of objects deleted.
 
     It deletes the snapshots that are older than the result's, the newest one and every pinned one, and the updates that
-    got their fate before the earliest snapshot kept, with the memories that only those rest on. It keeps the log, the
-    metrics, the trace and the usage. Versions before that snapshot can no longer be replayed. If the run has not ended,
+    got their fate before the earliest snapshot kept, with the sums of these and the memories that only those rest on. It
+    keeps the log, the metrics, the trace and the usage. Versions before that snapshot can no longer be replayed. If the run has not ended,
     what a recovery of its workers' memories needs is kept, too.
 
     Raises:
@@ -65,8 +65,9 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
         needed = info.key.startswith(keys.MEMORY) and remembered is not None and seq >= remembered[worker]
         if seq < horizon.next_seq[worker] and not needed:
             doomed.append(info.key)
+    sums = [info.key for info in store.list(keys.REDUCED) if keys.reduced_commit(info.key) < horizon.commit]
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
-    return (horizon, doomed + spent) if doomed else None
+    return (horizon, doomed + sums + spent) if doomed + sums else None
 
 
 def _remembered(run: RunReader) -> list[int] | None:

@@ -1,7 +1,8 @@
 """Says what a run keeps of its history. `lambdaml.worker.retention` deletes the rest while the run goes on.
 
 A run goes on from its newest snapshot. The snapshots before it, and the updates that got their fate before it, serve
-replay only. If their bytes are bounded (`Settings.keep_bytes`), whoever writes the log deletes the oldest of them.
+replay only. If their rounds or their bytes are bounded (`Settings.keep_rounds`, `Settings.keep_bytes`), whoever writes
+the log deletes the oldest of them, and with the updates the sums of them that patterns wrote (`lambdaml.log.partial`).
 
 The *horizon* says from which snapshot on everything is kept. It is an object that is created before anything below it
 is deleted, so whoever finds an object missing can tell deletion from loss: functions that a horizon has passed load the
@@ -26,6 +27,16 @@ from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.storage import ObjectInfo
 from lambdaml.storage.protocol import Bytes, Store
+
+ROUNDS_UNDER_WAY = 2 * KNOWN_FATES
+"""If rounds are counted, this many are held free: those of updates that have no fate yet, and as many that are made while
+older ones are deleted."""
+
+
+def least_rounds(snapshot_every: int) -> int:
+    """Return the least number of rounds that a run can keep: with fewer, the horizon would have to pass what functions
+    that have just fallen silent still need, or the only snapshot."""
+    return 2 * snapshot_every + ROUNDS_UNDER_WAY
 
 
 @dataclass(frozen=True, slots=True)

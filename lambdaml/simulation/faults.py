@@ -68,7 +68,7 @@ class FaultScenario:
         bad: The share of updates that must be rejected.
         evaluation_s: The seconds of a snapshot's evaluation in a run with a target, or 0 for a run without one.
         damage: The share of reads that are damaged on their way.
-        keep_bytes: The bytes of history that the run keeps, or None for all of it.
+        keep_bytes, keep_rounds: The bytes and the rounds of history that the run keeps; None sets no bound.
         algorithm: The algorithm, with its arguments.
         error_feedback: Whether workers keep residuals, so that they remember something.
         recover_s: The seconds of compute after which a memory is written.
@@ -98,6 +98,7 @@ class FaultScenario:
     evaluation_s: float = 0.0
     damage: float = 0.0
     keep_bytes: int | None = None
+    keep_rounds: int | None = None
     outage: tuple[float, float] = (0.0, 0.0)
     calm_s: float = 60.0
     algorithm: str = "gradient"
@@ -149,6 +150,7 @@ class FaultScenario:
             uneven=chance(0.8),
         )
         # A stream of its own, so that the schedules of older seeds stay as they were.
+        scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario
 
@@ -270,6 +272,7 @@ def play(
         max_rejected=10_000,
         patience_s=300.0,
         keep_bytes=scenario.keep_bytes,
+        keep_rounds=scenario.keep_rounds,
         target="accuracy>=1" if scenario.evaluation_s else None,
         token="shadow",
     )

@@ -280,6 +280,9 @@ def _deletions(virtual: VirtualRun) -> list[str]:
             ]
             if max(newest, default="") <= gone.key:
                 broken.append(f"{gone.key} was deleted while no newer one stood")
+        elif gone.key.startswith(keys.REDUCED):
+            if not horizon or keys.reduced_commit(gone.key) >= keys.number(horizon):
+                broken.append(f"{gone.key} was deleted, which a function that goes on may need")
         elif not gone.key.startswith(keys.HORIZONS) or gone.key > horizon:
             broken.append(f"{gone.key} was deleted")
     return broken

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lambdaml.log import keys, wire
 from lambdaml.log.memory import Memory
@@ -89,14 +90,17 @@ def judge_memories(
 
 def judge_horizons(virtual: VirtualRun, updates: Mapping[tuple[int, int], Update]) -> Iterator[str]:
     """Yield the deletions after which a memory could not be recovered: below the base of the update that follows the
-    newest memory of each worker, a snapshot must stand."""
+    newest memory of each worker, a snapshot must stand. A worker that had made all its updates needs none."""
+    counted = not virtual.settings.schedule.startswith("quorum")
     for gone in virtual.bucket.deleted:
         newest = dict.fromkeys(range(virtual.settings.workers), 0)
         newest |= dict(keys.update_id(key) for key in gone.standing[keys.MEMORY])  # rising, so the last one counts
         kept = [_commit_of(virtual, key) for key in gone.standing[keys.SNAPSHOTS]]
+        decided = [seq for key in gone.standing[keys.HORIZONS][-1:] for seq in _record(virtual, key)["next_seq"]]
         for worker, seq in newest.items():
             following = updates.get((worker, seq))
-            if following is None or following.fault == DAMAGED:
+            finished = decided and counted and decided[worker] == virtual.settings.steps
+            if following is None or following.fault == DAMAGED or finished:
                 continue
             if not any(commit <= following.base_commit for commit in kept):
                 yield f"{gone.key} was deleted, without which the memory of worker {worker} cannot be recovered"
@@ -104,9 +108,14 @@ def judge_horizons(virtual: VirtualRun, updates: Mapping[tuple[int, int], Update
 
 def _commit_of(virtual: VirtualRun, key: str) -> int:
     """Return the number of commits that a snapshot rests on, whether or not it was deleted since."""
-    data = virtual.bucket.get(key) or next(gone.data for gone in virtual.bucket.deleted if gone.key == key)
-    commit: int = wire.load_json(data, key)["log_state"]["commit"]
+    commit: int = _record(virtual, key)["log_state"]["commit"]
     return commit
+
+
+def _record(virtual: VirtualRun, key: str) -> dict[str, Any]:
+    data = virtual.bucket.get(key) or next(gone.data for gone in virtual.bucket.deleted if gone.key == key)
+    record: dict[str, Any] = wire.load_json(data, key)
+    return record
 
 
 def _numbers(memory: Memory) -> tuple[int, dict[int, int]]:

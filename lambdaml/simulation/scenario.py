@@ -304,7 +304,8 @@ class Scenario:
         if self.parts.remembers and updates:
             each_s = (counted.phases_s["compute"] + counted.phases_s["encode"]) / updates
             settings, workers = self.settings, self.settings.workers
-            every = updates_per_memory(each_s, settings.recover_s, workers * self.update_bytes, settings.keep_bytes)
+            rounds_kept = settings.rounds_kept(workers * self.update_bytes)
+            every = updates_per_memory(each_s, settings.recover_s, rounds_kept)
             self.count(REMEMBER, worker=updates // (workers * every) * workers)
         parts = int(((over - launched) // (FLUSH_S + writes.mean_s)).sum())
         counted.requests["put"] += parts

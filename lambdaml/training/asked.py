@@ -17,6 +17,7 @@ from urllib.parse import quote
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.numerics import Numerics
+from lambdaml.log.retention import ROUNDS_UNDER_WAY, least_rounds
 from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
@@ -192,8 +193,7 @@ def settings_for(
             )
         steps = -(-batches // each)
     if snapshot_every is None:
-        snapshot_every = default_interval(max(1, per_epoch // each), workers, parameters)
-    round_bytes = BYTES_PER_PARAMETER * parameters * workers
+        snapshot_every = default_interval(max(1, per_epoch // each), workers, parameters, rounds_of(asked.keep))
     return resolved_settings(
         asked,
         job=job_settings,
@@ -204,7 +204,7 @@ def settings_for(
         steps_per_epoch=per_epoch,
         parameters=parameters,
         snapshot_every=snapshot_every,
-        keep_bytes=bounded(asked.keep, free_bytes, round_bytes * snapshot_every),
+        **history_bound(asked.keep, free_bytes, snapshot_every, BYTES_PER_PARAMETER * parameters * workers),
         init_from=init_from,
         numerics=numerics,
         token=secrets.token_hex(8),
@@ -263,37 +263,57 @@ def _samples(job: Job) -> int:
     return samples
 
 
-def default_interval(per_epoch: int, workers: int, parameters: int) -> int:
-    """Return the number of updates of each worker between snapshots: an epoch, or less if an epoch is large."""
+def default_interval(per_epoch: int, workers: int, parameters: int, keep_rounds: int | None = None) -> int:
+    """Return the number of updates of each worker between snapshots: an epoch, or less if an epoch is large or the run
+    keeps few rounds. Then it is as long as they allow, so that there are never more than three snapshots."""
     of_bytes = INTERVAL_BYTES // max(1, BYTES_PER_PARAMETER * parameters * workers)
-    return min(per_epoch, MAX_SNAPSHOT_EVERY, max(LEAST_SNAPSHOT_EVERY, of_bytes))
+    of_rounds = MAX_SNAPSHOT_EVERY if keep_rounds is None else max(1, (keep_rounds - ROUNDS_UNDER_WAY) // 2)
+    return min(per_epoch, MAX_SNAPSHOT_EVERY, max(LEAST_SNAPSHOT_EVERY, of_bytes), of_rounds)
 
 
-def bounded(keep: str | int | None, free_bytes: int | None, interval_bytes: int) -> int | None:
-    """Return how many bytes of history a run keeps; None if it keeps all.
+def rounds_of(keep: str | int | None) -> int | None:
+    """Return the number of rounds that the option names; None if it names none. Bytes have a unit, and rounds have not."""
+    return int(keep) if keep is not None and re.fullmatch(r"\d+", str(keep)) else None
+
+
+def history_bound(
+    keep: str | int | None, free_bytes: int | None, snapshot_every: int, round_bytes: int
+) -> dict[str, int | None]:
+    """Return the settings that bound a run's history: `keep_rounds` and `keep_bytes`, of which at most one is not None.
 
     Args:
-        keep: The option: `all`, a size such as `500M`, or None.
+        keep: The option: `all`, a number of rounds, a size such as `500M`, or None.
         free_bytes: The space that is left in the store, if that is known.
-        interval_bytes: The size of the updates between two snapshots.
+        snapshot_every: The number of rounds between two snapshots.
+        round_bytes: The size of a round's updates.
 
     Raises:
-        SettingsError: If `keep` is no size, or too small for this run.
+        SettingsError: If `keep` is none of these, or too little for this run.
     """
+    bound: dict[str, int | None] = {"keep_rounds": rounds_of(keep), "keep_bytes": None}
+    interval_bytes, rounds = round_bytes * snapshot_every, bound["keep_rounds"]
+    remedy = "take snapshots more often with snapshot_every, or keep more"
     if keep == "all":
-        return None
+        return bound
     if keep is None:
         free = math.inf if free_bytes is None else free_bytes
-        return round(max(min(KEEP_BYTES, KEEP_SHARE * free), min(4 * interval_bytes, free / 2), 1))
-    size = bytes_of(str(keep))
+        size = max(min(KEEP_BYTES, KEEP_SHARE * free), min(4 * interval_bytes, free / 2), 1)
+        return bound | {"keep_bytes": round(size)}
+    if rounds:
+        if rounds < least_rounds(snapshot_every):
+            raise SettingsError(
+                f"keep: {rounds} rounds are fewer than the {least_rounds(snapshot_every)} that two snapshots, with "
+                f"{snapshot_every} rounds between them, and a lease need: {remedy}"
+            )
+        return bound
+    size = bytes_of(str(keep)) if re.search(r"[a-z]$", str(keep), re.IGNORECASE) else 0.0
     if size < 1:
-        raise SettingsError(f"keep: 'all' or a size such as 500M or 2G (it is {keep!r})")
+        raise SettingsError(f"keep: 'all', a number of rounds such as 16, or a size such as 500M (it is {keep!r})")
     if size < 2 * interval_bytes:
         raise SettingsError(
-            f"keep: {keep} is less than the updates of two snapshots ({2 * interval_bytes:,} bytes): take snapshots more "
-            "often with snapshot_every, or keep more"
+            f"keep: {keep} is less than the updates of two snapshots ({2 * interval_bytes:,} bytes): {remedy}"
         )
-    return int(size)
+    return bound | {"keep_bytes": int(size)}
 
 
 def bytes_of(text: str) -> float:
@@ -307,8 +327,8 @@ def bytes_of(text: str) -> float:
 
 def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str]:
     """Yield a warning about a run whose history will not fit, or will be expensive to keep."""
-    whole = BYTES_PER_PARAMETER * settings.parameters * settings.workers * settings.steps
-    history = min(whole, settings.keep_bytes or whole)
+    round_bytes = BYTES_PER_PARAMETER * settings.parameters * settings.workers
+    history = round_bytes * min(settings.steps, settings.rounds_kept(round_bytes))
     if free_bytes is not None and history > free_bytes:
         yield (
             f"the run's history may take {history / 1e9:,.1f} GB, and {free_bytes / 1e9:,.1f} GB are free: keep less, or "

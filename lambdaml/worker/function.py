@@ -115,6 +115,7 @@ class Function:
         shared.leases.set_clock(before, after, stored)
         fresh = await restore(shared)
         self._began_at = shared.known.commit
+        self._retention.restored()
         shared.warm = not fresh
         await self._hosting.acquire(fresh)
         writing = (
@@ -213,8 +214,7 @@ class Function:
             self._backlog.applied()
 
     def _account(self, pending: Pending, apply_s: float) -> None:
-        for update in pending.updates.values():
-            self._retention.applied(update.size_bytes)
+        self._retention.applied(pending.commit, pending.updates.values())
         self._shared.tracer.applied(pending.commit, pending.download_s, apply_s, self._exchange.counted())
         if self._shared.writes_log:
             self._shared.tracer.arrived(pending.commit, pending.updates)

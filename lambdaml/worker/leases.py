@@ -115,6 +115,10 @@ class Leases:
         """Note that the worker gave a sign of life, whoever holds it."""
         self._heard[worker] = self._world.now()
 
+    def silent(self, worker: int) -> bool:
+        """Return whether nothing was heard of the worker for as long as a lease lasts."""
+        return self._world.now() - self._heard[worker] > self._duration_s
+
     def may_be_free(self, worker: int, assigned: bool) -> bool:
         """Return whether to ask for the worker's lease.
 

@@ -39,12 +39,12 @@ class Recovered:
     Attributes:
         memory: The memory.
         compute_s: The seconds of compute that these updates took.
-        size_bytes: The size of their objects.
+        history: The share of the history that the run keeps which rounds of such updates make up.
     """
 
     memory: Memory
     compute_s: float = 0.0
-    size_bytes: int = 0
+    history: float = 0.0
 
 
 async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
@@ -92,7 +92,7 @@ class _Recovery:
 
     async def _find(self, worker: int, seq: int) -> None:
         """Find the newest memory of a worker, and the updates that it has made since."""
-        world = self._shared.world
+        world, settings = self._shared.world, self._shared.settings
         found = self._found[worker] = Recovered(await self._newest(worker, seq))
         for start in range(found.memory.seq, seq, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, seq))
@@ -102,7 +102,7 @@ class _Recovery:
                     self._damaged[worker].add(number)
                     continue
                 found.compute_s += made.compute_s
-                found.size_bytes += made.size_bytes
+                found.history += 1 / settings.rounds_kept(made.size_bytes * settings.workers)
                 self._due[made.base_commit].append(made)
                 if self._first is None or made.base_commit < self._first.base_commit:
                     self._first = made

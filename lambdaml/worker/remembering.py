@@ -24,19 +24,16 @@ HISTORY_SHARE = 4
 than the bound divided by this."""
 
 
-def updates_per_memory(
-    update_s: float, recover_s: float = RECOVER_S, round_bytes: float = 0.0, keep_bytes: int | None = None
-) -> float:
+def updates_per_memory(update_s: float, recover_s: float = RECOVER_S, rounds_kept: float = math.inf) -> float:
     """Return the number of updates that a worker makes for each memory that it writes while it works.
 
     Args:
         update_s: The seconds of compute of an update.
-        round_bytes: The bytes of an update of each worker.
-        recover_s, keep_bytes: Those of the run's settings.
+        recover_s: The setting of the run.
+        rounds_kept: The number of rounds of history that the run keeps.
     """
     by_time = recover_s / update_s if update_s else math.inf
-    by_bytes = keep_bytes / (HISTORY_SHARE * round_bytes) if keep_bytes is not None and round_bytes else math.inf
-    return 1 + min(by_time, by_bytes) // 1
+    return 1 + min(by_time, rounds_kept / HISTORY_SHARE) // 1
 
 
 class Remembering:
@@ -50,7 +47,7 @@ class Remembering:
         self._waiting: dict[int, int] = {}
         self._recovering = False
         self._spent_s: defaultdict[int, float] = defaultdict(float)  # of compute since the last written memory
-        self._history_bytes: defaultdict[int, int] = defaultdict(int)
+        self._history: defaultdict[int, float] = defaultdict(float)  # the share of it since that memory
 
     def expect(self, worker: int) -> None:
         """Note that this worker will need its memory soon. Workers that start together recover together."""
@@ -71,8 +68,8 @@ class Remembering:
     async def restore(self, worker: int, seq: int) -> None:
         """Wait until the worker's memory after `seq` updates is here; find it or recover it, if need be.
 
-        Nothing comes of it if this function must leave, the run ends, or another function works as this worker, so that
-        more of its updates exist.
+        Nothing comes of it if this function must leave, the run ends, the worker has nothing left to compute, or another
+        function works as this worker, so that more of its updates exist.
 
         Raises:
             RunFailed: If it cannot be recovered.
@@ -82,7 +79,8 @@ class Remembering:
         shared.changed()
 
         def settled() -> bool:
-            return self.holds(worker, seq) or shared.ending or shared.known.next_seq[worker] > seq
+            finished = shared.ending or shared.schedule.leaves(shared.queued, worker, seq)
+            return self.holds(worker, seq) or finished or shared.known.next_seq[worker] > seq
 
         def may_act() -> bool:
             busy = self._expected or self._recovering or self._memories.unready(worker, seq)
@@ -106,7 +104,7 @@ class Remembering:
             for one in [*(Recovered(memory) for memory in found if memory is not None), *recovered]:
                 await world.compute(lambda memory=one.memory: self._take(memory))  # type: ignore[misc]
                 self._spent_s[one.memory.worker] = one.compute_s
-                self._history_bytes[one.memory.worker] = one.size_bytes * shared.settings.workers
+                self._history[one.memory.worker] = one.history
         finally:
             self._recovering = False
             shared.changed()
@@ -140,10 +138,8 @@ class Remembering:
             return
         worker, settings = update.worker, self._shared.settings
         self._spent_s[worker] += update.compute_s + update.encode_s
-        self._history_bytes[worker] += update.size_bytes * settings.workers
-        keep_bytes = settings.keep_bytes
-        much = keep_bytes is not None and self._history_bytes[worker] * HISTORY_SHARE > keep_bytes
-        if much or self._spent_s[worker] > settings.recover_s:
+        self._history[worker] += 1 / settings.rounds_kept(update.size_bytes * settings.workers)
+        if self._history[worker] * HISTORY_SHARE > 1 or self._spent_s[worker] > settings.recover_s:
             await self._write(worker, update.seq + 1)
 
     async def leave(self, worker: int, seq: int) -> None:
@@ -163,5 +159,5 @@ class Remembering:
         data = await world.compute(dumped)
         if data is not None:
             await world.store.create(keys.memory(worker, seq), data)
-            self._spent_s[worker] = self._history_bytes[worker] = 0
+            self._spent_s[worker] = self._history[worker] = 0.0
             world.emit(MemoryEvent(worker=worker, updates=seq, size_bytes=len(data), function=shared.name))

@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lambdaml.events import HorizonEvent
 from lambdaml.log import keys
-from lambdaml.log.retention import Horizon, Sizes, newest_memories, pinned_version, updates_between
+from lambdaml.log.records import Commit, Update
+from lambdaml.log.retention import (
+    ROUNDS_UNDER_WAY,
+    Horizon,
+    Sizes,
+    newest_memories,
+    pinned_version,
+    updates_between,
+)
+from lambdaml.log.state import KNOWN_FATES
 from lambdaml.storage.backend import batches
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
@@ -26,54 +35,81 @@ class Retention:
         self._shared = shared
         self._stops = stops
         self._update_bytes = self._snapshot_bytes = 0
-        self._marks: deque[Horizon] = deque()  # snapshots written here, each of which may become the horizon
+        self._marks: deque[Horizon] = deque()  # snapshots, each of which may become the horizon
         self._horizons = [Horizon(0, 0, (0,) * shared.settings.workers)]  # everything before the first is deleted
+        self._bases = [-1] * shared.settings.workers  # of the newest update of each worker that was applied here
+        self._aim: Horizon | None = None
+        self._tried: tuple[Horizon, int] | None = None
         self._known = False
-        self._due = False
 
-    def applied(self, size_bytes: int) -> None:
-        """Note that an update of this size was applied."""
-        self._update_bytes = max(self._update_bytes, size_bytes)
+    def restored(self) -> None:
+        """Note the snapshot with which this function begins, which may become the horizon."""
+        known = self._shared.known
+        if known.commit:
+            self._marks.append(Horizon(known.version, known.commit, tuple(known.next_seq)))
+
+    def applied(self, commit: Commit, updates: Iterable[Update]) -> None:
+        """Note that a commit was applied, with these of its updates."""
+        self._update_bytes = max([self._update_bytes, *[update.size_bytes for update in updates]])
+        for entry in commit.entries:
+            self._bases[entry.worker] = max(self._bases[entry.worker], entry.base)
+        self._look()
 
     def wrote(self, log_state: Mapping[str, Any], size_bytes: int) -> None:
         """Note that a snapshot was written here, and that no other function had written it before."""
         self._snapshot_bytes = max(self._snapshot_bytes, size_bytes)
         self._marks.append(Horizon.of(log_state))
-        self._due = True
+        self._look()
 
     async def keep(self) -> None:
-        """Delete what the bound demands after each snapshot, until the run ends."""
-        shared = self._shared
-        while shared.settings.keep_bytes is not None:
-            await shared.until(lambda: self._due)
-            self._due = False
-            if shared.writes_log and shared.wish is None and shared.known.stop is None:
-                await self._advance(shared.settings.keep_bytes)
+        """Delete what the bound demands whenever a snapshot may become the horizon, until the run ends."""
+        shared, settings = self._shared, self._shared.settings
+        while settings.keep_rounds is not None or settings.keep_bytes is not None:
+            await shared.until(self._due)
+            assert self._aim is not None
+            self._tried = self._aim, shared.known.progress
+            await self._advance(self._aim)
 
-    async def _advance(self, keep_bytes: int) -> None:
-        shared, store = self._shared, self._shared.world.store
-        sizes = Sizes(self._update_bytes, self._snapshot_bytes, shared.settings.updates_per_snapshot)
+    def _due(self) -> bool:
+        """Return whether to try to move the horizon: to another snapshot, or once more after half an interval between
+        snapshots, if a pin or a memory was in the way."""
+        shared, half = self._shared, self._shared.settings.updates_per_snapshot / 2
+        if self._aim is None or not shared.writes_log or shared.wish is not None or shared.known.stop is not None:
+            return False
+        if self._tried is None or self._tried[0] != self._aim:
+            return True
+        return self._aim.commit > self._horizons[-1].commit and shared.known.progress >= self._tried[1] + half
 
-        def exceeds(place: Horizon) -> bool:
-            """Return whether the history from there on exceeds the bound, or will when two more snapshots exist. A
-            successor takes its first snapshot before it can delete up to it."""
-            return sizes.history(shared.known.progress - place.progress + 2 * sizes.every) > keep_bytes
+    def _exceeds(self, place: Horizon) -> bool:
+        """Return whether the history from there on exceeds the bound, or will before it can be deleted. In bytes, two
+        more snapshots may exist by then."""
+        shared, settings = self._shared, self._shared.settings
+        sizes = Sizes(self._update_bytes, self._snapshot_bytes, settings.updates_per_snapshot)
+        updates = shared.known.progress - place.progress
+        rounds = updates / settings.workers + ROUNDS_UNDER_WAY
+        by_rounds = settings.keep_rounds is not None and rounds > settings.keep_rounds
+        by_bytes = settings.keep_bytes is not None and sizes.history(updates + 2 * sizes.every) > settings.keep_bytes
+        return by_rounds or by_bytes
 
-        if not self._marks or not exceeds(self._horizons[-1]):
+    def _look(self) -> None:
+        """Find the newest snapshot up to which history is to be deleted, and may be, as far as this function knows."""
+        if not self._marks or not self._shared.writes_log or not self._exceeds(self._horizons[-1]):
             return
+        wanted = next((mark for mark in self._marks if not self._exceeds(mark)), self._marks[-1])
+        allowed = (mark for mark in self._marks if mark.commit <= wanted.commit and self._reached(mark))
+        self._aim = max(allowed, key=lambda mark: mark.commit, default=self._aim)
+        self._shared.changed()
+
+    async def _advance(self, aim: Horizon) -> None:
+        """Move the horizon to this snapshot, or as close to it as pins, memories and the run's target allow."""
+        shared, store = self._shared, self._shared.world.store
         if not self._known:  # another function may have published some
             self._horizons = await _published(shared.world) or self._horizons
             self._known = True
-        limit = min([*await self._pinned(), *self._stops.unjudged, self._marks[-1].version])
-        wanted = next((mark for mark in self._marks if not exceeds(mark)), self._marks[-1])
+        limit = min([*await self._pinned(), *self._stops.unjudged, aim.version])
         memories = await self._memories()
-        newest = None if memories is None else newest_memories(memories, shared.settings.workers)
-        allowed = [
-            mark
-            for mark in self._marks
-            if mark.version <= min(limit, wanted.version) and self._fences(mark) and mark.leaves(newest)
-        ]
-        if exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
+        allowed = [mark for mark in self._marks if mark.version <= limit and self._recoverable(mark, memories)]
+        if self._exceeds(self._horizons[-1]) and allowed and allowed[-1].commit > self._horizons[-1].commit:
             await store.create(keys.horizon(allowed[-1].commit), allowed[-1].dump())
             self._horizons.append(allowed[-1])
         await self._delete(memories or [])
@@ -85,15 +121,36 @@ class Retention:
             return None
         return [keys.update_id(info.key) for info in await self._shared.world.store.list(keys.MEMORY)]
 
-    def _fences(self, place: Horizon) -> bool:
-        """Return whether a function that thaws is certain to notice that it was replaced.
-
-        Without reading the log, it may publish again the updates that were deleted before this place. It notices when
-        it meets an update that still exists.
-        """
+    def _recoverable(self, place: Horizon, memories: Sequence[tuple[int, int]] | None) -> bool:
+        """Return whether the memories that may still be needed could be recovered with what is kept from there on. A
+        worker that has made all of its updates needs none."""
         shared = self._shared
-        pairs = zip(shared.known.next_seq, place.next_seq, strict=True)
-        return not shared.schedule.deterministic or all(now > then for now, then in pairs)
+        if memories is None:
+            return True
+        newest = newest_memories(memories, shared.settings.workers)
+        for worker, decided in enumerate(place.next_seq):
+            if shared.schedule.leaves(shared.known, worker, decided):
+                newest[worker] = decided + KNOWN_FATES
+        return place.leaves(newest)
+
+    def _reached(self, place: Horizon) -> bool:
+        """Return whether every worker has computed from this place or a later one, as far as that is called for.
+
+        If the schedule is deterministic, a function that thaws must be certain to notice that it was replaced. Without
+        reading the log, it may publish again the updates that were deleted before this place. It notices when it meets
+        an update that still exists. If it reads the log, and the bound is one of rounds, a function that has fallen
+        behind keeps what it needs until its lease ends. A bound of bytes is kept even so: such a function begins anew.
+        """
+        shared, known = self._shared, self._shared.known
+        deterministic = shared.schedule.deterministic
+        if not deterministic and shared.settings.keep_rounds is None:
+            return True
+
+        def excused(worker: int) -> bool:
+            return shared.leases.silent(worker) or shared.schedule.leaves(known, worker, known.next_seq[worker])
+
+        behind = (worker for worker, base in enumerate(self._bases) if base < place.version)
+        return all(not deterministic and excused(worker) for worker in behind)
 
     async def _delete(self, memories: Sequence[tuple[int, int]]) -> None:
         """Delete everything below the newest horizon that the pins allow, of these memories those that nobody can need:
@@ -108,7 +165,8 @@ class Retention:
         spent = [keys.horizon(horizon.commit) for horizon in passed[:-1]]
         newest = newest_memories(memories, self._shared.settings.workers)
         forgotten = [keys.memory(w, seq) for w, seq in memories if seq < min(newest[w], last.next_seq[w])]
-        for doomed in (older, updates_between(first, last), forgotten, spent):
+        sums = [info.key for info in await store.list(keys.REDUCED) if keys.reduced_commit(info.key) < last.commit]
+        for doomed in (older, updates_between(first, last), sums, forgotten, spent):
             for batch in batches(doomed):
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]

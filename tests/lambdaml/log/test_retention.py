@@ -14,88 +14,15 @@ from lambdaml.errors import BadObject, SettingsError, StoreFull
 from lambdaml.events import Event
 from lambdaml.log import keys, wire
 from lambdaml.log.gc import garbage
-from lambdaml.log.retention import Horizon, Sizes, horizon_of, pin_version, snapshots_kept, unpin_version
+from lambdaml.log.retention import Horizon, Sizes, horizon_of, least_rounds, pin_version, unpin_version
 from lambdaml.settings import JobSettings, Settings
-from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.engine import FaultPlan, VirtualRun
-from lambdaml.simulation.judge import judge
-from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage import MemoryStore, open_store
-from lambdaml.training.asked import bounded, default_interval, warnings_of_room
+from lambdaml.training.asked import default_interval, history_bound, warnings_of_room
 from tests.lambdaml.lab import Tiny, broken_off, memory, model_bytes
 
 STEPS, WORKERS, EVERY = 60, 2, 4
-KEEP = 20_000
-"""Bytes: some 40 updates of the job `Tiny`."""
-
-
-def virtual(schedule: str = "asp", **options: Any) -> VirtualRun:
-    """A run of 400 updates in the virtual world."""
-    chosen: dict[str, Any] = {"workers": 4, "steps": 100, "snapshot_every": 4, "keep_bytes": 20_000, "lease_s": 10.0}
-    settings = {name: options.pop(name) for name in list(options) if name in Settings.model_fields}
-    run = Settings(
-        job=JobSettings(spec="shadow"),
-        schedule=schedule,
-        batch_size=8,
-        samples=64,
-        steps_per_epoch=2,
-        parameters=1,
-        token="shadow",
-        **(chosen | settings),
-    )
-    places = Channel.parse("s3-express"), Platform.parse("local")
-    return VirtualRun(run, 3, Costs(step_s=0.1, apply_s=0.001), *places, **options)
-
-
-def history_bytes(run: VirtualRun) -> int:
-    return sum(info.size_bytes for prefix in (keys.UPDATES, keys.SNAPSHOTS) for info in run.bucket.list(prefix))
-
-
-@pytest.mark.parametrize("schedule", ["bsp", "asp", "ssp:2", "quorum:2"])
-def test_history_never_exceeds_its_bound_while_a_run_goes_on(schedule: str) -> None:
-    most = 0
-
-    def watch(now: float, event: Event) -> None:
-        nonlocal most
-        most = max(most, history_bytes(run))
-
-    run = virtual(schedule, trace=watch)
-    assert run.run(10_000)
-    assert judge(run, "") == []
-    assert 8_000 < most <= 20_000, "the bound is used, and kept"
-    assert len(run.bucket.deleted) > 200
-    kept = list(snapshots_kept(MemoryStore.holding(run.bucket.objects, "kept", lambda: 0.0)))
-    assert keys.number(kept[0].key) > 0
-    assert len(run.bucket.list(keys.HORIZONS)) == 1
-
-
-def test_a_run_that_keeps_all_deletes_nothing_and_asks_nothing() -> None:
-    run = virtual(keep_bytes=None)
-    assert run.run(10_000)
-    assert run.bucket.deleted == []
-    counts = [life.world.store.meter.snapshot().requests for life in run.lives]
-    bound = virtual(keep_bytes=10**9)
-    assert bound.run(10_000)
-    assert [life.world.store.meter.snapshot().requests for life in bound.lives] == counts, "far below its bound, too"
-
-
-def test_a_function_that_the_horizon_has_passed_begins_anew() -> None:
-    """It stands still for longer than the history that is kept, and misses what it needs when it goes on."""
-
-    def fault_plan(run: VirtualRun, name: str, index: int) -> FaultPlan:
-        return FaultPlan(freeze_s=(3.0, 60.0)) if name == "f2.0" else FaultPlan()
-
-    run = virtual("asp", keep_bytes=6_000, steps=200, lease_s=2.0, fault_plan=fault_plan)
-    assert run.run(10_000)
-    assert judge(run, "") == []
-    lives = {life.name: life.outcome for life in run.lives}
-    assert (lives["f2.0"], lives["f2.1"]) == ("left", "done"), (
-        "as overtaken, or for its lost lease, whichever it sees first"
-    )
-
-
-# ---- Real runs, inline
+KEEP = "20000B"
+"""Some 40 updates of the job `Tiny`."""
 
 
 def train(store: MemoryStore, **options: Any) -> lambdaml.Run:
@@ -240,6 +167,19 @@ def test_gc_leaves_a_run_that_goes_on_what_its_workers_remember(written: bool, s
         assert model_bytes(run) == model_bytes(train(memory(), **options))
 
 
+def test_gc_deletes_the_sums_that_a_run_which_goes_on_has_passed() -> None:
+    options: dict[str, Any] = {"workers": 3, "steps": 12, "snapshot_every": 2, "functions": 1, "pattern": "tree:2"}
+    run = broken_off(Tiny, at=9, **options)
+    run.gc()
+    horizon = horizon_of(run.store)
+    assert horizon is not None and horizon.commit > 2
+    sums = {keys.reduced_commit(info.key) for info in run.store.list(keys.REDUCED)}
+    assert min(sums) == horizon.commit
+    lambdaml.resume(run.store, functions=1)
+    assert model_bytes(run) == model_bytes(train(memory(), **options)) and run.verify().faults == []
+    assert run.gc() and not list(run.store.list(keys.REDUCED)), "a run that has ended needs none"
+
+
 def _memories(run: lambdaml.Run) -> list[tuple[int, int]]:
     return [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)]
 
@@ -280,28 +220,47 @@ def test_a_disk_that_is_full_ends_a_run_in_good_order(
 
 @pytest.mark.parametrize(
     ("keep", "size"),
-    [("all", None), ("500", 500), (500, 500), ("1.5K", 1536), ("2M", 2**21), ("3G", 3 * 2**30), ("3GiB", 3 * 2**30)],
+    [("all", None), ("500B", 500), ("1.5K", 1536), ("2M", 2**21), ("3g", 3 * 2**30), ("3 GiB", 3 * 2**30)],
 )
-def test_a_size_is_read_as_people_write_it(keep: str | int, size: int | None) -> None:
-    assert bounded(keep, None, 10) == size
+def test_a_size_is_read_as_people_write_it(keep: str, size: int | None) -> None:
+    assert history_bound(keep, None, 2, 5) == {"keep_rounds": None, "keep_bytes": size}
 
 
-@pytest.mark.parametrize("keep", ["much", "", "0", "-5", "1.2.3G", "none"])
-def test_what_is_no_size_is_refused(keep: str) -> None:
-    with pytest.raises(SettingsError, match="keep: 'all' or a size"):
-        bounded(keep, None, 10)
+@pytest.mark.parametrize("keep", [16, "16"])
+def test_a_number_without_a_unit_is_one_of_rounds(keep: str | int) -> None:
+    assert history_bound(keep, None, 6, 10**9) == {"keep_rounds": 16, "keep_bytes": None}
+
+
+@pytest.mark.parametrize("keep", ["much", "", "0", 0, "-5", -5, "1.5", 16.0, "1.2.3G", "none", "16 rounds"])
+def test_what_is_no_bound_is_refused(keep: str) -> None:
+    with pytest.raises(SettingsError, match="keep: 'all', a number of rounds such as 16, or a size such as 500M"):
+        history_bound(keep, None, 2, 5)
 
 
 def test_a_bound_that_is_less_than_two_intervals_is_refused() -> None:
     with pytest.raises(SettingsError, match="less than the updates of two snapshots"):
-        bounded("1M", None, 2**20)
+        history_bound("1M", None, 2, 2**19)
+
+
+def test_a_window_that_is_smaller_than_snapshots_and_a_lease_need_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError) as raised:
+        lambdaml.train(Tiny, memory(), workers=WORKERS, steps=STEPS, snapshot_every=EVERY, keep=3)
+    assert str(raised.value) == (
+        "keep: 3 rounds are fewer than the 12 that two snapshots, with 4 rounds between them, and a lease need: take "
+        "snapshots more often with snapshot_every, or keep more"
+    )
+    with pytest.raises(SettingsError, match="3 rounds are fewer than the 6"):
+        lambdaml.train(Tiny, memory(), workers=WORKERS, steps=STEPS, keep=3)
 
 
 def test_by_default_a_tenth_of_the_disk_or_two_gib_or_four_intervals_are_kept() -> None:
-    assert bounded(None, None, 10) == 2**31
-    assert bounded(None, 10**9, 10) == 10**8
-    assert bounded(None, 10**12, 10**9) == 4 * 10**9
-    assert bounded(None, 10**9, 10**9) == 5 * 10**8
+    def kept(free_bytes: int | None, interval_bytes: int) -> int | None:
+        return history_bound(None, free_bytes, 1, interval_bytes)["keep_bytes"]
+
+    assert kept(None, 10) == 2**31
+    assert kept(10**9, 10) == 10**8
+    assert kept(10**12, 10**9) == 4 * 10**9
+    assert kept(10**9, 10**9) == 5 * 10**8
 
 
 def test_large_models_take_snapshots_more_often_than_once_an_epoch() -> None:
@@ -310,6 +269,11 @@ def test_large_models_take_snapshots_more_often_than_once_an_epoch() -> None:
     assert default_interval(500, 4, 1_000_000) == 33
     assert default_interval(500, 4, 200_000_000) == 4
     assert default_interval(2, 4, 200_000_000) == 2
+
+
+def test_runs_that_keep_few_rounds_take_snapshots_as_often_as_these_need() -> None:
+    assert [default_interval(100, 4, 1_000, keep) for keep in (3, 6, 16, 50, 1000)] == [1, 1, 6, 23, 100]
+    assert all(least_rounds(default_interval(100, 4, 1_000, keep)) <= keep for keep in range(6, 300))
 
 
 def settings_of(**options: Any) -> Settings:
@@ -321,6 +285,8 @@ def test_a_history_that_will_not_fit_or_is_dear_is_warned_of() -> None:
     assert list(warnings_of_room(settings_of(), 10**12)) == []
     assert "may take 40.0 GB, and 10.0 GB are free" in next(warnings_of_room(settings_of(), 10**10))
     assert list(warnings_of_room(settings_of(keep_bytes=2**31), 10**10)) == []
+    assert list(warnings_of_room(settings_of(keep_rounds=16), 10**10)) == []
+    assert "may take 20.0 GB" in next(warnings_of_room(settings_of(keep_rounds=500), 10**10))
     assert "may take 400 GB: at S3's price 9 USD a month" in next(warnings_of_room(settings_of(steps=10_000), None))
 
 
