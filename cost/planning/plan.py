@@ -186,16 +186,16 @@ def make_plan(
         iprof: The lessons of earlier runs. Without it, platforms are taken to be as fast as the measured machine.
     """
     began = time.monotonic()
-    planner = Planner(profile, objective, book or PriceBook.load(), iprof, processes or cores())
     candidates = objective.space.candidates(profile, to_target=objective.epochs is None)
-    found = ranked(planner.estimates(candidates, progress), objective)
-    seeds = max(LEAST_SEEDS, 2 * REFINED // len(found))
-    refined: dict[Candidate, Estimate] = {}
-    while todo := [
-        one.candidate for one in found[: LEAST_REFINED if refined else REFINED] if one.candidate not in refined
-    ]:
-        refined |= zip(todo, planner.refined(todo, seeds))
-        found = ranked((refined.get(one.candidate, one) for one in found), objective)
+    with Planner(profile, objective, book or PriceBook.load(), iprof, processes or cores()) as planner:
+        found = ranked(planner.estimates(candidates, progress), objective)
+        seeds = max(LEAST_SEEDS, 2 * REFINED // len(found))
+        refined: dict[Candidate, Estimate] = {}
+        while todo := [
+            one.candidate for one in found[: LEAST_REFINED if refined else REFINED] if one.candidate not in refined
+        ]:
+            refined |= zip(todo, planner.refined(todo, seeds))
+            found = ranked((refined.get(one.candidate, one) for one in found), objective)
     best = frontier(found)
     chosen = 0 if keeps(found[0], objective) else None
     nearest = chosen if chosen is not None else nearest_feasible(found, objective)

@@ -1,7 +1,8 @@
 """The planner, which simulates the candidates of one plan and estimates each of them.
 
 Candidates that differ only in how long a gradient takes lie on a line between the two extremes. Only the extremes are
-therefore simulated at first; later the best candidates are simulated individually.
+therefore simulated at first, and how much longer functions take to start is added; later the best candidates are
+simulated individually.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from lambdaml.cost.billing.bill import channel_of
 from lambdaml.cost.billing.prices import PriceBook
@@ -42,8 +46,11 @@ REFINING_UPDATES = 512
 """The updates in a simulation of one of the best candidates."""
 
 NEGLIGIBLE = 1 / 50
-"""The share of a round below which the transfer and the coding of updates play no part in it, so that codecs share a
+"""The share of a round below which codecs that differ so much in the transfer and the coding of updates share a
 simulation."""
+
+HEADER_BYTES = 400
+"""The approximate bytes of an update besides its payload."""
 
 Progress = Callable[[float], None]
 _Task = tuple[Shape, int, int]
@@ -55,6 +62,8 @@ _Found = StepCost | str
 
 class Planner:
     """The state that all estimates of one plan share.
+
+    If it simulates in several processes, use it as a context manager: they stay until the block ends.
 
     Args:
         iprof: The lessons of earlier runs about platforms, or None to take these to be as fast as the measured machine.
@@ -68,12 +77,20 @@ class Planner:
         self, profile: Profile, objective: Objective, book: PriceBook, iprof: IProf | None, processes: int
     ) -> None:
         self._profile, self._objective, self._book, self._iprof = profile, objective, book, iprof
-        self._processes = processes
+        self._processes, self._open = processes, ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
         self._criterion = _stop_criterion(profile, objective)
         self._tariffs: dict[tuple[str, str], Tariff] = {}
         self._slowdowns: dict[Device, float] = {}
         self._stragglers = STRAGGLERS.make(objective.stragglers)
-        self._largest = max(profile.codecs, key=lambda codec: profile.codecs[codec].update_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
 
     def basis(self, candidates: Sequence[Candidate]) -> Basis:
         """Return everything on which the estimates of these candidates rest."""
@@ -84,9 +101,15 @@ class Planner:
     def estimates(self, candidates: Sequence[Candidate], progress: Progress) -> list[Estimate]:
         """Return an estimate for each candidate, in order."""
         families: defaultdict[tuple[Any, ...], list[tuple[Candidate, Shape]]] = defaultdict(list)
-        for candidate in candidates:
-            codec, shape = self._standing_for(candidate)
-            key = (shape.schedule, candidate.algorithm, shape.workers, shape.functions, shape.channel, shape.platform)
+        stand_ins: defaultdict[tuple[Any, ...], list[tuple[str, Shape]]] = defaultdict(list)
+        for candidate in sorted(candidates, key=self._update_bytes, reverse=True):
+            own = self._shape(candidate)
+            place = replace(own.platform, cold_start_s=(0.0, 0.0))
+            key = (own.schedule, candidate.algorithm, own.workers, own.functions, own.channel, place)
+            others = stand_ins[*key, own.costs.step_s]
+            codec, shape = next((pair for pair in others if _alike(own, pair[1])), (candidate.codec, own))
+            if shape is own:
+                others.append((codec, own))
             families[*key, codec].append((candidate, shape))
         ends = {key: _ends([shape for _, shape in members]) for key, members in families.items()}
         tasks = [(shape, 0, SIMULATED_UPDATES) for pair in ends.values() for shape in pair]
@@ -96,7 +119,7 @@ class Planner:
             low, high = ends[key]
             first, last = (simulated[shape, 0, SIMULATED_UPDATES] for shape in (low, high))
             for candidate, shape in members:
-                known[candidate] = self._with_codec(_between(shape.costs, low, high, first, last), candidate, shape)
+                known[candidate] = self._with_codec(_between(shape, low, high, first, last), candidate, shape)
         return [self._estimate(candidate, known[candidate]) for candidate in candidates]
 
     def refined(self, candidates: Sequence[Candidate], seeds: int) -> list[Estimate]:
@@ -121,7 +144,7 @@ class Planner:
             self._tariffs[key] = Tariff(self._book, *key, platform.memory_mb)
         return self._tariffs[key]
 
-    def _shape(self, candidate: Candidate, codec: str | None = None) -> Shape:
+    def _shape(self, candidate: Candidate) -> Shape:
         """Return the candidate's shape, with compute slowed by the platform's speed, and without the end of lifetimes,
         which estimates add.
 
@@ -136,16 +159,16 @@ class Planner:
             candidate.workers,
             candidate.batch_size,
             self._profile.job.samples,
-            self._costs(candidate, codec or candidate.codec, slowdown),
+            self._costs(candidate, slowdown),
             candidate.channel,
             replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0, lifetime_s=math.inf),
             self._stragglers,
             functions,
         )
 
-    def _costs(self, candidate: Candidate, codec: str, slowdown: float = 1.0) -> Costs:
+    def _costs(self, candidate: Candidate, slowdown: float = 1.0) -> Costs:
         """Return the costs of the candidate's updates: local steps are simulated as one long gradient."""
-        costs = self._profile.costs(candidate.batch_size, codec, slowdown, candidate.algorithm)
+        costs = self._profile.costs(candidate.batch_size, candidate.codec, slowdown, candidate.algorithm)
         return replace(costs, step_s=candidate.batches(self._profile.job.samples) * costs.step_s)
 
     def _slowdown(self, candidate: Candidate, functions: int) -> float:
@@ -154,29 +177,20 @@ class Planner:
             return 1.0
         device = Device.of(candidate.platform)
         if candidate.platform.name == "local":
-            costs = self._costs(candidate, candidate.codec)
+            costs = self._costs(candidate)
             device = Device.here(functions, busy_share(costs, candidate.channel, candidate.workers, functions))
         self._slowdowns[device] = self._iprof.slowdown(device)
         return self._slowdowns[device]
 
-    def _standing_for(self, candidate: Candidate) -> tuple[str, Shape]:
-        """Return the codec and the shape to simulate for the candidate: those of the largest codec, if neither its bytes
-        nor the other work of the candidate's own codec take time."""
-        own, shape = self._shape(candidate), self._shape(candidate, self._largest)
-        per_s = min(shape.channel.bandwidth_bytes_per_s, shape.platform.bandwidth_bytes_per_s)
-        moved_s = candidate.workers * shape.costs.update_bytes / per_s
-        worked_s = abs(own.costs.encode_s - shape.costs.encode_s)
-        worked_s += candidate.workers * abs(own.costs.apply_update_s - shape.costs.apply_update_s)
-        round_s = shape.costs.step_s + waits_s(shape.channel)
-        alike = moved_s + worked_s < NEGLIGIBLE * round_s
-        return (self._largest, shape) if alike else (candidate.codec, own)
+    def _update_bytes(self, candidate: Candidate) -> int:
+        return self._profile.codecs[candidate.codec].update_bytes
 
     def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
         """Return the result for the shape, with the bytes of the candidate's own codec."""
-        own = self._profile.codecs[candidate.codec].update_bytes
+        own = self._update_bytes(candidate)
         if isinstance(found, str) or own == shape.costs.update_bytes:
             return found
-        ratio, step = own / shape.costs.update_bytes, found.step
+        ratio, step = (own + HEADER_BYTES) / (shape.costs.update_bytes + HEADER_BYTES), found.step
         sent_bytes, received_bytes = step.sent_bytes * ratio, step.received_bytes * ratio
         return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes))
 
@@ -190,11 +204,10 @@ class Planner:
                 found[task] = result
                 progress(len(found) / len(todo))
 
-        if self._processes == 1 or len(todo) < 8:
-            note(map(_simulated, todo))
-        else:
-            with fresh_processes(self._processes, _know, dict(SCHEDULES.factories)) as pool:
-                note(pool.map(_simulated, todo, chunksize=2))
+        if self._processes > 1 and self._pool is None and len(todo) >= 8:
+            given = (self._processes, _know, dict(SCHEDULES.factories))
+            self._pool = self._open.enter_context(fresh_processes(*given))
+        note(map(_simulated, todo) if self._pool is None else self._pool.map(_simulated, todo))
         return found
 
 
@@ -223,6 +236,15 @@ def _stop_criterion(profile: Profile, objective: Objective) -> StopCriterion:
     return StopCriterion(convergence, None, objective.snapshot_every, objective.remaining)
 
 
+def _alike(own: Shape, other: Shape) -> bool:
+    """Return whether what one codec takes more than the other is a negligible share of a round."""
+    costs, others = own.costs, other.costs
+    per_s = min(own.channel.bandwidth_bytes_per_s, own.platform.bandwidth_bytes_per_s)
+    moved_s = own.workers * abs(costs.update_bytes - others.update_bytes) / per_s
+    worked_s = abs(costs.encode_s - others.encode_s) + own.workers * abs(costs.apply_update_s - others.apply_update_s)
+    return moved_s + worked_s < NEGLIGIBLE * (own.costs.step_s + waits_s(own.channel))
+
+
 def _ends(shapes: Sequence[Shape]) -> tuple[Shape, Shape]:
     """Return the shapes with the shortest and the longest gradients."""
     ordered = sorted(shapes, key=lambda shape: shape.costs.step_s)
@@ -241,13 +263,14 @@ def _simulated(task: _Task) -> _Found:
         return str(error)
 
 
-def _between(costs: Costs, low: Shape, high: Shape, first: _Found, last: _Found) -> _Found:
-    """Interpolate the cost of a gradient's time that lies between two others."""
+def _between(shape: Shape, low: Shape, high: Shape, first: _Found, last: _Found) -> _Found:
+    """Interpolate the cost of a gradient's time that lies between two others, and add how much later functions start."""
     if isinstance(first, str) or isinstance(last, str):
         return first if isinstance(first, str) else last
     span = high.costs.step_s - low.costs.step_s
-    share = (costs.step_s - low.costs.step_s) / span if span else 0.0
-    return mixed(((1 - share, first), (share, last)))
+    share = (shape.costs.step_s - low.costs.step_s) / span if span else 0.0
+    own_s, low_s, high_s = (each.platform.cold_start_s[0] for each in (shape, low, high))
+    return mixed(((1 - share, first), (share, last))).delayed(own_s - low_s - share * (high_s - low_s), shape.functions)
 
 
 def _mean(found: Sequence[_Found]) -> _Found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lambdaml.log.records import Commit
 from lambdaml.schedules import SCHEDULES, in_rounds
@@ -98,6 +98,10 @@ class StepCost:
     def of(self, steps: float) -> Amounts:
         """Return the amounts that a run of this many steps takes."""
         return self.once.plus(self.step, steps)
+
+    def delayed(self, seconds: float, functions: int) -> StepCost:
+        """Return the costs of a run whose functions all begin so many seconds later."""
+        return replace(self, once=self.once.plus(Amounts(seconds, functions * seconds, 0.0, {}, 0.0, 0.0)))
 
 
 def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
