@@ -40,7 +40,7 @@ from lambdaml.engines.processes import fresh_processes
 from lambdaml.errors import RunFailed, SettingsError
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.stragglers import STRAGGLERS
-from lambdaml.simulation.stub_replica import Costs
+from lambdaml.simulation.stub_replica import HEADER_BYTES, Costs
 
 REFINING_UPDATES = 512
 """The updates in a simulation of one of the best candidates."""
@@ -48,9 +48,6 @@ REFINING_UPDATES = 512
 NEGLIGIBLE = 1 / 50
 """The share of a round below which codecs that differ so much in the transfer and the coding of updates share a
 simulation."""
-
-HEADER_BYTES = 400
-"""The approximate bytes of an update besides its payload."""
 
 Progress = Callable[[float], None]
 _Task = tuple[Shape, int, int]
