@@ -1,8 +1,8 @@
 """`verify` checks a run's promises with nothing but its bucket.
 
 The log has no gap; every published update has exactly one fate; the log says the same about each update as the update
-itself; weights are those of the run's rule; a replay reproduces every digest, every snapshot and the result, bit for
-bit. A deep check (`lambdaml.training.deep`) also computes a sample of the updates again.
+itself; weights are those of the run's rule; a replay reproduces every sum that functions shared, every digest, every
+snapshot and the result, bit for bit. A deep check (`lambdaml.training.deep`) also computes a sample of the updates again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lambdaml.training import numerics
 from lambdaml.training.deep import DeepCheck, Told
 from lambdaml.training.one_thread import OneThread
 from lambdaml.training.replay import commits_from, replica_at
+from lambdaml.training.shared_sums import SharedSums
 
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
@@ -42,6 +43,7 @@ class Report:
         pending: The number of updates that have no fate yet.
         digests: The number of digests that were compared.
         snapshots: The number of snapshots that were compared.
+        sums: The number of sums and models that functions took over from each other and that were compared.
         version: The last version of the replay.
         first: The version that the check begins at; the history before it was deleted.
         model: Whether the run has a result, which was checked.
@@ -60,6 +62,7 @@ class Report:
     pending: int = 0
     digests: int = 0
     snapshots: int = 0
+    sums: int = 0
     version: int = 0
     first: int = 0
     model: bool = False
@@ -139,11 +142,14 @@ def _check_replay(
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
     digests: dict[int, str] = {}
     unchecked = {}
+    shared, differ = SharedSums(run, replica), list[str]()
     for commit, updates in commits_from(run, replica.log_state.commit):
         if deeper is not None:
             deeper.note(updates.values())
         _check_commit(run, replica, commit, updates, report)
+        differ += shared.before(commit, updates)
         replica.apply(commit, updates)
+        differ += shared.after(commit)
         report.commits = commit.commit + 1
         wanted = replica.version in snapshots
         if wanted:
@@ -154,8 +160,8 @@ def _check_replay(
             if digest:
                 unchecked[digest.commits, digest.sha256] = where
         progress(report.commits, total)
-    report.version = replica.version
-    differ = _differing(unchecked, digests, report) + _check_snapshots(run, replica, states, snapshots, report)
+    report.version, report.sums = replica.version, shared.checked
+    differ += _differing(unchecked, digests, report) + _check_snapshots(run, replica, states, snapshots, report)
     if deeper is not None:
         found = deeper.check(replica, replica.log_state.next_seq, computing)
         report.recomputed, report.unchecked, report.memories = found.recomputed, found.unchecked, found.memories

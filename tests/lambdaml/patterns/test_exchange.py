@@ -12,6 +12,8 @@ import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.commits import step_entries
+from lambdaml.log.partial import Partial
+from lambdaml.log.snapshot import State
 from lambdaml.patterns.scatter import ScatterExchange
 from lambdaml.simulation import faults
 from lambdaml.simulation.channel import Channel
@@ -51,7 +53,40 @@ def test_a_pattern_gives_the_bits_of_gather_in_its_bracket_and_verifies(pattern:
     shared, run = trained(f"exchange-{name}", Normed, pattern=pattern, codec=codec)
     alone, _ = trained(f"gather-{name}", Normed, bracket=bracket, codec=codec)
     assert shared is not None and shared == alone
-    assert run.verify().faults == []
+    report = run.verify()
+    assert report.faults == []
+    assert report.sums >= 6, "the sums were compared with a replay"
+
+
+def planted(pattern: str, change: Any, **options: Any) -> list[str]:
+    """The faults that are found in a run after one of its shared objects was changed."""
+    _, run = trained(f"planted-{pattern}".replace(":", ""), Normed, pattern=pattern, **options)
+    key = [info.key for info in run.store.list(keys.REDUCED)][-1]
+    data = run.store.get(key)
+    assert data is not None
+    run.store.put(key, change(bytes(data), key))
+    return run.verify().faults
+
+
+@pytest.mark.parametrize("pattern", ["tree:2", "scatter"])
+def test_a_shared_sum_that_was_forged_is_found(pattern: str) -> None:
+    def forge(data: bytes, key: str) -> bytes:
+        partial = Partial.read(data, key)
+        partial.sum = {name: array * 2 for name, array in partial.sum.items()}
+        return partial.pack()
+
+    (fault,) = planted(pattern, forge)
+    assert "is not the sum of the updates" in fault
+
+
+def test_a_folded_model_that_was_forged_is_found() -> None:
+    def forge(data: bytes, key: str) -> bytes:
+        state = State.load(data, key)
+        state.tensors["model/3.bias"] += 1
+        return state.dump()
+
+    (fault,) = planted("fold", forge, schedule="asp")
+    assert "is not the model that the log makes" in fault
 
 
 def test_a_tree_of_another_bracket_gives_other_bits() -> None:
@@ -63,7 +98,8 @@ def test_a_tree_of_another_bracket_gives_other_bits() -> None:
 def test_a_folded_run_verifies_and_its_functions_follow(schedule: str) -> None:
     sha256, run = trained(f"fold-{schedule}".replace(":", ""), Normed, pattern="fold", schedule=schedule)
     assert sha256 is not None
-    assert run.verify().faults == []
+    report = run.verify()
+    assert report.faults == [] and report.sums > 0
     assert any(info.key.endswith("/fold") for info in run.store.list(keys.REDUCED))
 
 
