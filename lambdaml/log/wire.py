@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject, NewerSchema, OlderSchema
 
-SCHEMA = 4
+SCHEMA = 5
 """The version of every format in this file and in `lambdaml.log.records`."""
 
 _PREAMBLE = struct.Struct("<4sIII")
