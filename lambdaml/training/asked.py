@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
@@ -26,6 +26,9 @@ from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
 from lambdaml.training.source import fingerprint, split_spec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_EPOCHS = 10
 MAX_EPOCHS = 1000
@@ -157,10 +160,8 @@ def settings_for(
         SettingsError: If an option makes no sense, or does not fit the others.
         JobError: If the job's dataset or batch size cannot be used.
     """
-    from lambdaml.training.flat import layout_of
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import Sampler
-    from lambdaml.training.slices import unsliceable
 
     samples = _samples(job)
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
@@ -178,10 +179,7 @@ def settings_for(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     parts = Parts.of(asked)
-    if fault := parts.codec.misfit(layout_of(model)):
-        raise SettingsError(f"codec {asked.codec!r} {fault}")
-    if fault := unsliceable(parts, model):
-        raise SettingsError(f"pattern {asked.pattern!r} {fault}")
+    _demand_carried(asked, parts, model)
     each, batches = parts.algorithm.batches(per_epoch), None
     if steps is None:
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)
@@ -210,6 +208,21 @@ def settings_for(
         token=secrets.token_hex(8),
         versions=versions(),
     )
+
+
+def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
+    """Make sure that the codec and the pattern can carry the updates of this model.
+
+    Raises:
+        SettingsError: If they cannot.
+    """
+    from lambdaml.training.flat import layout_of
+    from lambdaml.training.slices import unsliceable
+
+    if fault := parts.codec.misfit(layout_of(model)):
+        raise SettingsError(f"codec {asked.codec!r} {fault}")
+    if fault := unsliceable(parts, model):
+        raise SettingsError(f"pattern {asked.pattern!r} {fault}")
 
 
 def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
