@@ -11,6 +11,7 @@ from lambdaml.events import EndedEvent, Event, StartedEvent
 from lambdaml.log import keys
 from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit
+from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
@@ -119,8 +120,10 @@ class VirtualRun:
     def __post_init__(self) -> None:
         self.kernel = Kernel(self.seed)
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
-        payloads |= {keys.MEMORY: self.costs.memory_bytes}
-        self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector)
+        dense_bytes = max(4 * self.settings.parameters, self.costs.update_bytes)
+        slices = max(1, Parts.of(self.settings).slices)
+        payloads |= {keys.MEMORY: self.costs.memory_bytes, keys.REDUCED: dense_bytes // slices}
+        self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector, 1 / slices)
         self.bucket.put(keys.RUN, self.settings.dump())
         start = self.start or StubReplica(self.settings, self.costs).state().dump()
         self.bucket.put(keys.snapshot(0), start)

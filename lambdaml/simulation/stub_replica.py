@@ -209,8 +209,9 @@ class StubReplica:
         self._terms.append((update.id, update.loss, entry.weight))
         self._added += 1
 
-    def summing(self) -> StubSum:
-        return StubSum(self.costs, self._charge)
+    def summing(self, share: float = 1.0) -> StubSum:
+        """Begin a sum of updates, or of this share of each."""
+        return StubSum(self.costs.apply_update_s * share, self._charge)
 
     def besides(self, update: Update) -> Body:
         return {}
@@ -273,7 +274,7 @@ class StubSlices:
         return "gradient is not finite" if bad else "", 1.0
 
     def summing(self, index: int) -> StubSum:
-        return self._machine.summing()
+        return self._machine.summing(1 / self._count)
 
     def assemble(self, bodies: Sequence[Body]) -> Body:
         """Return the terms of all slices; those of each if they are not the same."""
@@ -286,19 +287,19 @@ class StubSlices:
 class StubSum:
     """A sum of updates without tensors: the list of its terms. It is a `lambdaml.worker.machine.Summing`."""
 
-    def __init__(self, costs: Costs, charge: Callable[[float], None]) -> None:
+    def __init__(self, add_s: float, charge: Callable[[float], None]) -> None:
         self._terms: list[NDArray[np.float64]] = [np.empty((0, 4))]
-        self._costs, self._charge = costs, charge
+        self._add_s, self._charge = add_s, charge
 
     def add(self, entry: Entry, update: Update) -> None:
         assert update.loaded, f"update {update.id} was let go before it was added"
         loss = float(update.body[_NUMBERS][0]) if _NUMBERS in update.body else update.loss
         self._terms.append(np.array([[entry.worker, entry.seq, loss, entry.weight]]))
-        self._charge(self._costs.apply_update_s)
+        self._charge(self._add_s)
 
     def join(self, entries: Sequence[Entry], body: Body) -> None:
         self._terms.append(body["terms"])
-        self._charge(self._costs.apply_update_s)
+        self._charge(self._add_s)
 
     def finish(self) -> Body:
         return {"terms": np.concatenate(self._terms)} if len(self._terms) > 1 else {}

@@ -70,6 +70,7 @@ class Bucket:
         channel: The model of the store's latencies, bandwidth and limits.
         payloads: The bytes that objects whose keys begin with these prefixes have beyond what is really stored.
         injector: Decides which faults requests meet; by default none meets any.
+        range_share: The share of an object's modelled payload that lies in a range which is read.
 
     Attributes:
         objects: Each object's bytes and the virtual second at which it was written, by key.
@@ -84,8 +85,10 @@ class Bucket:
         channel: Channel,
         payloads: dict[str, int] | None = None,
         injector: FaultInjector | None = None,
+        range_share: float = 1.0,
     ) -> None:
         self.kernel = kernel
+        self.range_share = range_share
         self.channel = channel
         self.injector: FaultInjector = injector or NoFaults()
         self.objects: dict[str, tuple[bytes, float]] = {}
@@ -102,9 +105,8 @@ class Bucket:
         return len(data) + self._payloads.get(key[: key.find("/") + 1], 0)
 
     def moved_bytes(self, op: Op, key: str, data: bytes) -> int:
-        """Return the bytes that a read moves over the network; a range moves its share of the modelled payload."""
-        whole = self.get(key) if op == "get_range" else data
-        share = len(data) / len(whole) if whole else 1.0
+        """Return the bytes that a read moves over the network. A range has its share of the modelled payload."""
+        share = self.range_share if op == "get_range" else 1.0
         return len(data) + round(share * (self.size_bytes(key, data) - len(data)))
 
     def busy(self, op: Op) -> bool:
