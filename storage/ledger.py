@@ -15,6 +15,9 @@ from lambdaml.storage.backend import Op
 KINDS = ("get", "get_miss", "get_range", "head", "put", "create", "create_lost", "list", "delete", "wait")
 """The kinds of answered requests. All but the variants `get_miss` and `create_lost` are kinds of requests sent."""
 
+RANGE_MISS = "get_range_miss"
+"""The count of ranged gets that found no such key. They are read as `get_miss`, and end requests of their own kind."""
+
 OPS: tuple[Op, ...] = ("get", "get_range", "head", "put", "create", "list", "delete", "wait")
 
 OTHER = "StoreError"
@@ -24,6 +27,7 @@ ERRORS = (OTHER, "BadStoreURL", "AccessDenied", "StoreUnfit", "StoreUnavailable"
 
 _NAMES = (
     *KINDS,
+    RANGE_MISS,
     *(f"{op}/{error}" for op, error in product(OPS, ERRORS)),
     *(f"begun {op}" for op in OPS),
     "bytes sent",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from lambdaml.storage.backend import Backend, Layer, Op
 from lambdaml.storage.errors import StoreError
-from lambdaml.storage.ledger import KINDS, Ledger, in_flight
+from lambdaml.storage.ledger import KINDS, RANGE_MISS, Ledger, in_flight
 from lambdaml.storage.protocol import Bytes
 
 T = TypeVar("T")
@@ -35,10 +35,11 @@ class MeterReading:
     """The counts up to a moment. Readings can be added (`+`), and earlier ones subtracted (`-`).
 
     Attributes:
-        requests: The answered requests by kind: `get` (found), `get_miss` (no such key), `get_range`, `head`, `put`,
-            `create` (written), `create_lost` (the key existed), `list` (one per page), `delete` (one per 1,000 keys).
-            The read-back that settles a create is a `get`, as on the bill. Where one request reads several objects,
-            each counts, with the time of the whole request. `wait` counts where it is a request (`ray://`).
+        requests: The answered requests by kind: `get` and `get_range` (found), `get_miss` (either of them, without such
+            a key), `head`, `put`, `create` (written), `create_lost` (the key existed), `list` (one per page), `delete`
+            (one per 1,000 keys). The read-back that settles a create is a `get`, as on the bill. Where one request reads
+            several objects, each counts, with the time of the whole request. `wait` counts where it is a request
+            (`ray://`).
         errors: The requests that failed, by `kind/ErrorName`, for example `put/Throttled`. They are not part of
             `requests`. The store decides whether it bills them (S3 bills no 5xx, but does bill a lost answer).
         bytes_sent: The bytes in the bodies of puts and creates, including lost and failed ones.
@@ -132,7 +133,7 @@ class Meter:
             self._ledger.count(kind)
             if seconds is not None:
                 number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
-                self._latency[kind][number] += 1
+                self._latency["get_miss" if kind == RANGE_MISS else kind][number] += 1
             if sent_bytes:
                 self._ledger.count("bytes sent", sent_bytes)
             if received_bytes:
@@ -164,6 +165,8 @@ def read_ledger(ledger: Ledger) -> MeterReading:
 
 
 def _reading(counts: Mapping[str, int], latency: Mapping[str, Mapping[int, int]]) -> MeterReading:
+    if RANGE_MISS in counts:
+        counts = {**counts, "get_miss": counts.get("get_miss", 0) + counts[RANGE_MISS]}
     return MeterReading(
         {kind: counts[kind] for kind in KINDS if kind in counts},
         {name: number for name, number in counts.items() if "/" in name},
@@ -215,8 +218,8 @@ class Metered(Layer):
             raise
         seconds = None if op == "wait" else time.perf_counter() - begin
         kind: str = op
-        if op == "get" and result is None:
-            kind = "get_miss"
+        if op in ("get", "get_range") and result is None:
+            kind = f"{op}_miss"
         elif op == "create" and result is False:
             kind = "create_lost"
         received = len(result) if isinstance(result, bytes | memoryview) else 0

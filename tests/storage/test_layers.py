@@ -77,6 +77,7 @@ def test_each_request_is_counted_by_its_kind() -> None:
     store.get("none")
     store.put("b", b"12345")
     store.get_range("b", 1, 2)
+    store.get_range("none", 1, 2)
     store.head("b")
     before = store.meter.snapshot()
     list(store.list())
@@ -86,14 +87,15 @@ def test_each_request_is_counted_by_its_kind() -> None:
         "create": 1,
         "create_lost": 1,
         "get": 2,  # one of them settles the lost create
-        "get_miss": 1,
+        "get_miss": 2,
         "put": 1,
         "get_range": 1,
         "head": 1,
     }
     assert before.bytes_sent == 3 + 4 + 5 and before.bytes_received == 3 + 3 + 2
     assert (store.meter.snapshot() - before).requests == {"list": 1, "get": 2, "get_miss": 1, "delete": 2}
-    assert before.total == 8 and before.errors == {}
+    assert before.total == 9 and before.errors == {}
+    assert sum(before.latency["get_miss"].values()) == 2 and sum(before.latency["get_range"].values()) == 1
     assert 0 < before.percentile_s("create", 0.99) < 0.1
 
 

@@ -68,3 +68,11 @@ def test_requests_begun_and_not_answered_are_in_flight() -> None:
     assert in_flight(ledger.read()) == {"get": 2, "put": 1}
     assert read_ledger(ledger).requests == {"get": 2, "get_miss": 1, "put": 1}
     assert meter.snapshot().requests == {"get_miss": 1}
+
+
+def test_a_ranged_get_that_finds_nothing_is_a_miss_and_no_longer_in_flight() -> None:
+    ledger = Ledger()
+    store = Metered(MemoryStore("empty"), Meter(ledger))
+    assert store.get_range("none", 0, 5) is None
+    assert in_flight(ledger.read()) == {}
+    assert read_ledger(ledger).requests == store.meter.snapshot().requests == {"get_miss": 1}
