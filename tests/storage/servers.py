@@ -47,8 +47,8 @@ os._exit(0)
 
 
 @contextmanager
-def seaweedfs() -> Iterator[str]:
-    """An `s3://` URL on SeaweedFS, without a prefix."""
+def seaweedfs(volumes: int = 50) -> Iterator[str]:
+    """An `s3://` URL on SeaweedFS, without a prefix. It has room for so many times 64 MB, deleted objects included."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if weed is None:
         if sys.platform != "linux":
@@ -63,7 +63,7 @@ def seaweedfs() -> Iterator[str]:
             f"-master.port={master} -master.port.grpc={master_grpc} -volume.port={volume} -volume.port.grpc={volume_grpc} "
             f"-filer -filer.port={filer} -filer.port.grpc={filer_grpc} -s3 -s3.port={s3} -s3.port.grpc={s3_grpc} "
             f"-s3.port.iceberg=0 -s3.port.lance=0 -s3.iam=false -s3.config={folder}/s3.json "
-            "-master.volumeSizeLimitMB=64 -volume.max=50 -volume.minFreeSpace=0"
+            f"-master.volumeSizeLimitMB=64 -volume.max={volumes} -volume.minFreeSpace=0"
         )
         with _running(command.split(), folder, {}, lambda: _make_bucket(s3)):
             yield _s3_url(s3) + "&sorted=no"
