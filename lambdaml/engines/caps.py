@@ -20,7 +20,7 @@ from lambdaml.errors import RunCapped
 from lambdaml.events import Event
 from lambdaml.parts import Parts
 from lambdaml.storage import MeterReading
-from lambdaml.worker.requests import LEAVE, LOGGED, RECALL, REMEMBER, START, SUCCEED, count_requests
+from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests, exchanged
 
 REACTION_S = 0.25
 """If functions are in other processes, this much time passes from telling an engine to make them leave until no further
@@ -178,8 +178,8 @@ class Judge:
         first, last = self._samples[0], self._samples[-1]
         updates = last.updates - first.updates
         if updates < workers:
-            others = self._functions - 1
-            asked = count_requests(LOGGED, update=workers, read=workers * others, commit=1, entry_read=others)
+            script, units = exchanged(self._settings.pattern, workers, self._functions, workers)
+            asked = count_requests(script, **units)
             return 0.0, MeterReading(asked + Counter(get_miss=workers))
         share, spent = workers / updates, last.reading - first.reading
         requests = Counter(spent.requests)

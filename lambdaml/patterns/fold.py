@@ -22,7 +22,7 @@ from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import whole_state_at
 from lambdaml.worker.shared import Shared
 
-_IN_FLIGHT = 2
+IN_FLIGHT = 2
 """So many models may be on their way to the store while further commits are applied."""
 
 
@@ -64,7 +64,7 @@ class FoldExchange(GatherExchange):
         if shared.writes_log:
             return await super().next()
         commit = shared.known.commit
-        await shared.until(lambda: shared.unapplied < _IN_FLIGHT or shared.writes_log)
+        await shared.until(lambda: shared.unapplied < IN_FLIGHT or shared.writes_log)
         key = keys.reduced(commit, "fold")
 
         async def fetch() -> Folded | None:
@@ -98,7 +98,7 @@ class FoldExchange(GatherExchange):
             folded = await shared.world.compute(lambda: Folded.of(shared.replica, commit))
             self._writing.add(commit.commit)
             shared.spawn(self._write(commit.commit, folded))
-        most = 0 if commit.stop else _IN_FLIGHT
+        most = 0 if commit.stop else IN_FLIGHT
         await shared.until(lambda: len(self._writing) <= most)
 
     async def _newest(self) -> int:

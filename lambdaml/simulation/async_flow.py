@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,12 +19,10 @@ from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.state import LogState
 from lambdaml.simulation.channel import Pipe
-from lambdaml.simulation.draws import Floats
-from lambdaml.simulation.log_readers import LogReaders
+from lambdaml.simulation.exchanges import COMMITS, CommitFlow, Decided
 from lambdaml.simulation.scenario import FlowResult, Scenario
 from lambdaml.worker.poll_timer import FLOATS, OWN_UPDATE_FIRST_S, Backoff, PollTimer
-from lambdaml.worker.requests import LOGGED, SNAPSHOT
-from lambdaml.worker.window import MAX_UNAPPLIED
+from lambdaml.worker.requests import SNAPSHOT, exchanged
 
 _QUICK_S = 1e-5
 """Updates whose transfer is shorter than this take no turns on the network."""
@@ -76,7 +73,8 @@ class AsyncFlow:
         self.schedule, self.rule = scenario.parts.schedule, scenario.parts.rule
         self.head = LogState(settings.workers, settings.steps)
         self._launched, begun, latency_s = scenario.launched()
-        self._readers = LogReaders(scenario, begun, latency_s)
+        given = {"scenario": scenario, "begun": begun, "latency_s": latency_s}
+        self._exchange: CommitFlow = COMMITS.make(settings.pattern, given)
         self._latency_s = float(latency_s[0])  # the writer's estimate of the seconds that a look takes
         self._heap: list[tuple[float, int, _Action, _Worker, Update]] = []
         self._serial = 0
@@ -93,7 +91,6 @@ class AsyncFlow:
         ahead = LogState(settings.workers, settings.steps)
         ahead.version = 1
         self._ahead = self.schedule.may_start(ahead, 0, 1, 0)  # a worker may start before its last update has its fate
-        self._unapplied: deque[float] = deque(maxlen=MAX_UNAPPLIED)
         self._free_s = float(begun[0])
         self._transfer_s = scenario.upload_s(scenario.update_bytes)
         self._quick = self._transfer_s < _QUICK_S
@@ -136,13 +133,14 @@ class AsyncFlow:
                 arrived = self._handle()
         self._settle()
         stop = self.head.stop.reason if self.head.stop else "updates"
-        return self._scenario.finish(self._launched, self._readers.applied_s, stop)
+        return self._scenario.finish(self._launched, self._exchange.applied_s, stop)
 
     def _settle(self) -> None:
         """Add the sums that were kept here to the scenario's counts."""
         counted, scenario, head = self._counted, self._scenario, self.head
         counted.commits, counted.version = head.commit, head.version
-        scenario.count(LOGGED, update=counted.updates + len(self._arrived), commit=head.commit)
+        script, _ = exchanged(scenario.settings.pattern, head.workers, self._functions, 1)
+        scenario.count(script, update=counted.updates + len(self._arrived), commit=head.commit, sum=head.commit)
         scenario.got(self._remote, scenario.update_bytes, self._misses)
         counted.phases_s.update(dict(zip(("queue", "compute", "encode", "upload"), self._sums, strict=True)))
         counted.busy_s += self._sums[1] + self._sums[2]
@@ -157,7 +155,7 @@ class AsyncFlow:
         return action(now, worker, update)
 
     def _start(self, now: float, worker: _Worker, _: Update) -> bool:
-        self._begin(worker, now, self._readers.version_at(worker.function, now))
+        self._begin(worker, now, self._exchange.version_at(worker.function, now))
         return False
 
     def _begin(self, worker: _Worker, start: float, base: int) -> None:
@@ -165,7 +163,7 @@ class AsyncFlow:
         scenario, function, seq, sums = self._scenario, worker.function, worker.seq, self._sums
         if self._ends_s[function] < math.inf and self._replaced(worker, start):
             return
-        core_s, costs, factor = self._readers.core_s, scenario.costs, scenario.stragglers.factor
+        core_s, costs, factor = self._exchange.core_s, scenario.costs, scenario.stragglers.factor
         computing = max(start, float(core_s[function]))
         compute_s = scenario.batches(seq) * costs.step_s * factor(function, scenario.uniform) / scenario.speed
         encode_s = costs.encode_s and costs.encode_s * factor(function, scenario.uniform) / scenario.speed
@@ -227,7 +225,8 @@ class AsyncFlow:
         if scenario.leaves(np.array([remaining_s]), np.array([step_s]))[0]:
             updates = head.progress % scenario.settings.updates_per_snapshot
             commits = head.commit * updates // max(1, head.progress)
-            back_s = float(scenario.replace(np.array([start]), commits, updates)[0])
+            behind = self._exchange.catch_up(function, commits, updates)
+            back_s = float(scenario.replace(np.array([start]), behind)[0])
             self._back_s[function], self._ends_s[function] = back_s, back_s + scenario.platform.lifetime_s
             if not function:
                 self._free_s = max(self._free_s, back_s)
@@ -257,8 +256,7 @@ class AsyncFlow:
 
     def _commit(self, commit: Commit, now: float) -> None:
         """Let the writer create a log entry, and all functions read and apply it."""
-        scenario, counted, readers, head = self._scenario, self._counted, self._readers, self.head
-        entries, applied = commit.entries, commit.applied
+        scenario, counted, head, entries = self._scenario, self._counted, self.head, commit.entries
         workers = [entry.worker for entry in entries]
         reasons_bytes = sum(len(entry.fate) + len(entry.reason) for entry in commit.refused)
         written_bytes = scenario.entry_bytes * len(entries) + reasons_bytes
@@ -269,15 +267,8 @@ class AsyncFlow:
         done = visible + half_s
         forecast_s, before = self._forecast_s(workers, now), head.progress
         head.advance(commit)
-        if self._functions > 1:
-            readers.read(commit.commit, visible, forecast_s, size)
-        hosts = np.array([entry.worker for entry in applied], np.int64) % self._functions
-        missing: Floats = len(applied) - np.bincount(hosts, minlength=self._functions).astype(np.float64)
-        missing[0] = 0.0
-        known = readers.apply(commit.last_version, missing, len(applied), len(commit.steps), done, now)
-        if self._unapplied.maxlen == len(self._unapplied):
-            done = max(done, self._unapplied[0])
-        self._unapplied.append(float(readers.applied_s[0]))
+        decided = Decided(commit, now, visible, done, forecast_s, size)
+        done, self._visible_s, known = self._exchange.deliver(decided)
         self._free_s = done
         every = scenario.settings.updates_per_snapshot
         if head.progress // every > before // every:
@@ -289,10 +280,10 @@ class AsyncFlow:
             counted.in_flight_s += done - self._since.pop(key)
             self._remote += entry.worker % self._functions > 0
             counted.fates[entry.fate] += 1
-        counted.batches += sum(scenario.batches(entry.seq) for entry in applied)
-        counted.late.update([entry.staleness for entry in applied])
+        counted.batches += sum(scenario.batches(entry.seq) for entry in commit.applied)
+        counted.late.update([entry.staleness for entry in commit.applied])
         self._decided_s[workers] = done
-        self._visible_s, self._queued_s = visible, known.queued_s.tolist()
+        self._queued_s = known.queued_s.tolist()
         for number in [*self._waiting] if self._ahead else dict.fromkeys([*self._waiting, *workers]):
             self._go_on(self._workers[number])
         if scenario.on_commit:

@@ -16,6 +16,7 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.worker.poll_timer import Numbers
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 ARRAYS: Numbers[Floats] = Numbers(
     np.zeros(()), np.minimum, np.maximum, lambda several: np.median(several, axis=0), np.where

@@ -10,61 +10,12 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lambdaml.log import keys
 from lambdaml.simulation.draws import ARRAYS, Floats
+from lambdaml.simulation.looks import look
 from lambdaml.simulation.scenario import Scenario
-from lambdaml.worker.poll_timer import BURST, Backoff, entry_due_s, entry_scale_s
-
-Ints = NDArray[np.int64]
-"""An array of integers."""
-
-
-class Found(NamedTuple):
-    """The looks for several objects, each from the first look until one found the object. Arrays have one number each.
-
-    Attributes:
-        begun_s: The moment at which the last look began.
-        seen_s: The moment at which the last look reached the store.
-        found_s: The moment at which the last look was answered.
-        misses: The number of looks that found nothing.
-        missed_s: The seconds that these took, without the pauses between them.
-    """
-
-    begun_s: Floats
-    seen_s: Floats
-    found_s: Floats
-    misses: Ints
-    missed_s: Floats
-
-
-def look(scenario: Scenario, first_s: Floats, stands_s: Floats, scale_s: Floats, each: float = 1.0) -> Found:
-    """Look for objects from `first_s` on until each is found, with the pauses of `Backoff`.
-
-    Args:
-        scenario: The run, whose latencies and limits hold.
-        first_s: The moment of the first look for each object.
-        stands_s: The moment from which each object exists.
-        scale_s: The scale of the pauses for each object, in seconds.
-        each: The number of requests that one look represents.
-    """
-    at, backoff = first_s, Backoff(ARRAYS, scale_s)
-    begun, seen, found, missed = first_s.copy(), np.empty(at.size), np.empty(at.size), np.zeros(at.size)
-    misses = np.zeros(at.size, np.int64)
-    open_ = np.arange(at.size)
-    while open_.size:
-        latency_s = scenario.reads.many(open_.size)
-        reached = scenario.read_limit.serve(at + latency_s / 2, each)
-        answered = reached + latency_s / 2
-        begun[open_], seen[open_], found[open_] = at, reached, answered
-        left = np.flatnonzero(reached < stands_s[open_])
-        open_ = open_[left]
-        misses[open_] += 1
-        missed[open_] += (answered - at)[left]
-        backoff.pause_s = backoff.pause_s[left]
-        at = answered[left] + backoff.next_s(scenario.rng.random(left.size))
-    return Found(begun, seen, found, misses, missed)
+from lambdaml.worker.poll_timer import BURST, entry_due_s, entry_scale_s
 
 
 class Known(NamedTuple):
@@ -81,6 +32,38 @@ class Known(NamedTuple):
     last_s: float
 
 
+class Versions:
+    """The versions that functions know.
+
+    Args:
+        begun: The moment at which each function begins to work, with version 0.
+    """
+
+    def __init__(self, begun: Floats) -> None:
+        self._known = deque([Known(0, begun.copy(), float(begun.max()))])
+
+    def add(self, version: int, queued_s: Floats, now: float) -> Known:
+        """Note when functions had a commit queued. Commits that all functions had queued by now are forgotten.
+
+        Args:
+            version: The version after the commit.
+            queued_s: The moment at which each function had it queued to be applied.
+            now: The moment at which the writer decided it.
+        """
+        known = self._known
+        known.append(Known(version, queued_s, float(queued_s.max())))
+        while known[1].last_s <= now:
+            known.popleft()
+        return known[-1]
+
+    def at(self, function: int, now: float) -> int:
+        """Return the version that the function computes from if it begins now."""
+        for known in reversed(self._known):
+            if known.queued_s[function] <= now:
+                return known.version
+        return self._known[0].version
+
+
 class LogReaders:
     """The position of each function in the log, which function 0 writes.
 
@@ -92,7 +75,7 @@ class LogReaders:
     Attributes:
         core_s: For each function, the moment at which its core will have done all work that it was given.
         applied_s: For each function, the moment at which it has applied the newest commit.
-        known: The commits that not all functions have queued yet, and the one before them.
+        versions: The versions that functions know.
     """
 
     def __init__(self, scenario: Scenario, begun: Floats, latency_s: Floats) -> None:
@@ -104,7 +87,7 @@ class LogReaders:
         self._pipe_s, self.applied_s = np.zeros(len(begun)), begun.copy()
         self._forecast_s = 0.0
         self.core_s = begun.copy()
-        self.known = deque([Known(0, begun.copy(), float(begun.max()))])
+        self.versions = Versions(begun)
 
     def read(self, commit: int, visible_s: float, forecast_s: float, size_bytes: float) -> None:
         """Let all functions find the log entry `commit`.
@@ -168,14 +151,4 @@ class LogReaders:
             scenario.counted.busy_s += float(work.sum())
             self.applied_s += work
         self.core_s = self.applied_s.copy()
-        self.known.append(Known(version, queued, float(queued.max())))
-        while self.known[1].last_s <= now:
-            self.known.popleft()
-        return self.known[-1]
-
-    def version_at(self, function: int, now: float) -> int:
-        """Return the version that the function computes from if it begins now."""
-        for known in reversed(self.known):
-            if known.queued_s[function] <= now:
-                return known.version
-        return self.known[0].version
+        return self.versions.add(version, queued, now)

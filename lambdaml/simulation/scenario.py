@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from lambdaml.algorithms import GRADIENT
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory, PendingUpdate
+from lambdaml.log.partial import Partial
 from lambdaml.log.records import Commit, Entry, Update
 from lambdaml.log.state import LogState
 from lambdaml.log.summary import Staleness
@@ -126,6 +128,22 @@ class FlowResult:
         return self.in_flight_s / max(1, self.updates)
 
 
+class CatchUp(NamedTuple):
+    """What a function does that takes the place of another, for the commits since the newest snapshot.
+
+    Attributes:
+        entries: The number of log entries that it reads.
+        reads: The number of other objects that it reads.
+        read_bytes: The bytes of each of these.
+        work_s: The seconds that it computes, at nominal speed.
+    """
+
+    entries: int
+    reads: int
+    read_bytes: float
+    work_s: float
+
+
 @dataclass
 class Scenario:
     """A run that is simulated once. Its input has the same names as in `lambdaml.simulation.engine.VirtualRun`.
@@ -141,7 +159,8 @@ class Scenario:
         on_commit: Is called with every commit, and with the moment from which it can be read.
         counted: The counts so far.
         read_limit, write_limit: The store's limits on requests; see `Channel.reads_per_s`.
-        size_bytes: The bytes of an object, for each prefix of keys. A log entry grows by `entry_bytes` for each update.
+        size_bytes: The bytes of an object, for each prefix of keys. A log entry grows by `entry_bytes` for each update,
+            and a sum of updates by `row_bytes` for each.
     """
 
     settings: Settings
@@ -167,8 +186,9 @@ class Scenario:
         self.uniform = uniforms(self.rng)
         self.reads, self.writes = Latency(channel, "get", self.rng), Latency(channel, "create", self.rng)
         errors = self.counted.errors
-        self.read_limit = Limit("get", channel.reads_per_s, self.reads, self.uniform, errors)
-        self.write_limit = Limit("create", channel.writes_per_s, self.writes, self.uniform, errors)
+        coarse, random = settings.pattern == "gather", self.rng.random
+        self.read_limit = Limit("get", channel.reads_per_s, self.reads, random, errors, coarse)
+        self.write_limit = Limit("create", channel.writes_per_s, self.writes, random, errors, coarse)
         self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
         self.speed = self.platform.speed()
         self.bytes_per_s, self.connection_bytes_per_s = (
@@ -186,10 +206,14 @@ class Scenario:
         commit = Commit(1000, 1000, (), time_s=10.123456, next_s=0.123456, progress=0.123)
         state = StubState({"log_state": LogState(settings.workers, settings.steps).dump(), "chain": "0" * 32})
         self.entry_bytes = len(canonical(entry.dump())) + 3
+        summed = [Partial(1000, [update] * count, waited_s=[0.123] * count) for count in (100, 200)]
+        self.row_bytes = (len(summed[1].pack()) - len(summed[0].pack())) / 100
+        dense_bytes = max(4 * settings.parameters, self.costs.update_bytes)
         self.size_bytes = {
             keys.RUN: len(settings.dump()),
             keys.UPDATES: len(update.pack()) + self.costs.update_bytes,
             keys.LOG: len(commit.pack()),
+            keys.REDUCED: len(Partial(1000, [], waited_s=[]).pack()) + round(dense_bytes / max(1, self.parts.slices)),
             keys.SNAPSHOTS: len(state.dump()) + self.costs.snapshot_bytes,
             keys.LEASES: 110,
             keys.MEMORY: len(memory.dump(1000)) + self.costs.memory_bytes,
@@ -202,11 +226,12 @@ class Scenario:
         """Count the requests of a script, and their bytes."""
         self.counted.requests += count_requests(script, **units)
         for kind, about, per in script:
-            if kind not in ("get", "put", "create"):
+            if kind not in ("get", "get_range", "put", "create"):
                 continue
-            moved = round(units.get(per.replace(" ", "_"), 0) * self.size_bytes[about])
-            self.counted.bytes_received += moved if kind == "get" else 0
-            self.counted.bytes_sent += moved if kind != "get" else 0
+            share = 1 / self.parts.slices if kind == "get_range" else 1.0
+            moved = round(units.get(per.replace(" ", "_"), 0) * self.size_bytes[about] * share)
+            self.counted.bytes_received += moved if kind.startswith("get") else 0
+            self.counted.bytes_sent += moved if not kind.startswith("get") else 0
 
     def batches(self, seq: int) -> int:
         """Return the number of batches that an update of this number covers."""
@@ -256,15 +281,9 @@ class Scenario:
         few: Bools = remaining_s < np.maximum(LEAVE_MARGIN * step_s, 2 * min(1.0, self.settings.lease_s / 8))
         return few
 
-    def replace(self, now: Floats, commits: int, updates: int) -> Floats:
-        """Let functions leave and others replace them, and return the moments at which these have caught up.
-
-        Args:
-            now: The moments at which the functions leave.
-            commits: The number of commits since the last snapshot, which each new function reads.
-            updates: The number of updates in them, which it reads and applies.
-        """
-        count, costs = len(now), self.costs
+    def replace(self, now: Floats, behind: CatchUp) -> Floats:
+        """Let functions leave at these moments and others replace them, and return when these have caught up."""
+        count = len(now)
         hosted = max(1, self.settings.workers // self.functions)
         self.count((*LEAVE, *SUCCEED), function=count, worker=hosted * count)
         released = now + self.writes.many(count) + self.writes.largest(np.full(count, float(hosted)))
@@ -275,11 +294,10 @@ class Scenario:
         starts = np.array([self.platform.start_s(self.uniform, warm=True) for _ in range(count)])
         self.counted.function_seconds -= count * DETECT_S
         begun, _ = self._restore(released + DETECT_S + starts, hosted * count)
-        self.got(count * commits, self.size_bytes[keys.LOG])
-        self.got(count * updates, self.update_bytes)
-        read_s = 3 * self.reads.many(count) + 2 * -(-commits // LOOKAHEAD) * self.reads.mean_s
-        work_s = (costs.apply_s + costs.apply_update_s) * updates / self.speed
-        return begun + read_s + updates * self.update_bytes / self.bytes_per_s + work_s
+        self.got(count * behind.entries, self.size_bytes[keys.LOG])
+        self.got(count * behind.reads, behind.read_bytes)
+        read_s = 3 * self.reads.many(count) + 2 * -(-behind.entries // LOOKAHEAD) * self.reads.mean_s
+        return begun + read_s + behind.reads * behind.read_bytes / self.bytes_per_s + behind.work_s / self.speed
 
     def got(self, count: int, size_bytes: float = 0.0, misses: int = 0) -> None:
         """Count `count` reads of objects of this size, and `misses` looks that found nothing."""

@@ -13,11 +13,29 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from lambdaml.log import keys
+import numpy as np
 
-Per = Literal["function", "worker", "update", "read", "commit", "entry read", "snapshot", "run"]
-"""The unit for which a request is made once. A `read` is an update and a function other than its own; an `entry read`
-is a log entry and a function that does not write the log."""
+from lambdaml.log import keys
+from lambdaml.log.bracket import Bracket
+from lambdaml.registry import Registry
+
+Per = Literal[
+    "function",
+    "worker",
+    "update",
+    "read",
+    "slice read",
+    "sum",
+    "sum read",
+    "commit",
+    "entry read",
+    "snapshot",
+    "run",
+]
+"""The unit for which a request is made once. A `read` is an update and a function other than its own that reads it whole;
+a `slice read` is the same for a slice of an update. A `sum` is an object that stands for several updates: a node of a
+tree, a piece of a scattered sum, or a folded model; a `sum read` is one and a function that reads it. An `entry read` is a
+log entry and a function that does not write the log."""
 
 
 class Request(NamedTuple):
@@ -81,6 +99,22 @@ AGREED: Script = (
 LOGGED: Script = (*AGREED, Request("get", keys.LOG, "entry read"))
 """The requests for updates and their commits, if one function decides and the others read its log."""
 
+SUMMED: Script = (
+    *AGREED,
+    Request("create", keys.REDUCED, "sum"),
+    Request("get", keys.REDUCED, "sum read"),
+)
+"""The requests for updates and their commits, if some functions add up or fold updates, and the others read the sums."""
+
+SCATTERED: Script = (
+    Request("create", keys.UPDATES, "update"),
+    Request("get_range", keys.UPDATES, "slice read"),
+    Request("create", keys.REDUCED, "sum"),
+    Request("get", keys.REDUCED, "sum read"),
+    Request("create", keys.LOG, "commit"),
+)
+"""The requests for updates and their commits, if each slice of the updates is added up by one function."""
+
 SNAPSHOT: Script = (Request("create", keys.SNAPSHOTS, "snapshot"),)
 """The request that writes a snapshot."""
 
@@ -96,8 +130,10 @@ SCRIPTS: dict[str, Script] = {
     "it leaves": LEAVE,
     "it leaves a run with memory, besides": REMEMBER,
     "it takes the place of one that left such a run, besides": RECALL,
-    "updates and their commits, agreed": AGREED,
-    "updates and their commits, logged": LOGGED,
+    "updates and their commits, agreed (`gather`)": AGREED,
+    "updates and their commits, logged (`gather`)": LOGGED,
+    "updates and their commits, added up or folded (`tree`, `fold`)": SUMMED,
+    "updates and their commits, in slices (`scatter`)": SCATTERED,
     "a snapshot": SNAPSHOT,
     "the end": END,
 }
@@ -111,6 +147,84 @@ def count_requests(script: Iterable[Request], **units: float) -> Counter[str]:
     for kind, _, per in script:
         counts[kind] += units.get(per.replace(" ", "_"), 0)  # type: ignore[assignment]
     return +counts
+
+
+class Exchanged(NamedTuple):
+    """The requests for some updates and the commit that gives them their fate.
+
+    Attributes:
+        script: The script.
+        units: The number of each of its units.
+    """
+
+    script: Script
+    units: dict[str, int]
+
+
+def exchanged(pattern: str, workers: int, functions: int, updates: int | None = None) -> Exchanged:
+    """Return the requests for one commit.
+
+    Args:
+        pattern: The pattern, with its parameters.
+        workers: The number of workers. Function f holds workers f, f + F, f + 2F ...
+        functions: The number of functions.
+        updates: The number of updates of a commit that one function decides; the writer of the log has its share of
+            them. By default the commit is a round of all workers, which every function makes.
+
+    Raises:
+        SettingsError: If there is no such pattern, or it does not take the parameters.
+    """
+    return EXCHANGES.make(pattern, {"workers": workers, "functions": functions, "updates": updates})
+
+
+def gathered(workers: int, functions: int, updates: int | None) -> Exchanged:
+    """Return the requests of `gather`: every function reads the others' updates."""
+    made = workers if updates is None else updates
+    units = {"update": made, "read": made * (functions - 1), "commit": 1}
+    if updates is None:
+        return Exchanged(AGREED, units)
+    return Exchanged(LOGGED, {**units, "entry_read": functions - 1})
+
+
+def in_tree(workers: int, functions: int, updates: int | None, fan_in: int) -> Exchanged:
+    """Return the requests of `tree`: a node is made by the holder of its first worker, who reads the others' children."""
+    read, sums, sums_read = 0, 0, functions - 1
+    children = np.arange(workers) % functions  # the functions that make them
+    for level in range(1, Bracket.tree(fan_in, workers).levels + 1):
+        firsts = np.arange(0, workers, fan_in**level) % functions
+        others = int((children != np.repeat(firsts, fan_in)[: len(children)]).sum())
+        read, sums_read = (others, sums_read) if level == 1 else (read, sums_read + others)
+        sums, children = sums + len(firsts), firsts
+    return Exchanged(SUMMED, {"update": workers, "read": read, "sum": sums, "sum_read": sums_read, "commit": 1})
+
+
+def scattered(workers: int, functions: int, updates: int | None, slices: int = 0) -> Exchanged:
+    """Return the requests of `scatter`: a slice is added up by one function, and every function reads the sums of all."""
+    count = slices or workers
+    reducers = np.arange(count) * workers // count % functions
+    held = np.bincount(np.arange(workers) % functions, minlength=functions)
+    read = int((workers - held[reducers]).sum())
+    units = {"update": workers, "slice_read": read, "sum": count, "sum_read": count * (functions - 1), "commit": 1}
+    return Exchanged(SCATTERED, units)
+
+
+def folded(workers: int, functions: int, updates: int | None) -> Exchanged:
+    """Return the requests of `fold`: the writer of the log reads the others' updates, and they read its model."""
+    made = workers if updates is None else updates
+    read = round(made * (1 - -(-workers // functions) / workers))
+    return Exchanged(SUMMED, {"update": made, "read": read, "sum": 1, "sum_read": functions - 1, "commit": 1})
+
+
+EXCHANGES: Registry[Exchanged] = Registry(
+    "pattern",
+    {
+        "fold": f"{__name__}:folded",
+        "gather": f"{__name__}:gathered",
+        "scatter": f"{__name__}:scattered",
+        "tree": f"{__name__}:in_tree",
+    },
+)
+"""What each pattern asks of the store for a commit."""
 
 
 def table() -> str:

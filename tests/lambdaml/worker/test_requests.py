@@ -23,6 +23,8 @@ from lambdaml.worker.requests import (
     START,
     SUCCEED,
     Script,
+    count_requests,
+    exchanged,
     table,
 )
 from tests.lambdaml.simulation.scenes import scene
@@ -32,6 +34,7 @@ Asked = Counter[tuple[str, str]]
 OF_TIME = {
     ("get_miss", keys.LOG),
     ("get_miss", keys.UPDATES),
+    ("get_miss", keys.REDUCED),
     ("get_miss", keys.STOP),
     ("get_miss", keys.CONTROLS),
     ("head", keys.RUN),
@@ -47,7 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Asked]:
 
     async def noted(self: Any, op: Any, key: str, sent: int, effect: Callable[[], Any]) -> Any:
         result = await request(self, op, key, sent, effect)
-        kind = "get_miss" if op == "get" and result is None else op
+        kind = "get_miss" if op in ("get", "get_range") and result is None else op
         seen.setdefault(self._world.group.name, Counter())[kind, key[: key.find("/") + 1] or key] += 1
         return result
 
@@ -84,6 +87,52 @@ def test_a_run_asks_what_the_scripts_say(schedule: str, functions: int, asked: d
     assert 0 <= entries <= 2 * functions
     del wanted["get", keys.UPDATES]
     assert found == wanted
+
+
+@pytest.mark.parametrize("functions", [7, 3])
+@pytest.mark.parametrize("pattern", ["gather", "tree:2", "tree:3", "tree:9", "scatter", "scatter:2"])
+def test_a_round_asks_what_its_pattern_says(pattern: str, functions: int, asked: dict[str, Asked]) -> None:
+    rounds = 4
+    run = scene("bsp", 7, rounds, functions=functions, channel="5ms", kind=VirtualRun, settings={"pattern": pattern})
+    assert run.run() and len(run.log()) == rounds
+    of_round = {keys.UPDATES, keys.REDUCED, keys.LOG}
+    found = {what: count for what, count in certain(sum(asked.values(), Counter())).items() if what[1] in of_round}
+    assert found.pop(("list", keys.LOG)) == functions
+    script, units = exchanged(pattern, 7, functions)
+    assert found == expected(script, **{unit: rounds * count for unit, count in units.items()})
+
+
+@pytest.mark.parametrize("functions", [6, 2])
+@pytest.mark.parametrize("schedule", ["asp", "quorum:4"])
+def test_a_folded_commit_asks_what_its_pattern_says(schedule: str, functions: int, asked: dict[str, Asked]) -> None:
+    run = scene(schedule, 6, 10, functions=functions, channel="5ms", kind=VirtualRun, settings={"pattern": "fold"})
+    assert run.run()
+    found, wanted = certain(sum(asked.values(), Counter())), Counter[tuple[str, str]]()
+    for commit in run.log():
+        script, units = exchanged("fold", 6, functions, len(commit.entries))
+        wanted += expected(script, **units)
+    assert 0 <= found["create", keys.UPDATES] - wanted["create", keys.UPDATES] <= 6  # of those that came too late
+    assert found["create", keys.REDUCED] == wanted["create", keys.REDUCED] == found["create", keys.LOG]
+    assert found["get", keys.REDUCED] == wanted["get", keys.REDUCED] and not found["get", keys.LOG]
+    remote = sum(entry.worker % functions > 0 for commit in run.log() for entry in commit.entries)
+    assert remote <= found["get", keys.UPDATES] <= remote + 6
+
+
+def test_trees_ask_for_far_less_than_the_other_patterns() -> None:
+    """A star is a tree with one level, and so is every tree whose nodes have room for all workers."""
+
+    def asked_for(pattern: str, workers: int) -> tuple[int, int]:
+        script, units = exchanged(pattern, workers, workers)
+        counts = count_requests(script, **units)
+        return counts["create"], counts["get"] + counts["get_range"]
+
+    for workers in (4, 50, 1024):
+        assert asked_for("gather", workers) == (workers + 1, workers * (workers - 1))
+        assert asked_for("scatter", workers) == (2 * workers + 1, 2 * workers * (workers - 1))
+        assert asked_for(f"tree:{workers}", workers) == (workers + 2, 2 * (workers - 1))
+        assert asked_for(f"tree:{workers + 1}", workers) == asked_for(f"tree:{workers}", workers)
+    assert asked_for("tree:32", 1024) == (1024 + 32 + 1 + 1, 2 * 1023)
+    assert asked_for("tree:2", 5) == (5 + 3 + 2 + 1 + 1, 2 * 4)
 
 
 @pytest.mark.parametrize("algorithm", ["gradient", "local:1,inner=keep"])
