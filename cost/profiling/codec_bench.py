@@ -83,7 +83,7 @@ class _Vectors:
     """The vectors that codecs encode, as one algorithm computes them."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench, self._replica = bench, bench.replica
+        self._bench, self._replica, self._codec = bench, bench.replica, bench.replica.codec
         bench.step()
         self._updates = bench.updates(3)
         self._buffers_s = median(update.encode_s for update in self._updates)
@@ -94,8 +94,10 @@ class _Vectors:
         """Time one codec, from a state that holds the optimizer's own, for at least so many rounds. No timed step is the
         first one."""
         bench, replica = self._bench, self._replica
-        own = replica.settings, replica.codec
-        replica.settings, replica.codec = own[0].model_copy(update={"codec": codec}), CODECS.make(codec)
+        own = replica.settings, replica.codec, replica.parts
+        made = CODECS.make(codec)
+        replica.settings, replica.codec = own[0].model_copy(update={"codec": codec}), made
+        replica.parts = replace(own[2], codec=made)
         times, begun, rounds = _Times(), bench.clock(), 0
         try:
             while rounds < least or (bench.clock() - begun < seconds and rounds < MOST_ROUNDS // 4):
@@ -109,7 +111,7 @@ class _Vectors:
             if 2 * replica.size <= LARGE_NUMBERS:
                 times.large = self._large(replica.codec)
         finally:
-            replica.settings, replica.codec = own
+            replica.settings, replica.codec, replica.parts = own
         return times
 
     def _travelled(self, plain: Update, times: _Times) -> Update:
@@ -142,7 +144,7 @@ class _Vectors:
         """Time the codec with the first vector, repeated until it has `LARGE_NUMBERS`, as that of a model with so many
         times as many rows in each tensor."""
         replica, clock, plain = self._replica, self._bench.clock, self._updates[0]
-        whole = replica.rows.unpack(replica.parts.codec, *split_body(plain.body)[:2])
+        whole = replica.rows.unpack(self._codec, *split_body(plain.body)[:2])
         copies = -(-LARGE_NUMBERS // len(whole))
         vector = np.tile(whole, copies)
         shapes = ((copies * math.prod(shape[:1]), *shape[1:]) for shape in replica.flat.layout.shapes)

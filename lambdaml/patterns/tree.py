@@ -132,6 +132,7 @@ class TreeExchange(RoundExchange):
             header = update = self._updates.arrived.get(key) or self._own[key]
             if not update.loaded and not update.fault:
                 update = await self.read(*key)
+            update = replace(update)  # it keeps its body if the window frees the header's meanwhile
             (entry,) = step_entries(known, shared.rule, [header])
             if entry.fate == "applied":
                 await shared.world.compute(lambda entry=entry, update=update: adder.add(entry, update))  # type: ignore[misc]

@@ -140,10 +140,10 @@ def test_only_as_many_rounds_are_read_ahead_as_fit(monkeypatch: pytest.MonkeyPat
     virtual = scene("bsp", 4, 20, kind=VirtualRun, costs={"update_bytes": MB})
     virtual.run()
     life = virtual.lives[0]
-    pattern = gather.Gather(Shared(life.world, virtual.settings, life.machine, "f", ()))
+    exchange = gather.GatherExchange(Shared(life.world, virtual.settings, life.machine, "f", ()))
     for limit_bytes, rounds in ((64 * MB, gather.LOOKAHEAD), (13 * MB, 3), (2 * MB, 1)):
         monkeypatch.setattr(window, "WINDOW_BYTES", limit_bytes)
-        assert pattern._ahead() == rounds
+        assert exchange._ahead() == rounds
 
 
 # ---- The window alone.
