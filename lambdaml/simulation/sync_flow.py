@@ -14,7 +14,7 @@ from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
 from lambdaml.simulation.draws import Floats
-from lambdaml.simulation.exchanges import ROUNDS, Published, RoundFlow
+from lambdaml.simulation.exchanges import ROUND_EXCHANGES, Published, RoundFlow
 from lambdaml.simulation.network import Network
 from lambdaml.simulation.scenario import Bools, FlowResult, Scenario
 from lambdaml.worker.requests import SNAPSHOT, exchanged
@@ -40,7 +40,7 @@ class SyncFlow:
         self._launched, self._decided, latency_s = scenario.launched()
         self._uploads = Network(functions, scenario.bytes_per_s, scenario.connection_bytes_per_s)
         given = {"scenario": scenario, "latency_s": latency_s, "uploads": self._uploads}
-        self._exchange: RoundFlow = ROUNDS.make(scenario.settings.pattern, given)
+        self._exchange: RoundFlow = ROUND_EXCHANGES.make(scenario.settings.pattern, given)
         self._uploads_s: Floats | None = None
         self._ends_s = self._launched + scenario.platform.lifetime_s
         self.log_state = LogState(workers, scenario.settings.steps)

@@ -119,7 +119,7 @@ class CommitFlow(Protocol):
         ...
 
 
-ROUNDS: Registry[RoundFlow] = Registry(
+ROUND_EXCHANGES: Registry[RoundFlow] = Registry(
     "pattern for rounds",
     {
         "gather": f"{__name__}.gather:GatherRounds",
