@@ -10,7 +10,7 @@ its next start: the median over all workers and over the rounds in the middle. O
 besides: a gradient, encoding, checks, the log and an optimizer step. The table states the gradient and what is done
 once everything has been read, which with `gather` includes adding up. Theirs hold the exchange and nothing else.
 
-Floors are those of `_floors.py`, with latency and bandwidths as bare requests of the same client have them on the same
+Floors are those of `_network.py`, with latency and bandwidths as bare requests of the same client have them on the same
 server, right before; a cell's floor is the smallest of its patterns'. Requests are those of all functions by their
 meters, without those of starting and ending a run, divided by the rounds; looks that found nothing are among them, and
 so is what is asked once a second. Dollars are those of S3 Standard.
@@ -29,7 +29,7 @@ from statistics import median
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from _floors import Network, measure_network
+from _network import Network, measure_network
 from _together import middle
 from lambdaml_baseline import SEQUENCES, measure
 

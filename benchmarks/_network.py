@@ -1,4 +1,4 @@
-"""The floors of a round's exchange: what its requests take at least, whoever makes them.
+"""Measures a server with bare requests, and says what the requests of a round take at least, whoever makes them.
 
 The formulas have a latency L, the bytes S of an update, which are those of a sum as well, the bandwidth c of a
 connection, the bandwidth B of a function's network, and N functions of one worker each. What is added up on the way to
