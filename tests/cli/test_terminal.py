@@ -69,7 +69,7 @@ def demand_a_good_end(shown: Shown, place: Path, cli: Cli) -> None:
     assert "Traceback" not in shown.text
     assert "Exception" not in shown.text
     if (place / "run.json").exists():
-        if shown.code == INTERRUPTED:
+        if shown.code == INTERRUPTED and "all steps taken" not in shown.text:  # it had told its result already
             assert "lambdaml resume" in shown.text
         assert cli("resume", place, "--engine", "inline").code == 0
         assert cli("verify", place).code == 0

@@ -19,7 +19,7 @@ from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import Horizon
 from lambdaml.log.state import LogState
-from lambdaml.patterns.gather import Gather
+from lambdaml.patterns.gather import GatherExchange
 from lambdaml.schedules import Decision
 from lambdaml.schedules.asp import Asp
 from lambdaml.schedules.bsp import Bsp
@@ -140,8 +140,10 @@ def skips_a_log_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drops_a_fate(monkeypatch: pytest.MonkeyPatch) -> None:
     """2: one update is forgotten by whoever hears of it."""
-    add = Gather.add
-    monkeypatch.setattr(Gather, "add", lambda self, update: None if update.id == (1, 1) else add(self, update))
+    add = GatherExchange.add
+    monkeypatch.setattr(
+        GatherExchange, "add", lambda self, update: None if update.id == (1, 1) else add(self, update)
+    )
 
 
 def loses_an_update_in_a_group_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,9 @@ def applies_an_update_twice_in_one_replica(monkeypatch: pytest.MonkeyPatch) -> N
 def waits_for_a_worker_that_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """5: nobody ever writes the log again."""
     monkeypatch.setattr(
-        Gather, "_may_exist", lambda self, worker, seq, base: lambda: self._shared.known.next_seq[worker] == seq == 0
+        GatherExchange,
+        "_may_exist",
+        lambda self, worker, seq, base: lambda: self._shared.known.next_seq[worker] == seq == 0,
     )
 
 
