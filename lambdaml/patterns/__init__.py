@@ -82,6 +82,9 @@ class Exchange(Protocol):
     async def applied(self, commit: Commit) -> None:
         """Do what others wait for, now that a commit was applied here."""
 
+    def delivered(self, commits: int) -> bool:
+        """Return whether all is in the bucket that others need to follow so many commits, as far as it is made here."""
+
     async def lead(self) -> None:
         """Make the replica whole if it has only followed others, so that this function can write the log."""
 

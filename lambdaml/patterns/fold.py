@@ -56,7 +56,7 @@ class FoldExchange(GatherExchange):
         self._timer = _EntryTimer(shared)
         self._found: Folded | None = None
         self._writing: set[int] = set()
-        self._written: int | None = None  # the newest commit whose model is known to exist
+        self._standing: set[int] | None = None  # the commits whose models were there when this function began to lead
 
     async def next(self) -> Commit | None:
         """Return the commit that follows the known ones, or None if this function now writes the log."""
@@ -92,18 +92,22 @@ class FoldExchange(GatherExchange):
         shared = self._shared
         if not shared.writes_log or shared.follows:
             return
-        if self._written is None:
-            self._written = await self._newest() if commit.commit else -1
-        if commit.commit > self._written:
+        if self._standing is None:
+            self._standing = await self._models_there() if commit.commit else set()
+        if commit.commit not in self._standing:
             folded = await shared.world.compute(lambda: Folded.of(shared.replica, commit))
             self._writing.add(commit.commit)
             shared.spawn(self._write(commit.commit, folded))
         most = 0 if commit.stop else IN_FLIGHT
         await shared.until(lambda: len(self._writing) <= most)
 
-    async def _newest(self) -> int:
-        found = await self._shared.world.store.list(keys.REDUCED)
-        return keys.reduced_commit(found[-1].key) if found else -1
+    def delivered(self, commits: int) -> bool:
+        """Return whether the models after so many commits exist. One that starts from a snapshot writes none before it."""
+        return all(number >= commits for number in self._writing)
+
+    async def _models_there(self) -> set[int]:
+        """Return the commits whose models exist. A writer that died may have left out one before the newest."""
+        return {keys.reduced_commit(info.key) for info in await self._shared.world.store.list(keys.REDUCED)}
 
     async def _write(self, commit: int, folded: Folded) -> None:
         world = self._shared.world

@@ -105,6 +105,10 @@ class GatherExchange:
     async def applied(self, commit: Commit) -> None:
         """Do nothing: nobody waits for what follows."""
 
+    def delivered(self, commits: int) -> bool:
+        """Return True: others need the updates alone, which were there before the commit."""
+        return True
+
     async def lead(self) -> None:
         """Do nothing: the replica is whole."""
 

@@ -131,14 +131,16 @@ class Committer:
             shared.changed()
 
     async def keep_snapshots(self) -> None:
-        """Write snapshots, in order, while the workers go on. Each is written after the log entries that it rests on,
-        since a function that starts from it will not write those."""
+        """Write snapshots, in order, while the workers go on. Each is written after the log entries that it rests on, and
+        what others need to follow these, since a function that starts from it will write neither."""
         shared = self._shared
 
         def ready() -> bool:
             if not self._snapshots or not shared.writes_log:
                 return False
-            return not self._unwritten or self._unwritten[0].commit >= self._snapshots[0].meta["log_state"]["commit"]
+            commits = self._snapshots[0].meta["log_state"]["commit"]
+            logged = not self._unwritten or self._unwritten[0].commit >= commits
+            return logged and self._exchange.delivered(commits)
 
         while True:
             await shared.until(ready)

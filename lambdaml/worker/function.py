@@ -205,9 +205,9 @@ class Function:
                 await shared.world.compute(lambda: shared.replica.apply(commit, pending.updates))
             apply_s = self._shared.world.now() - start
             shared.follows = shared.follows or isinstance(pending.total, Folded)
+            await self._exchange.applied(commit)
             if checkpoint and not shared.follows:
                 await self._checkpoints.take()
-            await self._exchange.applied(commit)
             shared.hold = False
             self._account(pending, apply_s)
             self._checkpoints.compare(commit, pending.updates.values())
