@@ -88,9 +88,10 @@ class FoldExchange(GatherExchange):
         return found if found is not None and found.commit.commit == commit.commit else None
 
     async def applied(self, commit: Commit) -> None:
-        """Write the model after this commit, if this function wrote or knows the whole of it."""
+        """Write the model after this commit, if this function has taken the steps itself: it writes the log, or did so
+        when the commit was decided."""
         shared = self._shared
-        if not shared.writes_log or shared.follows:
+        if shared.follows:
             return
         if self._standing is None:
             self._standing = await self._models_there() if commit.commit else set()

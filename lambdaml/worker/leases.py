@@ -43,6 +43,8 @@ class Leases:
         self._function = function
         self._duration_s = duration_s
         self._backups: set[int] = set()
+        self._inherited: dict[tuple[str, int], int] = {}  # generations taken from the dead, by function and worker
+        self._risen: set[str] = set()
         self._renewed: dict[int, float] = {}
         self._heard: dict[int, float] = {}
         self._offset_s = 0.0
@@ -74,10 +76,20 @@ class Leases:
         lease = await read(self._world, found[-1].key, Lease.read)
         if lease is None:
             return False
-        free = lease.released or lease.function in self.dead or (lease.backup and not backup)
+        dead = self._died(lease.function, worker, generation)
+        free = lease.released or dead or (lease.backup and not backup)
         if not free and not await self._expired(worker, next_seq, lease, found[-1].modified):
             return False
+        if dead:
+            self._inherited[lease.function, worker] = generation
         return await self._create(worker, generation + 1)
+
+    def _died(self, function: str, worker: int, generation: int) -> bool:
+        """Return whether the holder of a lease is dead, as far as the engine saw. One that took a worker back is not:
+        two functions that took it from each other all the time would do no work."""
+        if self._inherited.get((function, worker), generation) < generation:
+            self._risen.add(function)
+        return function in self.dead - self._risen
 
     async def _expired(self, worker: int, next_seq: int, lease: Lease, modified: float) -> bool:
         behind_s = self._offset_s - self.clock_error_s

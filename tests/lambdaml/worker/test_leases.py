@@ -254,6 +254,16 @@ def test_a_function_that_the_engine_saw_die_holds_nothing(bucket: Bucket) -> Non
     assert run(leases(bucket, "two", dead=("one",)).acquire(0, 0))
 
 
+def test_a_function_that_takes_a_worker_back_is_not_dead(bucket: Bucket) -> None:
+    meant, spare = leases(bucket, "meant"), leases(bucket, "spare", dead=("meant",))
+    assert run(meant.acquire(0, 0))
+    assert run(spare.acquire(0, 0, backup=True))
+    assert run(meant.acquire(0, 0))
+    assert not run(spare.acquire(0, 0, backup=True))
+    assert not run(spare.acquire(0, 0, backup=True))
+    assert meant.held == {0: 3}
+
+
 def test_who_stands_in_gives_way_to_the_function_that_is_meant_and_to_nobody_else(bucket: Bucket) -> None:
     spare, other, meant = (leases(bucket, name) for name in ("spare", "other", "meant"))
     assert run(spare.acquire(0, 0, backup=True))
