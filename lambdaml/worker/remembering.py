@@ -125,12 +125,13 @@ class Remembering:
         except BadObject:
             return None
 
-    async def found(self, update: Update, made: Update) -> None:
-        """Compare an update that another function published with the one that was made here. If they differ, the
-        memory here is void, and is recovered."""
-        if self._on and update.fingerprint() != made.fingerprint():
-            self._memories.drop(update.worker)
-            await self.restore(update.worker, update.seq + 1)
+    def differs(self, update: Update, made: Update) -> bool:
+        """Return whether an update that another function published differs from the one that was made here. Then the
+        memory here is void, and must be restored."""
+        if not self._on or update.fingerprint() == made.fingerprint():
+            return False
+        self._memories.drop(update.worker)
+        return True
 
     async def published(self, update: Update) -> None:
         """Write the worker's memory if computing it again would take long by now, or if history is kept for it."""

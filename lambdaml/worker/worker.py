@@ -90,15 +90,18 @@ class Worker:
         sent = world.now()
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
+        forgets = False
         if standing is not None:
             made, update = update, await checked_update(shared, standing, worker, seq)
             if update.generation > shared.leases.held.get(worker, 0):
                 raise LeaseLost(f"worker {worker} was taken over by {update.function}")
-            await self._remembering.found(update, made)
+            forgets = self._remembering.differs(update, made)
         shared.warm = shared.published = True
         shared.leases.alive(worker)
         shared.tracer.published(update, started, self._upload_s)
-        self._exchange.add(update)
+        self._exchange.add(update)  # first, since the memory may have to wait for its fate
+        if forgets:
+            await self._remembering.restore(worker, seq + 1)
         return update
 
     def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
