@@ -64,11 +64,12 @@ def _updates(virtual: VirtualRun, commits: list[Commit]) -> dict[tuple[int, int]
         worker, seq = keys.update_id(key)
         if (worker, seq) in found:
             continue
-        data = virtual.bucket.spoiled[key] if key in virtual.bucket.spoiled and key in whole else data
         try:
             found[worker, seq] = Update.unpack(data, worker, seq)
         except LambdaMLError:
             found[worker, seq] = damaged(worker, seq, len(data))
+            if key in virtual.bucket.spoiled and key in whole:
+                found[worker, seq] = Update.unpack(virtual.bucket.spoiled[key], worker, seq)
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
-from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.log.records import DAMAGED, Commit, Entry, Update
 from lambdaml.patterns import Exchange
 from lambdaml.worker.machine import Total
 from lambdaml.worker.shared import Shared
@@ -56,6 +56,9 @@ class Backlog:
         Args:
             known: Those of its updates that have arrived.
             total: A substitute for its updates, if the replica need not add them up.
+
+        Raises:
+            BadObject: If one of them is not the update that the commit applies.
         """
         if total is not None:
             self._pending.append(Pending(commit, dict(known), total=total))
@@ -66,6 +69,8 @@ class Backlog:
             if update is not None and update.fault == DAMAGED:  # its publisher decided, and did not read it back
                 window.free(pending.updates.pop(update.id))
                 update = None
+            if update is not None:
+                _demand_same(update, entry)
             if update is not None and update.loaded:
                 window.decide(update, place)
             else:
@@ -159,9 +164,21 @@ class Backlog:
         if found.fault == DAMAGED:
             raise BadObject(f"{keys.update(*key)} is applied by the log, but its object is damaged")
         pending = self._at(place)
+        _demand_same(found, pending.commit.applied[place[1]])
         update = pending.updates.setdefault(key, found)
         update.body = found.body
         shared.window.hold(update, shared.replica.held_bytes(found), place)
         pending.absent -= 1
         pending.download_s = max(pending.download_s, shared.world.now() - start)
         shared.changed()
+
+
+def _demand_same(update: Update, entry: Entry) -> None:
+    """Make sure that an update is the one that the log applies, and not one that a function which the horizon has passed
+    published again in place of it.
+
+    Raises:
+        BadObject: If it is another one.
+    """
+    if (update.base, update.generation, update.samples) != (entry.base, entry.generation, entry.samples):
+        raise BadObject(f"{keys.update(*update.id)} is another update than the one that the log applies")
