@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Two busy cores are no reason for a property to fail, and a failure must come again in the next run.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def numerics_of_all_tests() -> Iterator[None]:
+    """A test in the other class leaves no mark on the tests after it."""
+    yield
+    numerics.prepare("reproducible")
+
 
 CONFORMANCE = {
     **{kind: kind for kind in ("schedule", "algorithm", "codec", "rule", "engine")},

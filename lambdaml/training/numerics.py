@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -96,8 +97,6 @@ def current_class() -> Numerics:
     wide = "AVX512" if "avx512f" in cpu["flags"].split() else "AVX2" if "avx2" in cpu["flags"].split() else "SSE"
     kind = f" on {cpu['vendor_id']} family {cpu['cpu family']}, {wide}" if branch in ("AUTO", "OFF") else ""
     version = re.search(r"Math Kernel Library Version (\S+?)-", torch.__config__.show())
-    # oneDNN cannot be asked. A limit beyond what the CPU has is no limit.
-    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", wide) if wide == "AVX512" else wide
     simd = numpy.show_config(mode="dicts")["SIMD Extensions"]
     widest = [*simd.get("baseline", []), *simd.get("found", [])][-1:]
     return Numerics(
@@ -107,13 +106,20 @@ def current_class() -> Numerics:
             "torch": str(torch.__version__),
             "MKL": f"{version[1] if version else ''} {branch}{kind}".strip(),
             "ATen": torch.backends.cpu.get_cpu_capability(),
-            "oneDNN": onednn,
+            "oneDNN": _onednn(wide),
         },
         {
             "NumPy": " ".join([numpy.__version__, *widest]),
             "glibc": platform.libc_ver()[1],
         },
     )
+
+
+@cache
+def _onednn(wide: str) -> str:
+    """Return the instruction set that oneDNN computes in. It cannot be asked, so its limit is looked up once: when torch has
+    been loaded, a change of the environment changes nothing. A limit beyond what the CPU has is no limit."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", wide) if wide == "AVX512" else wide
 
 
 def of_new_process() -> Numerics:
