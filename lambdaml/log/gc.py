@@ -8,7 +8,7 @@ from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.holders import working
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_many, read_now
-from lambdaml.log.retention import Horizon, newest_memories, pinned_version
+from lambdaml.log.retention import Horizon, below, newest_memories, pinned_version
 from lambdaml.log.snapshot import State, meta_of
 from lambdaml.parts import Parts
 from lambdaml.storage.probe import store_time
@@ -65,7 +65,7 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
         needed = info.key.startswith(keys.MEMORY) and remembered is not None and seq >= remembered[worker]
         if seq < horizon.next_seq[worker] and not needed:
             doomed.append(info.key)
-    sums = [info.key for info in store.list(keys.REDUCED) if keys.reduced_commit(info.key) < horizon.commit]
+    sums = below(horizon, store.list(keys.BLOCKS), [*store.list(keys.REDUCED), *store.list(keys.SUMS)])
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
     return (horizon, doomed + sums + spent) if doomed + sums else None
 

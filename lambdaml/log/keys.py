@@ -3,7 +3,10 @@
 run.json                              create-only: the settings of the run
 log/{commit:010d}.json                create-only: one per commit, without gaps
 updates/{worker:05d}/{seq:010d}       create-only: an update that a worker published
+blocks/{worker:05d}/{seq:010d}/{slice:05d}
+                                      create-only: a slice of an update that is too large for one object
 reduced/{commit:010d}/{name}          create-only: a sum of updates of this commit; see `lambdaml.log.partial`
+sums/{commit:010d}/{name}             create-only: the vector of that sum, if it is an object of its own
 snapshots/{version:010d}.safetensors  the full state at a version
 frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot
@@ -26,7 +29,9 @@ MODEL = "model.safetensors"
 FROZEN = "frozen.safetensors"
 LOG = "log/"
 UPDATES = "updates/"
+BLOCKS = "blocks/"
 REDUCED = "reduced/"
+SUMS = "sums/"
 SNAPSHOTS = "snapshots/"
 METRICS = "metrics/"
 LEASES = "leases/"
@@ -53,13 +58,29 @@ def updates(worker: int) -> str:
     return f"updates/{worker:05d}/"
 
 
+def block(worker: int, seq: int, index: int) -> str:
+    """Return the key of a slice of this update, if its slices are objects of their own."""
+    return f"blocks/{worker:05d}/{seq:010d}/{index:05d}"
+
+
+def block_id(key: str) -> tuple[int, int]:
+    """Return the worker and the sequence number that the key of a slice names."""
+    _, worker, seq, _ = key.split("/")
+    return int(worker), int(seq)
+
+
 def reduced(commit: int, name: str) -> str:
     """Return the key of the sum of updates of this commit that has this name."""
     return f"reduced/{commit:010d}/{name}"
 
 
+def vector(commit: int, name: str) -> str:
+    """Return the key of the vector of the sum that has this name, if it is an object of its own."""
+    return f"sums/{commit:010d}/{name}"
+
+
 def reduced_commit(key: str) -> int:
-    """Return the commit that the key of a sum of updates names."""
+    """Return the commit that the key of a sum of updates names, or that of its vector."""
     return int(key.split("/")[1])
 
 

@@ -79,7 +79,7 @@ class Update:
     `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
     the run's staleness rule asks for that. The reader adds its own findings, which are not part of the object:
-    `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
+    `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
     update), and `loaded` (whether `body` is in memory, or was freed).
     """
 
@@ -103,6 +103,7 @@ class Update:
     control: Control | None = None
     labels: tuple[int, ...] = ()
     body: Body = field(default_factory=dict)
+    apart: Slicing | None = None
     size_bytes: int = 0
     download_s: float = 0.0
     arrived_s: float | None = None
@@ -117,9 +118,8 @@ class Update:
         """Free the arrays and keep the header."""
         self.body, self.loaded = {}, False
 
-    def pack(self, slicing: Slicing | None = None) -> bytes:
-        """Return the object's bytes, in slices or as a whole. From now on `body` and `size_bytes` are those of the
-        object."""
+    def header(self) -> dict[str, Any]:
+        """Return the header of the object."""
         header: dict[str, Any] = {
             "worker": self.worker,
             "seq": self.seq,
@@ -135,11 +135,16 @@ class Update:
             "encode_s": round(self.encode_s, 6),
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
         }
-        header |= optional_members(self)
+        return header | optional_members(self)
+
+    def pack(self, slicing: Slicing | None = None) -> bytes:
+        """Return the object's bytes, in slices or as a whole. From now on `body` and `size_bytes` are those of the
+        object; where slices are objects of their own, `body` still has all of them."""
         if slicing is None:
-            data, self.body = wire.pack(header, list(self.body.items()))
+            data, self.body = wire.pack(self.header(), list(self.body.items()))
         else:
-            data, self.body = slices.pack_slices(slicing, header, self.body)
+            data, self.body = slices.pack_slices(slicing, self.header(), self.body)
+            self.apart = slicing if slicing.apart else None
         self.size_bytes = len(data)
         return data
 
@@ -152,7 +157,7 @@ class Update:
             NewerSchema: If it was written by a newer lambdaml.
         """
         key = keys.update(worker, seq)
-        header, body = slices.whole(data, key) if slices.is_sliced(data) else wire.unpack(data, key)
+        header, body = slices.whole(data, key)
         return Update.of_header(header, body, key, len(data))
 
     @staticmethod
@@ -162,6 +167,7 @@ class Update:
         Raises:
             BadObject: If the header is none of an update, or of another one.
         """
+        slicing = slices.slicing_in(header, key)
         try:
             loss = header["loss"]
             update = Update(
@@ -169,6 +175,7 @@ class Update:
                 loss=math.nan if loss is None else loss,
                 **read_optional(header),
                 body=body,
+                apart=slicing if slicing is not None and slicing.apart else None,
                 size_bytes=size_bytes,
             )
             demand_type(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")

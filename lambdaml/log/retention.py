@@ -127,6 +127,16 @@ def newest_memories(marks: Iterable[tuple[int, int]], workers: int) -> list[int]
     return newest
 
 
+def below(horizon: Horizon, blocks: Iterable[ObjectInfo], sums: Iterable[ObjectInfo]) -> list[str]:
+    """Return the keys of the slices of updates and of sums that a horizon lets go."""
+    doomed = [info.key for info in sums if keys.reduced_commit(info.key) < horizon.commit]
+    for info in blocks:
+        worker, seq = keys.block_id(info.key)
+        if seq < horizon.next_seq[worker]:
+            doomed.append(info.key)
+    return doomed
+
+
 def updates_between(older: Horizon, newer: Horizon) -> Iterator[str]:
     """Yield the keys of the updates that got their fate between the two horizons."""
     for worker, (start, end) in enumerate(zip(older.next_seq, newer.next_seq, strict=True)):

@@ -9,6 +9,10 @@ slice holds, then the length of that envelope:
                  the slice, each filled up to 8 bytes, and the block to 64
     envelope     as of any other update, without the codec's arrays
     16 bytes     magic "LMS1", 4 bytes zero, length of the envelope (8 bytes)
+
+If the update is large, each block is an object of its own, and the update's object, which is created after them, is the
+envelope alone. So an update may be larger than any object, and larger than what a function can hold of it. Two functions
+that work as the same worker may both write blocks: they are the same but for the generation and the seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +34,9 @@ _MAGIC = b"LMS1"
 _PREAMBLE = struct.Struct("<4sIIIQQIIIIf")
 _FOOTER = struct.Struct("<4sIQ")
 _ALIGN, _FILL = 64, 8
+APART_BYTES = 64 * 2**20
+"""The blocks of an update of more bytes than this are objects of their own."""
+
 TAIL_BYTES = 2**16
 """Whoever reads the last slice reads so many bytes more, for the envelope behind it."""
 
@@ -86,12 +93,14 @@ class Slicing:
         elements: The number of numbers in a vector.
         record: The number of them in a record.
         parts: The arrays of the codec's bodies.
+        apart: Whether each block is an object of its own.
     """
 
     count: int
     elements: int
     record: int
     parts: tuple[Part, ...]
+    apart: bool = False
 
     @property
     def records(self) -> int:
@@ -124,13 +133,14 @@ class Slicing:
             array = np.ascontiguousarray(body[part.name][cut] if part.cut else body[part.name])
             raw = array.reshape(-1).view(np.uint8)
             pieces += [raw.data if raw.size else b"", b"\0" * (-raw.size % _FILL)]
-        payload = b"".join(pieces)
-        payload += b"\0" * (self.length(index) - _PREAMBLE_BYTES - len(payload))
+        pieces.append(b"\0" * (self.length(index) - _PREAMBLE_BYTES - sum(map(len, pieces))))
         made_s = math.nan if header["upload_s"] is None else header["ready_s"] + header["upload_s"]
         facts = (header[name] for name in ("worker", "generation", "seq", "base_commit", "samples", "base"))
         head = _PREAMBLE.pack(_MAGIC, 0, *facts, index, self.count, made_s).ljust(_PREAMBLE_BYTES, b"\0")
-        crc = zlib.crc32(payload, zlib.crc32(head[8:]))
-        return b"".join([head[:4], struct.pack("<I", crc), head[8:], payload])
+        crc = zlib.crc32(head[8:])
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        return b"".join([head[:4], struct.pack("<I", crc), head[8:], *pieces])
 
     def read(self, data: bytes | memoryview, index: int, key: str) -> Block:
         """Read a block.
@@ -155,26 +165,48 @@ class Slicing:
             at += _filled(size, _FILL)
         return Block(worker, seq, base_commit, base, generation, samples, made_s, body)
 
+    def read_of(self, update: tuple[int, int], data: bytes | memoryview, index: int, key: str) -> Block:
+        """Read a block of the update of this worker and sequence number.
+
+        Raises:
+            BadObject: If it is truncated or damaged, or is another block.
+        """
+        block = self.read(data, index, key)
+        if (block.worker, block.seq) != update:
+            raise BadObject(f"{key} holds a slice of update {(block.worker, block.seq)}")
+        return block
+
+    def join(self, blocks: Sequence[Block]) -> _Arrays:
+        """Return the arrays that all blocks of an update make, in order."""
+        body: _Arrays = {}
+        for part in self.parts:
+            found = [block.body[part.name] for block in blocks]
+            body[part.name] = np.concatenate(found) if part.cut else found[0]
+        return body
+
     def dump(self) -> list[Any]:
         """Return plain values, from which `load` makes it again."""
-        return [self.count, self.elements, self.record, [[*part[:2], list(part.row), part.cut] for part in self.parts]]
+        parts = [[*part[:2], list(part.row), part.cut] for part in self.parts]
+        return [self.count, self.elements, self.record, parts, self.apart]
 
     @staticmethod
     def load(values: list[Any]) -> Slicing:
         """Read what `dump` returned. Raises ValueError or TypeError for anything else."""
-        count, elements, record, parts = values
+        count, elements, record, parts, apart = values
         found = tuple(Part(str(name), str(dtype), tuple(map(int, row)), bool(cut)) for name, dtype, row, cut in parts)
-        slicing = Slicing(int(count), int(elements), int(record), found)
+        slicing = Slicing(int(count), int(elements), int(record), found, bool(apart))
         if min(slicing.count, slicing.record) < 1 or any(min(part.row, default=0) < 0 for part in found):
             raise ValueError(f"{values!r} is no way to cut an update")
         return slicing
 
 
 def pack_slices(slicing: Slicing, header: Mapping[str, Any], body: _Arrays) -> tuple[bytes, _Arrays]:
-    """Return the object of an update, and its arrays, which no longer alias others."""
+    """Return the object of an update, and its arrays, which no longer alias others unless the blocks lie apart."""
     cut = {part.name for part in slicing.parts}
     beside = [(name, array) for name, array in body.items() if name not in cut]
     envelope, rest = wire.pack({**header, "slices": slicing.dump()}, beside)
+    if slicing.apart:
+        return envelope, body | rest
     blocks = [slicing.block(index, header, body) for index in range(slicing.count)]
     data = b"".join([*blocks, envelope, _FOOTER.pack(_MAGIC, 0, len(envelope))])
     return data, {name: np.array(body[name]) for name in body if name in cut} | rest
@@ -191,31 +223,39 @@ def envelope(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], _Array
     Raises:
         BadObject: If it is truncated or damaged, or more of it would have to be read.
     """
-    header, arrays = wire.unpack(_split(data, key)[1], key)
-    header.pop("slices", None)
-    return header, arrays
+    return wire.unpack(_split(data, key)[1], key)
 
 
 def whole(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], _Arrays]:
-    """Return the header and all arrays of an update that was cut.
+    """Return the header and all arrays of an update whose blocks lie in the same object.
 
     Raises:
         BadObject: If it is truncated or damaged.
     """
+    if not is_sliced(data):
+        return wire.unpack(data, key)
     blocks, rest = _split(data, key)
     header, body = wire.unpack(rest, key)
-    try:
-        slicing = Slicing.load(header.pop("slices"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadObject(f"{key} does not say how it was cut: {error}") from error
+    slicing = slicing_in(header, key)
+    if slicing is None:
+        raise BadObject(f"{key} does not say how it was cut")
     pieces, at = [], 0
     for index in range(slicing.count):
         pieces.append(slicing.read(blocks[at : at + slicing.length(index)], index, key))
         at += slicing.length(index)
-    for part in slicing.parts:
-        found = [piece.body[part.name] for piece in pieces]
-        body[part.name] = np.concatenate(found) if part.cut else found[0]
-    return header, body
+    return header, body | slicing.join(pieces)
+
+
+def slicing_in(header: Mapping[str, Any], key: str) -> Slicing | None:
+    """Return how an update with this header was cut; None if it was not.
+
+    Raises:
+        BadObject: If the header says something else.
+    """
+    try:
+        return Slicing.load(header["slices"]) if "slices" in header else None
+    except (TypeError, ValueError) as error:
+        raise BadObject(f"{key} does not say how it was cut: {error}") from error
 
 
 def _split(data: bytes | memoryview, key: str) -> tuple[memoryview, memoryview]:

@@ -101,14 +101,12 @@ class ScatterExchange(RoundExchange):
                     break
             await shared.until(lambda commit=commit: known.commit > commit)  # type: ignore[misc]
 
-    async def make(
-        self, commit: int, index: int, attempt: int, left_out: dict[int, str] | None, began: float
-    ) -> bool:
+    async def make(self, commit: int, index: int, attempt: int, left_out: dict[int, str] | None, began: float) -> bool:
         """Put the piece of a slice, without these updates, and return True; return False if the round is over before."""
         piece = await self._add_up(commit, index, left_out)
         if piece is None:
             return False
-        await self.write(piece, piecepiece_name(index, attempt), began)
+        await self.write(piece, piece_name(index, attempt), began)
         return True
 
     def _judged(self, commit: int) -> dict[int, str] | None:
@@ -213,9 +211,7 @@ class ScatterExchange(RoundExchange):
         place = slicing.offset(index), slicing.length(index) + (TAIL_BYTES if last else 0)
 
         def unpack(data: Bytes, key: str) -> Slice:
-            block = slicing.read(data, index, key)
-            if (block.worker, block.seq) != (worker, seq):
-                raise BadObject(f"{key} holds slices of update {(block.worker, block.seq)}")
+            block = slicing.read_of((worker, seq), data, index, key)
             header = None
             if last:
                 head, body = envelope(memoryview(data)[slicing.length(index) :], key)

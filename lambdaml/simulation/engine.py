@@ -21,7 +21,7 @@ from lambdaml.simulation.stub_replica import Costs, StubReplica
 from lambdaml.simulation.virtual import Bucket, FaultInjector, VirtualWorld
 from lambdaml.storage import MemoryStore
 from lambdaml.worker.function import Function
-from lambdaml.worker.machine import Machine
+from lambdaml.worker.machine import Machine, apart
 
 
 @dataclass(slots=True)
@@ -123,6 +123,9 @@ class VirtualRun:
         dense_bytes = max(4 * self.settings.parameters, self.costs.update_bytes)
         slices = max(1, Parts.of(self.settings).slices)
         payloads |= {keys.MEMORY: self.costs.memory_bytes, keys.REDUCED: dense_bytes // slices}
+        if apart(StubReplica(self.settings, self.costs)):
+            payloads |= {keys.BLOCKS: self.costs.update_bytes // slices, keys.SUMS: payloads[keys.REDUCED]}
+            payloads |= {keys.UPDATES: 0, keys.REDUCED: 0}
         self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector, 1 / slices)
         self.bucket.put(keys.RUN, self.settings.dump())
         start = self.start or StubReplica(self.settings, self.costs).state().dump()

@@ -10,13 +10,17 @@ from collections import Counter
 
 from lambdaml.errors import LambdaMLError
 from lambdaml.log import keys, wire
+from lambdaml.log.blocks import load_vector
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update, damaged
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
 
-CREATE_ONLY = ("run.json", "log/", "updates/", "reduced/", "snapshots/", "leases/", "memory/", "model.safetensors")
+CREATE_ONLY = (
+    *("run.json", "log/", "updates/", "blocks/", "reduced/", "sums/", "snapshots/", "leases/", "memory/"),
+    "model.safetensors",
+)
 
 REQUESTS_PER_S = 200
 """The most requests that a function sends to the store in a second, on average, however badly things go."""
@@ -157,6 +161,9 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
         attempts[keys.reduced_commit(key)] = max(attempts[keys.reduced_commit(key)], _attempt(virtual, key))
     for key in keys_:
         partial = Partial.read(virtual.bucket.get(key) or b"", key)
+        vector = keys.vector(partial.commit, key.rpartition("/")[2])
+        if (data := virtual.bucket.get(vector)) is not None:
+            partial.sum = load_vector(data, vector)
         if partial.commit >= len(commits) or _attempt(virtual, key) < attempts[partial.commit]:
             continue
         applied = [(entry.worker, entry.seq) for entry in commits[partial.commit].applied]
@@ -267,8 +274,8 @@ def _deletions(virtual: VirtualRun) -> list[str]:
         kept = [key for key in gone.standing[keys.SNAPSHOTS] if keys.number(key) >= first]
         if not kept:
             broken.append(f"{gone.key} was deleted while no snapshot stood to go on from")
-        if gone.key.startswith(keys.UPDATES):
-            worker, seq = keys.update_id(gone.key)
+        if gone.key.startswith((keys.UPDATES, keys.BLOCKS)):
+            worker, seq = (keys.update_id if gone.key.startswith(keys.UPDATES) else keys.block_id)(gone.key)
             demanded = [key for key in [*kept, horizon] if key and next_seq(key)[worker] <= seq]
             if demanded or not horizon:
                 broken.append(f"{gone.key} was deleted, which {demanded or 'every replay'} demands")
@@ -281,7 +288,7 @@ def _deletions(virtual: VirtualRun) -> list[str]:
             ]
             if max(newest, default="") <= gone.key:
                 broken.append(f"{gone.key} was deleted while no newer one stood")
-        elif gone.key.startswith(keys.REDUCED):
+        elif gone.key.startswith((keys.REDUCED, keys.SUMS)):
             if not horizon or keys.reduced_commit(gone.key) >= keys.number(horizon):
                 broken.append(f"{gone.key} was deleted, which a function that goes on may need")
         elif not gone.key.startswith(keys.HORIZONS) or gone.key > horizon:

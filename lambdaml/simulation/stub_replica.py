@@ -20,7 +20,7 @@ from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
 from lambdaml.log.records import Body, Commit, Entry, Update
-from lambdaml.log.slices import Block, Part, Slicing
+from lambdaml.log.slices import APART_BYTES, Block, Part, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
@@ -131,6 +131,7 @@ class StubReplica:
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._added = 0
+        self._read: list[Body] = []
         self._charge, self._clock, self.bad = charge, clock, bad
         self.slices = StubSlices(self) if self.parts.slices else None
 
@@ -217,11 +218,16 @@ class StubReplica:
         return {}
 
     def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
+        if not body and self.slices is not None:
+            body, self._read = self.slices.assemble(self._read), []
         self._terms += [((int(w), int(seq)), loss, weight) for w, seq, loss, weight in body["terms"].tolist()]
         self._added = 0
         for update in updates:
             if update.batches is not None:
                 self._seconds[update.worker] = update.compute_s / update.batches[1]
+
+    def add_slice(self, index: int, body: Body) -> None:
+        self._read = [*(self._read if index else []), body]
 
     def step(self, step: tuple[Entry, ...]) -> None:
         self._next = hashlib.blake2b(self._next + repr(self._terms).encode(), digest_size=16).digest()
@@ -266,7 +272,12 @@ class StubSlices:
     def __init__(self, machine: StubReplica) -> None:
         self._machine = machine
         self._count = count = machine.parts.slices
-        self.slicing = Slicing(count, count, 1, (Part(_NUMBERS, "float64", (), True),))
+        large = machine.costs.update_bytes > APART_BYTES and not machine.parts.remembers
+        self.slicing = Slicing(count, count, 1, (Part(_NUMBERS, "float64", (), True),), large)
+
+    def size_bytes(self, index: int) -> int:
+        """Return the modelled bytes of a slice."""
+        return 1 + self._machine.costs.update_bytes // self._count
 
     def check(self, block: Block, index: int) -> tuple[str, float]:
         """Return why an update must be rejected. One slice alone is the reason."""

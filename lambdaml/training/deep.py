@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
+from lambdaml.log.blocks import read_update
 from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.memory import Memory
 from lambdaml.log.reader import RunReader
@@ -189,7 +190,7 @@ class DeepCheck:
             if seq >= decided[worker]:
                 key = keys.update(worker, seq)
                 try:
-                    self._note(demand_present(read_now(self._run.store, key, Update.read), key))
+                    self._note(demand_present(read_update(self._run.store, key), key))
                 except BadObject:
                     self._note(damaged(worker, seq, 0))
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from lambdaml.errors import BadObject, RunNotFound, SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
+from lambdaml.log.blocks import read_update
 from lambdaml.log.reader import RunReader
-from lambdaml.log.reads import demand_present, read_now, read_twice
+from lambdaml.log.reads import demand_present, read_twice
 from lambdaml.log.records import Commit, Update, damaged
 from lambdaml.log.retention import horizon_of, snapshots_kept
 from lambdaml.log.snapshot import State, read_model, read_state
@@ -128,7 +129,7 @@ def commits_from(run: RunReader, start: int) -> Iterator[tuple[Commit, dict[tupl
             if data is None:
                 raise BadObject(f"{key} is in the log but not in the bucket{_deleted(run, commit)}")
             try:
-                update = demand_present(read_now(run.store, key, Update.read, data), key)
+                update = demand_present(read_update(run.store, key, data), key)
             except BadObject:
                 if entry.fate == "applied":
                     raise

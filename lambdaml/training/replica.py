@@ -163,9 +163,8 @@ class Replica:
         body |= self.buffers.changes(kept)
         self.buffers.restore(kept)
         if self._extra() != extra:
-            raise JobError(
-                f"the extra state of {_name(self.job)}'s model changed in the forward pass: keep it in a buffer"
-            )
+            owner = type(self.job).__name__
+            raise JobError(f"the extra state of {owner}'s model changed in the forward pass: keep it in a buffer")
         self._made = _Made((worker, seq), found, taken)
         return Computed(
             body=body,
@@ -243,6 +242,8 @@ class Replica:
         if fault := self.check_header(update):
             return fault
         encoded, rows, _ = split_body(update.body)
+        if update.apart is not None and not encoded:
+            return ""  # its slices are checked by those who add them up
         layout = self.rows.layout(rows)
         if fault := self.codec.check(encoded, layout):
             return fault
@@ -258,6 +259,8 @@ class Replica:
         """Return why an update must be rejected, whatever its vector is, or ""."""
         if update.codec != self.settings.codec:
             return f"codec {update.codec}, not {self.settings.codec}"
+        if update.apart is not None and (self.slices is None or update.apart != self.slices.slicing):
+            return "is cut into other slices than this run's updates"
         _, rows, rest = split_body(update.body)
         absent = rest.pop(ABSENT, None)
         fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
@@ -311,6 +314,11 @@ class Replica:
         self._time(updates)
         self._sum.join(step, body)
         self._sum.note(updates, [update.base == self.version for update in updates])
+
+    def add_slice(self, index: int, body: Body) -> None:
+        """Write the sum of one slice to its place in the buffer for sums."""
+        assert self.slices is not None
+        self.slices.place(self.flat.host, index, body)
 
     def _time(self, updates: Sequence[Update]) -> None:
         self._seconds |= {each.worker: each.compute_s / each.batches[1] for each in updates if each.batches is not None}
@@ -439,7 +447,3 @@ class Replica:
         self.version = self.log_state.version
         self.frozen.begin(state)
         self.flat.attach()
-
-
-def _name(job: Job) -> str:
-    return type(job).__name__

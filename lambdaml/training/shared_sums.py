@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lambdaml.log import keys
+from lambdaml.log.blocks import load_vector
 from lambdaml.log.partial import Partial
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_now
@@ -48,6 +49,9 @@ class SharedSums:
         differ = []
         for key in names:
             partial = demand_present(read_now(self._run.store, key, Partial.read), key)
+            if slices is not None and slices.slicing.apart:
+                at = keys.vector(commit.commit, key.rpartition("/")[2])
+                partial.sum = read_now(self._run.store, at, load_vector) or {}
             covered = {update.id for update in partial.updates} if slices is None else None
             due = self._sum(commit, updates, covered)
             if due and slices is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from lambdaml.codecs import Codec, Layout, UpdateContext, Vector
 from lambdaml.errors import BadObject
 from lambdaml.log.records import Body, Entry, Update
-from lambdaml.log.slices import Block, Part, Slicing
+from lambdaml.log.slices import APART_BYTES, Block, Part, Slicing
 from lambdaml.training.flat import layout_of
 from lambdaml.training.numerics import squares
 from lambdaml.training.step_sum import SUM, StepSum, writer
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
     from lambdaml.parts import Parts
 
 
-def slicing_of(codec: Codec, layout: Layout, count: int) -> Slicing:
+def slicing_of(codec: Codec, layout: Layout, count: int, whole: bool = False) -> Slicing:
     """Return how vectors of this layout are cut into so many slices. The codec's records have a fixed length, so two of
-    them tell what all look like."""
+    them tell what all look like.
+
+    Args:
+        whole: Whether updates must be whole objects, however large they are.
+    """
     assert codec.record is not None
     elements = codec.record[0]
     two = Layout.flat(2 * elements, layout.dtype)
@@ -33,7 +38,9 @@ def slicing_of(codec: Codec, layout: Layout, count: int) -> Slicing:
     for name, array in sorted(body.items()):
         cut = array.shape[:1] == (2,)
         parts.append(Part(name, array.dtype.name, array.shape[1:] if cut else array.shape, cut))
-    return Slicing(count, layout.size, elements, tuple(parts))
+    slicing = Slicing(count, layout.size, elements, tuple(parts))
+    large = sum(map(slicing.length, range(count))) > APART_BYTES
+    return replace(slicing, apart=large and not whole)
 
 
 def unsliceable(parts: Parts, model: nn.Module) -> str:
@@ -60,7 +67,12 @@ class VectorSlices:
         """Return the slices of a run's updates; None if they are written as a whole."""
         if not parts.slices:
             return None
-        return VectorSlices(parts, layout, nominal, slicing_of(parts.codec, layout, parts.slices))
+        slicing = slicing_of(parts.codec, layout, parts.slices, whole=parts.remembers)
+        return VectorSlices(parts, layout, nominal, slicing)
+
+    def size_bytes(self, index: int) -> int:
+        """Return the bytes that a slice takes in memory."""
+        return self.slicing.length(index)
 
     def check(self, block: Block, index: int) -> tuple[str, float]:
         """Return why an update with this slice must be rejected, or "", and the sum of its numbers' squares."""
@@ -87,12 +99,20 @@ class VectorSlices:
             return {}
         whole = np.empty(self._layout.size, self._layout.dtype)
         for index, body in enumerate(bodies):
-            span = self.slicing.span(index)
-            piece = body.get(SUM)
-            if piece is None or (piece.shape, piece.dtype) != (whole[span].shape, whole.dtype):
-                raise BadObject(f"the sum of slice {index} is none of this model's")
-            whole[span] = piece
+            self.place(whole, index, body)
         return {SUM: whole}
+
+    def place(self, whole: Vector, index: int, body: Body) -> None:
+        """Write the sum of a slice to its place in a vector.
+
+        Raises:
+            BadObject: If it is none of this model.
+        """
+        span = self.slicing.span(index)
+        piece = body.get(SUM)
+        if piece is None or (piece.shape, piece.dtype) != (whole[span].shape, whole.dtype):
+            raise BadObject(f"the sum of slice {index} is none of this model's")
+        whole[span] = piece
 
     def _of(self, index: int) -> Layout:
         span = self.slicing.span(index)

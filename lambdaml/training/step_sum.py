@@ -163,13 +163,20 @@ class StepParts:
     def join(self, entries: Sequence[Entry], body: Body) -> None:
         """Add a sum that another function took of the updates with these entries.
 
+        Args:
+            body: The sum; nothing if the array for the sum holds it already.
+
         Raises:
             BadObject: If it is no vector of this model.
         """
+        factor = self._factor(entries[0]) if len(entries) == 1 else None
+        if not body:
+            self._sum.add(entries[0].worker, factor, _stand)
+            return
         vector = body.get(SUM)
         if len(body) != 1 or vector is None or (vector.shape, vector.dtype) != (self._out.shape, self._out.dtype):
             raise BadObject(f"a partial sum holds {sorted(body)}, which is no vector of this model")
-        self._sum.add(entries[0].worker, self._factor(entries[0]) if len(entries) == 1 else None, writer(vector))
+        self._sum.add(entries[0].worker, factor, writer(vector))
 
     def note(self, updates: Sequence[Update], fresh: Sequence[bool]) -> None:
         """Note what is not summed."""
@@ -221,6 +228,10 @@ def writer(vector: Vector) -> Write:
         add_to(out, vector, weight, fresh=fresh)
 
     return write
+
+
+def _stand(weight: float, out: Vector, *, fresh: bool) -> None:
+    """Leave in an array what stands there."""
 
 
 def _scale(place: _Open) -> None:

@@ -198,7 +198,7 @@ class Function:
             shared.changed()
             start = self._shared.world.now()
             if pending.total is not None:
-                await shared.world.compute(lambda total=pending.total: total.apply(shared.replica, commit))  # type: ignore[misc]
+                await pending.total.apply(shared.world, shared.replica, commit)
             elif pending.absent:
                 await self._backlog.add_up(commit)
             else:

@@ -19,6 +19,7 @@ from lambdaml.log.slices import Block, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.storage.protocol import Bytes
+from lambdaml.worker.world import World
 
 LONG = "gradient has a norm above the limit"
 """The reason for which an update is rejected whose norm is greater than the run allows."""
@@ -131,6 +132,10 @@ class Slices(Protocol):
 
     slicing: Slicing
 
+    def size_bytes(self, index: int) -> int:
+        """Return the bytes that a slice takes in memory."""
+        ...
+
     def check(self, block: Block, index: int) -> tuple[str, float]:
         """Return why an update with this slice must be rejected, or "", and the sum of its numbers' squares."""
         ...
@@ -142,6 +147,11 @@ class Slices(Protocol):
     def assemble(self, bodies: Sequence[Body]) -> Body:
         """Return the whole sum, given those of all slices in order."""
         ...
+
+
+def apart(machine: Machine) -> bool:
+    """Return whether the slices of a machine's updates are objects of their own."""
+    return machine.slices is not None and machine.slices.slicing.apart
 
 
 class Machine(Protocol):
@@ -237,8 +247,20 @@ class Machine(Protocol):
     def add_sum(self, step: tuple[Entry, ...], updates: Sequence[Update], body: Body) -> None:
         """Add the sum of a step's updates, in place of these. The bodies of `updates` hold what the sum does not.
 
+        Args:
+            body: The sum; nothing if `add_slice` was given all its slices.
+
         Raises:
             BadObject: If it is no sum of vectors of this model.
+        """
+        ...
+
+    def add_slice(self, index: int, body: Body) -> None:
+        """Write the sum of one slice of a step's updates to its place in the machine's vector. No gradient may be computed
+        until `add_sum` has added all of them.
+
+        Raises:
+            BadObject: If it is no sum of slices of this model.
         """
         ...
 
@@ -270,9 +292,8 @@ class Machine(Protocol):
 class Total(Protocol):
     """What a function takes over from another one, in place of a commit's updates."""
 
-    def apply(self, machine: Machine, commit: Commit) -> None:
+    async def apply(self, world: World, machine: Machine, commit: Commit) -> None:
         """Let the machine follow the next commit."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +306,11 @@ class Summed:
 
     partial: Partial
 
-    def apply(self, machine: Machine, commit: Commit) -> None:
+    async def apply(self, world: World, machine: Machine, commit: Commit) -> None:
         """Take the step along the mean."""
+        await world.compute(lambda: self._step(machine, commit))
+
+    def _step(self, machine: Machine, commit: Commit) -> None:
         known = {update.id: update for update in self.partial.updates}
         machine.begin(commit)
         for step in commit.steps:
@@ -329,9 +353,9 @@ class Folded:
             raise BadObject(f"{key} has no log entry")
         return Folded(Commit.unpack(entry.encode(), keys.reduced_commit(key)), state)
 
-    def apply(self, machine: Machine, commit: Commit) -> None:
+    async def apply(self, world: World, machine: Machine, commit: Commit) -> None:
         """Take over the model."""
-        machine.adopt(self.state, commit)
+        await world.compute(lambda: machine.adopt(self.state, commit))
 
 
 def conclude(machine: Machine, update: Update) -> bytes:

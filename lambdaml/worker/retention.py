@@ -16,12 +16,14 @@ from lambdaml.log.retention import (
     ROUNDS_UNDER_WAY,
     Horizon,
     Sizes,
+    below,
     newest_memories,
     pinned_version,
     updates_between,
 )
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.storage.backend import batches
+from lambdaml.worker.machine import apart
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.stop_watcher import StopWatcher
@@ -166,6 +168,8 @@ class Retention:
         newest = newest_memories(memories, self._shared.settings.workers)
         forgotten = [keys.memory(w, seq) for w, seq in memories if seq < min(newest[w], last.next_seq[w])]
         sums = [info.key for info in await store.list(keys.REDUCED) if keys.reduced_commit(info.key) < last.commit]
+        if apart(self._shared.replica):
+            sums += below(last, await store.list(keys.BLOCKS), await store.list(keys.SUMS))
         for doomed in (older, updates_between(first, last), sums, forgotten, spent):
             for batch in batches(doomed):
                 await store.delete(batch)

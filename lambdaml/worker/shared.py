@@ -9,6 +9,7 @@ from lambdaml.log.state import LogState
 from lambdaml.settings import Settings
 from lambdaml.worker.leases import Leases
 from lambdaml.worker.machine import Machine
+from lambdaml.worker.room import Exclusive, Room
 from lambdaml.worker.task_group import TaskGroup
 from lambdaml.worker.tracing import Tracer
 from lambdaml.worker.waits import Waits
@@ -35,6 +36,8 @@ class Shared:
         waits: The waits of the function.
         tracer: The trace of what the function measured.
         window: The account of the memory that updates take.
+        room: The account of the memory that slices take which are objects of their own.
+        vector: The turn of those who need the machine's vector for longer than one computation.
         known: The log state as far as this function knows the log. It has no tensors and advances in microseconds.
         queued: The log state after the commits that were handed to the replica.
         applied: The number of commits that were applied here, with all that follows from that.
@@ -62,6 +65,7 @@ class Shared:
         self.waits = Waits(world, settings.patience_s)
         self.tracer = Tracer(world, name)
         self.window = Window(replica.update_bytes)
+        self.room, self.vector = Room(self.tasks), Exclusive(self.tasks)
         self.wish: Stop | None = None
         self.control: Control | None = None
         self.latency_s = 0.01

@@ -8,9 +8,10 @@ from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe_update, sampler_of
+from lambdaml.worker.blocks import put_blocks
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints
-from lambdaml.worker.machine import conclude
+from lambdaml.worker.machine import apart, conclude
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 
@@ -78,7 +79,13 @@ class Worker:
         return seq
 
     async def _publish(self, seq: int, started: float) -> Update:
-        """Compute an update, create its object, and return the update that the bucket then holds."""
+        """Compute an update, create its objects, and return the update that the bucket then holds."""
+        if not apart(self._shared.replica):
+            return await self._publish_now(seq, started)
+        async with self._shared.vector:
+            return await self._publish_now(seq, started)
+
+    async def _publish_now(self, seq: int, started: float) -> Update:
         shared, world, worker = self._shared, self._shared.world, self._number
         shared.computing += 1
         try:
@@ -88,6 +95,8 @@ class Worker:
         for text in warnings:
             world.emit(WarningEvent(text=text))
         sent = world.now()
+        if update.apart is not None:
+            await put_blocks(shared, update)
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
         forgets = False

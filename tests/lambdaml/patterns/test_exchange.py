@@ -228,7 +228,6 @@ def test_fault_schedules_draw_every_pattern() -> None:
         ({"pattern": "scatter", "schedule": "quorum:2"}, "adds up whole rounds"),
         ({"pattern": "fold"}, "one function decides commits"),
         ({"pattern": "scatter", "codec": "topk:0.1"}, "can only be read as a whole"),
-        ({"pattern": "scatter:6"}, "6 slices for 5 workers"),
         ({"pattern": "tree:2", "staleness": "dc"}, "cannot add up"),
         ({"pattern": "tree:2", "bracket": "flat"}, "in the bracket 2^3"),
         ({"pattern": "scatter", "codec": "sparse"}, "only 3 that can be read alone"),

@@ -141,9 +141,7 @@ def skips_a_log_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def drops_a_fate(monkeypatch: pytest.MonkeyPatch) -> None:
     """2: one update is forgotten by whoever hears of it."""
     add = GatherExchange.add
-    monkeypatch.setattr(
-        GatherExchange, "add", lambda self, update: None if update.id == (1, 1) else add(self, update)
-    )
+    monkeypatch.setattr(GatherExchange, "add", lambda self, update: None if update.id == (1, 1) else add(self, update))
 
 
 def loses_an_update_in_a_group_commit(monkeypatch: pytest.MonkeyPatch) -> None:
