@@ -8,7 +8,6 @@ then its rows and verdicts, by which the round is decided.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from lambdaml.errors import BadObject
@@ -28,6 +27,9 @@ from lambdaml.worker.room import ROOM_BYTES, Exclusive
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.world import World
 
+BYTES_PER_S = 1e8
+"""Slices are looked for as if they came with this bandwidth."""
+
 AT_ONCE = 2
 """So many slices are read at once, at least one while another is put or added."""
 
@@ -41,6 +43,8 @@ class BlocksExchange(ScatterExchange):
         shared.room.limit_bytes = max(ROOM_BYTES, (AT_ONCE + 1) * largest)
         self._turn = Exclusive(shared.tasks)
         self._headers_timer = RoundTimer()
+        self._began = shared.world.now()
+        self._ready_s: dict[int, float] = {}  # after which the workers usually begin to put their slices
 
     def needed(self, worker: int) -> bool:
         """Return False: slices are read from the bucket."""
@@ -49,6 +53,7 @@ class BlocksExchange(ScatterExchange):
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
         """Return the updates that get their fate in this commit, and forget them."""
         self._headers_timer.close()
+        self._began = self._shared.world.now()
         return super().take(commit)
 
     async def make(self, commit: int, index: int, attempt: int, left_out: dict[int, str] | None, began: float) -> bool:
@@ -88,10 +93,12 @@ class BlocksExchange(ScatterExchange):
             async def fetch() -> Slice | None:
                 return await self._fetch(worker, seq, index, None)
 
+            due_s = self._began + self._ready_s.get(worker, 0.0) - shared.world.now()
+            timer = _SliceTimer(max(0.0, due_s), self.slices.size_bytes(index) / BYTES_PER_S)
             key = keys.block(worker, seq, index)
-            found = await self._looks.find(key, fetch, self.timer, wanted, worker=worker, behind=False)
-            if found is not None and found.block is not None and not math.isnan(found.block.made_s):
-                self.timer.said(found.block.made_s)
+            found = await self._looks.find(key, fetch, timer, wanted, worker=worker, behind=False)
+            if found is not None and found.block is not None:
+                self._ready_s[worker] = found.block.made_s
             return found
 
         async def fetch_header() -> Update | None:
@@ -161,6 +168,31 @@ class BlocksExchange(ScatterExchange):
         """Return the sum of the updates that this commit applies, and forget it."""
         total, self._total = self._total, None
         return None if total is None else Streamed(total, self._shared, self.count, self._attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class _SliceTimer:
+    """Times the looks for a slice. It may have been put long ago, or be one of the last.
+
+    Attributes:
+        due_s: The seconds until its worker begins to put slices.
+        put_s: The seconds that a slice takes.
+    """
+
+    due_s: float
+    put_s: float
+
+    def delay_s(self) -> float:
+        return self.due_s
+
+    def scale_s(self, latency_s: float) -> float:
+        return max(latency_s, self.put_s)
+
+    def said(self, duration_s: float) -> None:
+        """Do nothing: each slice has a timer of its own."""
+
+    def looked(self, late_s: float, latency_s: float) -> None:
+        """Do nothing: each slice has a timer of its own."""
 
 
 @dataclass(frozen=True, slots=True)

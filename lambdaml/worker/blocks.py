@@ -14,7 +14,8 @@ from lambdaml.worker.shared import Shared
 async def put_blocks(shared: Shared, update: Update) -> None:
     """Put all slices of an update that was just computed, and free its vector. Until then the machine's vector must not
     change."""
-    slicing, header, slices = update.apart, update.header(), shared.replica.slices
+    slicing, slices = update.apart, shared.replica.slices
+    header = update.header() | {"upload_s": 0.0}  # a block says when the first was put: others may look from then on
     assert slicing is not None and slices is not None
     world, body = shared.world, update.body
 

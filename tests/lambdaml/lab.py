@@ -71,6 +71,13 @@ class TinyWide(Tiny):
         return nn.Sequential(nn.Linear(6, 1000), nn.Tanh(), nn.Linear(1000, 3))
 
 
+class TinyLarge(Tiny):
+    """A network whose updates have 68 MB."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 1_700_000), nn.Tanh(), nn.Linear(1_700_000, 3))
+
+
 class Made(Job):
     """A job put together from functions, for tests that need one of its own."""
 

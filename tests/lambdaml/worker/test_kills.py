@@ -15,6 +15,7 @@ import pytest
 
 import lambdaml
 from lambdaml.events import Event
+from lambdaml.log import keys
 
 JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
@@ -103,6 +104,16 @@ def test_whoever_adds_up_for_the_others_is_killed_and_the_bits_are_the_same(patt
     assert result.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, bracket=bracket).model_sha256
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
+def test_functions_are_killed_while_they_exchange_updates_in_many_objects(tmp_path: Path) -> None:
+    killer, options = Killer(3, seed=5), {"job": f"{JOB}Large", "workers": 2, "steps": 6}
+    result = train(f"file://{tmp_path}/run", killer, functions=2, pattern="scatter:5", **options)
+    assert killer.done == 3
+    run = lambdaml.Run(f"file://{tmp_path}/run")
+    assert len(list(run.store.list(keys.BLOCKS))) == 6 * 2 * 5
+    assert run.verify().faults == []
+    assert result.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, **options).model_sha256
 
 
 def test_s3_gives_the_bits_of_memory(undisturbed: str) -> None:
