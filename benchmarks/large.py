@@ -108,6 +108,7 @@ def modelled(size: int, slices: int, workers: int = 8, steps: int = 4) -> None:
         steps_per_epoch=steps,
         parameters=size // 4,
         snapshot_every=10 * steps,
+        lease_s=60.0,
         patience_s=1e5,
         token="large",
     )
@@ -121,7 +122,7 @@ def modelled(size: int, slices: int, workers: int = 8, steps: int = 4) -> None:
     moved_s = 4 * size / platform.bandwidth_bytes_per_s * (workers - 1) / workers
     print(
         f"modelled: {workers} functions of 78.6 MB/s, updates of {size / 1e9:g} GB, scatter:{slices}: a round takes "
-        f"{round_s:,.0f} s beside computing (its bytes alone {moved_s:,.0f} s) and at most {most / 1e9:.2f} GB of memory"
+        f"{round_s:,.0f} s beside computing ({moved_s:,.0f} s if its bytes moved one after the other) and at most {most / 1e9:.2f} GB of memory"
     )
 
 

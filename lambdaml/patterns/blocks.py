@@ -8,6 +8,7 @@ then its rows and verdicts, by which the round is decided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lambdaml.errors import BadObject
@@ -21,7 +22,7 @@ from lambdaml.patterns.scattering import ScatterExchange, Slice, piece_name
 from lambdaml.storage.protocol import Bytes
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.machine import Machine, Summed
-from lambdaml.worker.poll_timer import RoundTimer
+from lambdaml.worker.poll_timer import Timer
 from lambdaml.worker.reading import read
 from lambdaml.worker.room import ROOM_BYTES, Exclusive
 from lambdaml.worker.shared import Shared
@@ -29,6 +30,10 @@ from lambdaml.worker.world import World
 
 BYTES_PER_S = 1e8
 """Slices are looked for as if they came with this bandwidth."""
+
+EARLY = 0.75
+"""The first look for an object comes after this share of the time after which it was found in the round before. One that
+came later would confirm its own lateness."""
 
 AT_ONCE = 2
 """So many slices are read at once, at least one while another is put or added."""
@@ -42,9 +47,8 @@ class BlocksExchange(ScatterExchange):
         largest = max(self.slices.size_bytes(index) for index in range(count))
         shared.room.limit_bytes = max(ROOM_BYTES, (AT_ONCE + 1) * largest)
         self._turn = Exclusive(shared.tasks)
-        self._headers_timer = RoundTimer()
         self._began = shared.world.now()
-        self._ready_s: dict[int, float] = {}  # after which the workers usually begin to put their slices
+        self._usual_s: dict[str, float] = {}  # when an object existed in the round before, from the start of the round
 
     def needed(self, worker: int) -> bool:
         """Return False: slices are read from the bucket."""
@@ -52,7 +56,6 @@ class BlocksExchange(ScatterExchange):
 
     def take(self, commit: Commit) -> dict[tuple[int, int], Update]:
         """Return the updates that get their fate in this commit, and forget them."""
-        self._headers_timer.close()
         self._began = self._shared.world.now()
         return super().take(commit)
 
@@ -93,25 +96,44 @@ class BlocksExchange(ScatterExchange):
             async def fetch() -> Slice | None:
                 return await self._fetch(worker, seq, index, None)
 
-            due_s = self._began + self._ready_s.get(worker, 0.0) - shared.world.now()
-            timer = _SliceTimer(max(0.0, due_s), self.slices.size_bytes(index) / BYTES_PER_S)
-            key = keys.block(worker, seq, index)
-            found = await self._looks.find(key, fetch, timer, wanted, worker=worker, behind=False)
+            key, usual = keys.block(worker, seq, index), f"first of {worker}"
+            found = await self._looks.find(key, fetch, self._timer(usual), wanted, worker=worker, behind=False)
             if found is not None and found.block is not None:
-                self._ready_s[worker] = found.block.made_s
+                self._usual_s[usual] = found.block.made_s
             return found
 
         async def fetch_header() -> Update | None:
             data, _ = await self._looks.get(keys.update(worker, seq))
             return None if data is None else await checked_update(shared, data, worker, seq)
 
-        key = keys.update(worker, seq)
-        header = await self._looks.find(key, fetch_header, self._headers_timer, wanted, worker=worker, behind=False)
+        key, usual = keys.update(worker, seq), f"header of {worker}"
+        header = await self._looks.find(key, fetch_header, self._timer(usual), wanted, worker=worker, behind=False)
         if header is None:
             return None
-        if header.upload_s is not None:
-            self._headers_timer.said(header.ready_s + header.upload_s)
+        self._note(usual)
         return await self._block(worker, seq, index, self._header(header))
+
+    def pace(self, name: str) -> Timer:
+        """Return the timer of the piece of this name."""
+        return self._timer("pieces")
+
+    async def _pieces(self, commit: int, attempt: int) -> list[Partial] | None:
+        """Return the pieces of an attempt in order; None if the round is over before. The last is waited for first, so that
+        not all are looked for again and again."""
+        last = self.count - 1
+        name, maker = piece_name(last, attempt), self._reducer(last)
+        if await self.obtain(commit, name, maker, since_given=True) is None:
+            return None
+        if not attempt:
+            self._note("pieces")
+        return await super()._pieces(commit, attempt)
+
+    def _timer(self, usual: str) -> Timer:
+        due = self._began + EARLY * self._usual_s.get(usual, 0.0)
+        return _SliceTimer(self._shared.world.now, due, self.slices.size_bytes(0) / BYTES_PER_S)
+
+    def _note(self, usual: str) -> None:
+        self._usual_s[usual] = self._shared.world.now() - self._began
 
     def _header(self, update: Update) -> Update:
         fault = update.fault
@@ -175,15 +197,17 @@ class _SliceTimer:
     """Times the looks for a slice. It may have been put long ago, or be one of the last.
 
     Attributes:
-        due_s: The seconds until its worker begins to put slices.
+        now: The clock.
+        due: The moment of the first look.
         put_s: The seconds that a slice takes.
     """
 
-    due_s: float
+    now: Callable[[], float]
+    due: float
     put_s: float
 
     def delay_s(self) -> float:
-        return self.due_s
+        return max(0.0, self.due - self.now())
 
     def scale_s(self, latency_s: float) -> float:
         return max(latency_s, self.put_s)

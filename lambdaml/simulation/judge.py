@@ -164,6 +164,8 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
         vector = keys.vector(partial.commit, key.rpartition("/")[2])
         if (data := virtual.bucket.get(vector)) is not None:
             partial.sum = load_vector(data, vector)
+        elif any(gone.key == vector for gone in virtual.bucket.deleted):  # a late request made the piece again
+            continue
         if partial.commit >= len(commits) or _attempt(virtual, key) < attempts[partial.commit]:
             continue
         applied = [(entry.worker, entry.seq) for entry in commits[partial.commit].applied]
