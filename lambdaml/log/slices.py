@@ -34,7 +34,7 @@ _MAGIC = b"LMS1"
 _PREAMBLE = struct.Struct("<4sIIIQQIIIIf")
 _FOOTER = struct.Struct("<4sIQ")
 _ALIGN, _FILL = 64, 8
-APART_BYTES = 64 * 2**20
+APART_BYTES = 128 * 2**20
 """The blocks of an update of more bytes than this are objects of their own."""
 
 TAIL_BYTES = 2**16
