@@ -110,7 +110,7 @@ class Replica:
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
         self.memories = Memories(self._give_back)
-        self.slices = VectorSlices.of(self.parts, self.flat.layout, self.algorithm.nominal(settings))
+        self.slices = VectorSlices.of(self.parts, self.flat.layout, settings)
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])

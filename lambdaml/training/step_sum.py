@@ -22,6 +22,7 @@ from lambdaml.log.bracket import Bracket
 from lambdaml.log.commits import summed
 from lambdaml.log.records import Body, Entry, Update
 from lambdaml.parts import Parts
+from lambdaml.settings import Settings
 from lambdaml.staleness import Transform
 from lambdaml.training.bodies import split_body
 from lambdaml.training.flat import ABSENT
@@ -218,7 +219,13 @@ class StepParts:
         return {SUM: self._out} if self._sum.used else {}
 
     def _factor(self, entry: Entry) -> float:
-        return entry.weight * (self.weighed([entry])[0].samples / self.nominal)
+        return factor_of(entry, self._parts, self._settings)
+
+
+def factor_of(entry: Entry, parts: Parts, settings: Settings) -> float:
+    """Return the factor of an update in the sum of its step, as `lambdaml.log.commits.summed` has it for several."""
+    algorithm = parts.algorithm
+    return entry.weight * (algorithm.samples(entry, settings) / algorithm.nominal(settings))
 
 
 def writer(vector: Vector) -> Write:

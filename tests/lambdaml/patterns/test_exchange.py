@@ -68,6 +68,15 @@ def planted(pattern: str, change: Any, **options: Any) -> list[str]:
     return run.verify().faults
 
 
+@pytest.mark.parametrize("pattern", BRACKETS)
+@pytest.mark.parametrize("algorithm", ["local:3", "local:3,outer=nesterov"])
+def test_displacements_weigh_in_a_pattern_what_they_weigh_in_gather(pattern: str, algorithm: str) -> None:
+    name = f"{pattern}-{algorithm}".replace(":", "")
+    shared, _ = trained(f"exchange-{name}", Normed, pattern=pattern, algorithm=algorithm)
+    alone, _ = trained(f"gather-{name}", Normed, bracket=BRACKETS[pattern], algorithm=algorithm)
+    assert shared is not None and shared == alone
+
+
 @pytest.mark.parametrize("pattern", ["tree:2", "scatter"])
 def test_a_shared_sum_that_was_forged_is_found(pattern: str) -> None:
     def forge(data: bytes, key: str) -> bytes:
