@@ -197,7 +197,7 @@ class Update:
 
     def fingerprint(self) -> str:
         """Return a digest of what was computed, and from what, whoever computed it and whenever."""
-        loss = None if math.isnan(self.loss) else self.loss
+        loss = self.loss if math.isfinite(self.loss) else None  # as it is read back
         content = [*self.id, self.base_commit, self.batches, self.memory, self.samples, loss, sorted(self.body)]
         sha = hashlib.sha256(repr(content).encode())
         for name in sorted(self.body):

@@ -97,7 +97,12 @@ def test_a_lease_is_read_back_as_it_was(lease: Lease) -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_becomes_nan(loss: float) -> None:
-    assert math.isnan(Update.unpack(replace(UPDATE, loss=loss).pack(), 3, 7).loss)
+    update = replace(UPDATE, loss=loss)
+    found_update = Update.unpack(update.pack(), 3, 7)
+    assert math.isnan(found_update.loss)
+    assert found_update.fingerprint() == update.fingerprint(), (
+        "who computes it again has the loss that was written over"
+    )
     entry = replace(COMMIT.applied[0], loss=loss)
     found = Commit.unpack(replace(COMMIT, steps=((entry,),)).pack(), 4)
     assert math.isnan(found.applied[0].loss)
