@@ -126,6 +126,10 @@ class SearchSpace:
             SettingsError: If one of them does not exist, or cannot be planned.
         """
         for name in self.algorithms:
+            if ALGORITHMS.make(name).summands > 1:
+                raise SettingsError(
+                    f"algorithm {name!r} cannot be planned: plan 'gradient' for as many workers as it sums over"
+                )
             if ALGORITHMS.make(name).clocked:
                 raise SettingsError(
                     f"algorithm {name!r} cannot be planned, because clocks decide its number of steps: give a number"

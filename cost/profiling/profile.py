@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lambdaml.algorithms import GRADIENT
+from lambdaml.codecs import DISPLACEMENT
 from lambdaml.cost.planning.pilot import PLAIN, PilotRun
 from lambdaml.cost.profiling.facts import (
     CodecFacts,
@@ -105,7 +105,7 @@ class Profile:
         largest_bytes = max(facts.update_bytes for facts in self.codecs.values())
         held_bytes = most_bytes(largest_bytes, MAX_UNAPPLIED * workers)
         parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
-        local = GRADIENT not in parts.algorithm.gives
+        local = DISPLACEMENT in parts.algorithm.gives
         if local or parts.remembers:
             held_bytes += footprint(
                 parts,
@@ -144,7 +144,7 @@ class Profile:
         facts = self._facts(codec)
         parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
         inner_s, inner_bytes = 0.0, 0
-        if GRADIENT not in parts.algorithm.gives:
+        if DISPLACEMENT in parts.algorithm.gives:
             inner_s, inner_bytes = self.optimizer_s, self._inner_bytes
         vector_bytes = self.codecs[PLAIN].update_bytes
         return Costs(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lambdaml.codecs import Vector
 from lambdaml.log.memory import Arrays, Memory
-from lambdaml.log.records import Entry, Update
+from lambdaml.log.records import Body, Entry, Update
 from lambdaml.registry import Registry
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 GRADIENT = "gradient"
 """An algorithm gives this if its vectors are gradients at their base. Rules that correct gradients need it."""
+
+PARTIAL_SUM = "partial sum"
+"""An algorithm gives this if its vectors are sums of (samples / nominal) x gradient."""
 
 MOMENTUM = "momentum"
 """A rule or an outer optimizer gives this if it adds momentum to the steps of the run. No two of a run may."""
@@ -39,7 +42,7 @@ class Assignment:
         worker: The worker.
         seq: The number of the update.
         first_batch: The first of the worker's batches, counted through its whole life.
-        batches: The number of batches.
+        batches: The number of batches; if an update is a sum of gradients, that of each of the workers that it sums over.
     """
 
     worker: int
@@ -76,6 +79,7 @@ class Message:
         labels: The number of samples of each class, if the run's staleness rule asks for that.
         arrays: The arrays that the worker remembers from now on.
         values: The plain values that the worker remembers from now on.
+        buffers: The buffers that the batches of a sum changed.
     """
 
     samples: int
@@ -84,6 +88,20 @@ class Message:
     labels: tuple[int, ...] = ()
     arrays: Arrays = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    buffers: Body = field(default_factory=dict)
+
+
+class GradientSum(Protocol):
+    """A sum of gradients, each of which is computed from the same parameters and buffers."""
+
+    def add(self, worker: int, samples: int) -> None:
+        """Add (samples / nominal) x the gradient that the latest backward pass, over a batch of this worker, left in the
+        model, and set the buffers back. Workers come in rising order."""
+        ...
+
+    def finish(self) -> Body:
+        """Leave the sum in the flat gradient, and return the buffers that each batch changed."""
+        ...
 
 
 class LocalModel(Protocol):
@@ -93,7 +111,15 @@ class LocalModel(Protocol):
     """
 
     def backward(self, worker: int, batch: int) -> Batch:
-        """Compute the gradient of one of a worker's batches, and leave it in the model and in the flat gradient."""
+        """Compute the gradient of one of a worker's batches, and leave it in the model and in the flat gradient.
+
+        Args:
+            worker: The worker; if updates are sums of gradients, one of those that they sum over.
+        """
+        ...
+
+    def summing(self) -> GradientSum:
+        """Begin a sum of gradients."""
         ...
 
     def step(self, worker: int, batch: int, inner_step: int) -> None:
@@ -129,16 +155,21 @@ class Algorithm(Protocol):
     """Says what workers compute and remember, and which optimizer takes the step of a commit.
 
     Attributes:
-        gives: The set of what it gives to other parts of the run: `GRADIENT` or `DISPLACEMENT`, and `MOMENTUM`.
+        gives: The set of what it gives to other parts of the run: `GRADIENT`, `PARTIAL_SUM` or `DISPLACEMENT`, and
+            `MOMENTUM`.
         remembers: Whether its workers remember something between their updates.
         keeps_optimizer: Whether that includes the state of their inner optimizers.
         clocked: Whether clocks decide how many batches an update covers.
+        summands: The number of workers of a run with `gradient` whose updates an update is the sum of, each with the
+            factor samples / nominal; 1 if updates are no sums. Worker w sums over the workers w * summands and following
+            of a run with `summands` times as many.
     """
 
     gives: frozenset[str]
     remembers: bool
     keeps_optimizer: bool
     clocked: bool
+    summands: int
 
     def batches(self, per_epoch: int) -> int:
         """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""
@@ -181,10 +212,21 @@ class Algorithm(Protocol):
         ...
 
 
+def together(batches: Sequence[Batch], loss: float) -> Batch:
+    """Return the samples, absent parameters and labels of several batches, with this loss."""
+    absent = batches[0].absent
+    for batch in batches[1:]:
+        absent = np.intersect1d(absent, batch.absent)
+    longest = max(len(batch.labels) for batch in batches)
+    labels = (sum(batch.labels[label] for batch in batches if label < len(batch.labels)) for label in range(longest))
+    return Batch(sum(batch.samples for batch in batches), loss, absent, tuple(labels))
+
+
 ALGORITHMS: Registry[Algorithm] = Registry(
     "algorithm",
     {
         "gradient": "lambdaml.algorithms.gradient:GradientDescent",
         "local": "lambdaml.algorithms.local:LocalSteps",
+        "presum": "lambdaml.algorithms.presum:Accumulation",
     },
 )

@@ -19,9 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lambdaml.algorithms import Assignment, LocalModel, Message
+from lambdaml.algorithms import Assignment, LocalModel, Message, together
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
@@ -55,6 +53,8 @@ class LocalSteps:
             `nesterov`, and otherwise `samples`.
         most: The number of steps of the fastest worker, with `auto`; 0 for 32.
     """
+
+    summands = 1
 
     def __init__(
         self,
@@ -131,14 +131,12 @@ class LocalSteps:
         values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
         if self._keep:
             arrays, values[_OPTIMIZER] = model.dump_optimizer()
-        absent = done[0].absent
-        for batch in done[1:]:
-            absent = np.intersect1d(absent, batch.absent)
+        found = together(done, sum(batch.loss for batch in done) / len(done))
         return Message(
-            samples=sum(batch.samples for batch in done),
-            loss=sum(batch.loss for batch in done) / len(done),
-            absent=absent,
-            labels=_added([batch.labels for batch in done]),
+            found.samples,
+            found.loss,
+            found.absent,
+            found.labels,
             arrays=arrays,
             values=values,
         )
@@ -151,12 +149,6 @@ class LocalSteps:
 
     def nominal(self, settings: Settings) -> int:
         return -(-settings.samples // settings.workers)
-
-
-def _added(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the sums of label counts, by class."""
-    longest = max(map(len, counts))
-    return tuple(sum(count[label] for count in counts if label < len(count)) for label in range(longest))
 
 
 def variants(steps: int) -> list[str]:

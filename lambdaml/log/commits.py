@@ -91,8 +91,8 @@ def averaged(commit: int, version: int, updates: Sequence[Update]) -> Commit:
     return Commit(commit, version, (tuple(entries),))
 
 
-def summed(step: Sequence[Entry], nominal: int) -> tuple[list[float], float]:
-    """Return the factor of each gradient in a step's sum, and the divisor of the whole sum.
+def summed(step: Sequence[Entry], nominal: int, sums: bool = False) -> tuple[list[float], float]:
+    """Return the factor of each vector in a step's sum, and the divisor of the whole sum.
 
     The terms of the sum are rule weight x (samples / nominal) x gradient. So partial sums over some of the updates add
     up, whoever takes them, and whoever ends the sum divides once by the sum of samples / nominal. For equal workers the
@@ -101,10 +101,15 @@ def summed(step: Sequence[Entry], nominal: int) -> tuple[list[float], float]:
 
     Args:
         nominal: The number of samples that has the factor 1; see `lambdaml.algorithms.Algorithm.nominal`.
+        sums: Whether each vector is a sum of (samples / nominal) x gradient already. Such a one is divided even if it is
+            alone.
     """
+    divisor = sum(entry.samples for entry in step) / nominal
+    if sums:
+        return [entry.weight for entry in step], divisor
     if len(step) == 1:
         return [step[0].weight], 1.0
-    return [entry.weight * (entry.samples / nominal) for entry in step], sum(e.samples for e in step) / nominal
+    return [entry.weight * (entry.samples / nominal) for entry in step], divisor
 
 
 def shares(step: Sequence[Entry]) -> list[float]:

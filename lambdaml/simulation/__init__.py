@@ -211,15 +211,15 @@ def _settings(
         job_settings, instance = resolve_job(job, args)
         return replace_token(settings_for(instance, job_settings, asked)), instance
     assert asked.steps is not None
-    per_epoch = min(asked.steps, 100)
+    per_epoch, algorithm = min(asked.steps, 100), Parts.of(asked).algorithm
     return resolved_settings(
         asked,
         job=JobSettings(spec="none"),
         batch_size=BATCH_SIZE,
-        samples=BATCH_SIZE * asked.workers * per_epoch,
+        samples=BATCH_SIZE * asked.workers * algorithm.summands * per_epoch,
         steps_per_epoch=per_epoch,
         parameters=0,
-        snapshot_every=asked.snapshot_every or max(1, per_epoch // Parts.of(asked).algorithm.batches(per_epoch)),
+        snapshot_every=asked.snapshot_every or max(1, per_epoch // algorithm.batches(per_epoch)),
         token="simulated",
     ), None
 

@@ -43,7 +43,7 @@ class Timed(Replica):
         found = super().compute(assignment)
         body = {name: array.copy() for name, array in found.body.items()}
         start = self.clock()
-        self._charge(self._costs.step_s * assignment.batches)
+        self._charge(self._costs.step_s * assignment.batches * self.algorithm.summands)
         computed = self.clock()
         self._charge(self._costs.encode_s)
         return replace(found, body=body, compute_s=computed - start, encode_s=self.clock() - computed)

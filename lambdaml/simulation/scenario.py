@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.algorithms import GRADIENT
+from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory, PendingUpdate
@@ -32,7 +32,7 @@ from lambdaml.simulation.limit import Limit
 from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubState
-from lambdaml.training.sampling import Sampler
+from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.remembering import updates_per_memory
 from lambdaml.worker.requests import (
     END,
@@ -189,14 +189,14 @@ class Scenario:
         coarse, random = settings.pattern == "gather", self.rng.random
         self.read_limit = Limit("get", channel.reads_per_s, self.reads, random, errors, coarse)
         self.write_limit = Limit("create", channel.writes_per_s, self.writes, random, errors, coarse)
-        self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self.sampler = sampler_of(settings)
         self.speed = self.platform.speed()
         self.bytes_per_s, self.connection_bytes_per_s = (
             self.platform.bandwidth_bytes_per_s,
             channel.bandwidth_bytes_per_s,
         )
         update = Update(0, 1000, 1000, 1, "f0.0", 8, 0.1234567890123456, settings.codec, 0.123456, 0.123456, 0.0, 0.1)
-        if GRADIENT not in self.parts.algorithm.gives:
+        if DISPLACEMENT in self.parts.algorithm.gives:
             update.batches = (1000, 10)
         if self.parts.remembers:
             update.memory = "0" * 64
@@ -235,7 +235,7 @@ class Scenario:
 
     def batches(self, seq: int) -> int:
         """Return the number of batches that an update of this number covers."""
-        return self._assigned(seq).batches
+        return self._assigned(seq).batches * self.parts.algorithm.summands
 
     def samples(self, worker: int, seq: int) -> int:
         """Return the number of samples of an update."""

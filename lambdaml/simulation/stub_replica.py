@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.algorithms import GRADIENT, Assignment
+from lambdaml.algorithms import Assignment
+from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
@@ -25,7 +26,7 @@ from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
-from lambdaml.training.sampling import Sampler
+from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.machine import Computed
 
 _WHOLE = 2**48
@@ -126,8 +127,8 @@ class StubReplica:
         self.memories = Memories(_give_back)
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
-        self._counts_batches = GRADIENT not in self.parts.algorithm.gives
-        self._sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self._counts_batches = DISPLACEMENT in self.parts.algorithm.gives
+        self._sampler = sampler_of(settings)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._added = 0
@@ -145,7 +146,7 @@ class StubReplica:
     def compute(self, assignment: Assignment) -> Computed:
         start, worker, seq = self._clock(), assignment.worker, assignment.seq
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
-        self._charge(self.costs.step_s * assignment.batches)
+        self._charge(self.costs.step_s * assignment.batches * self.parts.algorithm.summands)
         computed = self._clock()
         self._charge(self.costs.encode_s)
         numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)

@@ -177,8 +177,8 @@ def settings_for(
     demand_workers(asked)
     model = build_model(job)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    per_epoch = Sampler(samples, workers, batch_size, 0).steps_per_epoch
     parts = Parts.of(asked)
+    per_epoch = Sampler(samples, workers, batch_size, 0, parts.algorithm.summands).steps_per_epoch
     _demand_carried(asked, parts, model)
     each, batches = parts.algorithm.batches(per_epoch), None
     if steps is None:

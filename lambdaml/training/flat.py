@@ -118,6 +118,12 @@ class FlatGradient:
             self.host[:] = self.vector.cpu().numpy()
         return self.host
 
+    def put(self, vector: NDArray[Any]) -> None:
+        """Leave this vector in the flat gradient."""
+        self.host[:] = vector
+        if not self._own:
+            self.vector.copy_(torch.from_numpy(self.host))
+
     def from_host(self, absent: Collection[int]) -> None:
         """Set the parameters' gradients to what `host` holds, and those of absent parameters to None. Call `attach`
         afterwards."""

@@ -2,8 +2,9 @@
 
 A function holds its model, one gradient, the optimizer's state, and the updates and snapshots of its window
 (`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
-With local steps it also holds the vector that they start from and the state of the job's own optimizer. In a run with
-memory it holds what each of its workers remembers, and while it recovers memories one more replica.
+With local steps it also holds the vector that they start from and the state of the job's own optimizer, and with sums of
+gradients one more vector. In a run with memory it holds what each of its workers remembers, and while it recovers
+memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
 
@@ -32,7 +33,7 @@ class Footprint:
         optimizer_bytes: The size of the state of the optimizer that takes the steps of commits.
         workers: The number of workers of the run.
         hosted: The number of workers of a function.
-        local_bytes: The size of what local steps hold besides.
+        local_bytes: The size of what local steps, or sums of gradients, hold besides.
         memory_bytes: The size of what a worker remembers.
         remembers: Whether workers remember something.
     """
@@ -93,7 +94,8 @@ def footprint(
         inner_bytes if outer_share is None else round(outer_share * trained_bytes),
         workers,
         hosted,
-        0 if outer_share is None else trained_bytes + inner_bytes,
+        (0 if outer_share is None else trained_bytes + inner_bytes)
+        + (trained_bytes if parts.algorithm.summands > 1 else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
     )

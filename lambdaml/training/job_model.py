@@ -20,9 +20,11 @@ from lambdaml.settings import Settings
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.calls import call, fetch, seed_streams
 from lambdaml.training.flat import FlatGradient
+from lambdaml.training.gradient_sum import ModelGradientSum
 from lambdaml.training.inner_rates import InnerRates
 from lambdaml.training.jobparts import encode_training, load_training
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.rows import Rows
+from lambdaml.training.sampling import derive_seed, sampler_of
 
 _MAX_LOSS_SCALE = 2.0**16
 _PLAIN = (
@@ -64,7 +66,8 @@ class JobModel:
         self.device = device
         self.buffers = Buffers(model, late=late)
         self.flat = FlatGradient(model, device)
-        self.sampler = Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
+        self.rows = Rows(model, self.flat.parameters, self.flat.layout)
+        self.sampler = sampler_of(settings)
         self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch, inner_steps)
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
@@ -83,7 +86,7 @@ class JobModel:
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
             seed_streams("samples", self.settings.seed, worker, batch)
-            samples = self.sampler.indices(worker, batch).tolist()
+            samples = self.sampler.dealt(worker, batch).tolist()
             data = self._moved(call(fetch, self.job, self.dataset, samples))
             seed_streams("update", self.settings.seed, worker, batch)
             loss, absent = self._pass(data, scale)
@@ -94,6 +97,10 @@ class JobModel:
         labels = self._count_labels(data) if self._labels else ()
         self._absent = absent.tolist()
         return Batch(len(samples), loss, absent, labels)
+
+    def summing(self) -> ModelGradientSum:
+        """Begin a sum of gradients that are computed from the present parameters and buffers."""
+        return ModelGradientSum(self.flat, self.rows, self.buffers, self.settings.batch_size)
 
     def _moved(self, batch: Any) -> Any:
         if self.device.type == "cpu":

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 
 from lambdaml.log.records import Entry
 from lambdaml.settings import Settings
-from lambdaml.training.sampling import Sampler
+from lambdaml.training.sampling import Sampler, sampler_of
 
 _SHOWN = 8
 """A text names at most this many sample numbers."""
-
-
-def sampler_of(settings: Settings) -> Sampler:
-    """Return the sampler that deals the run's samples."""
-    return Sampler(settings.samples, settings.workers, settings.batch_size, settings.seed)
 
 
 def describe(entry: Entry, sampler: Sampler) -> str:

@@ -19,14 +19,13 @@ from lambdaml.algorithms import Assignment, Message
 from lambdaml.codecs import Vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
-from lambdaml.log.commits import shares
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
-from lambdaml.training.bodies import split_body
+from lambdaml.training.bodies import split_body, split_buffers
 from lambdaml.training.calls import call, seed_streams
 from lambdaml.training.feedback import Feedback
 from lambdaml.training.flat import ABSENT
@@ -36,7 +35,6 @@ from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.model_state import ModelState
 from lambdaml.training.numerics import norm
-from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
@@ -97,13 +95,12 @@ class Replica:
             late=not self.parts.schedule.deterministic,
             inner_steps=settings.batches or settings.steps * self.algorithm.batches(settings.steps_per_epoch),
         )
-        self.buffers, self.flat = self.local.buffers, self.local.flat
+        self.buffers, self.flat, self.rows = self.local.buffers, self.local.flat, self.local.rows
         self.size = self.flat.size
         outer = self.algorithm.outer(self.flat.parameters)
         self._displaces = outer is not None
         self.optimizer: Optimizer = inner if outer is None else outer
         self.scheduler: Any = schedule if outer is None else None
-        self.rows = Rows(self.model, self.flat.parameters, self.flat.layout)
         self.frozen = Frozen(self.model)
         self._alone = ModelState(self.model, self.buffers, self.frozen)
         self.strays = Strays(job, self.model)
@@ -160,7 +157,7 @@ class Replica:
         body = self._encode(assignment, vector if taken is None else taken)
         if len(found.absent):
             body[ABSENT] = found.absent
-        body |= self.buffers.changes(kept)
+        body |= found.buffers | self.buffers.changes(kept)
         self.buffers.restore(kept)
         if self._extra() != extra:
             owner = type(self.job).__name__
@@ -263,7 +260,8 @@ class Replica:
             return "is cut into other slices than this run's updates"
         _, rows, rest = split_body(update.body)
         absent = rest.pop(ABSENT, None)
-        fault = self.rows.check(rows) or self.buffers.check(rest) or self.flat.check(absent)
+        faults = map(self.buffers.check, split_buffers(rest, self.algorithm.summands))
+        fault = self.rows.check(rows) or next(filter(None, faults), "") or self.flat.check(absent)
         if fault := fault or self.algorithm.check(self.settings, update):
             return fault
         first, count = update.batches or (update.seq, 1)
@@ -336,7 +334,7 @@ class Replica:
         total = self._sum
         weighed = total.weighed(step)
         moves = total.mean(weighed, self.transform, self.flat.values)
-        self.buffers.merge(total.rest, shares(weighed), total.fresh)
+        self.buffers.merge(total.rest, total.shares(weighed), total.fresh)
         if moves:
             self._move(total.absent)
         self.version += 1

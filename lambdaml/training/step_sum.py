@@ -11,23 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lambdaml.codecs import Vector
+from lambdaml.codecs import Codec, Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject
 from lambdaml.log.bracket import Bracket
-from lambdaml.log.commits import summed
+from lambdaml.log.commits import shares, summed
 from lambdaml.log.records import Body, Entry, Update
 from lambdaml.parts import Parts
-from lambdaml.settings import Settings
 from lambdaml.staleness import Transform
-from lambdaml.training.bodies import split_body
+from lambdaml.training.bodies import split_body, split_buffers
 from lambdaml.training.flat import ABSENT
-from lambdaml.training.job_model import JobModel
 from lambdaml.training.rows import Rows
+
+if TYPE_CHECKING:
+    from lambdaml.settings import Settings
+    from lambdaml.training.job_model import JobModel
 
 SUM = "sum"
 """The name of the array of a sum."""
@@ -124,16 +126,15 @@ class StepParts:
         out: The array for the sum; by default one is made.
 
     Attributes:
-        nominal: The number of samples that has the factor 1.
-        rest: The buffers of each update.
-        fresh: For each update, whether it was computed from this very version.
+        rest: The buffers after each gradient.
+        fresh: For each of these, whether it was computed from this very version.
         absent: The numbers of the parameters that none has a gradient of.
         kept: The vectors that were kept instead of being added.
     """
 
     def __init__(self, model: JobModel, rows: Rows, parts: Parts, out: Vector | None = None) -> None:
         self._settings, self._rows, self._parts = model.settings, rows, parts
-        self.nominal = parts.algorithm.nominal(model.settings)
+        self._sampler, self._summands = model.sampler, parts.algorithm.summands
         self.rest: list[Body] = []
         self.fresh: list[bool] = []
         self.absent: set[int] = set()
@@ -154,11 +155,7 @@ class StepParts:
         if keep:
             self.kept.append(self._rows.unpack(codec, body, rows))
         else:
-            self._sum.add(
-                entry.worker,
-                self._factor(entry),
-                lambda weight, out, *, fresh: self._rows.add(codec, body, rows, weight, out, fresh),
-            )
+            self._sum.add(entry.worker, self._factor(entry), self._writer(codec, body, rows))
         self.note([update], [fresh])
 
     def join(self, entries: Sequence[Entry], body: Body) -> None:
@@ -185,8 +182,8 @@ class StepParts:
             rest = split_body(update.body)[2]
             absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
             self.absent = self.absent & absent if self.rest else absent
-            self.rest.append({name: np.array(array) for name, array in rest.items()})
-            self.fresh.append(new)
+            self.rest += split_buffers({name: np.array(array) for name, array in rest.items()}, self._summands)
+            self.fresh += [new] * self._summands
 
     def mean(self, weighed: Sequence[Entry], transform: Transform | None, parameters: Callable[[], Vector]) -> bool:
         """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries.
@@ -199,7 +196,8 @@ class StepParts:
         Returns:
             Whether a step is to be taken along it.
         """
-        factors, divisor = summed(weighed, self.nominal)
+        nominal = self._parts.algorithm.nominal(self._settings)
+        factors, divisor = summed(weighed, nominal, self._summands > 1)
         out, moves = self._out, True
         if transform is not None:
             entries = [replace(entry, weight=factor) for entry, factor in zip(weighed, factors, strict=True)]
@@ -213,6 +211,13 @@ class StepParts:
             out /= out.dtype.type(divisor)
         return moves
 
+    def shares(self, weighed: Sequence[Entry]) -> list[float]:
+        """Return the weight of each gradient in the mean."""
+        if self._summands == 1:
+            return shares(weighed)
+        counts = ((entry, self._sampler.counts(entry.worker, entry.seq)) for entry in weighed)
+        return shares([replace(entry, samples=samples) for entry, each in counts for samples in each])
+
     def finish(self) -> Body:
         """End the sum and return it."""
         self._sum.finish()
@@ -221,11 +226,17 @@ class StepParts:
     def _factor(self, entry: Entry) -> float:
         return factor_of(entry, self._parts, self._settings)
 
+    def _writer(self, codec: Codec, body: Body, rows: Body) -> Write:
+        if rows and self._summands > 1:  # a sum is added in all its places, so that not even a zero's sign differs
+            return writer(self._rows.unpack(codec, body, rows))
+        return lambda weight, out, *, fresh: self._rows.add(codec, body, rows, weight, out, fresh)
+
 
 def factor_of(entry: Entry, parts: Parts, settings: Settings) -> float:
     """Return the factor of an update in the sum of its step, as `lambdaml.log.commits.summed` has it for several."""
     algorithm = parts.algorithm
-    return entry.weight * (algorithm.samples(entry, settings) / algorithm.nominal(settings))
+    share = algorithm.samples(entry, settings) / algorithm.nominal(settings) if algorithm.summands == 1 else 1.0
+    return entry.weight * share
 
 
 def writer(vector: Vector) -> Write:

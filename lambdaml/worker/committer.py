@@ -16,7 +16,8 @@ from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest
 from lambdaml.patterns import Exchange
-from lambdaml.training.rejections import describe, sampler_of
+from lambdaml.training.rejections import describe
+from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.machine import MachineState
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state

@@ -7,7 +7,8 @@ from lambdaml.events import WarningEvent
 from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import Exchange
-from lambdaml.training.rejections import describe_update, sampler_of
+from lambdaml.training.rejections import describe_update
+from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.blocks import put_blocks
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lambdaml
-from lambdaml.algorithms import Assignment
+from lambdaml.algorithms import ALGORITHMS, Assignment
 from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Commit, Entry, Update
@@ -156,13 +156,14 @@ def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any)
     from lambdaml.training.sampling import Sampler
 
     samples = len(job.dataset())
+    summands = ALGORITHMS.make(options.get("algorithm", "gradient")).summands
     return Settings(
         job=JobSettings(spec="test"),
         workers=workers,
         steps=steps,
         batch_size=job.batch_size,
         samples=samples,
-        steps_per_epoch=Sampler(samples, workers, job.batch_size, 0).steps_per_epoch,
+        steps_per_epoch=Sampler(samples, workers, job.batch_size, 0, summands).steps_per_epoch,
         parameters=1,
         snapshot_every=10,
         token="t",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lambdaml
-from lambdaml.algorithms import ALGORITHMS, GRADIENT, MOMENTUM
+from lambdaml.algorithms import ALGORITHMS, GRADIENT, MOMENTUM, PARTIAL_SUM
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.log.commits import averaged
 from lambdaml.log.memory import Memory
@@ -31,6 +31,7 @@ OURS = [
     "local:3,outer=nesterov",
     "local:3,outer=adam:lr=0.1,inner=keep,weights=equal",
     "local:auto,most=3",
+    "presum:3",
 ]
 
 
@@ -53,11 +54,12 @@ def trained(algorithm: str, rounds: int = 3) -> tuple[Replica, list[Update]]:
 
 def test_it_says_what_it_gives_and_whether_it_remembers(algorithm: str) -> None:
     made = ALGORITHMS.make(algorithm)
-    assert made.gives <= {GRADIENT, DISPLACEMENT, MOMENTUM}
-    assert len(made.gives & {GRADIENT, DISPLACEMENT}) == 1
+    assert made.gives <= {GRADIENT, PARTIAL_SUM, DISPLACEMENT, MOMENTUM}
+    assert len(made.gives & {GRADIENT, PARTIAL_SUM, DISPLACEMENT}) == 1
+    assert (made.summands > 1) == (PARTIAL_SUM in made.gives)
     assert isinstance(made.remembers, bool)
     parameters = [torch.nn.Parameter(torch.zeros(3))]
-    assert (made.outer(parameters) is None) == (GRADIENT in made.gives), "gradients are the job's optimizer's"
+    assert (made.outer(parameters) is None) == (DISPLACEMENT not in made.gives), "gradients are the job's optimizer's"
 
 
 def test_its_updates_cover_a_workers_batches_one_after_the_other_and_no_more_than_it_says(algorithm: str) -> None:

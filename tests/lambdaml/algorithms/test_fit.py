@@ -70,8 +70,9 @@ def test_all_pairs_of_parts_train_or_are_refused_by_a_line_that_names_both() -> 
     with_codec = {(parts[1], parts[2]) for parts, said in refused.items() if names(said, parts[1], parts[2])}
     for parts in whole:
         assert (parts in refused) == ((parts[1], parts[3]) in pairs or (parts[1], parts[2]) in with_codec), parts
-    assert with_codec == {("gradient", "significant:0.01")}
-    assert {rule for algorithm, rule in pairs if algorithm == "local:2"} == {"dc", "dc-a", "ringleader"}
+    assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")}
+    for refusing in ("local:2", "presum:2"):
+        assert {rule for algorithm, rule in pairs if algorithm == refusing} == {"dc", "dc-a", "ringleader"}
     assert {algorithm for algorithm, rule in pairs if rule == "nesterov"} == {
         "local:2,outer=nesterov",
         "local:2,outer=adam",
