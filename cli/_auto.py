@@ -161,15 +161,16 @@ def _planned(job: str, store: str, options: RunOptions, profile: Path | None) ->
     import lambdaml
 
     target, epochs, workers = options.target, options.epochs, options.workers
+    space = lambdaml.SearchSpace(
+        workers=(1, workers), platforms=("local",), functions=options.functions, algorithms=(options.algorithm,)
+    )
+    algorithms = space.algorithm_names
     if profile is not None:
         known = lambdaml.Profile.load(profile)
     else:
         wanted = None if epochs else target
         asked = {"args": options.args, "store": store, "target": wanted, "workers": workers}
-        known = measured(job, algorithms=(options.algorithm,), seconds=MEASURE_S, **asked)
-    space = lambdaml.SearchSpace(
-        workers=(1, workers), platforms=("local",), functions=options.functions, algorithms=(options.algorithm,)
-    )
+        known = measured(job, algorithms=algorithms, seconds=MEASURE_S, **asked)
     with Share("planning") as share, interruptible(share.stop, share.close):
         return lambdaml.plan(
             known,

@@ -95,9 +95,9 @@ AlgorithmSpec = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What a worker computes: `gradient`, or `local:H` for H local steps. With `local:20,outer=nesterov` the "
-        "mean displacement is taken with Nesterov's momentum (DiLoCo), with `local:epochs=1` workers average their "
-        "models after each pass (FedAvg).",
+        help="What a worker computes: `gradient`, `presum:G` for the sum of the gradients of G batches, or `local:H` for H "
+        "local steps. With `local:20,outer=nesterov` the mean displacement is taken with Nesterov's momentum (DiLoCo), "
+        "with `local:epochs=1` workers average their models after each pass (FedAvg).",
         rich_help_panel=_WAY,
     ),
 ]

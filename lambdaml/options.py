@@ -62,8 +62,8 @@ class RunOptions(LaunchOptions):
         workers: The number of workers, N. A worker is a stream of updates; the data is dealt out to the workers.
         schedule: The rule that decides which updates a commit takes: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see
             `lambdaml.schedules.SCHEDULES`.
-        algorithm: The algorithm, which says what a worker computes: `gradient`, or `local:H` for H local steps, with an outer optimizer; see
-            `lambdaml.algorithms.ALGORITHMS`.
+        algorithm: The algorithm, which says what a worker computes: `gradient`, `presum:G` for the sum of G gradients, or `local:H`
+            for H local steps, with an outer optimizer; see `lambdaml.algorithms.ALGORITHMS`.
         steps: The number of updates that each worker makes. Give either this or `epochs`; with neither, the run makes
             10 epochs, or at most 1000 if it has a target.
         epochs: The number of passes over the data, in place of `steps`.
@@ -96,7 +96,7 @@ class RunOptions(LaunchOptions):
         lease_s: How long a function that fell silent keeps its workers, in seconds.
         max_rejected: The number of rejected updates, among the latest twice as many, at which the run stops as
             diverged. The default is 10, or the number of workers if that is more.
-        max_update_norm: The greatest 2-norm of an update; an update with a greater one is rejected.
+        max_update_norm: The greatest 2-norm of an update, or of a sum of gradients; an update with a greater one is rejected.
         patience_s: How long nothing at all may happen, or the store may be down, before a function gives up, in
             seconds.
         recover_s: The seconds of compute after which a worker's memory is written, so that computing it again after a

@@ -38,7 +38,7 @@ _ELSEWHERE = {
     "precision": "set autocast = 'bfloat16' or 'float16'",
     "max_epochs": "give --epochs, or train(epochs=...)",
     "on_train_epoch_end": "a job has no hooks: take events with train(on_event=...)",
-    "accumulate_grad_batches": "use more workers, or a larger batch_size",
+    "accumulate_grad_batches": "give --algorithm presum:G, use more workers, or a larger batch_size",
     "callbacks": "a job has no hooks: take events with train(on_event=...)",
 }
 """People expect these members from Lightning, a Trainer or a DataLoader; each text says what to do instead."""
