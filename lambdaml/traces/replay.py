@@ -148,7 +148,8 @@ def _settings(trace: Trace, job: Job, job_settings: JobSettings, staleness: str 
     if seed is None:
         seed = recorded.seed if recorded else 0
     steps = 1 + max((row["seq"] for row in trace.rows), default=0)
-    asked = RunOptions(workers=trace.workers, steps=steps, staleness=staleness, seed=seed)
+    algorithm = recorded.algorithm if recorded else "gradient"
+    asked = RunOptions(workers=trace.workers, steps=steps, algorithm=algorithm, staleness=staleness, seed=seed)
     planned = settings_for(job, job_settings, asked)
     if recorded is None:
         return planned

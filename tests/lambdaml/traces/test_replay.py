@@ -59,6 +59,7 @@ ODD = Made(
         ("quorum:2", {}),
         ("quorum:2,late=weight", {"staleness": "inverse"}),
         ("ssp:1", {"seed": 3}),
+        ("bsp", {"algorithm": "presum:2"}),
     ],
 )
 def test_the_trace_of_a_run_gives_the_bits_of_the_run(
