@@ -21,10 +21,13 @@ from lambdaml.errors import JobError, SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.records import Update
+from lambdaml.options import RunOptions
+from lambdaml.parts import Parts
 from lambdaml.simulation import simulate
 from lambdaml.simulation.faults import FaultScenario, play
 from lambdaml.simulation.judge import judge
 from lambdaml.storage import MemoryStore
+from lambdaml.training.footprint import footprint
 from lambdaml.training.sampling import Sampler
 from tests.lambdaml.algorithms.plain import seed_all
 from tests.lambdaml.lab import Made, Tiny, TinyAdam, broken_off, equal, replica_of, train, update_of
@@ -71,12 +74,30 @@ class Normed(Uneven):
         return nn.functional.cross_entropy(model(x) + extra, y)
 
 
+class Half(Normed):
+    autocast = "float16"
+
+
+class Double(Uneven):
+    def model(self) -> nn.Module:
+        return nn.Linear(6, 3).double()
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(model(x.double()), y)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+
 JOBS: dict[str, Any] = {
     "momentum": Uneven,
     "adam": UnevenAdam,
     "dropout, clipped": Random,
     "buffers, absent": Normed,
     "rows": words(),
+    "float16": Half,
+    "float64": Double,
 }
 
 
@@ -101,6 +122,13 @@ def test_it_has_the_bits_of_as_many_workers_as_there_are_batches(job: str, worke
     assert equal(states[0].tensors, states[1].tensors), "parameters, buffers and the optimizer's state"
     report = summed.verify(deep=1.0)
     assert report.faults == []
+
+
+def test_error_feedback_around_an_exact_codec_changes_no_bit() -> None:
+    alone = trained(Uneven, 4, bracket="2", epochs=2)
+    summed = trained(Uneven, 2, algorithm="presum:2", epochs=2, error_feedback=1.0)
+    assert equal(alone.replay().tensors, summed.replay().tensors)
+    assert summed.verify(deep=1.0).faults == []
 
 
 @pytest.mark.parametrize("pattern", ["scatter", "tree:2"])
@@ -284,6 +312,16 @@ def test_nonsense_is_refused_in_one_line_before_anything_is_started(what: str) -
     assert caught.value.exit_code == 2
     assert re.search(words, message) and "\n" not in message, message
     assert [info.key for info in store.list("")] == []
+
+
+def test_a_function_holds_one_more_vector() -> None:
+    size = {
+        algorithm: footprint(
+            Parts.of(RunOptions(algorithm=algorithm)), 10**6, 10**6, 10**6, outer_share=None, workers=4, hosted=2
+        ).function_bytes
+        for algorithm in ("gradient", "presum:4")
+    }
+    assert size["presum:4"] - size["gradient"] == 10**6
 
 
 def test_a_plan_refuses_it_by_name() -> None:
