@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 
 from lambdaml.storage.errors import BadStoreURL
 
+LARGEST_OBJECTS = {"s3": 5 * 2**30, "moto": 5 * 2**30, "az": 5000 * 2**20, "gs": 5 * 2**40}
+"""The bytes that an object may have which is put by a single request, by scheme. Sources: Amazon S3's limits of PUT Object,
+Azure's of Put Blob, Google Cloud Storage's quotas."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreURL:
@@ -44,6 +48,11 @@ class StoreURL:
         if len(params) < len(pairs):
             raise BadStoreURL(f"a parameter stands twice in {masked(text)!r}")
         return cls(scheme, location, params)
+
+    @property
+    def largest_object_bytes(self) -> int | None:
+        """The most bytes that one request can put as an object; None if no limit is known."""
+        return LARGEST_OBJECTS.get(self.scheme)
 
     def adding(self, **params: str | None) -> StoreURL:
         """Return the URL with these parameters as well, and without those that are None."""

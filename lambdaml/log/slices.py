@@ -200,6 +200,11 @@ class Slicing:
         return slicing
 
 
+def largest_block(slicing: Slicing) -> int:
+    """Return the bytes of the largest block."""
+    return max(map(slicing.length, range(slicing.count)))
+
+
 def pack_slices(slicing: Slicing, header: Mapping[str, Any], body: _Arrays) -> tuple[bytes, _Arrays]:
     """Return the object of an update, and its arrays, which no longer alias others unless the blocks lie apart."""
     cut = {part.name for part in slicing.parts}

@@ -6,15 +6,17 @@ import gc
 
 from lambdaml.engines import Engine
 from lambdaml.engines.resources import free_memory_bytes
-from lambdaml.errors import RunExists
+from lambdaml.errors import RunExists, SettingsError
 from lambdaml.events import Emit, WarningEvent
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.reads import read_now
+from lambdaml.log.slices import largest_block
 from lambdaml.log.snapshot import State
 from lambdaml.settings import Settings, reached
 from lambdaml.storage import Store
 from lambdaml.storage.probe import check
+from lambdaml.storage.url import StoreURL
 from lambdaml.training.evaluation import evaluate
 from lambdaml.training.footprint import Footprint, footprint, outer_share, warning
 from lambdaml.training.init_from import begin_from
@@ -45,6 +47,7 @@ def begin(
 
     Raises:
         RunExists: If another run, or what is left of one, is at this prefix.
+        SettingsError: If an object of the run would be larger than the store can take.
         JobFailed, JobError: If the job's model or optimizer cannot be built, or differs from the one that `init_from`
             names.
     """
@@ -55,6 +58,7 @@ def begin(
         raise exists(store)
     if not begun:
         state, needed = first_state(settings, job, engine, functions)
+        demand_small_objects(needed, store.url)
         text = warning(needed, functions, engine.in_process, free_memory_bytes()) if engine.nearby else ""
         if text:
             on_event(WarningEvent(text=text))
@@ -94,7 +98,30 @@ def first_state(settings: Settings, job: Job, engine: Engine, functions: int = 1
         frozen_bytes=sum(tensor.nbytes for tensor in state.frozen.values()),
         workers=settings.workers,
         hosted=-(-settings.workers // functions),
+        block_bytes=largest_block(replica.slices.slicing) if replica.slices and replica.slices.slicing.apart else None,
     )
+
+
+def demand_small_objects(needed: Footprint, url: str) -> None:
+    """Make sure that a store can take the objects of a run.
+
+    Raises:
+        SettingsError: If an update or a snapshot is larger than any object there.
+    """
+    place = StoreURL.parse(url)
+    most = place.largest_object_bytes
+    sizes = {"an update": needed.object_bytes, "a snapshot": needed.snapshot_bytes}
+    for what, size in sizes.items():
+        if most is not None and size > most:
+            advice = (
+                "use pattern scatter, or a codec that leaves fewer bytes"
+                if what == "an update"
+                else "use another store"
+            )
+            raise SettingsError(
+                f"{what} of this model has {size / 1e9:.1f} GB, and an object of {place.scheme}:// at most {most / 1e9:.1f}: "
+                f"{advice}"
+            )
 
 
 def _claim(store: Store, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lambdaml.algorithms import Algorithm
 from lambdaml.parts import Parts
+from lambdaml.worker.room import ROOM_BYTES
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
 PROCESS_BYTES = 300 * 2**20
@@ -36,6 +37,8 @@ class Footprint:
         local_bytes: The size of what local steps, or sums of gradients, hold besides.
         memory_bytes: The size of what a worker remembers.
         remembers: Whether workers remember something.
+        object_bytes: The size of the largest object of an update.
+        apart: Whether an update is several objects.
     """
 
     trained_bytes: int
@@ -46,13 +49,21 @@ class Footprint:
     local_bytes: int = 0
     memory_bytes: int = 0
     remembers: bool = False
+    object_bytes: int = 0
+    apart: bool = False
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """The size of a snapshot, without buffers."""
+        return self.trained_bytes + self.optimizer_bytes
 
     @property
     def function_bytes(self) -> int:
         """The memory of a function, without its batch and what a forward pass keeps for the backward pass."""
         held_bytes = most_bytes(self.trained_bytes, MAX_UNAPPLIED * self.workers)
-        snapshot_bytes = self.trained_bytes + self.optimizer_bytes
-        window_bytes = max(held_bytes, snapshot_bytes)
+        if self.apart:
+            held_bytes = max(ROOM_BYTES, 3 * self.object_bytes) + 2 * self.object_bytes
+        window_bytes = max(held_bytes, self.snapshot_bytes)
         own_bytes = PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
         return own_bytes + self.algorithm_bytes
 
@@ -79,6 +90,7 @@ def footprint(
     frozen_bytes: int = 0,
     workers: int,
     hosted: int,
+    block_bytes: int | None = None,
 ) -> Footprint:
     """Return the footprint of a run.
 
@@ -86,6 +98,7 @@ def footprint(
         inner_bytes: The size of the state of the job's own optimizer.
         update_bytes: The size of an update.
         outer_share: The bytes of the outer optimizer's state for each byte of a trained parameter; None without one.
+        block_bytes: The size of the largest slice of an update, if slices are objects of their own.
     """
     held_bytes = remembered_bytes(parts, trained_bytes, update_bytes, inner_bytes)
     return Footprint(
@@ -98,6 +111,8 @@ def footprint(
         + (trained_bytes if parts.algorithm.summands > 1 else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
+        update_bytes if block_bytes is None else block_bytes,
+        block_bytes is not None,
     )
 
 

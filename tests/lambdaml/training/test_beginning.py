@@ -16,9 +16,10 @@ from lambdaml.errors import JobError, LambdaMLError, RunExists, SettingsError
 from lambdaml.log import keys
 from lambdaml.log.snapshot import State
 from lambdaml.settings import Settings
-from lambdaml.training import beginning
+from lambdaml.storage import url
+from lambdaml.training import beginning, slices
 from lambdaml.training.footprint import Footprint
-from tests.lambdaml.lab import Made, Tiny, memory, table, train
+from tests.lambdaml.lab import Made, Tiny, TinyWide, memory, table, train
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,25 @@ def test_what_is_left_of_a_run_is_not_gone_on_with_as_another() -> None:
     with pytest.raises(RunExists, match="holds what is left of a run"):
         lambdaml.train(Tiny, store.url, workers=2, steps=3)
     assert store.get(keys.RUN) is None
+
+
+@pytest.mark.parametrize(
+    ("most", "options", "words"),
+    [
+        (30_000, {}, r"an update of this model has .* GB, and an object of memory:// at most .*: use pattern scatter"),
+        (30_000, {"pattern": "scatter:4"}, r"a snapshot of this model has .* use another store"),
+        (100_000, {}, ""),
+    ],
+)
+def test_objects_that_no_request_can_put_are_refused_before_the_run(
+    most: int, options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(url.LARGEST_OBJECTS, "memory", most)
+    monkeypatch.setattr(slices, "APART_BYTES", 0)
+    store = memory()
+    if not words:
+        assert train(TinyWide, url=store.url, **options).summary().stop == "steps"
+        return
+    with pytest.raises(SettingsError, match=words):
+        train(TinyWide, url=store.url, **options)
+    assert not list(store.list())
