@@ -42,10 +42,7 @@ def takes_the_memory_of_the_wrong_update(monkeypatch: pytest.MonkeyPatch) -> Non
 def uses_a_void_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that finds another's update in the place of its own goes on from what it remembers."""
 
-    async def found(self: Remembering, update: Update, made: Update) -> None:
-        return None
-
-    monkeypatch.setattr(Remembering, "found", found)
+    monkeypatch.setattr(Remembering, "differs", lambda self, update, made: False)
 
 
 def adds_a_residual_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,17 +126,18 @@ def test_the_scenarios_trouble_memories(monkeypatch: pytest.MonkeyPatch) -> None
     """Memories are written, recovered, found void and begun anew; most seeds remember, and all keep the promises."""
     met: Counter[str] = Counter()
 
-    async def found(self: Remembering, update: Update, made: Update) -> None:
-        met["void"] += self._on and update.fingerprint() != made.fingerprint()
-        await was_found(self, update, made)
+    def differs(self: Remembering, update: Update, made: Update) -> bool:
+        found = did_differ(self, update, made)
+        met["void"] += found
+        return found
 
     def settle(self: Memory, log_state: LogState, give_back: GiveBack) -> None:
         begun = self.begun
         was_settled(self, log_state, give_back)
         met["anew"] += self.begun > begun
 
-    was_found, was_settled = Remembering.found, Memory.settle
-    monkeypatch.setattr(Remembering, "found", found)
+    did_differ, was_settled = Remembering.differs, Memory.settle
+    monkeypatch.setattr(Remembering, "differs", differs)
     monkeypatch.setattr(Memory, "settle", settle)
     for seed in range(150):
         virtual, end = play(FaultScenario.draw(seed), lambda now, event: met.update([event.event, _fault(event)]))
