@@ -9,8 +9,9 @@ from lambdaml.algorithms import ALGORITHMS, MOMENTUM, Algorithm
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
+from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
-from lambdaml.schedules import SCHEDULES, Schedule
+from lambdaml.schedules import SCHEDULES, Schedule, delay_of
 from lambdaml.staleness import RULES, Rule
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Parts:
         rule: The staleness rule.
         pattern: The pattern.
         bracket: The bracket of a step's sum.
+        delay: The number of rounds by which the models that updates are computed from are older than need be.
         slices: The number of slices in which updates are written; 0 if they are written as a whole.
         feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
@@ -40,6 +42,7 @@ class Parts:
     rule: Rule
     pattern: Pattern
     bracket: Bracket
+    delay: int
     slices: int
     feedback: bool
     remembers: bool
@@ -62,9 +65,13 @@ class Parts:
         pattern = PATTERNS.make(names.pattern)
         bracket = _bracket(names, pattern)
         slices = pattern.slices(names.workers)
-        parts = Parts(
-            schedule, algorithm, codec, rule, pattern, bracket, slices, feedback, algorithm.remembers or feedback
-        )
+        remembers, delay = algorithm.remembers or feedback, delay_of(schedule)
+        if remembers and delay > KNOWN_FATES:
+            raise SettingsError(
+                f"schedule {names.schedule!r} leaves {delay} updates of each worker without a fate, and a worker that "
+                f"remembers something may have {KNOWN_FATES}: choose a delay of {KNOWN_FATES} or less"
+            )
+        parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts

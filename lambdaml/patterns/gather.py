@@ -6,6 +6,7 @@ that it should exist (`lambdaml.worker.poll_timer`). A look that finds the updat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from lambdaml.errors import LeaseLost
@@ -161,16 +162,18 @@ class GatherExchange:
 
     async def _watch(self, worker: int) -> None:
         shared, pace = self._shared, self._pace(worker)
-        seq, base = shared.known.next_seq[worker], -1
+        seq, base, since_s = shared.known.next_seq[worker], -1, math.inf
         while True:
             seq = max(seq, shared.known.next_seq[worker])
             if (worker, seq) not in self.arrived:
                 await shared.until(self._may_exist(worker, seq, base))
-                update = await self._look(worker, seq, pace) if seq >= shared.known.next_seq[worker] else None
+                since_s = self._begun_s(worker, seq, since_s)
+                update = await self._look(worker, seq, pace, since_s) if seq >= shared.known.next_seq[worker] else None
                 if update is None:
                     continue
                 self.add(update)
                 base = update.base
+                since_s = shared.world.now() - update.download_s - (update.upload_s or 0.0)
             seq += 1
 
     def _may_exist(self, worker: int, seq: int, base: int) -> Callable[[], bool]:
@@ -226,7 +229,16 @@ class GatherExchange:
                 self._shared.release((worker, seq))
         return update
 
-    async def _look(self, worker: int, seq: int, pace: PollTimer[float]) -> Update | None:
+    def _begun_s(self, worker: int, seq: int, computed_s: float) -> float:
+        """Return the moment at which a worker began to compute an update, if that may have been before now, as far as this
+        function can tell: it had computed the one before, and applied the commit that this one rests on."""
+        delay = self._shared.replica.parts.delay
+        if not delay:
+            return math.inf
+        rests_on_newest = self._shared.known.next_seq[worker] == seq - delay
+        return max(computed_s, self._decided_at[worker]) if rests_on_newest else computed_s
+
+    async def _look(self, worker: int, seq: int, pace: PollTimer[float], since_s: float) -> Update | None:
         """Wait for an update and return it, or None if it got its fate meanwhile."""
         shared = self._shared
 
@@ -240,6 +252,7 @@ class GatherExchange:
             lambda: seq >= shared.known.next_seq[worker],
             worker=worker,
             behind=shared.schedule.deterministic and seq < shared.tail,
+            since_s=since_s,
         )
 
     async def read(self, worker: int, seq: int) -> Update:

@@ -8,6 +8,10 @@ function that is late would delay the sum, learn that, and be later in the next 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
 from lambdaml.log import keys
 from lambdaml.log.partial import Partial
 from lambdaml.log.reads import demand_present
@@ -19,6 +23,8 @@ from lambdaml.worker.poll_timer import FLOATS, PollTimer, Timer
 from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
+
+T = TypeVar("T")
 
 
 class RoundExchange:
@@ -35,6 +41,7 @@ class RoundExchange:
         self._paces: dict[str, PollTimer[float]] = {}
         self._uploads_s: dict[str, float] = {}
         self._made: dict[str, Partial] = {}
+        self._wrote: dict[str, float] = {}
 
     def pace(self, name: str) -> Timer:
         """Return the timer of the sum of this name."""
@@ -108,10 +115,47 @@ class RoundExchange:
         """Return whether an update was published or read here, and has no fate yet."""
         return update in self._updates.arrived or update in self._own
 
-    def _gave(self, commit: int) -> bool:
+    async def sum_up(self, work: Callable[[], T]) -> T:
+        """Run work on a sum, beside the computation of the next updates if the schedule lets that go on."""
+        world = self._shared.world
+        return await (world.background if self._shared.replica.parts.delay else world.compute)(work)
+
+    def given_s(self) -> float:
+        """Return the moment at which this function gave the last of its updates to the round, and the last of the sums
+        that it adds up; infinity if it has not."""
+        wrote = [self._wrote_s(self._shared.known.commit, name) for name in self.adds()]
+        return max([self._gave_s(), *(math.inf if moment is None else moment for moment in wrote)])
+
+    def _gave_s(self) -> float:
+        given = (math.inf if each is None else each.arrived_s or math.inf for each in self._given())
+        return max(given, default=math.inf)
+
+    def adds(self) -> list[str]:
+        """Return the names of the sums that this function gives to a round besides its updates, if these wait for it."""
+        return []
+
+    def _wrote_s(self, commit: int, name: str) -> float | None:
+        """Return the moment at which a sum of this round was written here; None if it was not."""
+        made = self._made.get(name)
+        return self._wrote[name] if made is not None and made.commit == commit else None
+
+    def begun_s(self) -> float:
+        """Return the moment at which this function began the last of these updates; infinity if that is not known."""
+        return max(
+            (math.inf if each is None else (each.arrived_s or math.inf) - _made_s(each) for each in self._given()),
+            default=math.inf,
+        )
+
+    def _given(self) -> list[Update | None]:
+        known, arrived = self._shared.known, self._updates.arrived
+        own = [(worker, known.next_seq[worker]) for worker in self._shared.leases.held]
+        return [arrived.get(update) or self._own.get(update) for update in own]
+
+    def gave(self, commit: int) -> bool:
         """Return whether this function has given all its updates to the round, or the round is over."""
         known, held = self._shared.known, self._shared.leases.held
-        return known.commit > commit or all(self.known((worker, known.next_seq[worker])) for worker in held)
+        given = all(self.known((worker, known.next_seq[worker])) for worker in held)
+        return known.commit > commit or (given and all(self._wrote_s(commit, name) is not None for name in self.adds()))
 
     def arrive(self, total: Partial) -> None:
         """Note the sum of the present round, and that all its updates are known."""
@@ -161,7 +205,7 @@ class RoundExchange:
         self._uploads_s[name] = world.now() - now
         if standing is not None:
             partial = demand_present(await read(world, key, Partial.read, standing), key)
-        self._made[name] = partial
+        self._made[name], self._wrote[name] = partial, world.now()
         self._shared.changed()
         return partial
 
@@ -174,9 +218,9 @@ class RoundExchange:
         pace = self.pace(name)
         behind = commit < shared.tail
         if since_given and not behind:
-            await shared.until(
-                lambda: self._gave(commit) or self.makes(commit, name), timeout_s=shared.settings.lease_s
-            )
+            await shared.until(lambda: self.gave(commit) or self.makes(commit, name), timeout_s=shared.settings.lease_s)
+
+        given_s, gave_s = (self.given_s(), self._gave_s()) if since_given else (math.inf, math.inf)
 
         async def fetch() -> Partial | None:
             data, _ = await self._looks.get(key)
@@ -189,9 +233,12 @@ class RoundExchange:
             lambda: shared.known.commit <= commit and not self.makes(commit, name),
             worker=worker,
             behind=behind,
+            since_s=given_s,
         )
         if found is not None and found.upload_s is not None:
             ready_s = self._least_wait_s(found) + shared.latency_s if since_given else found.ready_s
+            if math.isfinite(given_s):
+                ready_s = max(0.0, ready_s - (given_s - gave_s))
             pace.said(ready_s + found.upload_s)
         return found
 
@@ -208,3 +255,8 @@ class RoundExchange:
 
 def _worker(update: Update) -> int:
     return update.worker
+
+
+def _made_s(update: Update) -> float:
+    """Return the seconds from the start of an update until it existed."""
+    return update.ready_s + (update.upload_s or 0.0)

@@ -157,7 +157,7 @@ class ScatterExchange(RoundExchange):
             fault = entry.reason if entry.fate == "rejected" else ""
             if entry.fate == "applied":
                 facts.body = block.body
-                await shared.world.compute(lambda: adder.add(entry, facts))
+                await self.sum_up(lambda: adder.add(entry, facts))
         if found.header is not None:
             fault = fault or found.header.fault
         if fault:
@@ -229,6 +229,8 @@ class ScatterExchange(RoundExchange):
             except BadObject:
                 return Slice(None, None, shared.world.now())
 
+        if shared.replica.parts.delay:
+            await shared.until(lambda: self.gave(commit), timeout_s=shared.settings.lease_s)
         found = await self._looks.find(
             key,
             fetch,
@@ -236,6 +238,7 @@ class ScatterExchange(RoundExchange):
             lambda: shared.known.commit <= commit and worker not in shared.leases.held,
             worker=worker,
             behind=False,
+            since_s=self.begun_s() if shared.replica.parts.delay else math.inf,
         )
         if found is not None and found.block is not None and not math.isnan(found.block.made_s):
             pace.said(found.block.made_s)
@@ -275,7 +278,7 @@ class ScatterExchange(RoundExchange):
 
     async def whole(self, pieces: list[Partial], attempt: int) -> Body:
         """Return the sum that the pieces of an attempt make."""
-        return await self._shared.world.compute(lambda: self.slices.assemble([piece.sum for piece in pieces]))
+        return await self.sum_up(lambda: self.slices.assemble([piece.sum for piece in pieces]))
 
     async def _pieces(self, commit: int, attempt: int) -> list[Partial] | None:
         """Return the pieces of an attempt in order; None if the round is over before."""

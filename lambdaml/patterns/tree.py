@@ -75,6 +75,10 @@ class TreeExchange(RoundExchange):
         level, number = name.split(".")
         return (int(level), int(number)) in self._tasks and commit >= self._shared.tail
 
+    def adds(self) -> list[str]:
+        """Return the names of the nodes that this function makes, if updates may be there before their round begins."""
+        return [_name(node) for node in self._tasks] if self._shared.replica.parts.delay else []
+
     def attend(self, deciding: bool) -> None:
         """Make the nodes whose first workers are held here, and look for the root."""
         shared = self._shared
@@ -135,7 +139,7 @@ class TreeExchange(RoundExchange):
             update = replace(update)  # it keeps its body if the window frees the header's meanwhile
             (entry,) = step_entries(known, shared.rule, [header])
             if entry.fate == "applied":
-                await shared.world.compute(lambda entry=entry, update=update: adder.add(entry, update))  # type: ignore[misc]
+                await self.sum_up(lambda entry=entry, update=update: adder.add(entry, update))  # type: ignore[misc]
             fault = entry.reason if entry.fate == "rejected" else ""
             rows.append(replace(header, body=replica.besides(update), fault=fault, loaded=False))
             shared.window.free(header)
@@ -156,7 +160,7 @@ class TreeExchange(RoundExchange):
                     each for each in step_entries(shared.known, shared.rule, child.updates) if each.fate == "applied"
                 ]
                 if applied:
-                    await shared.world.compute(lambda applied=applied, child=child: adder.join(applied, child.sum))  # type: ignore[misc]
+                    await self.sum_up(lambda applied=applied, child=child: adder.join(applied, child.sum))  # type: ignore[misc]
                 rows += child.updates
                 read_s = shared.world.now() - (child.upload_s or 0.0) - shared.latency_s
                 moments += [read_s - waited_s for waited_s in child.waited_s]

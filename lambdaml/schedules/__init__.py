@@ -67,10 +67,22 @@ def in_rounds(schedule: Schedule, workers: int) -> bool:
     return schedule.deterministic and schedule.needs(workers) == workers
 
 
+def delay_of(schedule: Schedule) -> int:
+    """Return by how many rounds the model that an update is computed from is older than the newest one that it could be
+    computed from. It is the schedule's `delay`, or 0 if it has none.
+
+    Only a deterministic schedule may have a delay, and only if its commits are rounds of all workers. Update r of a worker
+    is then computed after exactly max(0, r - delay) commits.
+    """
+    delay: int = getattr(schedule, "delay", 0)
+    return delay
+
+
 SCHEDULES: Registry[Schedule] = Registry(
     "schedule",
     {
         "bsp": "lambdaml.schedules.bsp:Bsp",
+        "pipeline": "lambdaml.schedules.pipeline:pipeline",
         "ssp": "lambdaml.schedules.ssp:ssp",
         "asp": "lambdaml.schedules.asp:Asp",
         "quorum": "lambdaml.schedules.quorum:Quorum",

@@ -36,7 +36,9 @@ from lambdaml.simulation.stragglers import Even, Lognormal
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage.backend import Op
 
-SCHEDULES_TRIED = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
+_SCHEDULES = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
+_PIPELINES = ("pipeline:1", "pipeline:2")
+SCHEDULES_TRIED = (*_SCHEDULES, *_PIPELINES)
 LIMIT_S = 600.0
 """The seconds after which a run that has not ended never will."""
 
@@ -120,7 +122,7 @@ class FaultScenario:
         def chance(value: float) -> float:
             return value * stream.random() if stream.random() < 0.35 else 0.0
 
-        drawn = stream.choice(SCHEDULES_TRIED)
+        drawn = stream.choice(_SCHEDULES)
         start_s = 8 * stream.random()
         scenario = FaultScenario(
             seed=seed,
@@ -149,7 +151,10 @@ class FaultScenario:
             recover_s=stream.choice((0.05, 0.3, 30.0)),
             uneven=chance(0.8),
         )
-        # A stream of its own, so that the schedules of older seeds stay as they were.
+        # Streams of their own, so that most older seeds stay as they were.
+        pipelines = random.Random(f"{seed}/pipeline")
+        if schedule is None and pipelines.random() < 0.15:
+            scenario.schedule = pipelines.choice(_PIPELINES)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario

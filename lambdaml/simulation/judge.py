@@ -49,7 +49,8 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
         chains = [bytes.fromhex(chain) for _, chain in _chains(virtual, commits, updates)]
         broken += judge_memories(virtual, commits, updates, chains)
         broken += judge_horizons(virtual, updates)
-    if not end and virtual.settings.schedule in ("bsp", "ssp:0") and all(not c.refused for c in commits):
+    rounds = virtual.settings.schedule in ("bsp", "ssp:0") or virtual.settings.schedule.startswith("pipeline")
+    if not end and rounds and all(not c.refused for c in commits):
         broken += _bits(virtual)
     return broken
 
@@ -239,9 +240,16 @@ def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
     for commit in commits:
         if name == "bsp" and any(entry.staleness for entry in commit.applied):
             broken.append(f"commit {commit.commit} of bsp applies stale updates")
-        if name in ("bsp", "quorum") and len(commit.steps) > 1:
+        if name == "pipeline":
+            due = [(entry, commits[max(0, entry.seq - int(text))].version) for entry in commit.applied]
+            broken += [
+                f"update {(e.worker, e.seq)} is of version {e.base}, not {base}" for e, base in due if e.base != base
+            ]
+        if name in ("bsp", "pipeline", "quorum") and len(commit.steps) > 1:
             broken.append(f"commit {commit.commit} takes {len(commit.steps)} steps")
-        if name == "bsp" and any([e.worker for e in s] != sorted(e.worker for e in s) for s in commit.steps):
+        if name in ("bsp", "pipeline") and any(
+            [e.worker for e in s] != sorted(e.worker for e in s) for s in commit.steps
+        ):
             broken.append(f"commit {commit.commit} sums in another order than by worker")
         if name == "ssp":
             for entry in commit.entries:
@@ -300,17 +308,18 @@ def _deletions(virtual: VirtualRun) -> list[str]:
 
 def _bits(virtual: VirtualRun) -> list[str]:
     """Check promise 4: a synchronous run ends with the bits of the undisturbed one, which is computed without a run."""
-    settings = virtual.settings
-    chain, residuals = _start(virtual), [0] * settings.workers
+    delay = virtual.settings.schedule.partition(":")[2]
+    settings, after = virtual.settings, [chain := _start(virtual)]
+    rest: dict[tuple[int, int], int] = {}
     for seq in range(settings.steps):
-        terms = []
+        terms, base = [], seq - int(delay or 0)  # what the round before that did not carry returns with this one
         for worker in range(settings.workers):
-            number = chain_digest(chain, worker, seq)
+            number = chain_digest(after[max(0, base)], worker, seq)
             if remembers(virtual):
-                taken = (round(number * WHOLE) + residuals[worker]) % WHOLE
-                number, residuals[worker] = taken / WHOLE, taken // 4
+                taken = (round(number * WHOLE) + rest.get((worker, base - 1), 0)) % WHOLE
+                number, rest[worker, seq] = taken / WHOLE, taken // 4
             terms.append(((worker, seq), number, 1.0))
-        chain = _advance(chain, terms)
+        after.append(chain := _advance(chain, terms))
     model = virtual.bucket.get(keys.MODEL)
     right = model is None or wire.load_json(model, keys.MODEL)["chain"] == chain.hex()
     return [] if right else ["the result is not that of the undisturbed run"]

@@ -180,6 +180,11 @@ class Scenario:
                 f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
                 "steps: simulate every request"
             )
+        if self.parts.delay:
+            raise SettingsError(
+                f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "
+                "every request"
+            )
         # Without clocks it is the same for all workers.
         self._assigned = lru_cache(lambda seq: self.parts.algorithm.assign(settings, 0, seq, None, {}))
         self.rng = np.random.Generator(np.random.PCG64(self.seed))

@@ -273,7 +273,7 @@ class StubSlices:
     def __init__(self, machine: StubReplica) -> None:
         self._machine = machine
         self._count = count = machine.parts.slices
-        large = machine.costs.update_bytes > APART_BYTES and not machine.parts.remembers
+        large = machine.costs.update_bytes > APART_BYTES and not (machine.parts.remembers or machine.parts.delay)
         self.slicing = Slicing(count, count, 1, (Part(_NUMBERS, "float64", (), True),), large)
 
     def size_bytes(self, index: int) -> int:

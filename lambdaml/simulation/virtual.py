@@ -400,7 +400,9 @@ class VirtualWorld:
         if self.group.dead:
             raise Killed
         result = work()
-        self._charged_s = 0.0
+        seconds, self._charged_s = self._charged_s, 0.0
+        if seconds:
+            await sleep(seconds)
         return result
 
     def charge(self, seconds: float) -> None:

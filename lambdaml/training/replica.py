@@ -92,7 +92,7 @@ class Replica:
             schedule,
             device=self.device,
             labels=self.rule.labels,
-            late=not self.parts.schedule.deterministic,
+            late=self.parts.delay > 0 or not self.parts.schedule.deterministic,
             inner_steps=settings.batches or settings.steps * self.algorithm.batches(settings.steps_per_epoch),
         )
         self.buffers, self.flat, self.rows = self.local.buffers, self.local.flat, self.local.rows

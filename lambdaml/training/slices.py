@@ -68,7 +68,7 @@ class VectorSlices:
         """Return the slices of a run's updates; None if they are written as a whole."""
         if not parts.slices:
             return None
-        slicing = slicing_of(parts.codec, layout, parts.slices, whole=parts.remembers)
+        slicing = slicing_of(parts.codec, layout, parts.slices, whole=parts.remembers or parts.delay > 0)
         return VectorSlices(parts, layout, settings, slicing)
 
     def size_bytes(self, index: int) -> int:

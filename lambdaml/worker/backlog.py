@@ -31,6 +31,7 @@ class Pending:
         absent: The number of updates that the commit applies and that are not in memory.
         total: A substitute for its updates, if this function does not add them up itself.
         download_s: The longest time that it took to read one of the updates.
+        again: Whether it was applied here before.
     """
 
     commit: Commit
@@ -38,6 +39,7 @@ class Pending:
     absent: int = 0
     total: Total | None = None
     download_s: float = 0.0
+    again: bool = False
 
 
 class Backlog:
@@ -48,6 +50,7 @@ class Backlog:
         self._exchange = exchange
         self._pending: deque[Pending] = deque()
         self._missing: list[tuple[Place, Id]] = []
+        self._latest: deque[Commit] = deque(maxlen=shared.replica.parts.delay)
         self._wanted: Place | None = None  # the replica waits for updates up to here
 
     def add(self, commit: Commit, known: Mapping[Id, Update], total: Total | None = None) -> None:
@@ -93,9 +96,9 @@ class Backlog:
         first = self._pending[0]
         if first.absent:
             self._want((first.commit.commit, len(first.commit.applied)))
-            await self._shared.until(lambda: not first.absent or not self.whole(first))
+            await self._shared.until(lambda: self._pending[0] is not first or not first.absent or not self.whole(first))
         self._wanted = None
-        return first
+        return first if self._pending[0] is first else await self.next()
 
     async def add_up(self, commit: Commit) -> None:
         """Apply the first commit, whose updates are not all in memory at once. Each is freed when it has been added."""
@@ -130,8 +133,19 @@ class Backlog:
     def applied(self) -> None:
         """Note that the first commit was applied, and that everything that follows from that is done."""
         self.let_go()
-        self._pending.popleft()
+        self._latest.append(self._pending.popleft().commit)
         self._shared.applied += 1
+        self._shared.changed()
+
+    def take_back(self, commits: int) -> None:
+        """Take back what was applied after so many commits: these updates are read and applied once more."""
+        while self._latest and self._latest[-1].commit >= commits:
+            commit = self._latest.pop()
+            places = [(commit.commit, position) for position in range(len(commit.applied))]
+            self._pending.appendleft(Pending(commit, absent=len(places), again=True))
+            for place, entry in zip(places, commit.applied, strict=True):
+                heapq.heappush(self._missing, (place, (entry.worker, entry.seq)))
+            self._shared.applied -= 1
         self._shared.changed()
 
     async def keep_reading(self) -> None:

@@ -74,13 +74,22 @@ class Committer:
     @property
     def behind(self) -> bool:
         """Whether commits are made faster than the log is written, or than snapshots are evaluated for a target."""
-        waiting = len(self._snapshots) + len(self._stops.unjudged) if self._stops.judging else 0
+        waiting = len(self._due) + len(self._stops.unjudged) if self._stops.judging else 0
         return self._shared.writes_log and (len(self._unwritten) >= _MAX_UNWRITTEN or waiting > LEAD)
 
     @property
     def _waiting_bytes(self) -> int:
-        """The bytes of the snapshots that are being made or wait to be written."""
-        return self.making_bytes + sum(len(each.data) for each in self._snapshots) if self._shared.writes_log else 0
+        """The bytes of the snapshots that are being made or wait to be written. Those that wait for updates do not count,
+        or else these might wait for them."""
+        return self.making_bytes + sum(len(each.data) for each in self._due) if self._shared.writes_log else 0
+
+    @property
+    def _due(self) -> list[Snapshot]:
+        """The snapshots that wait to be written and need not wait for updates: all updates exist that are computed from
+        earlier states."""
+        known, delay = self._shared.known, self._shared.replica.parts.delay
+        over = known.stop is not None
+        return [each for each in self._snapshots if over or each.meta["log_state"]["commit"] + delay <= known.commit]
 
     async def take_snapshot(self, state: MachineState, sha256: str) -> None:
         """Have a state with this digest written. The state may change once this has returned."""
@@ -133,11 +142,12 @@ class Committer:
 
     async def keep_snapshots(self) -> None:
         """Write snapshots, in order, while the workers go on. Each is written after the log entries that it rests on, and
-        what others need to follow these, since a function that starts from it will write neither."""
+        what others need to follow these, since a function that starts from it will write neither. It is also written after
+        all updates that are computed from earlier states, since such a function cannot compute them."""
         shared = self._shared
 
         def ready() -> bool:
-            if not self._snapshots or not shared.writes_log:
+            if not self._due or not shared.writes_log:
                 return False
             commits = self._snapshots[0].meta["log_state"]["commit"]
             logged = not self._unwritten or self._unwritten[0].commit >= commits

@@ -17,6 +17,7 @@ from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
 from lambdaml.worker.backlog import Backlog, Pending
+from lambdaml.worker.bases import Bases
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.committer import Committer
 from lambdaml.worker.hosting import Hosting
@@ -63,8 +64,9 @@ class Function:
         self._retention = Retention(shared, self._stops)
         self._committer = Committer(shared, self._exchange, self._stops, self._retention)
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
-        remembering = Remembering(shared)
-        self._hosting = Hosting(shared, self._exchange, self._checkpoints, remembering, self._assigned)
+        self._bases = Bases(shared, self._backlog)
+        parts = self._checkpoints, Remembering(shared), self._bases
+        self._hosting = Hosting(shared, self._exchange, *parts, self._assigned)
         self._began_at = 0
         self._finished = False
 
@@ -190,6 +192,9 @@ class Function:
         shared = self._shared
         while True:
             pending = await self._backlog.next()
+            if not self._bases.may_apply():
+                await shared.until(self._bases.may_apply)
+                continue
             commit = pending.commit
             before = shared.queued.progress
             shared.queued.advance(commit)
@@ -214,6 +219,8 @@ class Function:
             self._backlog.applied()
 
     def _account(self, pending: Pending, apply_s: float) -> None:
+        if pending.again:
+            return
         self._retention.applied(pending.commit, pending.updates.values())
         self._shared.tracer.applied(pending.commit, pending.download_s, apply_s, self._exchange.counted())
         if self._shared.writes_log:

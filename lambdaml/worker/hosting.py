@@ -7,6 +7,7 @@ from collections.abc import Collection
 from lambdaml.errors import LeaseLost
 from lambdaml.events import TakeoverEvent
 from lambdaml.patterns import Exchange
+from lambdaml.worker.bases import Bases
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
@@ -27,12 +28,14 @@ class Hosting:
         exchange: Exchange,
         checkpoints: Checkpoints,
         remembering: Remembering,
+        bases: Bases,
         assigned: Collection[int],
     ) -> None:
         self._shared = shared
         self._exchange = exchange
         self._checkpoints = checkpoints
         self._remembering = remembering
+        self._bases = bases
         self._assigned = assigned
         self._hosted: dict[int, Task] = {}
 
@@ -59,16 +62,19 @@ class Hosting:
     def _host(self, worker: int) -> None:
         shared = self._shared
         self._remembering.expect(worker)
+        self._bases.look(worker)
 
         async def hosted() -> None:
             try:
-                await Worker(worker, shared, self._exchange, self._checkpoints, self._remembering).work()
+                parts = self._exchange, self._checkpoints, self._remembering, self._bases
+                await Worker(worker, shared, *parts).work()
                 await shared.until(lambda: shared.ending)
             except LeaseLost:
                 shared.leases.held.pop(worker, None)
             finally:
                 self._hosted.pop(worker, None)
                 self._remembering.gave_up(worker)
+                self._bases.forget(worker)
                 self.roles_changed()
                 if not shared.leases.held:
                     shared.leave()

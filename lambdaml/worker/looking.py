@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -53,6 +54,7 @@ class Looks:
         *,
         worker: int,
         behind: bool,
+        since_s: float = math.inf,
     ) -> T | None:
         """Look for an object until it is there, and return it, or None once it is not wanted any more.
 
@@ -63,6 +65,7 @@ class Looks:
             wanted: Returns whether it is still wanted.
             worker: The worker that messages name while it is awaited.
             behind: Whether it certainly exists, since the log goes further.
+            since_s: The moment from which the timer counts, if that was before now.
 
         Raises:
             RunFailed: If the run's horizon says that it was deleted.
@@ -73,8 +76,8 @@ class Looks:
             delay_s = pace.delay_s()
             if delay_s is None:
                 await shared.until(lambda: shared.warm, timeout_s=OWN_UPDATE_FIRST_S)
-            elif delay_s > 0:
-                await world.sleep(delay_s)
+            elif (due_s := min(since, since_s) + delay_s) > since:
+                await world.sleep(due_s - since)
         backoff = Backoff(FLOATS, pace.scale_s(shared.latency_s))
         first = world.now()
         missed = False

@@ -162,6 +162,7 @@ class _Recovery:
             for made in sorted(self._due[side.log_state.commit], key=lambda made: made.assignment.seq):
                 if not shared.ending:
                     await self._again(side, made)
+            self._let_go(side)
             if side.log_state.commit == last:
                 break
             if not self._ahead and not await self._read_ahead(side.log_state.commit, last):
@@ -173,9 +174,16 @@ class _Recovery:
                 await world.compute(lambda commit=commit, updates=updates: side.apply(commit, updates))  # type: ignore[misc]
             shared.waits.progress()
             await world.sleep(0)
-        for found in self._found.values():
-            found.memory.ready_commit = max(found.memory.ready_commit, last)
         return not shared.ending
+
+    def _let_go(self, side: Machine) -> None:
+        """Let go of the memories that are recovered. What follows in the log is only for those of workers which have
+        computed from later bases."""
+        for worker, found in self._found.items():
+            memory = found.memory
+            if memory.seq == self._wanted[worker] and side.memories.holds(worker, memory.seq):
+                memory.ready_commit = max(memory.ready_commit, side.log_state.commit)
+                side.memories.drop(worker)
 
     def _pass_damaged(self, worker: int) -> None:
         """Count the updates that come next if they are damaged, so that the memory lacks them."""

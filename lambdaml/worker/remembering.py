@@ -127,29 +127,27 @@ class Remembering:
 
     def differs(self, update: Update, made: Update) -> bool:
         """Return whether an update that another function published differs from the one that was made here. Then the
-        memory here is void, and must be restored."""
-        if not self._on or update.fingerprint() == made.fingerprint():
-            return False
-        self._memories.drop(update.worker)
-        return True
+        memory here is void, and must be given up and restored."""
+        return self._on and update.fingerprint() != made.fingerprint()
 
-    async def published(self, update: Update) -> None:
-        """Write the worker's memory if computing it again would take long by now, or if history is kept for it."""
+    def due(self, update: Update) -> bool:
+        """Count an update that was made. Return whether to write its worker's memory, because computing it again would take
+        long by now, or because history is kept for it."""
         if not self._on:
-            return
+            return False
         worker, settings = update.worker, self._shared.settings
         self._spent_s[worker] += update.compute_s + update.encode_s
         self._history[worker] += 1 / settings.rounds_kept(update.size_bytes * settings.workers)
-        if self._history[worker] * HISTORY_SHARE > 1 or self._spent_s[worker] > settings.recover_s:
-            await self._write(worker, update.seq + 1)
+        return self._history[worker] * HISTORY_SHARE > 1 or self._spent_s[worker] > settings.recover_s
 
     async def leave(self, worker: int, seq: int) -> None:
         """Write the worker's memory for a successor, if this function leaves before the run has ended."""
         leaves = self._on and self._shared.leaving and self._shared.known.stop is None
         if leaves and seq and self._spent_s[worker]:
-            await self._write(worker, seq)
+            await self.write(worker, seq)
 
-    async def _write(self, worker: int, seq: int) -> None:
+    async def write(self, worker: int, seq: int) -> None:
+        """Write a worker's memory after `seq` updates, unless it is void."""
         shared, world = self._shared, self._shared.world
 
         def dumped() -> bytes | None:

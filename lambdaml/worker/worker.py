@@ -9,6 +9,7 @@ from lambdaml.log.records import Update
 from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe_update
 from lambdaml.training.sampling import sampler_of
+from lambdaml.worker.bases import Bases
 from lambdaml.worker.blocks import put_blocks
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.checkpoints import Checkpoints
@@ -28,14 +29,23 @@ class Worker:
     """
 
     def __init__(
-        self, number: int, shared: Shared, exchange: Exchange, checkpoints: Checkpoints, remembering: Remembering
+        self,
+        number: int,
+        shared: Shared,
+        exchange: Exchange,
+        checkpoints: Checkpoints,
+        remembering: Remembering,
+        bases: Bases,
     ) -> None:
         self._number = number
         self._shared = shared
         self._exchange = exchange
         self._checkpoints = checkpoints
         self._remembering = remembering
+        self._bases = bases
         self._upload_s: float | None = None  # the time that its latest put took
+        self._sending = self._void = False
+        self._lost: LeaseLost | None = None
 
     async def work(self) -> None:
         """Compute and publish the worker's updates until the run ends, the lease is lost, or the function leaves."""
@@ -43,11 +53,15 @@ class Worker:
         seq, base = await self._recover(), -1
 
         def may_start() -> bool:
-            return shared.may_start(worker, seq, base) and shared.window.fits(over=not shared.unapplied)
+            fits = shared.window.fits(over=not shared.unapplied) or self._bases.holds_up()
+            return fits and shared.may_start(worker, seq, base)
 
         while True:
-            await shared.until(lambda: shared.ending or shared.known.next_seq[worker] > seq or may_start())
-            if shared.ending or shared.schedule.leaves(shared.queued, worker, seq):
+            await shared.until(
+                lambda: shared.ending or bool(self._lost) or shared.known.next_seq[worker] > seq or may_start()
+            )
+            if self._lost or shared.ending or shared.schedule.leaves(shared.queued, worker, seq):
+                await self._sent()
                 await self._remembering.leave(worker, seq)
                 return
             if (
@@ -59,20 +73,28 @@ class Worker:
                 continue
             started = world.now()
             shared.window.reserve((worker, seq))
-            try:
-                update = await self._publish(seq, started)
-            finally:
-                shared.release((worker, seq))
+            publish = self._publish_beside if shared.replica.parts.delay else self._publish
+            if (update := await publish(seq, started)) is None:
+                seq, base = await self._recover(seq), -1
+                continue
             base = update.base
             seq += 1
-            await self._remembering.published(update)
+            if self._remembering.due(update):
+                if not await self._sent():
+                    seq, base = await self._recover(seq), -1
+                    continue
+                await self._remembering.write(worker, seq)
             if world.remaining_s() < LEAVE_MARGIN * (world.now() - started) or world.leaving():
                 shared.leave()
 
-    async def _recover(self) -> int:
-        """Find what earlier functions left of this worker: the number of the next update, and the memory before it."""
+    async def _recover(self, least: int = 0) -> int:
+        """Find what earlier functions left of this worker: the number of the next update, which is `least` or more, and the
+        memory before it."""
+        await self._sent()
+        self._bases.look(self._number)
         try:
-            seq = await self._exchange.recover(self._number)
+            seq = max(least, await self._exchange.recover(self._number))
+            await self._bases.found(self._number, seq)
         except BaseException:
             self._remembering.gave_up(self._number)
             raise
@@ -81,13 +103,67 @@ class Worker:
 
     async def _publish(self, seq: int, started: float) -> Update:
         """Compute an update, create its objects, and return the update that the bucket then holds."""
-        if not apart(self._shared.replica):
-            return await self._publish_now(seq, started)
-        async with self._shared.vector:
-            return await self._publish_now(seq, started)
+        try:
+            if not apart(self._shared.replica):
+                return await self._publish_now(seq, started)
+            async with self._shared.vector:
+                return await self._publish_now(seq, started)
+        finally:
+            self._shared.release((self._number, seq))
 
     async def _publish_now(self, seq: int, started: float) -> Update:
-        shared, world, worker = self._shared, self._shared.world, self._number
+        update, forgets = await self._create(*await self._make(seq, started), started)
+        if forgets:
+            self._remembering.gave_up(self._number)
+            await self._remembering.restore(self._number, seq + 1)
+        return update
+
+    async def _publish_beside(self, seq: int, started: float) -> Update | None:
+        """Compute an update, while the one before is created, and then begin to create its object.
+
+        Returns:
+            The update; None if the one before that the bucket holds is not the one which this worker remembers, so that this
+            one must be computed again.
+        """
+        shared, begun = self._shared, False
+        try:
+            update, data = await self._make(seq, started)
+            self._bases.computed(self._number, seq)
+            if not await self._sent():
+                return None
+            self._sending = begun = True
+        finally:
+            if not begun:
+                shared.release((self._number, seq))
+        shared.spawn(self._send(update, data, started))
+        return update
+
+    async def _send(self, update: Update, data: bytes, started: float) -> None:
+        try:
+            _, self._void = await self._create(update, data, started)
+        except LeaseLost as error:
+            self._lost = error
+        finally:
+            self._sending = False
+            self._shared.release(update.id)
+            self._shared.changed()
+
+    async def _sent(self) -> bool:
+        """Wait until the update that is being created exists. Return False if what this worker remembers of it is void.
+
+        Raises:
+            LeaseLost: If another function works as this worker.
+        """
+        await self._shared.until(lambda: not self._sending)
+        if self._lost is not None:
+            raise self._lost
+        void, self._void = self._void, False
+        if void:
+            self._remembering.gave_up(self._number)
+        return not void
+
+    async def _make(self, seq: int, started: float) -> tuple[Update, bytes]:
+        shared, world = self._shared, self._shared.world
         shared.computing += 1
         try:
             update, data, warnings = await world.compute(lambda: self._compute(seq, started))
@@ -95,12 +171,21 @@ class Worker:
             shared.computing -= 1
         for text in warnings:
             world.emit(WarningEvent(text=text))
-        sent = world.now()
+        return update, data
+
+    async def _create(self, update: Update, data: bytes, started: float) -> tuple[Update, bool]:
+        """Create the objects of an update. Return the update that the bucket then holds, and whether what this worker
+        remembers is void, since that is another one.
+
+        Raises:
+            LeaseLost: If another function works as this worker.
+        """
+        shared, world, (worker, seq) = self._shared, self._shared.world, update.id
+        sent, forgets = world.now(), False
         if update.apart is not None:
             await put_blocks(shared, update)
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
-        forgets = False
         if standing is not None:
             made, update = update, await checked_update(shared, standing, worker, seq)
             if update.generation > shared.leases.held.get(worker, 0):
@@ -110,9 +195,7 @@ class Worker:
         shared.leases.alive(worker)
         shared.tracer.published(update, started, self._upload_s)
         self._exchange.add(update)  # first, since the memory may have to wait for its fate
-        if forgets:
-            await self._remembering.restore(worker, seq + 1)
-        return update
+        return update, forgets
 
     def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
         """Compute an update and check it. Return it with its bytes and the job's warnings."""

@@ -21,6 +21,8 @@ workers = st.integers(1, 5)
 faults = st.frozensets(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=8)
 SPECS = [
     "bsp",
+    "pipeline:1",
+    "pipeline:2",
     "asp",
     "ssp:0",
     "ssp:1",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lambdaml
 from lambdaml.log.records import Stop
-from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules import SCHEDULES, delay_of
 from lambdaml.simulation.faults import FaultScenario, try_seeds
 from tests.lambdaml.lab import broken_off
 from tests.lambdaml.schedules.play import SPECS, Play, choices, faults, few, workers
@@ -82,6 +82,8 @@ def test_a_run_that_broke_off_ends_and_verifies_under_any_schedule(schedule: str
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_it_can_be_simulated_exactly_and_in_closed_form(schedule: str, exact: bool) -> None:
+    if delay_of(SCHEDULES.make(schedule)) and not exact:
+        pytest.skip("rounds that overlap are simulated request by request")
     result = lambdaml.simulate(workers=4, schedule=schedule, updates=40, platform="local", exact=exact)
     assert result.exact == exact
     assert result.run.fates["applied"] > 0 and result.run.seconds > 0

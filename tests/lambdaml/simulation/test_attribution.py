@@ -20,7 +20,7 @@ from tests.lambdaml.simulation.scenes import scene
 Row = dict[str, Any]
 
 JOB = f"{Path(__file__).parents[1] / 'engines' / 'jobs.py'}:Points"
-SCHEDULES = ["bsp", "ssp:0", "ssp:2", "asp", "quorum:1", "quorum:3", "quorum:2,late=weight"]
+SCHEDULES = ["bsp", "pipeline:1", "ssp:0", "ssp:2", "asp", "quorum:1", "quorum:3", "quorum:2,late=weight"]
 
 
 def ran(schedule: str = "asp", fault_plan: Callable[..., FaultPlan] = lambda *_: FaultPlan(), **options: Any) -> Run:
@@ -56,7 +56,7 @@ def test_the_parts_sum_to_the_staleness_of_every_applied_update(schedule: str) -
         assert 0 <= row["tau_uncertain"] <= row["staleness"]
         assert row["age_s"] >= 0.1
     assert not any("tau_wait" in row for row in rows if row["fate"] != "applied")
-    if schedule in ("asp", "ssp:2", "quorum:2,late=weight"):
+    if schedule in ("asp", "pipeline:1", "ssp:2", "quorum:2,late=weight"):
         assert any(row["staleness"] for row in applied(rows))
 
 

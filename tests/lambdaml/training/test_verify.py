@@ -17,7 +17,18 @@ from lambdaml.storage import copy
 from tests.lambdaml.lab import Tiny, memory, train
 
 STEPS = 12
-SCHEDULES = ["bsp", "ssp:0", "ssp:2", "asp", "quorum:1", "quorum:2", "quorum:3", "quorum:2,late=weight"]
+SCHEDULES = [
+    "bsp",
+    "pipeline:1",
+    "pipeline:2",
+    "ssp:0",
+    "ssp:2",
+    "asp",
+    "quorum:1",
+    "quorum:2",
+    "quorum:3",
+    "quorum:2,late=weight",
+]
 
 
 @pytest.fixture(scope="module")

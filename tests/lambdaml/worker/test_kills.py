@@ -116,6 +116,28 @@ def test_functions_are_killed_while_they_exchange_updates_in_many_objects(tmp_pa
     assert result.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, **options).model_sha256
 
 
+@pytest.mark.parametrize(
+    ("delay", "options"),
+    [
+        (1, {}),
+        (2, {"pattern": "tree:2", "bracket": "2^2"}),
+        (1, {"pattern": "scatter", "functions": 2}),
+        (1, {"job": f"{JOB}Wide", "codec": "topk:0.1", "functions": 2, "recover_s": 0.05}),
+    ],
+    ids=["gather", "tree", "scatter", "error feedback"],
+)
+def test_a_run_whose_rounds_overlap_is_killed_and_ends_with_the_same_bits(
+    delay: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    killer, schedule = Killer(KILLS, seed=17), f"pipeline:{delay}"
+    result = train(f"file://{tmp_path}/run{SLOW}", killer, schedule=schedule, **options)
+    assert killer.done == KILLS
+    alone = train(f"memory://{tmp_path.name}", schedule=schedule, **{**options, "functions": 1})
+    assert result.model_sha256 == alone.model_sha256
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
 def test_s3_gives_the_bits_of_memory(undisturbed: str) -> None:
     killer = Killer(2, seed=0)
     assert train("moto://bucket/run", killer, functions=2).model_sha256 == undisturbed
