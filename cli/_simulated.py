@@ -9,19 +9,23 @@ from lambdaml.cli import _format
 
 if TYPE_CHECKING:
     from lambdaml.cost.billing.tariff import Bill
+    from lambdaml.cost.planning.pattern_choice import PatternChoice
     from lambdaml.simulation import SimulationResult
     from lambdaml.simulation.stub_replica import Costs
 
 
-def print_result(schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str) -> None:
+def print_result(
+    schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str, choice: PatternChoice
+) -> None:
     """Print the result of one simulation.
 
     Args:
         asked: The options of the simulation.
         origin: The origin of its step times and sizes: `assumed`, `measured` or `given`.
+        choice: The pattern that would be chosen for it.
     """
     _format.print_text(f"{schedule}, {_setting(asked)}")
-    _format.print_pairs(_summary(result, bill, origin))
+    _format.print_pairs([*_summary(result, bill, origin), ("best", str(choice))])
 
 
 def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Mapping[str, Any], origin: str) -> None:

@@ -222,7 +222,9 @@ def simulate(
     if as_json:
         _format.print_json(_record(result, bill, channel))
     else:
-        print_result(name, result, bill, asked, origin)
+        from lambdaml.cli._pattern import simulated_choice
+
+        print_result(name, result, bill, asked, origin, simulated_choice(asked, name, result.costs))
     return 0
 
 

@@ -134,8 +134,18 @@ PatternSpec = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="How the bytes of updates reach every function: `gather` (each reads all), or `tree:K` (each of K updates "
-        "are added up by one, and so on).",
+        help="How the bytes of updates reach every function: `gather` (each reads all), `scatter` (each adds up a slice), "
+        "`tree:K` (each of K updates are added up by one, and so on) or `fold` (one adds up all).",
+        rich_help_panel=_WAY,
+    ),
+]
+_Pattern = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the bytes of updates reach every function: `gather` (each reads all), `scatter` (each adds up a slice), "
+        "`tree:K` (each of K updates are added up by one, and so on) or `fold` (one adds up all). `auto` measures the job "
+        "and the store for some seconds, and takes the one with the quickest rounds.",
         rich_help_panel=_WAY,
     ),
 ]
@@ -272,7 +282,7 @@ def train(
     codec: CodecSpec = "fp32",
     error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
-    pattern: PatternSpec = "gather",
+    pattern: _Pattern = "gather",
     bracket: BracketSpec = None,
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
@@ -324,6 +334,10 @@ def _train(job: str, place: str, options: RunOptions, as_json: bool) -> int:
     import lambdaml
     from lambdaml.cli._follow import follow
 
+    if options.pattern == "auto":
+        from lambdaml.cli._pattern import chosen_pattern
+
+        options = replace(options, pattern=chosen_pattern(job, place, options))
     given = options.keywords()
     return follow(
         place, lambda opened, on_event: lambdaml.train(job, opened, **given | {"on_event": on_event}), as_json
