@@ -157,7 +157,9 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
     if virtual.settings.pattern == "fold":
         return _models(virtual, commits, updates)
     broken, attempts = [], Counter[int]()
-    keys_ = [info.key for info in virtual.bucket.list(keys.REDUCED)]
+    gone = {keys.reduced_commit(each.key) for each in virtual.bucket.deleted if each.key.startswith(keys.REDUCED)}
+    # A late request may make a sum again that was deleted.
+    keys_ = [info.key for info in virtual.bucket.list(keys.REDUCED) if keys.reduced_commit(info.key) not in gone]
     for key in keys_:
         attempts[keys.reduced_commit(key)] = max(attempts[keys.reduced_commit(key)], _attempt(virtual, key))
     for key in keys_:
@@ -165,8 +167,6 @@ def _sums(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int, i
         vector = keys.vector(partial.commit, key.rpartition("/")[2])
         if (data := virtual.bucket.get(vector)) is not None:
             partial.sum = load_vector(data, vector)
-        elif any(gone.key == vector for gone in virtual.bucket.deleted):  # a late request made the piece again
-            continue
         if partial.commit >= len(commits) or _attempt(virtual, key) < attempts[partial.commit]:
             continue
         applied = [(entry.worker, entry.seq) for entry in commits[partial.commit].applied]
