@@ -152,9 +152,9 @@ class FaultScenario:
             uneven=chance(0.8),
         )
         # Streams of their own, so that most older seeds stay as they were.
-        pipelines = random.Random(f"{seed}/pipeline")
-        if schedule is None and pipelines.random() < 0.15:
-            scenario.schedule = pipelines.choice(_PIPELINES)
+        overlap = random.Random(f"{seed}/delay")
+        if schedule is None and overlap.random() < 0.15:
+            scenario.schedule = overlap.choice(_PIPELINES)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario

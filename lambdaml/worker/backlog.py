@@ -50,7 +50,7 @@ class Backlog:
         self._exchange = exchange
         self._pending: deque[Pending] = deque()
         self._missing: list[tuple[Place, Id]] = []
-        self._latest: deque[Commit] = deque(maxlen=shared.replica.parts.delay)
+        self._latest: deque[Commit] = deque()
         self._wanted: Place | None = None  # the replica waits for updates up to here
 
     def add(self, commit: Commit, known: Mapping[Id, Update], total: Total | None = None) -> None:
@@ -134,6 +134,8 @@ class Backlog:
         """Note that the first commit was applied, and that everything that follows from that is done."""
         self.let_go()
         self._latest.append(self._pending.popleft().commit)
+        if len(self._latest) > self._shared.replica.parts.delay:
+            self._latest.popleft()
         self._shared.applied += 1
         self._shared.changed()
 
@@ -158,12 +160,16 @@ class Backlog:
         while True:
             await shared.until(can_read)
             place, key = heapq.heappop(self._missing)
-            if not window.fits():
-                for later in window.make_room(place):
-                    self._at(later[0]).absent += 1
-                    heapq.heappush(self._missing, later)
+            self.make_room(place)
             window.reserve(key)
             shared.spawn(self._read(place, key))
+
+    def make_room(self, place: Place) -> None:
+        """Free updates that are applied at this place or later, so far as another one does not fit. They are read again."""
+        if not self._shared.window.fits():
+            for later in self._shared.window.make_room(place):
+                self._at(later[0]).absent += 1
+                heapq.heappush(self._missing, later)
 
     def _want(self, place: Place) -> None:
         self._wanted = place

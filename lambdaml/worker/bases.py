@@ -72,9 +72,21 @@ class Bases:
                 return False
         return True
 
-    def holds_up(self) -> bool:
-        """Return whether commits wait until workers have computed. Then these may wait for nothing else."""
-        return self._delay > 0 and self._shared.unapplied > 0
+    def fits(self) -> bool:
+        """Return whether there is room to compute an update.
+
+        Where commits wait for it, the updates that these apply make room, and are read again.
+        """
+        shared = self._shared
+        if shared.window.fits(over=not shared.unapplied):
+            return True
+        idle = shared.applied == shared.queued.commit
+        return self._delay > 0 and idle and shared.unapplied > 0 and shared.window.fits_alone()
+
+    def make_room(self) -> None:
+        """Make that room, right before it is taken."""
+        if self._delay and self._shared.applied == self._shared.queued.commit:
+            self._backlog.make_room((self._shared.applied, 0))
 
     def _idle(self, worker: int, seq: int) -> bool:
         return self._shared.schedule.leaves(self._shared.queued, worker, seq)

@@ -53,8 +53,7 @@ class Worker:
         seq, base = await self._recover(), -1
 
         def may_start() -> bool:
-            fits = shared.window.fits(over=not shared.unapplied) or self._bases.holds_up()
-            return fits and shared.may_start(worker, seq, base)
+            return shared.may_start(worker, seq, base) and self._bases.fits()
 
         while True:
             await shared.until(
@@ -72,6 +71,7 @@ class Worker:
                 seq, base = await self._recover(), -1
                 continue
             started = world.now()
+            self._bases.make_room()
             shared.window.reserve((worker, seq))
             publish = self._publish_beside if shared.replica.parts.delay else self._publish
             if (update := await publish(seq, started)) is None:
