@@ -61,10 +61,12 @@ def train_planned(job: str, place: str, options: RunOptions, profile: Path | Non
         raise UserError(
             "--from: plans to a target are made from pilots, which begin with a fresh model; give a schedule"
         )
+    any_pattern = options.pattern == "auto"
+    options = replace(options, pattern="gather") if any_pattern else options
     Parts.of(replace(options, schedule="bsp"))  # refuses parts that do not go together before anything is measured
     if replan:
         _demand_replannable(place, options)
-    plan = _planned(job, place, options, profile)
+    plan = _planned(job, place, options, profile, any_pattern)
     options = replace(options, **plan.options())
     first, number = place, 1
     while True:
@@ -156,13 +158,21 @@ def _beside(first: str, number: int) -> tuple[str, int]:
         number += 1
 
 
-def _planned(job: str, store: str, options: RunOptions, profile: Path | None) -> Plan:
-    """Plan the fastest way on this machine to the target or epochs of these options, with at most their workers."""
+def _planned(job: str, store: str, options: RunOptions, profile: Path | None, any_pattern: bool) -> Plan:
+    """Plan the fastest way on this machine to the target or epochs of these options, with at most their workers.
+
+    Plans know of no brackets and staleness rules. If these were asked for, only the pattern of the options is planned.
+    """
     import lambdaml
 
     target, epochs, workers = options.target, options.epochs, options.workers
+    free = any_pattern and options.bracket is None and options.staleness == "constant"
     space = lambdaml.SearchSpace(
-        workers=(1, workers), platforms=("local",), functions=options.functions, algorithms=(options.algorithm,)
+        workers=(1, workers),
+        platforms=("local",),
+        functions=options.functions,
+        algorithms=(options.algorithm,),
+        patterns=() if free else (options.pattern,),
     )
     algorithms = space.algorithm_names
     if profile is not None:

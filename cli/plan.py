@@ -108,6 +108,15 @@ Codecs = Annotated[
         "leave nothing out. Repeatable.",
     ),
 ]
+_Patterns = Annotated[
+    list[str] | None,
+    _space(
+        "--pattern",
+        metavar="NAME",
+        help="A pattern to consider, such as `tree:8`; by default `gather`, and what is markedly quicker by formula. "
+        "Repeatable.",
+    ),
+]
 _Stragglers = Annotated[
     str, _objective(metavar="MODEL", help="The model of slow functions, as in `lambdaml simulate`: `lognormal:0.3`.")
 ]
@@ -137,6 +146,7 @@ def plan(
     algorithm: _Algorithms = None,
     batch_size: _Batches = None,
     codec: Codecs = None,
+    pattern: _Patterns = None,
     snapshot_every: SnapshotEvery = None,
     stragglers: _Stragglers = "none",
     args: Args = None,
@@ -166,6 +176,7 @@ def plan(
         channels=tuple(channel or ()),
         platforms=tuple(platform or ("lambda-arm",)),
         algorithms=tuple(algorithm or ()),
+        patterns=tuple(pattern or ()),
     )
     known = _profile(job, profile, args, None if epochs else target, space)
     with Share("planning") as share, interruptible(share.stop, share.close):
@@ -260,7 +271,12 @@ def _mark(found: Plan, place: int) -> str:
 
 def _cells(estimate: Estimate) -> list[str]:
     candidate = estimate.candidate
-    schedule = ", ".join([candidate.schedule, *[candidate.algorithm] * ("algorithm" in candidate.to_dict())])
+    schedule = ", ".join(
+        [
+            candidate.schedule,
+            *(str(candidate.to_dict()[name]) for name in ("algorithm", "pattern") if name in candidate.to_dict()),
+        ]
+    )
     chosen = [schedule, f"{candidate.workers}", f"{estimate.functions or ''}", f"{candidate.batch_size}"]
     chosen += [candidate.codec, candidate.platform.spec, candidate.channel.name]
     if estimate.obstacle:
@@ -279,11 +295,13 @@ def _cells(estimate: Estimate) -> list[str]:
 
 def _print_csv(found: Plan) -> None:
     rows: list[dict[str, Any]] = []
+    named = {name for estimate in found.candidates for name in estimate.candidate.to_dict()}
     for place, estimate in enumerate(found.candidates):
         row = {key: value for key, value in estimate.to_dict().items() if key != "parts_usd"}
-        rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row})
+        usual = {name: value for name, value in estimate.candidate.values().items() if name in named}
+        rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row, **usual})
     names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(results(), names, restval="gradient", lineterminator="\n")
+    writer = csv.DictWriter(results(), names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     results().flush()

@@ -244,6 +244,8 @@ def _channel(basis: Basis, channel: Channel) -> Iterator[Assumption]:
     yield Assumption(f"bandwidth of {spec}", *told, mark, source, (bytes_input, *read))
     told = _limit(channel.reads_per_s or math.inf, "per s")
     yield Assumption(f"reads that {spec} takes", *told, "assumed", _CHANNELS, ("Channel.reads_per_s",))
+    told = _limit(channel.writes_per_s or math.inf, "per s")
+    yield Assumption(f"writes that {spec} takes", *told, "assumed", _CHANNELS, ("Channel.writes_per_s",))
 
 
 def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:

@@ -8,18 +8,21 @@ schedules in rounds. Platforms and stores are parsed here, and nowhere else in a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from lambdaml.algorithms import ALGORITHMS, Algorithm
 from lambdaml.codecs import CODECS
 from lambdaml.cost.planning.codec_choice import fitting_codecs, proposed_codecs
+from lambdaml.cost.planning.exchange import Route
+from lambdaml.cost.planning.pattern_choice import PLAINEST, quicker_patterns
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.engines import functions_for
 from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
+from lambdaml.patterns import PATTERNS
 from lambdaml.schedules import SCHEDULES, in_rounds
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
@@ -49,6 +52,7 @@ class Candidate:
         channel: The store that the functions share.
         platform: The platform that the functions run on, memory included.
         algorithm: The algorithm, as `train` takes it.
+        pattern: The pattern, as `train` takes it.
     """
 
     schedule: str
@@ -58,9 +62,11 @@ class Candidate:
     channel: Channel
     platform: Platform
     algorithm: str = GRADIENTS
+    pattern: str = PLAINEST
 
     def __str__(self) -> str:
         schedule = self.schedule if self.algorithm == GRADIENTS else f"{self.schedule}, {self.algorithm}"
+        schedule += "" if self.pattern == PLAINEST else f", {self.pattern}"
         return f"{schedule}, {self.workers} worker{'s' if self.workers > 1 else ''} x {self.batch_size}, " + (
             f"{self.codec}, {self.platform.spec}, {self.channel.name}"
         )
@@ -83,11 +89,12 @@ class Candidate:
         names = ("schedule", "workers", "batch_size", "codec")
         plain = {name: getattr(self, name) for name in names}
         places = {"channel": self.channel.name, "platform": self.platform.spec}
-        return {**plain, **places, "algorithm": self.algorithm}
+        return {**plain, **places, "algorithm": self.algorithm, "pattern": self.pattern}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. The algorithm is among them if it is another than `gradient`."""
-        return {name: v for name, v in self.values().items() if name != "algorithm" or v != GRADIENTS}
+        """Return plain values for JSON, without the algorithm `gradient` and the pattern `gather`."""
+        usual = {"algorithm": GRADIENTS, "pattern": PLAINEST}
+        return {name: value for name, value in self.values().items() if usual.get(name) != value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class SearchSpace:
         schedules, codecs: The schedules and the codecs, as `train` takes them. Codecs default to those of the profile that
             may be proposed; see `lambdaml.cost.planning.codec_choice`.
         algorithms: The algorithms, as `train` takes them. Defaults to `gradient` alone.
+        patterns: The patterns, as `train` takes them; each is combined with what it goes with. Defaults to `gather`, and
+            for each candidate the one whose steps are markedly quicker by formula, if there is one.
         batch_sizes: The samples of a batch. Defaults to the job's own and twice as many.
         channels: The stores by name (see `lambdaml.simulation.channel`); `measured` is the profile's own.
             Defaults to that one if functions of the platform can reach it, or else to a disk for `local` and to S3 for
@@ -117,6 +126,7 @@ class SearchSpace:
     platforms: Sequence[str] = ("lambda-arm",)
     functions: int | None = None
     algorithms: Sequence[str] = ()
+    patterns: Sequence[str] = ()
 
     @property
     def algorithm_names(self) -> tuple[str, ...]:
@@ -158,7 +168,7 @@ class SearchSpace:
         platform_of = cache(Platform.parse)
         channel_of = cache(lambda spec: _channel(profile, spec))
         codecs = {name: self._codecs(profile, name, to_target) for name in self.algorithm_names}
-        found = [
+        plain = [
             Candidate(schedule, workers, batch, codec, channel_of(channel), platform, algorithm)
             for algorithm in self.algorithm_names
             for workers in _powers(least, min(most, profile.job.samples))
@@ -170,9 +180,27 @@ class SearchSpace:
             for schedule in self._schedules(workers, codec)
             for channel in self.channels or [_likely_channel(profile, platform)]
         ]
+        found = [replace(one, pattern=pattern) for one in plain for pattern in self._patterns(one, profile)]
+        if plain and not found:
+            raise SettingsError(f"pattern {self.patterns[0]!r} {self._misfit(plain[-1], self.patterns[0])}")
         if not found:
             raise SettingsError("no schedule, platform and number of workers fit what was asked for")
         return found
+
+    def _patterns(self, candidate: Candidate, profile: Profile) -> list[str]:
+        """Return the patterns to try with a candidate."""
+        if self.patterns:
+            return [pattern for pattern in self.patterns if not self._misfit(candidate, pattern)]
+        facts, functions = profile.codecs[candidate.codec], self.functions_for(candidate)
+        step_s = candidate.batches(profile.job.samples) * profile.step_time.step_s(candidate.batch_size)
+        how = candidate.schedule, candidate.workers, candidate.algorithm, candidate.codec
+        moved = facts.update_bytes, 4 * profile.job.parameters, facts.read_s + facts.apply_s
+        route = Route(candidate.channel, candidate.platform.bandwidth_bytes_per_s)
+        return quicker_patterns(*how, functions, *moved, step_s / candidate.platform.speed(), route)
+
+    def _misfit(self, candidate: Candidate, pattern: str) -> str:
+        """Return why the candidate cannot use the pattern, as the end of a sentence, or ""."""
+        return PATTERNS.make(pattern).misfit(candidate.parts, candidate.workers)
 
     def _codecs(self, profile: Profile, algorithm: str, to_target: bool) -> list[str]:
         if self.codecs:

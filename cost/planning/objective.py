@@ -46,5 +46,7 @@ class Objective:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without what was not asked for."""
         plain = {name: value for name, value in asdict(self).items() if value is not None and value != math.inf}
-        space = {name: value for name, value in plain["space"].items() if name != "algorithms" or value}
+        space = {
+            name: value for name, value in plain["space"].items() if name not in ("algorithms", "patterns") or value
+        }
         return {**plain, "space": space}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.cost.planning.exchange import FORMULAS, RoundCost, Route, Traffic, round_cost, variants
@@ -29,6 +30,9 @@ PATTERN_TIE = 0.02
 
 TURN_SIZES_BYTES = (1e3, 1e11)
 """The range of sizes of updates in which a crossover is looked for."""
+
+MARKED = 1.1
+"""The time of a round under `gather`, over that under another pattern, from which on a plan tries that one."""
 
 _PRECISION = 1.005
 _BILLED_ROUNDS = 10_000
@@ -125,6 +129,33 @@ def choose_pattern(asked: RunOptions, traffic: Traffic, route: Route, tariff: Ta
     others = tuple(pattern for pattern in patterns if pattern != best.pattern)
     turn = _turn(best.pattern, patterns, traffic, route, tariff) if others else None
     return PatternChoice(best, round_usd(best, traffic, tariff), others, turn)
+
+
+@lru_cache(maxsize=4096)
+def quicker_patterns(
+    schedule: str,
+    workers: int,
+    algorithm: str,
+    codec: str,
+    functions: int,
+    update_bytes: float,
+    dense_bytes: float,
+    add_s: float,
+    compute_s: float,
+    route: Route,
+) -> list[str]:
+    """Return `gather`, and the pattern whose rounds with their compute are the quickest if they are markedly quicker.
+
+    Args:
+        functions, update_bytes, dense_bytes, add_s, compute_s: The arguments of `traffic_of`.
+    """
+    asked = RunOptions(schedule=schedule, workers=workers, algorithm=algorithm, codec=codec)
+    traffic = traffic_of(asked, functions, update_bytes, dense_bytes, add_s, compute_s)
+    found = [round_cost(pattern, traffic, route) for pattern in possible_patterns(asked, traffic)]
+    best, plain = min(found, key=lambda cost: cost.seconds), found[0]
+    if plain.seconds + compute_s > MARKED * (best.seconds + compute_s):
+        return [PLAINEST, best.pattern]
+    return [PLAINEST]
 
 
 def round_usd(cost: RoundCost, traffic: Traffic, tariff: Tariff) -> float:

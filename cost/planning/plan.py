@@ -24,6 +24,7 @@ from lambdaml.cost.planning.crossover import Crossover, find_crossover
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.explain import explain_choice, reason
 from lambdaml.cost.planning.objective import Aim, Objective
+from lambdaml.cost.planning.pattern_choice import PLAINEST
 from lambdaml.cost.planning.planner import Planner
 from lambdaml.cost.profiling.iprof import IProf
 from lambdaml.cost.profiling.measure import profile as measure_profile
@@ -96,6 +97,7 @@ class Plan:
         return {
             "schedule": chosen.schedule,
             **algorithm,
+            **({} if chosen.pattern == PLAINEST else {"pattern": chosen.pattern}),
             "workers": chosen.workers,
             "functions": best.functions,
             "batch_size": chosen.batch_size,

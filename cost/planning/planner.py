@@ -25,6 +25,7 @@ from lambdaml.cost.planning.codec_choice import demand_pilots
 from lambdaml.cost.planning.convergence import Convergence
 from lambdaml.cost.planning.estimate import Estimate, StopCriterion, estimate
 from lambdaml.cost.planning.objective import Objective
+from lambdaml.cost.planning.pattern_choice import PLAINEST
 from lambdaml.cost.planning.step_cost import (
     SIMULATED_UPDATES,
     Shape,
@@ -102,9 +103,10 @@ class Planner:
         for candidate in sorted(candidates, key=self._update_bytes, reverse=True):
             own = self._shape(candidate)
             place = replace(own.platform, cold_start_s=(0.0, 0.0))
-            key = (own.schedule, candidate.algorithm, own.workers, own.functions, own.channel, place)
+            key = (own.schedule, candidate.algorithm, own.pattern, own.workers, own.functions, own.channel, place)
             others = stand_ins[*key, own.costs.step_s]
-            codec, shape = next((pair for pair in others if _alike(own, pair[1])), (candidate.codec, own))
+            shared = (pair for pair in others if own.pattern == PLAINEST and _alike(own, pair[1]))
+            codec, shape = next(shared, (candidate.codec, own))
             if shape is own:
                 others.append((codec, own))
             families[*key, codec].append((candidate, shape))
@@ -161,6 +163,7 @@ class Planner:
             replace(placed, name="", memory_mb=0, mb_per_vcpu=0.0, lifetime_s=math.inf),
             self._stragglers,
             functions,
+            candidate.pattern,
         )
 
     def _costs(self, candidate: Candidate, slowdown: float = 1.0) -> Costs:

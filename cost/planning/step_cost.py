@@ -42,6 +42,7 @@ class Shape:
     platform: Platform
     stragglers: Stragglers
     functions: int
+    pattern: str = "gather"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = No
         workers=shape.workers,
         steps=updates,
         schedule=shape.schedule,
+        pattern=shape.pattern,
         batch_size=shape.batch_size,
         samples=max(shape.samples, shape.workers),
         steps_per_epoch=updates,

@@ -50,7 +50,7 @@ NO_NUMBERS = {
 }
 """Fields that hold others, or names."""
 
-UNUSED = {"Platform.notice_s", "Channel.writes_per_s"}
+UNUSED = {"Platform.notice_s"}
 """Read to be checked, or to make a copy with another name, and for nothing else."""
 
 MEASURED_HERE = "Platform.cold_start_s"

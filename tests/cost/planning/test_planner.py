@@ -16,6 +16,7 @@ from lambdaml.cost.planning.step_cost import Shape, StepCost, simulate_step_cost
 from lambdaml.cost.profiling.facts import CodecFacts
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.cost.profiling.startup import Startup
+from lambdaml.errors import SettingsError
 from tests.cost.profiles import digits
 
 KNOWN = replace(digits(), startup=Startup(2.0, 10.0))
@@ -58,8 +59,30 @@ def test_codecs_that_differ_by_little_share_a_simulation_and_keep_their_own_byte
     facts = {"fp32": 38_440_000, "bf16": 38_400_000, "fp16": 4_000, "int8": 2_000}
     known = replace(KNOWN, codecs={name: CodecFacts(size, 0.0, 0.0, 0.0) for name, size in facts.items()})
     space = replace(SPACE, batch_sizes=(32,), codecs=tuple(facts), platforms=("lambda-arm:1769",))
+    space = replace(space, patterns=("gather",))
     found = {one.candidate.codec: one for one in estimates(known, space)}
     assert sorted(shape.costs.update_bytes for shape in simulated) == [4_000, 38_440_000]
     assert found["fp16"].seconds == found["int8"].seconds < found["bf16"].seconds == found["fp32"].seconds
     updates = found["fp16"].steps * 2
     assert found["fp16"].bytes_sent - found["int8"].bytes_sent == pytest.approx(2_000 * updates, rel=0.4)
+
+
+def test_a_pattern_is_tried_where_it_is_markedly_quicker_and_only_where_it_fits() -> None:
+    wide = replace(SPACE, workers=(32, 32), schedules=("bsp", "asp"), codecs=("fp32",), channels=("s3-standard",))
+    job = replace(KNOWN.job, parameters=10_000_000)
+    large = replace(KNOWN, job=job, codecs={"fp32": CodecFacts(40_000_000, 0.0, 0.0, 0.0)})
+    tried = {(one.schedule, one.pattern) for one in wide.candidates(large, to_target=False)}
+    assert tried == {("bsp", "gather"), ("bsp", "scatter"), ("asp", "gather")}
+    assert {one.pattern for one in SPACE.candidates(KNOWN, to_target=False)} == {"gather"}
+    asked = replace(wide, patterns=("tree:8", "fold")).candidates(KNOWN, to_target=False)
+    assert {(one.schedule, one.pattern) for one in asked} == {("bsp", "tree:8"), ("asp", "fold")}
+    with pytest.raises(SettingsError, match=r"pattern 'tree:8' .+"):
+        replace(wide, schedules=("asp",), patterns=("tree:8",)).candidates(KNOWN, to_target=False)
+
+
+def test_the_pattern_is_simulated_and_told(simulated: list[Shape]) -> None:
+    space = replace(SPACE, workers=(16, 16), codecs=("fp32",), batch_sizes=(32,), platforms=("lambda-arm:1769",))
+    plain, tree = (estimates(KNOWN, replace(space, patterns=(name,)))[0] for name in ("gather", "tree:4"))
+    assert [shape.pattern for shape in simulated] == ["gather", "tree:4"]
+    assert tree.requests < plain.requests / 2 and tree.candidate.to_dict()["pattern"] == "tree:4"
+    assert "tree:4" in str(tree.candidate) and "pattern" not in plain.candidate.to_dict()
