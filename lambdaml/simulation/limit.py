@@ -23,7 +23,7 @@ from lambdaml.storage.patience import outage_pause_s
 from lambdaml.storage.retry import ATTEMPTS, pause_s
 
 _SECONDS = 1000
-"""The requests served are remembered for this many seconds."""
+"""The requests served are remembered for this many seconds, or up to twice as many: they are forgotten together."""
 
 _FOLLOWED = 512
 """At most this many requests of one moment are followed by `serve`; each represents an equal share of all."""
@@ -246,10 +246,10 @@ class _Room:
         while second + 1 in left and left[second + 1] > (room := self._end(second)):
             second += 1
             left[second] = room
-        if len(left) > _SECONDS:
-            oldest = min(left)
-            del left[oldest], self._served[oldest]
-            self._full.pop(oldest, None)
+        if len(left) > 2 * _SECONDS:
+            for oldest in sorted(left)[:-_SECONDS]:
+                del left[oldest], self._served[oldest]
+                self._full.pop(oldest, None)
 
 
 @lru_cache(maxsize=1)
