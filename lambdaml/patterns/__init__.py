@@ -79,6 +79,9 @@ class Exchange(Protocol):
     async def next(self) -> Commit | None:
         """Return the log entry that follows the known ones, or None if it does not exist yet; then ask again."""
 
+    async def await_turn(self) -> None:
+        """Wait until the function that writes the log may decide another commit."""
+
     async def applied(self, commit: Commit) -> None:
         """Do what others wait for, now that a commit was applied here."""
 

@@ -11,8 +11,10 @@ computes the whole state from the newest snapshot that it is not behind of, the 
 
 from __future__ import annotations
 
+import math
+
 from lambdaml.log import keys
-from lambdaml.log.records import Commit
+from lambdaml.log.records import Commit, Update
 from lambdaml.parts import Parts
 from lambdaml.patterns.gather import GatherExchange
 from lambdaml.worker.looking import Looks
@@ -21,9 +23,19 @@ from lambdaml.worker.poll_timer import FLOATS, entry_due_s, entry_scale_s
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import whole_state_at
 from lambdaml.worker.shared import Shared
+from lambdaml.worker.window import Id
+
+FOLLOWERS_PER_S = 1000
+"""So many functions may read models in a second. With more of them, fewer commits are decided, on more updates each: a store
+answers only so many reads, and each commit is read by all."""
 
 IN_FLIGHT = 2
 """So many models may be on their way to the store while further commits are applied."""
+
+
+def least_s(followers: int) -> float:
+    """Return the least seconds between two commits, which so many functions follow."""
+    return followers / FOLLOWERS_PER_S
 
 
 class Fold:
@@ -56,7 +68,24 @@ class FoldExchange(GatherExchange):
         self._timer = _EntryTimer(shared)
         self._found: Folded | None = None
         self._writing: set[int] = set()
+        self._decided = -math.inf
         self._standing: set[int] | None = None  # the commits whose models were there when this function began to lead
+
+    def take(self, commit: Commit) -> dict[Id, Update]:
+        """Return the known updates that get their fate in this commit, and forget them."""
+        self._decided = self._shared.world.now()
+        return super().take(commit)
+
+    async def await_turn(self) -> None:
+        """Wait until all others had time to read the model after the last commit."""
+        shared, world = self._shared, self._shared.world
+        pause_s = self._decided + least_s(len(shared.others)) - world.now()
+        if pause_s > 0:
+            await world.sleep(pause_s)
+
+    def forecast_s(self, commit: Commit) -> float:
+        """Return the seconds from now until another commit after this one will be decided."""
+        return max(super().forecast_s(commit), least_s(len(self._shared.others)))
 
     async def next(self) -> Commit | None:
         """Return the commit that follows the known ones, or None if this function now writes the log."""

@@ -103,6 +103,9 @@ class GatherExchange:
         """Return the log entry that follows the known ones, or None if it does not exist yet."""
         return await self._reader.next()
 
+    async def await_turn(self) -> None:
+        """Do nothing: a commit may follow at once."""
+
     async def applied(self, commit: Commit) -> None:
         """Do nothing: nobody waits for what follows."""
 

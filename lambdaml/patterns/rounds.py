@@ -84,6 +84,9 @@ class RoundExchange:
         """Return the log entry that follows; nobody asks, since every function makes it."""
         return await self._updates.next()
 
+    async def await_turn(self) -> None:
+        """Do nothing: a commit may follow at once."""
+
     async def applied(self, commit: Commit) -> None:
         """Do nothing: nobody waits for what follows."""
 

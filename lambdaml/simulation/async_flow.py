@@ -91,7 +91,7 @@ class AsyncFlow:
         ahead = LogState(settings.workers, settings.steps)
         ahead.version = 1
         self._ahead = self.schedule.may_start(ahead, 0, 1, 0)  # a worker may start before its last update has its fate
-        self._free_s = float(begun[0])
+        self._free_s = self._done_s = float(begun[0])
         self._transfer_s = scenario.upload_s(scenario.update_bytes)
         self._quick = self._transfer_s < _QUICK_S
         self._misses = self._remote = 0  # the writer's looks that found nothing; updates that it had to look for
@@ -230,6 +230,7 @@ class AsyncFlow:
             self._back_s[function], self._ends_s[function] = back_s, back_s + scenario.platform.lifetime_s
             if not function:
                 self._free_s = max(self._free_s, back_s)
+                self._done_s = self._free_s
         if start < self._back_s[function]:
             self._push(self._back_s[function], self._start, worker)
             return True
@@ -268,8 +269,8 @@ class AsyncFlow:
         forecast_s, before = self._forecast_s(workers, now), head.progress
         head.advance(commit)
         decided = Decided(commit, now, visible, done, forecast_s, size)
-        done, self._visible_s, known = self._exchange.deliver(decided)
-        self._free_s = done
+        self._free_s, self._visible_s, known = self._exchange.deliver(decided)
+        self._done_s = done
         every = scenario.settings.updates_per_snapshot
         if head.progress // every > before // every:
             self._upload(0, done, scenario.snapshot_bytes)
@@ -308,7 +309,7 @@ class AsyncFlow:
         self._waiting.pop(number, None)
         if self.schedule.leaves(head, number, worker.seq):
             return
-        worker.look_from_s = max(self._free_s, worker.arrival_s)
+        worker.look_from_s = max(self._done_s, worker.arrival_s)
         self._counted.cycles += 1
         if sent > start:
             self._push(sent, self._start, worker)

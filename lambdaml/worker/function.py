@@ -156,6 +156,7 @@ class Function:
                 if (found := await exchange.next()) is not None:
                     self._take(found)
                 continue
+            await exchange.await_turn()
             commit = build_commit(
                 shared.known,
                 shared.schedule,

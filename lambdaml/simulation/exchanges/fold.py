@@ -13,7 +13,7 @@ from collections import deque
 import numpy as np
 
 from lambdaml.log import keys
-from lambdaml.patterns.fold import IN_FLIGHT
+from lambdaml.patterns.fold import IN_FLIGHT, least_s
 from lambdaml.simulation.channel import Pipe
 from lambdaml.simulation.draws import ARRAYS, Floats
 from lambdaml.simulation.exchanges import Decided, Delivered
@@ -45,6 +45,7 @@ class FoldCommits:
         self._downloads = Network(functions, scenario.bytes_per_s, scenario.connection_bytes_per_s)
         self._uplink = Pipe(scenario.bytes_per_s)  # log entries are small, and come between models
         self._followers = np.arange(1, functions)
+        self._least_s = least_s(scenario.settings.workers - -(-scenario.settings.workers // functions))
         self._latency_s, self._found_s = latency_s[1:].copy(), begun[1:].copy()
         self._looks_from_s = begun[
             1:
@@ -72,7 +73,7 @@ class FoldCommits:
         if len(self._answered_s) == IN_FLIGHT:
             self._next_s = max(applied, self._answered_s[0])
         self._answered_s.append(visible + half_s)
-        free = decided.done_s
+        free = max(decided.done_s, decided.decided_s + self._least_s)
         if len(self._unapplied_s) == MAX_UNAPPLIED:
             free = max(free, self._unapplied_s[0])
         self._unapplied_s.append(self._next_s)
@@ -81,7 +82,7 @@ class FoldCommits:
         self._looks_from_s = self.applied_s[1:].copy()
         self.applied_s[1:] = np.maximum(following, self.core_s[1:])
         known = self._versions.add(commit.last_version, np.append(queued, following), decided.decided_s)
-        self._forecast_s = decided.forecast_s
+        self._forecast_s = max(decided.forecast_s, self._least_s)
         return Delivered(free, visible, known)
 
     def version_at(self, function: int, now: float) -> int:

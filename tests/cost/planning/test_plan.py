@@ -160,7 +160,7 @@ def test_an_impossible_objective_gets_the_nearest_plan_and_the_reason(
 
 def test_every_schedule_is_a_candidate(profile: Profile) -> None:
     names = {one.schedule.partition(":")[0] for one in SearchSpace(workers=(2, 4)).candidates(profile)}
-    assert names == set(SCHEDULES.factories)
+    assert names == set(SCHEDULES.factories) - {"pipeline"}, "simulations in closed form do not carry it"
 
 
 def test_memory_is_enough_for_what_was_measured_and_for_the_updates_of_all_workers(profile: Profile) -> None:
