@@ -44,9 +44,9 @@ def asynchronous(pattern: str, updates: int) -> None:
     )
 
 
-def defaults(workers: int, updates: int) -> None:
-    """Simulate as `lambdaml simulate` does by default, but for the workers and updates."""
-    run, took_s = timed(workers=workers, updates=updates)
+def defaults(workers: int, updates: int, **options: Any) -> None:
+    """Simulate as `lambdaml simulate` does by default, but for the workers, the updates and these options."""
+    run, took_s = timed(workers=workers, updates=updates, **options)
     print(f"{workers:7,} workers, {run.run.updates:9,} updates: {took_s:6.2f} s to simulate", flush=True)
 
 
@@ -63,11 +63,15 @@ def main() -> None:
         a_round(workers, pattern, few, many)
     print("1,000 asp workers")
     for pattern in ("gather", "fold"):
-        for updates in (2000, 4000):
+        for updates in (4000,) if pattern == "gather" else (20_000, 100_000):
             asynchronous(pattern, updates)
     print("lambdaml simulate with its defaults")
     defaults(1000, 50_000)
     defaults(1000, 100_000)
+    print("lambdaml simulate with the pattern that it names")
+    defaults(1000, 100_000, pattern="tree:32")
+    defaults(10_000, 50_000, pattern="tree:100")
+    defaults(10_000, 100_000, pattern="tree:100")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ _SECONDS = 1000
 _FOLLOWED = 512
 """At most this many requests of one moment are followed by `serve`; each represents an equal share of all."""
 
+_MANY, _FEWER = 100_000, 128
+"""Of so many requests, only this many are followed."""
+
 _TURN_S = 0.02
 """The length of a turn: no request that is refused comes back much sooner."""
 
@@ -85,7 +88,8 @@ class Limit:
         """Return when requests that reach the store at these moments are served. Each represents `each` requests."""
         if self._room is None or not at.size or self._room.take(float(at.min()), at.size * each):
             return at
-        order, stride = np.argsort(at), -(-at.size // _FOLLOWED)
+        most = _FOLLOWED if at.size * each < _MANY else _FEWER
+        order, stride = np.argsort(at), -(-at.size // most)
         followed = at[order[::stride]]
         delay_s = self._follow(self._room, followed, each * at.size / followed.size) - followed
         late = np.empty(at.size)
