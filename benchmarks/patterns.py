@@ -4,10 +4,14 @@
 
 Store, prices and functions are `s3-standard` and Lambda with 1,769 MB and 78.6 MB/s each. The last table compares what
 `--pattern auto` would choose with the best pattern in the virtual world, in the cells of `benchmarks/floors.py`; adding up
-is charged at 1 ms a MB there, so that the tables are the same on every machine.
+is charged at 1 ms a MB there, so that the tables are the same on every machine. The table before it has the size of updates from
+which on `scatter` is quicker than `gather`: by the formulas, by simulation in closed form, and by that of every request.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 from floors import STEP_S, round_s
 
@@ -16,10 +20,14 @@ from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.exchange import Route, Traffic, round_cost
 from lambdaml.cost.planning.pattern_choice import choose_pattern, round_usd, traffic_of
 from lambdaml.options import RunOptions
+from lambdaml.simulation import simulate
 from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.platform import Platform
+from lambdaml.simulation.stub_replica import Costs
 
 ROUTE = Route(Channel.parse("s3-standard"), 78.6e6)
-GRADS_SHARDING, ADD_S_PER_BYTE = 2.7, 1e-9
+ADD_S_PER_BYTE = 1e-9
+SHORT, LONG, MOST_EXACT = 10, 30, 8
 
 
 def main() -> None:
@@ -40,7 +48,53 @@ def main() -> None:
             big = Traffic(workers, workers, size, size)
             gather, scatter = (round_usd(round_cost(name, big, ROUTE), big, tariff) for name in ("gather", "scatter"))
             print(f"| {workers} | {size / 1e6:,g} | {gather / scatter:.2f} |")
+    _crossovers()
     _cells(Tariff(PriceBook.load(), "disk", "local"))
+
+
+def _crossovers() -> None:
+    """Print the size from which on `scatter` is quicker than `gather`, and the planned one over the simulated ones."""
+    print("\n| store | N | planned MB | closed form MB | exact MB | planned / closed form | planned / exact |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for name in ("40ms:bandwidth=85MB/s", "s3-standard"):
+        channel = Channel.parse(name)
+        route = replace(ROUTE, channel=channel)
+
+        def planned_s(pattern: str, workers: int, size: float, route: Route = route) -> float:
+            return round_cost(pattern, Traffic(workers, workers, size, size), route).seconds
+
+        for workers in (4, 8, 16, 32):
+            planned = _crossover(planned_s, workers)
+            cells = [_crossover(_simulated(channel, exact=False), workers)]
+            cells += [_crossover(_simulated(channel, exact=True), workers)] if workers <= MOST_EXACT else []
+            sizes = [f"{size / 1e6:.2f}" for size in (planned, *cells)] + ["-"] * (2 - len(cells))
+            ratios = [f"{planned / size:.2f}" for size in cells] + ["-"] * (2 - len(cells))
+            print(f"| {name} | {workers} | {' | '.join([*sizes, *ratios])} |", flush=True)
+
+
+def _crossover(round_of: Callable[[str, int, float], float], workers: int) -> float:
+    """Return the bytes at which both patterns take as long, by bisection between 10 kB and 100 MB."""
+    low, high = 1e4, 1e8
+    for _ in range(9):
+        middle = (low * high) ** 0.5
+        quicker = round_of("gather", workers, middle) < round_of("scatter", workers, middle)
+        low, high = (middle, high) if quicker else (low, middle)
+    return (low * high) ** 0.5
+
+
+def _simulated(channel: Channel, exact: bool) -> Callable[[str, int, float], float]:
+    """Return a function of pattern, workers and bytes: the seconds of a round with its compute, starts left out."""
+    platform = replace(Platform.parse("local"), bandwidth_bytes_per_s=ROUTE.bytes_per_s)
+
+    def round_of(pattern: str, workers: int, size: float) -> float:
+        given = {"workers": workers, "pattern": pattern, "channel": channel, "platform": platform, "exact": exact}
+        costs = Costs(step_s=STEP_S, update_bytes=round(size))
+        ends = [
+            simulate(**given, costs=costs, steps=steps, snapshot_every=10 * LONG).run.seconds for steps in (SHORT, LONG)
+        ]
+        return (ends[1] - ends[0]) / (LONG - SHORT)
+
+    return round_of
 
 
 def _cells(tariff: Tariff) -> None:
