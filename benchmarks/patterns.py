@@ -18,7 +18,7 @@ from floors import STEP_S, round_s
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.exchange import Route, Traffic, round_cost
-from lambdaml.cost.planning.pattern_choice import choose_pattern, round_usd, traffic_of
+from lambdaml.cost.planning.pattern_choice import choose_pattern, expected_cost, round_usd, traffic_of
 from lambdaml.options import RunOptions
 from lambdaml.simulation import simulate
 from lambdaml.simulation.channel import Channel
@@ -61,7 +61,7 @@ def _crossovers() -> None:
         route = replace(ROUTE, channel=channel)
 
         def planned_s(pattern: str, workers: int, size: float, route: Route = route) -> float:
-            return round_cost(pattern, Traffic(workers, workers, size, size), route).seconds
+            return expected_cost(pattern, Traffic(workers, workers, size, size), route).seconds
 
         for workers in (4, 8, 16, 32):
             planned = _crossover(planned_s, workers)
