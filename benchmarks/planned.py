@@ -1,11 +1,14 @@
 """Compare plans with live runs: time, bill and requests of runs to a target, none of which the plan has seen.
 
     python benchmarks/planned.py
+    python benchmarks/planned.py --patterns
 
 The plan knows each job's pilots (made first), and step times, start-up and store as a profile finds them right before a
 run, since machines change their pace. Sixteen live configurations, of processes on a directory store made as slow as a
 cloud's, are billed as if they were functions of AWS Lambda on S3. They take turns, three times, each time with other
 seeds; those that may be the fastest take more turns. Plans predict the median run, so medians are compared.
+
+With `--patterns` the configurations are three patterns, with two numbers of workers.
 
 The medians over the configurations must be within 12 % of time, 8 % of the bill and 3 % of requests, and for each job
 the configuration that the plan ranks first must be within 10 % of the best.
@@ -51,8 +54,13 @@ CONFIGURATIONS = [
     ("quorum:3", 4, "15ms", "fp32"),
     ("bsp", 3, "s3-standard", "fp32"),
 ]
-Configuration = tuple[str, int, str, str]
-"""A schedule, a number of workers, a latency and a codec."""
+UNDER_PATTERNS = [
+    ("bsp", workers, "15ms", "fp32", pattern)
+    for workers in (3, 4)
+    for pattern in ("gather", "scatter", f"tree:{workers}")
+]
+Configuration = tuple[str, int, str, str] | tuple[str, int, str, str, str]
+"""A schedule, a number of workers, a latency, a codec and a pattern, `gather` by default."""
 
 EVERY = 4
 """The updates of each worker between snapshots. With more snapshots, a run stops less late by chance."""
@@ -81,7 +89,7 @@ class Facts:
 
 
 def planned(profile: Profile, channel: Channel, configuration: Configuration, tariff: Tariff) -> Facts:
-    schedule, workers, _, codec = configuration
+    schedule, workers, _, codec, *patterns = configuration
     platform = Platform.parse("local")
     candidate = Candidate(schedule, workers, profile.job.batch_size, codec, channel, platform)
     busy = busy_share(profile.costs(codec=codec), channel, workers)
@@ -96,6 +104,7 @@ def planned(profile: Profile, channel: Channel, configuration: Configuration, ta
         profile.placed(platform, workers, slowdown),
         STRAGGLERS.make("none"),
         workers,
+        *patterns,
     )
     criterion = StopCriterion(
         {"gradient": Convergence(profile.pilot, profile.noise.samples if profile.noise else None)}, None, EVERY
@@ -114,12 +123,13 @@ def measured(latency: str, size: int) -> Channel:
     return facts.channel()
 
 
-def run(job: str, schedule: str, workers: int, latency: str, codec: str, tariff: Tariff, seed: int) -> Facts:
+def run(job: str, configuration: Configuration, tariff: Tariff, seed: int) -> Facts:
+    schedule, workers, latency, codec, *patterns = configuration
     spec, args, target = JOBS[job]
     with tempfile.TemporaryDirectory() as folder:
         url = f"file://{folder}/run?latency={latency}&latency_seed={seed + 1}"
         options = {"workers": workers, "functions": workers, "target": target, "seed": seed, "args": args}
-        options["snapshot_every"] = EVERY
+        options |= {"snapshot_every": EVERY, "pattern": patterns[0] if patterns else "gather"}
         result = lambdaml.train(spec, url, schedule=schedule, codec=codec, **options)
         usage = lambdaml.Run(url.partition("?")[0]).usage()
     functions = [one for one in usage if not one.function.startswith("launcher")]
@@ -141,7 +151,7 @@ def turn(job: str, profile: Profile, configuration: Configuration, tariff: Tarif
     now = replace(now, target=target, pilot=profile.pilot, noise=profile.noise)
     channel = measured(configuration[2], 4 * profile.job.parameters)
     model = planned(now, channel, configuration, tariff)
-    return run(job, *configuration, tariff, seed), model
+    return run(job, configuration, tariff, seed), model
 
 
 def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
@@ -177,13 +187,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=25.0, help="for the pilots of each job")
     parser.add_argument("--runs", type=int, default=len(CONFIGURATIONS), help="configurations of each job")
+    parser.add_argument("--patterns", action="store_true", help="patterns in place of schedules and codecs")
     arguments = parser.parse_args()
+    configurations: Sequence[Configuration] = UNDER_PATTERNS if arguments.patterns else CONFIGURATIONS
     tariff = Tariff(PriceBook.load(), *BOOKED)
     errors: dict[str, list[float]] = {"seconds": [], "usd": [], "requests": []}
     print(f"{'':34}{'turns':>6}{'seconds':>22}{'cents':>22}{'requests':>22}\n{'':40}" + f"{'live planned':>22}" * 3)
     for job, (spec, args, target) in JOBS.items():
         profile = lambdaml.profile(spec, args=args, target=target, workers=4, seconds=arguments.seconds)
-        turns = tried(job, profile, tariff, CONFIGURATIONS[: arguments.runs])
+        turns = tried(job, profile, tariff, configurations[: arguments.runs])
         seen = {configuration: middle(found) for configuration, found in turns.items()}
         for configuration, (real, model) in seen.items():
             cells = []
