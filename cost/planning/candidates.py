@@ -23,7 +23,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
 from lambdaml.patterns import PATTERNS
-from lambdaml.schedules import SCHEDULES, in_rounds
+from lambdaml.schedules import SCHEDULES, delay_of, in_rounds
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
 from lambdaml.storage.url import StoreURL
@@ -101,6 +101,9 @@ class Candidate:
 class SearchSpace:
     """The options from which a plan may choose. If a field is empty, the plan tries everything that makes sense.
 
+    Raises:
+        SettingsError: If one of the schedules does not exist, or cannot be planned.
+
     Attributes:
         workers: The least and the most workers. The plan tries both, and the powers of two between them.
         schedules, codecs: The schedules and the codecs, as `train` takes them. Codecs default to those of the profile that
@@ -127,6 +130,13 @@ class SearchSpace:
     functions: int | None = None
     algorithms: Sequence[str] = ()
     patterns: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.schedules:
+            if delay_of(SCHEDULES.make(name)):
+                raise SettingsError(
+                    f"schedule {name!r} cannot be planned, because its rounds overlap: plan 'bsp', and simulate it"
+                )
 
     @property
     def algorithm_names(self) -> tuple[str, ...]:

@@ -158,6 +158,12 @@ def test_an_impossible_objective_gets_the_nearest_plan_and_the_reason(
         found.options()
 
 
+def test_a_schedule_whose_rounds_overlap_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(UserError, match="'pipeline:1' cannot be planned, because its rounds overlap"):
+        SearchSpace(schedules=("bsp", "pipeline:1"))
+    assert SearchSpace(schedules=("pipeline:0",))
+
+
 def test_every_schedule_is_a_candidate(profile: Profile) -> None:
     names = {one.schedule.partition(":")[0] for one in SearchSpace(workers=(2, 4)).candidates(profile)}
     assert names == set(SCHEDULES.factories) - {"pipeline"}, "simulations in closed form do not carry it"
