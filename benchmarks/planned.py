@@ -1,7 +1,7 @@
 """Compare plans with live runs: time, bill and requests of runs to a target, none of which the plan has seen.
 
     python benchmarks/planned.py
-    python benchmarks/planned.py --patterns
+    python benchmarks/planned.py --patterns --jobs digits --more 0
 
 The plan knows each job's pilots (made first), and step times, start-up and store as a profile finds them right before a
 run, since machines change their pace. Sixteen live configurations, of processes on a directory store made as slow as a
@@ -163,11 +163,11 @@ def middle(turns: Sequence[tuple[Facts, Facts]]) -> tuple[Facts, Facts]:
 
 
 def tried(
-    job: str, profile: Profile, tariff: Tariff, configurations: Sequence[Configuration]
+    job: str, profile: Profile, tariff: Tariff, configurations: Sequence[Configuration], more: int
 ) -> dict[Configuration, list[tuple[Facts, Facts]]]:
     """Return all turns by configuration."""
     turns: dict[Configuration, list[tuple[Facts, Facts]]] = {configuration: [] for configuration in configurations}
-    for seed in range(TURNS + MORE_TURNS):
+    for seed in range(TURNS + more):
         seconds = {one: [facts.seconds for facts in middle(found)] for one, found in turns.items() if found}
         for configuration, found in turns.items():
             contends = seed < TURNS or any(
@@ -188,14 +188,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=25.0, help="for the pilots of each job")
     parser.add_argument("--runs", type=int, default=len(CONFIGURATIONS), help="configurations of each job")
     parser.add_argument("--patterns", action="store_true", help="patterns in place of schedules and codecs")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--more", type=int, default=MORE_TURNS, help="further turns of what may be the fastest")
     arguments = parser.parse_args()
     configurations: Sequence[Configuration] = UNDER_PATTERNS if arguments.patterns else CONFIGURATIONS
     tariff = Tariff(PriceBook.load(), *BOOKED)
     errors: dict[str, list[float]] = {"seconds": [], "usd": [], "requests": []}
     print(f"{'':34}{'turns':>6}{'seconds':>22}{'cents':>22}{'requests':>22}\n{'':40}" + f"{'live planned':>22}" * 3)
-    for job, (spec, args, target) in JOBS.items():
+    for job in arguments.jobs:
+        spec, args, target = JOBS[job]
         profile = lambdaml.profile(spec, args=args, target=target, workers=4, seconds=arguments.seconds)
-        turns = tried(job, profile, tariff, configurations[: arguments.runs])
+        turns = tried(job, profile, tariff, configurations[: arguments.runs], arguments.more)
         seen = {configuration: middle(found) for configuration, found in turns.items()}
         for configuration, (real, model) in seen.items():
             cells = []
