@@ -8,42 +8,30 @@ the bracket g, and sends a g-th of its objects and bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lambdaml.algorithms import PARTIAL_SUM, Assignment, LocalModel, Message, together
+from lambdaml.algorithms.gradient import GradientDescent
 from lambdaml.log.memory import Memory
-from lambdaml.log.records import Entry, Update
+from lambdaml.log.records import Update
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
-
     from lambdaml.settings import Settings
 
 
-class Accumulation:
-    """Sends sums of gradients.
+class Accumulation(GradientDescent):
+    """Sends sums of gradients. Everything else is as with single gradients.
 
     Args:
         batches: The number of batches, g: each is one that a worker of its own would have had.
     """
 
     gives = frozenset({PARTIAL_SUM})
-    remembers = keeps_optimizer = clocked = False
 
     def __init__(self, batches: int) -> None:
         if batches < 2:
             raise ValueError(f"batches must be 2 or more, not {batches}: one batch an update is 'gradient'")
         self.summands = batches
-
-    def batches(self, per_epoch: int) -> int:
-        return 1
-
-    def assign(
-        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
-    ) -> Assignment:
-        return Assignment(worker, seq, seq, 1)
 
     def check(self, settings: Settings, update: Update) -> str:
         return "" if update.batches is None else "says which batches it covers"
@@ -56,15 +44,6 @@ class Accumulation:
         samples = sum(batch.samples for batch in done)
         found = together(done, sum(batch.loss * batch.samples for batch in done) / samples)
         return Message(samples, found.loss, found.absent, found.labels, buffers=total.finish())
-
-    def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
-        return None
-
-    def samples(self, entry: Entry, settings: Settings) -> int:
-        return entry.samples
-
-    def nominal(self, settings: Settings) -> int:
-        return settings.batch_size
 
 
 def variants(batches: int) -> list[str]:
