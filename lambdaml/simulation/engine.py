@@ -11,7 +11,6 @@ from lambdaml.events import EndedEvent, Event, StartedEvent
 from lambdaml.log import keys
 from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit
-from lambdaml.parts import Parts
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
@@ -118,18 +117,17 @@ class VirtualRun:
     _open: int = 0
 
     def __post_init__(self) -> None:
-        self.kernel = Kernel(self.seed)
+        self.kernel, first = Kernel(self.seed), StubReplica(self.settings, self.costs)
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
         dense_bytes = max(4 * self.settings.parameters, self.costs.update_bytes)
-        slices = max(1, Parts.of(self.settings).slices)
+        slices = max(1, first.parts.slices)
         payloads |= {keys.MEMORY: self.costs.memory_bytes, keys.REDUCED: dense_bytes // slices}
-        if apart(StubReplica(self.settings, self.costs)):
+        if apart(first):
             payloads |= {keys.BLOCKS: self.costs.update_bytes // slices, keys.SUMS: payloads[keys.REDUCED]}
             payloads |= {keys.UPDATES: 0, keys.REDUCED: 0}
         self.bucket = Bucket(self.kernel, self.channel, payloads, self.injector, 1 / slices)
         self.bucket.put(keys.RUN, self.settings.dump())
-        start = self.start or StubReplica(self.settings, self.costs).state().dump()
-        self.bucket.put(keys.snapshot(0), start)
+        self.bucket.put(keys.snapshot(0), self.start or first.state().dump())
 
     def run(self, until_s: float = float("inf")) -> bool:
         """Run until all functions have ended or the clock shows `until_s`, and return whether the run has ended.
