@@ -11,12 +11,14 @@ BASE_PYTHON := $(or $(PYTHON),python3)
 JOBS ?= 2
 ARGS ?=
 
-PACKAGES := lambdaml storage cost cli
+PACKAGES := lambdaml storage cost deploy cli
 CHECKED := $(PACKAGES) examples benchmarks tests
-EXTRAS := local report ray examples dev
+EXTRAS := local report ray lambda examples dev
 # Servers for the tests of stores that cannot be among .venv's packages: each lives in a folder of its own in .venv.
 MINISTACK := tests/storage/ministack.txt
 AZURITE := azurite@3.37.0
+# Holds the binary of AWS's Runtime Interface Emulator; its command line, which needs much more, is not used.
+LAMBDA_EMULATOR := aws-sam-cli==1.170.0
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --no-input --constraint constraints.txt
 # Strict: a tree of links in which every folder stands under its own name, so that type checkers see it, too.
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
@@ -80,6 +82,7 @@ $(VENV)/.dependencies: pyproject.toml constraints.txt $(MINISTACK)
 	@echo "Installing servers that the tests of stores run on into $(VENV)"
 	@rm -rf $(VENV)/ministack
 	@$(BIN)/python -m pip install --quiet --quiet --no-input --no-deps --target $(VENV)/ministack --requirement $(MINISTACK)
+	@$(BIN)/python -m pip install --quiet --quiet --no-input --no-deps --target $(VENV)/samcli $(LAMBDA_EMULATOR)
 	@if command -v npm > /dev/null; then \
 		npm install --prefix $(VENV)/azurite --silent --no-audit --no-fund --ignore-scripts $(AZURITE); \
 	else echo "There is no npm: tests of az:// will be skipped"; fi

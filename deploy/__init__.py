@@ -1,0 +1,1 @@
+"""What a cloud needs to run functions, and a Lambda that runs on this machine."""
