@@ -38,8 +38,8 @@ Engine = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What runs the functions: `local` (processes), `inline` (this process) or `ray` (a cluster); by default "
-        "`local` or `inline`, whichever the store allows.",
+        help="What runs the functions: `local` (processes), `inline` (this process), `ray` (a cluster) or `lambda` (AWS "
+        "Lambda); by default `local` or `inline`, whichever the store allows.",
     ),
 ]
 _RAY = "With --engine ray"
@@ -90,6 +90,43 @@ Resources = Annotated[
         rich_help_panel=_RAY,
     ),
 ]
+_LAMBDA = "With --engine lambda"
+LambdaFunction = Annotated[
+    str | None,
+    typer.Option(
+        "--function",
+        metavar="NAME",
+        help="The Lambda function to invoke, as `lambdaml deploy aws` made it; by default `lambdaml`.",
+        rich_help_panel=_LAMBDA,
+    ),
+]
+LambdaMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        min=128,
+        max=10_240,
+        metavar="MB",
+        help="The memory that the Lambda function must have; by default any will do.",
+        rich_help_panel=_LAMBDA,
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGION",
+        help="The region of the Lambda function; by default that of your AWS settings.",
+        rich_help_panel=_LAMBDA,
+    ),
+]
+EndpointURL = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A server that speaks Lambda's API, such as `lambdaml lambda-local`. `local` starts one for this run.",
+        rich_help_panel=_LAMBDA,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(metavar="DEVICE", help="The device to compute on: `cpu`, `cuda`, or `auto` for the best available."),
@@ -119,7 +156,15 @@ def asked(context: typer.Context, make: Callable[..., Options], **others: Any) -
 
 
 def engine_options(
-    address: str | None, cpus: float | None, gpus: float | None, memory: str | None, resources: list[str] | None
+    address: str | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    memory: str | None = None,
+    resources: list[str] | None = None,
+    function: str | None = None,
+    function_memory: int | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
 ) -> dict[str, Any]:
     """Return those of an engine's own options that were asked for.
 
@@ -132,6 +177,10 @@ def engine_options(
         "gpus": gpus,
         "memory_bytes": _bytes(memory) if memory else None,
         "resources": dict(_resource(text) for text in resources) if resources else None,
+        "function": function,
+        "memory": function_memory,
+        "region": region,
+        "endpoint_url": endpoint_url,
     }
     return {name: value for name, value in asked.items() if value is not None}
 

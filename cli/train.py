@@ -298,6 +298,10 @@ def train(
     gpus: _options.Gpus = None,
     memory: _options.Memory = None,
     resources: _options.Resources = None,
+    function: _options.LambdaFunction = None,
+    function_memory: _options.LambdaMemory = None,
+    region: _options.Region = None,
+    endpoint_url: _options.EndpointURL = None,
     keep: Keep = None,
     lease_s: _Lease = None,
     max_update_norm: MaxUpdateNorm = None,
@@ -323,14 +327,14 @@ def train(
         raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
     with nullcontext(store) if store else free_place(job) as place:
         options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
-        if schedule == "auto":
-            from lambdaml.cli._auto import train_planned
-
-            return train_planned(job, place, options, profile, replan, as_json)
-        return _train(job, place, options, as_json)
+        return _train(job, place, options, profile, replan, as_json)
 
 
-def _train(job: str, place: str, options: RunOptions, as_json: bool) -> int:
+def _train(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
+    if options.schedule == "auto":
+        from lambdaml.cli._auto import train_planned
+
+        return train_planned(job, place, options, profile, replan, as_json)
     import lambdaml
     from lambdaml.cli._follow import follow
 

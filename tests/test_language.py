@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted(path for folder in ("lambdaml", "storage", "cost", "deploy", "cli") for path in (ROOT / folder).rglob("*.py"))
+SHIPPED = sorted(
+    path for folder in ("lambdaml", "storage", "cost", "deploy", "cli") for path in (ROOT / folder).rglob("*.py")
+)
 
 SUMMARY = re.compile(r"""[A-Z`\d].*[.:?!][)`"']*""")
 """A docstring's first paragraph begins as a sentence does, and ends as one does."""

@@ -9,13 +9,14 @@ functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lambdaml.engines.resources import cores
 from lambdaml.events import Emit
 from lambdaml.job import Job
+from lambdaml.log.numerics import Numerics
 from lambdaml.registry import Registry
-from lambdaml.settings import Settings
+from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import Store
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class LaunchSpec:
         return list(range(index, self.settings.workers, self.functions))
 
 
-def functions_for(workers: int, asked: int | None = None) -> int:
-    """Return how many functions the workers share: one each, but no more than `asked`, by default this machine's
-    cores."""
-    return min(workers, asked if asked is not None else cores())
+def functions_for(workers: int, asked: int | None = None, elastic: bool = False) -> int:
+    """Return how many functions the workers share: one each, but no more than `asked`, which is by default the number of
+    this machine's cores. An `elastic` engine has no such limit."""
+    return min(workers, asked if asked is not None else workers if elastic else cores())
 
 
 class Engine(Protocol):
@@ -95,11 +96,33 @@ class Engine(Protocol):
         """Free the resources that the engine holds."""
 
 
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Declares what an engine has besides, whose functions run where nothing is known of beforehand. It runs as many
+    functions as are asked for, by default one for each worker."""
+
+    def survey(self, store: Store, job: JobSettings, run: Numerics | None) -> Numerics:
+        """Make sure that functions could work on a run, before it begins or goes on.
+
+        Args:
+            store: The place of the run.
+            job: The run's job.
+            run: The numerics class of the run, if it has begun.
+
+        Returns:
+            The numerics class that functions compute in.
+
+        Raises:
+            LambdaMLError: If they could not.
+        """
+
+
 ENGINES: Registry[Engine] = Registry(
     "engine",
     {
         "local": "lambdaml.engines.local:LocalEngine",
         "inline": "lambdaml.engines.inline:InlineEngine",
         "ray": "lambdaml.engines.ray:RayEngine",
+        "lambda": "lambdaml.engines.lambda_engine:LambdaEngine",
     },
 )

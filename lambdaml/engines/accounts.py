@@ -15,7 +15,7 @@ from dataclasses import replace
 from lambdaml.errors import StoreError
 from lambdaml.events import Event
 from lambdaml.log import keys
-from lambdaml.log.usage import LAUNCHER, Usage
+from lambdaml.log.usage import LAUNCHER, Usage, write_own
 from lambdaml.storage import MeterReading, Store
 
 
@@ -89,14 +89,7 @@ class Accounts:
             self._written += [self._writer.submit(self._write, usage) for usage in alive]
         for future in self._written:
             future.result()
-        own = self._own(self._metered() - self._before)
-        data = b""
-        with_this = own
-        while len(with_this.dump()) != len(data):  # the object contains its own length
-            data = with_this.dump()
-            put = MeterReading({"create": 1}, bytes_sent=len(data))
-            with_this = replace(own, reading=own.reading + put)
-        self._store.create(keys.usage(own.function), with_this.dump())
+        with_this = write_own(self._store, self._own(self._metered() - self._before))
         self._closed = total([*self.earlier, *self._latest.values(), with_this])
         return self._closed
 

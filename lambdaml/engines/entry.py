@@ -42,6 +42,7 @@ def run_function(
     meter: Meter | None = None,
     vacant: Callable[[], Mapping[int, str]] = dict,
     job: Job | None = None,
+    standby: bool = True,
 ) -> Outcome:
     """Work on the run at `url` in this process; `Function.run` documents what it returns and raises.
 
@@ -57,6 +58,7 @@ def run_function(
         meter: The meter that counts its requests; give one whose ledger others can read.
         vacant: A callable that returns the workers to work for as a backup; see `World.vacant`.
         job: The run's job, if the engine has brought it along; otherwise it is imported.
+        standby: Whether it stays as a backup while others work as all of its workers.
     """
     sys.setswitchinterval(SWITCH_S)
     store = open_store(url, meter)
@@ -76,6 +78,7 @@ def run_function(
             emit=emit,
             leaving=leaving,
             vacant=vacant,
+            standby=standby,
         )
         return asyncio.run(work)
     finally:
@@ -93,6 +96,7 @@ async def function_coroutine(
     *,
     dead: Collection[str] = (),
     device: str = "cpu",
+    standby: bool = True,
     **world_options: Any,
 ) -> Outcome:
     """Do the same as `run_function` for a caller that already has an event loop, a job and a compute thread.
@@ -108,7 +112,7 @@ async def function_coroutine(
     try:
         await world.compute(lambda: numerics.demand(settings.numerics))
         replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
-        return await Function(world, settings, replica, name, assigned, dead).run()
+        return await Function(world, settings, replica, name, assigned, dead, standby).run()
     finally:
         world.close()
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.engines import LaunchSpec
-from lambdaml.engines.supervise import ENVIRONMENT, ONE_CORE, supervise
+from lambdaml.engines.supervise import ENVIRONMENT, supervise
 from lambdaml.events import Emit, EndedEvent, Event, event_of
 from lambdaml.log import keys
 from lambdaml.log.lease import Lease
 from lambdaml.log.reads import read_now
 from lambdaml.storage import Store
+from lambdaml.training.numerics import ONE_CORE
 from lambdaml.training.one_thread import OneThread
 
 LOOK_S = 0.25

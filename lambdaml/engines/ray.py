@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from lambdaml.engines import LaunchSpec
-from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, ONE_CORE, error_event, supervise
+from lambdaml.engines.supervise import DONE, ENVIRONMENT, LEFT, error_event, supervise
 from lambdaml.errors import LambdaMLError, RunFailed, SettingsError, UserError
 from lambdaml.events import Emit, EndedEvent, Event, RoomEvent, SentEvent, event_of
-from lambdaml.training.numerics import VARIABLES
+from lambdaml.training.numerics import ONE_CORE, VARIABLES
 from lambdaml.training.one_thread import OneThread
 from lambdaml.training.source import split_spec
 

@@ -29,9 +29,6 @@ in between."""
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """These settings make glibc's allocator keep freed memory for the next step, instead of faulting in fresh pages."""
 
-ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""These settings make a function compute on one core, so that its bits do not depend on the machine."""
-
 
 class Crew(Protocol):
     """Declares what an engine provides for the functions of one call of `Engine.run`."""
@@ -72,7 +69,7 @@ def supervise(crew: Crew, functions: int, emit: Emit, dead: Iterable[str] = ()) 
             if event.event == "commit":
                 barren = unreachable = 0
             elif event.event == "error":
-                revived = _revive(event)
+                revived = revive(event)
                 unreachable += isinstance(revived, StoreUnavailable)
                 # A single function may lose the store. Each waited for the run's patience before it gave up.
                 if error is None and (not isinstance(revived, StoreUnavailable) or unreachable >= functions):
@@ -122,7 +119,8 @@ def error_event(name: str, error: Exception) -> ErrorEvent:
     return ErrorEvent(function=name, type=kind, message=message[:2000], notes=notes)
 
 
-def _revive(event: ErrorEvent) -> LambdaMLError:
+def revive(event: ErrorEvent) -> LambdaMLError:
+    """Return the error that a function's event tells of."""
     kind = getattr(errors, event.type, RunFailed)
     error = kind(event.message) if issubclass(kind, LambdaMLError) else RunFailed(event.message)
     for note in event.notes:

@@ -16,6 +16,8 @@ usage/{function}.json                 create-only: what a function used, as its 
 horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
 memory/{worker:05d}/{seq:010d}        create-only: what a worker remembers after `seq` updates
 pins/{name}.json                      keeps the history from a version on
+launches/{launch}/...                 what functions of one launch that share no memory with anybody tell each other and
+                                      the launcher; see `lambdaml.log.launches`
 control/{number:010d}.json            create-only: a wish to change a setting while the run goes on
 stop.json                             create-only: a wish to stop (target reached, cancelled), with its reason
 model.safetensors                     the result
@@ -41,6 +43,7 @@ HORIZONS = "horizon/"
 PINS = "pins/"
 CONTROLS = "control/"
 MEMORY = "memory/"
+LAUNCHES = "launches/"
 
 
 def log(commit: int) -> str:

@@ -5,11 +5,11 @@ The run keeps one such object for each function, so that the account of what was
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
-from lambdaml.storage import MeterReading
+from lambdaml.storage import MeterReading, Store
 
 LAUNCHER = "launcher-"
 """The prefix of the name of a process that started functions."""
@@ -71,3 +71,14 @@ class Usage:
     def read(data: bytes | memoryview, key: str) -> Usage:
         """Read a usage from its object, by the object's key; see `load`."""
         return Usage.load(data, key.removeprefix(keys.USAGE).removesuffix(".json"))
+
+
+def write_own(store: Store, usage: Usage) -> Usage:
+    """Write a process's own usage, and return it with the request that this takes."""
+    data, with_this = b"", usage
+    while len(with_this.dump()) != len(data):  # the object contains its own length
+        data = with_this.dump()
+        put = MeterReading({"create": 1}, bytes_sent=len(data))
+        with_this = replace(usage, reading=usage.reading + put)
+    store.create(keys.usage(usage.function), with_this.dump())
+    return with_this

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from lambdaml.engines import ENGINES, Engine, Enough, LaunchSpec, functions_for
+from lambdaml.engines import ENGINES, Elsewhere, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
 from lambdaml.engines.caps import Cap, Judge, capped
 from lambdaml.engines.entry import FUNCTION, pick_device
@@ -23,6 +23,7 @@ from lambdaml.log.reads import sha256_of
 from lambdaml.log.summary import Staleness
 from lambdaml.options import LaunchOptions, RunOptions, keyword_options
 from lambdaml.parts import Parts
+from lambdaml.settings import JobSettings
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
@@ -141,11 +142,11 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
             job_settings,
             options,
             init_from=find_version(options.init_from) if options.init_from is not None else None,
-            numerics=_numerics(options.numerics, chosen),
+            numerics=_numerics(options.numerics, chosen, opened, job_settings),
             free_bytes=opened.free_bytes(),
         )
         _warn(on_event, warnings_of_room(settings, opened.free_bytes()))
-        count = functions_for(settings.workers, options.functions)
+        count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
         begin(opened, settings, instance, chosen, new=True, functions=count, on_event=on_event)
         launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
         return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
@@ -220,9 +221,11 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
     try:
         device = pick_device(options.device)
         instance = job or _there(chosen, load_run_job, settings)
+        if isinstance(chosen, Elsewhere):
+            chosen.survey(opened, settings.job, settings.numerics)
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(RunReader(opened).usage())
-        count = functions_for(settings.workers, options.functions)
+        count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
         launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
         return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
     finally:
@@ -248,8 +251,10 @@ def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
     return engine
 
 
-def _numerics(mode: Mode, engine: Engine) -> Numerics:
+def _numerics(mode: Mode, engine: Engine, store: Store, job: JobSettings) -> Numerics:
     """Return the numerics class that the engine's functions compute in."""
+    if isinstance(engine, Elsewhere):
+        return replace(engine.survey(store, job, None), mode=mode)
     found = current_class()
     if found.mode != mode and not engine.in_process:
         found = of_new_process()

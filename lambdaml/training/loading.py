@@ -9,7 +9,7 @@ from typing import Any
 
 from lambdaml.errors import JobError, nearest
 from lambdaml.job import Job
-from lambdaml.settings import Settings
+from lambdaml.settings import JobSettings, Settings
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.members import check_members
 from lambdaml.training.source import fingerprint, load_module, split_spec
@@ -31,14 +31,19 @@ def load_job(spec: str, args: Mapping[str, Any] | None = None) -> Job:
 
 
 def load_run_job(settings: Settings) -> Job:
-    """Import the run's job and make sure that it is the code the run was started with.
+    """Import the run's job and make sure that it is the code the run was started with; see `load_recorded_job`."""
+    return load_recorded_job(settings.job)
+
+
+def load_recorded_job(job: JobSettings) -> Job:
+    """Import a job and make sure that it is the code that was recorded.
 
     A file that is no longer in its place is looked for below the working folder, where engines unpack a job's code.
 
     Raises:
         JobError: If the job cannot be imported, or its source has changed.
     """
-    spec, wanted = settings.job.spec, settings.job.fingerprint
+    spec, wanted = job.spec, job.fingerprint
     if not wanted:
         raise JobError(f"the run's job, {spec}, was given as an object, which stands in no file: give it again")
     path, name = split_spec(spec)
@@ -51,7 +56,7 @@ def load_run_job(settings: Settings) -> Job:
             f"{spec}, or what it imports from beside it, has changed since the run was started: a run keeps its code. "
             "Restore it, or start a new run"
         )
-    return load_job(spec, settings.job.args)
+    return load_job(spec, job.args)
 
 
 def make_job(spec: str, args: Mapping[str, Any] | None = None) -> tuple[Job, dict[str, Any]]:

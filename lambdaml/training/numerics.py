@@ -42,6 +42,9 @@ VARIABLES = (
 )
 """These variables limit MKL, ATen, oneDNN, NumPy's BLAS and NumPy itself, in this order."""
 
+ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""These settings make a function compute on one core, so that its bits do not depend on the machine."""
+
 _AVX2 = ("AVX2", "avx2", "AVX2", "Haswell")
 _OLDER_X86 = ("COMPATIBLE", "default", "SSE41", "Nehalem")
 _ARM = ("", "default", "", "ARMV8")

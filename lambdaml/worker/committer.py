@@ -16,6 +16,7 @@ from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest
 from lambdaml.patterns import Exchange
+from lambdaml.settings import Settings
 from lambdaml.training.rejections import describe
 from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.machine import MachineState
@@ -112,20 +113,8 @@ class Committer:
 
     def tell(self, commit: Commit) -> None:
         """Emit the event of a commit that was applied."""
-        shared, applied = self._shared, commit.applied
-        rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
-        told = CommitEvent(
-            commit=commit.commit,
-            version=commit.last_version,
-            progress=shared.replica.log_state.progress,
-            fraction=commit.progress,
-            updates=len(commit.entries),
-            refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
-            rejected=[describe(entry, sampler_of(shared.settings)) for entry in rejected],
-            training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
-            staleness=[entry.staleness for entry in applied],
-        )
-        shared.world.emit(told)
+        shared = self._shared
+        shared.world.emit(commit_event(commit, shared.replica.log_state.progress, shared.settings))
 
     async def keep_log(self) -> None:
         """Write the commits of a deterministic schedule, in order, while the workers go on."""
@@ -195,3 +184,24 @@ class Committer:
                 raise ReplicaDiverged(f"{keys.snapshot(stop.version)} is the result but does not exist")
             state = found
         await world.store.create(keys.MODEL, state.dump_model())
+
+
+def commit_event(commit: Commit, progress: int, settings: Settings) -> CommitEvent:
+    """Return the event that tells of a commit.
+
+    Args:
+        progress: The number of updates with a fate after it, over all workers.
+    """
+    applied = commit.applied
+    rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
+    return CommitEvent(
+        commit=commit.commit,
+        version=commit.last_version,
+        progress=progress,
+        fraction=commit.progress,
+        updates=len(commit.entries),
+        refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
+        rejected=[describe(entry, sampler_of(settings)) for entry in rejected],
+        training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
+        staleness=[entry.staleness for entry in applied],
+    )

@@ -30,7 +30,7 @@ from lambdaml.worker.stop_watcher import StopWatcher
 from lambdaml.worker.window import MAX_UNAPPLIED
 from lambdaml.worker.world import World
 
-Outcome = Literal["done", "left"]
+Outcome = Literal["done", "left", "idle"]
 
 
 class Function:
@@ -45,6 +45,8 @@ class Function:
         assigned: The workers that are meant for this function. For the others it is a backup, when their functions fall
             silent.
         dead: The functions that the engine saw die.
+        standby: Whether it stays as a backup while others work as all of its workers. Where every second is paid for,
+            it leaves.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Function:
         name: str,
         assigned: Collection[int],
         dead: Collection[str] = (),
+        standby: bool = True,
     ) -> None:
         self._shared = shared = Shared(world, settings, replica, name, dead)
         self._assigned = list(assigned)
@@ -67,6 +70,7 @@ class Function:
         self._bases = Bases(shared, self._backlog)
         parts = self._checkpoints, Remembering(shared), self._bases
         self._hosting = Hosting(shared, self._exchange, *parts, self._assigned)
+        self._standby = standby
         self._began_at = 0
         self._finished = False
 
@@ -74,7 +78,7 @@ class Function:
         """Work on the run until it ends or this function must leave.
 
         Returns:
-            "done" if the run has ended, "left" if another function must go on.
+            "done" if the run has ended, "left" if another function must go on, "idle" if another one did all along.
 
         Raises:
             JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: If the run cannot go on like this.
@@ -92,7 +96,7 @@ class Function:
                 raise
         finally:
             await self._end()
-        return "done" if self._over else "left"
+        return "done" if self._over else "left" if self._hosting.worked else "idle"
 
     async def _overtaken(self) -> bool:
         """Return whether the run's horizon has passed the commit at which this function began.
@@ -182,7 +186,7 @@ class Function:
         shared.known.advance(commit)
         shared.waits.progress()
         for entry in commit.entries:
-            shared.leases.heard(entry.worker)
+            shared.leases.heard(entry.worker, now=commit.commit >= shared.tail)
         self._backlog.add(commit, self._exchange.take(commit), self._exchange.total(commit))
         if commit.stop:
             self._hosting.roles_changed()
@@ -242,3 +246,5 @@ class Function:
                 await shared.tracer.flush()
             if not shared.ending:
                 await self._hosting.take_over()
+            if not self._standby and self._hosting.needless:
+                shared.leave()

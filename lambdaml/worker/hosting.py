@@ -20,6 +20,9 @@ class Hosting:
 
     Args:
         assigned: The workers that are meant for this function. For others it is a backup.
+
+    Attributes:
+        worked: Whether it has held any worker.
     """
 
     def __init__(
@@ -38,9 +41,15 @@ class Hosting:
         self._bases = bases
         self._assigned = assigned
         self._hosted: dict[int, Task] = {}
+        self.worked = False
 
     def __len__(self) -> int:
         return len(self._hosted)
+
+    @property
+    def needless(self) -> bool:
+        """Whether this function has no worker, and others are seen to work as all that are meant for it."""
+        return not self._hosted and all(map(self._shared.leases.held_elsewhere, self._assigned))
 
     async def acquire(self, fresh: bool) -> None:
         """Take those leases of the assigned workers that are free.
@@ -50,8 +59,7 @@ class Hosting:
         """
         leases, known = self._shared.leases, self._shared.known
         await self._shared.world.gather(*[leases.acquire(w, known.next_seq[w], fresh=fresh) for w in self._assigned])
-        for worker in range(known.workers):
-            leases.heard(worker)
+        leases.begin(known.workers)
 
     def start(self) -> None:
         """Start to work as every worker whose lease is held."""
@@ -61,6 +69,7 @@ class Hosting:
 
     def _host(self, worker: int) -> None:
         shared = self._shared
+        self.worked = True
         self._remembering.expect(worker)
         self._bases.look(worker)
 

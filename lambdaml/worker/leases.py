@@ -15,6 +15,7 @@ function may then take the worker back at any time, and the backup looks for tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 from lambdaml.errors import LeaseLost
@@ -47,6 +48,8 @@ class Leases:
         self._risen: set[str] = set()
         self._renewed: dict[int, float] = {}
         self._heard: dict[int, float] = {}
+        self._refused: Counter[int] = Counter()
+        self._lively: set[int] = set()
         self._offset_s = 0.0
         self.clock_error_s = 0.0
         self.runs_out: dict[int, float] = {}
@@ -79,6 +82,7 @@ class Leases:
         dead = self._died(lease.function, worker, generation)
         free = lease.released or dead or (lease.backup and not backup)
         if not free and not await self._expired(worker, next_seq, lease, found[-1].modified):
+            self._refused[worker] += 1
             return False
         if dead:
             self._inherited[lease.function, worker] = generation
@@ -123,9 +127,23 @@ class Leases:
             self.alive(worker)
         return True
 
-    def heard(self, worker: int) -> None:
-        """Note that the worker gave a sign of life, whoever holds it."""
+    def begin(self, workers: int) -> None:
+        """Begin to listen for signs of life of all workers."""
+        self._heard = dict.fromkeys(range(workers), self._world.now())
+
+    def held_elsewhere(self, worker: int) -> bool:
+        """Return whether another function gave a sign of life of this worker since this one began."""
+        return worker not in self.held and (worker in self._lively or self._refused[worker] > 1)
+
+    def heard(self, worker: int, now: bool = True) -> None:
+        """Note that the worker gave a sign of life, whoever holds it.
+
+        Args:
+            now: Whether it is a fresh one, rather than one that was only read now.
+        """
         self._heard[worker] = self._world.now()
+        if now:
+            self._lively.add(worker)
 
     def silent(self, worker: int) -> bool:
         """Return whether nothing was heard of the worker for as long as a lease lasts."""

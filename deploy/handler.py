@@ -1,0 +1,244 @@
+"""The handler of the Lambda function: every invocation begins here, on AWS as on this machine.
+
+`lambdaml.engines.invoke` lists what an event may ask for. A function that works keeps nothing that the bucket does not
+hold, and needs nobody who watches it:
+
+* When its time is up it publishes what it is computing, writes its workers' memory and releases its leases. Then it
+  claims its next life (`lambdaml.log.launches`) and invokes it, unless the run has ended or is to leave.
+* When it takes over a worker of a function that fell silent, it claims that function's next life, and invokes it.
+* When it has written two snapshots that nobody has evaluated, it invokes an evaluation.
+
+Lambda may deliver an event twice, and repeats one whose invocation died. Each delivery works under a name of its own,
+and does nothing but leave if others work as its workers. An error that would come again is written to the bucket, rather
+than raised, so that Lambda does not try it again.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import lambdaml.deploy.start  # before any library computes
+from lambdaml import __version__
+from lambdaml.engines.entry import FUNCTION, run_function
+from lambdaml.engines.invoke import Invoker, Work
+from lambdaml.engines.supervise import error_event
+from lambdaml.errors import LambdaMLError, SettingsError, StoreError, StoreUnavailable
+from lambdaml.events import Event
+from lambdaml.log import keys
+from lambdaml.log.launches import SHOW_S, Launch, name_of
+from lambdaml.log.numerics import Numerics
+from lambdaml.log.reader import read_settings
+from lambdaml.log.usage import Usage, write_own
+from lambdaml.settings import JobSettings
+from lambdaml.storage import Meter, Store, open_store
+from lambdaml.storage.probe import check
+from lambdaml.training import numerics
+from lambdaml.training.eventlog import logger
+
+MARGIN_S = 2.0
+"""A function must have left this many seconds before its time is up: it still starts its successor then."""
+
+HEED_S = 5.0
+"""A function looks this often, in seconds, whether it is to leave. Each look is one request."""
+
+_begun = [lambdaml.deploy.start.LOADED]
+"""When this process began, until its first invocation has counted the time since."""
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Do what the event asks for.
+
+    Args:
+        event: The event; see `lambdaml.engines.invoke`.
+        context: Lambda's context of the invocation.
+
+    Returns:
+        What was done, in plain values. Only those who wait for the invocation see it.
+
+    Raises:
+        StoreUnavailable: If the store cannot be reached, so that Lambda tries again later.
+        SettingsError: If the event asks for nothing that is known.
+    """
+    began = _begin()
+    what = event.get("do")
+    if what == "survey":
+        return _survey(event, context)
+    if what == "work":
+        known = {field.name for field in fields(Work)}
+        return _Working(Work(**{name: value for name, value in event.items() if name in known}), context, began).work()
+    if what == "evaluate":
+        return _evaluate(event, began)
+    raise SettingsError(f"lambdaml {__version__} does not know what {what!r} asks for")
+
+
+def _begin() -> float:
+    """Return the time from which the invocation is billed: if it is the first of its process, that of the process."""
+    return _begun.pop() if _begun else time.monotonic()
+
+
+def _survey(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Find out whether a function could work on a run: its version, its job, its store, its numerics."""
+    from lambdaml.training.loading import load_recorded_job
+
+    try:
+        _demand_version(event["version"])
+        store = open_store(event["run"])
+        try:
+            check(store)
+        finally:
+            store.close()
+        load_recorded_job(JobSettings(**event["job"]))
+        if event["numerics"] is not None:
+            numerics.demand(Numerics(**event["numerics"]))
+        found = numerics.current_class()
+    except LambdaMLError as error:
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    return {"numerics": asdict(found), "memory": int(context.memory_limit_in_mb)}
+
+
+def _demand_version(theirs: str) -> None:
+    if theirs != __version__:
+        raise SettingsError(
+            f"the function has lambdaml {__version__}, and the launcher {theirs}: build its image again, with the same version"
+        )
+
+
+def _evaluate(event: Mapping[str, Any], began: float) -> dict[str, Any]:
+    """Evaluate all snapshots of a run that have no metrics yet."""
+    from lambdaml.training.evaluation import Evaluator
+    from lambdaml.training.loading import load_run_job
+
+    meter = Meter()
+    store = open_store(event["run"], meter)
+    name = name_of(event["launch"], event["version"], 0).replace("launch-", "evaluate-")
+    try:
+        settings = read_settings(store)
+        Evaluator(store, settings, load_run_job(settings)).catch_up()
+        return {"evaluated": True}
+    finally:
+        _account(store, name, began, meter)
+        store.close()
+
+
+class _Working:
+    """One invocation that works as a function."""
+
+    def __init__(self, work: Work, context: Any, began: float) -> None:
+        self._work = work
+        self._context = context
+        self._began = began
+        self._name = name_of(work.launch, work.first, work.life)
+        self._meter = Meter()
+        self._store: Store = open_store(work.run, self._meter)
+        self._settings = read_settings(self._store)
+        self._assigned = range(work.first, self._settings.workers, work.functions)
+        self._launch = Launch(self._store, work.launch)
+        self._invoker = Invoker(context.invoked_function_arn)
+        self._errands = ThreadPoolExecutor(1, thread_name_prefix="errand")
+        self._leaving = threading.Event()
+        self._ended = threading.Event()
+        self._snapshots: list[int] = []
+
+    def work(self) -> dict[str, Any]:
+        """Start the others of the range, and work until the run ends or the time is up."""
+        os.environ[FUNCTION] = self._name
+        outcome = "failed"
+        try:
+            if self._launch.over():
+                outcome = "idle"
+                return {"outcome": outcome}
+            others = replace(self._work, first=self._work.first + 1, life=0)
+            if others.first < others.last:
+                self._errand(self._invoker.start, self._launch, others, self._name)
+            threading.Thread(target=self._heed, name="heed", daemon=True).start()
+            outcome = self._function()
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self._launch.fail(self._name, error_event(self._name, error).to_dict())
+        finally:
+            self._end(outcome)
+        return {"outcome": outcome}
+
+    def _function(self) -> str:
+        _demand_version(self._work.version)
+        left_s = self._context.get_remaining_time_in_millis() / 1000 - MARGIN_S
+        return run_function(
+            self._work.run,
+            self._name,
+            self._assigned,
+            lifetime_s=min(left_s, self._work.lifetime_s or left_s),
+            emit=self._take,
+            leaving=self._leaving.is_set,
+            meter=self._meter,
+            standby=False,
+        )
+
+    def _end(self, outcome: str) -> None:
+        self._ended.set()
+        self._errands.shutdown(wait=True)
+        if outcome == "left":
+            self._try(self._succeed)
+        _account(self._store, self._name, self._began, self._meter)
+        self._store.close()
+        self._invoker.close()
+        os.environ.pop(FUNCTION, None)
+
+    def _succeed(self) -> None:
+        """Invoke this function's next life."""
+        work, life = self._work, self._work.life + 1
+        if not self._launch.over() and self._launch.claim(work.first, life, self._name):
+            self._invoker.send(work.only(work.first, life).to_event())
+
+    def _take(self, event: Event) -> None:
+        """Take an event of the function, in its event loop, where nothing may take long."""
+        if event.event == "takeover" and event.worker not in self._assigned:
+            self._errand(self._replace, event.worker % self._work.functions)
+        elif event.event == "snapshot":
+            self._snapshots.append(event.version)
+            if len(self._snapshots) > 2:
+                self._errand(self._judge, self._snapshots[-3])
+
+    def _errand(self, work: Callable[..., Any], *args: Any) -> None:
+        self._errands.submit(self._try, work, *args)
+
+    def _try(self, work: Callable[..., Any], *args: Any) -> None:
+        try:
+            work(*args)
+        except LambdaMLError as error:  # others look after it, or the launcher does
+            logger.warning("%s", error)
+
+    def _replace(self, index: int) -> None:
+        """Invoke a function again whose worker was taken over here, since it had fallen silent."""
+        if (life := self._launch.revive(index, max(SHOW_S, self._settings.lease_s), self._name)) is not None:
+            self._invoker.send(self._work.only(index, life).to_event())
+
+    def _judge(self, version: int) -> None:
+        """Invoke an evaluation if nobody has evaluated a snapshot by the time that two others were written."""
+        if self._store.head(keys.metrics(version)) is None and self._launch.evaluate(version, self._name):
+            event = {"do": "evaluate", "run": self._work.run, "launch": self._work.launch, "version": version}
+            self._invoker.send(event)
+
+    def _heed(self) -> None:
+        """Look now and then whether the launch is to leave."""
+        while not self._ended.wait(HEED_S):
+            with suppress(StoreError):
+                if self._launch.over():
+                    self._leaving.set()
+                    return
+
+
+def _account(store: Store, name: str, began: float, meter: Meter) -> None:
+    """Write what an invocation used, as the last thing that it does."""
+    seconds = round(time.monotonic() - began, 3)
+    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(StoreError):
+        write_own(store, Usage(name, seconds, peak_bytes, meter.snapshot(), complete=True))

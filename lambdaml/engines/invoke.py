@@ -1,0 +1,178 @@
+"""Invokes functions on AWS Lambda, or on whatever speaks its Invoke API.
+
+An event says what an invocation is for, in `do`:
+
+| `do` | what the handler (`lambdaml.deploy.handler`) does | invoked |
+|---|---|---|
+| `survey` | says whether a run could work there, and in which numerics class | by the launcher, which waits |
+| `work` | starts functions `first + 1` to `last - 1`, and works as function `first` | and nobody waits |
+| `evaluate` | evaluates the snapshots that have no metrics | and nobody waits |
+
+Functions start each other in a tree. Whoever is to start many divides them into at most `FAN_OUT` ranges and invokes the
+first function of each, which starts the rest of its range. So a thousand functions start in two steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from lambdaml.errors import AccessDenied, RunFailed, SettingsError
+from lambdaml.log.launches import Launch
+from lambdaml.storage.endpoint import is_local
+from lambdaml.storage.place import CONNECT_TIMEOUT_S
+from lambdaml.storage.profile import HOW, boto_session, plain_session
+
+FAN_OUT = 32
+"""A function starts at most this many others."""
+
+_AT_ONCE = 8
+"""Invocations are asked for by this many threads."""
+
+ANSWER_S = 120.0
+"""An invocation that is waited for may take this many seconds, most of which is a first start."""
+
+_ATTEMPTS = 5
+"""A call that Lambda refuses for lack of room is made this many times, after pauses that grow up to 20 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an invocation works on.
+
+    Attributes:
+        launch: The name of the launch; see `lambdaml.log.launches`.
+        run: The URL of the run.
+        functions: The number of functions of the launch.
+        first, last: The range of functions to start; the invocation itself is the first of them.
+        life: The number of this life of the first function.
+        lifetime_s: The longest life of a function, if it is shorter than the platform's limit; None otherwise.
+        version: The version of lambdaml that the launcher has.
+    """
+
+    launch: str
+    run: str
+    functions: int
+    first: int
+    last: int
+    life: int
+    lifetime_s: float | None
+    version: str
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the event that asks for this work."""
+        return {"do": "work", **asdict(self)}
+
+    def only(self, index: int, life: int) -> Work:
+        """Return the work of one function alone, in this life of it."""
+        return replace(self, first=index, last=index + 1, life=life)
+
+
+def ranges(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield at most `FAN_OUT` ranges of nearly the same length that make up the range from `first` to `last`."""
+    count = last - first
+    parts = min(count, FAN_OUT)
+    for part in range(parts):
+        yield first + part * count // parts, first + (part + 1) * count // parts
+
+
+class Invoker:
+    """Invokes one Lambda function.
+
+    Args:
+        function: The name of the Lambda function, or its ARN.
+        region: The region; by default that of the environment or the AWS profile, or else us-east-1.
+        endpoint_url: The address of a server that speaks Lambda's API; by default AWS's own.
+    """
+
+    def __init__(self, function: str, region: str = "", endpoint_url: str = "") -> None:
+        self._function = function
+        config: Any = import_module("botocore.config").Config
+        self._errors: Any = import_module("botocore.exceptions")
+        near = is_local(endpoint_url or None)
+        session: Any = plain_session() if near else boto_session()[0]
+        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if near else {}
+        self._region = region or (session.region_name or "us-east-1")
+        self._client = session.client(
+            "lambda",
+            region_name=self._region,
+            endpoint_url=endpoint_url or None,
+            config=config(
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=ANSWER_S,
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                max_pool_connections=_AT_ONCE,
+                proxies={} if near else None,
+            ),
+            **keys,
+        )
+
+    def start(self, launch: Launch, work: Work, by: str = "") -> int:
+        """Start the functions of the work's range, as a tree, and return how many of them were invoked from here.
+
+        Those whose life somebody else has claimed are left out.
+
+        Raises:
+            SettingsError, AccessDenied, RunFailed: If Lambda refuses.
+        """
+
+        def invoke(part: tuple[int, int]) -> bool:
+            if not launch.claim(part[0], work.life, by):
+                return False
+            self.send({**work.to_event(), "first": part[0], "last": part[1]})
+            return True
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="invoke") as pool:
+            return sum(pool.map(invoke, ranges(work.first, work.last)))
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        """Invoke the function, and do not wait for it.
+
+        Raises:
+            SettingsError, AccessDenied, RunFailed: If Lambda refuses.
+        """
+        self._invoke("Event", event)
+
+    def ask(self, event: Mapping[str, Any]) -> Any:
+        """Invoke the function, and return what it returns.
+
+        Raises:
+            SettingsError, AccessDenied: If Lambda refuses.
+            RunFailed: If it does not answer, or the function failed.
+        """
+        answer = self._invoke("RequestResponse", event)
+        found = json.loads(answer["Payload"].read() or b"null")
+        if "FunctionError" in answer:
+            text = found.get("errorMessage", "") if isinstance(found, dict) else str(found)
+            raise RunFailed(f"{self._name} failed: {text.splitlines()[0] if text else answer['FunctionError']}")
+        return found
+
+    @property
+    def _name(self) -> str:
+        return f"the Lambda function {self._function!r} in {self._region}"
+
+    def _invoke(self, how: str, event: Mapping[str, Any]) -> Any:
+        payload = json.dumps(event).encode()
+        try:
+            return self._client.invoke(FunctionName=self._function, InvocationType=how, Payload=payload)
+        except self._errors.ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("ResourceNotFoundException", "ResourceNotFound"):
+                raise SettingsError(f"{self._name} does not exist: 'lambdaml deploy aws' makes one") from None
+            if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
+                raise AccessDenied(f"{self._name}: lambda:InvokeFunction is denied ({code})") from None
+            if code == "TooManyRequestsException":
+                raise RunFailed(f"{self._name} has no room: it works on as many invocations as it may") from None
+            raise RunFailed(f"{self._name} cannot be invoked ({code})") from None
+        except (self._errors.NoCredentialsError, self._errors.CredentialRetrievalError) as error:
+            raise AccessDenied(f"{self._name}: no AWS credentials ({type(error).__name__}); {HOW}") from None
+        except self._errors.BotoCoreError as error:
+            raise RunFailed(f"{self._name} cannot be reached ({type(error).__name__})") from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
