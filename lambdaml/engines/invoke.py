@@ -15,6 +15,7 @@ first function of each, which starts the rest of its range. So a thousand functi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,9 @@ from lambdaml.storage.profile import HOW, boto_session, plain_session
 
 FAN_OUT = 32
 """A function starts at most this many others."""
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL")
+"""These variables name another server than AWS's own."""
 
 _AT_ONCE = 8
 """Invocations are asked for by this many threads."""
@@ -86,10 +90,11 @@ class Invoker:
     Args:
         function: The name of the Lambda function, or its ARN.
         region: The region; by default that of the environment or the AWS profile, or else us-east-1.
-        endpoint_url: The address of a server that speaks Lambda's API; by default AWS's own.
+        endpoint_url: The address of a server that speaks Lambda's API; by default that of the environment, or else AWS's own.
     """
 
     def __init__(self, function: str, region: str = "", endpoint_url: str = "") -> None:
+        endpoint_url = endpoint_url or next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
         self._function = function
         config: Any = import_module("botocore.config").Config
         self._errors: Any = import_module("botocore.exceptions")
