@@ -38,6 +38,7 @@ OF_THE_LIVE_WORLD = {"asyncio", "random", "socket", "threading", "time"}
 # store or call what a user wrote: that is how a run deadlocks. A client's own constructor calls nobody back.
 CALLED_UNDER_A_LOCK = {
     "cli/_progress.py": {"self._picture.take", "self._picture.copy"},
+    "deploy/local_lambda.py": {"self._idle.append", "self._idle.pop", "time.monotonic"},
     "lambdaml/engines/accounts.py": {
         "self._latest.values",
         "self._ended.add",
