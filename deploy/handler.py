@@ -6,7 +6,7 @@ hold, and needs nobody who watches it:
 * When its time is up it publishes what it is computing, writes its workers' memory and releases its leases. Then it
   claims its next life (`lambdaml.log.launches`) and invokes it, unless the run has ended or is to leave.
 * When it takes over a worker of a function that fell silent, it claims that function's next life, and invokes it.
-* When it has written two snapshots that nobody has evaluated, it invokes an evaluation.
+* When nobody has evaluated a snapshot that it wrote for as long as a lease lasts, it invokes an evaluation.
 
 Lambda may deliver an event twice, and repeats one whose invocation died. Each delivery works under a name of its own,
 and does nothing but leave if others work as its workers. An error that would come again is written to the bucket, rather
@@ -17,23 +17,24 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import lambdaml.deploy.start  # before any library computes
 from lambdaml import __version__
 from lambdaml.engines.entry import FUNCTION, run_function
 from lambdaml.engines.invoke import Invoker, Work
-from lambdaml.engines.supervise import error_event
+from lambdaml.engines.supervise import error_event, used
 from lambdaml.errors import LambdaMLError, SettingsError, StoreError, StoreUnavailable
 from lambdaml.events import Event
 from lambdaml.log import keys
-from lambdaml.log.launches import SHOW_S, Launch, name_of
+from lambdaml.log.launches import SHOW_LEASES, Launch, name_of
 from lambdaml.log.numerics import Numerics
 from lambdaml.log.reader import read_settings
 from lambdaml.log.usage import Usage, write_own
@@ -70,10 +71,9 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     began = _begin()
     what = event.get("do")
     if what == "survey":
-        return _survey(event, context)
+        return _survey(event, context, began)
     if what == "work":
-        known = {field.name for field in fields(Work)}
-        return _Working(Work(**{name: value for name, value in event.items() if name in known}), context, began).work()
+        return _Working(Work.of_event(event), context, began).work()
     if what == "evaluate":
         return _evaluate(event, began)
     raise SettingsError(f"lambdaml {__version__} does not know what {what!r} asks for")
@@ -84,13 +84,14 @@ def _begin() -> float:
     return _begun.pop() if _begun else time.monotonic()
 
 
-def _survey(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+def _survey(event: Mapping[str, Any], context: Any, began: float) -> dict[str, Any]:
     """Find out whether a function could work on a run: its version, its job, its store, its numerics."""
     from lambdaml.training.loading import load_recorded_job
 
+    meter = Meter()
     try:
         _demand_version(event["version"])
-        store = open_store(event["run"])
+        store = open_store(event["run"], meter)
         try:
             check(store)
         finally:
@@ -101,7 +102,8 @@ def _survey(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         found = numerics.current_class()
     except LambdaMLError as error:
         return {"error": {"type": type(error).__name__, "message": str(error)}}
-    return {"numerics": asdict(found), "memory": int(context.memory_limit_in_mb)}
+    usage = used(f"survey-{secrets.token_hex(4)}", began, _peak_bytes(), meter.snapshot())
+    return {"numerics": asdict(found), "memory": int(context.memory_limit_in_mb), "usage": usage.to_dict()}
 
 
 def _demand_version(theirs: str) -> None:
@@ -145,11 +147,15 @@ class _Working:
         self._errands = ThreadPoolExecutor(1, thread_name_prefix="errand")
         self._leaving = threading.Event()
         self._ended = threading.Event()
-        self._snapshots: list[int] = []
+        self._heeder = threading.Thread(target=self._heed, name="heed", daemon=True)
+        self._snapshots: dict[int, float] = {}  # those not seen to be evaluated, and when they were written
+        self._silent: Mapping[int, float] = {}
+        self._owed: dict[int, float] = {}  # functions to invoke again, and until when to try
 
     def work(self) -> dict[str, Any]:
         """Start the others of the range, and work until the run ends or the time is up."""
         os.environ[FUNCTION] = self._name
+        self._heeder.start()
         outcome = "failed"
         try:
             if self._launch.over():
@@ -158,7 +164,6 @@ class _Working:
             others = replace(self._work, first=self._work.first + 1, life=0)
             if others.first < others.last:
                 self._errand(self._invoker.start, self._launch, others, self._name)
-            threading.Thread(target=self._heed, name="heed", daemon=True).start()
             outcome = self._function()
         except StoreUnavailable:
             raise
@@ -180,13 +185,16 @@ class _Working:
             leaving=self._leaving.is_set,
             meter=self._meter,
             standby=False,
+            silent=self._work.silent,
         )
 
     def _end(self, outcome: str) -> None:
         self._ended.set()
+        self._heeder.join()
         self._errands.shutdown(wait=True)
         if outcome == "left":
             self._try(self._succeed)
+            self._try(self._replace)
         _account(self._store, self._name, self._began, self._meter)
         self._store.close()
         self._invoker.close()
@@ -196,16 +204,18 @@ class _Working:
         """Invoke this function's next life."""
         work, life = self._work, self._work.life + 1
         if not self._launch.over() and self._launch.claim(work.first, life, self._name):
-            self._invoker.send(work.only(work.first, life).to_event())
+            self._invoker.send(replace(work.only(work.first, life), silent=self._silent).to_event())
 
     def _take(self, event: Event) -> None:
         """Take an event of the function, in its event loop, where nothing may take long."""
         if event.event == "takeover" and event.worker not in self._assigned:
-            self._errand(self._replace, event.worker % self._work.functions)
+            self._owed[event.worker % self._work.functions] = (
+                time.monotonic() + 2 * SHOW_LEASES * self._settings.lease_s
+            )
+        elif event.event == "leaving":
+            self._silent = {worker: seconds for worker, seconds in event.silent.items() if seconds > HEED_S}
         elif event.event == "snapshot":
-            self._snapshots.append(event.version)
-            if len(self._snapshots) > 2:
-                self._errand(self._judge, self._snapshots[-3])
+            self._snapshots[event.version] = time.monotonic()
 
     def _errand(self, work: Callable[..., Any], *args: Any) -> None:
         self._errands.submit(self._try, work, *args)
@@ -216,20 +226,32 @@ class _Working:
         except LambdaMLError as error:  # others look after it, or the launcher does
             logger.warning("%s", error)
 
-    def _replace(self, index: int) -> None:
-        """Invoke a function again whose worker was taken over here, since it had fallen silent."""
-        if (life := self._launch.revive(index, max(SHOW_S, self._settings.lease_s), self._name)) is not None:
-            self._invoker.send(self._work.only(index, life).to_event())
+    def _replace(self) -> None:
+        """Invoke functions again whose workers were taken over here, since they had fallen silent.
 
-    def _judge(self, version: int) -> None:
-        """Invoke an evaluation if nobody has evaluated a snapshot by the time that two others were written."""
-        if self._store.head(keys.metrics(version)) is None and self._launch.evaluate(version, self._name):
-            event = {"do": "evaluate", "run": self._work.run, "launch": self._work.launch, "version": version}
-            self._invoker.send(event)
+        If their latest life is so young that it may yet show itself, they are tried again a little later.
+        """
+        for index, end in list(self._owed.items()):
+            life = self._launch.revive(index, SHOW_LEASES * self._settings.lease_s, self._name)
+            if life is not None:
+                self._invoker.send(self._work.only(index, life).to_event())
+            if life is not None or time.monotonic() > end:
+                self._owed.pop(index)
+
+    def _judge(self) -> None:
+        """Invoke an evaluation if a snapshot has had none for as long as a lease lasts."""
+        due = time.monotonic() - self._settings.lease_s
+        for version in [version for version, written in self._snapshots.items() if written < due]:
+            del self._snapshots[version]
+            if self._store.head(keys.metrics(version)) is None and self._launch.evaluate(version, self._name):
+                event = {"do": "evaluate", "run": self._work.run, "launch": self._work.launch, "version": version}
+                return self._invoker.send(event)
 
     def _heed(self) -> None:
-        """Look now and then whether the launch is to leave."""
+        """Look now and then whether the launch is to leave, and after what must be invoked."""
         while not self._ended.wait(HEED_S):
+            self._try(self._replace)
+            self._try(self._judge)
             with suppress(StoreError):
                 if self._launch.over():
                     self._leaving.set()
@@ -239,6 +261,9 @@ class _Working:
 def _account(store: Store, name: str, began: float, meter: Meter) -> None:
     """Write what an invocation used, as the last thing that it does."""
     seconds = round(time.monotonic() - began, 3)
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with suppress(StoreError):
-        write_own(store, Usage(name, seconds, peak_bytes, meter.snapshot(), complete=True))
+        write_own(store, Usage(name, seconds, _peak_bytes(), meter.snapshot(), complete=True))
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

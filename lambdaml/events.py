@@ -202,6 +202,18 @@ class TakeoverEvent(_Told):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeavingEvent(_Told):
+    """A function leaves, and others must go on.
+
+    Attributes:
+        silent: For each worker that the function did not hold, how many seconds ago it last heard of it.
+    """
+
+    event: Literal["leaving"] = "leaving"
+    silent: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomEvent(_Told):
     """Ray has had no room for any function for this many seconds (engine `ray`); `needs` says what one needs."""
 
@@ -325,6 +337,7 @@ Event = (
     | MetricsEvent
     | WaitingEvent
     | TakeoverEvent
+    | LeavingEvent
     | RoomEvent
     | OutageEvent
     | RecoveredEvent
@@ -337,7 +350,11 @@ Event = (
 Emit = Callable[[Event], None]
 
 _KINDS: dict[str, Callable[..., Event]] = {kind.__dataclass_fields__["event"].default: kind for kind in get_args(Event)}
-_READ: dict[str, Callable[[Any], Any]] = {"reading": MeterReading.from_dict, "settings": Settings.model_validate}
+_READ: dict[str, Callable[[Any], Any]] = {
+    "reading": MeterReading.from_dict,
+    "settings": Settings.model_validate,
+    "silent": lambda record: {int(worker): float(seconds) for worker, seconds in record.items()},
+}
 
 
 def event_of(record: Any) -> Event | None:

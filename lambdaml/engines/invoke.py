@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from typing import Any
 
@@ -56,6 +56,7 @@ class Work:
         life: The number of this life of the first function.
         lifetime_s: The longest life of a function, if it is shorter than the platform's limit; None otherwise.
         version: The version of lambdaml that the launcher has.
+        silent: The seconds for which workers were silent when the life before left, by worker.
     """
 
     launch: str
@@ -66,6 +67,14 @@ class Work:
     life: int
     lifetime_s: float | None
     version: str
+    silent: Mapping[int, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of_event(event: Mapping[str, Any]) -> Work:
+        """Return the work that an event asks for."""
+        silent = {int(worker): float(seconds) for worker, seconds in event.get("silent", {}).items()}
+        known = {each.name for each in fields(Work)}
+        return Work(**{name: value for name, value in event.items() if name in known} | {"silent": silent})
 
     def to_event(self) -> dict[str, Any]:
         """Return the event that asks for this work."""
@@ -73,7 +82,7 @@ class Work:
 
     def only(self, index: int, life: int) -> Work:
         """Return the work of one function alone, in this life of it."""
-        return replace(self, first=index, last=index + 1, life=life)
+        return replace(self, first=index, last=index + 1, life=life, silent={})
 
 
 def ranges(first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import asdict
 from tempfile import TemporaryFile
+from typing import Any
 
 from lambdaml import __version__, errors
 from lambdaml.engines import LaunchSpec
@@ -24,10 +25,10 @@ from lambdaml.engines.bulletin import FUNCTIONS_S, Bulletin
 from lambdaml.engines.invoke import Invoker, Work
 from lambdaml.engines.supervise import revive
 from lambdaml.errors import RunFailed, SettingsError
-from lambdaml.events import Emit, ErrorEvent, event_of
+from lambdaml.events import Emit, EndedEvent, ErrorEvent, UsageEvent, event_of
 from lambdaml.log import keys
 from lambdaml.log.holders import seem_working
-from lambdaml.log.launches import SHOW_S, Launch
+from lambdaml.log.launches import SHOW_LEASES, Launch
 from lambdaml.log.numerics import Numerics
 from lambdaml.settings import JobSettings
 from lambdaml.storage import Store
@@ -69,6 +70,7 @@ class LambdaEngine:
         self._compute = OneThread()
         self._server: subprocess.Popen[str] | None = None
         self._invoker: Invoker
+        self._surveys: list[dict[str, Any]] = []  # what they used, until the run takes account of it
 
     @property
     def compute(self) -> OneThread:
@@ -111,6 +113,7 @@ class LambdaEngine:
                 f"the Lambda function {self._function!r} has {answer['memory']} MB of memory, not {self._memory}: "
                 f"'lambdaml deploy aws --memory {self._memory}' changes it"
             )
+        self._surveys.append(answer["usage"])
         return Numerics(**answer["numerics"])
 
     def _demand_reachable(self, url: str) -> None:
@@ -128,6 +131,10 @@ class LambdaEngine:
             )
 
     def run(self, launch: LaunchSpec, emit: Emit) -> None:
+        while self._surveys:
+            if isinstance(told := event_of(self._surveys.pop()), UsageEvent):
+                emit(told)
+                emit(EndedEvent(function=told.function, code=0))
         _Following(self._invoker, launch, emit).run()
 
     def close(self) -> None:
@@ -213,7 +220,7 @@ class _Following:
         """
         now, spec = time.monotonic(), self._spec
         silent_s = now - max(self._bulletin.moved, self._checked)
-        if silent_s < max(spec.settings.lease_s, SHOW_S / 2):
+        if silent_s < spec.settings.lease_s:
             return
         self._checked = now
         if seem_working(spec.store, self._bulletin.commits, time.time()):
@@ -224,7 +231,7 @@ class _Following:
                 "limit that is shorter than one step)"
             )
         for index in range(spec.functions):
-            if (life := self._launch.revive(index, max(spec.settings.lease_s, SHOW_S))) is not None:
+            if (life := self._launch.revive(index, SHOW_LEASES * spec.settings.lease_s)) is not None:
                 self._invoker.send(self._work.only(index, life).to_event())
 
 
@@ -238,7 +245,7 @@ def start_here(function: str, memory: int) -> tuple[subprocess.Popen[str], str]:
         UserError: If it does not start.
     """
     command = [sys.executable, "-P", "-m", "lambdaml.deploy.local_lambda", "--function", function]
-    command += ["--memory", str(memory)] if memory else []
+    command += ["--memory-mb", str(memory)] if memory else []
     with TemporaryFile("w+") as said:
         server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True

@@ -28,8 +28,8 @@ from lambdaml.log.members import demand_type, known
 from lambdaml.log.reads import read_many
 from lambdaml.storage import ObjectInfo, Store
 
-SHOW_S = 60.0
-"""A life that was claimed has at least this many seconds to show itself before the next one is claimed."""
+SHOW_LEASES = 2.0
+"""A life that was claimed has the time of so many leases to show itself before the next one is claimed."""
 
 MAX_DEATHS = 5
 """After this many deaths in a row without a commit in between, a function gets no other life."""

@@ -8,11 +8,11 @@ replica.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from lambdaml.errors import BadObject, ReplicaDiverged, RunFailed, StoreError
-from lambdaml.events import OvertakenEvent
+from lambdaml.events import LeavingEvent, OvertakenEvent
 from lambdaml.log.commits import build_commit
 from lambdaml.log.records import Commit
 from lambdaml.settings import Settings
@@ -47,6 +47,7 @@ class Function:
         dead: The functions that the engine saw die.
         standby: Whether it stays as a backup while others work as all of its workers. Where every second is paid for,
             it leaves.
+        silent: The seconds for which workers have been silent already, as a function before this one found.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Function:
         assigned: Collection[int],
         dead: Collection[str] = (),
         standby: bool = True,
+        silent: Mapping[int, float] | None = None,
     ) -> None:
         self._shared = shared = Shared(world, settings, replica, name, dead)
         self._assigned = list(assigned)
@@ -69,7 +71,7 @@ class Function:
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
         self._bases = Bases(shared, self._backlog)
         parts = self._checkpoints, Remembering(shared), self._bases
-        self._hosting = Hosting(shared, self._exchange, *parts, self._assigned)
+        self._hosting = Hosting(shared, self._exchange, *parts, self._assigned, silent or {})
         self._standby = standby
         self._began_at = 0
         self._finished = False
@@ -143,6 +145,7 @@ class Function:
         try:
             await shared.tracer.close()
             if not self._finished:
+                shared.world.emit(LeavingEvent(function=shared.name, silent=leases.silences()))
                 await self._shared.world.gather(*[leases.release(worker) for worker in list(leases.held)])
         except StoreError:
             if shared.tasks.failure is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from lambdaml.errors import LeaseLost
 from lambdaml.events import TakeoverEvent
@@ -20,6 +20,7 @@ class Hosting:
 
     Args:
         assigned: The workers that are meant for this function. For others it is a backup.
+        silent: The seconds for which workers have been silent already, as far as that is known.
 
     Attributes:
         worked: Whether it has held any worker.
@@ -33,6 +34,7 @@ class Hosting:
         remembering: Remembering,
         bases: Bases,
         assigned: Collection[int],
+        silent: Mapping[int, float],
     ) -> None:
         self._shared = shared
         self._exchange = exchange
@@ -40,6 +42,7 @@ class Hosting:
         self._remembering = remembering
         self._bases = bases
         self._assigned = assigned
+        self._silent = silent
         self._hosted: dict[int, Task] = {}
         self.worked = False
 
@@ -59,7 +62,7 @@ class Hosting:
         """
         leases, known = self._shared.leases, self._shared.known
         await self._shared.world.gather(*[leases.acquire(w, known.next_seq[w], fresh=fresh) for w in self._assigned])
-        leases.begin(known.workers)
+        leases.begin(known.workers, self._silent)
 
     def start(self) -> None:
         """Start to work as every worker whose lease is held."""

@@ -16,7 +16,7 @@ function may then take the worker back at any time, and the backup looks for tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
@@ -127,9 +127,19 @@ class Leases:
             self.alive(worker)
         return True
 
-    def begin(self, workers: int) -> None:
-        """Begin to listen for signs of life of all workers."""
-        self._heard = dict.fromkeys(range(workers), self._world.now())
+    def begin(self, workers: int, silent: Mapping[int, float]) -> None:
+        """Begin to listen for signs of life of all workers.
+
+        Args:
+            silent: The seconds for which workers have been silent already, as far as that is known.
+        """
+        now = self._world.now()
+        self._heard = {worker: now - silent.get(worker, 0.0) for worker in range(workers)}
+
+    def silences(self) -> dict[int, float]:
+        """Return for each worker that is not held here how many seconds ago it was last heard of."""
+        now = self._world.now()
+        return {worker: round(now - at, 3) for worker, at in self._heard.items() if worker not in self.held}
 
     def held_elsewhere(self, worker: int) -> bool:
         """Return whether another function gave a sign of life of this worker since this one began."""
