@@ -17,6 +17,7 @@ from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
+from lambdaml.cli.lambda_local import lambda_local
 from lambdaml.cli.plan import plan
 from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
@@ -52,6 +53,7 @@ VERBS = (
     gc,
     prices,
     doctor,
+    lambda_local,
 )
 
 app = typer.Typer(

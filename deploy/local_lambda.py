@@ -35,7 +35,7 @@ import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,12 +189,14 @@ class LocalLambda:
 
     def invoke(self, payload: bytes, context: str) -> tuple[bytes, InvocationReport] | None:
         """Run an invocation that `throttled` counted in; return None if its sandbox could not start."""
-        return self._pool.submit(self._run, payload, context).result()
+        with contextlib.suppress(RuntimeError, CancelledError):  # closed meanwhile
+            return self._pool.submit(self._run, payload, context).result()
+        return None
 
     def accept(self, payload: bytes, context: str) -> None:
         """Queue an event that `throttled` counted in, now and then twice."""
         event = _Event(payload, context, time.monotonic())
-        self._pool.submit(self._deliver, event)
+        self._queue(event)
         if self._draws.unit("duplicate", "") < self._shares["duplicates"]:
             self._again(event, "duplicates")
 
@@ -202,6 +204,9 @@ class LocalLambda:
         with self._lock:
             self._count[why] += 1
             self._active += 1
+        self._queue(event)
+
+    def _queue(self, event: _Event) -> None:
         with contextlib.suppress(RuntimeError):  # closed meanwhile
             self._pool.submit(self._deliver, event)
 
@@ -220,6 +225,9 @@ class LocalLambda:
                 self._count["invocations"] += 1
                 self._count["failures"] += not lives
             return self._in_sandbox(payload, context, lives) if starts else None
+        except OSError as error:
+            self._print(f"a sandbox could not start: {error}")
+            return None
         finally:
             with self._lock:
                 self._active -= 1
@@ -274,6 +282,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 1024
+
+    def handle_error(self, *connection: Any) -> None:
+        """Say nothing of callers that did not wait for their answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*connection)
 
 
 class _Api(BaseHTTPRequestHandler):
@@ -383,15 +396,16 @@ def _later(seconds: float, action: Callable[[], None]) -> threading.Timer:
 
 def serve_lambda(local: LocalLambda, stay: bool = False) -> None:
     """Print the URL and serve until standard input ends, unless it shall `stay`, or until SIGTERM or SIGINT."""
+    ends = (signal.SIGTERM, signal.SIGINT)
 
     def leave(*_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ends:
             signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(0)
+        raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
-    with local:
+    with local, contextlib.suppress(KeyboardInterrupt):
+        for number in ends:
+            signal.signal(number, leave)
         print(local.url, flush=True)
         while stay or os.read(0, 65536):
             if stay:

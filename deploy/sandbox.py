@@ -5,7 +5,7 @@ Seen on the emulator of aws-sam-cli 1.170.0:
 
 * It initialises at the first invocation, not at its own start. Duration and Billed Duration of that REPORT line contain
   the initialisation, as AWS bills it since August 2025, and so does the time limit, which on AWS starts after it. Its
-  Init Duration is wrong (0.1 ms); the true one stands in the line `INIT REPORT`, and `InvocationReport.duration_ms` is without it.
+  Init Duration is wrong (0.1 ms); the true one stands in the line `INIT REPORT`, and `duration_ms` here is without it.
 * It takes one invocation at a time and panics at a second one. It draws a request id of its own for each, so that the
   id which a function sees is not that of the call, and a retried event gets a new one (AWS keeps it).
 * An error that a handler raised is answered with status 200 and no header; only the request id within tells it from a
@@ -91,7 +91,9 @@ class InvocationReport:
 
 
 def emulator() -> str:
-    """Return the path of the emulator's program. Raises UserError if there is none."""
+    """Return the path of the emulator's program. Raises UserError if it or the runtime client is not installed."""
+    if importlib.util.find_spec("awslambdaric") is None:
+        raise UserError("awslambdaric is not installed: pip install 'lambdaml-runtime[lambda]'")
     name = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}.get(platform.machine(), "none")
     package = importlib.util.find_spec("samcli")
     roots = [*(package.submodule_search_locations or [] if package else []), f"{sys.prefix}/samcli/samcli"]

@@ -19,7 +19,7 @@ def test_each_verb_has_a_file_and_is_documented() -> None:
     files = {path.stem for path in CLI.glob("*.py") if not path.stem.startswith("_")} - private
     assert {verb.__name__ for verb in VERBS} == files
     for verb in VERBS:
-        assert f"## lambdaml {verb.__name__}\n" in PAGE.read_text()
+        assert f"## lambdaml {verb.__name__.replace('_', '-')}\n" in PAGE.read_text()
 
 
 def test_each_option_and_exit_status_has_a_meaning() -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psutil
@@ -22,6 +23,7 @@ from botocore.exceptions import ClientError
 from lambdaml.deploy import local_lambda
 from lambdaml.deploy.local_lambda import LocalLambda
 from lambdaml.errors import UserError
+from tests.storage import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLER = "tests.deploy.small_handler.handler"
@@ -260,15 +262,16 @@ def test_closing_leaves_nothing_behind(start: Callable[..., LocalLambda]) -> Non
     assert eventually(lambda: not alive(pids)) and not Path(folder).exists()
 
 
-def dispatcher(*options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lambdaml.deploy.local_lambda", "--handler", HANDLER, *options]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT", "SIGKILL"])
-def test_no_process_outlives_the_dispatcher(end: str) -> None:
-    with dispatcher(*(["--stay"] if end == "SIGTERM" else []), "--env", "OWN=3") as process:
-        assert process.stdin and process.stdout
+@pytest.mark.parametrize("command", ["lambdaml.deploy.local_lambda", "lambdaml.cli lambda-local"])
+def test_no_process_outlives_the_dispatcher(command: str, end: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", *command.split(), "--handler", HANDLER, "--env", "OWN=3", "--log"]
+    if end == "SIGTERM":
+        words.append("--stay")
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(words, cwd=ROOT, text=True, env=environment, **pipes) as process:
+        assert process.stdin and process.stdout and process.stderr
         client = lambda_client(process.stdout.readline().strip())
         said = json.loads(client.invoke(FunctionName="lambdaml")["Payload"].read())
         client.invoke(FunctionName="lambdaml", InvocationType="Event", Payload='{"sleep_s": 60}')
@@ -281,7 +284,10 @@ def test_no_process_outlives_the_dispatcher(end: str) -> None:
         else:
             process.send_signal(signal.Signals[end])
         assert process.wait(10) == (-signal.SIGKILL if end == "SIGKILL" else 0)
+        log = process.stderr.read()
+        assert f"REPORT RequestId: {said['id']}" in log and "Traceback" not in log
     eventually(lambda: not alive(pids))
+    assert end == "SIGKILL" or not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -322,6 +328,25 @@ def test_the_control_plane_knows_the_function_its_limits_and_its_names(local: Lo
     assert client.get_account_settings()["AccountLimit"]["ConcurrentExecutions"] == 2
 
 
+def test_unknown_functions_are_refused_as_by_another_emulator(local: LocalLambda) -> None:
+    """Ministack's control plane and ours give one code and one status, for each call."""
+    answers = []
+    with servers.ministack("s3,lambda") as url:
+        for endpoint in (local.url, parse_qs(urlsplit(url).query)["endpoint"][0]):
+            client = lambda_client(endpoint)
+            for call, options in (
+                (client.invoke, {"InvocationType": "Event", "Payload": "{}"}),
+                (client.invoke, {"InvocationType": "RequestResponse", "Payload": "{}"}),
+                (client.get_function, {}),
+                (client.get_function_configuration, {}),
+            ):
+                with pytest.raises(client.exceptions.ResourceNotFoundException) as refused:
+                    call(FunctionName="nobody", **options)
+                answers.append(refused.value.response["ResponseMetadata"]["HTTPStatusCode"])
+            assert "ConcurrentExecutions" in client.get_account_settings()["AccountLimit"]
+    assert answers == [404] * 8
+
+
 def test_what_sandboxes_say_is_logged_when_asked(start: Callable[..., LocalLambda]) -> None:
     log = io.StringIO()
     local = start(log=log)
@@ -335,6 +360,7 @@ def test_what_sandboxes_say_is_logged_when_asked(start: Callable[..., LocalLambd
     [
         ({"concurrency": 0}, "concurrency must lie between 1 and 1000, not 0"),
         ({"failures": 2.0}, "failures must lie between 0 and 1, not 2.0"),
+        ({"port": 70000}, "port must lie between 0 and 65535, not 70000"),
         ({"memory_mb": 64}, "memory_mb must lie between 128 and 10240, not 64"),
     ],
 )

@@ -70,7 +70,7 @@ def seaweedfs(volumes: int = 50) -> Iterator[str]:
 
 
 @contextmanager
-def ministack() -> Iterator[str]:
+def ministack(services: str = "s3") -> Iterator[str]:
     """An `s3://` URL on ministack, without a prefix."""
     packages = Path(sys.prefix) / "ministack"
     if not packages.is_dir():
@@ -80,7 +80,7 @@ def ministack() -> Iterator[str]:
         settings = {
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
-            "SERVICES": "s3",
+            "SERVICES": services,
             "LOG_LEVEL": "ERROR",
             "PYTHONPATH": str(packages),
             "DOCKER_HOST": f"unix://{folder}/no-docker",
