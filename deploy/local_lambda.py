@@ -244,20 +244,23 @@ class LocalLambda:
         if self._closed.is_set():
             sandbox.kill()
         doom = None if lives else _later(_FAILS_WITHIN_S * self._draws.unit("moment", ""), sandbox.kill)
+        reusable = False
         try:
             answer, report = sandbox.invoke(payload, context)
+            self._reports.append(report)
+            reusable = report.status in ("success", "error") and not self._closed.is_set()
+            return answer, report
         finally:
             if doom:
                 doom.cancel()
-            self._running.discard(sandbox)
-        self._reports.append(report)
-        if report.status in ("success", "error") and not self._closed.is_set():
-            sandbox.freeze()
-            with self._lock:
-                self._idle.append(sandbox)
-        else:
-            sandbox.close()
-        return answer, report
+            if reusable:
+                sandbox.freeze()
+            self._running.discard(sandbox)  # before another invocation may take it
+            if reusable:
+                with self._lock:
+                    self._idle.append(sandbox)
+            else:
+                sandbox.close()
 
     def _all(self) -> list[Sandbox]:
         return [*self._idle, *self._running]

@@ -34,7 +34,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -160,18 +161,15 @@ class Sandbox:
             payload: The event as JSON.
             context: The client context in base64, or "".
         """
-        self._signal(signal.SIGCONT)
+        _send(signal.SIGCONT, _descendants(self._process.pid))
         self._said = queue.SimpleQueue()
-        self._init_ms, self.idle_since = 0.0, math.inf
+        self._request_id, self._init_ms, self.idle_since = str(uuid.uuid4()), 0.0, math.inf
         self._await_start()
         began = time.monotonic()
         try:
             code, answer = self._post(payload, context)
         except (OSError, http.client.HTTPException):
-            code, answer = (
-                502,
-                _error("Runtime.ExitError", self._request_id, "Runtime exited with error: signal: killed"),
-            )
+            code, answer = 502, b""
         duration_ms = 1000 * (time.monotonic() - began)
         billed_ms = math.ceil(duration_ms)
         if code == 200:
@@ -193,12 +191,13 @@ class Sandbox:
     def freeze(self) -> None:
         """Stop the function's processes until the next invocation."""
         self.idle_since = time.monotonic()
-        self._signal(signal.SIGSTOP)
+        _send(signal.SIGSTOP, _descendants(self._process.pid))
 
     def kill(self) -> None:
-        """Kill the function's processes; the emulator answers for them."""
-        if not self._signal(signal.SIGKILL):
-            self._process.kill()
+        """Kill all processes: the emulator itself would start a function again that was killed while it initialised."""
+        pids = _descendants(self._process.pid)
+        self._process.kill()
+        _send(signal.SIGKILL, pids)
 
     def watch(self) -> None:
         """Kill the function if it uses more memory than it may. What its processes share is counted once."""
@@ -207,7 +206,7 @@ class Sandbox:
             len(pids) == 1 or sum(_kib(pid, "smaps_rollup", "Pss:") for pid in pids) > limit
         ):
             self._over = True
-            self._signal(signal.SIGKILL)
+            self.kill()
 
     def pids(self) -> list[int]:
         """Return the ids of the emulator's process and of the function's."""
@@ -215,30 +214,23 @@ class Sandbox:
 
     def close(self) -> None:
         """End all processes and remove the folder."""
-        self._signal(signal.SIGKILL)
-        self._process.kill()
+        self.kill()
         self._process.wait()
         for held in self._ports:
             held.close()
         self._folder.cleanup()
 
-    def _signal(self, number: signal.Signals) -> bool:
-        pids = _descendants(self._process.pid)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        return bool(pids)
-
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            text = line.decode(errors="replace").rstrip("\n")
-            if found := _LINE.match(text):
-                self._request_id = found["id"] or self._request_id
-                self._init_ms += float(found["init"] or 0)
-                if found["ms"]:
-                    self._said.put(found)
-            self._log(text)
+        with self._process.stdout as output:
+            for line in output:
+                text = line.decode(errors="replace").rstrip("\n")
+                if found := _LINE.match(text):
+                    self._request_id = found["id"] or self._request_id
+                    self._init_ms += float(found["init"] or 0)
+                    if found["ms"]:
+                        self._said.put(found)
+                self._log(text)
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + _START_S
@@ -262,7 +254,7 @@ class Sandbox:
             return "killed"
         if answer.startswith(b"Task timed out"):
             return "timeout"
-        said = json.loads(answer)
+        said = json.loads(answer) if b'"requestId"' in answer else None
         return "error" if isinstance(said, dict) and said.get("requestId") == self._request_id else "success"
 
 
@@ -273,6 +265,12 @@ def _descendants(pid: int) -> list[int]:
             for child in map(int, listed.read_text().split()):
                 found += [child, *_descendants(child)]
     return found
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _kib(pid: int, file: str, entry: str) -> int:

@@ -273,10 +273,10 @@ def test_no_process_outlives_the_dispatcher(command: str, end: str, tmp_path: Pa
     with subprocess.Popen(words, cwd=ROOT, text=True, env=environment, **pipes) as process:
         assert process.stdin and process.stdout and process.stderr
         client = lambda_client(process.stdout.readline().strip())
+        client.invoke(FunctionName="lambdaml", InvocationType="Event", Payload='{"sleep_s": 60}')
         said = json.loads(client.invoke(FunctionName="lambdaml")["Payload"].read())
-        client.invoke(FunctionName="lambdaml", InvocationType="Event", Payload='{"sleep_s": 60}')
-        client.invoke(FunctionName="lambdaml", InvocationType="Event", Payload='{"sleep_s": 60}')
         eventually(lambda: len(psutil.Process(process.pid).children(recursive=True)) == 4)
+        eventually(lambda: psutil.Process(said["pid"]).status() == psutil.STATUS_STOPPED)
         pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         assert said["environment"]["OWN"] == "3" and said["pid"] in pids
         if end == "stdin":
