@@ -82,7 +82,7 @@ class LocalLambda:
 
     Args:
         handler: The handler as `module.function`, found from the working folder.
-        function: The function's name.
+        function: The function's name or ARN.
         memory_mb: The function's memory in MB, over which it is killed.
         timeout_s: The most seconds that an invocation may take.
         concurrency: The most invocations that run at a time.
@@ -119,7 +119,7 @@ class LocalLambda:
         for name, (value, low, high) in (ranges | {name: (share, 0, 1) for name, share in shares.items()}).items():
             if not low <= value <= high:
                 raise UserError(f"{name} must lie between {low} and {high}, not {value}")
-        self.handler, self.function, self.memory_mb, self.timeout_s = handler, function, memory_mb, timeout_s
+        self.handler, self.function, self.memory_mb, self.timeout_s = handler, _bare(function), memory_mb, timeout_s
         self.concurrency, self._shares, self._draws, self._log = concurrency, shares, Draws(seed), log
         self._program = emulator()
         self._lock = threading.Lock()
@@ -135,7 +135,7 @@ class LocalLambda:
             raise UserError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from None
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         outside = {name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ}
-        own = {"AWS_ENDPOINT_URL_LAMBDA": self.url, "AWS_LAMBDA_FUNCTION_NAME": function}
+        own = {"AWS_ENDPOINT_URL_LAMBDA": self.url, "AWS_LAMBDA_FUNCTION_NAME": self.function}
         self.environment = {**_BY_DEFAULT, **outside, **own, **(environment or {})}
         # The kernel ends a sandbox with the thread that started it: those of a pool last as long as the pool.
         self._pool = ThreadPoolExecutor(concurrency, "sandbox")
@@ -365,8 +365,8 @@ class _Api(BaseHTTPRequestHandler):
         return self._answer(200, answer, {"X-Amz-Executed-Version": "$LATEST", **unhandled}, report.request_id)
 
     def _is_ours(self, name: str) -> bool:
-        """Return whether a name, or a part of an ARN, is the function's, and refuse the call if it is not."""
-        bare = name.rpartition("function:")[2].partition(":")[0]
+        """Return whether a name is the function's, and refuse the call if it is not."""
+        bare = _bare(name)
         if bare != self._local.function:
             said = f"Function not found: {_ACCOUNT}:function:{bare}"
             self._refuse(404, "ResourceNotFoundException", said)
@@ -388,6 +388,11 @@ class _Api(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+
+def _bare(name: str) -> str:
+    """Return a function's name from its ARN, a part of that, or the name, with or without a qualifier."""
+    return name.rpartition("function:")[2].partition(":")[0]
 
 
 def _later(seconds: float, action: Callable[[], None]) -> threading.Timer:
@@ -433,7 +438,8 @@ def main() -> None:
     try:
         local = LocalLambda(**options, environment=environment, log=log)
     except UserError as error:
-        parser.error(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     serve_lambda(local, stay)
 
 

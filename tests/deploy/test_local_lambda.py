@@ -385,10 +385,13 @@ def test_mistakes_are_refused_in_one_line(options: dict[str, Any], message: str)
         LocalLambda(HANDLER, **options)
 
 
-def test_without_an_emulator_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMBDAML_RIE", "/no/such/emulator")
-    with pytest.raises(UserError, match=r"/no/such/emulator.*pip install --no-deps --target .* aws-sam-cli"):
-        LocalLambda(HANDLER)
+@pytest.mark.parametrize("command", ["lambdaml.deploy.local_lambda", "lambdaml.cli lambda-local"])
+def test_without_an_emulator_one_line_says_how_to_get_it(command: str) -> None:
+    words, environment = [sys.executable, "-m", *command.split()], {**os.environ, "LAMBDAML_RIE": "/no/such/emulator"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "/no/such/emulator" in line and "pip install --no-deps --target" in line
 
 
 def test_a_handler_that_cannot_be_imported_is_an_error() -> None:
