@@ -43,6 +43,7 @@ from lambdaml.storage import Meter, Store, open_store
 from lambdaml.storage.probe import check
 from lambdaml.training import numerics
 from lambdaml.training.eventlog import logger
+from lambdaml.worker.leases import Before
 
 MARGIN_S = 2.0
 """A function must have left this many seconds before its time is up: it still starts its successor then."""
@@ -149,7 +150,7 @@ class _Working:
         self._ended = threading.Event()
         self._heeder = threading.Thread(target=self._heed, name="heed", daemon=True)
         self._snapshots: dict[int, float] = {}  # those not seen to be evaluated, and when they were written
-        self._silent: Mapping[int, float] = {}
+        self._known = Before()
         self._owed: dict[int, float] = {}  # functions to invoke again, and until when to try
 
     def work(self) -> dict[str, Any]:
@@ -185,7 +186,7 @@ class _Working:
             leaving=self._leaving.is_set,
             meter=self._meter,
             standby=False,
-            silent=self._work.silent,
+            before=self._work.before,
         )
 
     def _end(self, outcome: str) -> None:
@@ -201,10 +202,16 @@ class _Working:
         os.environ.pop(FUNCTION, None)
 
     def _succeed(self) -> None:
-        """Invoke this function's next life."""
+        """Invoke this function's next life.
+
+        If it held a worker, that is the first one that nobody has claimed: another delivery of the same event may have
+        claimed the life after this one, which then found that it was not needed.
+        """
         work, life = self._work, self._work.life + 1
+        if set(self._assigned) - self._known.silent.keys():
+            life = self._launch.next_life(work.first)
         if not self._launch.over() and self._launch.claim(work.first, life, self._name):
-            self._invoker.send(replace(work.only(work.first, life), silent=self._silent).to_event())
+            self._invoker.send(replace(work.only(work.first, life), before=self._known).to_event())
 
     def _take(self, event: Event) -> None:
         """Take an event of the function, in its event loop, where nothing may take long."""
@@ -213,7 +220,7 @@ class _Working:
                 time.monotonic() + 2 * SHOW_LEASES * self._settings.lease_s
             )
         elif event.event == "leaving":
-            self._silent = {worker: seconds for worker, seconds in event.silent.items() if seconds > HEED_S}
+            self._known = Before(event.commits, event.silent)
         elif event.event == "snapshot":
             self._snapshots[event.version] = time.monotonic()
 

@@ -206,10 +206,12 @@ class LeavingEvent(_Told):
     """A function leaves, and others must go on.
 
     Attributes:
+        commits: The number of commits that it knew.
         silent: For each worker that the function did not hold, how many seconds ago it last heard of it.
     """
 
     event: Literal["leaving"] = "leaving"
+    commits: int
     silent: Mapping[int, float]
 
 

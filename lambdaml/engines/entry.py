@@ -20,6 +20,7 @@ from lambdaml.training.loading import load_run_job
 from lambdaml.training.one_thread import OneThread
 from lambdaml.training.sampling import derive_seed
 from lambdaml.worker.function import Function, Outcome
+from lambdaml.worker.leases import Before
 
 FUNCTION = "LAMBDAML_FUNCTION"
 """In a function's own process, this environment variable holds its name."""
@@ -43,7 +44,7 @@ def run_function(
     vacant: Callable[[], Mapping[int, str]] = dict,
     job: Job | None = None,
     standby: bool = True,
-    silent: Mapping[int, float] | None = None,
+    before: Before | None = None,
 ) -> Outcome:
     """Work on the run at `url` in this process; `Function.run` documents what it returns and raises.
 
@@ -59,7 +60,7 @@ def run_function(
         meter: The meter that counts its requests; give one whose ledger others can read.
         vacant: A callable that returns the workers to work for as a backup; see `World.vacant`.
         job: The run's job, if the engine has brought it along; otherwise it is imported.
-        standby, silent: Whether it stays as a backup, and what it knows of others; see `Function`.
+        standby, before: Whether it stays as a backup, and what it knows of others; see `Function`.
     """
     sys.setswitchinterval(SWITCH_S)
     store = open_store(url, meter)
@@ -80,7 +81,7 @@ def run_function(
             leaving=leaving,
             vacant=vacant,
             standby=standby,
-            silent=silent,
+            before=before,
         )
         return asyncio.run(work)
     finally:
@@ -99,7 +100,7 @@ async def function_coroutine(
     dead: Collection[str] = (),
     device: str = "cpu",
     standby: bool = True,
-    silent: Mapping[int, float] | None = None,
+    before: Before | None = None,
     **world_options: Any,
 ) -> Outcome:
     """Do the same as `run_function` for a caller that already has an event loop, a job and a compute thread.
@@ -115,7 +116,7 @@ async def function_coroutine(
     try:
         await world.compute(lambda: numerics.demand(settings.numerics))
         replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
-        return await Function(world, settings, replica, name, assigned, dead, standby, silent).run()
+        return await Function(world, settings, replica, name, assigned, dead, standby, before or Before()).run()
     finally:
         world.close()
 

@@ -27,6 +27,7 @@ from lambdaml.log.launches import Launch
 from lambdaml.storage.endpoint import is_local
 from lambdaml.storage.place import CONNECT_TIMEOUT_S
 from lambdaml.storage.profile import HOW, boto_session, plain_session
+from lambdaml.worker.leases import Before
 
 FAN_OUT = 32
 """A function starts at most this many others."""
@@ -56,7 +57,7 @@ class Work:
         life: The number of this life of the first function.
         lifetime_s: The longest life of a function, if it is shorter than the platform's limit; None otherwise.
         version: The version of lambdaml that the launcher has.
-        silent: The seconds for which workers were silent when the life before left, by worker.
+        before: What the life before knew when it left.
     """
 
     launch: str
@@ -67,14 +68,15 @@ class Work:
     life: int
     lifetime_s: float | None
     version: str
-    silent: Mapping[int, float] = field(default_factory=dict)
+    before: Before = field(default_factory=Before)
 
     @staticmethod
     def of_event(event: Mapping[str, Any]) -> Work:
         """Return the work that an event asks for."""
-        silent = {int(worker): float(seconds) for worker, seconds in event.get("silent", {}).items()}
+        told = event["before"]
+        before = Before(told["commits"], {int(worker): seconds for worker, seconds in told["silent"].items()})
         known = {each.name for each in fields(Work)}
-        return Work(**{name: value for name, value in event.items() if name in known} | {"silent": silent})
+        return Work(**{name: value for name, value in event.items() if name in known} | {"before": before})
 
     def to_event(self) -> dict[str, Any]:
         """Return the event that asks for this work."""
@@ -82,7 +84,7 @@ class Work:
 
     def only(self, index: int, life: int) -> Work:
         """Return the work of one function alone, in this life of it."""
-        return replace(self, first=index, last=index + 1, life=life, silent={})
+        return replace(self, first=index, last=index + 1, life=life, before=Before())
 
 
 def ranges(first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -94,6 +94,10 @@ class Launch:
         self._store = store
         self._base = f"{keys.LAUNCHES}{token}/"
 
+    def next_life(self, index: int) -> int:
+        """Return the number of the first life of function `index` that nobody has claimed."""
+        return len(self._lives(index))
+
     def claim(self, index: int, life: int, by: str = "") -> bool:
         """Claim this life of function `index`, whose life before ended in order or which never had one.
 

@@ -58,6 +58,7 @@ class GatherExchange:
         self._decided_at = [shared.world.now()] * shared.settings.workers
         self._tasks: dict[int, Task] = {}
         self._paces: dict[int, PollTimer[float]] = {}
+        self._first: dict[int, int] = {}
 
     def attend(self, deciding: bool) -> None:
         """Look for the updates of all workers that this function does not hold, if it must know them to decide."""
@@ -80,11 +81,18 @@ class GatherExchange:
             if update.upload_s is not None:
                 self._pace(update.worker).said(update.ready_s + update.upload_s)
             self.news += 1
-            shared.leases.heard(update.worker)
+            shared.leases.heard(update.worker, now=self._fresh(update))
             shared.changed()
         else:
             shared.release(update.id)
             update.let_go()
+
+    def _fresh(self, update: Update) -> bool:
+        """Return whether an update was published lately: no commit with it was known before, and it is not the first such one of its worker,
+        which may have been there for long."""
+        if self._shared.known.commit < self._shared.news_from:
+            return False
+        return update.seq > self._first.setdefault(update.worker, update.seq)
 
     def take(self, commit: Commit) -> dict[Id, Update]:
         """Return the known updates that get their fate in this commit, and forget them."""

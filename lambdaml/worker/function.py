@@ -8,7 +8,7 @@ replica.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Literal
 
 from lambdaml.errors import BadObject, ReplicaDiverged, RunFailed, StoreError
@@ -21,6 +21,7 @@ from lambdaml.worker.bases import Bases
 from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.committer import Committer
 from lambdaml.worker.hosting import Hosting
+from lambdaml.worker.leases import Before
 from lambdaml.worker.machine import Folded, Machine
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.restoring import restore
@@ -29,6 +30,8 @@ from lambdaml.worker.shared import Shared
 from lambdaml.worker.stop_watcher import StopWatcher
 from lambdaml.worker.window import MAX_UNAPPLIED
 from lambdaml.worker.world import World
+
+_NOTHING = Before()
 
 Outcome = Literal["done", "left", "idle"]
 
@@ -47,7 +50,7 @@ class Function:
         dead: The functions that the engine saw die.
         standby: Whether it stays as a backup while others work as all of its workers. Where every second is paid for,
             it leaves.
-        silent: The seconds for which workers have been silent already, as a function before this one found.
+        before: What a function before this one knew.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Function:
         assigned: Collection[int],
         dead: Collection[str] = (),
         standby: bool = True,
-        silent: Mapping[int, float] | None = None,
+        before: Before = _NOTHING,
     ) -> None:
         self._shared = shared = Shared(world, settings, replica, name, dead)
         self._assigned = list(assigned)
@@ -71,16 +74,16 @@ class Function:
         self._checkpoints = Checkpoints(shared, self._backlog, self._committer)
         self._bases = Bases(shared, self._backlog)
         parts = self._checkpoints, Remembering(shared), self._bases
-        self._hosting = Hosting(shared, self._exchange, *parts, self._assigned, silent or {})
+        self._hosting = Hosting(shared, self._exchange, *parts, self._assigned, before)
         self._standby = standby
         self._began_at = 0
-        self._finished = False
+        self._finished = self._needless = False
 
     async def run(self) -> Outcome:
         """Work on the run until it ends or this function must leave.
 
         Returns:
-            "done" if the run has ended, "left" if another function must go on, "idle" if another one did all along.
+            "done" if the run has ended, "left" if another function must go on, "idle" if another one is seen to do so.
 
         Raises:
             JobFailed, BadObject, ReplicaDiverged, RunFailed, StoreError: If the run cannot go on like this.
@@ -98,7 +101,7 @@ class Function:
                 raise
         finally:
             await self._end()
-        return "done" if self._over else "left" if self._hosting.worked else "idle"
+        return "done" if self._over else "idle" if self._needless else "left"
 
     async def _overtaken(self) -> bool:
         """Return whether the run's horizon has passed the commit at which this function began.
@@ -145,7 +148,7 @@ class Function:
         try:
             await shared.tracer.close()
             if not self._finished:
-                shared.world.emit(LeavingEvent(function=shared.name, silent=leases.silences()))
+                shared.world.emit(LeavingEvent(commits=shared.known.commit, silent=leases.silences()))
                 await self._shared.world.gather(*[leases.release(worker) for worker in list(leases.held)])
         except StoreError:
             if shared.tasks.failure is None:
@@ -189,7 +192,7 @@ class Function:
         shared.known.advance(commit)
         shared.waits.progress()
         for entry in commit.entries:
-            shared.leases.heard(entry.worker, now=commit.commit >= shared.tail)
+            shared.leases.heard(entry.worker, now=commit.commit >= shared.news_from)
         self._backlog.add(commit, self._exchange.take(commit), self._exchange.total(commit))
         if commit.stop:
             self._hosting.roles_changed()
@@ -250,4 +253,5 @@ class Function:
             if not shared.ending:
                 await self._hosting.take_over()
             if not self._standby and self._hosting.needless:
+                self._needless = True
                 shared.leave()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from lambdaml.errors import LeaseLost
 from lambdaml.events import TakeoverEvent
 from lambdaml.patterns import Exchange
 from lambdaml.worker.bases import Bases
 from lambdaml.worker.checkpoints import Checkpoints
+from lambdaml.worker.leases import Before
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.worker import Worker
@@ -20,10 +21,7 @@ class Hosting:
 
     Args:
         assigned: The workers that are meant for this function. For others it is a backup.
-        silent: The seconds for which workers have been silent already, as far as that is known.
-
-    Attributes:
-        worked: Whether it has held any worker.
+        before: What a function before this one knew.
     """
 
     def __init__(
@@ -34,7 +32,7 @@ class Hosting:
         remembering: Remembering,
         bases: Bases,
         assigned: Collection[int],
-        silent: Mapping[int, float],
+        before: Before,
     ) -> None:
         self._shared = shared
         self._exchange = exchange
@@ -42,9 +40,8 @@ class Hosting:
         self._remembering = remembering
         self._bases = bases
         self._assigned = assigned
-        self._silent = silent
+        self._before = before
         self._hosted: dict[int, Task] = {}
-        self.worked = False
 
     def __len__(self) -> int:
         return len(self._hosted)
@@ -62,7 +59,8 @@ class Hosting:
         """
         leases, known = self._shared.leases, self._shared.known
         await self._shared.world.gather(*[leases.acquire(w, known.next_seq[w], fresh=fresh) for w in self._assigned])
-        leases.begin(known.workers, self._silent)
+        leases.begin(known.workers, self._before.silent)
+        self._shared.news_from = max(self._shared.tail, self._before.commits)
 
     def start(self) -> None:
         """Start to work as every worker whose lease is held."""
@@ -72,7 +70,6 @@ class Hosting:
 
     def _host(self, worker: int) -> None:
         shared = self._shared
-        self.worked = True
         self._remembering.expect(worker)
         self._bases.look(worker)
 

@@ -17,12 +17,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
 from lambdaml.log.lease import Lease
 from lambdaml.worker.reading import read
 from lambdaml.worker.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a function knew that left, for the one that goes on in its place.
+
+    Attributes:
+        commits: The number of commits that it knew.
+        silent: The seconds for which it had not heard of workers that it did not hold.
+    """
+
+    commits: int = 0
+    silent: Mapping[int, float] = field(default_factory=dict)
 
 
 class Leases:
@@ -50,6 +64,7 @@ class Leases:
         self._heard: dict[int, float] = {}
         self._refused: Counter[int] = Counter()
         self._lively: set[int] = set()
+        self._silent: frozenset[int] = frozenset()
         self._offset_s = 0.0
         self.clock_error_s = 0.0
         self.runs_out: dict[int, float] = {}
@@ -133,7 +148,7 @@ class Leases:
         Args:
             silent: The seconds for which workers have been silent already, as far as that is known.
         """
-        now = self._world.now()
+        now, self._silent = self._world.now(), frozenset(silent)
         self._heard = {worker: now - silent.get(worker, 0.0) for worker in range(workers)}
 
     def silences(self) -> dict[int, float]:
@@ -151,9 +166,11 @@ class Leases:
         Args:
             now: Whether it is a fresh one, rather than one that was only read now.
         """
-        self._heard[worker] = self._world.now()
         if now:
             self._lively.add(worker)
+        elif worker in self._silent:  # what is known of it is better
+            return
+        self._heard[worker] = self._world.now()
 
     def silent(self, worker: int) -> bool:
         """Return whether nothing was heard of the worker for as long as a lease lasts."""

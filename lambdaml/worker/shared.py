@@ -44,6 +44,7 @@ class Shared:
         wish: A stop that was asked for and is not in the log yet.
         control: A change that was asked for; the log may hold it by now.
         tail: The number of log entries that existed when the function began.
+        news_from: The first commit that tells that the workers in it live; earlier ones were known before.
         latency_s: The time that a request takes if it finds nothing.
         warm: Whether functions are known to have published updates before now.
         published: Whether this function has published an update.
@@ -76,7 +77,7 @@ class Shared:
     def start_at(self, known: LogState, tail: int) -> None:
         """Begin with a replica whose state rests on the log state `known`, when the log has `tail` entries."""
         self.known, self.queued = known, known.copy()
-        self.applied, self.tail = known.commit, tail
+        self.applied, self.tail, self.news_from = known.commit, tail, tail
 
     @property
     def unapplied(self) -> int:
