@@ -22,6 +22,9 @@ def lambda_local(
     memory: Annotated[int, typer.Option(metavar="MB", help="The function's memory in MB.")] = 1769,
     timeout: Annotated[int, typer.Option(metavar="S", help="The seconds that an invocation may take.")] = 900,
     concurrency: Annotated[int, typer.Option(metavar="N", help="The most invocations that run at a time.")] = 64,
+    retry_after: Annotated[
+        float, typer.Option(metavar="S", help="The seconds to an event's first retry; to the second it is twice that.")
+    ] = 60.0,
     env: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for the function; repeat it for more.")
     ] = None,
@@ -55,6 +58,7 @@ def lambda_local(
         duplicates,
         failures,
         throttles,
+        retry_after,
         environment=dict(pair.split("=", 1) for pair in env or []),
         port=port,
         log=sys.stderr if log else None,

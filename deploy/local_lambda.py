@@ -12,10 +12,9 @@ that start cold, are frozen between invocations, used again while they are warm 
 and memory limits. On demand, and drawn from a seed: events that are delivered twice, sandboxes that fail, calls that
 are throttled.
 
-Other than on AWS: retries come after 1 and 2 seconds instead of minutes; one function; its code is found from the
-working folder and may write there; no share of a CPU by memory size; no limit on /tmp, no layers, extensions,
-destinations, versions or log tails; no signatures or permissions are checked. `lambdaml.deploy.sandbox` says what the
-emulator does otherwise.
+Other than on AWS: one function; its code is found from the working folder and may write there; no share of a CPU by
+memory size; no limit on /tmp, no layers, extensions, destinations, versions or log tails; no signatures or permissions
+are checked. `lambdaml.deploy.sandbox` says what the emulator does otherwise.
 
 `GET /reports` lists what each invocation took, and `GET /stats` counts what happened.
 """
@@ -25,22 +24,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import json
 import os
 import signal
 import sys
 import threading
 import time
-import urllib.parse
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
+from lambdaml.deploy.invoke_api import InvokeServer, bare_name
 from lambdaml.deploy.sandbox import InvocationReport, Sandbox, emulator
 from lambdaml.errors import UserError
 from lambdaml.storage.draws import Draws
@@ -49,12 +45,10 @@ IDLE_S = 120.0
 """A sandbox that has been idle for this many seconds is ended."""
 
 _WATCH_S = 0.2
-_RETRIES_AFTER_S = (1.0, 2.0)
+_RETRIES = 2
 _EVENT_LIVES_S = 6 * 3600.0
 _FAILS_WITHIN_S = 3.0
-_SYNC_BYTES, _EVENT_BYTES = 6 * 2**20, 2**20
 
-_ACCOUNT = "arn:aws:lambda:us-east-1:012345678912"
 _FROM_OUTSIDE = (
     *("PATH", "LANG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"),
     *("AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
@@ -90,6 +84,7 @@ class LocalLambda:
         duplicates: The share of events that are delivered twice.
         failures: The share of invocations whose sandbox does not start or is killed in its first three seconds.
         throttles: The share of Invoke calls that are answered 429.
+        retry_after_s: The seconds from a failed event to its first retry; the second retry waits twice as long.
         environment: Variables for the function, beside its limits, and the credentials and region of this process.
         port: The port to listen on at 127.0.0.1; 0 takes a free one.
         log: A file for what sandboxes print.
@@ -109,19 +104,28 @@ class LocalLambda:
         duplicates: float = 0.0,
         failures: float = 0.0,
         throttles: float = 0.0,
+        retry_after_s: float = 60.0,
         environment: Mapping[str, str] | None = None,
         port: int = 0,
         log: TextIO | None = None,
     ) -> None:
-        ranges = {"memory_mb": (memory_mb, 128, 10240), "timeout_s": (timeout_s, 1, 900)}
-        ranges |= {"concurrency": (concurrency, 1, 1000), "port": (port, 0, 65535)}
-        shares = {"duplicates": duplicates, "failures": failures, "throttles": throttles}
-        for name, (value, low, high) in (ranges | {name: (share, 0, 1) for name, share in shares.items()}).items():
+        ranges: dict[str, tuple[float, int, int]] = {
+            "memory_mb": (memory_mb, 128, 10240),
+            "timeout_s": (timeout_s, 1, 900),
+            "concurrency": (concurrency, 1, 1000),
+            "duplicates": (duplicates, 0, 1),
+            "failures": (failures, 0, 1),
+            "throttles": (throttles, 0, 1),
+            "retry_after_s": (retry_after_s, 0, 3600),
+            "port": (port, 0, 65535),
+        }
+        for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise UserError(f"{name} must lie between {low} and {high}, not {value}")
-        self.handler, self.function, self.memory_mb, self.timeout_s = handler, _bare(function), memory_mb, timeout_s
-        self.concurrency, self._shares, self._draws, self._log = concurrency, shares, Draws(seed), log
-        self._program = emulator()
+        self.handler, self.function, self.memory_mb, self.timeout_s = handler, bare_name(function), memory_mb, timeout_s
+        self.concurrency, self._draws, self._log = concurrency, Draws(seed), log
+        self._shares = {"duplicates": duplicates, "failures": failures, "throttles": throttles}
+        self._retry_after_s, self._program = retry_after_s, emulator()
         self._lock = threading.Lock()
         self._count: Counter[str] = Counter(invocations=0, cold=0, retries=0, duplicates=0, throttles=0, failures=0)
         self._reports: list[InvocationReport] = []
@@ -130,7 +134,7 @@ class LocalLambda:
         self._running: set[Sandbox] = set()
         self._closed = threading.Event()
         try:
-            self._server = _Server(("127.0.0.1", port), partial(_Api, self))
+            self._server = InvokeServer(self, port)
         except OSError as error:
             raise UserError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}") from None
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -213,9 +217,9 @@ class LocalLambda:
     def _deliver(self, event: _Event) -> None:
         done = self._run(event.payload, event.context)
         failed = done is None or done[1].status != "success"
-        if failed and event.attempt < len(_RETRIES_AFTER_S) and time.monotonic() - event.born < _EVENT_LIVES_S:
+        if failed and event.attempt < _RETRIES and time.monotonic() - event.born < _EVENT_LIVES_S:
             again = partial(self._again, replace(event, attempt=event.attempt + 1), "retries")
-            _later(_RETRIES_AFTER_S[event.attempt], again)
+            _later(self._retry_after_s * (event.attempt + 1), again)
 
     def _run(self, payload: bytes, context: str) -> tuple[bytes, InvocationReport] | None:
         fate, failures = self._draws.unit("failure", ""), self._shares["failures"]
@@ -279,120 +283,6 @@ class LocalLambda:
         if self._log is not None:
             self._log.write(line + "\n")
             self._log.flush()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 1024
-
-    def handle_error(self, *connection: Any) -> None:
-        """Say nothing of callers that did not wait for their answer."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(*connection)
-
-
-class _Api(BaseHTTPRequestHandler):
-    """Answers the calls of one connection in AWS's shapes."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, local: LocalLambda, *connection: Any) -> None:
-        self._local = local
-        super().__init__(*connection)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing: sandboxes log what is of interest."""
-
-    def do_GET(self) -> None:
-        local, path = self._local, urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).rstrip("/")
-        if path == "/reports":
-            return self._answer(200, [asdict(report) for report in local.reports()])
-        if path == "/stats":
-            return self._answer(200, local.stats())
-        if path == "/2016-08-19/account-settings":
-            limit = {"ConcurrentExecutions": local.concurrency, "UnreservedConcurrentExecutions": local.concurrency}
-            return self._answer(200, {"AccountLimit": limit, "AccountUsage": {"FunctionCount": 1}})
-        name, _, what = path.removeprefix("/2015-03-31/functions/").partition("/")
-        if not self._is_ours(name):
-            return None
-        configuration = {
-            "FunctionName": local.function,
-            "FunctionArn": f"{_ACCOUNT}:function:{local.function}",
-            "Handler": local.handler,
-            "Timeout": local.timeout_s,
-            "MemorySize": local.memory_mb,
-            "Version": "$LATEST",
-            "State": "Active",
-            "LastUpdateStatus": "Successful",
-            "PackageType": "Zip",
-            "Runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
-            "EphemeralStorage": {"Size": 512},
-        }
-        return self._answer(200, configuration if what == "configuration" else {"Configuration": configuration})
-
-    def do_POST(self) -> None:
-        payload = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}"
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        name = path.removeprefix("/2015-03-31/functions/").removesuffix("/invocations")
-        kind = self.headers.get("X-Amz-Invocation-Type") or "RequestResponse"
-        most = _EVENT_BYTES if kind == "Event" else _SYNC_BYTES
-        if not self._is_ours(name):
-            return None
-        if len(payload) > most:
-            said = f"{len(payload)} byte payload is too large for the {kind} invocation type (limit {most} bytes)"
-            return self._refuse(413, "RequestTooLargeException", said)
-        try:
-            json.loads(payload)
-        except ValueError as error:
-            return self._refuse(
-                400, "InvalidRequestContentException", f"Could not parse request body into json: {error}"
-            )
-        if kind == "DryRun":
-            return self._answer(204, None)
-        if reason := self._local.throttled(kind == "Event"):
-            return self._refuse(429, "TooManyRequestsException", "Rate Exceeded.", Reason=reason)
-        context = self.headers.get("X-Amz-Client-Context") or ""
-        if kind == "Event":
-            self._local.accept(payload, context)
-            return self._answer(202, None)
-        done = self._local.invoke(payload, context)
-        if done is None:
-            return self._refuse(500, "ServiceException", "The function's execution environment could not start.")
-        answer, report = done
-        unhandled = {} if report.status == "success" else {"X-Amz-Function-Error": "Unhandled"}
-        return self._answer(200, answer, {"X-Amz-Executed-Version": "$LATEST", **unhandled}, report.request_id)
-
-    def _is_ours(self, name: str) -> bool:
-        """Return whether a name is the function's, and refuse the call if it is not."""
-        bare = _bare(name)
-        if bare != self._local.function:
-            said = f"Function not found: {_ACCOUNT}:function:{bare}"
-            self._refuse(404, "ResourceNotFoundException", said)
-        return bare == self._local.function
-
-    def _refuse(self, code: int, kind: str, message: str, **more: str) -> None:
-        body = {"Type": "Service" if code == 500 else "User", "message": message, **more}
-        self._answer(code, body, {"x-amzn-ErrorType": kind})
-
-    def _answer(
-        self, code: int, body: Any, headers: Mapping[str, str] | None = None, request_id: str | None = None
-    ) -> None:
-        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(code)
-        all_headers = {"x-amzn-RequestId": request_id or str(uuid.uuid4()), **(headers or {})}
-        if code != 204:
-            all_headers |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        for name, value in all_headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def _bare(name: str) -> str:
-    """Return a function's name from its ARN, a part of that, or the name, with or without a qualifier."""
-    return name.rpartition("function:")[2].partition(":")[0]
 
 
 def _later(seconds: float, action: Callable[[], None]) -> threading.Timer:

@@ -73,10 +73,9 @@ def local() -> Iterator[LocalLambda]:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalLambda]]:
-    monkeypatch.setattr(local_lambda, "_RETRIES_AFTER_S", (0.01, 0.01))
+def start() -> Iterator[Callable[..., LocalLambda]]:
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(LocalLambda(HANDLER, **options))
+        yield lambda **options: stack.enter_context(LocalLambda(HANDLER, retry_after_s=0.01, **options))
 
 
 def test_a_function_gets_its_event_its_limits_and_a_clean_environment(
@@ -383,6 +382,12 @@ def test_what_sandboxes_say_is_logged_when_asked(start: Callable[..., LocalLambd
 def test_mistakes_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         LocalLambda(HANDLER, **options)
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(local: LocalLambda) -> None:
+    port = int(local.url.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"^port {port} of 127.0.0.1 cannot be used: Address already in use$"):
+        LocalLambda(HANDLER, port=port)
 
 
 @pytest.mark.parametrize("command", ["lambdaml.deploy.local_lambda", "lambdaml.cli lambda-local"])
