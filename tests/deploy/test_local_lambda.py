@@ -336,6 +336,13 @@ def test_the_control_plane_knows_the_function_its_limits_and_its_names(local: Lo
     assert client.get_account_settings()["AccountLimit"]["ConcurrentExecutions"] == 2
 
 
+def test_a_function_may_be_named_by_its_arn(start: Callable[..., LocalLambda]) -> None:
+    arn = "arn:aws:lambda:us-east-1:012345678912:function:mine"
+    local = start(function=arn)
+    assert local.function == "mine"
+    assert lambda_client(local.url).invoke(FunctionName=arn, InvocationType="DryRun")["StatusCode"] == 204
+
+
 def test_reports_and_counts_are_served_as_json(local: LocalLambda) -> None:
     _, said = invoke(local)
     with urlopen(f"{local.url}/reports") as reports, urlopen(f"{local.url}/stats") as stats:
