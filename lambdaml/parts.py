@@ -11,7 +11,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
-from lambdaml.schedules import SCHEDULES, Schedule, delay_of
+from lambdaml.schedules import SCHEDULES, Schedule, delay_of, in_rounds
 from lambdaml.staleness import RULES, Rule
 
 if TYPE_CHECKING:
@@ -72,9 +72,34 @@ class Parts:
                 f"remembers something may have {KNOWN_FATES}: choose a delay of {KNOWN_FATES} or less"
             )
         parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
+        if algorithm.fragments > 1:
+            _demand_rounds(names, parts)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts
+
+
+def _demand_rounds(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that all workers of a run send the same fragment at a time.
+
+    Raises:
+        SettingsError: If the schedule or the rule does not go with fragments.
+    """
+    named, count = f"algorithm {names.algorithm!r}", parts.algorithm.fragments
+    if not in_rounds(parts.schedule, names.workers):
+        raise SettingsError(
+            f"{named} sends its fragments in turn, and schedule {names.schedule!r} has no rounds in which all workers send "
+            "the same one: use bsp or pipeline"
+        )
+    if parts.delay >= count:
+        raise SettingsError(
+            f"schedule {names.schedule!r} still exchanges a fragment when its next turn comes with {named}: take more than "
+            f"{parts.delay} fragments"
+        )
+    if parts.rule.transform(names.workers, 1) is not None:
+        raise SettingsError(
+            f"staleness rule {names.staleness!r} keeps vectors of the whole model, and {named} sends fragments of it"
+        )
 
 
 def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:

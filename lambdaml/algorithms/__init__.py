@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.codecs import Vector
+from lambdaml.codecs import Layout, Vector
 from lambdaml.log.memory import Arrays, Memory
 from lambdaml.log.records import Body, Entry, Update
 from lambdaml.registry import Registry
@@ -108,7 +108,17 @@ class LocalModel(Protocol):
     """The model of one function at the base of an update, as an algorithm uses it.
 
     Whatever it does to the parameters must be undone by `displace`. Buffers are saved and restored around it.
+
+    Attributes:
+        layout: The layout of flat vectors: a tensor for each trained parameter.
+        commit: The number of commits that the parameters rest on.
     """
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def commit(self) -> int: ...
 
     def backward(self, worker: int, batch: int) -> Batch:
         """Compute the gradient of one of a worker's batches, and leave it in the model and in the flat gradient.
@@ -132,6 +142,10 @@ class LocalModel(Protocol):
 
     def values(self) -> Vector:
         """Return a copy of the trained parameters in one flat vector."""
+        ...
+
+    def restore(self, values: Vector) -> None:
+        """Set the trained parameters to these values."""
         ...
 
     def pull(self, centre: Vector, strength: float) -> None:
@@ -163,6 +177,8 @@ class Algorithm(Protocol):
         summands: The number of workers of a run with `gradient` whose updates an update is the sum of, each with the
             factor samples / nominal; 1 if updates are no sums. Worker w sums over the workers w * summands and following
             of a run with `summands` times as many.
+        fragments: The number of fragments into which the parameters are divided (`lambdaml.algorithms.fragments`). Update
+            s of a worker carries fragment s mod `fragments` alone; 1 if updates carry all parameters.
     """
 
     gives: frozenset[str]
@@ -170,6 +186,7 @@ class Algorithm(Protocol):
     keeps_optimizer: bool
     clocked: bool
     summands: int
+    fragments: int
 
     def batches(self, per_epoch: int) -> int:
         """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""

@@ -24,7 +24,7 @@ class GradientDescent:
 
     gives = frozenset({GRADIENT})
     remembers = keeps_optimizer = clocked = False
-    summands = 1
+    summands = fragments = 1
 
     def batches(self, per_epoch: int) -> int:
         return 1

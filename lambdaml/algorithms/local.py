@@ -11,6 +11,9 @@ that the samples applied so far stand for.
 With `auto` each worker chooses its number of steps so that all rounds take the same time: the fastest takes `most`
 steps, and the others as many as their speed allows (DyLU of arXiv 2401.09135). Clocks decide it, so the update's header
 says it; such a run can be verified, but it does not have the same bits twice.
+
+With `fragments=F` an update comes after H/F steps and carries one of F parts of the model in turn (Streaming DiLoCo, arXiv
+2501.18512): `lambdaml.algorithms.fragments`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.algorithms import Assignment, LocalModel, Message, together
+from lambdaml.algorithms.fragments import Carried
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
@@ -41,7 +45,7 @@ is no tensor in the inner optimizer's state."""
 
 
 class LocalSteps:
-    """Takes `steps` local steps for each update.
+    """Takes `steps` local steps for each update, or for each round of all fragments.
 
     Args:
         steps: The number of steps, H, or `auto`. Give either this or `epochs`.
@@ -52,6 +56,8 @@ class LocalSteps:
         weights: Whether workers count by their samples (`samples`) or alike (`equal`). By default it is `equal` with
             `nesterov`, and otherwise `samples`.
         most: The number of steps of the fastest worker, with `auto`; 0 for 32.
+        fragments: The number of fragments of the model, F, which divides H. Each update carries one of them, after H/F
+            steps, and the worker remembers its own values of the others. With 1 an update carries the whole model.
     """
 
     summands = 1
@@ -64,6 +70,7 @@ class LocalSteps:
         inner: str = "",
         weights: str = "",
         most: int = 0,
+        fragments: int = 1,
     ) -> None:
         self._auto = steps == AUTO
         if not self._auto and not (steps == "" or steps.isdecimal()):
@@ -82,6 +89,16 @@ class LocalSteps:
         self._epochs = epochs
         if not self._steps and not epochs:
             raise ValueError("a worker must take at least one step")
+        if fragments < 1:
+            raise ValueError(f"fragments must be 1 or more, not {fragments}")
+        if fragments > 1 and (self._auto or epochs):
+            raise ValueError("fragments need a number of steps that they divide, as in 'local:20,fragments=4'")
+        if self._steps % fragments:
+            raise ValueError(
+                f"{fragments} fragments do not divide {self._steps} steps: choose a multiple of {fragments}"
+            )
+        self.fragments = fragments
+        self._steps //= fragments
         try:
             self._outer = OUTER_OPTIMIZERS.make(outer)
         except SettingsError as error:
@@ -90,7 +107,7 @@ class LocalSteps:
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
         self.gives = self._outer.gives | {DISPLACEMENT}
         self.keeps_optimizer, self.clocked = self._keep, self._auto
-        self.remembers = self.keeps_optimizer or self.clocked
+        self.remembers = self.keeps_optimizer or self.clocked or fragments > 1
 
     def batches(self, per_epoch: int) -> int:
         return self._steps or max(1, round(self._epochs * per_epoch))
@@ -119,27 +136,29 @@ class LocalSteps:
         return "" if right else f"claims {count} batches from {first} on, not {due.batches} from {due.first_batch} on"
 
     def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
-        start = model.values()
-        kept = memory if self._keep and memory is not None else Memory(assignment.worker)
+        fresh = Memory(assignment.worker)
+        carried, start = None, model.values()
+        if self.fragments > 1:
+            carried = Carried.resume(model, start, self.fragments, memory or fresh)
+            model.restore(carried.values)
+        kept = memory if self._keep and memory is not None else fresh
         model.load_optimizer(kept.arrays, kept.values.get(_OPTIMIZER))
         done = []
         for number in range(assignment.batches):
             done.append(model.backward(assignment.worker, assignment.first_batch + number))
             model.step(assignment.worker, assignment.first_batch + number, inner_step + number)
-        model.displace(start)
-        arrays: Arrays = {}
-        values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
-        if self._keep:
-            arrays, values[_OPTIMIZER] = model.dump_optimizer()
         found = together(done, sum(batch.loss for batch in done) / len(done))
-        return Message(
-            found.samples,
-            found.loss,
-            found.absent,
-            found.labels,
-            arrays=arrays,
-            values=values,
-        )
+        absent, arrays = found.absent, Arrays()
+        values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
+        if carried is None:
+            model.displace(start)
+        else:
+            absent = carried.send(model, assignment.seq, done)
+            arrays, values = carried.kept()
+        if self._keep:
+            state, values[_OPTIMIZER] = model.dump_optimizer()
+            arrays |= state
+        return Message(found.samples, found.loss, absent, found.labels, arrays=arrays, values=values)
 
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
         return self._outer.make(parameters)

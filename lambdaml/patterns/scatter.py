@@ -40,6 +40,8 @@ class Scatter:
             return (
                 "cuts updates into slices, and this codec's can only be read as a whole: use another codec, or gather"
             )
+        if parts.algorithm.fragments > 1:
+            return "cuts vectors at fixed places, and those of fragments have others: use gather or tree"
         if type(parts.rule).judge is not Rule.judge or parts.rule.transform(workers, 1) is not None:
             return "adds up slices, which do not say what this staleness rule looks at: use gather or tree"
         return ""

@@ -190,6 +190,7 @@ def settings_for(
                 f"batches in {epochs:g} epochs: take fewer local steps, or more epochs"
             )
         steps = -(-batches // each)
+    _demand_turns(asked, parts, steps)
     if snapshot_every is None:
         snapshot_every = default_interval(max(1, per_epoch // each), workers, parameters, rounds_of(asked.keep))
     return resolved_settings(
@@ -216,13 +217,34 @@ def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
     Raises:
         SettingsError: If they cannot.
     """
+    from lambdaml.algorithms.fragments import fragment_layouts
     from lambdaml.training.flat import layout_of
     from lambdaml.training.slices import unsliceable
 
-    if fault := parts.codec.misfit(layout_of(model)):
+    layout, count = layout_of(model), parts.algorithm.fragments
+    fragments = fragment_layouts(layout, count)
+    if count > 1 and not min(each.size for each in fragments):
+        raise SettingsError(
+            f"algorithm {asked.algorithm!r} divides the parameters into {count} fragments, and this model has only "
+            f"{sum(span.stop > span.start for span in layout.spans)} of them that are not empty: take fewer fragments"
+        )
+    if fault := next(filter(None, map(parts.codec.misfit, fragments)), ""):
         raise SettingsError(f"codec {asked.codec!r} {fault}")
     if fault := unsliceable(parts, model):
         raise SettingsError(f"pattern {asked.pattern!r} {fault}")
+
+
+def _demand_turns(asked: RunOptions, parts: Parts, steps: int) -> None:
+    """Make sure that each fragment of the model has a turn in a run of so many updates of a worker.
+
+    Raises:
+        SettingsError: If one has none.
+    """
+    if steps < parts.algorithm.fragments:
+        raise SettingsError(
+            f"algorithm {asked.algorithm!r} needs an update for each of its {parts.algorithm.fragments} fragments, but a "
+            f"worker makes only {steps}: take fewer fragments, or more steps or epochs"
+        )
 
 
 def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:

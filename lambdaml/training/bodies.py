@@ -1,4 +1,5 @@
-"""The body of an update holds what the codec wrote, and beside it rows, buffers and the list of absent parameters.
+"""The body of an update holds what the codec wrote, and beside it rows, buffers and the list of absent parameters. If it
+covers one fragment of the model, it says which.
 
 If the update is a sum of gradients, the buffers are those after each of these: `b3` after the first, `b3.1` after the
 second, and so on.
@@ -10,13 +11,14 @@ import re
 
 from lambdaml.log.records import Body
 from lambdaml.training.flat import ABSENT
+from lambdaml.training.rows import FRAGMENT
 
 _REST = re.compile(rf"[bd]\d+(\.[1-9]\d*)?|{ABSENT}")
-_ROWS = re.compile(r"r\d+")
+_ROWS = re.compile(rf"r\d+|{FRAGMENT}")
 
 
 def split_body(body: Body) -> tuple[Body, Body, Body]:
-    """Split a body into what the codec wrote, the rows that this covers, and the rest: the buffers, and the list of
+    """Split a body into what the codec wrote, the fragment and the rows that this covers, and the rest: the buffers, and the list of
     absent parameters."""
     rest = {name: array for name, array in body.items() if _REST.fullmatch(name)}
     rows = {name: array for name, array in body.items() if _ROWS.fullmatch(name)}

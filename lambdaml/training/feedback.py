@@ -10,7 +10,7 @@ Sources: Seide et al., "1-bit SGD" (Interspeech 2014); Karimireddy et al., "Erro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lambdaml.codecs import Vector
 from lambdaml.log.memory import Arrays, Memory, PendingUpdate
@@ -37,14 +37,20 @@ class Feedback:
         self._exact = exact
         self._add_sent = add_sent
 
-    def take_up(self, memory: Memory, vector: Vector) -> Vector:
-        """Return u, which is the vector itself if there is no residual. Neither it nor the memory is changed."""
+    def take_up(self, memory: Memory, vector: Vector, stays: Sequence[slice] = ()) -> Vector:
+        """Return u, which is the vector itself if there is no residual. Neither it nor the memory is changed.
+
+        Args:
+            stays: The places that the update does not carry. The residual there does not decay.
+        """
         residual = memory.arrays.get(_RESIDUAL)
         if residual is None:
             return vector
         if self._decay == 1.0:
             return residual + vector
         taken: Vector = residual * residual.dtype.type(self._decay)
+        for span in stays:
+            taken[span] = residual[span]
         taken += vector
         return taken
 

@@ -149,14 +149,19 @@ class FlatGradient:
         offset = torch.from_numpy(self.values() - centre).to(self.vector.device)
         self.vector.add_(offset, alpha=strength)
 
-    def displace(self, start: NDArray[Any]) -> None:
-        """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
+    def restore(self, values: NDArray[Any]) -> None:
+        """Set the trained parameters to these values, laid out like the gradient."""
         with torch.no_grad():
             for parameter, place, shape in zip(self.parameters, self.layout.spans, self.layout.shapes, strict=True):
-                now = _real(parameter.detach()).to(self.dtype).cpu().numpy()
-                np.subtract(now, start[place], out=self.host[place])
-                before = torch.from_numpy(start[place]).reshape(shape)
-                parameter.copy_(torch.view_as_complex(before) if parameter.is_complex() else before)
+                own = torch.from_numpy(values[place]).reshape(shape)
+                parameter.copy_(torch.view_as_complex(own) if parameter.is_complex() else own)
+
+    def displace(self, start: NDArray[Any]) -> None:
+        """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
+        for parameter, place in zip(self.parameters, self.layout.spans, strict=True):
+            now = _real(parameter.detach()).to(self.dtype).cpu().numpy()
+            np.subtract(now, start[place], out=self.host[place])
+        self.restore(start)
         if not self._own:
             self.vector.copy_(torch.from_numpy(self.host))
 

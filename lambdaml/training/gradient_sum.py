@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lambdaml.codecs import CODECS, UpdateContext
+from lambdaml.codecs import UpdateContext
 from lambdaml.log.records import Body
 from lambdaml.training.bodies import buffer_name
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.flat import FlatGradient
 from lambdaml.training.rows import Rows
-from lambdaml.training.step_sum import StepSum, Write
-
-_PLAIN = CODECS.make("fp32")
+from lambdaml.training.step_sum import DENSE, StepSum, Write
 
 
 class ModelGradientSum:
@@ -51,5 +49,5 @@ class ModelGradientSum:
         vector = self._flat.to_host()
         rows = self._rows.find(vector)
         layout = self._rows.layout(rows)
-        body = _PLAIN.encode(self._rows.pack(vector, rows), layout, UpdateContext())
-        return lambda weight, out, *, fresh: self._rows.add(_PLAIN, body, rows, weight, out, fresh)
+        body = DENSE.encode(self._rows.pack(vector, rows), layout, UpdateContext())
+        return lambda weight, out, *, fresh: self._rows.add(DENSE, body, rows, weight, out, fresh)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lambdaml.algorithms import Assignment, Batch
-from lambdaml.codecs import UpdateContext, Vector
+from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
@@ -42,9 +42,11 @@ class JobModel:
         labels: Whether passes count the labels of their samples.
         late: Whether updates may be applied to another version than the one that they were computed from.
         inner_steps: The number of local steps that a worker takes in the whole run.
+        fragments: The number of fragments in which updates carry the parameters.
 
     Attributes:
         changed: The present values of the settings that control entries changed.
+        commit: The number of commits that the parameters rest on.
         dataset: The job's dataset, once `open` has loaded it.
     """
 
@@ -60,17 +62,19 @@ class JobModel:
         labels: bool,
         late: bool,
         inner_steps: int,
+        fragments: int,
     ) -> None:
         self.job, self.settings = job, settings
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.device = device
         self.buffers = Buffers(model, late=late)
         self.flat = FlatGradient(model, device)
-        self.rows = Rows(model, self.flat.parameters, self.flat.layout)
+        self.rows = Rows(model, self.flat.parameters, self.flat.layout, fragments)
         self.sampler = sampler_of(settings)
         self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch, inner_steps)
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
+        self.commit = 0
         self._labels = labels
         self._absent: list[int] = []
         self._fresh: tuple[Arrays, dict[str, Any]] | None = None  # the state before the first step
@@ -149,9 +153,18 @@ class JobModel:
             weights=lambda: pack(self.flat.values()),
         )
 
+    @property
+    def layout(self) -> Layout:
+        """The layout of flat vectors."""
+        return self.flat.layout
+
     def values(self) -> Vector:
         """Return a copy of the trained parameters in one flat vector."""
         return self.flat.values()
+
+    def restore(self, values: Vector) -> None:
+        """Set the trained parameters to these values."""
+        self.flat.restore(values)
 
     def pull(self, centre: Vector, strength: float) -> None:
         """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`."""

@@ -93,6 +93,7 @@ class Replica:
             device=self.device,
             labels=self.rule.labels,
             late=self.parts.delay > 0 or not self.parts.schedule.deterministic,
+            fragments=self.algorithm.fragments,
             inner_steps=settings.batches or settings.steps * self.algorithm.batches(settings.steps_per_epoch),
         )
         self.buffers, self.flat, self.rows = self.local.buffers, self.local.flat, self.local.rows
@@ -120,8 +121,8 @@ class Replica:
 
     @property
     def update_bytes(self) -> int:
-        """The estimated size of an update in memory, without its buffers."""
-        return self.codec.expected_bytes(self.flat.layout)
+        """The estimated size of an update in memory, without its buffers; of the largest fragment, if there are several."""
+        return max(map(self.codec.expected_bytes, self.rows.layouts))
 
     def held_bytes(self, update: Update) -> int:
         """Return the size of an update in memory, in bytes."""
@@ -148,12 +149,14 @@ class Replica:
         digest = memory.digest() if memory is not None else ""
         self.local.open()
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
-        self.local.changed = self.log_state.changed
+        self.local.changed, self.local.commit = self.log_state.changed, self.log_state.commit
         found = self.algorithm.compute(
             self.local, memory, assignment, inner_step(self.log_state.samples, self.settings)
         )
         computed, vector = self.clock(), self.flat.to_host()
-        taken = self.feedback.take_up(memory, vector) if self.feedback and memory is not None else None
+        taken = None
+        if self.feedback and memory is not None:
+            taken = self.feedback.take_up(memory, vector, [self.flat.layout.spans[one] for one in self.rows.stays(seq)])
         body = self._encode(assignment, vector if taken is None else taken)
         if len(found.absent):
             body[ABSENT] = found.absent
@@ -178,7 +181,7 @@ class Replica:
         )
 
     def _encode(self, assignment: Assignment, vector: Vector) -> Body:
-        rows = self.rows.find(vector)
+        rows = self.rows.find(vector, assignment.seq)
         step = inner_step(self.log_state.samples, self.settings)
         context = self.local.context(assignment, step, lambda whole: self.rows.pack(whole, rows))
         return self.codec.encode(self.rows.pack(vector, rows), self.rows.layout(rows), context) | rows
@@ -261,7 +264,7 @@ class Replica:
         _, rows, rest = split_body(update.body)
         absent = rest.pop(ABSENT, None)
         faults = map(self.buffers.check, split_buffers(rest, self.algorithm.summands))
-        fault = self.rows.check(rows) or next(filter(None, faults), "") or self.flat.check(absent)
+        fault = self.rows.check(rows, update.seq) or next(filter(None, faults), "") or self.flat.check(absent)
         if fault := fault or self.algorithm.check(self.settings, update):
             return fault
         first, count = update.batches or (update.seq, 1)

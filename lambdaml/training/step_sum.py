@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lambdaml.codecs import Codec, Vector
+from lambdaml.codecs import CODECS, Codec, Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject
 from lambdaml.log.bracket import Bracket
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 SUM = "sum"
 """The name of the array of a sum."""
+
+DENSE = CODECS.make("fp32")
+"""The codec of sums."""
 
 
 class Write(Protocol):
@@ -139,6 +142,7 @@ class StepParts:
         self.fresh: list[bool] = []
         self.absent: set[int] = set()
         self.kept: list[Vector] = []
+        self._travels: Body = {}
         layout = model.flat.layout
         self._out = np.empty(layout.size, layout.dtype) if out is None else out
         # A function that adds up a group for others adds one after the other: the groups are in the bracket already.
@@ -151,7 +155,7 @@ class StepParts:
     def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
         """Add an update, or keep its vector."""
         body, rows, _ = split_body(update.body)
-        codec = self._parts.codec
+        codec, self._travels = self._parts.codec, self._rows.travels(entry.seq)
         if keep:
             self.kept.append(self._rows.unpack(codec, body, rows))
         else:
@@ -171,16 +175,18 @@ class StepParts:
         if not body:
             self._sum.add(entries[0].worker, factor, _stand)
             return
-        vector = body.get(SUM)
-        if len(body) != 1 or vector is None or (vector.shape, vector.dtype) != (self._out.shape, self._out.dtype):
+        self._travels = self._rows.travels(entries[0].seq)
+        vector, size = body.get(SUM), self._rows.layout(self._travels).size
+        if len(body) != 1 or vector is None or (vector.shape, vector.dtype) != ((size,), self._out.dtype):
             raise BadObject(f"a partial sum holds {sorted(body)}, which is no vector of this model")
-        self._sum.add(entries[0].worker, factor, writer(vector))
+        self._sum.add(entries[0].worker, factor, self._writer(DENSE, {"gradient": vector}, self._travels))
 
     def note(self, updates: Sequence[Update], fresh: Sequence[bool]) -> None:
         """Note what is not summed."""
         for update, new in zip(updates, fresh, strict=True):
             rest = split_body(update.body)[2]
             absent = set(rest.pop(ABSENT).tolist()) if ABSENT in rest else set()
+            absent.update(self._rows.stays(update.seq))
             self.absent = self.absent & absent if self.rest else absent
             self.rest += split_buffers({name: np.array(array) for name, array in rest.items()}, self._summands)
             self.fresh += [new] * self._summands
@@ -219,9 +225,9 @@ class StepParts:
         return shares([replace(entry, samples=samples) for entry, each in counts for samples in each])
 
     def finish(self) -> Body:
-        """End the sum and return it."""
+        """End the sum and return it, without what its updates do not carry."""
         self._sum.finish()
-        return {SUM: self._out} if self._sum.used else {}
+        return {SUM: self._rows.pack(self._out, self._travels)} if self._sum.used else {}
 
     def _factor(self, entry: Entry) -> float:
         return factor_of(entry, self._parts, self._settings)

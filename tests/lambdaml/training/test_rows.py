@@ -70,7 +70,7 @@ def test_rows_give_the_bits_of_whole_gradients(options: dict[str, Any], monkeypa
     """Of the same ones: torch adds up the uses of a word in another order where its gradient is dense."""
     asked = {"workers": 3, "steps": 8, "seed": 4, **options}
     sparse = train(job(), **asked)
-    monkeypatch.setattr(Rows, "find", lambda rows, gradient: {})
+    monkeypatch.setattr(Rows, "find", lambda rows, gradient, seq: {})
     dense = train(job(), **asked)
     assert model_bytes(sparse) == model_bytes(dense)
     assert lambdaml.Run(sparse.store, job()).verify().faults == []
@@ -81,7 +81,7 @@ def test_a_run_with_rows_that_was_broken_off_goes_on_with_the_same_bits(monkeypa
     asked = {"workers": 2, "steps": 8, "seed": 4, "snapshot_every": 3, "max_update_norm": 100.0}
     run = broken_off(job(clip_norm=1.0), at=4, **asked)
     lambdaml.resume(run.store, job=job(clip_norm=1.0))
-    monkeypatch.setattr(Rows, "find", lambda rows, gradient: {})
+    monkeypatch.setattr(Rows, "find", lambda rows, gradient, seq: {})
     assert model_bytes(run) == model_bytes(train(job(clip_norm=1.0), **asked))
 
 

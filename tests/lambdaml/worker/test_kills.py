@@ -21,6 +21,7 @@ JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
 REMEMBERING: dict[str, dict[str, Any]] = {
     "local steps with a kept Adam": {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep"},
+    "fragments of local steps": {"job": f"{JOB}Wide", "algorithm": "local:8,outer=nesterov,fragments=2"},
     "error feedback": {"job": f"{JOB}Wide", "codec": "sparse"},
 }
 SLOW = "?latency=5ms"
