@@ -41,7 +41,7 @@ def chosen_pattern(job: str, store: str, options: RunOptions) -> str:
     from lambdaml.training.asked import demand_workers
 
     plain = replace(options, pattern=PLAINEST)
-    Parts.of(plain)  # refuses parts that do not go together before anything is measured
+    parts = Parts.of(plain)  # refuses parts that do not go together before anything is measured
     demand_workers(plain)
     with Share(f"measuring {job} and its store") as share, interruptible(share.stop, share.close):
         costs, parameters = _measured(job, plain)
@@ -49,7 +49,8 @@ def chosen_pattern(job: str, store: str, options: RunOptions) -> str:
     billed_as = channel_of(facts.url)
     channel: Channel = facts.channel(CHANNELS.get(billed_as))
     count = functions_for(options.workers, options.functions)
-    traffic = traffic_of(plain, count, costs.update_bytes, 4 * parameters, costs.apply_update_s, compute_s=costs.step_s)
+    moved = costs.update_bytes, 4 * parameters / parts.algorithm.fragments, costs.apply_update_s
+    traffic = traffic_of(plain, count, *moved, compute_s=costs.step_s)
     choice = choose_pattern(plain, traffic, Route(channel), Tariff(prices(), billed_as, HERE))
     print(choice, file=sys.stderr)
     return choice.pattern

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.codecs import CODECS
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import GRADIENTS, HEADROOM, Candidate
@@ -99,6 +100,8 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         counts = {one.batches(job.samples) for one in basis.candidates if one.algorithm == name}
         sizes = ("JobFacts.model_bytes", "JobFacts.snapshot_bytes")  # they differ by the inner optimizer's state
         yield Assumption(f"local steps of an update, {name}", _range(counts, ".0f"), "", "given", "", sizes)
+        if (fragments := ALGORITHMS.make(name).fragments) > 1:
+            yield Assumption(f"share of the model in an update, {name}", f"1/{fragments}", "", "given", "")
         yield Assumption(f"outer step, {name}", "like an optimizer step", "", "assumed", "")
     for (name, codec), one in _remembering(basis).items():
         size_bytes = profile.costs(one.batch_size, codec, algorithm=name).memory_bytes

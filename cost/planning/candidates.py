@@ -187,7 +187,7 @@ class SearchSpace:
             for codec in codecs[algorithm]
             for spec in self.platforms
             for platform in map(platform_of, self._sized(platform_of(spec), profile, batch, workers, algorithm, codec))
-            for schedule in self._schedules(workers, codec)
+            for schedule in self._schedules(workers, codec, algorithm)
             for channel in self.channels or [_likely_channel(profile, platform)]
         ]
         found = [replace(one, pattern=pattern) for one in plain for pattern in self._patterns(one, profile)]
@@ -201,10 +201,11 @@ class SearchSpace:
         """Return the patterns to try with a candidate."""
         if self.patterns:
             return [pattern for pattern in self.patterns if not self._misfit(candidate, pattern)]
-        facts, functions = profile.codecs[candidate.codec], self.functions_for(candidate)
+        facts, functions = profile.facts(candidate.codec, candidate.algorithm), self.functions_for(candidate)
+        dense_bytes = 4 * profile.job.parameters / _algorithm(candidate.algorithm).fragments
         step_s = candidate.batches(profile.job.samples) * profile.step_time.step_s(candidate.batch_size)
         how = candidate.schedule, candidate.workers, candidate.algorithm, candidate.codec
-        moved = facts.update_bytes, 4 * profile.job.parameters, facts.read_s + facts.apply_s
+        moved = facts.update_bytes, dense_bytes, facts.read_s + facts.apply_s
         route = Route(candidate.channel, candidate.platform.bandwidth_bytes_per_s)
         return quicker_patterns(*how, functions, *moved, step_s / candidate.platform.speed(), route)
 
@@ -217,13 +218,14 @@ class SearchSpace:
             return fitting_codecs(self.codecs, algorithm, self.algorithm_names)
         return proposed_codecs(profile, algorithm, to_target)
 
-    def _schedules(self, workers: int, codec: str) -> list[str]:
+    def _schedules(self, workers: int, codec: str, algorithm: str) -> list[str]:
         wanted = self.schedules or SCHEDULES.variants(workers)
         made = {spec: SCHEDULES.make(spec) for spec in wanted}
         fitting = [spec for spec in wanted if made[spec].needs(workers) <= workers]
-        if self.codecs or not CODECS.make(codec).feedback:
-            return fitting
-        return [spec for spec in fitting if in_rounds(made[spec], workers)]
+        rounds = [spec for spec in fitting if in_rounds(made[spec], workers)]
+        if _algorithm(algorithm).fragments > 1:
+            return rounds or fitting  # which are refused by name
+        return fitting if self.codecs or not CODECS.make(codec).feedback else rounds
 
     def _sized(
         self, platform: Platform, profile: Profile, batch_size: int, workers: int, algorithm: str, codec: str

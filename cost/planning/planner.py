@@ -183,7 +183,7 @@ class Planner:
         return self._slowdowns[device]
 
     def _update_bytes(self, candidate: Candidate) -> int:
-        return self._profile.codecs[candidate.codec].update_bytes
+        return self._profile.facts(candidate.codec, candidate.algorithm).update_bytes
 
     def _with_codec(self, found: _Found, candidate: Candidate, shape: Shape) -> _Found:
         """Return the result for the shape, with the bytes of the candidate's own codec."""

@@ -40,6 +40,8 @@ def codec_trials(layout: Layout, algorithms: Sequence[str], asked: Sequence[str]
     Raises:
         SettingsError: If one that was asked for does not exist or cannot be measured.
     """
+    # What is measured is the whole vector, so fragments of it are no measure.
+    algorithms = ["gradient" if ALGORITHMS.make(name).fragments > 1 else name for name in algorithms]
     found: dict[str, tuple[Codec, str]] = {}
     for spec in dict.fromkeys([PLAIN, *(asked or CODECS.variants())]):
         codec = CODECS.make(spec)

@@ -211,7 +211,9 @@ def _with_codec_pilots(
             progress=lambda share, number=number: tell((number + share) / len(algorithms)),  # type: ignore[misc]
         )
     sizes = {
-        codec: round(mean(run.update_bytes for run in runs if run.codec == codec))
+        codec: round(
+            mean(run.update_bytes * ALGORITHMS.make(run.algorithm).fragments for run in runs if run.codec == codec)
+        )
         for codec in {run.codec for run in runs}
     }
     codecs = {

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.cost.planning.pilot import PLAIN, PilotRun
 from lambdaml.cost.profiling.facts import (
@@ -111,7 +112,7 @@ class Profile:
                 parts,
                 self.codecs[PLAIN].update_bytes,
                 self._inner_bytes,
-                self._facts(codec).update_bytes,
+                self.facts(codec, algorithm).update_bytes,
                 outer_share=outer_share(parts.algorithm) if local else None,
                 workers=workers,
                 hosted=hosted,
@@ -141,7 +142,7 @@ class Profile:
         Raises:
             UserError: If the profile knows no such codec.
         """
-        facts = self._facts(codec)
+        facts = self.facts(codec, algorithm)
         parts = Parts.of(RunOptions(algorithm=algorithm, codec=codec))
         inner_s, inner_bytes = 0.0, 0
         if DISPLACEMENT in parts.algorithm.gives:
@@ -157,11 +158,17 @@ class Profile:
             memory_bytes=remembered_bytes(parts, vector_bytes, facts.update_bytes, inner_bytes),
         )
 
-    def _facts(self, codec: str) -> CodecFacts:
+    def facts(self, codec: str, algorithm: str) -> CodecFacts:
+        """Return what an update of an algorithm takes with a codec. What was measured is the whole model's.
+
+        Raises:
+            UserError: If the profile knows no such codec.
+        """
         facts = self.codecs.get(codec)
         if facts is None:
             raise UserError(f"the profile has no codec {codec!r}{nearest(codec, self.codecs)}")
-        return facts
+        fragments = ALGORITHMS.make(algorithm).fragments
+        return facts if fragments == 1 else facts.grown(1 / fragments)
 
     def dump(self, path: str | Path) -> None:
         """Write the profile as JSON.

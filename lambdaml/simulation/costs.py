@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 from lambdaml.codecs import CODECS, Layout
 from lambdaml.job import Job
@@ -31,13 +31,16 @@ def assumed(
     parts: Parts | None = None,
 ) -> Costs:
     """Return costs of no particular job: an optimizer step takes 1 ns a parameter, reading an update as much again. The
-    optimizer keeps one number for each parameter, and nearly all of these are in one square matrix."""
+    optimizer keeps one number for each parameter, and nearly all of these are in one square matrix. The parts say how many
+    fragments of the same size the model has."""
     side = math.isqrt(parameters)
     layout = Layout(((side, side), (parameters - side * side,)))
-    size = CODECS.make(codec).expected_bytes(layout)
+    fragments = 1 if parts is None else parts.algorithm.fragments
+    size = -(-CODECS.make(codec).expected_bytes(layout) // fragments)
     apply_s = 1e-9 * parameters
+    each_s = apply_s / fragments
     memory = 0 if parts is None else remembered_bytes(parts, 4 * parameters, size, 4 * parameters)
-    return Costs(step_s, 0.5 * apply_s, apply_s, apply_s, size, 8 * parameters, memory)
+    return Costs(step_s, 0.5 * each_s, apply_s, each_s, size, 8 * parameters, memory)
 
 
 def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> Costs:
@@ -55,7 +58,8 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
     computes: list[float] = []
     encodes: list[float] = []
     applies: list[float] = []
-    size, kept_bytes, begin, seq = 0, 0, clock(), 0
+    sizes: list[int] = []
+    kept_bytes, begin, seq = 0, clock(), 0
     while seq < 4 or (clock() - begin < _MEASURE_S and seq < 200):
         if replica.parts.remembers and not seq:
             replica.memories.host(Memory(0), replica.log_state)
@@ -63,7 +67,7 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
         found = replica.compute(assignment)
         packed = clock()
         update = found.update(assignment, settings.codec, 1, "measure")
-        size = len(conclude(replica, update))
+        sizes.append(len(conclude(replica, update)))
         if replica.parts.remembers:
             kept_bytes = replica.memories.of(0, seq + 1).size_bytes
         encodes.append(found.encode_s + clock() - packed)
@@ -75,4 +79,5 @@ def measure_costs(job: Job, settings: Settings, clock: Callable[[], float] = tim
         seq += 1
     apply_s = median(applies[1:])
     times_s = median(computes[1:]), median(encodes[1:]), 0.8 * apply_s, 0.2 * apply_s
-    return Costs(*times_s, size, state_bytes, kept_bytes)
+    size = mean(sizes[-replica.algorithm.fragments :])
+    return Costs(*times_s, round(size), state_bytes, kept_bytes)

@@ -119,7 +119,7 @@ class VirtualRun:
     def __post_init__(self) -> None:
         self.kernel, first = Kernel(self.seed), StubReplica(self.settings, self.costs)
         payloads = {keys.UPDATES: self.costs.update_bytes, keys.SNAPSHOTS: self.costs.snapshot_bytes}
-        dense_bytes = max(4 * self.settings.parameters, self.costs.update_bytes)
+        dense_bytes = max(4 * self.settings.parameters // first.parts.algorithm.fragments, self.costs.update_bytes)
         slices = max(1, first.parts.slices)
         payloads |= {keys.MEMORY: self.costs.memory_bytes, keys.REDUCED: dense_bytes // slices}
         if apart(first):

@@ -213,7 +213,7 @@ class Scenario:
         self.entry_bytes = len(canonical(entry.dump())) + 3
         summed = [Partial(1000, [update] * count, waited_s=[0.123] * count) for count in (100, 200)]
         self.row_bytes = (len(summed[1].pack()) - len(summed[0].pack())) / 100
-        dense_bytes = max(4 * settings.parameters, self.costs.update_bytes)
+        dense_bytes = max(4 * settings.parameters // self.parts.algorithm.fragments, self.costs.update_bytes)
         self.size_bytes = {
             keys.RUN: len(settings.dump()),
             keys.UPDATES: len(update.pack()) + self.costs.update_bytes,

@@ -360,6 +360,23 @@ def test_what_workers_remember_is_paid_for(profile: Profile) -> None:
     assert moved > 8 and leaving.requests - plain.requests == pytest.approx(expected + 2 * moved, abs=4)
 
 
+def test_fragments_are_planned_in_rounds_and_cost_more_requests_for_the_same_bytes(profile: Profile) -> None:
+    algorithms = ("local:20", "local:20,fragments=4")
+    space = replace(SMALL, workers=(4, 4), platforms=("local",), algorithms=algorithms, schedules=("bsp", "asp"))
+    found = make_plan(profile, Objective(epochs=2_000.0, space=space), processes=1).candidates
+    shared = [one.candidate for one in found if one.candidate.algorithm == algorithms[1]]
+    assert {one.schedule for one in shared} == {"bsp"}
+    plain, split = (
+        next(one for one in found if (one.candidate.algorithm, one.candidate.schedule) == (algorithm, "bsp"))
+        for algorithm in algorithms
+    )
+    assert split.steps == pytest.approx(4 * plain.steps, rel=0.01)
+    assert plain.bytes_sent < split.bytes_sent < 1.3 * plain.bytes_sent, "more headers, log entries and memories"
+    assert split.requests > 3 * plain.requests
+    with pytest.raises(SettingsError, match=r"'asp' has no rounds"):
+        make_plan(profile, Objective(epochs=2.0, space=replace(space, schedules=("asp",))), processes=1)
+
+
 def test_memory_is_enough_for_local_steps_and_what_they_remember(profile: Profile) -> None:
     plain = profile.function_mb(32, 4)
     mb = 2**20

@@ -49,6 +49,16 @@ def _carries(codec: Codec, layout: Layout) -> bool:
     return not codec.needs and not codec.misfit(layout)
 
 
+def test_codecs_are_measured_with_whole_vectors_where_pilots_send_fragments() -> None:
+    trials = codec_trials(SINGLE, ["local:20,fragments=4"])
+    assert {trial.algorithm for trial in trials} == {"gradient"}
+    both = codec_trials(SINGLE, ["local:20,fragments=4", "local:20"], ["fp32", "significant:0.01"])
+    assert [(trial.codec, trial.algorithm) for trial in both] == [
+        ("fp32", "gradient"),
+        ("significant:0.01", "local:20"),
+    ]
+
+
 def test_all_that_fit_are_measured_plain_updates_first_and_then_what_needs_no_pilot() -> None:
     trials = codec_trials(SINGLE, ["gradient"])
     names, made = [trial.codec for trial in trials], [CODECS.make(trial.codec) for trial in trials]

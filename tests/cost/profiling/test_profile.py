@@ -38,6 +38,14 @@ def test_local_steps_take_an_inner_step_after_each_gradient() -> None:
     assert digits().costs(algorithm="local:20,inner=keep").memory_bytes == 39_216 - 38_760
 
 
+def test_an_update_of_fragments_takes_a_share_of_what_the_whole_model_takes_and_an_optimizer_step_as_long() -> None:
+    plain, shared = digits().costs(algorithm="local:20"), digits().costs(algorithm="local:20,fragments=4")
+    for name in ("encode_s", "apply_update_s", "update_bytes"):
+        assert getattr(shared, name) == pytest.approx(getattr(plain, name) / 4)
+    assert (shared.step_s, shared.apply_s) == (plain.step_s, plain.apply_s)
+    assert shared.memory_bytes == digits().codecs["fp32"].update_bytes, "its own values of the whole model"
+
+
 def test_an_unknown_codec_is_a_mistake_of_the_user() -> None:
     with pytest.raises(UserError, match=r"no codec 'fp61' \(did you mean"):
         digits().costs(codec="fp61")

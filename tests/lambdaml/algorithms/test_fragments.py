@@ -20,6 +20,7 @@ from lambdaml.log import keys
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Update
 from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.costs import measure_costs
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.faults import FaultScenario
 from lambdaml.simulation.platform import Platform
@@ -202,6 +203,20 @@ def test_an_update_has_a_fraction_of_the_bytes(codec: str) -> None:
     for count in (2, 4):
         for size in sizes[count]:
             assert size == pytest.approx(np.mean(sizes[1]) / count, rel=0.05)
+
+
+def test_what_is_measured_and_assumed_for_simulations_is_a_fraction_too() -> None:
+    made = job(model=blocks)
+    sizes = [
+        measure_costs(made, settings_of(made, workers=2, algorithm=f"local:4,fragments={count}")).update_bytes
+        for count in (1, 4)
+    ]
+    assert sizes[1] - 600 == pytest.approx((sizes[0] - 600) / 4, rel=0.05)
+    whole, part = (
+        lambdaml.simulate(workers=4, steps=40, algorithm=f"local:8{more}", channel="s3-standard", snapshot_every=40)
+        for more in ("", ",fragments=4")
+    )
+    assert part.run.bytes["received"] == pytest.approx(whole.run.bytes["received"] / 4, rel=0.05)
 
 
 @pytest.mark.parametrize(
