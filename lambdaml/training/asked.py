@@ -222,13 +222,12 @@ def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
     from lambdaml.training.slices import unsliceable
 
     layout, count = layout_of(model), parts.algorithm.fragments
-    fragments = fragment_layouts(layout, count)
-    if count > 1 and not min(each.size for each in fragments):
+    if count > 1 and not min(each.size for each in fragment_layouts(layout, count)):
         raise SettingsError(
             f"algorithm {asked.algorithm!r} divides the parameters into {count} fragments, and this model has only "
             f"{sum(span.stop > span.start for span in layout.spans)} of them that are not empty: take fewer fragments"
         )
-    if fault := next(filter(None, map(parts.codec.misfit, fragments)), ""):
+    if fault := parts.codec.misfit(layout):
         raise SettingsError(f"codec {asked.codec!r} {fault}")
     if fault := unsliceable(parts, model):
         raise SettingsError(f"pattern {asked.pattern!r} {fault}")
