@@ -16,7 +16,7 @@ from lambdaml.log import keys
 from lambdaml.log.commits import averaged
 from lambdaml.training.replica import Replica
 from tests.lambdaml.algorithms.streaming import NESTEROV, job, rounds, streaming
-from tests.lambdaml.lab import equal, memory, settings_of, train
+from tests.lambdaml.lab import broken_off, equal, memory, model_bytes, settings_of, train
 
 
 def test_an_update_that_is_rejected_leaves_its_worker_where_it_was() -> None:
@@ -41,6 +41,28 @@ def test_an_update_that_is_rejected_leaves_its_worker_where_it_was() -> None:
         source = kept if fragment == 2 else replica.flat.values()
         for number in numbers:
             assert np.array_equal(carried.values[layout.spans[number]], source[layout.spans[number]])
+
+
+def spoilt(model: nn.Module, batch: Any) -> torch.Tensor:
+    """A loss that is not finite for about every tenth batch."""
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y) / float(x[0, 0] < 1.2)
+
+
+@pytest.mark.parametrize("schedule", ["bsp", "pipeline:1"])
+def test_a_run_with_rejected_updates_has_the_same_bits_whoever_computes_it(schedule: str) -> None:
+    made = job(loss=spoilt)
+    options: dict[str, Any] = {"workers": 3, "steps": 12, "algorithm": f"local:4,{NESTEROV},fragments=2"}
+    options |= {"schedule": schedule, "snapshot_every": 3, "recover_s": 1e-9}
+    alone = train(made, functions=1, **options)
+    rejected = alone.summary().fates["rejected"]
+    assert 2 < rejected < 18
+    assert lambdaml.Run(alone.store, made).verify(deep=1.0).faults == []
+    for functions in (2, 3):
+        assert model_bytes(train(made, functions=functions, **options)) == model_bytes(alone)
+    left = broken_off(made, at=7, functions=3, **options)
+    lambdaml.resume(left.store, job=made)
+    assert model_bytes(left) == model_bytes(alone)
 
 
 class Branches(nn.Module):
