@@ -144,7 +144,7 @@ def pilot(
                 schedule=schedule,
                 algorithm=algorithm,
                 codec=codec,
-                steps=1,
+                steps=method.fragments,
                 target=target,
                 seed=seed,
                 snapshot_every=1,

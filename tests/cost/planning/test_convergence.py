@@ -170,11 +170,11 @@ def test_pilots_are_the_runs_they_stand_for() -> None:
     assert result.metrics["accuracy"] == found.curve[-1][1]
 
 
-def test_pilots_with_local_steps_are_the_runs_they_stand_for() -> None:
-    """Each worker of a pilot keeps its inner optimizer."""
+@pytest.mark.parametrize("algorithm", ["local:3,outer=nesterov", "local:6,outer=nesterov,fragments=2"])
+def test_pilots_with_local_steps_are_the_runs_they_stand_for(algorithm: str) -> None:
+    """Each worker of a pilot keeps its inner optimizer, and its own values of fragments."""
     import lambdaml
 
-    algorithm = "local:3,outer=nesterov"
     found = pilot(JOB, "accuracy>=0.9", args={"lr": 0.005}, algorithm=algorithm, plan=[(2, 0)], seeds=(5,))[0]
     assert found.algorithm == algorithm and found.steps is not None and found.steps > 1
     options = {
@@ -185,7 +185,7 @@ def test_pilots_with_local_steps_are_the_runs_they_stand_for() -> None:
         "snapshot_every": found.steps,
         "engine": "inline",
     }
-    result = lambdaml.train(JOB, "memory://local-pilot-as-run", algorithm=algorithm, **options)
+    result = lambdaml.train(JOB, f"memory://local-pilot-as-run-{algorithm}", algorithm=algorithm, **options)
     assert result.metrics["accuracy"] == found.curve[-1][1]
 
 
