@@ -13,6 +13,7 @@ Parameters of the same size go to the fragments in turn, so that layers that are
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,11 @@ def divide(layout: Layout, count: int) -> list[list[int]]:
     fragment that is the smallest so far."""
     sizes = [math.prod(shape) for shape in layout.shapes]
     fragments: list[list[int]] = [[] for _ in range(count)]
-    loads = [0] * count
+    loads = [(0, 0, fragment) for fragment in range(count)]  # numbers, parameters
     for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
-        least = min(range(count), key=lambda fragment: (loads[fragment], len(fragments[fragment])))
+        load, held, least = loads[0]
         fragments[least].append(number)
-        loads[least] += sizes[number]
+        heapq.heapreplace(loads, (load + sizes[number], held + 1, least))
     return [sorted(fragment) for fragment in fragments]
 
 
