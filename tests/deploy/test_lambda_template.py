@@ -66,15 +66,22 @@ def test_these_resources_are_made_and_no_others() -> None:
     assert "Transform" not in TEMPLATE  # CloudFormation alone understands it
 
 
-def test_the_role_has_the_statements_of_the_policy_for_training() -> None:
-    """One of the two files was written first; neither changes alone."""
-    (runs, _) = properties("Role")["Policies"]
-    words = {"${BucketName}": "BUCKET", "${Prefix}": "PREFIX", "${AWS::Partition}": "aws"}
-    text = json.dumps(runs["PolicyDocument"])
+@pytest.mark.parametrize(("which", "file"), [(0, "policy.json"), (1, "policy-function.json")])
+def test_the_role_has_the_statements_of_the_policies_beside_it(which: int, file: str) -> None:
+    """They stand in both places, and neither changes alone."""
+    words = {
+        "${BucketName}": "BUCKET",
+        "${Prefix}": "PREFIX",
+        "${AWS::Partition}": "aws",
+        "${AWS::Region}": "REGION",
+        "${AWS::AccountId}": "ACCOUNT",
+        "${AWS::StackName}": "FUNCTION",
+    }
+    text = json.dumps(properties("Role")["Policies"][which]["PolicyDocument"])
     for word, stands_for in words.items():
         text = text.replace(word, stands_for)
     statements = json.loads(re.sub(r'\{"Fn::Sub": ("[^"]*")\}', r"\1", text))
-    assert statements == json.loads((DEPLOY / "policy.json").read_text())
+    assert statements == json.loads((DEPLOY / file).read_text())
 
 
 def test_only_lambda_may_take_the_role() -> None:
