@@ -15,6 +15,7 @@ from lambdaml.cli._errors import EXIT_CODES, guarded
 from lambdaml.cli.bill import bill
 from lambdaml.cli.cancel import cancel
 from lambdaml.cli.copy import copy
+from lambdaml.cli.deploy import deploy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.lambda_local import lambda_local
@@ -54,6 +55,7 @@ VERBS = (
     prices,
     doctor,
     lambda_local,
+    deploy,
 )
 
 app = typer.Typer(

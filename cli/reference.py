@@ -68,7 +68,7 @@ def _row(parameter: Any) -> tuple[str, str, str]:
         return f"`{parameter.metavar}`", parameter.help, ""
     value = "" if parameter.is_flag else f" {parameter.metavar}"
     default = "" if parameter.is_flag or parameter.default is None else f"`{parameter.default}`"
-    return f"`{', '.join(parameter.opts)}{value}`", parameter.help, default
+    return f"`{', '.join(parameter.opts + parameter.secondary_opts)}{value}`", parameter.help, default
 
 
 def _table(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
