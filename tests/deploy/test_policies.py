@@ -1,11 +1,12 @@
 """The files in deploy/ grant what lambdaml does, and nothing more."""
 
-import fnmatch
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.deploy.iam import allowed, many
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BUCKET, OBJECTS = "arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/PREFIX/"
@@ -13,23 +14,6 @@ BUCKET, OBJECTS = "arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/PREFIX/"
 
 def load(name: str) -> Any:
     return json.loads((DEPLOY / name).read_text())
-
-
-def many(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def allowed(policy: Any, action: str, resource: str, prefix: str = "") -> bool:
-    """What IAM would say to one request: `*` in a resource or a condition also matches slashes."""
-    for statement in policy["Statement"]:
-        wanted = many(statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*"))
-        if (
-            action in many(statement["Action"])
-            and any(fnmatch.fnmatchcase(resource, pattern) for pattern in many(statement["Resource"]))
-            and any(fnmatch.fnmatchcase(prefix, pattern) for pattern in wanted)
-        ):
-            return True
-    return False
 
 
 @pytest.mark.parametrize(
@@ -59,22 +43,22 @@ def test_a_policy_reaches_one_prefix_of_one_bucket(name: str) -> None:
 def test_training_can_do_what_a_run_needs() -> None:
     policy = load("policy.json")
     for action in ("s3:GetObject", "s3:PutObject"):
-        assert allowed(policy, action, OBJECTS + "digits-1/updates/00000/0000000000")
-    assert allowed(policy, "s3:ListBucket", BUCKET, prefix="PREFIX/digits-1/log/")
-    assert allowed(policy, "s3:DeleteObject", OBJECTS + "digits-1/probe/0123456789abcdef")
-    assert allowed(policy, "s3:DeleteObject", OBJECTS + "probe/0123456789abcdef")
+        assert allowed([policy], action, OBJECTS + "digits-1/updates/00000/0000000000")
+    assert allowed([policy], "s3:ListBucket", BUCKET, {"s3:prefix": "PREFIX/digits-1/log/"})
+    assert allowed([policy], "s3:DeleteObject", OBJECTS + "digits-1/probe/0123456789abcdef")
+    assert allowed([policy], "s3:DeleteObject", OBJECTS + "probe/0123456789abcdef")
 
 
 def test_training_cannot_delete_a_run_or_look_beside_the_prefix() -> None:
     policy = load("policy.json")
-    assert not allowed(policy, "s3:DeleteObject", OBJECTS + "digits-1/log/0000000000.json")
-    assert not allowed(policy, "s3:GetObject", "arn:aws:s3:::BUCKET/PREFIX-of-others/secret")
-    assert not allowed(policy, "s3:ListBucket", BUCKET, prefix="")
-    assert not allowed(policy, "s3:ListBucket", BUCKET, prefix="PREFIX-of-others/")
+    assert not allowed([policy], "s3:DeleteObject", OBJECTS + "digits-1/log/0000000000.json")
+    assert not allowed([policy], "s3:GetObject", "arn:aws:s3:::BUCKET/PREFIX-of-others/secret")
+    assert not allowed([policy], "s3:ListBucket", BUCKET, {"s3:prefix": ""})
+    assert not allowed([policy], "s3:ListBucket", BUCKET, {"s3:prefix": "PREFIX-of-others/"})
 
 
 def test_only_gc_may_delete_a_run() -> None:
-    assert allowed(load("policy-gc.json"), "s3:DeleteObject", OBJECTS + "digits-1/log/0000000000.json")
+    assert allowed([load("policy-gc.json")], "s3:DeleteObject", OBJECTS + "digits-1/log/0000000000.json")
 
 
 def test_the_lifecycle_expires_updates_alone_and_aborts_unfinished_uploads() -> None:

@@ -1,7 +1,6 @@
 """deploy/ray/: Ray's own launcher takes the cluster file, and a simulated AWS shows what it does with it."""
 
 import copy
-import fnmatch
 import json
 import re
 import tomllib
@@ -11,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.deploy.iam import allowed, many
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "ray"
@@ -176,11 +177,11 @@ def test_the_autoscaler_needs_nothing_that_its_policy_does_not_grant(
             }
             parts = [f"security-group/{body['SecurityGroupId.1']}", f"key-pair/{body['KeyName']}"]
             for part in [*parts, f"subnet/{body['SubnetId']}", "volume/v", "network-interface/n"]:
-                assert granted(policy, name, f"arn:aws:ec2:{REGION}:{ACCOUNT}:{part}", {}), part
-            assert granted(policy, name, f"arn:aws:ec2:{REGION}::image/{body['ImageId']}", {})
+                assert allowed([policy], name, f"arn:aws:ec2:{REGION}:{ACCOUNT}:{part}", {}), part
+            assert allowed([policy], name, f"arn:aws:ec2:{REGION}::image/{body['ImageId']}", {})
         else:
             context = own
-        assert granted(policy, name, f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1", context), name
+        assert allowed([policy], name, f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1", context), name
 
 
 def test_the_autoscaler_may_not_touch_what_is_not_its_own(aws: dict[str, str]) -> None:
@@ -191,31 +192,14 @@ def test_the_autoscaler_may_not_touch_what_is_not_its_own(aws: dict[str, str]) -
         "ec2:InstanceType": "c5.2xlarge",
         "aws:RequestTag/ray-cluster-name": "lambdaml",
     }
-    assert granted(policy, "ec2:RunInstances", instance, spot)
+    assert allowed([policy], "ec2:RunInstances", instance, spot)
     for change in ({"ec2:InstanceMarketType": "on-demand"}, {"ec2:InstanceType": "p5.48xlarge"}):
-        assert not granted(policy, "ec2:RunInstances", instance, spot | change)
-    assert not granted(policy, "ec2:TerminateInstances", instance, {"ec2:ResourceTag/ray-cluster-name": "other"})
-    assert not granted(policy, "ec2:CreateTags", instance, {})
-    assert not granted(policy, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", {})
+        assert not allowed([policy], "ec2:RunInstances", instance, spot | change)
+    assert not allowed([policy], "ec2:TerminateInstances", instance, {"ec2:ResourceTag/ray-cluster-name": "other"})
+    assert not allowed([policy], "ec2:CreateTags", instance, {})
+    assert not allowed([policy], "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", {})
     actions = {action for statement in policy["Statement"] for action in many(statement["Action"])}
     assert not any("*" in action for action in actions)
-
-
-def granted(policy: Any, action: str, resource: str, context: dict[str, str]) -> bool:
-    """What IAM would say, as far as this policy goes: StringEquals alone, and a missing key is no match."""
-    return any(
-        statement["Effect"] == "Allow"
-        and action in many(statement["Action"])
-        and any(fnmatch.fnmatchcase(resource, pattern) for pattern in many(statement["Resource"]))
-        and all(
-            context.get(key) == value for key, value in statement.get("Condition", {}).get("StringEquals", {}).items()
-        )
-        for statement in policy["Statement"]
-    )
-
-
-def many(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
 
 
 def test_everything_is_pinned_to_the_versions_of_this_checkout() -> None:
