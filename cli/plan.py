@@ -23,6 +23,7 @@ from lambdaml.errors import UserError
 if TYPE_CHECKING:
     from lambdaml import Plan, Profile, SearchSpace
     from lambdaml.cost.planning.command import HowTo
+    from lambdaml.cost.planning.elsewhere import Alternative
     from lambdaml.cost.planning.estimate import Estimate
 
 _objective = partial(typer.Option, rich_help_panel="Objective")
@@ -65,8 +66,8 @@ Platforms = Annotated[
         "--platform",
         metavar="NAME",
         help="A platform to consider: `lambda-arm`, `lambda-x86`, `spot` or `local`, optionally with its memory "
-        "in MB: `lambda-arm:1769`. "
-        "Repeatable.",
+        "in MB: `lambda-arm:1769`; or one without an engine: `durable`, `microvm`, `managed`, `fargate`, `batch-spot`, "
+        "`cloud-run`. Repeatable.",
     ),
 ]
 Channels = Annotated[
@@ -248,6 +249,7 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     if found.crossover is not None:
         print()
         _format.print_text(f"{found.crossover}.")
+    _print_alternatives(found)
     if how.command is not None:
         print("\nTo run it:")
         _format.print_command(how.command)
@@ -258,6 +260,42 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     print("\nRests on " + ", ".join(f"{count} {mark}" for mark, count in marks.items() if count) + " numbers:")
     rows = [[a.what, f"{a.value} {a.unit}".strip(), a.mark] for a in found.assumptions]
     _format.print_table(["what", "value", ""], rows, left=["what", "value", ""])
+
+
+def _print_alternatives(found: Plan) -> None:
+    rows = [
+        [
+            one.platform.spec,
+            f"{one.platform.cold_start_s[0]:g} s",
+            _life(one.platform.lifetime_s),
+            _rules(one),
+            _format.duration(one.estimate.seconds) if not one.estimate.obstacle else "never",
+            _format.usd(one.estimate.usd) if not one.estimate.obstacle else "",
+            one.engine or "none",
+        ]
+        for one in found.elsewhere
+    ]
+    if rows:
+        place = (found.nearest or 0) + 1
+        print(f"\nCandidate {place} on each platform, roughly, and the engine that runs it there:")
+        headings = ["platform", "start", "life", "billed by", "time", "cost", "engine"]
+        _format.print_table(headings, rows, left=["platform", "billed by", "engine"])
+
+
+def _life(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "no end"
+    return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
+
+
+def _rules(one: Alternative) -> str:
+    """Return how a platform bills time: `1 ms`, or `1 s, from 60 s, from 3 machines`."""
+    step = f"{1000 * one.step_s:g} ms" if 0 < one.step_s < 1 else f"{one.step_s:g} s"
+    least = [
+        f"from {one.minimum_s:g} s" * bool(one.minimum_s),
+        f"from {one.instances:g} machines" * bool(one.instances),
+    ]
+    return ", ".join(filter(None, [step, *least])) if one.step_s else "nothing"
 
 
 def _worth_showing(found: Plan) -> list[tuple[int, Estimate]]:

@@ -105,9 +105,8 @@ _Platform = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The platform that runs the functions: `lambda-arm`, `lambda-x86`, `lambdaml-2021` (`:MEMORY_MB` may "
-        "follow), `spot`, "
-        "`local`.",
+        help="The platform that runs the functions: `lambda-arm`, `lambda-x86`, `lambdaml-2021`, `durable`, `microvm`, "
+        "`fargate`, `cloud-run` (`:MEMORY_MB` may follow), `spot`, `managed`, `batch-spot`, `local`.",
         rich_help_panel=_PLACE,
     ),
 ]

@@ -26,6 +26,9 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "duration": ("GB-second",),
     "ephemeral": ("GB-second",),
     "instance": ("hour",),
+    "vcpu": ("vCPU-second",),
+    "memory": ("GB-second",),
+    "operation": ("request",),
     "put": ("request",),
     "list": ("request",),
     "get": ("request",),
@@ -51,6 +54,9 @@ HOW_TO_PRICE = {
 }
 """The ways in which a price may have been learned."""
 
+BILLING_RULES = ("step_s", "minimum_s", "minimum_gb", "minimum_count")
+"""The fields of a price that are rules of billing."""
+
 PRODUCTS = "products.toml"
 """The packaged file that is no price book; see `lambdaml.cost.billing.refresh`."""
 
@@ -70,6 +76,7 @@ class Price:
         step_s: The seconds to whose next multiple each function's time is rounded up, or 0 if it is not rounded.
         minimum_s: The least seconds that are billed for each function.
         minimum_gb: The least GB of storage that are billed.
+        minimum_count: The least instances that are billed as long as the run lasts.
     """
 
     id: str
@@ -81,6 +88,7 @@ class Price:
     step_s: float = 0.0
     minimum_s: float = 0.0
     minimum_gb: float = 0.0
+    minimum_count: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise SettingsError, without the file's name, if this is not a valid price."""
@@ -91,7 +99,7 @@ class Price:
             raise SettingsError(f"{self.id}: unit must be {' or '.join(ITEMS[item])}, not {self.unit!r}")
         if self.how not in HOW_TO_PRICE:
             raise SettingsError(f"{self.id}: how must be one of {', '.join(HOW_TO_PRICE)}, not {self.how!r}")
-        for name in ("usd", "step_s", "minimum_s", "minimum_gb"):
+        for name in ("usd", *BILLING_RULES):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise SettingsError(f"{self.id}: {name} must be a number that is not negative, not {value!r}")
@@ -201,7 +209,7 @@ def read_prices(file: Path, book: Mapping[str, Price]) -> dict[str, Price]:
         id = record["id"]
         if id not in book:
             raise SettingsError(f"{file}: there is no price {id!r}{nearest(str(id), book)}")
-        rules = {name: getattr(book[id], name) for name in ("step_s", "minimum_s", "minimum_gb")}
+        rules = {name: getattr(book[id], name) for name in BILLING_RULES}
         found[id] = _price({"source": file.name, "date": "undated", **rules, **record}, str(file))
         if found[id].unit != book[id].unit:
             raise SettingsError(f"{file}: {id}: unit must be {book[id].unit}, not {found[id].unit!r}")

@@ -38,7 +38,7 @@ PARTS = ("functions", "requests", "storage", "transfer")
 TRANSFERS = ("same-region", "cross-region", "internet", "nat")
 """The ways in which functions reach a store. All but `same-region` bill the bytes read, and `nat` bills all bytes."""
 
-BILLED = ("invocation", "duration", "instance")
+BILLED = ("invocation", "operation", "duration", "instance", "vcpu", "memory")
 """The items of a platform that a bill has lines for."""
 
 REQUESTS = {
@@ -177,6 +177,7 @@ class Tariff:
         self.channel, self.platform, self.transfer = channel, platform, transfer
         self._store = _store_prices(book, channel)
         self._functions, self.memory_mb = _function_prices(book, platform, memory_mb)
+        self.vcpus = Platform.parse(platform).vcpus if "vcpu" in self._functions else 0.0
         self._transfer = book[f"transfer/{transfer}"]
 
     @property
@@ -194,14 +195,20 @@ class Tariff:
         lines = []
         for item, price in self._functions.items():
             count = len(used.lifetimes_s)
-            if item == "invocation":
-                lines.append(_line("functions", f"{count:,} invocations", count, price))
+            if item in ("invocation", "operation"):
+                lines.append(_line("functions", f"{count:,} {item}s", count, price))
             elif item == "duration":
                 billed = billed_s(used.lifetimes_s, price) * self.memory_mb / 1024
                 lines.append(_line("functions", f"duration at {self.memory_mb:,} MB", billed, price))
             elif item == "instance":
-                hours = billed_s(used.lifetimes_s, price) / 3600
-                lines.append(_line("functions", f"{count:,} starts of an instance", hours, price))
+                seconds = max(billed_s(used.lifetimes_s, price), price.minimum_count * used.wall_s)
+                lines.append(_line("functions", f"{count:,} starts of an instance", seconds / 3600, price))
+            elif item == "vcpu":
+                billed = billed_s(used.lifetimes_s, price) * self.vcpus
+                lines.append(_line("functions", f"{self.vcpus:g} vCPUs", billed, price))
+            elif item == "memory":
+                billed = billed_s(used.lifetimes_s, price) * self.memory_mb / 1024
+                lines.append(_line("functions", f"{self.memory_mb:,} MB of memory", billed, price))
         return lines
 
     def _store_lines(self, used: Quantities) -> list[Line]:

@@ -25,7 +25,7 @@ from lambdaml.parts import Parts
 from lambdaml.patterns import PATTERNS
 from lambdaml.schedules import SCHEDULES, delay_of, in_rounds
 from lambdaml.simulation.channel import Channel
-from lambdaml.simulation.platform import LAMBDA_MB_PER_VCPU, Platform
+from lambdaml.simulation.platform import Platform
 from lambdaml.storage.url import StoreURL
 from lambdaml.training.sampling import Sampler
 
@@ -236,7 +236,7 @@ class SearchSpace:
             return
         hosted = -(-workers // min(workers, self.functions or workers))
         needed_mb = HEADROOM * profile.function_mb(batch_size, workers, algorithm, hosted, codec)
-        sizes = sorted({round(LAMBDA_MB_PER_VCPU * share) for share in MEMORY_SHARES})
+        sizes = sorted({round(platform.mb_per_vcpu * share) for share in MEMORY_SHARES})
         fitting = [size for size in sizes if size >= needed_mb]
         for size in fitting or [64 * -(-int(needed_mb) // 64)]:
             yield f"{platform.spec}:{size}"

@@ -18,14 +18,15 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lambdaml.cost.planning.candidates import Candidate
+from lambdaml.cost.planning.elsewhere import PLATFORM_ENGINES
 from lambdaml.cost.planning.plan import Plan
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.storage.url import StoreURL
 from lambdaml.training.asked import places
 from lambdaml.training.source import split_spec
 
-_ENGINES = {"local": None, "spot": "ray"}
-"""The engine to ask for on each platform that can run functions. None stands for the default."""
+DEFAULT_FUNCTION = "lambdaml"
+"""The name of the function on AWS Lambda that `lambdaml deploy aws` makes if it is not told another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +59,19 @@ def how_to_run(plan: Plan) -> HowTo:
     if best is None:
         return HowTo(None)
     platform = best.candidate.platform
-    if platform.name not in _ENGINES:
-        product = "AWS Lambda" if platform.name.startswith("lambda") else platform.name
-        return HowTo(None, (f"there is no engine for {product} yet: this is what it would cost",))
-    engine = _ENGINES[platform.name]
+    if platform.name not in PLATFORM_ENGINES:
+        return HowTo(None, (f"there is no engine for {platform.name} yet: this is what it would cost",))
+    engine = PLATFORM_ENGINES[platform.name] if platform.name != "local" else None
     store, remarks = _store(best.candidate, profile, engine)
     words = ["lambdaml", "train", _job(profile.job.spec)]
     words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]
     options = plan.options()
     options |= {"snapshot_every": plan.objective.snapshot_every, "engine": engine, "device": profile.machine.device}
-    options |= {"lifetime": platform.lifetime_s if math.isfinite(platform.lifetime_s) else None, "store": store}
+    lifetime_s = platform.lifetime_s if math.isfinite(platform.lifetime_s) and engine != "lambda" else None
+    options |= {"lifetime": lifetime_s, "store": store}
+    if engine == "lambda":
+        options |= {"function": DEFAULT_FUNCTION, "memory": platform.memory_mb}
+        remarks += (f"function {DEFAULT_FUNCTION} is made by 'lambdaml deploy aws': docs/lambda.md says how",)
     if engine == "ray":
         options["address"] = "auto"
         remarks += ("it runs on a Ray cluster of such machines: deploy/ray says how to get one",)
@@ -96,7 +100,7 @@ def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[
     if channel.name == MEASURED and profile.store is not None:
         return _beside(StoreURL.parse(profile.store.url), profile.job.spec), ()
     if engine is not None:
-        bucket = f"s3://BUCKET/{os.path.basename(place)}"
+        bucket = f"s3://BUCKET/runs/{os.path.basename(place)}"
         return bucket, (f"put the name of your bucket in the place of BUCKET; {channel.name} was planned with",)
     if channel.name == "disk":
         return place, ()

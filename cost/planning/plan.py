@@ -21,6 +21,7 @@ from lambdaml.cost.planning.candidates import GRADIENTS, Candidate, SearchSpace
 from lambdaml.cost.planning.choice import frontier, keeps, nearest_feasible, ranked
 from lambdaml.cost.planning.codec_choice import left_out
 from lambdaml.cost.planning.crossover import Crossover, find_crossover
+from lambdaml.cost.planning.elsewhere import Alternative, alternatives
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.explain import explain_choice, reason
 from lambdaml.cost.planning.objective import Aim, Objective
@@ -64,6 +65,8 @@ class Plan:
         seconds: The seconds that planning took.
         crossover: Where a codec with error feedback begins to be better than others, or None if the plan compares no
             codecs of both kinds.
+        elsewhere: The choice, or the candidate that is nearest to one, on every platform; see
+            `lambdaml.cost.planning.elsewhere`. It is empty if that was not asked for.
     """
 
     profile: Profile
@@ -77,6 +80,7 @@ class Plan:
     assumptions: tuple[Assumption, ...]
     seconds: float
     crossover: Crossover | None = None
+    elsewhere: tuple[Alternative, ...] = ()
 
     @property
     def choice(self) -> Estimate | None:
@@ -116,6 +120,7 @@ class Plan:
             "reason": self.reason,
             "explanations": list(self.explanations),
             "crossover": self.crossover and self.crossover.to_dict(),
+            "elsewhere": [one.to_dict() for one in self.elsewhere],
             "frontier": list(self.frontier),
             "candidates": [found.to_dict() for found in self.candidates],
             "assumptions": [assumption.to_dict() for assumption in self.assumptions],
@@ -138,6 +143,7 @@ def plan(
     prices: PriceBook | None = None,
     processes: int | None = None,
     crossover: bool = True,
+    elsewhere: bool = True,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
     """Plan a run: what each way to do it would cost, how long it would take, and which one to choose.
@@ -151,6 +157,7 @@ def plan(
         prices: The price book. Defaults to the packaged prices with your own on top of them.
         processes: The number of processes that simulate side by side. Defaults to one for each core.
         crossover: Whether to find, in some seconds, where codecs with error feedback begin to be better.
+        elsewhere: Whether to estimate the choice on every other platform, too.
         progress: A function that is told the finished share of the planning, now and then.
 
     Raises:
@@ -169,7 +176,8 @@ def plan(
     objective = Objective(target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every)
     iprof, book = IProf.open(profile), prices or own_prices()
     found = make_plan(profile, objective, book, iprof=iprof, processes=processes, progress=progress)
-    return with_crossover(found, book, iprof, progress) if crossover else found
+    found = with_crossover(found, book, iprof, progress) if crossover else found
+    return with_alternatives(found, book, iprof) if elsewhere else found
 
 
 def make_plan(
@@ -228,6 +236,19 @@ def with_crossover(
     began, best = time.monotonic(), plan.candidates[plan.nearest]
     found = find_crossover(plan.profile, plan.objective, plan.candidates, best, book, iprof, progress)
     return replace(plan, crossover=found, seconds=plan.seconds + time.monotonic() - began)
+
+
+def with_alternatives(plan: Plan, book: PriceBook, iprof: IProf | None) -> Plan:
+    """Return the plan with its choice, or the candidate that is nearest to one, on every platform.
+
+    Args:
+        book, iprof: Those of the plan.
+    """
+    if plan.nearest is None:
+        return plan
+    began, best = time.monotonic(), plan.candidates[plan.nearest]
+    found = tuple(alternatives(plan.profile, plan.objective, best, book, iprof))
+    return replace(plan, elsewhere=found, seconds=plan.seconds + time.monotonic() - began)
 
 
 def _left_out(profile: Profile, objective: Objective) -> Iterator[str]:

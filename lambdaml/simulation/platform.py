@@ -23,6 +23,9 @@ LAMBDA_MB_PER_VCPU = 1769
 LAMBDA_MB = (128, 10_240)
 LAMBDA_LIFETIME_S = 900.0
 
+MANAGED_INSTANCES = 3
+"""The instances that Lambda Managed Instances start with, and keep."""
+
 DETECT_S = 0.5
 """The assumed seconds until an engine replaces a function that died or left."""
 
@@ -101,8 +104,12 @@ class Platform:
         More threads are faster by their number, up to the vCPUs, which is true for large tensors at best. A function
         with less than a vCPU is slower by its share.
         """
-        vcpus = min(self.max_vcpus, self.memory_mb / self.mb_per_vcpu) if self.mb_per_vcpu else self.max_vcpus
-        return min(float(threads), vcpus)
+        return min(float(threads), self.vcpus)
+
+    @property
+    def vcpus(self) -> float:
+        """The vCPUs of a function."""
+        return min(self.max_vcpus, self.memory_mb / self.mb_per_vcpu) if self.mb_per_vcpu else self.max_vcpus
 
     def preemption_s(self, uniform: Uniform) -> float:
         """Draw the seconds from a function's start to its preemption, which are infinite without preemptions."""
@@ -146,6 +153,81 @@ def spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) 
     )
 
 
+def durable(memory_mb: int = LAMBDA_MB_PER_VCPU, lifetime_s: float = LAMBDA_LIFETIME_S) -> Platform:
+    """Return functions of AWS Lambda on Graviton that a durable execution invokes one after the other."""
+    return _aws_lambda("durable", memory_mb, lifetime_s)
+
+
+def microvm(memory_mb: int = 2048) -> Platform:
+    """Return AWS Lambda MicroVMs at their baseline, on Graviton, from a snapshot that has imported torch."""
+    return Platform(
+        "microvm",
+        cold_start_s=(1.0, 5.0),
+        warm_start_s=(1.0, 5.0),
+        memory_mb=_offered("Lambda MicroVMs", memory_mb, 512, 8192),
+        max_vcpus=4.0,
+        mb_per_vcpu=2048,
+        lifetime_s=8 * 3600.0,
+        bandwidth_bytes_per_s=78.6e6,
+    )
+
+
+def managed() -> Platform:
+    """Return Lambda Managed Instances, one function per m7g.large, of which three stand and whose number doubles in five
+    minutes."""
+    return Platform(
+        "managed",
+        cold_start_s=(7.0, 15.0),
+        warm_start_s=(0.05, 0.2),
+        ramp=tuple((MANAGED_INSTANCES << doubled, 300.0 * doubled) for doubled in range(12)),
+        memory_mb=8192,
+        max_vcpus=2.0,
+        lifetime_s=90 * 60.0,
+        bandwidth_bytes_per_s=117e6,
+    )
+
+
+def fargate(memory_mb: int = 2048) -> Platform:
+    """Return tasks of AWS Fargate on x86-64, with the least memory for their vCPUs."""
+    return Platform(
+        "fargate",
+        cold_start_s=(60.0, 90.0),
+        warm_start_s=(60.0, 90.0),
+        memory_mb=_offered("Fargate", memory_mb, 512, 32_768),
+        max_vcpus=16.0,
+        mb_per_vcpu=2048,
+        bandwidth_bytes_per_s=78.6e6,
+    )
+
+
+def batch_spot(preemption_mean_s: float = 10 * 730 * 3600.0, notice_s: float = 120.0) -> Platform:
+    """Return jobs of AWS Batch on EC2 spot, each on one of the eight vCPUs of a c5.2xlarge."""
+    return Platform(
+        "batch-spot",
+        cold_start_s=(600.0, 900.0),
+        warm_start_s=(2.3, 5.0),
+        memory_mb=2048,
+        max_vcpus=1.0,
+        preemption_mean_s=preemption_mean_s,
+        notice_s=notice_s,
+        bandwidth_bytes_per_s=78.6e6,
+    )
+
+
+def cloud_run(memory_mb: int = 2048) -> Platform:
+    """Return tasks of a Google Cloud Run job, with 2 GiB for each vCPU."""
+    return Platform(
+        "cloud-run",
+        cold_start_s=(10.0, 30.0),
+        warm_start_s=(10.0, 30.0),
+        memory_mb=_offered("Cloud Run", memory_mb, 512, 16_384),
+        max_vcpus=8.0,
+        mb_per_vcpu=2048,
+        lifetime_s=168 * 3600.0,
+        bandwidth_bytes_per_s=78.6e6,
+    )
+
+
 def lambdaml_2021(memory_mb: int = 3008) -> Platform:
     """Return AWS Lambda as LambdaML's analytic model has it."""
     return replace(
@@ -158,9 +240,6 @@ def lambdaml_2021(memory_mb: int = 3008) -> Platform:
 
 
 def _aws_lambda(name: str, memory_mb: int, lifetime_s: float) -> Platform:
-    least, most = LAMBDA_MB
-    if not least <= memory_mb <= most:
-        raise ValueError(f"Lambda offers {least} to {most} MB, not {memory_mb}")
     if lifetime_s > LAMBDA_LIFETIME_S:
         raise ValueError(f"Lambda ends functions after {LAMBDA_LIFETIME_S:g} s, not {lifetime_s:g}")
     return Platform(
@@ -168,7 +247,7 @@ def _aws_lambda(name: str, memory_mb: int, lifetime_s: float) -> Platform:
         cold_start_s=(7.0, 15.0),
         warm_start_s=(0.05, 0.2),
         ramp=((1000, 0.0), (2000, 10.0)),
-        memory_mb=memory_mb,
+        memory_mb=_offered("Lambda", memory_mb, *LAMBDA_MB),
         max_vcpus=6.0,
         mb_per_vcpu=LAMBDA_MB_PER_VCPU,
         lifetime_s=lifetime_s,
@@ -176,12 +255,25 @@ def _aws_lambda(name: str, memory_mb: int, lifetime_s: float) -> Platform:
     )
 
 
+def _offered(product: str, memory_mb: int, least: int, most: int) -> int:
+    if not least <= memory_mb <= most:
+        raise ValueError(f"{product} offers {least} to {most} MB, not {memory_mb}")
+    return memory_mb
+
+
+NAMES = (
+    *("local", "lambda-x86", "lambda-arm", "spot"),
+    *("durable", "microvm", "managed", "fargate", "batch-spot", "cloud-run"),
+    "lambdaml-2021",
+)
+"""The names of the presets."""
+
+PUBLISHED = ("lambdaml-2021",)
+"""The presets that are published models of earlier years, and no offers."""
+
 PLATFORMS: Registry[Platform] = Registry(
     "platform",
-    {
-        name: f"{__name__}:{name.replace('-', '_')}"
-        for name in ("local", "lambda-x86", "lambda-arm", "spot", "lambdaml-2021")
-    },
+    {name: f"{__name__}:{name.replace('-', '_')}" for name in NAMES},
 )
 """The presets, as of November 2026, for us-east-1. `lambdaml.cost.billing.prices` has their prices. This
 project measured none of them on AWS.
@@ -199,6 +291,19 @@ project measured none of them on AWS.
 | spot, preemption           | a tenth a month        | 5-10 % a month on average, finopsforge.com; notice 120 s: AWS  |
 | spot, starts               | 60 s, p99 120 s        | assumed; warm: import of torch                                 |
 | spot, bandwidth            | 117 MB/s               | 0.937 Gbit/s, AWS's baseline of m7g.large, from memory         |
+| durable                    | as lambda-arm          | AWS Lambda guide: each invocation still ends after 900 s       |
+| microvm, starts            | 1 s, p99 5 s           | assumed, from a snapshot that has imported torch               |
+| microvm, lifetime          | 8 h                    | infoq.com, June 2026                                           |
+| microvm, speed             | 2 GB = 1, up to 4      | baselines, wabi-tech.com, June 2026; bursts to 4x left out     |
+| managed, ramp              | 3, doubled each 5 min  | AWS Lambda guide, lambda-managed-instances, 2026; throttled    |
+|                            |                        | beyond; assumed one function per instance                      |
+| managed, lifetime          | 90 min                 | AWS Lambda guide, 2026, for asynchronous invocations           |
+| managed, starts            | as Lambda              | assumed; of instances that stand                               |
+| fargate, starts            | 60 s, p99 90 s         | 30 to 90 s: Vantage handbook, batch-pricing, November 2026     |
+| batch-spot, starts         | 600 s, p99 900 s       | 5 to 15 min: the same; warm: import of torch                   |
+| cloud-run, starts          | 10 s, p99 30 s         | assumed                                                        |
+| cloud-run, lifetime        | 168 h                  | Google Cloud Run guide, task-timeout, 2026                     |
+| these six, bandwidth       | 78.6 MB/s; managed 117 | assumed: that of Lambda, and of m7g.large                      |
 | lambdaml-2021, ramp        | 1.2, 11, 18, 35 s      | t_F at 10, 50, 100, 200: LambdaML, arXiv 2105.07806, table 6,  |
 |                            |                        | from memory; it includes the start itself                      |
 | lambdaml-2021, bandwidth   | 84 MB/s                | lambdaDNN, us-east-1, 2020                                     |

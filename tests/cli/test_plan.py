@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import lambdaml
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import UserError
+from lambdaml.simulation.platform import PLATFORMS
 from tests.cli.conftest import DIGITS, Cli
 from tests.cost.profiles import coded, digits
 
@@ -116,9 +118,38 @@ def test_a_measured_store_is_the_commands(cli: Cli, profile: Path, url: str) -> 
 
 
 def test_a_platform_without_an_engine_is_said_to_have_none(cli: Cli, profile: Path) -> None:
-    ended = cli("plan", "--profile", profile, "--workers", 2, *SMALL)
-    assert "\nThere is no engine for AWS Lambda yet: this is what it would cost.\n" in ended.out
+    ended = cli("plan", "--profile", profile, "--platform", "fargate", "--workers", 2, *SMALL)
+    assert "\nThere is no engine for fargate yet: this is what it would cost.\n" in ended.out
     assert "lambdaml train" not in ended.out
+
+
+def test_on_lambda_the_command_names_the_function_that_deploy_makes(cli: Cli, profile: Path) -> None:
+    planned = cli("plan", "--profile", profile, "--platform", "lambda-x86:1769", "--workers", 2, *SMALL, "--json").json
+    words = shlex.split(planned["command"])
+    given = {name: words[words.index(f"--{name}") + 1] for name in ("engine", "function", "memory", "store")}
+    assert given.pop("store").startswith("s3://BUCKET/runs/")
+    assert given == {"engine": "lambda", "function": "lambdaml", "memory": "1769"}
+    assert "--lifetime" not in words  # a function knows how long it has left
+    assert any("lambdaml deploy aws" in remark for remark in planned["remarks"])
+
+
+def test_the_choice_is_shown_on_every_platform_with_its_engine(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = cli("plan", "--profile", profile, "--workers", 2, *SMALL, "--json").json
+    found = {one["platform"].partition(":")[0]: one for one in planned["elsewhere"]}
+    assert set(found) == set(PLATFORMS.factories) - {"lambdaml-2021"}
+    engines = {name: one["engine"] for name, one in found.items() if one["engine"]}
+    assert engines == {"local": "local", "spot": "ray", "lambda-arm": "lambda", "lambda-x86": "lambda"}
+    best = planned["candidates"][planned["chosen"]]
+    assert found["lambda-arm"]["usd"] == best["usd"]
+    assert found["managed"]["instances"] == 3 and found["managed"]["usd"] > found["spot"]["usd"]
+    assert found["fargate"]["minimum_s"] == 60 and found["batch-spot"]["start_s"] == 600
+    assert {one["schedule"] for one in found.values()} == {best["schedule"]}
+    monkeypatch.setenv("COLUMNS", "120")
+    out = cli("plan", "--profile", profile, "--workers", 2, *SMALL).out
+    assert re.search(r"^managed +7 s +90 min  1 s, from 60 s, from 3 machines .*\$.* none$", out, re.MULTILINE)
+    assert re.search(r"^lambda-arm:\d+ +7 s +15 min  1 ms .*\$.* lambda$", out, re.MULTILINE)
 
 
 def test_spot_instances_are_a_ray_cluster(cli: Cli, profile: Path) -> None:

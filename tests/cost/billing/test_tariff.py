@@ -50,6 +50,34 @@ def test_a_function_for_an_hour() -> None:
     assert bill("disk", "ec2-m7g.large", lifetimes_s=[3600]).usd == BOOK["ec2-m7g.large/instance"].usd
 
 
+@pytest.mark.parametrize(
+    ("platform", "usd"),
+    [
+        (
+            "microvm:2048",
+            0.0000276944 * 3600 + 2 * 0.0000036667 * 3600,
+        ),  # 1 vCPU and 2 GB: $0.126, as landscapes quote it
+        ("microvm:8192", 4 * (0.0000276944 * 3600 + 2 * 0.0000036667 * 3600)),
+        ("fargate:2048", 0.04048 + 2 * 0.004445),
+        ("cloud-run:2048", 3600 * (0.000018 + 2 * 0.000002)),
+        ("batch-spot", 0.18 / 8),
+        ("durable:1769", 0.0829 + 8.2e-6),
+        ("managed", 3 * 0.0816 * 1.15 + 0.2e-6),  # three instances stand while one works
+    ],
+)
+def test_an_hour_of_a_function_on_platforms_that_bill_otherwise(platform: str, usd: float) -> None:
+    assert bill("disk", platform, lifetimes_s=[3600], wall_s=3600).usd == pytest.approx(usd, rel=1e-3)
+
+
+def test_managed_instances_cost_what_works_once_that_is_more_than_three() -> None:
+    five = bill("disk", "managed", lifetimes_s=[3600] * 5, wall_s=3600).usd
+    assert five == pytest.approx(5 * (0.0816 * 1.15 + 0.2e-6))
+
+
+def test_a_second_on_fargate_is_billed_as_a_minute() -> None:
+    assert bill("disk", "fargate", lifetimes_s=[1]).usd == bill("disk", "fargate", lifetimes_s=[60]).usd
+
+
 def test_lambda_bills_each_invocation_up_to_the_next_millisecond() -> None:
     price = BOOK["lambda-arm/duration"]
     assert billed_s([0.0001] * 3, price) == pytest.approx(0.003)
@@ -123,12 +151,12 @@ def test_the_lines_add_up_and_every_line_says_where_its_price_is_from(place: tup
 def test_two_bills_make_the_bill_of_both_but_for_the_least_storage(
     place: tuple[str, str], one: Quantities, two: Quantities
 ) -> None:
-    """Roundings are those of single functions, so they add up, too; only 100 MB at least do not."""
+    """Roundings are those of single functions, so they add up, too; only 100 MB and three instances at least do not."""
     tariff = Tariff(BOOK, *place)
     both, apart = tariff.bill(one + two).parts(), [tariff.bill(q).parts() for q in (one, two)]
     for part in PARTS:
         summed = apart[0][part] + apart[1][part]
-        if part == "storage" and place[0] == "redis":
+        if (part, place[0]) == ("storage", "redis") or (part, place[1]) == ("functions", "managed"):
             assert both[part] <= summed * (1 + 1e-9)
         else:
             assert both[part] == pytest.approx(summed, rel=1e-9, abs=1e-15)

@@ -35,6 +35,12 @@ def test_lambda_starts_a_thousand_at_once_and_then_a_hundred_a_second() -> None:
     assert [today.start_delay_s(index) for index in (0, 999, 1000, 1999, 4999)] == [0, 0, 0.01, 10, 40]
 
 
+def test_managed_instances_are_three_and_double_every_five_minutes() -> None:
+    managed = Platform.parse("managed")
+    assert [managed.start_delay_s(n - 1) for n in (1, 3, 6, 12, 24, 96)] == [0, 0, 300, 600, 900, 1500]
+    assert managed.start_delay_s(17) == 750  # half way from 12 to 24
+
+
 def test_a_ramp_never_falls() -> None:
     for name in PLATFORMS.factories:
         delays = [Platform.parse(name).start_delay_s(index) for index in range(3000)]
@@ -71,6 +77,13 @@ def test_limits_can_be_given() -> None:
     local = Platform.parse("local:60,preemption_mean_s=300,notice_s=5")
     assert (local.lifetime_s, local.preemption_mean_s, local.notice_s) == (60, 300, 5)
     assert Platform.parse("lambda-arm:3008,lifetime_s=120").lifetime_s == 120
+    assert [Platform.parse(name).lifetime_s for name in ("microvm", "managed", "durable")] == [28_800, 5400, 900]
+    assert [Platform.parse(name).vcpus for name in ("microvm:512", "fargate:8192", "cloud-run", "managed")] == [
+        0.25,
+        4,
+        1,
+        2,
+    ]
     assert (Platform.parse("spot").notice_s, Platform.parse("lambda-x86").lifetime_s) == (120, 900)
 
 
