@@ -63,6 +63,7 @@ def test_versions_are_those_of_this_checkout() -> None:
 
 def test_it_starts_our_handler_on_one_thread() -> None:
     assert given("CMD") == ['["lambdaml.deploy.handler.handler"]']
+    assert "\ndef handler(event" in (ROOT / "deploy" / "handler.py").read_text()
     assert "OMP_NUM_THREADS=1" in given("ENV")[0].split()
 
 
