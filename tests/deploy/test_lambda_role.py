@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 import boto3
 import pytest
@@ -17,11 +18,13 @@ from moto import mock_aws
 
 import lambdaml
 from lambdaml.deploy import aws
+from lambdaml.storage import check, open_store
 from tests.deploy.iam import allowed
 from tests.lambdaml.lab import Tiny
+from tests.storage.s3server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
-ACCOUNT, REGION, BUCKET, NAME = "123456789012", "us-east-1", "my-bucket", "lambdaml"
+ACCOUNT, REGION, BUCKET, NAME = "123456789012", "us-east-1", "bucket", "lambdaml"
 WISH = aws.Wish(BUCKET, f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/lambdaml:1", NAME, "team/runs")
 OBJECTS = f"arn:aws:s3:::{BUCKET}/team/runs"
 LOG = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/{NAME}"
@@ -164,7 +167,6 @@ def test_nothing_is_granted_by_a_star() -> None:
 
 
 def test_the_store_makes_no_other_requests_than_those_above() -> None:
-    """Both of the arguments with which boto3's client is asked are found in the code."""
     tree = ast.parse((ROOT / "storage" / "boto.py").read_text())
     asked = {
         node.args[0].value
@@ -175,33 +177,38 @@ def test_the_store_makes_no_other_requests_than_those_above() -> None:
     assert asked == ACTIONS.keys()
 
 
-def test_the_role_allows_each_request_of_a_run(role: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of two workers, begun, interrupted by nothing, evaluated and ended, on a server that speaks S3."""
-    from botocore import xform_name
-    from botocore.client import BaseClient
+class Watched(S3Server):
+    """Notes what each request asks for, as IAM has it. It takes no bulk deletes, so that each delete names its key."""
 
-    from lambdaml.storage import open_store
+    def __init__(self) -> None:
+        super().__init__(refuses_bulk_deletes=(501, "NotImplemented"))
+        self.asked: set[tuple[str, str, str | None]] = set()
 
-    real, seen = BaseClient._make_api_call, []
+    def count(self, method: str, path: str, create_only: bool) -> None:
+        super().count(method, path, create_only)
+        place, _, query = path.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        assert options.keys() <= {"list-type", "prefix", "max-keys", "start-after", "encoding-type", "delete", "x-id"}
+        if "delete" not in options:
+            kind = "list" if "list-type" in options else method
+            actions = {"PUT": "put_object", "GET": "get_object", "HEAD": "head_object", "DELETE": "delete_object"}
+            resource = f"arn:aws:s3:::{unquote(place).strip('/')}"
+            self.asked.add((ACTIONS[actions.get(kind, "list_objects_v2")], resource, options.get("prefix")))
 
-    def call(self: Any, name: str, parameters: Any) -> Any:
-        seen.append((xform_name(name), parameters))
-        return real(self, name, parameters)
 
-    opened = open_store(f"moto://{BUCKET}/team/runs/x?client=boto3")
-    try:
-        monkeypatch.setattr(BaseClient, "_make_api_call", call)
-        lambdaml.train(Tiny(), opened.url, workers=2, steps=6, schedule="bsp", engine="inline", snapshot_every=2)
-    finally:
-        opened.close()
-    assert {name for name, _ in seen} >= {"put_object", "get_object", "head_object", "list_objects_v2"}
-    for name, parameters in seen:
-        if "Key" in parameters:
-            resource, context = f"arn:aws:s3:::{BUCKET}/{parameters['Key']}", {}
-        elif "Delete" in parameters:
-            keys = [each["Key"] for each in parameters["Delete"]["Objects"]]
-            assert all(allowed(role, ACTIONS[name], f"arn:aws:s3:::{BUCKET}/{key}") for key in keys), keys
-            continue
-        else:
-            resource, context = f"arn:aws:s3:::{BUCKET}", {"s3:prefix": parameters["Prefix"]}
-        assert allowed(role, ACTIONS[name], resource, context), (name, resource, context)
+@pytest.mark.parametrize("client", ["boto3", "obstore"])
+def test_the_role_allows_each_request_of_a_run(client: str, role: list[Any]) -> None:
+    """The store is tried, and two workers train, are evaluated and end; both clients, watched by the server."""
+    with Watched() as server:
+        url = f"s3://{BUCKET}/team/runs/x?endpoint={server.endpoint}&region={REGION}&client={client}"
+        store = open_store(url)
+        check(store)
+        store.close()
+        lambdaml.train(Tiny(), url, workers=2, steps=6, schedule="bsp", engine="inline", snapshot_every=2)
+    assert {action for action, _, _ in server.asked} == set(ACTIONS.values())
+    refused = {
+        (action, resource, prefix)
+        for action, resource, prefix in server.asked
+        if not allowed(role, action, resource, {} if prefix is None else {"s3:prefix": prefix})
+    }
+    assert len(server.asked) > 25 and refused == set()
