@@ -196,6 +196,7 @@ class Account:
             Finding("version", version == __version__, f"deployed by {version}; this is {__version__}"),
             self._finding("function", lambda: f"{size}, {self._state(name)}, {values['ImageUri']}"),
             self._finding("invoking", lambda: self._try_invoking(name)),
+            Finding("room", True, self._room()),
             self._finding("bucket", lambda: self._describe_bucket(values["BucketName"], values["Prefix"])),
         ]
 
@@ -293,6 +294,15 @@ class Account:
         with _asking(f"to invoke function {name}"):
             self._client("lambda").invoke(FunctionName=name, InvocationType="DryRun")
         return "you may (lambda:InvokeFunction)"
+
+    def _room(self) -> str:
+        """Return how many functions the account has room for, which whoever invokes need not be allowed to ask."""
+        try:
+            with _asking("to tell the account's limit"):
+                limits = self._client("lambda").get_account_settings()["AccountLimit"]
+        except UserError as error:
+            return f"unknown: {error}"
+        return f"{limits['UnreservedConcurrentExecutions']:,} functions at a time, which those of the account share"
 
     def _finding(self, name: str, ask: Any) -> Finding:
         try:
