@@ -190,5 +190,6 @@ def _planned(job: str, store: str, options: RunOptions, profile: Path | None, an
             space=space,
             snapshot_every=options.snapshot_every,
             crossover=False,
+            elsewhere=False,
             progress=share,
         )

@@ -9,12 +9,14 @@ from typing import Any
 
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import BILLED
+from lambdaml.cost.planning.candidates import HEADROOM, Candidate, SearchSpace
 from lambdaml.cost.planning.choice import ranked
 from lambdaml.cost.planning.estimate import Estimate
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.planner import Planner
 from lambdaml.cost.profiling.iprof import IProf
 from lambdaml.cost.profiling.profile import Profile
+from lambdaml.errors import SettingsError
 from lambdaml.simulation.platform import NAMES, PUBLISHED, Platform
 
 PLATFORM_ENGINES = {"local": "local", "spot": "ray", "lambda-arm": "lambda", "lambda-x86": "lambda"}
@@ -71,18 +73,33 @@ def alternatives(
         codecs=(chosen.codec,),
         algorithms=(chosen.algorithm,),
         patterns=(chosen.pattern,),
-        platforms=tuple(name for name in NAMES if name not in PUBLISHED),
     )
-    candidates = space.candidates(profile, to_target=objective.epochs is None)
+    names = [name for name in NAMES if name not in PUBLISHED]
+    candidates = [one for name in names for one in _fitting(replace(space, platforms=(name,)), profile, objective)]
     there = replace(objective, space=space)
     found = Planner(profile, there, book, iprof, 1).estimates(candidates, lambda share: None)
     best = {chosen.platform.name: choice}
     for one in ranked(found, there):
         best.setdefault(one.candidate.platform.name, one)
-    for name in space.platforms:
+    for name in filter(best.__contains__, names):
         times = [price for item, price in book.place(name).items() if item in BILLED and item not in _EACH]
         rules = ("step_s", "minimum_s", "minimum_count")
         yield Alternative(best[name], *(max((getattr(price, rule) for price in times), default=0.0) for rule in rules))
+
+
+def _fitting(space: SearchSpace, profile: Profile, objective: Objective) -> list[Candidate]:
+    """Return the candidates for which functions of the only platform have the memory. A job may be too large for all."""
+    try:
+        found = space.candidates(profile, to_target=objective.epochs is None)
+    except SettingsError:
+        return []
+    return [
+        one
+        for one in found
+        if not one.platform.memory_mb
+        or HEADROOM * profile.function_mb(one.batch_size, one.workers, one.algorithm, codec=one.codec)
+        <= one.platform.memory_mb
+    ]
 
 
 _EACH = ("invocation", "operation")

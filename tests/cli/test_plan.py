@@ -133,6 +133,14 @@ def test_on_lambda_the_command_names_the_function_that_deploy_makes(cli: Cli, pr
     assert any("lambdaml deploy aws" in remark for remark in planned["remarks"])
 
 
+def test_platforms_whose_functions_are_too_small_for_the_job_are_left_out(cli: Cli, profile: Path) -> None:
+    known = Profile.load(profile)
+    replace(known, memory=replace(known.memory, base_mb=9000.0)).dump(profile)
+    planned = cli("plan", "--profile", profile, "--platform", "local", "--workers", 2, *SMALL, "--json")
+    assert planned.code == 0, planned.err
+    assert [one["platform"].partition(":")[0] for one in planned.json["elsewhere"]] == ["local", "fargate", "cloud-run"]
+
+
 def test_the_choice_is_shown_on_every_platform_with_its_engine(
     cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,12 @@ def test_from_nothing_to_a_function_and_back(capsys: pytest.CaptureFixture[str])
 
     code, out, _ = deploy(capsys, "--check")
     assert code == 0 and "BAD" not in out
-    for part in (f"deployed by {__version__}", "1769 MB, arm64, active", "you may (lambda:InvokeFunction)", "at a time"):
+    for part in (
+        f"deployed by {__version__}",
+        "1769 MB, arm64, active",
+        "you may (lambda:InvokeFunction)",
+        "at a time",
+    ):
         assert part in out
 
     assert "stands as it was" in deploy(capsys, *MAKE)[1]
