@@ -20,12 +20,12 @@ import lambdaml
 from lambdaml.deploy import aws
 from lambdaml.storage import check, open_store
 from tests.deploy.iam import allowed
-from tests.lambdaml.lab import Tiny
 from tests.storage.s3server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT, REGION, BUCKET, NAME = "123456789012", "us-east-1", "bucket", "lambdaml"
 WISH = aws.Wish(BUCKET, f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/lambdaml:1", NAME, "team/runs")
+JOB = f"{ROOT}/tests/lambdaml/lab.py:Tiny"
 OBJECTS = f"arn:aws:s3:::{BUCKET}/team/runs"
 LOG = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/{NAME}"
 FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{NAME}"
@@ -196,15 +196,24 @@ class Watched(S3Server):
             self.asked.add((ACTIONS[actions.get(kind, "list_objects_v2")], resource, options.get("prefix")))
 
 
-@pytest.mark.parametrize("client", ["boto3", "obstore"])
-def test_the_role_allows_each_request_of_a_run(client: str, role: list[Any]) -> None:
-    """The store is tried, and two workers train, are evaluated and end; both clients, watched by the server."""
+@pytest.mark.parametrize(
+    ("client", "engine", "options"),
+    [("boto3", "inline", {}), ("obstore", "inline", {}), ("obstore", "lambda", {"endpoint_url": "local"})],
+)
+def test_the_role_allows_each_request_of_a_run(
+    client: str, engine: str, options: dict[str, str], role: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is tried, and two workers train, are evaluated and end: here, and as functions of a Lambda on this machine.
+    The server watches."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made-up")
     with Watched() as server:
         url = f"s3://{BUCKET}/team/runs/x?endpoint={server.endpoint}&region={REGION}&client={client}"
         store = open_store(url)
         check(store)
         store.close()
-        lambdaml.train(Tiny(), url, workers=2, steps=6, schedule="bsp", engine="inline", snapshot_every=2)
+        how: dict[str, Any] = {"engine": engine, "engine_options": options, "snapshot_every": 2}
+        lambdaml.train(JOB, url, workers=2, steps=6, schedule="bsp", **how)
     assert {action for action, _, _ in server.asked} == set(ACTIONS.values())
     refused = {
         (action, resource, prefix)
@@ -212,3 +221,4 @@ def test_the_role_allows_each_request_of_a_run(client: str, role: list[Any]) -> 
         if not allowed(role, action, resource, {} if prefix is None else {"s3:prefix": prefix})
     }
     assert len(server.asked) > 25 and refused == set()
+    assert any("/launches/" in resource for _, resource, _ in server.asked) == (engine == "lambda")
