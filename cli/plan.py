@@ -23,7 +23,6 @@ from lambdaml.errors import UserError
 if TYPE_CHECKING:
     from lambdaml import Plan, Profile, SearchSpace
     from lambdaml.cost.planning.command import HowTo
-    from lambdaml.cost.planning.elsewhere import Alternative
     from lambdaml.cost.planning.estimate import Estimate
 
 _objective = partial(typer.Option, rich_help_panel="Objective")
@@ -267,8 +266,8 @@ def _print_alternatives(found: Plan) -> None:
         [
             one.platform.spec,
             f"{one.platform.cold_start_s[0]:g} s",
-            _life(one.platform.lifetime_s),
-            _rules(one),
+            one.life,
+            one.billed_by,
             _format.duration(one.estimate.seconds) if not one.estimate.obstacle else "never",
             _format.usd(one.estimate.usd) if not one.estimate.obstacle else "",
             one.engine or "none",
@@ -280,22 +279,6 @@ def _print_alternatives(found: Plan) -> None:
         print(f"\nCandidate {place} on each platform, roughly, and the engine that runs it there:")
         headings = ["platform", "start", "life", "billed by", "time", "cost", "engine"]
         _format.print_table(headings, rows, left=["platform", "billed by", "engine"])
-
-
-def _life(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "no end"
-    return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
-
-
-def _rules(one: Alternative) -> str:
-    """Return how a platform bills time: `1 ms`, or `1 s, from 60 s, from 3 machines`."""
-    step = f"{1000 * one.step_s:g} ms" if 0 < one.step_s < 1 else f"{one.step_s:g} s"
-    least = [
-        f"from {one.minimum_s:g} s" * bool(one.minimum_s),
-        f"from {one.instances:g} machines" * bool(one.instances),
-    ]
-    return ", ".join(filter(None, [step, *least])) if one.step_s else "nothing"
 
 
 def _worth_showing(found: Plan) -> list[tuple[int, Estimate]]:

@@ -48,6 +48,23 @@ class Alternative:
         """The engine that runs functions there, or None if there is none."""
         return PLATFORM_ENGINES.get(self.platform.name)
 
+    @property
+    def life(self) -> str:
+        """The longest life of a function there, such as `15 min`, or `no end`."""
+        seconds = self.platform.lifetime_s
+        if math.isinf(seconds):
+            return "no end"
+        return f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
+
+    @property
+    def billed_by(self) -> str:
+        """The way in which time is billed there, such as `1 ms`, or `1 s, from 60 s, from 3 machines`, or `nothing`."""
+        if not self.step_s:
+            return "nothing"
+        step = f"{1000 * self.step_s:g} ms" if self.step_s < 1 else f"{self.step_s:g} s"
+        least = f"from {self.minimum_s:g} s" * bool(self.minimum_s)
+        return ", ".join(filter(None, [step, least, f"from {self.instances:g} machines" * bool(self.instances)]))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         rules = {"step_s": self.step_s, "minimum_s": self.minimum_s, "instances": self.instances}
