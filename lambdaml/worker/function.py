@@ -50,7 +50,7 @@ class Function:
         dead: The functions that the engine saw die.
         standby: Whether it stays as a backup while others work as all of its workers. Where every second is paid for,
             it leaves.
-        before: What a function before this one knew.
+        before: The knowledge of the function before this one.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class Hosting:
 
     Args:
         assigned: The workers that are meant for this function. For others it is a backup.
-        before: What a function before this one knew.
+        before: The knowledge of the function before this one.
     """
 
     def __init__(
