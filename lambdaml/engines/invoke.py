@@ -57,7 +57,7 @@ class Work:
         life: The number of this life of the first function.
         lifetime_s: The longest life of a function, if it is shorter than the platform's limit; None otherwise.
         version: The version of lambdaml that the launcher has.
-        before: What the life before knew when it left.
+        before: The knowledge of the life before, when it left.
     """
 
     launch: str
