@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import lambdaml.deploy.start  # before any library computes
@@ -78,6 +79,12 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if what == "evaluate":
         return _evaluate(event, began)
     raise SettingsError(f"lambdaml {__version__} does not know what {what!r} asks for")
+
+
+@cache
+def _invoker_of(arn: str) -> Invoker:
+    """Return what invokes this function, which takes a while to make and serves all invocations of this process."""
+    return Invoker(arn)
 
 
 def _begin() -> float:
@@ -144,7 +151,7 @@ class _Working:
         self._settings = read_settings(self._store)
         self._assigned = range(work.first, self._settings.workers, work.functions)
         self._launch = Launch(self._store, work.launch)
-        self._invoker = Invoker(context.invoked_function_arn)
+        self._invoker = _invoker_of(context.invoked_function_arn)
         self._errands = ThreadPoolExecutor(1, thread_name_prefix="errand")
         self._leaving = threading.Event()
         self._ended = threading.Event()
@@ -198,7 +205,6 @@ class _Working:
             self._try(self._replace)
         _account(self._store, self._name, self._began, self._meter)
         self._store.close()
-        self._invoker.close()
         os.environ.pop(FUNCTION, None)
 
     def _succeed(self) -> None:
@@ -210,7 +216,7 @@ class _Working:
         work, life = self._work, self._work.life + 1
         if set(self._assigned) - self._known.silent.keys():
             life = self._launch.next_life(work.first)
-        if not self._launch.over() and self._launch.claim(work.first, life, self._name):
+        if not self._launch.over() and self._launch.claim(work.first, life, self._known.commits, self._name):
             self._invoker.send(replace(work.only(work.first, life), before=self._known).to_event())
 
     def _take(self, event: Event) -> None:

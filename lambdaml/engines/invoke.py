@@ -137,7 +137,7 @@ class Invoker:
         """
 
         def invoke(part: tuple[int, int]) -> bool:
-            if not launch.claim(part[0], work.life, by):
+            if not launch.claim(part[0], work.life, by=by):
                 return False
             self.send({**work.to_event(), "first": part[0], "last": part[1]})
             return True

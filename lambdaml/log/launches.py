@@ -50,7 +50,7 @@ class Claim:
     """The claim of one life of a function.
 
     Attributes:
-        commits: The number of commits that the log had when the life was claimed.
+        commits: The number of commits that the log had when the life was claimed, or a little earlier.
         died: Whether the life before ended in death.
         by: The name of who claimed it; empty for the launcher.
         token: A text that no other claim has, so that each is won by one.
@@ -98,13 +98,16 @@ class Launch:
         """Return the number of the first life of function `index` that nobody has claimed."""
         return len(self._lives(index))
 
-    def claim(self, index: int, life: int, by: str = "") -> bool:
+    def claim(self, index: int, life: int, commits: int = 0, by: str = "") -> bool:
         """Claim this life of function `index`, whose life before ended in order or which never had one.
+
+        Args:
+            commits: The number of commits that are known.
 
         Returns:
             Whether nobody else has claimed it.
         """
-        return self._claim(index, life, Claim(self._commits(), died=False, by=by))
+        return self._claim(index, life, Claim(commits, died=False, by=by))
 
     def revive(self, index: int, after_s: float, by: str = "") -> int | None:
         """Claim the next life of function `index`, whose latest one seems to have died.

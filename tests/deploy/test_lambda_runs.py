@@ -54,7 +54,7 @@ def platform() -> Iterator[LocalLambda | None]:
     if AWS:
         yield None
         return
-    with LocalLambda(concurrency=24) as local:
+    with LocalLambda(concurrency=24, retry_after_s=4) as local:
         yield local
 
 
@@ -138,7 +138,7 @@ def test_two_of_a_hundred_invocations_are_repeated_fail_or_are_refused_and_nothi
     bucket: Callable[[], str],
 ) -> None:
     faults = {"duplicates": 0.02, "failures": 0.02, "throttles": 0.02}
-    with LocalLambda(concurrency=24, seed=3, timeout_s=60, **faults) as rough:
+    with LocalLambda(concurrency=24, seed=3, retry_after_s=4, **faults) as rough:
         run = f"{bucket()}&latency=20ms"
         done = lambdaml.train(
             TINY,
@@ -146,14 +146,14 @@ def test_two_of_a_hundred_invocations_are_repeated_fail_or_are_refused_and_nothi
             workers=32,
             functions=8,
             schedule="asp",
-            steps=40,
+            steps=60,
             lease_s=3.0,
-            lifetime_s=2.5,
+            lifetime_s=2.0,
             **options_of(rough),
         )
         assert silent(rough)
         stats = rough.stats()
-    assert done.updates == 32 * 40
+    assert done.updates == 32 * 60
     assert done.fates["applied"] == done.updates
     lambdaml.Run(run).verify()
     assert stats["invocations"] >= 100
