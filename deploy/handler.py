@@ -16,6 +16,7 @@ than raised, so that Lambda does not try it again.
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import secrets
 import threading
@@ -41,6 +42,7 @@ from lambdaml.log.reader import read_settings
 from lambdaml.log.usage import Usage, write_own
 from lambdaml.settings import JobSettings
 from lambdaml.storage import Meter, Store, open_store
+from lambdaml.storage.endpoint import is_local
 from lambdaml.storage.probe import check
 from lambdaml.training import numerics
 from lambdaml.training.eventlog import logger
@@ -77,7 +79,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if what == "work":
         return _Working(Work.of_event(event), context, began).work()
     if what == "evaluate":
-        return _evaluate(event, began)
+        return _evaluate(event, context, began)
     raise SettingsError(f"lambdaml {__version__} does not know what {what!r} asks for")
 
 
@@ -121,7 +123,7 @@ def _demand_version(theirs: str) -> None:
         )
 
 
-def _evaluate(event: Mapping[str, Any], began: float) -> dict[str, Any]:
+def _evaluate(event: Mapping[str, Any], context: Any, began: float) -> dict[str, Any]:
     """Evaluate all snapshots of a run that have no metrics yet."""
     from lambdaml.training.evaluation import Evaluator
     from lambdaml.training.loading import load_run_job
@@ -134,7 +136,7 @@ def _evaluate(event: Mapping[str, Any], began: float) -> dict[str, Any]:
         Evaluator(store, settings, load_run_job(settings)).catch_up()
         return {"evaluated": True}
     finally:
-        _account(store, name, began, meter)
+        _account(store, name, began, meter, context)
         store.close()
 
 
@@ -203,7 +205,7 @@ class _Working:
         if outcome == "left":
             self._try(self._succeed)
             self._try(self._replace)
-        _account(self._store, self._name, self._began, self._meter)
+        _account(self._store, self._name, self._began, self._meter, self._context)
         self._store.close()
         os.environ.pop(FUNCTION, None)
 
@@ -271,11 +273,19 @@ class _Working:
                     return
 
 
-def _account(store: Store, name: str, began: float, meter: Meter) -> None:
+def _account(store: Store, name: str, began: float, meter: Meter, context: Any) -> None:
     """Write what an invocation used, as the last thing that it does."""
     seconds = round(time.monotonic() - began, 3)
     with suppress(StoreError):
-        write_own(store, Usage(name, seconds, _peak_bytes(), meter.snapshot(), complete=True))
+        write_own(store, Usage(name, seconds, _peak_bytes(), meter.snapshot(), True, _platform(context)))
+
+
+def _platform(context: Any) -> str:
+    """Return the platform that bills the invocation; "" on a Lambda that nobody bills."""
+    if is_local(os.environ.get("AWS_ENDPOINT_URL_LAMBDA")):
+        return ""
+    kind = "arm" if platform.machine() in ("aarch64", "arm64") else "x86"
+    return f"lambda-{kind}:{context.memory_limit_in_mb}"
 
 
 def _peak_bytes() -> int:

@@ -142,7 +142,8 @@ def bill(
     usage = run.usage()
     objects = list(run.store.list(""))
     there = channel_of(run.url)
-    tariff = Tariff(prices or own_prices(), channel or there, platform or HERE, transfer=transfer)
+    here = next((each.platform for each in usage if each.platform), HERE)
+    tariff = Tariff(prices or own_prices(), channel or there, platform or here, transfer=transfer)
     used = quantities(usage, objects)
     whole, found = tariff.bill(used), attribute(run, usage)
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
@@ -156,7 +157,7 @@ def bill(
         run=run.url,
         platform=tariff.platform,
         channel=tariff.channel,
-        here=HERE,
+        here=here,
         there=there,
         functions=len(used.lifetimes_s),
         memory_mb=tariff.memory_mb,
@@ -166,7 +167,7 @@ def bill(
         phases=tuple(Item(n, s, s.seconds * second_usd) for n, s in found.phases.items()),
         workers=items(found.workers),
         commits=items(found.commits),
-        notes=(*whole.notes, *_notes(tariff, usage, there, peak, found.phases)),
+        notes=(*whole.notes, *_notes(tariff, usage, here, there, peak, found.phases)),
     )
 
 
@@ -203,9 +204,11 @@ def _usd(tariff: Tariff, share: PhaseCost, second_usd: float) -> float:
     return share.seconds * second_usd + parts["requests"] + parts["transfer"]
 
 
-def _notes(tariff: Tariff, usage: list[Usage], there: str, peak: int, phases: Mapping[str, PhaseCost]) -> list[str]:
+def _notes(
+    tariff: Tariff, usage: list[Usage], here: str, there: str, peak: int, phases: Mapping[str, PhaseCost]
+) -> list[str]:
     notes, functions = [], [each for each in usage if not each.launcher]
-    if tariff.platform != HERE:
+    if tariff.platform != here:
         notes.append(f"function-seconds are those of the machine it ran on, not those of {tariff.platform}")
     if tariff.channel != there:
         notes.append(f"requests are those it made to its own store: a wait for {tariff.channel} takes more or fewer")

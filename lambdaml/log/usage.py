@@ -26,6 +26,7 @@ class Usage:
         reading: The requests that it made, and their bytes.
         complete: Whether the reading holds everything up to the function's end. If not, it may lack requests of its
             last moments.
+        platform: The platform of the price book that bills it, such as `lambda-arm:1769`, if it knew that.
     """
 
     function: str
@@ -33,6 +34,7 @@ class Usage:
     memory_bytes: int
     reading: MeterReading
     complete: bool
+    platform: str = ""
 
     @property
     def launcher(self) -> bool:
@@ -60,6 +62,7 @@ class Usage:
                 memory_bytes=int(record["memory_bytes"]),
                 reading=MeterReading.from_dict(record["reading"]),
                 complete=bool(record["complete"]),
+                platform=str(record.get("platform", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadObject(f"{key} does not say what a function used: {error!r}") from error

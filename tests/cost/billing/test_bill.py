@@ -135,6 +135,18 @@ def test_the_store_of_a_run_is_recognised() -> None:
     }
 
 
+def test_a_run_of_functions_that_know_their_platform_is_billed_as_that() -> None:
+    url = f"memory://{secrets.token_hex(6)}"
+    lambdaml.train(JOB, url, workers=1, functions=1, steps=3)
+    run = lambdaml.Run(url)
+    record = Usage("launch-a.0.0-1", 100.0, 2**30, MeterReading(), complete=True, platform="lambda-arm:1769")
+    run.store.create(keys.usage(record.function), record.dump())
+    found = bill(run)
+    assert (found.platform, found.here) == ("lambda-arm:1769", "lambda-arm:1769")
+    assert found.bill.usd > 100 * 1769 / 1024 * 0.0000133334
+    assert "function-seconds are those of the machine" not in " ".join(found.notes)
+
+
 def test_a_killed_functions_last_seconds_are_unreported_and_the_launcher_is_no_function() -> None:
     url = f"memory://{secrets.token_hex(6)}"
     lambdaml.train(JOB, url, workers=1, functions=1, steps=3)
