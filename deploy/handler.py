@@ -31,7 +31,7 @@ from typing import Any
 import lambdaml.deploy.start  # before any library computes
 from lambdaml import __version__
 from lambdaml.engines.entry import FUNCTION, run_function
-from lambdaml.engines.invoke import Invoker, Work
+from lambdaml.engines.invoke import Invoker, Work, keep
 from lambdaml.engines.supervise import error_event, used
 from lambdaml.errors import LambdaMLError, SettingsError, StoreError, StoreUnavailable
 from lambdaml.events import Event
@@ -80,6 +80,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         return _Working(Work.of_event(event), context, began).work()
     if what == "evaluate":
         return _evaluate(event, context, began)
+    if what == "keep":
+        return _keep(event, context)
     raise SettingsError(f"lambdaml {__version__} does not know what {what!r} asks for")
 
 
@@ -137,6 +139,20 @@ def _evaluate(event: Mapping[str, Any], context: Any, began: float) -> dict[str,
         return {"evaluated": True}
     finally:
         _account(store, name, began, meter, context)
+        store.close()
+
+
+def _keep(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Start the functions of a run's newest launch again if all have fallen silent."""
+    store = open_store(event["run"])
+    try:
+        found = Launch.newest(store)
+        if found is None:
+            return {"started": 0}
+        lease_s, (launch, work) = read_settings(store).lease_s, found
+        invoker = _invoker_of(context.invoked_function_arn)
+        return {"started": keep(store, lease_s, launch, Work.of_event(work), invoker, context.aws_request_id)}
+    finally:
         store.close()
 
 

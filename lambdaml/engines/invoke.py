@@ -7,6 +7,7 @@ An event says what an invocation is for, in `do`:
 | `survey` | says whether a run could work there, and in which numerics class | by the launcher, which waits |
 | `work` | starts functions `first + 1` to `last - 1`, and works as function `first` | and nobody waits |
 | `evaluate` | evaluates the snapshots that have no metrics | and nobody waits |
+| `keep` | starts the functions of the run's newest launch again if all have fallen silent | by a schedule, or by hand |
 
 Functions start each other in a tree. Whoever is to start many divides them into at most `FAN_OUT` ranges and invokes the
 first function of each, which starts the rest of its range. So a thousand functions start in two steps.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,7 +25,10 @@ from importlib import import_module
 from typing import Any
 
 from lambdaml.errors import AccessDenied, RunFailed, SettingsError
-from lambdaml.log.launches import Launch
+from lambdaml.log import keys
+from lambdaml.log.holders import seem_working
+from lambdaml.log.launches import SHOW_LEASES, Launch
+from lambdaml.storage import Store
 from lambdaml.storage.endpoint import is_local
 from lambdaml.storage.place import CONNECT_TIMEOUT_S
 from lambdaml.storage.profile import HOW, boto_session, plain_session
@@ -192,3 +197,24 @@ class Invoker:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def keep(store: Store, lease_s: float, launch: Launch, work: Work, invoker: Invoker, by: str = "") -> int:
+    """Start all functions of a launch again if none of them works any more, and the run has not ended.
+
+    Args:
+        store: The run's bucket.
+        lease_s: The seconds of the run's leases.
+        by: The name of who asks; empty for the launcher.
+
+    Returns:
+        The number of functions that were invoked.
+    """
+    if launch.over() or store.head(keys.MODEL) is not None or seem_working(store, launch.commits(), time.time()):
+        return 0
+    invoked = 0
+    for index in range(work.functions):
+        if (life := launch.revive(index, SHOW_LEASES * lease_s, by)) is not None:
+            invoker.send(work.only(index, life).to_event())
+            invoked += 1
+    return invoked

@@ -22,13 +22,12 @@ from typing import Any
 from lambdaml import __version__, errors
 from lambdaml.engines import LaunchSpec
 from lambdaml.engines.bulletin import FUNCTIONS_S, Bulletin
-from lambdaml.engines.invoke import Invoker, Work
+from lambdaml.engines.invoke import Invoker, Work, keep
 from lambdaml.engines.supervise import revive
 from lambdaml.errors import RunFailed, SettingsError
 from lambdaml.events import Emit, EndedEvent, ErrorEvent, UsageEvent, event_of
 from lambdaml.log import keys
-from lambdaml.log.holders import seem_working
-from lambdaml.log.launches import SHOW_LEASES, Launch
+from lambdaml.log.launches import Launch
 from lambdaml.log.numerics import Numerics
 from lambdaml.settings import JobSettings
 from lambdaml.storage import Store
@@ -163,6 +162,7 @@ class _Following:
 
     def run(self) -> None:
         try:
+            self._launch.begin(self._work.to_event())
             self._invoker.start(self._launch, self._work)
             self._follow()
         except BaseException:
@@ -223,16 +223,12 @@ class _Following:
         if silent_s < spec.settings.lease_s:
             return
         self._checked = now
-        if seem_working(spec.store, self._bulletin.commits, time.time()):
-            return
-        if all(self._launch.hopeless(index) for index in range(spec.functions)):
+        started = keep(spec.store, spec.settings.lease_s, self._launch, self._work, self._invoker)
+        if not started and all(self._launch.hopeless(index) for index in range(spec.functions)):
             raise RunFailed(
                 "functions died again and again without progress: look at their logs for what ends them (memory, or a time "
                 "limit that is shorter than one step)"
             )
-        for index in range(spec.functions):
-            if (life := self._launch.revive(index, SHOW_LEASES * spec.settings.lease_s)) is not None:
-                self._invoker.send(self._work.only(index, life).to_event())
 
 
 def start_here(function: str, memory: int) -> tuple[subprocess.Popen[str], str]:

@@ -3,6 +3,7 @@
 Each call of `train` or `resume` is a launch. Where functions share no memory with their engine, and where the engine may
 be gone while they go on, the bucket holds what an engine would otherwise keep in its head:
 
+launches/{launch}/work.json                          create-only: what its functions work on; see `lambdaml.engines.invoke`
 launches/{launch}/lives/{index:05d}/{life:06d}.json  create-only: whoever writes it starts this life of function `index`
 launches/{launch}/evaluations/{version:010d}.json    create-only: whoever writes it starts the evaluation of a snapshot
 launches/{launch}/failures/{function}.json           create-only: the error for which a function gave up for good
@@ -25,8 +26,10 @@ from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.holders import last_of
 from lambdaml.log.members import demand_type, known
-from lambdaml.log.reads import read_many
+from lambdaml.log.reads import demand_present, read_many, read_now
 from lambdaml.storage import ObjectInfo, Store
+
+_WORK = "work.json"
 
 SHOW_LEASES = 2.0
 """A life that was claimed has the time of so many leases to show itself before the next one is claimed."""
@@ -94,6 +97,20 @@ class Launch:
         self._store = store
         self._base = f"{keys.LAUNCHES}{token}/"
 
+    @staticmethod
+    def newest(store: Store) -> tuple[Launch, dict[str, Any]] | None:
+        """Return the newest launch of a run, and what its functions work on; None if there is none."""
+        found = [info for info in store.list(keys.LAUNCHES) if info.key.endswith(_WORK)]
+        if not found:
+            return None
+        key = max(found, key=lambda info: info.modified).key
+        work = demand_present(read_now(store, key, wire.load_json), key)
+        return Launch(store, key.split("/")[1]), work
+
+    def begin(self, work: dict[str, Any]) -> None:
+        """Note what the functions of the launch work on."""
+        self._store.create(f"{self._base}{_WORK}", wire.dump_json(work))
+
     def next_life(self, index: int) -> int:
         """Return the number of the first life of function `index` that nobody has claimed."""
         return len(self._lives(index))
@@ -122,7 +139,7 @@ class Launch:
         lives = self._lives(index)
         if lives and time.time() - lives[-1].modified < after_s:
             return None
-        commits = self._commits()
+        commits = self.commits()
         if self.over() or self.failures() or self._hopeless(lives, commits):
             return None
         life = len(lives)
@@ -130,7 +147,7 @@ class Launch:
 
     def hopeless(self, index: int) -> bool:
         """Return whether function `index` died too often without progress to get another life."""
-        return self._hopeless(self._lives(index), self._commits())
+        return self._hopeless(self._lives(index), self.commits())
 
     def evaluate(self, version: int, by: str = "") -> bool:
         """Claim the evaluation of a snapshot. Return whether nobody else has."""
@@ -156,7 +173,8 @@ class Launch:
         """Return whether the functions of the launch were asked to leave."""
         return self._store.head(f"{self._base}leave.json") is not None
 
-    def _commits(self) -> int:
+    def commits(self) -> int:
+        """Return the number of commits in the log."""
         found = last_of(lambda commit: self._store.head(keys.log(commit)), 0)
         return 0 if found is None else found[0] + 1
 

@@ -21,6 +21,7 @@ import pytest
 
 import lambdaml
 from lambdaml.deploy.local_lambda import LocalLambda
+from lambdaml.engines.invoke import Invoker
 from lambdaml.engines.lambda_engine import LambdaEngine
 from lambdaml.errors import JobFailed, LambdaMLError, RunCapped, RunFailed
 from lambdaml.events import Event
@@ -68,6 +69,10 @@ def options_of(platform: LocalLambda | None) -> dict[str, Any]:
 def digits_bits(tmp_path_factory: pytest.TempPathFactory) -> str | None:
     """Return the digest of what the same run gives on the engine `local`."""
     return lambdaml.train(DIGITS, f"file://{tmp_path_factory.mktemp('local')}/run", **SHORT).model_sha256
+
+
+class Gone(BaseException):
+    """Ends a launcher at once, as if it had been killed."""
 
 
 stats_of_the_suite: Counter[str] = Counter()
@@ -192,9 +197,6 @@ def test_snapshots_are_evaluated_though_the_launcher_is_gone(bucket: Callable[[]
     run = f"{bucket()}&latency=30ms"
     seen: list[Event] = []
 
-    class Gone(BaseException):
-        pass
-
     def forget(event: Event) -> None:
         seen.append(event)
         if event.event == "commit":
@@ -210,6 +212,33 @@ def test_snapshots_are_evaluated_though_the_launcher_is_gone(bucket: Callable[[]
     wait_for(lambda: any(store.list(keys.METRICS)))
     wait_for(lambda: store.head(keys.MODEL))
     assert silent(platform)
+
+
+@HERE
+def test_a_run_whose_functions_all_died_goes_on_when_it_is_kept(
+    bucket: Callable[[], str], digits_bits: str | None
+) -> None:
+    """Without its launcher, as a schedule would do it; Lambda's own retries come too late to matter."""
+    run = f"{bucket()}&latency=20ms"
+    with LocalLambda(concurrency=8, retry_after_s=600) as platform:
+
+        def die(event: Event) -> None:
+            if event.event == "commit":
+                while platform.kill_one():
+                    time.sleep(0.05)
+                raise Gone
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Gone):
+            patch.setattr(Launch, "leave", lambda launch: None)
+            patch.setattr("lambdaml.engines.lambda_engine._Following._wait", lambda following, seconds: None)
+            lambdaml.train(DIGITS, run, **SHORT, on_event=die, **options_of(platform))
+        invoker, store = Invoker(platform.function, endpoint_url=platform.url), open_store(run)
+        assert invoker.ask({"do": "keep", "run": run}) == {"started": 0}, "not before their leases have run out"
+        wait_for(lambda: invoker.ask({"do": "keep", "run": run})["started"] == 2)
+        wait_for(lambda: store.head(keys.MODEL))
+        assert silent(platform)
+        invoker.close()
+    assert lambdaml.resume(run, engine="local").model_sha256 == digits_bits
 
 
 def refused(platform: LocalLambda | None, bucket: Callable[[], str], *, job: str = DIGITS, **options: Any) -> str:
