@@ -40,7 +40,7 @@ FAN_OUT = 32
 _ENDPOINTS = ("AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL")
 """These variables name another server than AWS's own."""
 
-_AT_ONCE = 8
+CALLS_AT_ONCE = 8
 """Invocations are asked for by this many threads."""
 
 ANSWER_S = 120.0
@@ -126,7 +126,7 @@ class Invoker:
                 connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=ANSWER_S,
                 retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                max_pool_connections=_AT_ONCE,
+                max_pool_connections=CALLS_AT_ONCE,
                 proxies={} if near else None,
             ),
             **keys,
@@ -147,7 +147,7 @@ class Invoker:
             self.send({**work.to_event(), "first": part[0], "last": part[1]})
             return True
 
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="invoke") as pool:
+        with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="invoke") as pool:
             return sum(pool.map(invoke, ranges(work.first, work.last)))
 
     def send(self, event: Mapping[str, Any]) -> None:
