@@ -91,10 +91,10 @@ class Bulletin:
         while True:
             first = self._log.commit
             found = read_many(self._store, [keys.log(first + ahead) for ahead in range(count)], Commit.read)
-            there = [commit for commit in found if commit is not None]
-            yield from there
-            if len(there) < count:
-                return
+            for commit in found:
+                if commit is None:  # one after it may be there, if it was written and read meanwhile
+                    return
+                yield commit
             count = min(2 * count, _MOST)
 
     def _functions(self) -> Iterator[Event]:
