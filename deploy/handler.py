@@ -201,6 +201,8 @@ class _Working:
 
     def _function(self) -> str:
         _demand_version(self._work.version)
+        if self._store.head(keys.MODEL) is not None:  # the run ended before this invocation had its turn
+            return "done"
         left_s = self._context.get_remaining_time_in_millis() / 1000 - MARGIN_S
         return run_function(
             self._work.run,
