@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from lambdaml.storage.answers import store_error
 from lambdaml.storage.backend import BATCH, Backend, Page, batches, check_key, check_order, flat
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
-from lambdaml.storage.place import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place
+from lambdaml.storage.place import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, REGION_HEADER, S3Place
 from lambdaml.storage.profile import HOW, boto_session, plain_session
 from lambdaml.storage.protocol import MANY, Bytes, Data, ObjectInfo
 
@@ -157,7 +157,7 @@ class BotoStore(Backend):
                 raise _OutOfRange(what) from None
             if status == 404 and code != "NoSuchBucket" and "Key" in options:
                 raise _Missing(what) from None
-            raise store_error(what, status, code) from error
+            raise store_error(what, status, code, _region_in(error.response)) from error
         except boto.ReadTimeoutError as error:
             raise StoreTimeout(f"{what}: no answer in {self._timeout_s:g} s") from error
         except (boto.HTTPClientError, boto.ConnectionError) as error:
@@ -181,6 +181,11 @@ class BotoStore(Backend):
             return self._client
 
     def _connect(self) -> Any:
+        client = self._new_client()
+        client.meta.events.register("before-call.s3", _stay)
+        return client
+
+    def _new_client(self) -> Any:
         config_type: Any = import_module("botocore.config").Config
         foreign = self.place.endpoint is not None
         checksums = "when_required" if foreign else "when_supported"
@@ -211,6 +216,17 @@ class BotoStore(Backend):
 
     def _name(self, key: str) -> str:
         return f"s3://{self.place.bucket}/{self._base}{key}"
+
+
+def _stay(params: dict[str, Any], **_: Any) -> None:
+    """Keep botocore from going to another region by itself, in which each request would be made twice, for more money."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _region_in(answer: Mapping[str, Any]) -> str | None:
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    found: str | None = answer.get("Error", {}).get("Region") or headers.get(REGION_HEADER)
+    return found
 
 
 class _Exists(Exception):

@@ -27,7 +27,7 @@ from lambdaml.storage.backend import (
     flat,
     is_key,
 )
-from lambdaml.storage.connect import Options, connect_azure, connect_google, connect_s3, endpoint_of
+from lambdaml.storage.connect import Options, connect_azure, connect_google, connect_s3, endpoint_of, find_region
 from lambdaml.storage.errors import AccessDenied, StoreError, StoreTimeout, StoreUnavailable
 from lambdaml.storage.place import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, S3Place, split_bucket
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
@@ -45,6 +45,7 @@ LONGEST_READ_S = 3600.0
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"(?:<Code>|\(code: )(\w+)")
+_REGION = re.compile(r"<Region>([\w-]+)</Region>")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 
 _runtime_pid: int | None = None
@@ -83,6 +84,7 @@ class CloudStore(Backend):
         timeout_s: The longest silence of the server, and half the time for each 64 MB of an upload, in seconds.
         sorts: Whether the cloud lists in the order of keys and starts after a given key.
         bulk_deletes: Whether one request may delete many objects. This is tried until the server refuses.
+        find_region: A function that asks for the region of the bucket.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class CloudStore(Backend):
         timeout_s: float = ANSWER_TIMEOUT_S,
         sorts: bool = True,
         bulk_deletes: bool = False,
+        find_region: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.bucket = bucket
         self.url = url
@@ -104,12 +107,13 @@ class CloudStore(Backend):
         self._lock = threading.Lock()
         self._clients: dict[tuple[int, bool], Any] = {}
         self._bulk_deletes = bulk_deletes
+        self._find_region = find_region
 
     @classmethod
     def s3(cls, place: S3Place, timeout_s: float = ANSWER_TIMEOUT_S) -> CloudStore:
         """Return the store of a bucket of S3, or of a server that speaks its protocol."""
-        connect = functools.partial(connect_s3, place)
-        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted, True)
+        connect, find = functools.partial(connect_s3, place), functools.partial(find_region, place)
+        return cls(f"s3://{place.bucket}", place.prefix, place.url(), connect, timeout_s, place.sorted, True, find)
 
     def get(self, key: str) -> Bytes | None:
         import obstore
@@ -250,11 +254,11 @@ class CloudStore(Backend):
         if verb == "get_range" and (status == "416" or "Wanted range starting at" in text):  # the second is Azure's
             return _OutOfRange(what)
         if status is not None:
-            return store_error(what, int(status), code)
+            return store_error(what, int(status), code, match[1] if (match := _REGION.search(text)) else None)
         if code is not None:  # the code of one key in the answer to a bulk delete
             return store_error(what, 500 if code == "InternalError" else 400, code)
-        if "redirect" in text:
-            return store_error(what, 301, code)
+        if "redirect" in text:  # obstore tells neither the code nor the region
+            return store_error(what, 301, code, self._find_region())
         if kind == "Timeout":
             return StoreTimeout(f"{what}: no answer in time")
         if kind is not None:

@@ -10,12 +10,14 @@ store's URL says. Only the variables that define how an object is kept are left 
 from __future__ import annotations
 
 import os
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 from lambdaml.storage.endpoint import clean_endpoint, host_of, is_local
-from lambdaml.storage.place import EXPRESS, Keys, S3Place
+from lambdaml.storage.place import CONNECT_TIMEOUT_S, EXPRESS, REGION_HEADER, Keys, S3Place
 from lambdaml.storage.profile import boto_session
 from lambdaml.storage.url import StoreURL
 
@@ -55,6 +57,21 @@ def connect_s3(place: S3Place, client_options: Options, single_deletes: bool = F
         retry_config=NO_RETRIES,
         credential_provider=_provider(place.keys()),
     )
+
+
+def find_region(place: S3Place) -> str | None:
+    """Return the region of a bucket, which S3 tells everybody, without credentials. None if nobody answers."""
+    server = place.endpoint or _aws(place, place.region or "us-east-1")
+    request = urllib.request.Request(f"{server}/{place.bucket}", method="HEAD")
+    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] if place.local else [])
+    try:
+        with opener.open(request, timeout=CONNECT_TIMEOUT_S) as answer:
+            found: str | None = answer.headers.get(REGION_HEADER)
+    except urllib.error.HTTPError as error:
+        found = error.headers.get(REGION_HEADER)
+    except OSError:
+        return None
+    return found
 
 
 def endpoint_of(url: StoreURL) -> str | None:

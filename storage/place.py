@@ -28,6 +28,9 @@ has twice that time for each 64 MB."""
 EXPRESS = "--x-s3"
 """The end of the names of directory buckets."""
 
+REGION_HEADER = "x-amz-bucket-region"
+"""The header of answers that names a bucket's region."""
+
 MADE_UP = "made-up"
 """The only value of `?keys=`."""
 

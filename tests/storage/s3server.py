@@ -8,6 +8,7 @@ request and then lose the answer, which is the case that every client library ge
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import threading
@@ -117,11 +118,20 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", headers.get("size", str(len(body))))
             self.end_headers()
             if body and self.command != "HEAD":
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):  # a client need not read what it is told of an error
+                    self.wfile.write(body)
 
         def _error(self, status: int, code: str) -> None:
-            body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>" if code else ""
-            self._answer(status, body.encode(), Content_Type="application/xml")
+            given = "".join(  # as S3 does, which repeats the key and the token, and which clients must not
+                f"<Given>{escape(self.headers[name])}</Given>"
+                for name in ("Authorization", "X-Amz-Security-Token")
+                if name in self.headers
+            )
+            body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message>{given}</Error>"
+            headers = {"Content_Type": "application/xml"} | (
+                {"x_amz_bucket_region": "eu-north-1"} if status == 301 else {}
+            )
+            self._answer(status, body.encode() if code else b"", **headers)
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -152,7 +162,7 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             path, _, query = self.path.partition("?")
             bucket, _, key = urllib.parse.unquote(path.lstrip("/")).partition("/")
             options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-            if bucket != "bucket":
+            if bucket != "bucket" and server.denies is None:
                 return self._error(404, "NoSuchBucket")
             refusal = server.denies or (server.refuses_bulk_deletes if self.command == "POST" else None)
             if refusal is not None:

@@ -81,6 +81,31 @@ def test_a_refusal_says_what_to_do(client: str, status: int, code: str, words: s
         assert server.requests["GET"] == 2 and server.requests["PUT"] == 1  # none is repeated
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_refusal_names_the_right_that_is_missing(client: str) -> None:
+    with S3Server(denies=(403, "AccessDenied")) as server:
+        store = open_store(f"{server.url}&client={client}")
+        for right, call in {
+            "s3:GetObject": lambda: store.get("k"),
+            "s3:PutObject": lambda: store.create("k", b""),
+            "s3:ListBucket": lambda: list(store.list()),
+            "s3:DeleteObject": lambda: store.delete(["k"]),
+        }.items():
+            with pytest.raises(AccessDenied, match=f": {right} is not allowed; "):
+                call()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bucket_in_another_region_is_not_followed_there_but_named(client: str) -> None:
+    with S3Server(denies=(301, "PermanentRedirect")) as server:
+        store = open_store(f"{server.url}&client={client}")
+        for call in (lambda: store.get("k"), lambda: store.create("k", b""), lambda: list(store.list())):
+            with pytest.raises(AccessDenied, match="another region, eu-north-1 .*set AWS_REGION=eu-north-1 or"):
+                call()
+    wrong = store_error("get s3://bucket/k", 400, "AuthorizationHeaderMalformed", "eu-west-1")
+    assert "another region, eu-west-1" in str(wrong)
+
+
 def test_azures_refusals_say_what_to_do() -> None:
     assert "AZURE_STORAGE_ACCOUNT_KEY" in str(store_error("get az://c/k", 403, "AuthenticationFailed"))
     assert "disabled" in str(store_error("get az://c/k", 403, "AccountIsDisabled"))
