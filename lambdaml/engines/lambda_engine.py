@@ -24,7 +24,7 @@ from lambdaml.engines import LaunchSpec
 from lambdaml.engines.bulletin import FUNCTIONS_S, Bulletin
 from lambdaml.engines.invoke import Invoker, Work, keep
 from lambdaml.engines.supervise import revive
-from lambdaml.errors import RunFailed, SettingsError
+from lambdaml.errors import AccessDenied, RunFailed, SettingsError
 from lambdaml.events import Emit, EndedEvent, ErrorEvent, UsageEvent, event_of
 from lambdaml.log import keys
 from lambdaml.log.launches import Launch
@@ -106,6 +106,8 @@ class LambdaEngine:
             raise SettingsError(f"{error}; nothing was begun") from None
         if "error" in answer:
             told = revive(ErrorEvent(**answer["error"]))
+            if isinstance(told, AccessDenied):
+                raise AccessDenied(f"the Lambda function {self._function!r} cannot use the store: {told}")
             raise told if told.exit_code == 2 else SettingsError(f"a function could not work there: {told}")
         if self._memory and answer["memory"] != self._memory:
             raise SettingsError(

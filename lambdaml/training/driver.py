@@ -239,9 +239,8 @@ def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
         name = "local" if store.shared and not is_object else "inline"
     engine = ENGINES.make(name, options.engine_options)
     if name != "inline" and not store.shared:
-        raise SettingsError(
-            f"{store.url} lives in this process, other processes cannot open it: use file:// or moto://"
-        )
+        others = "file:// or moto://" if engine.nearby else "s3://"
+        raise SettingsError(f"{store.url} lives in this process, other processes cannot open it: use {others}")
     if is_object and not engine.takes_objects:
         raise SettingsError(
             "a job given as an instance, or as a class that stands in no file, cannot be sent to other processes: use "
