@@ -231,6 +231,8 @@ def _profile(
 
 
 def _print(found: Plan, how: HowTo, everything: bool) -> None:
+    from lambdaml.cost.planning.explain import idleness
+
     shown = list(enumerate(found.candidates)) if everything else _worth_showing(found)
     headings = ["", "place", "schedule", "workers", "functions", "batch", "codec", "platform", "store"]
     headings += ["steps", "staleness", "time", "9 of 10", "cost", "9 of 10", "requests"]
@@ -243,6 +245,9 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
         f"\n{len(found.candidates)} candidates, {len(found.frontier)} on the frontier (*), in {found.seconds:.1f} s\n"
     )
     _format.print_text(f"{found.reason[0].upper()}{found.reason[1:]}.")
+    if found.chosen is not None:
+        waits = idleness(found.candidates[found.chosen])
+        _format.print_text(f"{waits[0].upper()}{waits[1:]}.")
     for sentence in found.explanations:
         _format.print_text(sentence, "  ")
     if found.crossover is not None:

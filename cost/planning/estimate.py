@@ -10,7 +10,7 @@ snapshots are added in closed form.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from lambdaml.log.state import LogState
 from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S
+from lambdaml.simulation.stub_replica import Costs
 from lambdaml.training.asked import MAX_EPOCHS, default_interval
 from lambdaml.worker.remembering import updates_per_memory
 from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests
@@ -51,6 +52,7 @@ class Estimate:
         staleness: The average staleness of an applied update.
         effective: The constant staleness that harms training as much as this run's.
         requests, bytes_sent, bytes_received, function_seconds, invocations: The quantities of the median run.
+        idle_s: The part of the function-seconds in which functions start, or wait for the store and for each other.
         parts_usd: The US dollars by part of the bill.
         obstacle: The reason why nobody should run this candidate, or "" if there is none.
     """
@@ -71,6 +73,7 @@ class Estimate:
     bytes_sent: int = 0
     bytes_received: int = 0
     function_seconds: float = 0.0
+    idle_s: float = 0.0
     invocations: int = 0
     parts_usd: Mapping[str, float] = field(default_factory=dict)
     obstacle: str = ""
@@ -92,6 +95,7 @@ class Estimate:
             bytes_sent=round(self.bytes_sent * share),
             bytes_received=round(self.bytes_received * share),
             function_seconds=self.function_seconds * of_time,
+            idle_s=self.idle_s * of_time,
             parts_usd={part: usd * of_time for part, usd in self.parts_usd.items()},
         )
 
@@ -189,8 +193,8 @@ def estimate(
     look_steps = max(1, round(every_steps)) if watched else 1
     median_steps, p90_steps = needed.quantile(0.5, look_steps), needed.quantile(P90, look_steps)
     memory_bytes = 0
+    costs = profile.costs(candidate.batch_size, candidate.codec, algorithm=candidate.algorithm)
     if candidate.parts.remembers:
-        costs = profile.costs(candidate.batch_size, candidate.codec, algorithm=candidate.algorithm)
         memory_bytes = costs.memory_bytes
         each_s = (batches * costs.step_s + costs.encode_s) / candidate.platform.speed()
         written = step_cost.group / updates_per_memory(each_s)
@@ -211,9 +215,25 @@ def estimate(
         bytes_sent=median.bytes_sent,
         bytes_received=median.bytes_received,
         function_seconds=math.fsum(median.lifetimes_s),
+        idle_s=_idle_s(median.lifetimes_s, candidate, median_steps, step_cost.group, costs, batches, functions),
         invocations=len(median.lifetimes_s),
         parts_usd=bill.parts(),
     )
+
+
+def _idle_s(
+    lifetimes_s: Sequence[float],
+    candidate: Candidate,
+    steps: int,
+    group: float,
+    costs: Costs,
+    batches: int,
+    functions: int,
+) -> float:
+    """Return the seconds in which functions do not compute, in a run of so many steps that apply `group` updates each."""
+    updates_s = group * (batches * costs.step_s + costs.encode_s + functions * costs.apply_update_s)
+    working_s = steps * (updates_s + functions * costs.apply_s) / candidate.platform.speed()
+    return max(0.0, math.fsum(lifetimes_s) - working_s)
 
 
 def _unknown(candidate: Candidate, step_cost: StepCost, convergence: Convergence) -> str:

@@ -46,6 +46,14 @@ def reason(found: Sequence[Estimate], chosen: int | None, nearest: int | None, o
     return f"{aim[objective.minimise]} of {len(found)} candidates{tied}{kept}: {takes} ({p90})"
 
 
+def idleness(estimate: Estimate) -> str:
+    """Return the sentence that says what it costs that functions start and wait."""
+    share = estimate.idle_s / estimate.function_seconds if estimate.function_seconds else 0.0
+    usd = share * estimate.parts_usd.get("functions", 0.0)
+    cost = f", {money(usd)} of the {money(estimate.usd)}" if usd else ""
+    return f"functions start, or wait for the store and each other, in {share:.0%} of their seconds{cost}"
+
+
 def _excess(found: Sequence[Estimate], objective: Objective) -> str:
     possible = [estimate for estimate in found if not estimate.obstacle]
     fastest = min(estimate.p90_seconds for estimate in possible)

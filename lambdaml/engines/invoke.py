@@ -194,10 +194,6 @@ class Invoker:
         except self._errors.BotoCoreError as error:
             raise RunFailed(f"{self._name} cannot be reached ({type(error).__name__})") from None
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
 
 def keep(store: Store, lease_s: float, launch: Launch, work: Work, invoker: Invoker, by: str = "") -> int:
     """Start all functions of a launch again if none of them works any more, and the run has not ended.

@@ -237,7 +237,6 @@ def test_a_run_whose_functions_all_died_goes_on_when_it_is_kept(
         assert invoker.ask({"do": "keep", "run": run}) == {"started": 0}, "once is enough"
         wait_for(lambda: store.head(keys.MODEL))
         assert silent(platform)
-        invoker.close()
     assert lambdaml.resume(run, engine="local").model_sha256 == digits_bits
 
 

@@ -13,6 +13,7 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.planning.candidates import Candidate, SearchSpace
 from lambdaml.cost.planning.estimate import StopCriterion, estimate
+from lambdaml.cost.planning.explain import idleness
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.page import plan_page
 from lambdaml.cost.planning.pilot import PilotRun
@@ -385,3 +386,15 @@ def test_memory_is_enough_for_local_steps_and_what_they_remember(profile: Profil
     assert (profile.function_mb(32, 4, "local:20") - plain) * mb == pytest.approx(local)
     side = 2 * vector + vector + local  # a replica with the state of outer momentum
     assert (profile.function_mb(32, 4, NESTEROV, 2) - plain) * mb == pytest.approx(local + side + 2 * inner)
+
+
+def test_what_functions_wait_for_is_what_they_do_not_compute(plan: Plan, profile: Profile) -> None:
+    bsp = [each for each in plan.candidates if each.candidate.schedule == "bsp" and not each.obstacle]
+    for found in bsp:
+        workers, costs = found.candidate.workers, profile.costs(32, "fp32")
+        each_s = costs.step_s + costs.encode_s + costs.apply_s + workers * costs.apply_update_s
+        computed_s = workers * found.steps * each_s / found.candidate.platform.speed()
+        assert found.idle_s == pytest.approx(found.function_seconds - computed_s)
+        assert 0 < found.idle_s < found.function_seconds
+    assert "store and each other" in idleness(bsp[0])
+    assert bsp[0].shortened(0.5).idle_s < bsp[0].idle_s
