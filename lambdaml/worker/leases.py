@@ -214,7 +214,13 @@ class Leases:
             raise LeaseLost(f"workers {lost} were taken over by another function")
 
     async def release(self, worker: int) -> None:
-        """Release the worker's lease, so that the next function need not wait."""
+        """Release the worker's lease, so that the next function need not wait.
+
+        A renewal that was cancelled when its request was under way may have taken the next generation.
+        """
         generation = self.held.pop(worker, None)
-        if generation is not None:
-            await self._create(worker, generation + 1, released=True)
+        if generation is None or await self._create(worker, generation + 1, released=True):
+            return
+        lease = await read(self._world, keys.lease(worker, generation + 1), Lease.read)
+        if lease is not None and lease.function == self._function:
+            await self._create(worker, generation + 2, released=True)

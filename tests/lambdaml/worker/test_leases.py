@@ -227,6 +227,29 @@ def test_who_lost_its_lease_learns_it_when_it_renews_and_holds_the_worker_no_mor
     assert two.held == {0: 2}
 
 
+def test_a_lease_is_released_though_a_renewal_was_cancelled_when_its_request_was_under_way(bucket: Bucket) -> None:
+    one, two = leases(bucket, "one"), leases(bucket, "two")
+    assert run(one.acquire(0, 0))
+    bucket.now += 0.6 * DURATION_S
+    create = bucket.create
+
+    async def unanswered(key: str, data: bytes) -> Any:
+        await create(key, data)
+        await asyncio.Event().wait()
+
+    async def leave() -> None:
+        bucket.create = unanswered  # type: ignore[method-assign]
+        renewing = asyncio.ensure_future(one.renew())
+        while bucket.store.head(keys.lease(0, 2)) is None:
+            await asyncio.sleep(0)
+        renewing.cancel()
+        bucket.create = create  # type: ignore[method-assign]
+        await one.release(0)
+
+    run(leave())
+    assert run(two.acquire(0, 0)), "it need not wait until the lease runs out"
+
+
 def test_a_worker_that_was_given_back_is_free_at_once(bucket: Bucket) -> None:
     one, two = leases(bucket, "one"), leases(bucket, "two")
     assert run(one.acquire(0, 0))
