@@ -7,7 +7,7 @@ at its end that it has ended. A look costs a request for the next log entry, and
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lambdaml.events import EndedEvent, Event, SnapshotEvent, StartedEvent, UsageEvent
 from lambdaml.log import keys
@@ -65,8 +65,20 @@ class Bulletin:
         """Whether the log says that the run has ended."""
         return self._log.stop is not None
 
-    def news(self) -> Iterator[Event]:
-        """Yield what has happened since the last call."""
+    def awaited(self, lives: Mapping[int, int]) -> list[int]:
+        """Return those functions that have not said that this life of theirs has ended."""
+        return [
+            index
+            for index, life in lives.items()
+            if not any(name.startswith(f"{self._prefix}{index}.{life}-") for name in self._ended)
+        ]
+
+    def news(self, look: bool = False) -> Iterator[Event]:
+        """Yield what has happened since the last call.
+
+        Args:
+            look: Whether to look for news of functions, too, though it may be a short time since the last look.
+        """
         fresh = False
         for commit in self._entries():
             self._log.advance(commit)
@@ -76,7 +88,7 @@ class Bulletin:
             for info in list(self._store.list(keys.SNAPSHOTS, after=self._snapshot)):
                 self._snapshot = info.key
                 yield SnapshotEvent(version=keys.number(info.key), size_bytes=info.size_bytes)
-        if time.monotonic() - self._looked > FUNCTIONS_S or self.over:
+        if look or time.monotonic() - self._looked > FUNCTIONS_S or self.over:
             self._looked = time.monotonic()
             yield from self._functions()
 

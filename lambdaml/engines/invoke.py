@@ -107,6 +107,9 @@ class Invoker:
         function: The name of the Lambda function, or its ARN.
         region: The region; by default that of the environment or the AWS profile, or else us-east-1.
         endpoint_url: The address of a server that speaks Lambda's API; by default that of the environment, or else AWS's own.
+
+    Attributes:
+        near: Whether that server is on this machine.
     """
 
     def __init__(self, function: str, region: str = "", endpoint_url: str = "") -> None:
@@ -114,9 +117,9 @@ class Invoker:
         self._function = function
         config: Any = import_module("botocore.config").Config
         self._errors: Any = import_module("botocore.exceptions")
-        near = is_local(endpoint_url or None)
-        session: Any = plain_session() if near else boto_session()[0]
-        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if near else {}
+        self.near = is_local(endpoint_url or None)
+        session: Any = plain_session() if self.near else boto_session()[0]
+        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if self.near else {}
         self._region = region or (session.region_name or "us-east-1")
         self._client = session.client(
             "lambda",
@@ -127,7 +130,7 @@ class Invoker:
                 read_timeout=ANSWER_S,
                 retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
                 max_pool_connections=CALLS_AT_ONCE,
-                proxies={} if near else None,
+                proxies={} if self.near else None,
             ),
             **keys,
         )

@@ -69,6 +69,7 @@ class LambdaEngine:
         self._compute = OneThread()
         self._server: subprocess.Popen[str] | None = None
         self._invoker: Invoker
+        self._near = False
         self._surveys: list[dict[str, Any]] = []  # what they used, until the run takes account of it
 
     @property
@@ -85,6 +86,7 @@ class LambdaEngine:
         if self._endpoint_url == _HERE:
             self._server, self._endpoint_url = start_here(self._function, self._memory)
         self._invoker = Invoker(self._function, self._region, self._endpoint_url)
+        self._near = self._invoker.near
 
     def survey(self, store: Store, job: JobSettings, run: Numerics | None) -> Numerics:
         """Ask one invocation whether functions could work on a run.
@@ -124,9 +126,7 @@ class LambdaEngine:
             SettingsError: If they cannot.
         """
         place = StoreURL.parse(url)
-        if not is_local(self._endpoint_url or None) and (
-            place.scheme not in _REACHABLE or is_local(place.params.get("endpoint"))
-        ):
+        if not self._near and (place.scheme not in _REACHABLE or is_local(place.params.get("endpoint"))):
             raise SettingsError(
                 f"functions on Lambda cannot reach {url}, which is on this machine: use s3://BUCKET/RUN"
             )
@@ -169,7 +169,7 @@ class _Following:
             self._follow()
         except BaseException:
             self._launch.leave()
-            self._wait(self._spec.settings.lease_s + _END_S)
+            self._wait(self._spec.settings.lease_s + _END_S, leaving=True)
             raise
 
     def _follow(self) -> None:
@@ -190,19 +190,25 @@ class _Following:
             time.sleep(_LOOK_S)
         self._wait(_END_S)
 
-    def _wait(self, seconds: float) -> None:
-        """Wait until all functions have ended, and emit their last events."""
+    def _wait(self, seconds: float, leaving: bool = False) -> None:
+        """Wait until all functions have ended, and emit their last events.
+
+        Args:
+            leaving: Whether they were asked to leave. Then also those count that were invoked and have not shown
+                themselves: whoever resumes the run must not find them at work.
+        """
         end = time.monotonic() + seconds
         while True:
-            self._tell()
-            if not self._bulletin.alive or time.monotonic() > end:
+            self._tell(look=leaving)
+            quiet = not self._bulletin.alive and not (leaving and self._bulletin.awaited(self._launch.latest()))
+            if quiet or time.monotonic() > end:
                 break
             time.sleep(_LOOK_S)
         for event in self._bulletin.lost():
             self._emit(event)
 
-    def _tell(self) -> None:
-        for event in self._bulletin.news():
+    def _tell(self, look: bool = False) -> None:
+        for event in self._bulletin.news(look):
             self._emit(event)
 
     def _demand_no_failure(self) -> None:

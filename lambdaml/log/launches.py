@@ -145,6 +145,11 @@ class Launch:
         life = len(lives)
         return life if self._claim(index, life, Claim(commits, died=True, by=by)) else None
 
+    def latest(self) -> dict[int, int]:
+        """Return the number of the latest life of each function that has had one."""
+        found = [info.key.removesuffix(".json").rsplit("/", 2) for info in self._store.list(f"{self._base}lives/")]
+        return {int(index): int(life) for _, index, life in found}
+
     def hopeless(self, index: int) -> bool:
         """Return whether function `index` died too often without progress to get another life."""
         return self._hopeless(self._lives(index), self.commits())

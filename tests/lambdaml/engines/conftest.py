@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of engines, in this process; it takes seconds to start."""
+"""One Ray cluster and one Lambda for all tests of engines, in this process; they take seconds to start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from lambdaml.deploy.local_lambda import LocalLambda
 
 CPUS = 4
 """Of the head node: the functions that find room before other nodes come."""
@@ -24,6 +26,13 @@ def cluster_of_one() -> Iterator[Any]:
     made = Cluster(initialize_head=True, head_node_args=head)
     yield made
     made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[LocalLambda]:
+    """A Lambda on this machine, whose sandboxes stay warm from one test to the next."""
+    with LocalLambda() as local:
+        yield local
 
 
 @pytest.fixture

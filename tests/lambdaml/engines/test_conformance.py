@@ -33,9 +33,11 @@ def undisturbed() -> str | None:
     return train("memory://conformance", functions=1).model_sha256
 
 
-@pytest.fixture(params=["inline", "local", "threads", "ray"])
+@pytest.fixture(params=["inline", "local", "threads", "ray", "lambda"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(ENGINES.factories, "threads", "tests.parts.threads:ThreadEngine")
+    if request.param == "lambda":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", request.getfixturevalue("platform").url)
     if request.param == "ray":
         request.getfixturevalue("cluster")
         request.getfixturevalue("patient")
