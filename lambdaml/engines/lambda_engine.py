@@ -44,6 +44,10 @@ _LOOK_S = 0.5
 _END_S = 20.0
 """When the run has ended, its functions have this many seconds to say so."""
 
+_SHOW_S = 10.0
+"""A function that began just before it was asked to leave shows itself within this many seconds. Whoever resumes the run
+must not find it at work. One that begins later finds that it is to leave."""
+
 _REACHABLE = ("s3", "gs", "az")
 """The schemes of stores that functions in the cloud can reach."""
 
@@ -161,6 +165,7 @@ class _Following:
         lifetime_s = launch.lifetime_s if launch.lifetime_s < float("inf") else None
         self._work = Work(token, launch.store.url, launch.functions, 0, launch.functions, 0, lifetime_s, __version__)
         self._checked = self._asked = time.monotonic()
+        self._leaving_until = 0.0
 
     def run(self) -> None:
         try:
@@ -169,7 +174,8 @@ class _Following:
             self._follow()
         except BaseException:
             self._launch.leave()
-            self._wait(self._spec.settings.lease_s + _END_S, leaving=True)
+            self._leaving_until = time.monotonic() + _SHOW_S
+            self._wait(self._spec.settings.lease_s + _END_S)
             raise
 
     def _follow(self) -> None:
@@ -190,22 +196,20 @@ class _Following:
             time.sleep(_LOOK_S)
         self._wait(_END_S)
 
-    def _wait(self, seconds: float, leaving: bool = False) -> None:
-        """Wait until all functions have ended, and emit their last events.
-
-        Args:
-            leaving: Whether they were asked to leave. Then also those count that were invoked and have not shown
-                themselves: whoever resumes the run must not find them at work.
-        """
+    def _wait(self, seconds: float) -> None:
+        """Wait until all functions have ended, and emit their last events."""
         end = time.monotonic() + seconds
         while True:
-            self._tell(look=leaving)
-            quiet = not self._bulletin.alive and not (leaving and self._bulletin.awaited(self._launch.latest()))
-            if quiet or time.monotonic() > end:
+            self._tell(look=self._leaving_until > 0)
+            if not (self._bulletin.alive or self._may_show()) or time.monotonic() > end:
                 break
             time.sleep(_LOOK_S)
         for event in self._bulletin.lost():
             self._emit(event)
+
+    def _may_show(self) -> bool:
+        """Return whether functions may be at work that were asked to leave and have not shown themselves yet."""
+        return time.monotonic() < self._leaving_until and bool(self._bulletin.awaited(self._launch.latest()))
 
     def _tell(self, look: bool = False) -> None:
         for event in self._bulletin.news(look):
