@@ -181,7 +181,7 @@ def test_an_error_of_the_job_ends_the_run_and_all_functions(
 def test_a_cap_makes_all_functions_leave_and_the_run_goes_on_later(
     bucket: Callable[[], str], platform: LocalLambda | None, digits_bits: str | None
 ) -> None:
-    run = f"{bucket()}&latency=20ms"
+    run = f"{bucket()}&latency=80ms"
 
     def cap(spent: Any) -> str | None:
         return "enough" if spent.commits > 5 else None

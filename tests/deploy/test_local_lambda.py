@@ -214,7 +214,7 @@ def test_sandboxes_that_fail_are_retried_until_the_event_is_done(
     monkeypatch.setattr(local_lambda, "_FAILS_WITHIN_S", 0.2)
     local = start(seed=24, failures=0.3)  # of the first 10 draws 2 refuse and 2 kill, of the next 6 none
     for number in range(10):
-        send(local, {"note": str(tmp_path / str(number)), "sleep_s": 0.2})
+        send(local, {"note": str(tmp_path / str(number)), "sleep_s": 1.0})
     eventually(lambda: len(list(tmp_path.iterdir())) == 10)
     eventually(lambda: local.stats()["running"] == 0)
     assert [local.stats()[name] for name in ("failures", "retries", "invocations")] == [4, 4, 14]
