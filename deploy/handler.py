@@ -51,7 +51,7 @@ from lambdaml.worker.leases import Before
 MARGIN_S = 2.0
 """A function must have left this many seconds before its time is up: it still starts its successor then."""
 
-HEED_S = 5.0
+HEED_S = 2.0
 """A function looks this often, in seconds, whether it is to leave. Each look is one request."""
 
 _begun = [lambdaml.deploy.start.LOADED]
