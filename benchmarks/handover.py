@@ -15,7 +15,7 @@ costs; with more, functions that leave together share their costs, and the gap h
 With L the seconds of a request and e the rounds since the newest snapshot, the requests that wait for each other are
 
     leave      2 L        the last part of the trace, the leases
-    succeed    5 L        the list of lives, the wish to leave, the log's end, the claim
+    succeed    3 L        the list of lives, the wish to leave, the claim
     start      4 L        run.json, the wish to leave, the model, run.json
     restore   (10 + e) L  the clock, the snapshot, the log's end, the lease, e own updates and one that is not there
 
@@ -82,7 +82,8 @@ def hand_overs(run: RunReader, latency_s: float) -> tuple[list[HandOver], float]
     ahead_s = time.time() - time.monotonic()
     rows = sorted((row for _, _, row in run.trace_rows("update")), key=lambda row: (row["worker"], row["seq"]))
     begun = {function: row["now_s"] for function, _, row in run.trace_rows("function")}
-    claimed = {info.key.split("/lives/")[1]: info.modified - ahead_s for info in run.store.list(keys.LAUNCHES)}
+    lives = [info for info in run.store.list(keys.LAUNCHES) if "/lives/" in info.key]
+    claimed = {info.key.split("/lives/")[1]: info.modified - ahead_s for info in lives}
     pairs = [(a, b) for a, b in itertools.pairwise(rows) if a["worker"] == b["worker"]]
     step_s = median(b["published_s"] - a["published_s"] for a, b in pairs if a["function"] == b["function"])
     every, found = run.settings.snapshot_every, []
@@ -98,7 +99,7 @@ def hand_overs(run: RunReader, latency_s: float) -> tuple[list[HandOver], float]
                 claim_s - last["published_s"],
                 begin_s - claim_s,
                 first["started_s"] - begin_s,
-                (21 + behind) * latency_s + WARM_S,
+                (19 + behind) * latency_s + WARM_S,
                 (12 + 2 * math.ceil(behind / LOOKAHEAD)) * latency_s + DETECT_S + WARM_S,
             )
         )
