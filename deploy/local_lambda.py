@@ -89,6 +89,9 @@ class LocalLambda:
         port: The port to listen on at 127.0.0.1; 0 takes a free one.
         log: A file for what sandboxes print.
 
+    Attributes:
+        shares: The shares of `duplicates`, `failures` and `throttles`, which may be changed while it serves.
+
     Raises:
         UserError: If an argument is out of its range, the port is taken, or the emulator is not installed.
     """
@@ -124,7 +127,7 @@ class LocalLambda:
                 raise UserError(f"{name} must lie between {low} and {high}, not {value}")
         self.handler, self.function, self.memory_mb, self.timeout_s = handler, bare_name(function), memory_mb, timeout_s
         self.concurrency, self._draws, self._log = concurrency, Draws(seed), log
-        self._shares = {"duplicates": duplicates, "failures": failures, "throttles": throttles}
+        self.shares = {"duplicates": duplicates, "failures": failures, "throttles": throttles}
         self._retry_after_s, self._program = retry_after_s, emulator()
         self._lock = threading.Lock()
         self._count: Counter[str] = Counter(invocations=0, cold=0, retries=0, duplicates=0, throttles=0, failures=0)
@@ -183,7 +186,7 @@ class LocalLambda:
 
     def throttled(self, event: bool) -> str | None:
         """Count a call of Invoke in, or return why it is answered 429."""
-        drawn = self._draws.unit("throttle", "") < self._shares["throttles"]
+        drawn = self._draws.unit("throttle", "") < self.shares["throttles"]
         with self._lock:
             if not drawn and (event or self._active < self.concurrency):
                 self._active += 1
@@ -201,7 +204,7 @@ class LocalLambda:
         """Queue an event that `throttled` counted in, now and then twice."""
         event = _Event(payload, context, time.monotonic())
         self._queue(event)
-        if self._draws.unit("duplicate", "") < self._shares["duplicates"]:
+        if self._draws.unit("duplicate", "") < self.shares["duplicates"]:
             self._again(event, "duplicates")
 
     def _again(self, event: _Event, why: str) -> None:
@@ -222,7 +225,7 @@ class LocalLambda:
             _later(self._retry_after_s * (event.attempt + 1), again)
 
     def _run(self, payload: bytes, context: str) -> tuple[bytes, InvocationReport] | None:
-        fate, failures = self._draws.unit("failure", ""), self._shares["failures"]
+        fate, failures = self._draws.unit("failure", ""), self.shares["failures"]
         starts, lives = fate >= failures / 2, fate >= failures
         try:
             with self._lock:
