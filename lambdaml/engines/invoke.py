@@ -50,6 +50,10 @@ _ATTEMPTS = 5
 """A call that Lambda refuses for lack of room is made this many times, after pauses that grow up to 20 s."""
 
 
+class NoRoom(RunFailed):
+    """Lambda works on as many invocations as it may, and has refused another one again and again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What an invocation works on.
@@ -138,20 +142,29 @@ class Invoker:
     def start(self, launch: Launch, work: Work, by: str = "") -> int:
         """Start the functions of the work's range, as a tree, and return how many of them were invoked from here.
 
-        Those whose life somebody else has claimed are left out.
+        Those whose life somebody else has claimed are left out. If Lambda has room for some only, these go on and invoke
+        the others later.
 
         Raises:
-            SettingsError, AccessDenied, RunFailed: If Lambda refuses.
+            SettingsError, AccessDenied, RunFailed: If Lambda refuses, or has room for none.
         """
+        refused: list[NoRoom] = []
 
         def invoke(part: tuple[int, int]) -> bool:
             if not launch.claim(part[0], work.life, by=by):
                 return False
-            self.send({**work.to_event(), "first": part[0], "last": part[1]})
+            try:
+                self.send({**work.to_event(), "first": part[0], "last": part[1]})
+            except NoRoom as error:
+                refused.append(error)
+                return False
             return True
 
         with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="invoke") as pool:
-            return sum(pool.map(invoke, ranges(work.first, work.last)))
+            invoked = sum(pool.map(invoke, ranges(work.first, work.last)))
+        if refused and not invoked:
+            raise refused[0]
+        return invoked
 
     def send(self, event: Mapping[str, Any]) -> None:
         """Invoke the function, and do not wait for it.
@@ -190,7 +203,7 @@ class Invoker:
             if code in ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException"):
                 raise AccessDenied(f"{self._name}: lambda:InvokeFunction is denied ({code})") from None
             if code == "TooManyRequestsException":
-                raise RunFailed(f"{self._name} has no room: it works on as many invocations as it may") from None
+                raise NoRoom(f"{self._name} has no room: it works on as many invocations as it may") from None
             raise RunFailed(f"{self._name} cannot be invoked ({code})") from None
         except (self._errors.NoCredentialsError, self._errors.CredentialRetrievalError) as error:
             raise AccessDenied(f"{self._name}: no AWS credentials ({type(error).__name__}); {HOW}") from None
