@@ -25,9 +25,9 @@ def test_a_capped_run_says_why_it_stopped_and_can_be_resumed(cli: Cli) -> None:
 
 
 def test_a_budget_stops_a_run_billed_as_if_elsewhere(cli: Cli) -> None:
-    ended = cli(*RUN, "--budget", 0.0012, "--as", "lambda-arm:1769", "--store-as", "s3-standard")
+    ended = cli(*RUN, "--budget", 0.0008, "--as", "lambda-arm:1769", "--store-as", "s3-standard")
     assert ended.code == 1
-    assert " of $0.001200. The run has stopped at version " in ended.err
+    assert " of $0.000800. The run has stopped at version " in ended.err
 
 
 @pytest.mark.parametrize(

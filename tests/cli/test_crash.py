@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambdaml.engines.pipe import line_of
-from lambdaml.engines.supervise import _revive, error_event
+from lambdaml.engines.supervise import error_event, revive
 from lambdaml.errors import JobFailed
 from lambdaml.events import event_of
 from tests.cli.conftest import Cli
@@ -86,7 +86,7 @@ def test_the_jobs_lines_come_through_from_other_processes() -> None:
     failed.add_note("job.py:3 in loss: raise ValueError('no')")
     said = event_of(json.loads(line_of(error_event("host.1", failed.while_doing("update 3 of worker 1 (sample 7)")))))
     assert said is not None and said.event == "error"
-    revived = _revive(said)
+    revived = revive(said)
     assert isinstance(revived, JobFailed)
     assert str(revived) == "update 3 of worker 1 (sample 7): loss raised ValueError: no (job.py:3)"
     assert revived.__notes__ == ["job.py:3 in loss: raise ValueError('no')"]
