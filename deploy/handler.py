@@ -31,7 +31,7 @@ from typing import Any
 import lambdaml.deploy.start  # before any library computes
 from lambdaml import __version__
 from lambdaml.engines.entry import FUNCTION, run_function
-from lambdaml.engines.invoke import Invoker, Work, keep
+from lambdaml.engines.invoke import Invoker, Work, invoke_again, keep
 from lambdaml.engines.supervise import error_event, used
 from lambdaml.errors import LambdaMLError, SettingsError, StoreError, StoreUnavailable
 from lambdaml.events import Event
@@ -265,10 +265,8 @@ class _Working:
         If their latest life is so young that it may yet show itself, they are tried again a little later.
         """
         for index, end in list(self._owed.items()):
-            life = self._launch.revive(index, SHOW_LEASES * self._settings.lease_s, self._name)
-            if life is not None:
-                self._invoker.send(self._work.only(index, life).to_event())
-            if life is not None or time.monotonic() > end:
+            given = self._settings.lease_s, self._launch, self._work, self._invoker, self._name
+            if invoke_again(index, *given) or time.monotonic() > end:
                 self._owed.pop(index)
 
     def _judge(self) -> None:

@@ -56,11 +56,6 @@ class Bulletin:
         self._looked = 0.0
 
     @property
-    def commits(self) -> int:
-        """The number of log entries that were read."""
-        return self._log.commit
-
-    @property
     def over(self) -> bool:
         """Whether the log says that the run has ended."""
         return self._log.stop is not None

@@ -224,9 +224,12 @@ def keep(store: Store, lease_s: float, launch: Launch, work: Work, invoker: Invo
     """
     if launch.over() or store.head(keys.MODEL) is not None or seem_working(store, launch.commits(), time.time()):
         return 0
-    invoked = 0
-    for index in range(work.functions):
-        if (life := launch.revive(index, SHOW_LEASES * lease_s, by)) is not None:
-            invoker.send(work.only(index, life).to_event())
-            invoked += 1
-    return invoked
+    return sum(invoke_again(index, lease_s, launch, work, invoker, by) for index in range(work.functions))
+
+
+def invoke_again(index: int, lease_s: float, launch: Launch, work: Work, invoker: Invoker, by: str = "") -> bool:
+    """Start function `index` again that seems to have died, and return whether it was invoked; see `Launch.revive`."""
+    life = launch.revive(index, SHOW_LEASES * lease_s, by)
+    if life is not None:
+        invoker.send(work.only(index, life).to_event())
+    return life is not None
