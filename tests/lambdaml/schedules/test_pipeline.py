@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import lambdaml
+from benchmarks.overlap import round_s
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.simulation.faults import try_seeds
-from lambdaml.simulation.stub_replica import Costs
 from lambdaml.training.sampling import Sampler, derive_seed
 from lambdaml.worker.backlog import Backlog
 from lambdaml.worker.bases import Bases
@@ -120,20 +120,8 @@ def test_a_run_that_broke_off_goes_on_with_the_same_bits(codec: str, delay: int)
 def test_a_round_takes_as_long_as_computing_or_exchanging_not_as_both(pattern: str, bound: float) -> None:
     """The exchange of a round of `bsp` is what it takes beside the computation."""
     for step_s in (0.1, 0.3):
-        exchange_s = _round_s("bsp", pattern, step_s) - step_s
-        assert _round_s("pipeline:1", pattern, step_s) <= bound * max(step_s + 0.005, exchange_s)
-
-
-def _round_s(schedule: str, pattern: str, step_s: float) -> float:
-    """The seconds of a round, without the start of the run."""
-    costs = Costs(step_s=step_s, apply_s=0.005, update_bytes=10**6, snapshot_bytes=10**6)
-    one, two = (
-        lambdaml.simulate(
-            workers=8, schedule=schedule, pattern=pattern, steps=steps, channel="40ms", platform="local", costs=costs
-        ).run.seconds
-        for steps in (30, 60)
-    )
-    return (two - one) / 30
+        exchange_s = round_s("bsp", pattern, step_s) - step_s
+        assert round_s("pipeline:1", pattern, step_s) <= bound * max(step_s + 0.005, exchange_s)
 
 
 def test_a_function_that_takes_over_goes_back_to_older_models(monkeypatch: pytest.MonkeyPatch) -> None:
