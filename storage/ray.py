@@ -22,6 +22,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -49,6 +50,9 @@ INLINE_BYTES = 64 * 1024
 
 _TIMEOUT_S = 60.0
 """The seconds that one request may take. The first one waits for the actor to start."""
+
+_LOOK_EVERY_S = 0.02
+"""The seconds between looks whether an actor has ended."""
 
 KNOCK_S = 10.0
 """The seconds within which a cluster must accept a connection."""
@@ -210,8 +214,17 @@ class RayStore(Backend):
         return bool(self._call("wait", key, where, max(0.0, timeout_s)))
 
     def drop(self) -> None:
-        """End the actor. Every object of the store is lost, under every prefix, and the name is free again."""
-        self._ask("drop", lambda: ray.kill(self._actor))
+        """End the actor. Every object of the store is lost, under every prefix, and the name is free again.
+
+        Raises:
+            StoreTimeout: If Ray has not freed the name after `_TIMEOUT_S`.
+        """
+        self._ask("drop", ray.kill, self._actor)
+        end = time.monotonic() + _TIMEOUT_S
+        while self._ask("drop", _exists, self.name):  # until then, opening the store again finds the old actor
+            if time.monotonic() > end:
+                raise StoreTimeout(f"drop: the actor of ray://{self.name} did not end within {_TIMEOUT_S:.0f} s")
+            time.sleep(_LOOK_EVERY_S)
 
     def _call(self, method: str, key: str, *args: Any) -> Any:
         what = f"{method} {key}"
@@ -296,6 +309,15 @@ def _actor(name: str) -> Any:
         )
         .remote(ray.put)
     )
+
+
+def _exists(name: str) -> bool:
+    """Return whether Ray knows an actor of the store that has not ended."""
+    try:
+        ray.get_actor(f"store:{name}", NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _payload(data: Data) -> Any:

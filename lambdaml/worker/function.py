@@ -133,7 +133,7 @@ class Function:
             self._committer.keep_log(),
             self._committer.keep_snapshots(),
             self._stops.keep_lead(),
-            self._stops.watch(),
+            self._stops.watch(fresh),
         )
         running = self._advance(), self._apply(), self._backlog.keep_reading(), self._keep()
         for duty in (*running, *writing, self._retention.keep()):

@@ -73,9 +73,16 @@ class StopWatcher:
             await world.sleep(pause_s * world.uniform(1.0, 1.5))
             pause_s = min(1.5 * pause_s, _MOST_LOOK_S)
 
-    async def watch(self) -> None:
-        """Look for stop.json now and then, and whenever a snapshot of a run with a target was written."""
+    async def watch(self, fresh: bool) -> None:
+        """Look for stop.json now and then, and whenever a snapshot of a run with a target was written.
+
+        Args:
+            fresh: Whether the run is new. One that goes on may have been asked to stop while nobody worked on it, so the
+                first look is at once.
+        """
         shared, world = self._shared, self._shared.world
+        if shared.writes_log and not fresh:
+            await self._look()
         due_s, looks = world.now() + STOP_POLL_S, 0
         while self._shared.wish is None:
             asked = await shared.until(lambda: self._must_look, max(0.0, due_s - world.now()))

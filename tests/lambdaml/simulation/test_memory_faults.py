@@ -139,11 +139,11 @@ def test_the_scenarios_trouble_memories(monkeypatch: pytest.MonkeyPatch) -> None
     did_differ, was_settled = Remembering.differs, Memory.settle
     monkeypatch.setattr(Remembering, "differs", differs)
     monkeypatch.setattr(Memory, "settle", settle)
-    for seed in range(150):
+    for seed in range(300):
         virtual, end = play(FaultScenario.draw(seed), lambda now, event: met.update([event.event, _fault(event)]))
         assert not judge(virtual, end)
         met["remembers"] += remembers(virtual)
-    wanted = {"remembers": 75, "memory": 200, "remembered": 10, "void": 2, "anew": 2, "spoil": 4}
+    wanted = {"remembers": 150, "memory": 400, "remembered": 20, "void": 2, "anew": 4, "spoil": 8}
     assert not {name: met[name] for name, least in wanted.items() if met[name] < least}
 
 

@@ -283,6 +283,23 @@ def test_a_run_that_was_cancelled_is_not_resumed() -> None:
     assert [info.key for info in store.list(keys.LOG)] == log
 
 
+@pytest.mark.parametrize("schedule", ["bsp", "asp"])
+def test_a_run_that_was_cancelled_while_nobody_worked_ends_at_once_when_it_is_resumed(schedule: str) -> None:
+    store = memory()
+
+    def interrupt(event: Any) -> None:
+        if event.event == "commit" and event.commit == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lambdaml.train(Tiny, store.url, workers=2, steps=200, schedule=schedule, engine="inline", on_event=interrupt)
+    before = len(list(store.list(keys.LOG)))
+    lambdaml.Run(store).cancel()
+    resumed = lambdaml.resume(store.url, engine="inline")
+    assert resumed.stop == "cancelled"
+    assert len(list(store.list(keys.LOG))) <= before + 3, "it ended before it had looked for a second"
+
+
 def test_a_damaged_object_under_an_updates_key_is_rejected_and_the_run_goes_on() -> None:
     store = memory()
     store.put(keys.update(1, 2), b"LML1" + b"\0" * 60)
