@@ -208,8 +208,9 @@ class Leases:
                 following = keys.lease(worker, generation + 1)
                 kept = worker not in self._backups or await self._world.store.head(following) is None
             if not kept:
-                self.held.pop(worker, None)
                 lost.append(worker)
+        for worker in lost:  # all at once, since an update that is computed meanwhile carries the generation
+            self.held.pop(worker, None)
         if lost:
             raise LeaseLost(f"workers {lost} were taken over by another function")
 

@@ -198,7 +198,11 @@ class Worker:
         return update, forgets
 
     def _compute(self, seq: int, started: float) -> tuple[Update, bytes, tuple[str, ...]]:
-        """Compute an update and check it. Return it with its bytes and the job's warnings."""
+        """Compute an update and check it. Return it with its bytes and the job's warnings.
+
+        Raises:
+            LeaseLost: If another function works as this worker.
+        """
         shared, worker = self._shared, self._number
         try:
             assignment = shared.replica.assign(worker, seq)
@@ -206,10 +210,13 @@ class Worker:
         except JobFailed as error:
             where = describe_update(worker, seq, sampler_of(shared.settings))
             raise error.while_doing(where) from error.__cause__
+        generation = shared.leases.held.get(worker)
+        if generation is None:  # every replica would reject the update, in place of the other function's
+            raise LeaseLost(f"worker {worker} was taken over while its update was computed")
         update = found.update(
             assignment,
             shared.settings.codec,
-            shared.leases.held.get(worker, 0),
+            generation,
             shared.name,
             ready_s=shared.world.now() - started,
             upload_s=self._upload_s,

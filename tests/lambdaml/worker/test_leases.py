@@ -227,6 +227,25 @@ def test_who_lost_its_lease_learns_it_when_it_renews_and_holds_the_worker_no_mor
     assert two.held == {0: 2}
 
 
+def test_while_leases_are_renewed_each_worker_has_a_generation_until_all_that_were_lost_are_known(
+    bucket: Bucket,
+) -> None:
+    one, two = leases(bucket, "one"), leases(bucket, "two")
+    assert run(one.acquire(0, 0)) and run(one.acquire(1, 0))
+    bucket.now += DURATION_S + 3
+    assert run(two.acquire(0, 0))
+    create = bucket.create
+
+    async def seen(key: str, data: bytes) -> Any:
+        assert set(one.held) == {0, 1}, "an update that is computed now would have no generation, and be rejected"
+        return await create(key, data)
+
+    bucket.create = seen  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost):
+        run(one.renew())
+    assert one.held == {1: 2}
+
+
 def test_a_lease_is_released_though_a_renewal_was_cancelled_when_its_request_was_under_way(bucket: Bucket) -> None:
     one, two = leases(bucket, "one"), leases(bucket, "two")
     assert run(one.acquire(0, 0))
