@@ -81,7 +81,8 @@ class Job:
     def labels(self, batch: Any) -> Tensor:
         """Return the class numbers of a batch's samples: integers 0, 1, ... in any shape, less than 0 for no class.
 
-        Only staleness rules that compare label counts call this. By default it returns the last part of the batch.
+        Staleness rules that compare label counts call this, and partitions by class. By default it returns the last part
+        of the batch.
 
         Raises:
             JobError: If the last part of the batch holds no integers, so that the job must define this method.
@@ -91,8 +92,19 @@ class Job:
         last = batch[-1] if isinstance(batch, list | tuple) and batch else None
         if not isinstance(last, torch.Tensor) or last.is_floating_point() or last.is_complex():
             name = type(self).__name__
-            raise JobError(f"the staleness rule compares labels: write {name}.labels(batch), which gives class numbers")
+            raise JobError(
+                f"a staleness rule or a partition asks for classes: write {name}.labels(batch), which gives class numbers"
+            )
         return last
+
+    def partition(self, workers: int) -> Sequence[int]:
+        """Return the number of the worker that owns each sample: from 0 to `workers` - 1, one for each item of `dataset()`,
+        the same on every machine.
+
+        A job that defines this is dealt like this, unless the run's option `partition` says something else. A worker may
+        own more samples than another, but each must own one.
+        """
+        raise NotImplementedError
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return metrics of the model by name, for instance `{"accuracy": 0.97}`.

@@ -77,6 +77,9 @@ class RunOptions(LaunchOptions):
             `lambdaml.patterns.PATTERNS`. It changes no bits beyond those of the bracket.
         bracket: The bracket of a step's sum: `flat`, or groups of G workers (`G`), or of groups of them (`G^2` ...); see
             `lambdaml.log.bracket`. The default is the one that the pattern adds up in.
+        partition: The way in which samples are dealt to the workers: `iid`, or so that each has an owner: `sorted`, `skew:P`,
+            `dirichlet:A`, `shards:K`, `by:FIELD`, or `job` for the job's own; see `lambdaml.partitions.PARTITIONS`. The
+            default is `job` if the job has `partition(workers)`, and otherwise `iid`.
         seed: The seed of everything that is random.
         args: Keyword arguments of the job's constructor.
         batch_size: The number of samples in an update, in place of the job's own `batch_size`.
@@ -117,6 +120,7 @@ class RunOptions(LaunchOptions):
     staleness: str = "constant"
     pattern: str = "gather"
     bracket: str | None = None
+    partition: str | None = None
     seed: int = 0
     args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None

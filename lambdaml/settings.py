@@ -49,9 +49,12 @@ class Settings(BaseModel):
     A field that has the name of an option means what `lambdaml.options.RunOptions` says about it.
 
     Attributes:
+        workers: The number of workers; in a run of cohorts, that of the slots of a round.
+        clients: In a run of cohorts, the number of those who own the data, some of whom take the slots of a round.
         steps: The number of updates that each worker makes; with `quorum`, the number of commits.
         batches: The number of batches that each worker computes, if that makes its last update shorter than the others;
             None if all updates cover the same number.
+        owners_sha256: The digest of the samples' owners (`lambdaml.partitions.digest_of`); "" if they have none.
         samples, steps_per_epoch, parameters: Facts that were read from the job when the run was created.
         keep_rounds, keep_bytes: The number of rounds, and of bytes of updates and snapshots, that are kept for replay
             alone. A round is one update of each worker. None sets no bound; see `lambdaml.log.retention`.
@@ -64,6 +67,7 @@ class Settings(BaseModel):
 
     job: JobSettings
     workers: int = Field(ge=1, le=99_999)
+    clients: int | None = Field(default=None, ge=1)
     steps: int = Field(ge=1)
     batches: int | None = Field(default=None, ge=1)
     schedule: str = "bsp"
@@ -73,6 +77,8 @@ class Settings(BaseModel):
     staleness: str = "constant"
     pattern: str = "gather"
     bracket: str | None = None
+    partition: str = "iid"
+    owners_sha256: str = ""
     seed: int = 0
     target: str | None = None
     batch_size: int = Field(ge=1)
@@ -94,6 +100,11 @@ class Settings(BaseModel):
     numerics: Numerics | None = None
     token: str
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def sharers(self) -> int:
+        """The number of workers that the data is dealt to, of whom only some may take part in a round."""
+        return self.clients or self.workers
 
     @property
     def updates_per_snapshot(self) -> int:

@@ -35,6 +35,21 @@ MOMENTUM = "momentum"
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the data from which an update is computed.
+
+    Attributes:
+        number: The number of the worker whose data it is; in a run of cohorts, of the one that takes the slot.
+        samples: The number of samples in a pass over it.
+        batches: The number of batches in a pass over it.
+    """
+
+    number: int
+    samples: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """An update that is to be computed, and the batches that it covers.
 
@@ -193,24 +208,32 @@ class Algorithm(Protocol):
         ...
 
     def assign(
-        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
+        self,
+        settings: Settings,
+        share: Share,
+        worker: int,
+        seq: int,
+        memory: Memory | None,
+        seconds: Mapping[int, float],
     ) -> Assignment:
         """Return what to compute for an update.
 
         Args:
+            share: The share of the data that it is computed from.
             memory: The worker's memory before the update; None in a run without memory.
             seconds: The latest known seconds that a batch takes, by worker.
         """
         ...
 
-    def check(self, settings: Settings, update: Update) -> str:
-        """Return what is wrong with the batches that an update claims to cover, or ""."""
+    def check(self, settings: Settings, share: Share, update: Update) -> str:
+        """Return what is wrong with the batches of its share that an update claims to cover, or ""."""
         ...
 
     def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
         """Compute an update, and leave its vector in the model's flat gradient. The memory is not changed.
 
         Args:
+            assignment: The assignment, for the worker whose data it covers.
             inner_step: The number of steps of a single worker that the samples applied so far stand for.
         """
         ...
@@ -220,8 +243,8 @@ class Algorithm(Protocol):
         gradients, along whose mean the job's own optimizer takes the step."""
         ...
 
-    def samples(self, entry: Entry, settings: Settings) -> int:
-        """Return the number of samples that an update counts for in the mean of its step."""
+    def samples(self, entry: Entry, settings: Settings, share: Share) -> int:
+        """Return the number of samples that an update, computed from this share, counts for in the mean of its step."""
         ...
 
     def nominal(self, settings: Settings) -> int:

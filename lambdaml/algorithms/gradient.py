@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lambdaml.algorithms import GRADIENT, Assignment, LocalModel, Message
+from lambdaml.algorithms import GRADIENT, Assignment, LocalModel, Message, Share
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Entry, Update
 
@@ -30,11 +30,17 @@ class GradientDescent:
         return 1
 
     def assign(
-        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
+        self,
+        settings: Settings,
+        share: Share,
+        worker: int,
+        seq: int,
+        memory: Memory | None,
+        seconds: Mapping[int, float],
     ) -> Assignment:
         return Assignment(worker, seq, seq, 1)
 
-    def check(self, settings: Settings, update: Update) -> str:
+    def check(self, settings: Settings, share: Share, update: Update) -> str:
         return "" if update.batches is None else "covers several batches"
 
     def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
@@ -44,7 +50,7 @@ class GradientDescent:
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
         return None
 
-    def samples(self, entry: Entry, settings: Settings) -> int:
+    def samples(self, entry: Entry, settings: Settings, share: Share) -> int:
         return entry.samples
 
     def nominal(self, settings: Settings) -> int:

@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.algorithms import Assignment, LocalModel, Message, together
+from lambdaml.algorithms import Assignment, LocalModel, Message, Share, together
 from lambdaml.algorithms.fragments import Carried
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
 from lambdaml.codecs import DISPLACEMENT
@@ -113,25 +113,31 @@ class LocalSteps:
         return self._steps or max(1, round(self._epochs * per_epoch))
 
     def assign(
-        self, settings: Settings, worker: int, seq: int, memory: Memory | None, seconds: Mapping[int, float]
+        self,
+        settings: Settings,
+        share: Share,
+        worker: int,
+        seq: int,
+        memory: Memory | None,
+        seconds: Mapping[int, float],
     ) -> Assignment:
-        most = self.batches(settings.steps_per_epoch)
+        most = self.batches(share.batches)
         first, count = seq * most, most
         if self._auto:
             assert memory is not None
-            share = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
-            first, count = memory.values.get(_DONE, 0), max(1, round(share * most))
+            speed = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
+            first, count = memory.values.get(_DONE, 0), max(1, round(speed * most))
         left = settings.batches - first if settings.batches is not None else count
         return Assignment(worker, seq, first, min(count, left) if left > 0 else count)
 
-    def check(self, settings: Settings, update: Update) -> str:
+    def check(self, settings: Settings, share: Share, update: Update) -> str:
         if update.batches is None:
             return "does not say which batches it covers"
         first, count = update.batches
         if self._auto:
-            most = self.batches(settings.steps_per_epoch)
+            most = self.batches(share.batches)
             return "" if count <= most and first <= update.seq * most else f"claims {count} batches from {first} on"
-        due = self.assign(settings, update.worker, update.seq, None, {})
+        due = self.assign(settings, share, update.worker, update.seq, None, {})
         right = (first, count) == (due.first_batch, due.batches)
         return "" if right else f"claims {count} batches from {first} on, not {due.batches} from {due.first_batch} on"
 
@@ -163,11 +169,11 @@ class LocalSteps:
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
         return self._outer.make(parameters)
 
-    def samples(self, entry: Entry, settings: Settings) -> int:
-        return self.nominal(settings) if self._equal else -(-(settings.samples - entry.worker) // settings.workers)
+    def samples(self, entry: Entry, settings: Settings, share: Share) -> int:
+        return self.nominal(settings) if self._equal else share.samples
 
     def nominal(self, settings: Settings) -> int:
-        return -(-settings.samples // settings.workers)
+        return -(-settings.samples // settings.sharers)
 
 
 def variants(steps: int) -> list[str]:

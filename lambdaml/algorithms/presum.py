@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lambdaml.algorithms import PARTIAL_SUM, Assignment, LocalModel, Message, together
+from lambdaml.algorithms import PARTIAL_SUM, Assignment, LocalModel, Message, Share, together
 from lambdaml.algorithms.gradient import GradientDescent
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
@@ -33,7 +33,7 @@ class Accumulation(GradientDescent):
             raise ValueError(f"batches must be 2 or more, not {batches}: one batch an update is 'gradient'")
         self.summands = batches
 
-    def check(self, settings: Settings, update: Update) -> str:
+    def check(self, settings: Settings, share: Share, update: Update) -> str:
         return "" if update.batches is None else "says which batches it covers"
 
     def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:

@@ -20,6 +20,7 @@ from lambdaml.log.trace_parts import meter_reading, unpack_rows
 from lambdaml.log.usage import Usage
 from lambdaml.settings import Settings
 from lambdaml.storage import Store
+from lambdaml.training.sampling import sampler_without_data
 from lambdaml.worker.committer import commit_event
 
 FUNCTIONS_S = 3.0
@@ -46,7 +47,7 @@ class Bulletin:
         self.alive: dict[str, str] = {}
         self.moved = time.monotonic()
         self._store = store
-        self._settings = settings
+        self._sampler = sampler_without_data(settings)
         self._prefix = prefix_of(launch)
         self._log = LogState(settings.workers, settings.steps)
         for commit in RunReader(store).log():
@@ -78,7 +79,7 @@ class Bulletin:
         for commit in self._entries():
             self._log.advance(commit)
             fresh, self.moved = True, time.monotonic()
-            yield commit_event(commit, self._log.progress, self._settings)
+            yield commit_event(commit, self._log.progress, self._sampler)
         if fresh:
             for info in list(self._store.list(keys.SNAPSHOTS, after=self._snapshot)):
                 self._snapshot = info.key

@@ -78,10 +78,20 @@ def delay_of(schedule: Schedule) -> int:
     return delay
 
 
+def cohort_of(schedule: Schedule) -> int | None:
+    """Return how many of the run's workers take part in each round. It is the schedule's `cohort`, or None if all do.
+
+    The workers that such a schedule knows are the slots of a round.
+    """
+    size: int | None = getattr(schedule, "cohort", None)
+    return size
+
+
 SCHEDULES: Registry[Schedule] = Registry(
     "schedule",
     {
         "bsp": "lambdaml.schedules.bsp:Bsp",
+        "cohort": "lambdaml.schedules.cohort:Cohort",
         "pipeline": "lambdaml.schedules.pipeline:pipeline",
         "ssp": "lambdaml.schedules.ssp:ssp",
         "asp": "lambdaml.schedules.asp:Asp",

@@ -186,7 +186,9 @@ class Scenario:
                 "every request"
             )
         # Without clocks it is the same for all workers.
-        self._assigned = lru_cache(lambda seq: self.parts.algorithm.assign(settings, 0, seq, None, {}))
+        self.sampler = sampler_of(settings)
+        algorithm, share = self.parts.algorithm, self.sampler.share
+        self._assigned = lru_cache(lambda seq: algorithm.assign(settings, share(0, seq), 0, seq, None, {}))
         self.rng = np.random.Generator(np.random.PCG64(self.seed))
         self.uniform = uniforms(self.rng)
         self.reads, self.writes = Latency(channel, "get", self.rng), Latency(channel, "create", self.rng)
@@ -194,7 +196,6 @@ class Scenario:
         coarse, random = settings.pattern == "gather", self.rng.random
         self.read_limit = Limit("get", channel.reads_per_s, self.reads, random, errors, coarse)
         self.write_limit = Limit("create", channel.writes_per_s, self.writes, random, errors, coarse)
-        self.sampler = sampler_of(settings)
         self.speed = self.platform.speed()
         self.bytes_per_s, self.connection_bytes_per_s = (
             self.platform.bandwidth_bytes_per_s,
@@ -246,7 +247,8 @@ class Scenario:
         """Return the number of samples of an update."""
         due = self._assigned(seq)
         numbers = range(due.first_batch, due.first_batch + due.batches)
-        return sum(self.sampler.count(worker, batch) for batch in numbers)
+        share = self.sampler.share(worker, seq).number
+        return sum(self.sampler.count(share, batch) for batch in numbers)
 
     def factors(self) -> Floats:
         """Draw the factor by which each function's next piece of work takes longer, its speed included."""

@@ -128,7 +128,7 @@ class StubReplica:
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
         self._counts_batches = DISPLACEMENT in self.parts.algorithm.gives
-        self._sampler = sampler_of(settings)
+        self.sampler = sampler_of(settings)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []
         self._added = 0
@@ -141,7 +141,9 @@ class StubReplica:
 
     def assign(self, worker: int, seq: int) -> Assignment:
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
-        return self.parts.algorithm.assign(self.settings, worker, seq, memory, self._seconds)
+        return self.parts.algorithm.assign(
+            self.settings, self.sampler.share(worker, seq), worker, seq, memory, self._seconds
+        )
 
     def compute(self, assignment: Assignment) -> Computed:
         start, worker, seq = self._clock(), assignment.worker, assignment.seq
@@ -150,6 +152,7 @@ class StubReplica:
         computed = self._clock()
         self._charge(self.costs.encode_s)
         numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)
+        share = self.sampler.share(worker, seq).number
         loss = chain_digest(self.chain, worker, seq)
         if memory is not None:
             self._taken = taken_up(loss, stub_residual(memory))
@@ -159,7 +162,7 @@ class StubReplica:
             body={} if self.slices is None else {_NUMBERS: np.full(self.parts.slices, loss)},
             base=self.version,
             base_commit=self.log_state.commit,
-            samples=sum(self._sampler.count(worker, batch) for batch in numbers),
+            samples=sum(self.sampler.count(share, batch) for batch in numbers),
             loss=loss,
             compute_s=computed - start,
             encode_s=self._clock() - computed,

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,11 +21,14 @@ from lambdaml.log.numerics import Numerics
 from lambdaml.log.retention import ROUNDS_UNDER_WAY, least_rounds
 from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
+from lambdaml.partitions import IID, OWN
 from lambdaml.parts import Parts
+from lambdaml.schedules import SCHEDULES, cohort_of
 from lambdaml.settings import JobSettings, RunVersion, Settings, make_settings
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
+from lambdaml.training.owners import DatasetSamples, parts_itself
 from lambdaml.training.source import fingerprint, split_spec
 
 if TYPE_CHECKING:
@@ -161,7 +165,7 @@ def settings_for(
         JobError: If the job's dataset or batch size cannot be used.
     """
     from lambdaml.training.jobparts import build_model
-    from lambdaml.training.sampling import Sampler
+    from lambdaml.training.sampling import deal
 
     samples = _samples(job)
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
@@ -169,19 +173,55 @@ def settings_for(
     batch_size = asked.batch_size or job.batch_size
     if not isinstance(batch_size, int) or batch_size < 1:
         raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
+    demand_workers(asked)
+    partition = asked.partition or (OWN if parts_itself(job) else IID)
+    asked, clients = in_slots(asked)
+    model = build_model(job)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parts = Parts.of(asked)
+    shares, summands = clients or asked.workers, parts.algorithm.summands
+    sampler, sha256 = deal(partition, samples, shares, batch_size, asked.seed, summands, asked.workers)
+    per_epoch = sampler.steps_per_epoch
+    _demand_carried(asked, parts, model)
+    steps, batches = _length(asked, parts, per_epoch)
+    each, snapshot_every = parts.algorithm.batches(per_epoch), asked.snapshot_every
+    if snapshot_every is None:
+        kept = rounds_of(asked.keep)
+        snapshot_every = default_interval(max(1, per_epoch // each), asked.workers, parameters, kept)
+    return resolved_settings(
+        asked,
+        job=job_settings,
+        clients=clients,
+        steps=steps,
+        batches=batches if each > 1 and not sha256 else None,
+        partition=partition,
+        owners_sha256=sha256,
+        batch_size=batch_size,
+        samples=len(samples),
+        steps_per_epoch=per_epoch,
+        parameters=parameters,
+        snapshot_every=snapshot_every,
+        **history_bound(asked.keep, free_bytes, snapshot_every, BYTES_PER_PARAMETER * parameters * asked.workers),
+        init_from=init_from,
+        numerics=numerics,
+        token=secrets.token_hex(8),
+        versions=versions(),
+    )
+
+
+def _length(asked: RunOptions, parts: Parts, per_epoch: int) -> tuple[int, int | None]:
+    """Return the number of updates that each worker makes, and of batches that they cover, if `epochs` says so.
+
+    Raises:
+        SettingsError: If the options contradict each other, or the run would be too short for its algorithm.
+    """
     if asked.steps is not None and asked.epochs is not None:
         raise SettingsError("give either steps or epochs, not both")
     if asked.epochs is not None and not 0 < asked.epochs < math.inf:
         raise SettingsError(f"epochs: must be more than 0 (it is {asked.epochs!r})")
-    workers, steps, snapshot_every = asked.workers, asked.steps, asked.snapshot_every
-    demand_workers(asked)
-    model = build_model(job)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    parts = Parts.of(asked)
-    per_epoch = Sampler(samples, workers, batch_size, 0, parts.algorithm.summands).steps_per_epoch
-    _demand_carried(asked, parts, model)
-    each, batches = parts.algorithm.batches(per_epoch), None
+    steps, batches = asked.steps, None
     if steps is None:
+        each = parts.algorithm.batches(per_epoch)
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)
         batches = max(1, round(epochs * per_epoch))
         if each > batches:
@@ -191,24 +231,22 @@ def settings_for(
             )
         steps = -(-batches // each)
     _demand_turns(asked, parts, steps)
-    if snapshot_every is None:
-        snapshot_every = default_interval(max(1, per_epoch // each), workers, parameters, rounds_of(asked.keep))
-    return resolved_settings(
-        asked,
-        job=job_settings,
-        steps=steps,
-        batches=batches if each > 1 else None,
-        batch_size=batch_size,
-        samples=samples,
-        steps_per_epoch=per_epoch,
-        parameters=parameters,
-        snapshot_every=snapshot_every,
-        **history_bound(asked.keep, free_bytes, snapshot_every, BYTES_PER_PARAMETER * parameters * workers),
-        init_from=init_from,
-        numerics=numerics,
-        token=secrets.token_hex(8),
-        versions=versions(),
-    )
+    return steps, batches
+
+
+def in_slots(asked: RunOptions) -> tuple[RunOptions, int | None]:
+    """Return the options of a run of cohorts with the slots of a round as its workers, and the number of those who take
+    turns in them; the options as they are, and None, if every worker takes part in each round.
+
+    Raises:
+        SettingsError: If a cohort has more members than there are workers.
+    """
+    size = cohort_of(SCHEDULES.make(asked.schedule))
+    if size is None:
+        return asked, None
+    if size > asked.workers:
+        raise SettingsError(f"schedule {asked.schedule!r} takes {size} workers a round, and there are {asked.workers}")
+    return replace(asked, workers=size), asked.workers
 
 
 def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
@@ -259,6 +297,7 @@ def resolved_settings(asked: RunOptions, **resolved: Any) -> Settings:
     if asked.error_feedback is None:
         given["error_feedback"] = float(parts.codec.feedback)
     given["bracket"] = str(parts.bracket)
+    given["partition"] = asked.partition or IID
     return make_settings(**given | {"init_from": None, "numerics": None} | resolved)
 
 
@@ -274,8 +313,8 @@ def demand_workers(asked: RunOptions) -> None:
         raise SettingsError(f"schedule {asked.schedule!r} waits for more updates than {asked.workers} workers make")
 
 
-def _samples(job: Job) -> int:
-    """Return the length of the job's dataset.
+def _samples(job: Job) -> DatasetSamples:
+    """Return the samples of the job's dataset.
 
     Raises:
         JobError: If it has no length, or no items.
@@ -284,7 +323,7 @@ def _samples(job: Job) -> int:
 
     dataset = call(job.dataset)
     try:
-        samples = len(dataset)
+        len(dataset)
         getitem = dataset.__getitem__
     except (TypeError, AttributeError, NotImplementedError):
         raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with a length and items") from None
@@ -294,7 +333,7 @@ def _samples(job: Job) -> int:
         if isinstance(error.__cause__, NotImplementedError):
             raise JobError(f"{type(job).__name__}.dataset() must be a map-style dataset, with items") from None
         raise
-    return samples
+    return DatasetSamples(job, dataset)
 
 
 def default_interval(per_epoch: int, workers: int, parameters: int, keep_rounds: int | None = None) -> int:

@@ -16,6 +16,7 @@ from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
+from lambdaml.partitions import PARTITIONS
 from lambdaml.settings import Settings
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.calls import call, fetch, seed_streams
@@ -23,8 +24,9 @@ from lambdaml.training.flat import FlatGradient
 from lambdaml.training.gradient_sum import ModelGradientSum
 from lambdaml.training.inner_rates import InnerRates
 from lambdaml.training.jobparts import encode_training, load_training
+from lambdaml.training.owners import DatasetSamples
 from lambdaml.training.rows import Rows
-from lambdaml.training.sampling import derive_seed, sampler_of
+from lambdaml.training.sampling import Sampler, derive_seed, sampler_of
 
 _MAX_LOSS_SCALE = 2.0**16
 _PLAIN = (
@@ -70,8 +72,8 @@ class JobModel:
         self.buffers = Buffers(model, late=late)
         self.flat = FlatGradient(model, device)
         self.rows = Rows(model, self.flat.parameters, self.flat.layout, fragments)
-        self.sampler = sampler_of(settings)
-        self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, self.sampler.steps_per_epoch, inner_steps)
+        self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, settings.steps_per_epoch, inner_steps)
+        self._sampler: Sampler | None = None
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
         self.commit = 0
@@ -83,6 +85,20 @@ class JobModel:
         """Load the dataset, if it is not loaded yet. It may draw random numbers, so this precedes their seeding."""
         if self.dataset is None:
             self.dataset = call(self.job.dataset)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler that deals the samples to the workers. Samples that have owners are dealt when it is first asked for."""
+        if self._sampler is None:
+            lasting = PARTITIONS.make(self.settings.partition).lasting
+            if lasting:
+                self.open()
+            self._sampler = sampler_of(self.settings, DatasetSamples(self.job, self.dataset) if lasting else None)
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        self._sampler = sampler
 
     def backward(self, worker: int, batch: int) -> Batch:
         """Compute the gradient of a worker's batch, and leave it in the model and in the flat gradient."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class Replica:
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
         self.memories = Memories(self._give_back)
-        self.slices = VectorSlices.of(self.parts, self.flat.layout, settings)
+        self.slices = VectorSlices.of(self.parts, self.local)
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
@@ -135,7 +135,7 @@ class Replica:
     def assign(self, worker: int, seq: int) -> Assignment:
         """Return what to compute for the worker's next update."""
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
-        return self.algorithm.assign(self.settings, worker, seq, memory, self._seconds)
+        return self.algorithm.assign(self.settings, self.sampler.share(worker, seq), worker, seq, memory, self._seconds)
 
     def compute(self, assignment: Assignment) -> Computed:
         """Compute an update at the present version. The state does not change.
@@ -150,9 +150,8 @@ class Replica:
         self.local.open()
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         self.local.changed, self.local.commit = self.log_state.changed, self.log_state.commit
-        found = self.algorithm.compute(
-            self.local, memory, assignment, inner_step(self.log_state.samples, self.settings)
-        )
+        due = replace(assignment, worker=self.sampler.share(worker, seq).number)
+        found = self.algorithm.compute(self.local, memory, due, inner_step(self.log_state.samples, self.settings))
         computed, vector = self.clock(), self.flat.to_host()
         taken = None
         if self.feedback and memory is not None:
@@ -265,10 +264,11 @@ class Replica:
         absent = rest.pop(ABSENT, None)
         faults = map(self.buffers.check, split_buffers(rest, self.algorithm.summands))
         fault = self.rows.check(rows, update.seq) or next(filter(None, faults), "") or self.flat.check(absent)
-        if fault := fault or self.algorithm.check(self.settings, update):
+        share = self.sampler.share(*update.id)
+        if fault := fault or self.algorithm.check(self.settings, share, update):
             return fault
         first, count = update.batches or (update.seq, 1)
-        dealt = sum(self.sampler.count(update.worker, batch) for batch in range(first, first + count))
+        dealt = sum(self.sampler.count(share.number, batch) for batch in range(first, first + count))
         if update.samples != dealt:
             return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):

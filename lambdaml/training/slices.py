@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lambdaml.parts import Parts
-    from lambdaml.settings import Settings
+    from lambdaml.training.job_model import JobModel
 
 
 def slicing_of(codec: Codec, layout: Layout, count: int, whole: bool = False) -> Slicing:
@@ -59,17 +59,17 @@ def unsliceable(parts: Parts, model: nn.Module) -> str:
 class VectorSlices:
     """The slices of one model's updates. It is a `lambdaml.worker.machine.Slices`."""
 
-    def __init__(self, parts: Parts, layout: Layout, settings: Settings, slicing: Slicing) -> None:
+    def __init__(self, parts: Parts, model: JobModel, slicing: Slicing) -> None:
         self.slicing = slicing
-        self._parts, self._layout, self._settings = parts, layout, settings
+        self._parts, self._model, self._layout = parts, model, model.layout
 
     @staticmethod
-    def of(parts: Parts, layout: Layout, settings: Settings) -> VectorSlices | None:
+    def of(parts: Parts, model: JobModel) -> VectorSlices | None:
         """Return the slices of a run's updates; None if they are written as a whole."""
         if not parts.slices:
             return None
-        slicing = slicing_of(parts.codec, layout, parts.slices, whole=parts.remembers or parts.delay > 0)
-        return VectorSlices(parts, layout, settings, slicing)
+        slicing = slicing_of(parts.codec, model.layout, parts.slices, whole=parts.remembers or parts.delay > 0)
+        return VectorSlices(parts, model, slicing)
 
     def size_bytes(self, index: int) -> int:
         """Return the bytes that a slice takes in memory."""
@@ -88,7 +88,7 @@ class VectorSlices:
 
     def summing(self, index: int) -> SliceSum:
         """Begin a sum of the slices of this number."""
-        return SliceSum(self._parts, self._of(index), self._settings)
+        return SliceSum(self._parts, self._of(index), self._model)
 
     def assemble(self, bodies: Sequence[Body]) -> Body:
         """Return the whole sum, given those of all slices in order.
@@ -123,8 +123,8 @@ class VectorSlices:
 class SliceSum:
     """A sum of one slice of updates. It is a `lambdaml.worker.machine.Summing`."""
 
-    def __init__(self, parts: Parts, layout: Layout, settings: Settings) -> None:
-        self._parts, self._codec, self._layout, self._settings = parts, parts.codec, layout, settings
+    def __init__(self, parts: Parts, layout: Layout, model: JobModel) -> None:
+        self._parts, self._codec, self._layout, self._model = parts, parts.codec, layout, model
         self._out: Vector = np.empty(layout.size, layout.dtype)
         self._sum = StepSum(self._out, parts.bracket)
 
@@ -135,7 +135,7 @@ class SliceSum:
         def write(weight: float, out: Vector, *, fresh: bool) -> None:
             self._codec.add(update.body, weight, out, self._layout, whole, fresh=fresh)
 
-        self._sum.add(entry.worker, factor_of(entry, self._parts, self._settings), write)
+        self._sum.add(entry.worker, factor_of(entry, self._parts, self._model), write)
 
     def join(self, entries: Sequence[Entry], body: Body) -> None:
         """Add the sum of other updates' slices."""

@@ -28,7 +28,6 @@ from lambdaml.training.flat import ABSENT
 from lambdaml.training.rows import Rows
 
 if TYPE_CHECKING:
-    from lambdaml.settings import Settings
     from lambdaml.training.job_model import JobModel
 
 SUM = "sum"
@@ -136,8 +135,8 @@ class StepParts:
     """
 
     def __init__(self, model: JobModel, rows: Rows, parts: Parts, out: Vector | None = None) -> None:
-        self._settings, self._rows, self._parts = model.settings, rows, parts
-        self._sampler, self._summands = model.sampler, parts.algorithm.summands
+        self._model, self._settings, self._rows, self._parts = model, model.settings, rows, parts
+        self._summands = parts.algorithm.summands
         self.rest: list[Body] = []
         self.fresh: list[bool] = []
         self.absent: set[int] = set()
@@ -150,7 +149,7 @@ class StepParts:
 
     def weighed(self, step: Sequence[Entry]) -> list[Entry]:
         """Return the entries with the numbers of samples that they count for."""
-        return [replace(entry, samples=self._parts.algorithm.samples(entry, self._settings)) for entry in step]
+        return [replace(entry, samples=self._counts(entry)) for entry in step]
 
     def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
         """Add an update, or keep its vector."""
@@ -221,7 +220,7 @@ class StepParts:
         """Return the weight of each gradient in the mean."""
         if self._summands == 1:
             return shares(weighed)
-        counts = ((entry, self._sampler.counts(entry.worker, entry.seq)) for entry in weighed)
+        counts = ((entry, self._model.sampler.counts(entry.worker, entry.seq)) for entry in weighed)
         return shares([replace(entry, samples=samples) for entry, each in counts for samples in each])
 
     def finish(self) -> Body:
@@ -230,7 +229,10 @@ class StepParts:
         return {SUM: self._rows.pack(self._out, self._travels)} if self._sum.used else {}
 
     def _factor(self, entry: Entry) -> float:
-        return factor_of(entry, self._parts, self._settings)
+        return factor_of(entry, self._parts, self._model)
+
+    def _counts(self, entry: Entry) -> int:
+        return counted(entry, self._parts, self._model)
 
     def _writer(self, codec: Codec, body: Body, rows: Body) -> Write:
         if rows and self._summands > 1:  # a sum is added in all its places, so that not even a zero's sign differs
@@ -238,11 +240,16 @@ class StepParts:
         return lambda weight, out, *, fresh: self._rows.add(codec, body, rows, weight, out, fresh)
 
 
-def factor_of(entry: Entry, parts: Parts, settings: Settings) -> float:
+def counted(entry: Entry, parts: Parts, model: JobModel) -> int:
+    """Return the number of samples that an update counts for in the mean of its step."""
+    return parts.algorithm.samples(entry, model.settings, model.sampler.share(entry.worker, entry.seq))
+
+
+def factor_of(entry: Entry, parts: Parts, model: JobModel) -> float:
     """Return the factor of an update in the sum of its step, as `lambdaml.log.commits.summed` has it for several."""
-    algorithm = parts.algorithm
-    share = algorithm.samples(entry, settings) / algorithm.nominal(settings) if algorithm.summands == 1 else 1.0
-    return entry.weight * share
+    if parts.algorithm.summands > 1:
+        return entry.weight
+    return entry.weight * (counted(entry, parts, model) / parts.algorithm.nominal(model.settings))
 
 
 def writer(vector: Vector) -> Write:

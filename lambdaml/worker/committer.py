@@ -16,9 +16,8 @@ from lambdaml.log import keys
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Digest
 from lambdaml.patterns import Exchange
-from lambdaml.settings import Settings
 from lambdaml.training.rejections import describe
-from lambdaml.training.sampling import sampler_of
+from lambdaml.training.sampling import Sampler
 from lambdaml.worker.machine import MachineState
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state
@@ -114,7 +113,8 @@ class Committer:
     def tell(self, commit: Commit) -> None:
         """Emit the event of a commit that was applied."""
         shared = self._shared
-        shared.world.emit(commit_event(commit, shared.replica.log_state.progress, shared.settings))
+        sampler = shared.replica.sampler if commit.refused else None  # it has dealt them, so it is at hand
+        shared.world.emit(commit_event(commit, shared.replica.log_state.progress, sampler))
 
     async def keep_log(self) -> None:
         """Write the commits of a deterministic schedule, in order, while the workers go on."""
@@ -186,11 +186,12 @@ class Committer:
         await world.store.create(keys.MODEL, state.dump_model())
 
 
-def commit_event(commit: Commit, progress: int, settings: Settings) -> CommitEvent:
+def commit_event(commit: Commit, progress: int, sampler: Sampler | None) -> CommitEvent:
     """Return the event that tells of a commit.
 
     Args:
         progress: The number of updates with a fate after it, over all workers.
+        sampler: The run's sampler, to name the samples of rejected updates.
     """
     applied = commit.applied
     rejected = [entry for entry in commit.refused if entry.fate == "rejected"]
@@ -201,7 +202,7 @@ def commit_event(commit: Commit, progress: int, settings: Settings) -> CommitEve
         fraction=commit.progress,
         updates=len(commit.entries),
         refused=[f"{entry.fate}: {entry.reason}" for entry in commit.refused],
-        rejected=[describe(entry, sampler_of(settings)) for entry in rejected],
+        rejected=[describe(entry, sampler) for entry in rejected],
         training_loss=sum(entry.loss for entry in applied) / len(applied) if applied else None,
         staleness=[entry.staleness for entry in applied],
     )

@@ -19,6 +19,7 @@ from lambdaml.log.slices import Block, Slicing
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.storage.protocol import Bytes
+from lambdaml.training.sampling import Sampler
 from lambdaml.worker.world import World
 
 LONG = "gradient has a norm above the limit"
@@ -165,6 +166,11 @@ class Machine(Protocol):
     @property
     def parts(self) -> Parts:
         """The run's schedule, algorithm, codec and staleness rule."""
+        ...
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler that deals the samples to the workers."""
         ...
 
     @property

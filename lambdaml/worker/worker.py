@@ -8,7 +8,6 @@ from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe_update
-from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.bases import Bases
 from lambdaml.worker.blocks import put_blocks
 from lambdaml.worker.checking import checked_update
@@ -208,7 +207,7 @@ class Worker:
             assignment = shared.replica.assign(worker, seq)
             found = shared.replica.compute(assignment)
         except JobFailed as error:
-            where = describe_update(worker, seq, sampler_of(shared.settings))
+            where = describe_update(worker, seq, shared.replica.sampler)
             raise error.while_doing(where) from error.__cause__
         generation = shared.leases.held.get(worker)
         if generation is None:  # every replica would reject the update, in place of the other function's

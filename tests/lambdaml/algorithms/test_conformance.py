@@ -114,7 +114,7 @@ def test_updates_count_by_a_positive_number_of_samples(algorithm: str) -> None:
     settings = settings_of(Tiny(), workers=3, algorithm=algorithm)
     replica, updates = trained(algorithm, rounds=1)
     entries = averaged(0, 0, updates).steps[0]
-    assert all(replica.algorithm.samples(entry, settings) > 0 for entry in entries)
+    assert all(replica.algorithm.samples(entry, settings, replica.sampler.share(*entry.id)) > 0 for entry in entries)
 
 
 def test_equal_updates_move_the_model_as_one_of_them_would(algorithm: str) -> None:
