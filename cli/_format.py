@@ -16,7 +16,9 @@ from urllib.parse import unquote
 from lambdaml.cli._stdout import results
 
 if TYPE_CHECKING:
+    from lambdaml.log.status import Status
     from lambdaml.log.summary import Staleness
+    from lambdaml.settings import Settings
 
 
 _NARROW = 16
@@ -59,6 +61,11 @@ def metrics(values: Mapping[str, float]) -> str:
 def counts(values: Mapping[str, int]) -> str:
     """Format counts, such as `create 250, get 1,367`."""
     return ", ".join(f"{name} {count:,}" for name, count in values.items()) or "none"
+
+
+def workers(run: Settings | Status) -> str:
+    """Return how many workers a run has, as in `10 of 100 workers`."""
+    return f"{run.workers} workers" if run.clients is None else f"{run.workers} of {run.clients} workers"
 
 
 def staleness(values: Staleness) -> str:

@@ -81,7 +81,7 @@ class Picture:
         self.functions = event.functions
         until = f"until {settings.target}" if settings.target else f"{settings.steps} steps"
         return (
-            f"{_format.shown(self.place)}: {settings.schedule}, {settings.workers} workers "
+            f"{_format.shown(self.place)}: {settings.schedule}, {_format.workers(settings)} "
             f"on {self.functions} functions, {until}"
         )
 

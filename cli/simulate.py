@@ -24,6 +24,7 @@ from lambdaml.cli.train import (
     BracketSpec,
     CodecSpec,
     FeedbackShare,
+    PartitionSpec,
     PatternSpec,
     Recover,
     Seed,
@@ -175,6 +176,7 @@ def simulate(
     staleness: StalenessRule = "constant",
     pattern: PatternSpec = "gather",
     bracket: BracketSpec = None,
+    partition: PartitionSpec = None,
     recover_s: Recover = RECOVER_S,
     updates: Updates = None,
     steps: _Steps = None,
@@ -205,7 +207,7 @@ def simulate(
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
     costs, write = None if profile is None else _read_profile(profile, codec, algorithm), _writer(to_trace)
     names = "workers functions updates steps channel platform stragglers algorithm codec error_feedback".split()
-    names += "staleness pattern bracket recover_s seed real".split()
+    names += "staleness pattern bracket partition recover_s seed real".split()
     asked: dict[str, Any] = {name: context.params[name] for name in names}
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"

@@ -28,7 +28,9 @@ def _facts(found: Status) -> Iterator[tuple[str, str]]:
     yield "run", _format.shown(found.run)
     yield "state", found.state
     yield "version", f"{found.version} after {found.commits} commits ({found.progress:.0%})"
-    yield "schedule", f"{found.schedule}, {found.workers} workers"
+    yield "schedule", f"{found.schedule}, {_format.workers(found)}"
+    if found.owners_sha256:
+        yield "partition", f"{found.partition} (owners {found.owners_sha256[:12]})"
     if found.first:
         yield "kept from", f"version {found.first}: earlier ones cannot be replayed any more"
     if found.changes:

@@ -158,6 +158,16 @@ BracketSpec = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+PartitionSpec = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How samples are dealt to the workers: `iid` (anew each epoch), or so that each has an owner: `sorted`, `skew:P`, "
+        "`dirichlet:A`, `shards:K`, `by:FIELD`, or `job` for the job's own. By default `job` if the job has "
+        "`partition(workers)`, and otherwise `iid`.",
+        rich_help_panel=_WAY,
+    ),
+]
 _ProfileFile = Annotated[
     Path | None,
     typer.Option(
@@ -284,6 +294,7 @@ def train(
     staleness: StalenessRule = "constant",
     pattern: _Pattern = "gather",
     bracket: BracketSpec = None,
+    partition: PartitionSpec = None,
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
     coherence: _Coherence = False,
@@ -331,6 +342,10 @@ def train(
 
 
 def _train(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
+    if options.schedule == "auto" and options.partition not in (None, "iid"):
+        raise UserError(
+            "--schedule auto plans for data that is dealt anew each epoch: name a schedule with --partition"
+        )
     if options.schedule == "auto":
         from lambdaml.cli._auto import train_planned
 

@@ -11,7 +11,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
-from lambdaml.schedules import SCHEDULES, Schedule, delay_of, in_rounds
+from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds
 from lambdaml.staleness import RULES, Rule
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Parts:
                 f"remembers something may have {KNOWN_FATES}: choose a delay of {KNOWN_FATES} or less"
             )
         parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
+        if cohort_of(schedule) is not None:
+            _demand_turns(names, parts)
         if algorithm.fragments > 1:
             _demand_rounds(names, parts)
         if fault := pattern.misfit(parts, names.workers):
@@ -99,6 +101,31 @@ def _demand_rounds(names: Settings | RunOptions, parts: Parts) -> None:
     if parts.rule.transform(names.workers, 1) is not None:
         raise SettingsError(
             f"staleness rule {names.staleness!r} keeps vectors of the whole model, and {named} sends fragments of it"
+        )
+
+
+def _demand_turns(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that workers of a run of cohorts can take turns in its slots.
+
+    Raises:
+        SettingsError: If the algorithm needs the same worker in a slot each time.
+    """
+    algorithm = parts.algorithm
+    why = ""
+    if algorithm.summands > 1:
+        why = "adds up the gradients of several workers"
+    elif algorithm.clocked:
+        why = "compares the speeds of workers"
+    elif algorithm.fragments > 1:
+        why = "sends parts of the model in turn"
+    if parts.feedback and names.staleness.partition(":")[0] != "constant":
+        raise SettingsError(
+            f"staleness rule {names.staleness!r} weighs updates, and with schedule {names.schedule!r} a worker cannot know later "
+            f"how codec {names.codec!r} counted: use constant, or no error feedback"
+        )
+    if why:
+        raise SettingsError(
+            f"algorithm {names.algorithm!r} {why}, and with schedule {names.schedule!r} other workers take part in each round"
         )
 
 

@@ -107,6 +107,11 @@ class Settings(BaseModel):
         return self.clients or self.workers
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether only some of those who own the data take part in a round, so that slots have others each time."""
+        return self.sharers > self.workers
+
+    @property
     def updates_per_snapshot(self) -> int:
         """The number of updates between snapshots, over all workers."""
         return self.snapshot_every * self.workers

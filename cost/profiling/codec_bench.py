@@ -108,7 +108,7 @@ class _Vectors:
                     time.sleep(PAUSE_S)
                     times.step_s.append(bench.apply([update]))
                 rounds += 1
-            if 2 * replica.size <= LARGE_NUMBERS:
+            if 2 * replica.flat.size <= LARGE_NUMBERS:
                 times.large = self._large(replica.codec)
         finally:
             replica.settings, replica.codec, replica.parts = own
@@ -122,7 +122,7 @@ class _Vectors:
         layout, assignment = replica.rows.layout(rows), Assignment(0, plain.seq, *(plain.batches or (plain.seq, 1)))
         (vector,) = encoded.values()
         context = replica.local.context(assignment, 0, lambda whole: replica.rows.pack(whole, rows))
-        total = np.zeros(replica.size, vector.dtype)
+        total = np.zeros(replica.flat.size, vector.dtype)
         time.sleep(PAUSE_S)
         begun = clock()
         update.body = replica.codec.encode(vector, layout, context) | rows | rest

@@ -79,7 +79,7 @@ class Noise:
         import torch
 
         replica, first = self._replica, len(self.points) * self._sampler.steps_per_epoch
-        total = torch.zeros(replica.size, dtype=torch.float64, device=replica.device)
+        total = torch.zeros(replica.flat.size, dtype=torch.float64, device=replica.device)
         squares: list[float] = []
         sizes: list[int] = []
         kept, replica.local.sampler = replica.sampler, self._sampler

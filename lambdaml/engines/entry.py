@@ -12,13 +12,13 @@ from lambdaml.errors import SettingsError
 from lambdaml.events import Emit, tell_outages
 from lambdaml.job import Job
 from lambdaml.log.reader import read_settings
+from lambdaml.seeds import derive_seed
 from lambdaml.settings import PATIENCE_S, Settings
 from lambdaml.storage import Meter, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training import numerics
 from lambdaml.training.loading import load_run_job
 from lambdaml.training.one_thread import OneThread
-from lambdaml.training.sampling import derive_seed
 from lambdaml.worker.function import Function, Outcome
 from lambdaml.worker.leases import Before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.controls import lost_memories, wishes
@@ -11,6 +13,7 @@ from lambdaml.log.reads import demand_present, read_many, read_now
 from lambdaml.log.retention import Horizon, below, newest_memories, pinned_version
 from lambdaml.log.snapshot import State, meta_of
 from lambdaml.parts import Parts
+from lambdaml.schedules.cohort import Turns
 from lambdaml.storage.probe import store_time
 
 
@@ -60,20 +63,30 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
     oldest = next(filter(suffices, usable), infos[0].key)
     horizon = Horizon.of(demand_present(read_now(store, oldest, State.load), oldest).meta["log_state"])
     doomed = [info.key for info in infos if info.key < oldest]
-    for info in [*store.list(keys.UPDATES), *store.list(keys.MEMORY)]:
-        worker, seq = keys.update_id(info.key)
-        needed = info.key.startswith(keys.MEMORY) and remembered is not None and seq >= remembered[worker]
-        if seq < horizon.next_seq[worker] and not needed:
-            doomed.append(info.key)
+    for worker, seq in map(keys.update_id, [info.key for info in store.list(keys.UPDATES)]):
+        if seq < horizon.next_seq[worker]:
+            doomed.append(keys.update(worker, seq))
+    doomed += [keys.memory(*each) for each in _unneeded(run, horizon, remembered)]
     sums = below(horizon, store.list(keys.BLOCKS), [*store.list(keys.REDUCED), *store.list(keys.SUMS)])
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
     return (horizon, doomed + sums + spent) if doomed + sums else None
 
 
+def _unneeded(run: RunReader, horizon: Horizon, remembered: Sequence[int] | None) -> Iterator[tuple[int, int]]:
+    """Yield the memories that nobody can need from the horizon on, each by its worker and the number of its updates."""
+    written = [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)]
+    if run.settings.takes_turns:
+        yield from Turns(run.settings).superseded(written, horizon.next_seq[0])
+        return
+    for worker, seq in written:
+        if seq < horizon.next_seq[worker] and not (remembered is not None and seq >= remembered[worker]):
+            yield worker, seq
+
+
 def _remembered(run: RunReader) -> list[int] | None:
     """Return for each worker the number of updates after which its newest memory was written, or began anew; None in a
     run without memory."""
-    if not Parts.of(run.settings).remembers:
+    if not Parts.of(run.settings).remembers or run.settings.takes_turns:  # then there is one with each update
         return None
     marks = [keys.update_id(info.key) for info in run.store.list(keys.MEMORY)] + lost_memories(wishes(run.store))
     return newest_memories(marks, run.settings.workers)

@@ -97,6 +97,11 @@ class Memory:
             weight = log_state.weights[self.worker][seq - decided]
             give_back(self, self.pending.pop(seq), weight)
 
+    def settle_as_sent(self, give_back: GiveBack) -> None:
+        """Settle what is pending as if it were applied in full."""
+        for seq in sorted(self.pending):
+            give_back(self, self.pending.pop(seq), 1.0)
+
     def _forget_damaged(self, log_state: LogState) -> None:
         """Begin anew if the log state knows the fate of an update that this memory rests on and whose object is
         damaged."""
@@ -185,10 +190,14 @@ def _sums_of_bits(array: NDArray[Any]) -> list[bytes]:
 
 
 class Memories:
-    """The memories of the workers that a replica computes for."""
+    """The memories of the workers that a replica computes for.
 
-    def __init__(self, give_back: GiveBack) -> None:
-        self._give_back = give_back
+    Args:
+        in_turns: Whether only some workers take part in a round.
+    """
+
+    def __init__(self, give_back: GiveBack, in_turns: bool) -> None:
+        self._give_back, self._in_turns = give_back, in_turns
         self._held: dict[int, Memory] = {}
         self._commit = 0
 
@@ -224,6 +233,24 @@ class Memories:
         if not self.holds(worker, seq):
             raise RunFailed(f"worker {worker} has no memory from which to compute update {seq}")
         return self._held[worker]
+
+    def begin_turn(self, memory: Memory, worker: int, seq: int, log_state: LogState) -> None:
+        """Take the memory of the one who takes a worker's slot for update `seq`, as it was after its latest turn."""
+        memory.worker, memory.seq, memory.begun = worker, seq, seq
+        self.host(memory, log_state)
+
+    def made(self, memory: Memory) -> None:
+        """Note that an update was folded into a memory. In a run of cohorts it counts as applied at once, since nobody may
+        know its fate any more when the memory is needed again."""
+        if self._in_turns:
+            memory.settle_as_sent(self._give_back)
+
+    def end_turn(self, worker: int, seq: int, ready_commit: int) -> bytes:
+        """Forget the memory of a worker after `seq` updates, whose slot another one takes next, and return the bytes of its
+        object."""
+        memory = self._held.pop(worker)
+        assert memory.seq == seq
+        return memory.dump(ready_commit)
 
     def settle(self, log_state: LogState) -> None:
         """Settle what is pending after a commit."""

@@ -25,7 +25,10 @@ class Status:
         commits: The number of log entries.
         progress: The share of the run that is done; the run is finished at 1.
         schedule: The name of the run's schedule with its arguments, such as `ssp:3`.
-        workers: The number of workers.
+        workers: The number of workers; in a run of cohorts, of the slots of a round.
+        clients: The number of those who take turns in the slots, in a run of cohorts.
+        partition: The way in which samples are dealt to the workers.
+        owners_sha256: The digest of the samples' owners; "" if they have none.
         metrics: The newest evaluation, by the metric's name; it is empty before the first.
         metrics_version: The version that `metrics` were evaluated at.
         functions: The functions that seem to be working on the run.
@@ -43,6 +46,9 @@ class Status:
     progress: float
     schedule: str
     workers: int
+    clients: int | None = None
+    partition: str = "iid"
+    owners_sha256: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_version: int | None = None
     functions: tuple[str, ...] = ()
@@ -73,6 +79,9 @@ def status(run: RunReader) -> Status:
         progress=last.progress if last else 0.0,
         schedule=settings.schedule,
         workers=settings.workers,
+        clients=settings.clients,
+        partition=settings.partition,
+        owners_sha256=settings.owners_sha256,
         metrics=metrics[newest] if newest is not None else {},
         metrics_version=newest,
         functions=holders,

@@ -16,6 +16,7 @@ from lambdaml.errors import SettingsError, nearest
 from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.options import RunOptions
+from lambdaml.partitions import IID
 from lambdaml.parts import Parts
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
@@ -24,8 +25,9 @@ from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.attribution import Split, trace_rows
-from lambdaml.training.asked import demand_workers, resolve_job, resolved_settings, settings_for
+from lambdaml.training.asked import demand_workers, in_slots, resolve_job, resolved_settings, settings_for
 from lambdaml.training.driver import TrainResult, result
+from lambdaml.training.sampling import PretendedSamples, deal
 
 if TYPE_CHECKING:
     from lambdaml.simulation.engine import VirtualRun
@@ -109,6 +111,7 @@ def simulate(
     staleness: str = "constant",
     pattern: str = "gather",
     bracket: str | None = None,
+    partition: str | None = None,
     costs: Costs | None = None,
     real: bool = False,
     exact: bool | None = None,
@@ -138,6 +141,8 @@ def simulate(
         staleness: The staleness rule, with its arguments.
         pattern: The pattern, with its arguments.
         bracket: The bracket of a step's sum; by default the one that the pattern adds up in.
+        partition: The way in which samples are dealt; by default the job's own, or `iid`. Without a job, samples have owners
+            as if they had ten classes.
         costs: The costs to use in place of measured or assumed ones.
         real: Whether to compute the job's real gradients, at modelled times.
         exact: Whether to simulate every request; by default that is done for up to `EXACT_FUNCTIONS` functions.
@@ -159,7 +164,13 @@ def simulate(
         raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     _demand_sense(job, real, limits)
     how: dict[str, Any] = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness}
-    how |= {"pattern": pattern, "bracket": bracket, "seed": seed, "snapshot_every": snapshot_every}
+    how |= {
+        "pattern": pattern,
+        "bracket": bracket,
+        "partition": partition,
+        "seed": seed,
+        "snapshot_every": snapshot_every,
+    }
     asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
     with OneThread() as compute:
@@ -168,7 +179,7 @@ def simulate(
             settings, instance = _settings(job, args or {}, asked)
             measured = measure_costs(instance, settings) if instance is not None and costs is None else None
             chosen = costs or measured or assumed(codec, parts=Parts.of(settings))
-            count = functions or workers
+            count = min(functions or workers, settings.workers)
             store = Channel.parse(channel) if isinstance(channel, str) else channel
             where = Platform.parse(platform) if isinstance(platform, str) else platform
             place = (settings, count, chosen, store, where, STRAGGLERS.make(stragglers), seed)
@@ -196,8 +207,9 @@ def _steps(asked: RunOptions, updates: int | None) -> int:
     """Return the `steps` of run.json: the updates of each worker, or the commits if the schedule counts those."""
     if asked.steps is not None and updates is not None:
         raise SettingsError("give either steps or updates, not both")
-    parts, workers = Parts.of(asked), asked.workers
     demand_workers(asked)
+    asked, _ = in_slots(asked)
+    parts, workers = Parts.of(asked), asked.workers
     if (updates if updates is not None else asked.steps if asked.steps is not None else 1) < 1:
         raise SettingsError("a run has at least one update")
     counted = parts.schedule.needs(workers) if asked.schedule.startswith("quorum") else workers
@@ -210,13 +222,21 @@ def _settings(
     if job is not None:
         job_settings, instance = resolve_job(job, args)
         return replace_token(settings_for(instance, job_settings, asked)), instance
+    asked, clients = in_slots(asked)
     assert asked.steps is not None
-    per_epoch, algorithm = min(asked.steps, 100), Parts.of(asked).algorithm
+    partition, shares = asked.partition or IID, clients or asked.workers
+    batches, algorithm = min(asked.steps, 100), Parts.of(asked).algorithm
+    samples = PretendedSamples(BATCH_SIZE * shares * algorithm.summands * batches)
+    sampler, sha256 = deal(partition, samples, shares, BATCH_SIZE, asked.seed, algorithm.summands, asked.workers)
+    per_epoch = sampler.steps_per_epoch
     return resolved_settings(
         asked,
         job=JobSettings(spec="none"),
+        clients=clients,
+        partition=partition,
+        owners_sha256=sha256,
         batch_size=BATCH_SIZE,
-        samples=BATCH_SIZE * asked.workers * algorithm.summands * per_epoch,
+        samples=len(samples),
         steps_per_epoch=per_epoch,
         parameters=0,
         snapshot_every=asked.snapshot_every or max(1, per_epoch // algorithm.batches(per_epoch)),

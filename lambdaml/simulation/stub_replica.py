@@ -124,7 +124,7 @@ class StubReplica:
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
-        self.memories = Memories(_give_back)
+        self.memories = Memories(_give_back, settings.takes_turns)
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
         self._counts_batches = DISPLACEMENT in self.parts.algorithm.gives
@@ -180,6 +180,7 @@ class StubReplica:
         memory.values = {"batches": self._counted}
         memory.arrays = {}
         memory.pending[update.seq] = PendingUpdate(np.array([self._taken], np.int64), {})
+        self.memories.made(memory)
 
     def check(self, update: Update) -> str:
         return "gradient is not finite" if self.bad(update.worker, update.seq) else ""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import SettingsError
 from lambdaml.registry import Registry
+from lambdaml.seeds import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.traces import Trace
-from lambdaml.training.sampling import derive_seed
 
 
 class Delays(Protocol):

@@ -13,8 +13,8 @@ import torch
 
 from lambdaml.errors import JobError, JobFailed, LambdaMLError
 from lambdaml.job import Job
+from lambdaml.seeds import derive_seed
 from lambdaml.training.frames import own_frames
-from lambdaml.training.sampling import derive_seed
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:

@@ -31,9 +31,9 @@ from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.snapshot import read_state
+from lambdaml.seeds import derive_seed
 from lambdaml.training.loading import load_run_job
 from lambdaml.training.one_thread import OneThread
-from lambdaml.training.sampling import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

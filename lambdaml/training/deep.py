@@ -31,8 +31,9 @@ from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.records import DAMAGED, Update, damaged
 from lambdaml.log.snapshot import meta_of, read_state
+from lambdaml.schedules.cohort import Turns
+from lambdaml.seeds import derive_seed
 from lambdaml.training.replay import commits_from
-from lambdaml.training.sampling import derive_seed
 from lambdaml.worker.recomputing import Made, comes_out
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class DeepCheck:
     def __init__(self, run: RunReader, share: float, snapshots: Sequence[int], commits: int, remembers: bool) -> None:
         self._run, self._commits, self._remembers = run, commits, remembers
         self._findings = Findings()
+        self._turns = Turns(run.settings) if run.settings.takes_turns else None
         self._published = [keys.update_id(info.key) for info in run.store.list(keys.UPDATES)]
         metas = {each: meta_of(run.store, keys.snapshot(each)) for each in snapshots}
         self._snapshots: dict[int, int] = {meta["log_state"]["commit"]: each for each, meta in metas.items()}
@@ -277,14 +279,24 @@ class DeepCheck:
             stretch.begun = True
             for other in [other for other in self._followed if other.worker == stretch.worker]:
                 self._let_go(replica, other)
-            found = self._memory(stretch.worker, stretch.start) if stretch.written else Memory(stretch.worker)
+            found = self._before(stretch)
             if found is not None and found.ready_commit <= replica.log_state.commit:
-                replica.memories.host(found, replica.log_state)
+                if self._turns is not None:
+                    replica.memories.begin_turn(found, stretch.worker, stretch.start, replica.log_state)
+                else:
+                    replica.memories.host(found, replica.log_state)
                 stretch.memory = found
                 self._followed.add(stretch)
         if stretch.memory is not None:
             stretch.memory.seq = seq
         return stretch.memory is not None
+
+    def _before(self, stretch: _Stretch) -> Memory | None:
+        """Return the memory with which a stretch begins; None if it is not there."""
+        if self._turns is None:
+            return self._memory(stretch.worker, stretch.start) if stretch.written else Memory(stretch.worker)
+        latest = self._turns.latest(stretch.worker, stretch.start)
+        return Memory(stretch.worker) if latest is None else self._memory(latest[0], latest[1] + 1)
 
     def _let_go(self, replica: Replica, stretch: _Stretch) -> None:
         if stretch in self._followed:

@@ -17,6 +17,7 @@ from lambdaml.errors import JobFailed
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
 from lambdaml.partitions import PARTITIONS
+from lambdaml.seeds import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.calls import call, fetch, seed_streams
@@ -26,7 +27,7 @@ from lambdaml.training.inner_rates import InnerRates
 from lambdaml.training.jobparts import encode_training, load_training
 from lambdaml.training.owners import DatasetSamples
 from lambdaml.training.rows import Rows
-from lambdaml.training.sampling import Sampler, derive_seed, sampler_of
+from lambdaml.training.sampling import Sampler, sampler_of
 
 _MAX_LOSS_SCALE = 2.0**16
 _PLAIN = (

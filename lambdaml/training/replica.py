@@ -24,6 +24,7 @@ from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Upda
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
 from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
+from lambdaml.seeds import derive_seed
 from lambdaml.settings import Settings
 from lambdaml.training.bodies import split_body, split_buffers
 from lambdaml.training.calls import call, seed_streams
@@ -35,7 +36,7 @@ from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.model_state import ModelState
 from lambdaml.training.numerics import norm
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.sampling import Sampler
 from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
 from lambdaml.training.strays import Strays
@@ -97,7 +98,6 @@ class Replica:
             inner_steps=settings.batches or settings.steps * self.algorithm.batches(settings.steps_per_epoch),
         )
         self.buffers, self.flat, self.rows = self.local.buffers, self.local.flat, self.local.rows
-        self.size = self.flat.size
         outer = self.algorithm.outer(self.flat.parameters)
         self._displaces = outer is not None
         self.optimizer: Optimizer = inner if outer is None else outer
@@ -107,7 +107,7 @@ class Replica:
         self.strays = Strays(job, self.model)
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
-        self.memories = Memories(self._give_back)
+        self.memories = Memories(self._give_back, settings.takes_turns)
         self.slices = VectorSlices.of(self.parts, self.local)
         self._made: _Made | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
@@ -208,6 +208,7 @@ class Replica:
             else:
                 taken = made.taken.copy() if made.taken is self.flat.host else made.taken
             self.feedback.sent(memory, update.seq, taken, encoded | rows)
+            self.memories.made(memory)
 
     def _add_sent(self, body: Body, weight: float, out: Vector) -> None:
         encoded, rows, _ = split_body(body)

@@ -11,7 +11,6 @@ number of rounds, to the nearest, in which as many samples are used as the data 
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 from lambdaml.algorithms import ALGORITHMS, Share
 from lambdaml.errors import SettingsError
 from lambdaml.partitions import PARTITIONS, Owners, Samples, demand_owners, digest_of, in_runs
+from lambdaml.schedules.cohort import Cohorts
+from lambdaml.seeds import random_state
 
 if TYPE_CHECKING:
     from lambdaml.settings import Settings
@@ -28,20 +29,8 @@ if TYPE_CHECKING:
 PRETENDED_CLASSES = 10
 """Where there is no data set, samples are dealt as if they had this many classes, of equally many samples."""
 
-_KEPT_ORDERS, _KEPT_COHORTS = 256, 16
-"""This many orders of owned samples are kept, and the cohorts of this many rounds."""
-
-
-def derive_seed(*parts: int | str) -> int:
-    """Derive a 63-bit seed from any parts, the same on every machine."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def random_state(*parts: int | str) -> np.random.RandomState:
-    """Return a stream seeded by these parts. Those of `RandomState` are frozen by NumPy's policy; those of `Generator`
-    may change between releases."""
-    return np.random.RandomState(derive_seed(*parts) % 2**32)
+_KEPT_ORDERS = 256
+"""This many orders of owned samples are kept."""
 
 
 class Sampler:
@@ -67,17 +56,16 @@ class Sampler:
         self.workers = workers
         self.seed = seed
         self._shares, self._summands = shares, summands
-        self._slots = slots if slots is not None and slots < workers else None
+        self._slots = workers if slots is None else slots
         largest, smallest = -(-samples // shares), samples // shares
         self._per_pass = min(-(-largest // batch_size), smallest)
         self._order = lru_cache(maxsize=2)(self._permute)
-        self._cohort = lru_cache(maxsize=_KEPT_COHORTS)(self._draw)
+        self._cohorts = Cohorts(workers, slots, seed) if slots is not None and slots < workers else None
 
     @property
     def steps_per_epoch(self) -> int:
         """The number of updates that each worker, or each slot of a round, makes in an epoch."""
-        rounds = self.samples / self._round_samples()
-        return max(1, round(rounds if self._slots is None else rounds * self.workers / self._slots))
+        return max(1, round(self.samples / self._round_samples() * (self.workers / self._slots)))
 
     def _round_samples(self) -> float:
         """Return the mean number of samples of a round in which all workers take part."""
@@ -86,21 +74,8 @@ class Sampler:
     def share(self, worker: int, seq: int) -> Share:
         """Return the share of the data from which an update is computed: that of its worker, or of the one that takes its
         slot in this round."""
-        number = worker if self._slots is None else self._cohort(seq)[worker]
+        number = worker if self._cohorts is None else self._cohorts.members(seq)[worker]
         return Share(number, self._size(number), self._batches(number))
-
-    def _draw(self, turn: int) -> list[int]:
-        """Return the workers that take part in a round, in rising order. Each set of them is equally likely.
-
-        The time it takes does not depend on the number of all workers. Source: Floyd's algorithm, in Bentley, "A sample
-        of brilliance", CACM 30(9), 1987.
-        """
-        assert self._slots is not None
-        random, drawn = random_state("cohort", self.seed, turn), set[int]()
-        for last in range(self.workers - self._slots, self.workers):
-            one = int(random.randint(last + 1))
-            drawn.add(last if one in drawn else one)
-        return sorted(drawn)
 
     def indices(self, worker: int, seq: int) -> NDArray[np.int64]:
         """Return the sample numbers of batch `seq` of `worker`: int64, never empty."""

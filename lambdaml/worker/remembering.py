@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from lambdaml.errors import BadObject
+from lambdaml.errors import BadObject, RunFailed
 from lambdaml.events import MemoryEvent
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
+from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Update
+from lambdaml.schedules.cohort import Turns
 from lambdaml.settings import RECOVER_S
 from lambdaml.worker.reading import read
 from lambdaml.worker.recovery import Recovered, recover, resets
@@ -42,7 +44,12 @@ class Remembering:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._memories = shared.replica.memories
-        self._on = shared.replica.parts.remembers
+        remembers = shared.replica.parts.remembers
+        self._on, self._in_turns = (
+            remembers and not shared.settings.takes_turns,
+            remembers and shared.settings.takes_turns,
+        )
+        self._turns = Turns(shared.settings)
         self._expected: set[int] = set()  # workers that will ask for their memory soon
         self._waiting: dict[int, int] = {}
         self._recovering = False
@@ -93,6 +100,34 @@ class Remembering:
                 await self._restore(dict(self._waiting))
         self._waiting.pop(worker, None)
         shared.changed()
+
+    async def begin_turn(self, worker: int, seq: int) -> None:
+        """In a run of cohorts, read the memory of the one who takes this slot for update `seq`, from where it left it.
+
+        Raises:
+            RunFailed: If it is not there, or damaged.
+        """
+        if not self._in_turns:
+            return
+        shared = self._shared
+        latest, memory = self._turns.latest(worker, seq), Memory(worker)
+        if latest is not None:
+            key = keys.memory(latest[0], latest[1] + 1)
+            try:
+                memory = demand_present(await read(shared.world, key, Memory.read), key)
+            except BadObject as error:
+                raise RunFailed(f"{key} is damaged, and with it what a worker remembers: {error}") from error
+        await shared.world.compute(lambda: self._memories.begin_turn(memory, worker, seq, shared.replica.log_state))
+
+    async def end_turn(self, update: Update) -> None:
+        """In a run of cohorts, write the memory after an update that was just made, before the update itself is created."""
+        if not self._in_turns:
+            return
+        shared, (worker, seq) = self._shared, update.id
+        commits = shared.replica.log_state.commit
+        data = await shared.world.compute(lambda: self._memories.end_turn(worker, seq + 1, commits))
+        await shared.world.store.create(keys.memory(worker, seq + 1), data)
+        shared.world.emit(MemoryEvent(worker=worker, updates=seq + 1, size_bytes=len(data), function=shared.name))
 
     async def _restore(self, wanted: dict[int, int]) -> None:
         shared, world = self._shared, self._shared.world

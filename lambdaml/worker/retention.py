@@ -22,6 +22,7 @@ from lambdaml.log.retention import (
     updates_between,
 )
 from lambdaml.log.state import KNOWN_FATES
+from lambdaml.schedules.cohort import Turns
 from lambdaml.storage.backend import batches
 from lambdaml.worker.machine import apart
 from lambdaml.worker.reading import read
@@ -43,6 +44,7 @@ class Retention:
         self._aim: Horizon | None = None
         self._tried: tuple[Horizon, int] | None = None
         self._known = False
+        self._turns = Turns(shared.settings)
 
     def restored(self) -> None:
         """Note the snapshot with which this function begins, which may become the horizon."""
@@ -127,7 +129,7 @@ class Retention:
         """Return whether the memories that may still be needed could be recovered with what is kept from there on. A
         worker that has made all of its updates needs none."""
         shared = self._shared
-        if memories is None:
+        if memories is None or shared.settings.takes_turns:  # then they are written with each update
             return True
         newest = newest_memories(memories, shared.settings.workers)
         for worker, decided in enumerate(place.next_seq):
@@ -165,8 +167,7 @@ class Retention:
         last = passed[-1]
         older = [info.key for info in await store.list(keys.SNAPSHOTS) if keys.number(info.key) < last.version]
         spent = [keys.horizon(horizon.commit) for horizon in passed[:-1]]
-        newest = newest_memories(memories, self._shared.settings.workers)
-        forgotten = [keys.memory(w, seq) for w, seq in memories if seq < min(newest[w], last.next_seq[w])]
+        forgotten = self._unneeded(memories, last)
         sums = [info.key for info in await store.list(keys.REDUCED) if keys.reduced_commit(info.key) < last.commit]
         if apart(self._shared.replica):
             sums += below(last, await store.list(keys.BLOCKS), await store.list(keys.SUMS))
@@ -176,6 +177,13 @@ class Retention:
         self._horizons = self._horizons[len(passed) - 1 :]
         self._marks = deque(mark for mark in self._marks if mark.commit > last.commit)
         self._shared.world.emit(HorizonEvent(version=last.version))
+
+    def _unneeded(self, memories: Sequence[tuple[int, int]], last: Horizon) -> list[str]:
+        """Return the keys of the memories that nobody can need from this place on."""
+        if self._shared.settings.takes_turns:
+            return [keys.memory(*each) for each in self._turns.superseded(memories, last.next_seq[0])]
+        newest = newest_memories(memories, self._shared.settings.workers)
+        return [keys.memory(w, seq) for w, seq in memories if seq < min(newest[w], last.next_seq[w])]
 
     async def _pinned(self) -> list[int]:
         """Return the versions that pins name."""

@@ -70,6 +70,7 @@ class Worker:
                 seq, base = await self._recover(), -1
                 continue
             started = world.now()
+            await self._remembering.begin_turn(worker, seq)
             self._bases.make_room()
             shared.window.reserve((worker, seq))
             publish = self._publish_beside if shared.replica.parts.delay else self._publish
@@ -181,6 +182,7 @@ class Worker:
         """
         shared, world, (worker, seq) = self._shared, self._shared.world, update.id
         sent, forgets = world.now(), False
+        await self._remembering.end_turn(update)
         if update.apart is not None:
             await put_blocks(shared, update)
         standing = await world.store.create(keys.update(worker, seq), data)

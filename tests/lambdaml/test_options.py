@@ -39,7 +39,7 @@ def test_every_option_is_documented_where_it_is_defined(options: type[LaunchOpti
 
 def test_what_run_json_leaves_out_means_what_train_takes_by_default() -> None:
     shared = {option.name: option.default for option in fields(RunOptions)}
-    shared |= {"max_rejected": 10, "error_feedback": 0.0}  # as resolved for the default codec
+    shared |= {"max_rejected": 10, "error_feedback": 0.0, "partition": "iid"}  # as resolved for the default codec
     defaults = {name: field.default for name, field in Settings.model_fields.items() if not field.is_required()}
     same = defaults.keys() & shared.keys() - {"numerics"}
     assert {"schedule", "codec", "staleness", "seed", "lease_s", "patience_s"} < same

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lambdaml.seeds import derive_seed
 from lambdaml.studies.staleness.algorithms import UPDATE_RULES
-from lambdaml.training.sampling import derive_seed
 
 _CHUNK = 64
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lambdaml.seeds import derive_seed
 from lambdaml.studies.staleness.data import Images, digits
 from lambdaml.studies.staleness.engine import one_thread
 from lambdaml.studies.staleness.mlp import Mlp
-from lambdaml.training.sampling import derive_seed
 
 _REFERENCE, _BATCH, _RATE, _WIDTH = 1000, 32, 0.04, 64
 

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from lambdaml import Job
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.seeds import derive_seed
+from lambdaml.training.sampling import Sampler
 
 
 class Client:

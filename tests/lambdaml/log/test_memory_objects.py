@@ -61,7 +61,7 @@ def test_a_memory_begins_anew_with_the_fate_of_a_damaged_update_and_only_once() 
 
 
 def test_a_memory_that_lacks_an_update_serves_when_it_has_begun_anew() -> None:
-    memories, memory = Memories(nothing), remembered(2, lacks=1)
+    memories, memory = Memories(nothing, in_turns=False), remembered(2, lacks=1)
     memories.host(memory, decided(""))
     assert memories.unready(0, 2) and not memories.holds(0, 2)
     memories.settle(decided("", DAMAGED))
@@ -74,7 +74,7 @@ def test_an_update_whose_publisher_decided_its_fate_and_that_nobody_else_can_rea
 
 
 def test_a_memory_serves_from_the_commit_on_for_which_it_was_written() -> None:
-    memories = Memories(nothing)
+    memories = Memories(nothing, in_turns=False)
     memories.host(remembered(2, ready_commit=2), decided(""))
     assert memories.unready(0, 2)
     with pytest.raises(RunFailed, match="no memory"):

@@ -13,8 +13,9 @@ import lambdaml
 from benchmarks.overlap import round_s
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
+from lambdaml.seeds import derive_seed
 from lambdaml.simulation.faults import try_seeds
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.sampling import Sampler
 from lambdaml.worker.backlog import Backlog
 from lambdaml.worker.bases import Bases
 from lambdaml.worker.committer import Committer

@@ -13,10 +13,10 @@ from lambdaml.log import keys
 from lambdaml.log.commits import build_commit, summed
 from lambdaml.log.records import Update
 from lambdaml.schedules import SCHEDULES
+from lambdaml.seeds import derive_seed
 from lambdaml.staleness import RULES
 from lambdaml.storage import copy
 from lambdaml.training.replica import Replica
-from lambdaml.training.sampling import derive_seed
 from tests.lambdaml.lab import Tiny, broken_off, equal, memory, model_bytes, train, update_of
 
 STEPS = 9

@@ -18,8 +18,9 @@ from torch.utils.data import default_collate
 from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject, JobError
 from lambdaml.log.records import Commit, Entry
+from lambdaml.seeds import derive_seed
 from lambdaml.training.replica import Replica
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.sampling import Sampler
 from tests.lambdaml.lab import Made, Tiny, equal, read_back, replica_of, round_of, train, update_of
 
 STEPS = 12
@@ -394,7 +395,7 @@ def test_weights_multiply_gradients_and_averages_in_the_order_of_the_commit() ->
     weights = [0.5, 0.25, 0.125]
     step = tuple(Entry(w, 0, 0, 1, 8, 0.5, 0, weight) for w, weight in zip((2, 0, 1), weights, strict=True))
     replica.apply(Commit(0, 0, (step,)), updates)
-    expected = np.zeros(replica.size, np.float32)
+    expected = np.zeros(replica.flat.size, np.float32)
     size = replica.settings.batch_size
     for entry in step:
         expected += updates[entry.worker, 0].body["gradient"] * np.float32(entry.weight * (8 / size))

@@ -120,7 +120,7 @@ def test_buffers_where_the_model_has_none_are_rejected() -> None:
 
 def test_a_gradient_of_too_large_a_norm_is_rejected() -> None:
     replica = replica_of(Tiny(), max_update_norm=2.0)
-    size = replica.size
+    size = replica.flat.size
     for norm, accepted in ((1.99, True), (2.01, False)):
         body = {"gradient": np.full(size, norm / math.sqrt(size), np.float32)}
         fault = replica.check(update_of(replica, 0, 0, body=body))
@@ -141,5 +141,5 @@ def test_an_update_that_claims_other_samples_than_it_was_dealt_is_rejected() -> 
 
 def test_bf16_rejects_what_overflows_when_it_is_rounded() -> None:
     replica = replica_of(Tiny(), codec="bf16")
-    body = replica.codec.encode(np.full(replica.size, 3.4e38, np.float32), replica.flat.layout, UpdateContext())
+    body = replica.codec.encode(np.full(replica.flat.size, 3.4e38, np.float32), replica.flat.layout, UpdateContext())
     assert replica.check(update_of(replica, 0, 0, body=body)) == "gradient is not finite"

@@ -164,7 +164,7 @@ def test_a_codec_that_leaves_numbers_out_adds_to_the_rows_what_it_decodes(first:
 def test_a_training_whose_codec_leaves_numbers_of_the_rows_out_verifies() -> None:
     run = train(job(), codec="topk:0.1", workers=3, steps=8, seed=4)
     assert lambdaml.Run(run.store, job()).verify().faults == []
-    size = replica_of(job()).size
+    size = replica_of(job()).flat.size
     assert largest_update(run) < size, "a tenth of the numbers takes 0.8 bytes for each, and all take 4"
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambdaml.errors import SettingsError
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.seeds import derive_seed
+from lambdaml.training.sampling import Sampler
 
 
 @st.composite
@@ -78,7 +79,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_the_order_is_the_same_in_another_process_and_in_every_release() -> None:
-    code = "from lambdaml.training.sampling import *; print(derive_seed('a', 1), Sampler(10, 2, 5, 3).indices(1, 7).tolist())"
+    code = "from lambdaml.seeds import *; from lambdaml.training.sampling import *; print(derive_seed('a', 1), Sampler(10, 2, 5, 3).indices(1, 7).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     here = f"{derive_seed('a', 1)} {Sampler(10, 2, 5, 3).indices(1, 7).tolist()}"
     assert done.stdout.strip() == here

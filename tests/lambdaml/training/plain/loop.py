@@ -20,9 +20,10 @@ import lambdaml
 from lambdaml import Job
 from lambdaml.errors import JobError
 from lambdaml.events import Event
+from lambdaml.seeds import derive_seed
 from lambdaml.storage import Store
 from lambdaml.training.replay import replica_at
-from lambdaml.training.sampling import Sampler, derive_seed
+from lambdaml.training.sampling import Sampler
 
 STEPS = 8
 STOP_AT = 4
