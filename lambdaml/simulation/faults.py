@@ -25,7 +25,7 @@ from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
-from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules import SCHEDULES, cohort_of
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
@@ -38,7 +38,7 @@ from lambdaml.storage.backend import Op
 
 _SCHEDULES = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
 _PIPELINES = ("pipeline:1", "pipeline:2")
-SCHEDULES_TRIED = (*_SCHEDULES, *_PIPELINES)
+SCHEDULES_TRIED = (*_SCHEDULES, *_PIPELINES, "cohort:2")
 LIMIT_S = 600.0
 """The seconds after which a run that has not ended never will."""
 
@@ -54,7 +54,8 @@ class FaultScenario:
     Attributes:
         seed: The seed from which the scenario was drawn. It also seeds the run's faults.
         schedule: The schedule, with its arguments.
-        workers: The number of workers.
+        workers: The number of workers; in a run of cohorts, of the slots of a round.
+        clients: In a run of cohorts, the number of those who take turns in the slots.
         functions: The number of functions.
         steps: The number of updates of each worker, or of commits if the schedule counts those.
         snapshot_every: The number of updates of each worker after which a snapshot is taken.
@@ -101,6 +102,7 @@ class FaultScenario:
     damage: float = 0.0
     keep_bytes: int | None = None
     keep_rounds: int | None = None
+    clients: int | None = None
     outage: tuple[float, float] = (0.0, 0.0)
     calm_s: float = 60.0
     algorithm: str = "gradient"
@@ -155,9 +157,21 @@ class FaultScenario:
         overlap = random.Random(f"{seed}/delay")
         if schedule is None and overlap.random() < 0.15:
             scenario.schedule = overlap.choice(_PIPELINES)
+        scenario._form_cohorts(random.Random(f"{seed}/cohort"), anyway=schedule is None)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario
+
+    def _form_cohorts(self, stream: random.Random, anyway: bool) -> None:
+        """Make this a run of cohorts, if its schedule says so, or it is bsp and may be one `anyway`."""
+        if anyway and self.schedule == "bsp" and stream.random() < 0.4:
+            self.schedule = f"cohort:{self.workers}"
+        size = cohort_of(SCHEDULES.make(self.schedule))
+        if size is not None:
+            self.workers, self.functions = size, min(self.functions, size)
+            self.clients = size + stream.randint(1, 4)
+            self.steps += 2
+            self.algorithm = self.algorithm.replace("local:auto,most=3", "local:2")
 
     def _troubling_memories(self, stream: random.Random) -> FaultScenario:
         """Return this scenario with more of what memories suffer from: they are rarely written, functions die and meet
@@ -262,6 +276,7 @@ def play(
     settings = Settings(
         job=JobSettings(spec="shadow"),
         workers=scenario.workers,
+        clients=scenario.clients,
         steps=scenario.steps,
         schedule=scenario.schedule,
         pattern=scenario.pattern,
@@ -269,7 +284,7 @@ def play(
         error_feedback=float(scenario.error_feedback),
         recover_s=scenario.recover_s,
         batch_size=8,
-        samples=8 * scenario.workers * scenario.steps,
+        samples=8 * (scenario.clients or scenario.workers) * scenario.steps,
         steps_per_epoch=scenario.steps,
         parameters=1,
         snapshot_every=scenario.snapshot_every,

@@ -16,6 +16,7 @@ from lambdaml.log.records import DAMAGED, Commit, Update, damaged
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
+from lambdaml.simulation.turn_judge import cohorts_of, judge_turns
 
 CREATE_ONLY = (
     *("run.json", "log/", "updates/", "blocks/", "reduced/", "sums/", "snapshots/", "leases/", "memory/"),
@@ -47,9 +48,14 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     broken += _deletions(virtual)
     if remembers(virtual):
         chains = [bytes.fromhex(chain) for _, chain in _chains(virtual, commits, updates)]
-        broken += judge_memories(virtual, commits, updates, chains)
-        broken += judge_horizons(virtual, updates)
-    rounds = virtual.settings.schedule in ("bsp", "ssp:0") or virtual.settings.schedule.startswith("pipeline")
+        if virtual.settings.takes_turns:
+            broken += judge_turns(virtual, updates, chains)
+        else:
+            broken += judge_memories(virtual, commits, updates, chains)
+            broken += judge_horizons(virtual, updates)
+    rounds = virtual.settings.schedule in ("bsp", "ssp:0") or virtual.settings.schedule.startswith(
+        ("pipeline", "cohort")
+    )
     if not end and rounds and all(not c.refused for c in commits):
         broken += _bits(virtual)
     return broken
@@ -202,6 +208,8 @@ def _states(virtual: VirtualRun, commits: list[Commit], updates: dict[tuple[int,
     for life in virtual.lives:
         state = life.machine.state().meta
         log_state = state["log_state"]
+        if life.world.overtaken:
+            continue  # it had computed deleted updates again, and left when it noticed
         if log_state["commit"] > len(commits):
             if life.outcome == "done":
                 broken.append(f"{life.name} has applied commits that the log does not hold")
@@ -238,16 +246,16 @@ def _bounds(virtual: VirtualRun, commits: list[Commit]) -> list[str]:
     name, _, text = settings.schedule.partition(":")
     next_seq = [0] * settings.workers
     for commit in commits:
-        if name == "bsp" and any(entry.staleness for entry in commit.applied):
+        if name in ("bsp", "cohort") and any(entry.staleness for entry in commit.applied):
             broken.append(f"commit {commit.commit} of bsp applies stale updates")
         if name == "pipeline":
             due = [(entry, commits[max(0, entry.seq - int(text))].version) for entry in commit.applied]
             broken += [
                 f"update {(e.worker, e.seq)} is of version {e.base}, not {base}" for e, base in due if e.base != base
             ]
-        if name in ("bsp", "pipeline", "quorum") and len(commit.steps) > 1:
+        if name in ("bsp", "cohort", "pipeline", "quorum") and len(commit.steps) > 1:
             broken.append(f"commit {commit.commit} takes {len(commit.steps)} steps")
-        if name in ("bsp", "pipeline") and any(
+        if name in ("bsp", "cohort", "pipeline") and any(
             [e.worker for e in s] != sorted(e.worker for e in s) for s in commit.steps
         ):
             broken.append(f"commit {commit.commit} sums in another order than by worker")
@@ -296,7 +304,7 @@ def _deletions(virtual: VirtualRun) -> list[str]:
             newest = [
                 key for key in gone.standing[keys.MEMORY] if key.rpartition("/")[0] == gone.key.rpartition("/")[0]
             ]
-            if max(newest, default="") <= gone.key:
+            if max(newest, default="") <= gone.key and not virtual.settings.takes_turns:
                 broken.append(f"{gone.key} was deleted while no newer one stood")
         elif gone.key.startswith((keys.REDUCED, keys.SUMS)):
             if not horizon or keys.reduced_commit(gone.key) >= keys.number(horizon):
@@ -308,16 +316,18 @@ def _deletions(virtual: VirtualRun) -> list[str]:
 
 def _bits(virtual: VirtualRun) -> list[str]:
     """Check promise 4: a synchronous run ends with the bits of the undisturbed one, which is computed without a run."""
-    delay = virtual.settings.schedule.partition(":")[2]
+    delay = virtual.settings.schedule.partition(":")[2] if virtual.settings.schedule.startswith("pipeline") else ""
+    cohorts = cohorts_of(virtual.settings)
     settings, after = virtual.settings, [chain := _start(virtual)]
     rest: dict[tuple[int, int], int] = {}
     for seq in range(settings.steps):
         terms, base = [], seq - int(delay or 0)  # what the round before that did not carry returns with this one
-        for worker in range(settings.workers):
+        for worker, one in enumerate(cohorts.members(seq)):
             number = chain_digest(after[max(0, base)], worker, seq)
             if remembers(virtual):
-                taken = (round(number * WHOLE) + rest.get((worker, base - 1), 0)) % WHOLE
-                number, rest[worker, seq] = taken / WHOLE, taken // 4
+                at = max((turn for who, turn in rest if who == one and turn < base), default=-1)
+                taken = (round(number * WHOLE) + rest.get((one, at), 0)) % WHOLE
+                number, rest[one, seq] = taken / WHOLE, taken // 4
             terms.append(((worker, seq), number, 1.0))
         after.append(chain := _advance(chain, terms))
     model = virtual.bucket.get(keys.MODEL)

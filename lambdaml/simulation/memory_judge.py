@@ -61,7 +61,7 @@ def judge_memories(
         chains: The state after each number of commits.
     """
     fates = {(entry.worker, entry.seq): (commit.commit, entry.weight) for commit in commits for entry in commit.entries}
-    written = _written(virtual)
+    written = written_memories(virtual)
     for worker in range(virtual.settings.workers):
         kept, seq = _Kept(worker), 0
         while (worker, seq) in updates:
@@ -84,7 +84,7 @@ def judge_memories(
             if memory is not None:
                 then = _Kept(worker, kept.residual, dict(kept.pending), list(kept.damaged))
                 then.settle(fates, memory.ready_commit)
-                if not then.damaged and (then.residual % WHOLE, then.pending) != _numbers(memory):
+                if not then.damaged and (then.residual % WHOLE, then.pending) != numbers_of(memory):
                     yield f"{keys.memory(worker, seq)} is not what worker {worker} remembers"
 
 
@@ -118,13 +118,13 @@ def _record(virtual: VirtualRun, key: str) -> dict[str, Any]:
     return record
 
 
-def _numbers(memory: Memory) -> tuple[int, dict[int, int]]:
+def numbers_of(memory: Memory) -> tuple[int, dict[int, int]]:
     """Return the residual and the pending vectors of a written memory."""
     residual = int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
     return residual, {number: int(each.vector[0]) for number, each in memory.pending.items()}
 
 
-def _written(virtual: VirtualRun) -> dict[tuple[int, int], Memory]:
+def written_memories(virtual: VirtualRun) -> dict[tuple[int, int], Memory]:
     """Return the memories that the bucket holds or held. Of two at one place the first counts: the other followed its
     deletion, and nobody reads it, since newer ones stand."""
     found: dict[tuple[int, int], Memory] = {}

@@ -304,6 +304,7 @@ class VirtualWorld:
 
     Attributes:
         busy_s: The seconds of compute so far.
+        overtaken: Whether the function met what the run's horizon had passed, so that it must begin anew.
     """
 
     def __init__(
@@ -320,6 +321,7 @@ class VirtualWorld:
         emit: Emit = lambda event: None,
     ) -> None:
         self.group = group
+        self.overtaken = False
         self.kernel = group.kernel
         patience = Patience(patience_s, self.now, self.uniform, tell_outages(self.emit), self.leaving)
         self.store = VirtualStore(bucket, self, bytes_per_s, patience)
@@ -428,6 +430,7 @@ class VirtualWorld:
     def emit(self, event: Event) -> None:
         if not self.group.dead:
             name = self.group.name
+            self.overtaken |= event.event == "overtaken"
             self._emit(event if event.function == name else replace(event, function=name))
 
 
