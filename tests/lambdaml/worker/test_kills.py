@@ -96,6 +96,22 @@ def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_t
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
 
 
+@pytest.mark.parametrize("codec", ["fp32", "topk:0.1"])
+def test_a_run_of_cohorts_is_killed_twenty_times_and_ends_with_the_same_bits(codec: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"schedule": "cohort:4", "workers": 9, "partition": "dirichlet:1", "codec": codec}
+    options |= {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep", "keep": 16, "snapshot_every": 4}
+    killer = Killer(KILLS, seed=7)
+    killed = train(f"file://{tmp_path}/run?latency=20ms", killer, functions=2, **options)
+    assert killer.done == KILLS
+    alone = train(f"memory://{tmp_path.name}", functions=1, **options)
+    assert killed.model_sha256 == alone.model_sha256
+    run = lambdaml.Run(f"file://{tmp_path}/run")
+    assert run.verify(deep=1).faults == []
+    assert len(list(run.store.list(keys.MEMORY))) < 4 * (16 + 8) + 9, (
+        "the newest of each worker, and those of the rounds kept"
+    )
+
+
 @pytest.mark.parametrize("pattern", ["tree:2", "scatter"])
 def test_whoever_adds_up_for_the_others_is_killed_and_the_bits_are_the_same(pattern: str, tmp_path: Path) -> None:
     killer = Killer(KILLS, seed=11)
