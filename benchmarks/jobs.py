@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,3 +136,51 @@ class Asleep(Payload):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         time.sleep(self.seconds)
         return super().loss(model, batch)
+
+
+class _Generated(Dataset[tuple[Tensor, Tensor]]):
+    """Samples of ten classes that are made when they are asked for: a class's centre and noise, moved a little for each
+    client."""
+
+    def __init__(self, clients: int, each: int, classes: int = 10, size: int = 64) -> None:
+        self._clients, self._each, self._size = clients, each, size
+        self._centres = np.random.RandomState(0).standard_normal((classes, size)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return self._clients * self._each
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        client, draw = index // self._each, np.random.RandomState(1 + index)
+        label = (client + draw.randint(2)) % len(self._centres)  # two classes for each client
+        moved = 0.3 * np.random.RandomState(2**31 + client).standard_normal(self._size)
+        x = self._centres[label] + moved + 1.5 * draw.standard_normal(self._size)
+        return torch.from_numpy(x.astype(np.float32)), torch.tensor(label)
+
+
+class Clients(Job):
+    """Many clients with a few samples each, which take no memory: they are generated. An update has 10 kB."""
+
+    batch_size = 20
+
+    def __init__(self, clients: int = 5000, each: int = 20) -> None:
+        self.clients, self.each = clients, each
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def dataset(self) -> Dataset[tuple[Tensor, Tensor]]:
+        return _Generated(self.clients, self.each)
+
+    def partition(self, workers: int) -> np.ndarray:
+        return np.arange(self.clients * self.each) // self.each
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(model(x), y)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        x, y = map(torch.stack, zip(*[_Generated(1000, 20)[20 * client] for client in range(1000)], strict=True))
+        return {"accuracy": (model(x).argmax(1) == y).float().mean().item()}

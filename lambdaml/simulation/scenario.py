@@ -180,6 +180,11 @@ class Scenario:
                 f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
                 "steps: simulate every request"
             )
+        if self.parts.remembers and settings.takes_turns:
+            raise SettingsError(
+                f"schedule {settings.schedule!r} cannot be simulated in closed form if workers remember something: simulate "
+                "every request"
+            )
         if self.parts.delay:
             raise SettingsError(
                 f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "

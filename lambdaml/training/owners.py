@@ -95,7 +95,7 @@ class DatasetSamples:
         if found.min() < 0 or found.max() >= workers:
             wrong = int(np.flatnonzero((found < 0) | (found >= workers))[0])
             raise JobError(f"{owner}.partition({workers}) gives sample {wrong} to worker {found[wrong]}, which is none")
-        return found.astype(np.int64)
+        return found.astype(np.int64, copy=False)
 
 
 def parts_itself(job: Job) -> bool:

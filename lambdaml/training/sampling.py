@@ -129,7 +129,7 @@ class OwnedSampler(Sampler):
     def __init__(
         self, owners: Owners, workers: int, batch_size: int, seed: int, summands: int = 1, slots: int | None = None
     ) -> None:
-        self._by_owner = np.argsort(owners, kind="stable").astype(np.int64)
+        self._by_owner = np.argsort(owners, kind="stable").astype(np.int64, copy=False)
         self._sizes = np.bincount(owners, minlength=workers * summands)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._passes = -(-self._sizes // batch_size)
