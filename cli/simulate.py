@@ -212,21 +212,25 @@ def simulate(
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"
     results = _results(_schedules(sweep) if sweep is not None else [schedule or "bsp"], job, costs, asked)
-    if sweep is not None:
-        found = list(results)
-        if as_json:
-            _format.print_json([{"schedule": name, **_record(one, bill, channel)} for name, one, bill in found])
-        else:
-            print_sweep(found, asked, origin)
-        return 0
-    ((name, result, bill),) = results
-    if as_json:
-        _format.print_json(_record(result, bill, channel))
+    _print(list(results), sweep is not None, asked, origin, as_json)
+    return 0
+
+
+def _print(
+    found: list[tuple[str, SimulationResult, Bill]], sweep: bool, asked: dict[str, Any], origin: str, as_json: bool
+) -> None:
+    channel = asked["channel"]
+    if as_json and sweep:
+        _format.print_json([{"schedule": name, **_record(one, bill, channel)} for name, one, bill in found])
+    elif as_json:
+        _format.print_json(_record(found[0][1], found[0][2], channel))
+    elif sweep:
+        print_sweep(found, asked, origin)
     else:
         from lambdaml.cli._pattern import simulated_choice
 
+        ((name, result, bill),) = found
         print_result(name, result, bill, asked, origin, simulated_choice(asked, name, result.costs))
-    return 0
 
 
 def _record(result: SimulationResult, bill: Bill, channel: str) -> dict[str, Any]:

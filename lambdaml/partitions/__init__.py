@@ -111,7 +111,7 @@ def demand_owners(name: str, owners: Owners, workers: int) -> None:
 
 def digest_of(owners: Owners) -> str:
     """Return the SHA-256 of owners, in hexadecimal: that of their numbers as little-endian int64."""
-    return hashlib.sha256(memoryview(np.ascontiguousarray(owners, "<i8"))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(owners, "<i8").data).hexdigest()
 
 
 def in_runs(length: int, owners: Sequence[int] | NDArray[np.int64]) -> Owners:

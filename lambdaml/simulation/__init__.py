@@ -160,26 +160,17 @@ def simulate(
     from lambdaml.training.one_thread import OneThread
 
     began = time.monotonic()
-    if functions is not None and not 1 <= functions <= workers:
-        raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
-    _demand_sense(job, real, limits)
+    _demand_sense(job, real, functions, workers, limits)
     how: dict[str, Any] = {"schedule": schedule, "algorithm": algorithm, "codec": codec, "staleness": staleness}
-    how |= {
-        "pattern": pattern,
-        "bracket": bracket,
-        "partition": partition,
-        "seed": seed,
-        "snapshot_every": snapshot_every,
-    }
+    how |= {"pattern": pattern, "bracket": bracket, "partition": partition}
+    how |= {"seed": seed, "snapshot_every": snapshot_every}
     asked = RunOptions(workers=workers, steps=steps, **how, **limits)
     asked = replace(asked, steps=_steps(asked, updates), error_feedback=error_feedback)
     with OneThread() as compute:
 
         def work() -> SimulationResult:
             settings, instance = _settings(job, args or {}, asked)
-            measured = measure_costs(instance, settings) if instance is not None and costs is None else None
-            chosen = costs or measured or assumed(codec, parts=Parts.of(settings))
-            count = min(functions or workers, settings.workers)
+            chosen, count = costs or _costs(instance, settings), min(functions or workers, settings.workers)
             store = Channel.parse(channel) if isinstance(channel, str) else channel
             where = Platform.parse(platform) if isinstance(platform, str) else platform
             place = (settings, count, chosen, store, where, STRAGGLERS.make(stragglers), seed)
@@ -196,7 +187,13 @@ def simulate(
         return compute.submit(work).result()
 
 
-def _demand_sense(job: object, real: bool, limits: dict[str, Any]) -> None:
+def _costs(job: Job | None, settings: Settings) -> Costs:
+    return assumed(settings.codec, parts=Parts.of(settings)) if job is None else measure_costs(job, settings)
+
+
+def _demand_sense(job: object, real: bool, functions: int | None, workers: int, limits: dict[str, Any]) -> None:
+    if functions is not None and not 1 <= functions <= workers:
+        raise SettingsError(f"functions: must lie between 1 and the number of workers (it is {functions})")
     if real and job is None:
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):

@@ -24,7 +24,7 @@ class DatasetSamples:
     `labels`, or the last tensor of a `TensorDataset`, are taken, so that no sample needs to be fetched.
 
     Args:
-        dataset: What `Job.dataset` returned.
+        dataset: The data set that the job has made.
     """
 
     def __init__(self, job: Job, dataset: Any) -> None:

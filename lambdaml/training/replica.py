@@ -73,9 +73,7 @@ class Replica:
     def __init__(
         self, job: Job, settings: Settings, clock: Callable[[], float] = lambda: 0.0, device: str = "cpu"
     ) -> None:
-        self.job = job
-        self.settings = settings
-        self.clock = clock
+        self.job, self.settings, self.clock = job, settings, clock
         self.device = torch.device(device)
         self.parts = Parts.of(settings)
         self.codec, self.rule, self.algorithm = self.parts.codec, self.parts.rule, self.parts.algorithm
