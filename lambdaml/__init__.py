@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lambdaml.job import Job
     from lambdaml.run import Run
     from lambdaml.simulation import SimulationResult, simulate
+    from lambdaml.statistics_job import StatisticsJob
     from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
     from lambdaml.training.driver import TrainResult, resume, train
@@ -48,6 +49,7 @@ __all__ = [
     "RunReport",
     "SearchSpace",
     "SimulationResult",
+    "StatisticsJob",
     "Tariff",
     "Trace",
     "TrainResult",
@@ -81,6 +83,7 @@ _HOMES = {
     "RunReport": "lambdaml.cost.planning.report",
     "SearchSpace": "lambdaml.cost.planning.candidates",
     "SimulationResult": "lambdaml.simulation",
+    "StatisticsJob": "lambdaml.statistics_job",
     "Tariff": "lambdaml.cost.billing.tariff",
     "Trace": "lambdaml.traces",
     "TrainResult": "lambdaml.training.driver",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambdaml.algorithms import ALGORITHMS, MOMENTUM, Algorithm
+from lambdaml.algorithms import ALGORITHMS, MOMENTUM, STATISTICS, Algorithm
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
@@ -59,7 +59,8 @@ class Parts:
         algorithm, rule = ALGORITHMS.make(names.algorithm), RULES.make(names.staleness)
         named = f"algorithm {names.algorithm!r}"
         demand_fit(named, algorithm, f"staleness rule {names.staleness!r}", rule)
-        _demand_given(named, algorithm, f"codec {names.codec!r}", codec.needs)
+        if missing := unfit(codec, algorithm):
+            raise SettingsError(f"codec {names.codec!r} {missing}, which {named} does not send")
         decay = names.error_feedback
         feedback = codec.feedback if decay is None else decay > 0
         pattern = PATTERNS.make(names.pattern)
@@ -74,11 +75,41 @@ class Parts:
         parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
         if cohort_of(schedule) is not None:
             _demand_turns(names, parts)
+        if STATISTICS in algorithm.gives:
+            _demand_as_sent(names, parts)
         if algorithm.fragments > 1:
             _demand_rounds(names, parts)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts
+
+
+def unfit(codec: Codec, algorithm: Algorithm) -> str:
+    """Return what a codec needs and an algorithm's vectors are not, in words, or "". An inexact codec needs vectors along
+    which a step is taken: what is lost of these is a part of a step, and what is lost of a mean statistic a part of the model.
+    """
+    if STATISTICS in algorithm.gives and not codec.exact:
+        return "changes numbers, and so needs vectors along which steps are taken"
+    missing = sorted(codec.needs - algorithm.gives)
+    return f"needs {missing[0]}s" if missing else ""
+
+
+def _demand_as_sent(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that mean statistics arrive as they were sent.
+
+    Raises:
+        SettingsError: If the run has error feedback, or its rule changes vectors.
+    """
+    named = f"algorithm {names.algorithm!r}"
+    if parts.feedback:
+        raise SettingsError(
+            f"error_feedback adds what earlier updates did not carry, and {named} sends means that stand for themselves: "
+            "leave it out"
+        )
+    if parts.rule.transform(names.workers, 1) is not None:
+        raise SettingsError(
+            f"staleness rule {names.staleness!r} changes gradients or displacements, and {named} sends mean statistics"
+        )
 
 
 def _demand_rounds(names: Settings | RunOptions, parts: Parts) -> None:

@@ -149,6 +149,7 @@ def test_the_public_names_are_these() -> None:
         "RunReport",
         "SearchSpace",
         "SimulationResult",
+        "StatisticsJob",
         "Tariff",
         "Trace",
         "TrainResult",

@@ -30,6 +30,9 @@ GRADIENT = "gradient"
 PARTIAL_SUM = "partial sum"
 """An algorithm gives this if its vectors are sums of (samples / nominal) x gradient."""
 
+STATISTICS = "mean statistic"
+"""An algorithm gives this if its vectors are the means of a job's statistics, of which the parameters are means, too."""
+
 MOMENTUM = "momentum"
 """A rule or an outer optimizer gives this if it adds momentum to the steps of the run. No two of a run may."""
 
@@ -147,6 +150,14 @@ class LocalModel(Protocol):
         """Begin a sum of gradients."""
         ...
 
+    def statistics(self, worker: int, batches: range) -> Batch:
+        """Compute the mean of the job's statistics over some of a worker's batches, and leave it in the flat gradient.
+
+        Returns:
+            Their samples, and the mean of the job's objective.
+        """
+        ...
+
     def step(self, worker: int, batch: int, inner_step: int) -> None:
         """Take a step with the job's optimizer along the gradient in the model, clipped as the job says.
 
@@ -184,8 +195,8 @@ class Algorithm(Protocol):
     """Says what workers compute and remember, and which optimizer takes the step of a commit.
 
     Attributes:
-        gives: The set of what it gives to other parts of the run: `GRADIENT`, `PARTIAL_SUM` or `DISPLACEMENT`, and
-            `MOMENTUM`.
+        gives: The set of what it gives to other parts of the run: `GRADIENT`, `PARTIAL_SUM`, `DISPLACEMENT` or
+            `STATISTICS`, and `MOMENTUM`.
         remembers: Whether its workers remember something between their updates.
         keeps_optimizer: Whether that includes the state of their inner optimizers.
         clocked: Whether clocks decide how many batches an update covers.
@@ -240,7 +251,7 @@ class Algorithm(Protocol):
 
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
         """Return the optimizer that takes a commit's step along the mean displacement. None if the vectors are
-        gradients, along whose mean the job's own optimizer takes the step."""
+        gradients or statistics, along whose mean the job's own optimizer takes the step."""
         ...
 
     def samples(self, entry: Entry, settings: Settings, share: Share) -> int:
@@ -262,11 +273,34 @@ def together(batches: Sequence[Batch], loss: float) -> Batch:
     return Batch(sum(batch.samples for batch in batches), loss, absent, tuple(labels))
 
 
+def covers_batches(algorithm: Algorithm) -> bool:
+    """Return whether the headers of an algorithm's updates say which batches they cover. Otherwise each covers one."""
+    return not algorithm.gives & {GRADIENT, PARTIAL_SUM}
+
+
+def in_turn(settings: Settings, worker: int, seq: int, most: int) -> Assignment:
+    """Return what to compute if each update of a worker covers this many batches, and the last one those that are left."""
+    first = seq * most
+    left = settings.batches - first if settings.batches is not None else most
+    return Assignment(worker, seq, first, min(most, left) if left > 0 else most)
+
+
+def wrong_batches(update: Update, due: Assignment) -> str:
+    """Return how the batches that an update claims to cover differ from those that are due, or ""."""
+    if update.batches is None:
+        return "does not say which batches it covers"
+    (first, count), right = update.batches, (due.first_batch, due.batches)
+    return (
+        "" if update.batches == right else f"claims {count} batches from {first} on, not {right[1]} from {right[0]} on"
+    )
+
+
 ALGORITHMS: Registry[Algorithm] = Registry(
     "algorithm",
     {
         "gradient": "lambdaml.algorithms.gradient:GradientDescent",
         "local": "lambdaml.algorithms.local:LocalSteps",
         "presum": "lambdaml.algorithms.presum:Accumulation",
+        "statistics": "lambdaml.algorithms.statistics:Statistics",
     },
 )

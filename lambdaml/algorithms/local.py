@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.algorithms import Assignment, LocalModel, Message, Share, together
+from lambdaml.algorithms import Assignment, LocalModel, Message, Share, in_turn, together, wrong_batches
 from lambdaml.algorithms.fragments import Carried
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
 from lambdaml.codecs import DISPLACEMENT
@@ -122,24 +122,20 @@ class LocalSteps:
         seconds: Mapping[int, float],
     ) -> Assignment:
         most = self.batches(share.batches)
-        first, count = seq * most, most
-        if self._auto:
-            assert memory is not None
-            speed = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
-            first, count = memory.values.get(_DONE, 0), max(1, round(speed * most))
+        if not self._auto:
+            return in_turn(settings, worker, seq, most)
+        assert memory is not None
+        speed = min(seconds.values()) / seconds[worker] if seconds.get(worker) else 1.0
+        first, count = memory.values.get(_DONE, 0), max(1, round(speed * most))
         left = settings.batches - first if settings.batches is not None else count
         return Assignment(worker, seq, first, min(count, left) if left > 0 else count)
 
     def check(self, settings: Settings, share: Share, update: Update) -> str:
-        if update.batches is None:
-            return "does not say which batches it covers"
-        first, count = update.batches
-        if self._auto:
-            most = self.batches(share.batches)
+        most = self.batches(share.batches)
+        if self._auto and update.batches is not None:
+            first, count = update.batches
             return "" if count <= most and first <= update.seq * most else f"claims {count} batches from {first} on"
-        due = self.assign(settings, share, update.worker, update.seq, None, {})
-        right = (first, count) == (due.first_batch, due.batches)
-        return "" if right else f"claims {count} batches from {first} on, not {due.batches} from {due.first_batch} on"
+        return wrong_batches(update, in_turn(settings, update.worker, update.seq, most))
 
     def compute(self, model: LocalModel, memory: Memory | None, assignment: Assignment, inner_step: int) -> Message:
         fresh = Memory(assignment.worker)

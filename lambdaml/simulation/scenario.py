@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.codecs import DISPLACEMENT
+from lambdaml.algorithms import covers_batches
 from lambdaml.errors import SettingsError
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory, PendingUpdate
@@ -207,7 +207,7 @@ class Scenario:
             channel.bandwidth_bytes_per_s,
         )
         update = Update(0, 1000, 1000, 1, "f0.0", 8, 0.1234567890123456, settings.codec, 0.123456, 0.123456, 0.0, 0.1)
-        if DISPLACEMENT in self.parts.algorithm.gives:
+        if covers_batches(self.parts.algorithm):
             update.batches = (1000, 10)
         if self.parts.remembers:
             update.memory = "0" * 64

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambdaml.algorithms import Assignment
-from lambdaml.codecs import DISPLACEMENT
+from lambdaml.algorithms import Assignment, covers_batches
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
@@ -127,7 +126,7 @@ class StubReplica:
         self.memories = Memories(_give_back, settings.takes_turns)
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
-        self._counts_batches = DISPLACEMENT in self.parts.algorithm.gives
+        self._counts_batches = covers_batches(self.parts.algorithm)
         self.sampler = sampler_of(settings)
         self._next = self.chain
         self._terms: list[tuple[tuple[int, int], float, float]] = []

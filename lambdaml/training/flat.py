@@ -8,7 +8,7 @@ effect as in a plain loop.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -106,6 +106,20 @@ class FlatGradient:
         for gradient, view in self._odd:
             view.copy_(_real(gradient))
         return np.array(absent, np.int32)
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Add a tensor for each trained parameter, in their order, to the flat gradient."""
+        for tensor, span in zip(tensors, self.layout.spans, strict=True):
+            self.vector[span] += tensor.reshape(-1).to(self.dtype)
+
+    def average(self, samples: int) -> None:
+        """Divide the flat gradient by a number of samples.
+
+        Raises:
+            JobError: If a parameter changed since `begin`, or its `requires_grad`; the message names it.
+        """
+        self.vector /= samples
+        self._demand_the_same()
 
     def divide(self, scale: float) -> bool:
         """Undo a loss scale, and return whether the gradient is finite then."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import Assignment, Batch
+from lambdaml.algorithms import Assignment, Batch, together
 from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.errors import JobFailed
 from lambdaml.job import Job
@@ -19,6 +19,7 @@ from lambdaml.log.memory import Arrays
 from lambdaml.partitions import PARTITIONS
 from lambdaml.seeds import derive_seed
 from lambdaml.settings import Settings
+from lambdaml.statistics_job import StatisticsJob
 from lambdaml.training.buffers import Buffers
 from lambdaml.training.calls import call, fetch, seed_streams
 from lambdaml.training.flat import FlatGradient
@@ -28,6 +29,7 @@ from lambdaml.training.jobparts import encode_training, load_training
 from lambdaml.training.owners import DatasetSamples
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, sampler_of
+from lambdaml.training.statistics_check import check_statistics, described
 
 _MAX_LOSS_SCALE = 2.0**16
 _PLAIN = (
@@ -106,10 +108,7 @@ class JobModel:
         kept = self.buffers.keep() if self.job.autocast == "float16" else []
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
-            seed_streams("samples", self.settings.seed, worker, batch)
-            samples = self.sampler.dealt(worker, batch).tolist()
-            data = self._moved(call(fetch, self.job, self.dataset, samples))
-            seed_streams("update", self.settings.seed, worker, batch)
+            samples, data = self._fetched(worker, batch)
             loss, absent = self._pass(data, scale)
             if scale == 1.0 or self.flat.divide(scale):
                 break
@@ -117,7 +116,37 @@ class JobModel:
             self.buffers.restore(kept)
         labels = self._count_labels(data) if self._labels else ()
         self._absent = absent.tolist()
-        return Batch(len(samples), loss, absent, labels)
+        return Batch(samples, loss, absent, labels)
+
+    def statistics(self, worker: int, batches: range) -> Batch:
+        """Compute the mean of the job's statistics over some of a worker's batches, and leave it in the flat gradient.
+
+        Raises:
+            JobError: If the job's statistics are not those of its parameters, or it changed a parameter.
+        """
+        assert isinstance(self.job, StatisticsJob)
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self.flat.begin()
+        done = []
+        for batch in batches:
+            samples, data = self._fetched(worker, batch)
+            with torch.no_grad():
+                found = call(self.job.statistics, self.model, data)
+            objective, sums = check_statistics(found, named, f"{type(self.job).__name__}.statistics")
+            self.flat.add(sums)
+            labels = self._count_labels(data) if self._labels else ()
+            done.append(Batch(samples, objective, np.empty(0, np.int32), labels))
+        total = sum(batch.samples for batch in done)
+        self.flat.average(total)
+        return together(done, sum(batch.loss for batch in done) / total)
+
+    def _fetched(self, worker: int, batch: int) -> tuple[int, Any]:
+        """Return a batch and the number of its samples, with the random streams seeded for what is computed from it."""
+        seed_streams("samples", self.settings.seed, worker, batch)
+        samples = self.sampler.dealt(worker, batch).tolist()
+        data = self._moved(call(fetch, self.job, self.dataset, samples))
+        seed_streams("update", self.settings.seed, worker, batch)
+        return len(samples), data
 
     def summing(self) -> ModelGradientSum:
         """Begin a sum of gradients that are computed from the present parameters and buffers."""
@@ -137,7 +166,7 @@ class JobModel:
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             loss = call(self.job.loss, self.model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise JobFailed(f"{type(self.job).__name__}.loss must return a scalar tensor, not {_describe(loss)}")
+            raise JobFailed(f"{type(self.job).__name__}.loss must return a scalar tensor, not {described(loss)}")
         call((loss * scale if scale != 1.0 else loss).backward)
         return float(loss.detach()), self.flat.finish()
 
@@ -225,7 +254,3 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
     tensor = torch.from_numpy(np.array(array))
     return tensor.view(getattr(torch, dtype)).reshape(array.shape[:-1]) if dtype else tensor
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

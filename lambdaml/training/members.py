@@ -11,6 +11,7 @@ from typing import Any
 
 from lambdaml.errors import JobError, nearest
 from lambdaml.job import Job
+from lambdaml.statistics_job import StatisticsJob
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "autocast": (None, "bfloat16", "float16"),
@@ -55,6 +56,8 @@ def check_members(job: Job) -> None:
     number = isinstance(norm, int | float) and not isinstance(norm, bool)
     if norm is not None and not (number and 0 < norm < math.inf):
         raise JobError(f"{name}.clip_norm must be a number above 0 or None, not {norm!r}")
+    if isinstance(job, StatisticsJob):
+        _check_statistics_job(job, name)
     for attribute, choices in _CHOICES.items():
         value = getattr(job, attribute)
         if value not in choices:
@@ -62,9 +65,19 @@ def check_members(job: Job) -> None:
             raise JobError(f"{name}.{attribute} cannot be {value!r}{hint}")
 
 
+def _check_statistics_job(job: StatisticsJob, name: str) -> None:
+    number = isinstance(job.rate, int | float) and not isinstance(job.rate, bool)
+    if not (number and 0 < job.rate <= 1):
+        raise JobError(f"{name}.rate must be more than 0 and at most 1, not {job.rate!r}")
+    for attribute in ("clip_norm", "autocast"):
+        if getattr(job, attribute) is not None:
+            raise JobError(f"{name}.{attribute} acts on gradients, and a job of statistics has none: leave it out")
+
+
 def warnings_of(job: Job) -> Iterator[str]:
     """Yield a line for each member of the job that nobody will read although its name suggests that somebody should."""
-    members = [member for member in vars(Job) if not member.startswith("_")]
+    kinds = (Job, StatisticsJob) if isinstance(job, StatisticsJob) else (Job,)
+    members = [member for kind in kinds for member in vars(kind) if not member.startswith("_")]
     own = {*vars(job)} | {member for kind in type(job).__mro__ if issubclass(kind, Job) for member in vars(kind)}
     asked = inspect.signature(type(job)).parameters  # a job may use its own arguments as it likes
     for member in sorted(own - {*members, *asked}):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import Assignment, Message
+from lambdaml.algorithms import Assignment, Message, covers_batches
 from lambdaml.codecs import Vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
@@ -172,7 +172,7 @@ class Replica:
             compute_s=computed - start,
             encode_s=self.clock() - computed,
             labels=found.labels,
-            batches=(assignment.first_batch, assignment.batches) if self._displaces else None,
+            batches=(assignment.first_batch, assignment.batches) if covers_batches(self.algorithm) else None,
             memory=digest,
             warnings=self.strays.found(numbers),
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from lambdaml.algorithms import STATISTICS
 from lambdaml.codecs import CODECS, Codec, Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject
@@ -191,12 +192,13 @@ class StepParts:
             self.fresh += [new] * self._summands
 
     def mean(self, weighed: Sequence[Entry], transform: Transform | None, parameters: Callable[[], Vector]) -> bool:
-        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries.
+        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries. In a
+        mean of statistics, the parameters stand in for what the run's rule takes off the weights.
 
         Args:
             weighed: The entries of the step, as `weighed` returns them.
             transform: The transform of the run's rule, if it has one: the vectors were kept for it.
-            parameters: Returns the trained parameters, for the transform.
+            parameters: Returns the trained parameters.
 
         Returns:
             Whether a step is to be taken along it.
@@ -214,6 +216,8 @@ class StepParts:
             out *= out.dtype.type(factors[0])
         if divisor != 1.0:
             out /= out.dtype.type(divisor)
+        if STATISTICS in self._parts.algorithm.gives and any(entry.weight != 1.0 for entry in weighed):
+            out += (1 - sum(shares(weighed))) * parameters()
         return moves
 
     def shares(self, weighed: Sequence[Entry]) -> list[float]:

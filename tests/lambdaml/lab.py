@@ -18,6 +18,7 @@ from lambdaml.job import Job
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.snapshot import State
 from lambdaml.settings import JobSettings, Settings
+from lambdaml.statistics_job import StatisticsJob
 from lambdaml.storage import MemoryStore, copy
 from lambdaml.training.replica import Replica
 
@@ -76,6 +77,36 @@ class TinyLarge(Tiny):
 
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(6, 3_400_000), nn.Tanh(), nn.Linear(3_400_000, 3))
+
+
+class ClassMeans(StatisticsJob):
+    """The mean of each class of the same points, by the statistics of a whole pass or of some batches."""
+
+    batch_size = 8
+
+    def __init__(self, samples: int = 64, rate: float = 0.5) -> None:
+        self.samples, self.rate = samples, rate
+
+    def model(self) -> nn.Module:
+        model = nn.Module()
+        model.register_parameter("sums", nn.Parameter(torch.zeros(3, 6)))
+        model.register_parameter("counts", nn.Parameter(torch.full((3,), 1 / 3)))
+        return model
+
+    def dataset(self) -> TensorDataset:
+        return table(self.samples)
+
+    def statistics(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x, y = batch
+        chosen = nn.functional.one_hot(y, 3).float()
+        return (x - self.means(model)[y]).square().sum(), {"sums": chosen.T @ x, "counts": chosen.sum(0)}
+
+    def means(self, model: nn.Module) -> torch.Tensor:
+        return model.get_parameter("sums") / model.get_parameter("counts")[:, None]
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        x, y = self.dataset().tensors
+        return {"accuracy": (torch.cdist(x, self.means(model)).argmin(1) == y).float().mean().item()}
 
 
 class Made(Job):

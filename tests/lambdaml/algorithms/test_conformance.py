@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import lambdaml
-from lambdaml.algorithms import ALGORITHMS, GRADIENT, MOMENTUM, PARTIAL_SUM
+from lambdaml.algorithms import ALGORITHMS, GRADIENT, MOMENTUM, PARTIAL_SUM, STATISTICS
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.log.commits import averaged
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
 from lambdaml.training.replica import Replica
-from tests.lambdaml.lab import Tiny, broken_off, equal, replica_of, settings_of
+from tests.lambdaml.lab import ClassMeans, Tiny, broken_off, equal, replica_of, settings_of
 
 WORKERS, STEPS = 2, 6
 
@@ -33,6 +33,8 @@ OURS = [
     "local:4,outer=nesterov,fragments=2",
     "local:auto,most=3",
     "presum:3",
+    "statistics",
+    "statistics:3",
 ]
 
 
@@ -43,9 +45,14 @@ def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def job_of(algorithm: str) -> type[Tiny | ClassMeans]:
+    """A job that has what the algorithm computes."""
+    return ClassMeans if STATISTICS in ALGORITHMS.make(algorithm).gives else Tiny
+
+
 def trained(algorithm: str, rounds: int = 3) -> tuple[Replica, list[Update]]:
     """A replica of two workers after some rounds, and its updates."""
-    replica, updates = replica_of(Tiny(), workers=WORKERS, steps=STEPS, algorithm=algorithm), []
+    replica, updates = replica_of(job_of(algorithm)(), workers=WORKERS, steps=STEPS, algorithm=algorithm), []
     for seq in range(rounds):
         made = [replica.update(worker, seq) for worker in range(WORKERS)]
         replica.apply(averaged(seq, seq, made), {update.id: update for update in made})
@@ -55,12 +62,12 @@ def trained(algorithm: str, rounds: int = 3) -> tuple[Replica, list[Update]]:
 
 def test_it_says_what_it_gives_and_whether_it_remembers(algorithm: str) -> None:
     made = ALGORITHMS.make(algorithm)
-    assert made.gives <= {GRADIENT, PARTIAL_SUM, DISPLACEMENT, MOMENTUM}
-    assert len(made.gives & {GRADIENT, PARTIAL_SUM, DISPLACEMENT}) == 1
+    assert made.gives <= {GRADIENT, PARTIAL_SUM, DISPLACEMENT, STATISTICS, MOMENTUM}
+    assert len(made.gives & {GRADIENT, PARTIAL_SUM, DISPLACEMENT, STATISTICS}) == 1
     assert (made.summands > 1) == (PARTIAL_SUM in made.gives)
     assert isinstance(made.remembers, bool)
     parameters = [torch.nn.Parameter(torch.zeros(3))]
-    assert (made.outer(parameters) is None) == (DISPLACEMENT not in made.gives), "gradients are the job's optimizer's"
+    assert (made.outer(parameters) is None) == (DISPLACEMENT not in made.gives), "all else is the job's optimizer's"
 
 
 def test_its_updates_cover_a_workers_batches_one_after_the_other_and_no_more_than_it_says(algorithm: str) -> None:
@@ -87,7 +94,7 @@ def test_computing_an_update_leaves_the_replica_and_the_memory_as_they_were(algo
 def test_the_same_update_is_computed_from_the_same_state_and_a_memory_that_was_written(algorithm: str) -> None:
     """This is what lets a successor compute it again."""
     replica, _ = trained(algorithm)
-    successor = replica_of(Tiny(), workers=WORKERS, steps=STEPS, algorithm=algorithm)
+    successor = replica_of(job_of(algorithm)(), workers=WORKERS, steps=STEPS, algorithm=algorithm)
     successor.load(replica.state())
     for worker in range(WORKERS):
         if replica.parts.remembers:
@@ -111,16 +118,17 @@ def test_every_replica_takes_its_updates_and_refuses_those_that_claim_other_batc
 
 
 def test_updates_count_by_a_positive_number_of_samples(algorithm: str) -> None:
-    settings = settings_of(Tiny(), workers=3, algorithm=algorithm)
+    settings = settings_of(job_of(algorithm)(), workers=3, algorithm=algorithm)
     replica, updates = trained(algorithm, rounds=1)
     entries = averaged(0, 0, updates).steps[0]
-    assert all(replica.algorithm.samples(entry, settings, replica.sampler.share(*entry.id)) > 0 for entry in entries)
+    shares = [replica.sampler.share(entry.worker, entry.seq) for entry in entries]
+    assert all(replica.algorithm.samples(*each) > 0 for each in zip(entries, [settings] * 3, shares))
 
 
 def test_equal_updates_move_the_model_as_one_of_them_would(algorithm: str) -> None:
     """What a commit does with the mean does not depend on how many updates the mean is of."""
     alone, all_alike = (
-        replica_of(Tiny(samples=64 * workers), workers=workers, algorithm=algorithm) for workers in (1, 4)
+        replica_of(job_of(algorithm)(samples=64 * workers), workers=workers, algorithm=algorithm) for workers in (1, 4)
     )
     update = alone.update(0, 0)
     copies = [replace(update, worker=worker) for worker in range(4)]
@@ -132,7 +140,7 @@ def test_equal_updates_move_the_model_as_one_of_them_would(algorithm: str) -> No
 
 def test_a_state_that_was_written_goes_on_with_the_same_bits(algorithm: str) -> None:
     replica, _ = trained(algorithm)
-    other = replica_of(Tiny(), workers=WORKERS, steps=STEPS, algorithm=algorithm)
+    other = replica_of(job_of(algorithm)(), workers=WORKERS, steps=STEPS, algorithm=algorithm)
     other.load(replica.state())
     made = [replica.update(worker, 3) for worker in range(WORKERS)]
     commit = averaged(3, 3, made)
@@ -144,7 +152,9 @@ def test_a_state_that_was_written_goes_on_with_the_same_bits(algorithm: str) -> 
 
 def test_a_run_that_broke_off_ends_learns_and_verifies(algorithm: str) -> None:
     schedule = "asp" if ALGORITHMS.make(algorithm).fragments == 1 else "bsp"
-    run = broken_off(Tiny, workers=WORKERS, steps=10, algorithm=algorithm, schedule=schedule, snapshot_every=2)
+    run = broken_off(
+        job_of(algorithm), workers=WORKERS, steps=10, algorithm=algorithm, schedule=schedule, snapshot_every=2
+    )
     assert lambdaml.resume(run.store).metrics["accuracy"] >= 0.8
     assert run.verify().faults == []
 

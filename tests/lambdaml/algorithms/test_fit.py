@@ -12,6 +12,7 @@ import torch
 from torch.optim import lr_scheduler
 
 import lambdaml
+from lambdaml import Job
 from lambdaml.algorithms import ALGORITHMS
 from lambdaml.codecs import CODECS
 from lambdaml.errors import JobError, SettingsError
@@ -20,7 +21,7 @@ from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES
 from lambdaml.staleness import RULES
 from lambdaml.storage import MemoryStore
-from tests.lambdaml.lab import Made
+from tests.lambdaml.lab import ClassMeans, Made
 
 WORKERS, LOCAL_STEPS = 3, 2
 KINDS = ("schedule", "algorithm", "codec", "staleness")
@@ -47,7 +48,9 @@ def names(said: str, *parts: str) -> bool:
 
 def trained(**options: Any) -> lambdaml.Run:
     """A run of a few tiny steps, inline on memory://."""
-    job = Made(optimizer=lambda ps: torch.optim.SGD(ps, lr=0.05), labels=lambda batch: batch[1])
+    job: Job = Made(optimizer=lambda ps: torch.optim.SGD(ps, lr=0.05), labels=lambda batch: batch[1])
+    if options["algorithm"] == "statistics":
+        job = ClassMeans()
     url = f"memory://{secrets.token_hex(6)}"
     lambdaml.train(job, url, workers=WORKERS, functions=1, engine="inline", **options)
     return lambdaml.Run(url, job)
@@ -70,13 +73,16 @@ def test_all_pairs_of_parts_train_or_are_refused_by_a_line_that_names_both() -> 
     with_codec = {(parts[1], parts[2]) for parts, said in refused.items() if names(said, parts[1], parts[2])}
     for parts in whole:
         assert (parts in refused) == ((parts[1], parts[3]) in pairs or (parts[1], parts[2]) in with_codec), parts
-    assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")}
+    inexact = {("statistics", codec) for codec in CODECS.variants() if not CODECS.make(codec).exact}
+    assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")} | inexact
     for refusing in ("local:2", "presum:2"):
         assert {rule for algorithm, rule in pairs if algorithm == refusing} == {"dc", "dc-a", "ringleader"}
     assert {algorithm for algorithm, rule in pairs if rule == "nesterov"} == {
         "local:2,outer=nesterov",
         "local:2,outer=adam",
+        "statistics",
     }
+    assert {rule for algorithm, rule in pairs if algorithm == "statistics"} == {"dc", "dc-a", "ringleader", "nesterov"}
     tried = list(covering([parts for parts in whole if parts not in refused]))
     for parts in tried:
         run = trained(steps=2, snapshot_every=2, **dict(zip(KINDS, parts, strict=True)))
@@ -116,6 +122,12 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "most without auto": ({"algorithm": "local:20,most=5"}, ["'local:20,most=5'", "most", "'auto'"]),
     "no such algorithm": ({"algorithm": "locale:20"}, ["'locale'", "local"]),
     "a parameter too many": ({"algorithm": "gradient:3"}, ["'gradient:3'", "no parameters"]),
+    "statistics of a job with gradients": ({"algorithm": "statistics"}, ["'statistics'", "Made", "StatisticsJob"]),
+    "no batch": ({"algorithm": "statistics:-1"}, ["'statistics:-1'", "batches"]),
+    "statistics with a residual": (
+        {"algorithm": "statistics", "error_feedback": 1},
+        ["'statistics'", "error_feedback"],
+    ),
     "error feedback above 1": ({"error_feedback": 2}, ["error_feedback", "2"]),
     "error feedback below 0": ({"error_feedback": -0.5}, ["error_feedback", "-0.5"]),
 }

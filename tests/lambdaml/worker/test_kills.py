@@ -17,7 +17,8 @@ import lambdaml
 from lambdaml.events import Event
 from lambdaml.log import keys
 
-JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
+LAB = Path(__file__).parents[1] / "lab.py"
+JOB = f"{LAB}:Tiny"
 WORKERS, STEPS, KILLS = 4, 60, 20
 REMEMBERING: dict[str, dict[str, Any]] = {
     "local steps with a kept Adam": {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep"},
@@ -110,6 +111,15 @@ def test_a_run_of_cohorts_is_killed_twenty_times_and_ends_with_the_same_bits(cod
     assert len(list(run.store.list(keys.MEMORY))) < 4 * (16 + 8) + 9, (
         "the newest of each worker, and those of the rounds kept"
     )
+
+
+def test_a_run_of_statistics_is_killed_twenty_times_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    killer, options = Killer(KILLS, seed=13), {"job": f"{LAB}:ClassMeans", "algorithm": "statistics"}
+    killed = train(f"file://{tmp_path}/run{SLOW}", killer, **options)
+    assert killer.done == KILLS
+    assert killed.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, **options).model_sha256
+    assert killed.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
 
 
 @pytest.mark.parametrize("pattern", ["tree:2", "scatter"])
