@@ -26,6 +26,9 @@ from typing import Any
 
 from lambdaml.errors import JobError
 
+_OWN = Path(__file__).resolve().parents[1]
+"""This package counts as installed, even where it is used from a checkout."""
+
 _BEGAN = time.time()
 """A source that was edited after this time may have been imported before the edit."""
 
@@ -175,7 +178,7 @@ def _place(spec: str) -> tuple[Path, Path]:
     path = path.resolve()
     depth = module_spec.count(".") + (path.name == "__init__.py")
     root = path.parents[depth]
-    installed = "site-packages" in path.parts or "dist-packages" in path.parts
+    installed = {"site-packages", "dist-packages"} & {*path.parts} or _OWN in path.parents
     return path, path.parent / "installed" if installed else root
 
 
