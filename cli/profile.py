@@ -158,11 +158,12 @@ def _facts(found: Profile) -> Iterator[tuple[str, str]]:
         "machine",
         f"{machine.processor}, one of {machine.cores} cores, {machine.gflops:.0f} Gflop/s, {machine.device}",
     )
-    yield "gradient", _line(found.step_time)
+    yield job.algorithm, _line(found.step_time)
     yield "step", f"{shown_s(found.optimizer_s)} for the optimizer; see codecs for its updates"
     yield "sizes", f"model {_format.size(job.model_bytes)}, snapshot {_format.size(job.snapshot_bytes)}"
     yield "memory", _memory(found)
-    yield "noise scale", _noise(found.noise)
+    if job.algorithm == "gradient":
+        yield "noise scale", _noise(found.noise)
     if found.coherence is not None:
         yield "coherence", _coherence(found.coherence)
     requests = sum(spent.requests.values())

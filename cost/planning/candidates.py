@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from lambdaml.algorithms import ALGORITHMS, Algorithm
+from lambdaml.algorithms import ALGORITHMS, STATISTICS, Algorithm
 from lambdaml.codecs import CODECS
 from lambdaml.cost.planning.codec_choice import fitting_codecs, proposed_codecs
 from lambdaml.cost.planning.exchange import Route
@@ -146,6 +146,11 @@ class SearchSpace:
             SettingsError: If one of them does not exist, or cannot be planned.
         """
         for name in self.algorithms:
+            if STATISTICS in ALGORITHMS.make(name).gives:
+                raise SettingsError(
+                    f"algorithm {name!r} cannot be planned, because its steps are the same with any workers, schedule and "
+                    "codec: simulate it"
+                )
             if ALGORITHMS.make(name).summands > 1:
                 raise SettingsError(
                     f"algorithm {name!r} cannot be planned: plan 'gradient' for as many workers as it sums over"
@@ -172,6 +177,10 @@ class SearchSpace:
             SettingsError: If no candidate exists, one of the names does not exist, or the profile measured no store.
         """
         least, most = self.workers
+        if profile.job.algorithm != GRADIENTS:
+            raise SettingsError(
+                f"the profile is of a job without gradients, and plans are for gradients: simulate {profile.job.algorithm!r}"
+            )
         if not 1 <= least <= most:
             raise SettingsError(f"workers: write LEAST..MOST, such as 1..64, not {least}..{most}")
         batches = self.batch_sizes or (profile.job.batch_size, 2 * profile.job.batch_size)

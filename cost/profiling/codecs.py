@@ -10,7 +10,7 @@ from lambdaml.codecs import CODECS, Codec, Layout
 from lambdaml.cost.planning.pilot import PLAIN
 from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
-from lambdaml.parts import Parts
+from lambdaml.parts import Parts, unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def codec_trials(layout: Layout, algorithms: Sequence[str], asked: Sequence[str]
     found: dict[str, tuple[Codec, str]] = {}
     for spec in dict.fromkeys([PLAIN, *(asked or CODECS.variants())]):
         codec = CODECS.make(spec)
-        fitting = [name for name in algorithms if codec.needs <= ALGORITHMS.make(name).gives]
+        fitting = [name for name in algorithms if not unfit(codec, ALGORITHMS.make(name))]
         misfit = codec.misfit(layout)
         if asked and misfit:
             raise SettingsError(f"codec {spec!r} {misfit}")

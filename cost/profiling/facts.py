@@ -25,6 +25,7 @@ class JobFacts:
         parameters: The number of all parameters, as in run.json.
         model_bytes: The size of model.safetensors.
         snapshot_bytes: The size of a snapshot with the optimizer's state after a few steps.
+        algorithm: The algorithm that was measured: `gradient`, or that of a job that has no gradient.
     """
 
     spec: str
@@ -36,6 +37,7 @@ class JobFacts:
     parameters: int
     model_bytes: int
     snapshot_bytes: int
+    algorithm: str = "gradient"
 
 
 @dataclass(frozen=True, slots=True)

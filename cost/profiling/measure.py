@@ -33,8 +33,10 @@ from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.options import RunOptions
+from lambdaml.parts import Parts, unfit
 from lambdaml.settings import Settings, reached
-from lambdaml.training.asked import resolve_job, settings_for
+from lambdaml.statistics_job import StatisticsJob
+from lambdaml.training.asked import demand_kind, resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
 
 if TYPE_CHECKING:
@@ -137,7 +139,10 @@ def profile(
         raise SettingsError(f"seconds: must be more than 0 (it is {seconds!r})")
     begun = time.monotonic()
     job_settings, instance = resolve_job(job, dict(args or {}))
-    settings = settings_for(instance, job_settings, RunOptions(workers=1, target=target, seed=seed))
+    for name in algorithms:
+        demand_kind(instance, RunOptions(algorithm=name), Parts.of(RunOptions(algorithm=name)))
+    own = algorithms[0] if isinstance(instance, StatisticsJob) else "gradient"
+    settings = settings_for(instance, job_settings, RunOptions(workers=1, algorithm=own, target=target, seed=seed))
     there = {"store": store is not None, "pilots": target is not None, "codec pilots": target is not None}
     clockwork = Clockwork(seconds, [phase for phase in _SHARES if there.get(phase, True)], progress)
     with OneThread() as compute:
@@ -145,7 +150,7 @@ def profile(
         trials = codec_trials(bench.replica.flat.layout, algorithms, codecs)
         found = _store(store, settings, clockwork) if store is not None else None
         with clockwork.phase("startup"):
-            started = startup(job_settings) if isinstance(job, str) else None
+            started = startup(job_settings, own) if isinstance(job, str) else None
         made = compute.submit(_times, bench, trials, clockwork).result()
         if target is not None:
             with clockwork.phase("pilots") as tell:
@@ -199,8 +204,8 @@ def _with_codec_pilots(
     assert profile.target is not None
     runs: list[PilotRun] = []
     for number, name in enumerate(algorithms):
-        gives, plain = ALGORITHMS.make(name).gives, [run for run in profile.pilot if run.algorithm == name]
-        fitting = {spec: facts for spec, facts in profile.codecs.items() if CODECS.make(spec).needs <= gives}
+        made, plain = ALGORITHMS.make(name), [run for run in profile.pilot if run.algorithm == name]
+        fitting = {spec: facts for spec, facts in profile.codecs.items() if not unfit(CODECS.make(spec), made)}
         runs += pilot_codecs(
             job,
             profile.target,
@@ -252,6 +257,7 @@ def _times(bench: Bench, trials: Sequence[CodecTrial], clockwork: Clockwork) -> 
             parameters=settings.parameters,
             model_bytes=model_bytes,
             snapshot_bytes=snapshot_bytes,
+            algorithm=settings.algorithm,
         ),
         machine=this_machine(bench.replica.device.type),
         spent=ProfilingCost(0.0, {}, bench.gradients, {}, 0, 0),
@@ -268,10 +274,12 @@ def _times(bench: Bench, trials: Sequence[CodecTrial], clockwork: Clockwork) -> 
 
 
 def _training(profile: Profile, job: Job, bench: Bench, clockwork: Clockwork) -> Profile:
-    """Measure noise scale, coherence and the norm of gradients along a training with one worker."""
+    """Measure noise scale, coherence and the norm of gradients along a training with one worker, if there are gradients."""
     from lambdaml.training.coherence import Coherence, Probe
 
     replica, settings = bench.replica, bench.replica.settings
+    if isinstance(job, StatisticsJob):
+        return replace(profile, spent=replace(profile.spent, gradients=bench.gradients))
     course = _Course.within(clockwork.seconds_of("training"), profile)
     noise = Noise(replica, course.batches) if settings.samples > 1 else None
     probe = Probe(job, course.reference, course.lags, seed=settings.seed, device=str(replica.device))

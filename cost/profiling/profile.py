@@ -54,7 +54,7 @@ class Profile:
         spent: The cost of measuring itself.
         optimizer_s: The seconds of an optimizer step, without decoding and adding its updates.
         snapshot_s: The seconds for copying and serialising the state.
-        update_norm: The median 2-norm of a gradient of the job's own batch size.
+        update_norm: The median 2-norm of a gradient of the job's own batch size; 0 for a job that has no gradient.
         codecs: The costs of each codec that was measured, by its spec.
         store: The store that was measured, or None if none was named.
         startup: The start of a function, or None if only this process can import the job.

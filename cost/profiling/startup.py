@@ -34,10 +34,10 @@ class Startup:
     job_s: float
 
 
-def startup(job: JobSettings) -> Startup | None:
+def startup(job: JobSettings, algorithm: str = "gradient") -> Startup | None:
     """Measure the start, and return None if another process cannot import the job, or takes minutes to do so."""
     begin = time.perf_counter()
-    command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "lambdaml.cost.profiling.startup", job.model_dump_json(), algorithm]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True, text=True)
         inside_s, job_s = json.loads(done.stdout)
@@ -46,7 +46,7 @@ def startup(job: JobSettings) -> Startup | None:
     return Startup(round(max(0.0, time.perf_counter() - begin - inside_s), 3), round(max(0.0, job_s), 3))
 
 
-def _main(text: str) -> None:
+def _main(text: str, algorithm: str) -> None:
     from lambdaml.options import RunOptions
     from lambdaml.training.asked import settings_for
     from lambdaml.training.loading import load_job
@@ -60,7 +60,8 @@ def _main(text: str) -> None:
 
     def work() -> tuple[float, float]:
         instance = load_job(job.spec, dict(job.args))
-        replica = Replica(instance, settings_for(instance, job, RunOptions(workers=1, steps=1)))
+        asked = RunOptions(workers=1, steps=1, algorithm=algorithm)
+        replica = Replica(instance, settings_for(instance, job, asked))
         replica.compute(Assignment(0, 0, 0, 1))
         first = time.perf_counter()
         replica.compute(Assignment(0, 0, 0, 1))
@@ -72,4 +73,4 @@ def _main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(*sys.argv[1:])

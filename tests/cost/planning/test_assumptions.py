@@ -36,6 +36,7 @@ PARTS = [
 WATCHED = {*PARTS, PilotRun, Startup, Platform, Channel, LatencyModel, Empirical, Price}
 
 NO_NUMBERS = {
+    "JobFacts.algorithm",
     *("Profile.job", "Profile.machine", "Profile.step_time", "Profile.memory", "Profile.codecs", "Profile.store"),
     *("Profile.startup", "Profile.noise", "Profile.coherence", "Profile.pilot"),  # what these hold is watched
     *(
