@@ -160,7 +160,12 @@ class FaultScenario:
         scenario._form_cohorts(random.Random(f"{seed}/cohort"), anyway=schedule is None)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
-        return scenario._troubling_memories(stream) if stream.random() < 0.3 else scenario
+        if stream.random() < 0.3:
+            scenario = scenario._troubling_memories(stream)
+        whole = random.Random(f"{seed}/statistics").random() < 0.2
+        if whole and scenario.algorithm == "gradient" and not scenario.error_feedback:
+            scenario.algorithm = "statistics"
+        return scenario
 
     def _form_cohorts(self, stream: random.Random, anyway: bool) -> None:
         """Make this a run of cohorts, if its schedule says so, or it is bsp and may be one `anyway`."""
