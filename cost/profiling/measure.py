@@ -33,7 +33,7 @@ from lambdaml.engines.entry import pick_device
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.options import RunOptions
-from lambdaml.parts import Parts, unfit
+from lambdaml.parts import unfit
 from lambdaml.settings import Settings, reached
 from lambdaml.statistics_job import StatisticsJob
 from lambdaml.training.asked import demand_kind, resolve_job, settings_for
@@ -140,7 +140,7 @@ def profile(
     begun = time.monotonic()
     job_settings, instance = resolve_job(job, dict(args or {}))
     for name in algorithms:
-        demand_kind(instance, RunOptions(algorithm=name), Parts.of(RunOptions(algorithm=name)))
+        demand_kind(instance, RunOptions(algorithm=name))
     own = algorithms[0] if isinstance(instance, StatisticsJob) else "gradient"
     settings = settings_for(instance, job_settings, RunOptions(workers=1, algorithm=own, target=target, seed=seed))
     there = {"store": store is not None, "pilots": target is not None, "codec pilots": target is not None}
