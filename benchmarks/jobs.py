@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
@@ -136,6 +138,58 @@ class Asleep(Payload):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         time.sleep(self.seconds)
         return super().loss(model, batch)
+
+
+class _DigitImages(Job):
+    """The bundled digits as images of 8 x 8, 1,437 to train on and 360 to test. `decay` lowers the learning rate by the square
+    root of the epoch."""
+
+    batch_size = 32
+
+    def __init__(self, lr: float = 0.1, decay: bool = False) -> None:
+        self.lr, self.decay = lr, decay
+        images, labels = load_digits(return_X_y=True)
+        parts = train_test_split(images / 8 - 1, labels, test_size=360, stratify=labels, random_state=0)
+        self.x, self.test_x, self.y, self.test_y = (torch.tensor(part) for part in parts)
+
+    def dataset(self) -> Dataset[tuple[Tensor, ...]]:
+        return TensorDataset(self.x.float(), self.y)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=self.lr)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, _by_root) if self.decay else None
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        logits = model(self.test_x.float())
+        return {
+            "accuracy": (logits.argmax(1) == self.test_y).double().mean().item(),
+            "loss": F.cross_entropy(logits, self.test_y).item(),
+        }
+
+
+def _by_root(step: int) -> float:
+    return float((1 + step / 45) ** -0.5)  # 45 steps on one batch each are an epoch
+
+
+class LinearDigits(_DigitImages):
+    """Softmax regression: a convex loss."""
+
+    def model(self) -> nn.Module:
+        return nn.Linear(64, 10)
+
+
+class ConvolvedDigits(_DigitImages):
+    """A small convolutional network with batch normalisation, as in LambdaML's image models."""
+
+    def model(self) -> nn.Module:
+        layers = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+        layers += [nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
 
 
 class _Generated(Dataset[tuple[Tensor, Tensor]]):

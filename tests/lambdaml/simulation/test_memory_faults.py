@@ -13,6 +13,7 @@ from lambdaml.log import keys, state
 from lambdaml.log.memory import GiveBack, Memories, Memory
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
+from lambdaml.schedules.cohort import Turns
 from lambdaml.simulation.faults import FaultScenario, play, try_seeds
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.memory_judge import remembers
@@ -100,6 +101,18 @@ def remembers_a_damaged_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "UNREADABLE", 0.0)
 
 
+def takes_what_the_slot_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run of cohorts a slot goes on from its own latest turn, whoever took it then."""
+    monkeypatch.setattr(Turns, "latest", lambda self, slot, turn: (slot, turn - 1) if turn else None)
+
+
+def forgets_who_was_not_drawn_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting takes all memories from before the horizon, those of workers without a later turn, too."""
+    monkeypatch.setattr(
+        Turns, "superseded", lambda self, memories, turn: [each for each in memories if each[1] <= turn]
+    )
+
+
 PLANTS: tuple[tuple[Plant, str], ...] = (
     (takes_the_memory_of_the_wrong_update, "asp"),
     (uses_a_void_memory, "ssp:1"),
@@ -108,6 +121,8 @@ PLANTS: tuple[tuple[Plant, str], ...] = (
     (keeps_back_a_discarded_update, "quorum:2"),
     (folds_in_a_fate_after_the_base, "quorum:2"),
     (remembers_a_damaged_update, "asp"),
+    (takes_what_the_slot_remembered, "cohort:2"),
+    (forgets_who_was_not_drawn_lately, "cohort:2"),
 )
 
 
