@@ -45,5 +45,7 @@ def _facts(found: Status) -> Iterator[tuple[str, str]]:
         yield "last commit", f"{_format.duration(found.age_s)} ago"
     if found.model:
         yield "result", "model.safetensors"
+    if found.reason:
+        yield "stopped because", found.reason
     if found.state == "stopped":
         yield "go on with", f"lambdaml resume {_format.shown(found.run)}"

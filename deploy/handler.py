@@ -6,6 +6,7 @@ hold, and needs nobody who watches it:
 * When its time is up it publishes what it is computing, writes its workers' memory and releases its leases. Then it
   claims its next life (`lambdaml.log.launches`) and invokes it, unless the run has ended or is to leave.
 * When it takes over a worker of a function that fell silent, it claims that function's next life, and invokes it.
+* When it works as worker 0, it counts what the run has spent, and asks all to leave when a cap is reached.
 * When nobody has evaluated a snapshot that it wrote for as long as a lease lasts, it invokes an evaluation.
 
 Lambda may deliver an event twice, and repeats one whose invocation died. Each delivery works under a name of its own,
@@ -30,9 +31,11 @@ from typing import Any
 
 import lambdaml.deploy.start  # before any library computes
 from lambdaml import __version__
+from lambdaml.engines.caps import Spent
 from lambdaml.engines.entry import FUNCTION, run_function
 from lambdaml.engines.invoke import Invoker, Work, invoke_again, keep
 from lambdaml.engines.supervise import error_event, used
+from lambdaml.engines.tally import Tally
 from lambdaml.errors import LambdaMLError, SettingsError, StoreError, StoreUnavailable
 from lambdaml.events import Event
 from lambdaml.log import keys
@@ -53,6 +56,13 @@ MARGIN_S = 2.0
 
 HEED_S = 2.0
 """A function looks this often, in seconds, whether it is to leave. Each look is one request."""
+
+_COUNT_S = 10.0
+"""What the run has spent is counted this often, in seconds, if functions keep a cap, and at first after half the
+time that has passed by then. It takes three lists and some gets."""
+
+_GOING_S = HEED_S + 2.0
+"""Functions that are asked to leave go on for at most this many seconds, and for the step that they are in."""
 
 _begun = [lambdaml.deploy.start.LOADED]
 """When this process began, until its first invocation has counted the time since."""
@@ -177,6 +187,10 @@ class _Working:
         self._snapshots: dict[int, float] = {}  # those not seen to be evaluated, and when they were written
         self._known = Before()
         self._owed: dict[int, float] = {}  # functions to invoke again, and until when to try
+        self._keeps_cap = work.cap is not None and 0 in self._assigned
+        self._cap: tuple[Callable[[Spent], str | None], Tally] | None = None
+        self._loaded = self._counted = time.monotonic()
+        self._count_at, self._reading = 0.0, self._meter.snapshot()
 
     def work(self) -> dict[str, Any]:
         """Start the others of the range, and work until the run ends or the time is up."""
@@ -234,6 +248,8 @@ class _Working:
         claimed the life after this one, which then found that it was not needed.
         """
         work, life = self._work, self._work.life + 1
+        if self._keeps_cap and self._cap is None:  # its life was shorter than the time to the first count
+            self._try(self._count)
         if set(self._assigned) - self._known.silent.keys():
             life = self._launch.next_life(work.first)
         if not self._launch.over() and self._launch.claim(work.first, life, self._known.commits, self._name):
@@ -242,6 +258,7 @@ class _Working:
     def _take(self, event: Event) -> None:
         """Take an event of the function, in its event loop, where nothing may take long."""
         if event.event == "takeover" and event.worker not in self._assigned:
+            self._keeps_cap |= event.worker == 0 and self._work.cap is not None
             self._owed[event.worker % self._work.functions] = (
                 time.monotonic() + 2 * SHOW_LEASES * self._settings.lease_s
             )
@@ -269,6 +286,21 @@ class _Working:
             if invoke_again(index, *given) or time.monotonic() > end:
                 self._owed.pop(index)
 
+    def _count(self) -> None:
+        """Ask all functions to leave if the run may reach its cap before it is counted again."""
+        if self._cap is None:
+            from lambdaml.cost.billing.caps import Caps
+
+            assert self._work.cap is not None
+            self._cap = Caps.from_dict(self._work.cap), Tally(self._store, self._launch)
+        (caps, tally), now, reading = self._cap, time.monotonic(), self._meter.snapshot()
+        lately, lately_s = reading - self._reading, now - self._counted
+        self._counted, self._reading = now, reading
+        until_s = min((now - self._loaded) / 2, _COUNT_S)
+        self._count_at = now + until_s
+        if reason := caps(tally.if_stopped(time.time(), until_s + _GOING_S, lately, lately_s)):
+            self._launch.leave(reason)
+
     def _judge(self) -> None:
         """Invoke an evaluation if a snapshot has had none for as long as a lease lasts."""
         due = time.monotonic() - self._settings.lease_s
@@ -283,6 +315,8 @@ class _Working:
         while not self._ended.wait(HEED_S):
             self._try(self._replace)
             self._try(self._judge)
+            if self._keeps_cap and time.monotonic() > self._count_at:
+                self._try(self._count)
             with suppress(StoreError):
                 if self._launch.over():
                     self._leaving.set()

@@ -8,7 +8,9 @@ A budget does not count the storage of objects, which continues after the run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.engines.caps import Spent
@@ -61,6 +63,22 @@ class Caps:
             if usd > self.budget_usd:
                 return f"one more round would bring it to ${usd:,.6f} of ${self.budget_usd:,.6f}"
         return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the caps as plain values, prices included."""
+        tariff = None if self.tariff is None else self.tariff.to_dict()
+        return {
+            "budget_usd": self.budget_usd,
+            "deadline_s": self.deadline_s,
+            "max_requests": self.max_requests,
+            "tariff": tariff,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Caps:
+        """Return the caps that `to_dict` wrote."""
+        tariff = record["tariff"]
+        return cls(**{**record, "tariff": None if tariff is None else Tariff.from_dict(tariff)})
 
 
 def _used(spent: Spent) -> Quantities:

@@ -186,6 +186,18 @@ class Tariff:
         functions = [price for item, price in self._functions.items() if item in BILLED]
         return (*functions, *self._store.values(), self._transfer)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tariff as plain values, with all of its prices."""
+        named = {"channel": self.channel, "platform": self.platform, "memory_mb": self.memory_mb}
+        return {**named, "transfer": self.transfer, "prices": [asdict(price) for price in self.prices]}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Tariff:
+        """Return the tariff that `to_dict` wrote. It bills as that one does, whatever the price book says here."""
+        prices = [Price(**price) for price in record["prices"]]
+        named = {name: value for name, value in record.items() if name != "prices"}
+        return cls(PriceBook({price.id: price for price in prices}), **named)
+
     def bill(self, used: Quantities) -> Bill:
         """Return the bill of these quantities, which is linear except for rounding."""
         lines = [*self._function_lines(used), *self._store_lines(used), *self._transfer_lines(used)]

@@ -8,8 +8,9 @@ functions can die one by one, `lambdaml.engines.supervise` keeps them going.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lambdaml.engines.resources import cores
 from lambdaml.events import Emit
@@ -39,6 +40,7 @@ class LaunchSpec:
         device: The device that functions compute on.
         lifetime_s: The longest life of a function, in seconds, as platforms have it. Functions leave in time, and
             others go on.
+        cap: The cap of this call in plain values, if it can be written down; see `lambdaml.engines.caps`.
     """
 
     store: Store
@@ -47,6 +49,7 @@ class LaunchSpec:
     functions: int
     device: str = "cpu"
     lifetime_s: float = float("inf")
+    cap: Mapping[str, Any] | None = None
 
     def assigned(self, index: int) -> list[int]:
         """Return the workers that function number `index` should work as."""

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.accounts import Accounts
@@ -69,6 +70,26 @@ class Spent:
 
 Cap = Callable[[Spent], str | None]
 """A cap returns why the run must stop, or None."""
+
+
+@runtime_checkable
+class WrittenCap(Protocol):
+    """A cap that can be written down, so that functions keep it where the process that started them may be gone."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cap as plain values, for JSON."""
+
+
+def portion_of(reading: MeterReading, share: float) -> MeterReading:
+    """Return this share of all requests and bytes, rounded up. Failed requests count as requests of their kind."""
+    requests = Counter(reading.requests)
+    for name, count in reading.errors.items():
+        requests[name.partition("/")[0]] += count
+    return MeterReading(
+        {kind: math.ceil(count * share) for kind, count in requests.items()},
+        bytes_sent=math.ceil(reading.bytes_sent * share),
+        bytes_received=math.ceil(reading.bytes_received * share),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +170,10 @@ class Judge:
         told_s = now - min(self._alive.values(), default=now)
         unheard_s = 0.0 if self._in_process else min(told_s, WINDOW_S) + (REACTION_S if self._alive else 0.0)
         rounds = 1.0 + (unheard_s / round_s if round_s else 0.0)
-        requests = Counter({kind: math.ceil(count * rounds) for kind, count in per_round.requests.items()})
-        ahead = MeterReading(
-            requests + self._winding_down() + self._ending(rounds),
-            bytes_sent=math.ceil(per_round.bytes_sent * rounds) + self._snapshot_bytes,
-            bytes_received=math.ceil(per_round.bytes_received * rounds) + self._snapshot_bytes,
+        ahead = portion_of(per_round, rounds) + MeterReading(
+            self._winding_down() + self._ending(rounds),
+            bytes_sent=self._snapshot_bytes,
+            bytes_received=self._snapshot_bytes,
         )
         seconds = self._accounts.seconds + rounds * round_s + REPLAY_SHARE * round_s * self._unkept_rounds()
         lifetimes_s = tuple(
@@ -181,15 +201,8 @@ class Judge:
             script, units = exchanged(self._settings.pattern, workers, self._functions, workers)
             asked = count_requests(script, **units)
             return 0.0, MeterReading(asked + Counter(get_miss=workers))
-        share, spent = workers / updates, last.reading - first.reading
-        requests = Counter(spent.requests)
-        for name, count in spent.errors.items():
-            requests[name.partition("/")[0]] += count
-        return (last.at - first.at) * share, MeterReading(
-            {kind: math.ceil(count * share) for kind, count in requests.items()},
-            bytes_sent=math.ceil(spent.bytes_sent * share),
-            bytes_received=math.ceil(spent.bytes_received * share),
-        )
+        share = workers / updates
+        return (last.at - first.at) * share, portion_of(last.reading - first.reading, share)
 
     def _unkept_rounds(self) -> float:
         """Return the number of rounds since the newest snapshot."""

@@ -67,6 +67,7 @@ class Work:
         lifetime_s: The longest life of a function, if it is shorter than the platform's limit; None otherwise.
         version: The version of lambdaml that the launcher has.
         before: The knowledge of the life before, when it left.
+        cap: The cap that functions keep, in plain values, or None; see `lambdaml.engines.caps`.
     """
 
     launch: str
@@ -78,6 +79,7 @@ class Work:
     lifetime_s: float | None
     version: str
     before: Before = field(default_factory=Before)
+    cap: Mapping[str, Any] | None = None
 
     @staticmethod
     def of_event(event: Mapping[str, Any]) -> Work:

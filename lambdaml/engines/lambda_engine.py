@@ -20,7 +20,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from lambdaml import __version__, errors
-from lambdaml.engines import LaunchSpec
+from lambdaml.engines import Enough, LaunchSpec
 from lambdaml.engines.bulletin import FUNCTIONS_S, Bulletin
 from lambdaml.engines.invoke import Invoker, Work, keep
 from lambdaml.engines.supervise import revive
@@ -163,7 +163,9 @@ class _Following:
         self._launch = Launch(launch.store, token)
         self._bulletin = Bulletin(launch.store, launch.settings, token)
         lifetime_s = launch.lifetime_s if launch.lifetime_s < float("inf") else None
-        self._work = Work(token, launch.store.url, launch.functions, 0, launch.functions, 0, lifetime_s, __version__)
+        self._work = Work(
+            token, launch.store.url, launch.functions, 0, launch.functions, 0, lifetime_s, __version__, cap=launch.cap
+        )
         self._checked = self._asked = time.monotonic()
         self._leaving_until = 0.0
 
@@ -172,10 +174,14 @@ class _Following:
             self._launch.begin(self._work.to_event())
             self._invoker.start(self._launch, self._work)
             self._follow()
-        except BaseException:
-            self._launch.leave()
+        except BaseException as error:
+            self._launch.leave(str(error) if isinstance(error, Enough) else "")
             self._leaving_until = time.monotonic() + _SHOW_S
-            self._wait(self._spec.settings.lease_s + _END_S)
+            patience_s = self._spec.settings.lease_s + _END_S
+            try:
+                self._wait(patience_s)
+            except Enough:  # functions found it first, and this process finds it while it waits for them
+                self._wait(patience_s)
             raise
 
     def _follow(self) -> None:
@@ -183,6 +189,7 @@ class _Following:
 
         Raises:
             LambdaMLError: If a function gave up for good, or all died again and again.
+            Enough: If the functions have found that the cap is reached.
         """
         while not self._bulletin.over:
             self._tell()
@@ -216,13 +223,15 @@ class _Following:
             self._emit(event)
 
     def _demand_no_failure(self) -> None:
-        """Raise the first error for which a function gave up, if one did."""
+        """Raise the first error for which a function gave up, or the cap that functions found to be reached."""
         if time.monotonic() - self._asked < FUNCTIONS_S:
             return
         self._asked = time.monotonic()
         for record in self._launch.failures():
             if isinstance(event := event_of(record), ErrorEvent):
                 raise revive(event)
+        if self._spec.cap is not None and (reason := self._launch.reason()):
+            raise Enough(reason)
 
     def _keep(self) -> None:
         """Start functions again if all have fallen silent.

@@ -7,7 +7,7 @@ launches/{launch}/work.json                          create-only: what its funct
 launches/{launch}/lives/{index:05d}/{life:06d}.json  create-only: whoever writes it starts this life of function `index`
 launches/{launch}/evaluations/{version:010d}.json    create-only: whoever writes it starts the evaluation of a snapshot
 launches/{launch}/failures/{function}.json           create-only: the error for which a function gave up for good
-launches/{launch}/leave.json                         a wish that all functions of the launch leave
+launches/{launch}/leave.json                         create-only: a wish that all functions of the launch leave, with its reason
 
 A function is a slot of the launch, and has one *life* after the other. Since a life is claimed before it is started, a
 function that is started twice, or looked after by several others, goes on once. A claim says whether the life before
@@ -46,6 +46,12 @@ def prefix_of(launch: str) -> str:
 def name_of(launch: str, index: int, life: int) -> str:
     """Return a name for a life of function `index`. It is another one each time, since a life may be started twice."""
     return f"{prefix_of(launch)}{index}.{life}-{secrets.token_hex(3)}"
+
+
+def life_of(name: str) -> tuple[int, int]:
+    """Return the number of the function, and that of its life, that this name of a life says."""
+    index, life = name.partition(".")[2].partition("-")[0].split(".")
+    return int(index), int(life)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +153,13 @@ class Launch:
 
     def latest(self) -> dict[int, int]:
         """Return the number of the latest life of each function that has had one."""
-        found = [info.key.removesuffix(".json").rsplit("/", 2) for info in self._store.list(f"{self._base}lives/")]
-        return {int(index): int(life) for _, index, life in found}
+        return dict(self.claimed())
+
+    def claimed(self) -> dict[tuple[int, int], float]:
+        """Return when each life was claimed, by the numbers of the function and of the life, in their order."""
+        listed = self._store.list(f"{self._base}lives/")
+        found = {tuple(info.key.removesuffix(".json").rsplit("/", 2)[1:]): info.modified for info in listed}
+        return {(int(index), int(life)): modified for (index, life), modified in found.items()}
 
     def hopeless(self, index: int) -> bool:
         """Return whether function `index` died too often without progress to get another life."""
@@ -170,9 +181,18 @@ class Launch:
         )
         return [record for record in found if record is not None]
 
-    def leave(self) -> None:
-        """Ask all functions of the launch to leave, and to start no others."""
-        self._store.create(f"{self._base}leave.json", wire.dump_json({}))
+    def began(self) -> float:
+        """Return the time at which the launch began, by the store's clock."""
+        key = f"{self._base}{_WORK}"
+        return demand_present(self._store.head(key), key).modified
+
+    def leave(self, reason: str = "") -> None:
+        """Ask all functions of the launch to leave, and to start no others. `reason` says which cap made that necessary."""
+        self._store.create(f"{self._base}leave.json", wire.dump_json({"reason": reason}))
+
+    def reason(self) -> str:
+        """Return the cap for which the functions of the launch were asked to leave; empty if there was none."""
+        return str((read_now(self._store, f"{self._base}leave.json", wire.load_json) or {}).get("reason", ""))
 
     def over(self) -> bool:
         """Return whether the functions of the launch were asked to leave."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lambdaml.log import keys
 from lambdaml.log.controls import describe_control, wishes
 from lambdaml.log.holders import seem_working
+from lambdaml.log.launches import Launch
 from lambdaml.log.reader import RunReader
 from lambdaml.log.retention import snapshots_kept
 
@@ -37,6 +38,7 @@ class Status:
         init_from: The state that the run began with, as `URL@VERSION`, or None for a fresh model.
         first: The first version that can still be replayed.
         changes: A sentence about each change that was made in mid-run, or asked for.
+        reason: The cap that stopped the functions of the newest launch, if one did.
     """
 
     run: str
@@ -57,6 +59,7 @@ class Status:
     init_from: str | None = None
     first: int = 0
     changes: tuple[str, ...] = ()
+    reason: str = ""
 
 
 def status(run: RunReader) -> Status:
@@ -71,6 +74,7 @@ def status(run: RunReader) -> Status:
     now = max(time.time(), modified or 0.0)
     holders = seem_working(run.store, commits, now)
     stop, settings = last.stop if last else None, run.settings
+    launch = None if stop or holders else Launch.newest(run.store)
     return Status(
         run=run.url,
         state=_ENDED.get(stop.reason, stop.reason) if stop else "running" if holders else "stopped",
@@ -90,4 +94,5 @@ def status(run: RunReader) -> Status:
         init_from=str(settings.init_from) if settings.init_from is not None else None,
         first=next((keys.number(info.key) for info in snapshots_kept(run.store)), 0),
         changes=tuple(describe_control(wish) for wish in wishes(run.store)),
+        reason=launch[0].reason() if launch is not None else "",
     )

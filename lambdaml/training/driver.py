@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lambdaml.engines import ENGINES, Elsewhere, Engine, Enough, LaunchSpec, functions_for
 from lambdaml.engines.accounts import Accounts
-from lambdaml.engines.caps import Cap, Judge, capped
+from lambdaml.engines.caps import Cap, Judge, WrittenCap, capped
 from lambdaml.engines.entry import FUNCTION, pick_device
 from lambdaml.errors import JobError, RunFailed, SettingsError
 from lambdaml.events import Emit, Event, RunEvent, WarningEvent, tell_outages
@@ -148,7 +148,7 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
         _warn(on_event, warnings_of_room(settings, opened.free_bytes()))
         count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
         begin(opened, settings, instance, chosen, new=True, functions=count, on_event=on_event)
-        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
+        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s, _written(options.cap))
         return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
 
 
@@ -226,7 +226,7 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         begin(opened, settings, instance, chosen, new=False)
         accounts.begin(RunReader(opened).usage())
         count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
-        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s)
+        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s, _written(options.cap))
         return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
     finally:
         _close(chosen, opened, store)
@@ -248,6 +248,10 @@ def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:
         )
     engine.start()
     return engine
+
+
+def _written(cap: Cap | None) -> dict[str, Any] | None:
+    return cap.to_dict() if isinstance(cap, WrittenCap) else None
 
 
 def _numerics(mode: Mode, engine: Engine, store: Store, job: JobSettings) -> Numerics:

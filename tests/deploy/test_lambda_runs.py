@@ -6,8 +6,8 @@ environment, those of these tests run there that do not need to reach into the p
 
 import itertools
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 import lambdaml
+from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.deploy.local_lambda import LocalLambda
+from lambdaml.engines.accounts import total
 from lambdaml.engines.invoke import Invoker
 from lambdaml.engines.lambda_engine import LambdaEngine
 from lambdaml.errors import JobFailed, LambdaMLError, RunCapped, RunFailed
@@ -105,16 +108,11 @@ def test_functions_that_live_shortly_are_killed_and_left_alone_give_the_same_bit
     bucket: Callable[[], str], platform: LocalLambda, digits_bits: str | None
 ) -> None:
     """Every function is replaced five times and more, some are killed, and the launcher dies right after the start."""
-    run, options = f"{bucket()}&latency=25ms", ["--workers", "4", "--functions", "2", "--epochs", "6"]
-    options += ["--snapshot-every", "12", "--lease", "2", "--lifetime", "2.5", "--endpoint-url", platform.url]
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "lambdaml.cli", "train", DIGITS, "--store", run, "--engine", "lambda", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    run = f"{bucket()}&latency=25ms"
+    launcher = start(run, platform, "--lifetime", "2.5", "--lease", "2")
     store = open_store(run)
     wait_for(lambda: store.head(keys.log(3)))
-    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.kill()
     launcher.wait()
     for commit in (12, 30):
         wait_for(lambda commit=commit: store.head(keys.log(commit)))
@@ -129,6 +127,17 @@ def test_functions_that_live_shortly_are_killed_and_left_alone_give_the_same_bit
     lambdaml.Run(run).verify(deep=True)
     found = lambdaml.resume(run, engine="local")  # evaluates what nobody has
     assert found.model_sha256 == digits_bits
+
+
+def start(run: str, platform: LocalLambda, *options: str) -> subprocess.Popen[bytes]:
+    """Start the run `SHORT` in a process of its own."""
+    given = ["--workers", "4", "--functions", "2", "--epochs", "6", "--snapshot-every", "12", "--lease", "3"]
+    given += ["--engine", "lambda", "--endpoint-url", platform.url, *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "lambdaml.cli", "train", DIGITS, "--store", run, *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def wait_for(condition: Callable[[], Any], within_s: float = 90.0) -> None:
@@ -180,6 +189,31 @@ def test_a_cap_makes_all_functions_leave_and_the_run_goes_on_later(
 
 
 @HERE
+def test_functions_keep_a_cap_though_the_launcher_was_killed(
+    bucket: Callable[[], str], platform: LocalLambda, digits_bits: str | None
+) -> None:
+    run, budget_usd, begun = bucket(), 0.002, len(platform.reports())
+    store, prices = open_store(run), ["--as", "lambda-arm:1769", "--store-as", "s3-standard"]
+    launcher = start(f"{run}&latency=150ms", platform, "--budget", str(budget_usd), *prices)
+    wait_for(lambda: any(store.list(keys.TRACE)))  # before, it may have claimed lives that it has not invoked
+    launcher.kill()
+    launcher.wait()
+    launch, _ = Launch.newest(store) or pytest.fail("there is no launch")
+    wait_for(launch.over)
+    assert silent(platform)
+    found = lambdaml.Run(run).status()
+    assert found.state == "stopped" and found.progress < 1
+    assert re.fullmatch(r"one more round would bring it to \$0\.00\d+ of \$0\.002000", found.reason)
+    used = [each for each in RunReader(run).usage() if not each.launcher]
+    billed_s = sum(each.billed_ms for each in platform.reports()[begun:]) / 1000
+    assert sum(each.seconds for each in used if each.complete) == pytest.approx(billed_s, abs=1.5), "but for the survey"
+    tariff = Tariff(PriceBook.load(), "s3-standard", "lambda-arm:1769")
+    assert tariff.bill(Quantities([each.seconds for each in used], total(used).requests)).usd < budget_usd
+    done = lambdaml.resume(run, functions=2, cap=lambdaml.Caps(1.0, tariff=tariff), **options_of(platform))
+    assert done.model_sha256 == digits_bits
+
+
+@HERE
 def test_snapshots_are_evaluated_though_the_launcher_is_gone(bucket: Callable[[], str], platform: LocalLambda) -> None:
     run = f"{bucket()}&latency=30ms"
     seen: list[Event] = []
@@ -191,7 +225,7 @@ def test_snapshots_are_evaluated_though_the_launcher_is_gone(bucket: Callable[[]
 
     leave = Launch.leave
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Gone):
-        patch.setattr(Launch, "leave", lambda launch: None)  # as if it had been killed
+        patch.setattr(Launch, "leave", lambda launch, reason: None)  # as if it had been killed
         patch.setattr("lambdaml.engines.lambda_engine._Following._wait", lambda following, seconds: None)
         lambdaml.train(DIGITS, run, **{**SHORT, "epochs": 20}, on_event=forget, **options_of(platform))
     assert Launch.leave is leave
@@ -217,7 +251,7 @@ def test_a_run_whose_functions_all_died_goes_on_when_it_is_kept(
                 raise Gone
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Gone):
-            patch.setattr(Launch, "leave", lambda launch: None)
+            patch.setattr(Launch, "leave", lambda launch, reason: None)
             patch.setattr("lambdaml.engines.lambda_engine._Following._wait", lambda following, seconds: None)
             lambdaml.train(DIGITS, run, **SHORT, on_event=die, **options_of(platform))
         invoker, store = Invoker(platform.function, endpoint_url=platform.url), open_store(run)

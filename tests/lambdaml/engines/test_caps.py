@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.engines.accounts import total
 from lambdaml.engines.caps import Spent
 from lambdaml.errors import RunCapped, SettingsError
+from lambdaml.storage import MeterReading
 from tests.lambdaml.lab import model_bytes
 
 JOB = f"{Path(__file__).parents[1] / 'lab.py'}:Tiny"
@@ -152,3 +155,15 @@ def test_a_model_is_not_touched_by_a_cap_that_comes_too_late() -> None:
 def test_a_cap_that_means_nothing_is_refused(make: Callable[[], object], complaint: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(complaint)):
         make()
+
+
+def test_a_cap_that_was_written_down_says_the_same_by_the_same_prices() -> None:
+    book = PriceBook.load()
+    dear = book.replaced({"s3-standard/get": replace(book["s3-standard/get"], usd=1.0)})
+    spent = Spent(10.0, 12.0, (3.0, 4.5), MeterReading({"get": 7, "create": 3}), 4)
+    for platform in ("lambda-arm:1769", "ec2-t3.micro" if "ec2-t3.micro" in book.places else "spot"):
+        cap = Caps(5.0, 11.0, 100.0, Tariff(dear, "s3-standard", platform))
+        again = Caps.from_dict(json.loads(json.dumps(cap.to_dict())))
+        assert again(spent) == cap(spent)
+        assert again(spent) is not None and "$7.0" in (again(spent) or "")
+    assert Caps.from_dict(Caps(max_requests=5.0).to_dict())(spent) is not None
