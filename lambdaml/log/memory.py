@@ -149,7 +149,7 @@ class Memory:
             "begun": self.begun,
         }
         header |= {"values": self.values, "pending": sorted(self.pending)}
-        parts = [(name, np.ascontiguousarray(array)) for name, array in self._parts()]
+        parts = [(name, np.asarray(array, order="C")) for name, array in self._parts()]
         return wire.pack(header, parts)[0]
 
     @staticmethod

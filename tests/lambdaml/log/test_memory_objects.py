@@ -44,6 +44,13 @@ def test_a_memory_is_read_back_as_it_was() -> None:
     assert (found.digest(), found.begun, found.ready_commit) == (memory.digest(), 2, 9)
 
 
+def test_an_array_without_dimensions_is_read_back_without_any() -> None:
+    """Adam counts its steps in one."""
+    memory = Memory(0, 1, {"step": np.array(3.0, np.float32)})
+    found = Memory.read(memory.dump(0), "memory/00000/0000000001")
+    assert found.arrays["step"].shape == () and found.digest() == memory.digest()
+
+
 def test_a_log_state_tells_damaged_updates_from_others_that_were_refused() -> None:
     assert decided("", DAMAGED).weights[0] == (1.0, UNREADABLE)
     assert decided("gradient is not finite", "").weights[0] == (0.0, 1.0)
