@@ -79,6 +79,8 @@ class Parts:
             _demand_as_sent(names, parts)
         if algorithm.fragments > 1:
             _demand_rounds(names, parts)
+        if algorithm.duals:
+            _demand_consensus(names, parts)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts
@@ -149,6 +151,8 @@ def _demand_turns(names: Settings | RunOptions, parts: Parts) -> None:
         why = "compares the speeds of workers"
     elif algorithm.fragments > 1:
         why = "sends parts of the model in turn"
+    elif algorithm.duals:
+        why = "needs every worker in each round"
     if parts.feedback and names.staleness.partition(":")[0] != "constant":
         raise SettingsError(
             f"staleness rule {names.staleness!r} weighs updates, and with schedule {names.schedule!r} a worker cannot know later "
@@ -158,6 +162,27 @@ def _demand_turns(names: Settings | RunOptions, parts: Parts) -> None:
         raise SettingsError(
             f"algorithm {names.algorithm!r} {why}, and with schedule {names.schedule!r} other workers take part in each round"
         )
+
+
+def _demand_consensus(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that each step moves the model by the mean of what all workers sent, exactly.
+
+    Raises:
+        SettingsError: If the schedule, the codec or the rule does not go with dual variables.
+    """
+    named = f"algorithm {names.algorithm!r}"
+    if parts.delay or not in_rounds(parts.schedule, names.workers):
+        raise SettingsError(
+            f"{named} needs the newest model and an update of every worker in each round, which schedule {names.schedule!r} "
+            "does not wait for: use bsp"
+        )
+    if not parts.codec.exact:
+        raise SettingsError(
+            f"{named} sends dual variables, whose mean is 0 only if nothing is rounded or left out, and codec "
+            f"{names.codec!r} is not exact: use fp32"
+        )
+    if parts.rule.transform(names.workers, 1) is not None:
+        raise SettingsError(f"staleness rule {names.staleness!r} takes other steps than to the mean that {named} needs")
 
 
 def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:

@@ -98,6 +98,7 @@ class Message:
         arrays: The arrays that the worker remembers from now on.
         values: The plain values that the worker remembers from now on.
         buffers: The buffers that the batches of a sum changed.
+        residuals: The primal and the dual residual of the consensus at the base, if the algorithm has duals and knows them.
     """
 
     samples: int
@@ -107,6 +108,7 @@ class Message:
     arrays: Arrays = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     buffers: Body = field(default_factory=dict)
+    residuals: tuple[float, ...] = ()
 
 
 class GradientSum(Protocol):
@@ -175,7 +177,8 @@ class LocalModel(Protocol):
         ...
 
     def pull(self, centre: Vector, strength: float) -> None:
-        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`."""
+        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`, which reaches
+        all parameters."""
         ...
 
     def displace(self, start: Vector) -> None:
@@ -205,6 +208,8 @@ class Algorithm(Protocol):
             of a run with `summands` times as many.
         fragments: The number of fragments into which the parameters are divided (`lambdaml.algorithms.fragments`). Update
             s of a worker carries fragment s mod `fragments` alone; 1 if updates carry all parameters.
+        duals: Whether its workers remember dual variables. These belong to the worker's share of the data and to the newest
+            model, so shares stay the same in all epochs, and all workers take part in each round.
     """
 
     gives: frozenset[str]
@@ -213,6 +218,7 @@ class Algorithm(Protocol):
     clocked: bool
     summands: int
     fragments: int
+    duals: bool
 
     def batches(self, per_epoch: int) -> int:
         """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""
@@ -300,6 +306,7 @@ ALGORITHMS: Registry[Algorithm] = Registry(
     {
         "gradient": "lambdaml.algorithms.gradient:GradientDescent",
         "local": "lambdaml.algorithms.local:LocalSteps",
+        "admm": "lambdaml.algorithms.admm:Consensus",
         "presum": "lambdaml.algorithms.presum:Accumulation",
         "statistics": "lambdaml.algorithms.statistics:Statistics",
     },

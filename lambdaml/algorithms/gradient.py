@@ -23,7 +23,7 @@ class GradientDescent:
     """Sends gradients. Update number q of a worker is the gradient of its batch number q."""
 
     gives = frozenset({GRADIENT})
-    remembers = keeps_optimizer = clocked = False
+    remembers = keeps_optimizer = clocked = duals = False
     summands = fragments = 1
 
     def batches(self, per_epoch: int) -> int:

@@ -19,10 +19,10 @@ With `fragments=F` an update comes after H/F steps and carries one of F parts of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.algorithms import Assignment, LocalModel, Message, Share, in_turn, together, wrong_batches
+from lambdaml.algorithms import Assignment, Batch, LocalModel, Message, Share, in_turn, together, wrong_batches
 from lambdaml.algorithms.fragments import Carried
 from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
 from lambdaml.codecs import DISPLACEMENT
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 AUTO, AUTO_STEPS = "auto", 32
 """The word for a number of steps that workers choose, and the number of the fastest worker by default."""
 
-_DONE, _OPTIMIZER = "batches", "optimizer"
+_DONE, OPTIMIZER = "batches", "optimizer"
 """The names of the memory's values that count a worker's batches, if their number depends on clocks, and that hold what
 is no tensor in the inner optimizer's state."""
 
@@ -60,7 +60,7 @@ class LocalSteps:
             steps, and the worker remembers its own values of the others. With 1 an update carries the whole model.
     """
 
-    summands = 1
+    summands, duals = 1, False
 
     def __init__(
         self,
@@ -144,11 +144,8 @@ class LocalSteps:
             carried = Carried.resume(model, start, self.fragments, memory or fresh)
             model.restore(carried.values)
         kept = memory if self._keep and memory is not None else fresh
-        model.load_optimizer(kept.arrays, kept.values.get(_OPTIMIZER))
-        done = []
-        for number in range(assignment.batches):
-            done.append(model.backward(assignment.worker, assignment.first_batch + number))
-            model.step(assignment.worker, assignment.first_batch + number, inner_step + number)
+        model.load_optimizer(kept.arrays, kept.values.get(OPTIMIZER))
+        done = take_steps(model, assignment, inner_step)
         found = together(done, sum(batch.loss for batch in done) / len(done))
         absent, arrays = found.absent, Arrays()
         values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
@@ -158,7 +155,7 @@ class LocalSteps:
             absent = carried.send(model, assignment.seq, done)
             arrays, values = carried.kept()
         if self._keep:
-            state, values[_OPTIMIZER] = model.dump_optimizer()
+            state, values[OPTIMIZER] = model.dump_optimizer()
             arrays |= state
         return Message(found.samples, found.loss, absent, found.labels, arrays=arrays, values=values)
 
@@ -170,6 +167,23 @@ class LocalSteps:
 
     def nominal(self, settings: Settings) -> int:
         return -(-settings.samples // settings.sharers)
+
+
+def take_steps(
+    model: LocalModel, assignment: Assignment, inner_step: int, add: Callable[[], None] = lambda: None
+) -> list[Batch]:
+    """Take the local steps of an update, and return its batches.
+
+    Args:
+        inner_step: The number of the first step in the job's learning-rate schedule.
+        add: Adds to the gradient of each batch what is not the loss's.
+    """
+    done = []
+    for number in range(assignment.batches):
+        done.append(model.backward(assignment.worker, assignment.first_batch + number))
+        add()
+        model.step(assignment.worker, assignment.first_batch + number, inner_step + number)
+    return done
 
 
 def variants(steps: int) -> list[str]:

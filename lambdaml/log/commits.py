@@ -141,11 +141,11 @@ def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> De
 def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Entry:
     """Apply the rule to an update: the entry says "applied" with a weight, or "discarded"."""
     entry = _entry(update, version - update.base)
-    if update.labels:
-        entry = replace(entry, labels=update.labels)
+    if update.labels or update.residuals:
+        entry = replace(entry, labels=update.labels, residuals=update.residuals)
     weight = rule.judge(entry, log_state)
     if weight is None:
-        return replace(entry, fate="discarded", reason=STALE, labels=())
+        return replace(entry, fate="discarded", reason=STALE, labels=(), residuals=())
     return replace(entry, weight=weight)
 
 

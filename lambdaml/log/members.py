@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -22,3 +23,40 @@ def demand_type(record: object, kind: type, *names: str) -> None:
         value = getattr(record, name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
+
+
+def read_labels(counts: Any) -> tuple[int, ...]:
+    """Return the numbers of samples of each class that a record holds, and none if it is empty.
+
+    Raises:
+        TypeError, ValueError: If it holds something else.
+    """
+    if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
+        raise TypeError(f"labels are {counts!r}")
+    return tuple(counts)
+
+
+def read_batches(batches: Any) -> tuple[int, int] | None:
+    """Return the first of an update's batches and their number, if a record holds them.
+
+    Raises:
+        TypeError, ValueError: If it holds something else.
+    """
+    if batches is None:
+        return None
+    first, count = read_labels(batches)
+    if not count:
+        raise ValueError("an update of no batches")
+    return first, count
+
+
+def read_residuals(record: Any) -> tuple[float, ...]:
+    """Return the two residuals that a record holds, and none if it is empty.
+
+    Raises:
+        TypeError, ValueError: If it holds something else.
+    """
+    numbers = record if isinstance(record, list) and len(record) in (0, 2) else [math.nan]
+    if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
+        raise TypeError(f"residuals are {record!r}")
+    return tuple(numbers)

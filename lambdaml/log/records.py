@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, slices, wire
-from lambdaml.log.members import demand_type, known
+from lambdaml.log.members import demand_type, known, read_batches, read_labels, read_residuals
 from lambdaml.log.slices import Slicing
 
 Fate = Literal["applied", "discarded", "rejected"]
@@ -78,7 +78,8 @@ class Update:
     as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
     `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
-    the run's staleness rule asks for that. The reader adds its own findings, which are not part of the object:
+    the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's
+    algorithm has duals and its worker knows them. The reader adds its own findings, which are not part of the object:
     `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
     update), and `loaded` (whether `body` is in memory, or was freed).
     """
@@ -102,6 +103,7 @@ class Update:
     stop: Stop | None = None
     control: Control | None = None
     labels: tuple[int, ...] = ()
+    residuals: tuple[float, ...] = ()
     body: Body = field(default_factory=dict)
     apart: Slicing | None = None
     size_bytes: int = 0
@@ -199,6 +201,7 @@ class Update:
         """Return a digest of what was computed, and from what, whoever computed it and whenever."""
         loss = self.loss if math.isfinite(self.loss) else None  # as it is read back
         content = [*self.id, self.base_commit, self.batches, self.memory, self.samples, loss, sorted(self.body)]
+        content += self.residuals
         sha = hashlib.sha256(repr(content).encode())
         for name in sorted(self.body):
             sha.update(np.ascontiguousarray(self.body[name]).tobytes())
@@ -216,8 +219,8 @@ class Entry:
 
     `weight` is the factor that the staleness rule gives the gradient (0 unless applied), before the step's mean is
     taken over its samples (`lambdaml.log.commits.summed`). `staleness` is the number of optimizer steps between the
-    version that it was computed from and the step that applied it, or that it would have been part of. `labels` are
-    those of an applied update.
+    version that it was computed from and the step that applied it, or that it would have been part of. `labels` and
+    `residuals` are those of an applied update.
     """
 
     worker: int
@@ -231,13 +234,17 @@ class Entry:
     fate: Fate = "applied"
     reason: str = ""
     labels: tuple[int, ...] = ()
+    residuals: tuple[float, ...] = ()
 
     def dump(self) -> list[Any]:
         loss = self.loss if math.isfinite(self.loss) else None
         line = [self.worker, self.seq, self.base, self.generation, self.samples, loss, self.staleness]
         if self.fate != "applied":
             return [*line, self.fate, self.reason]
-        return [*line, self.weight, list(self.labels)] if self.labels else [*line, self.weight]
+        more = (
+            [list(self.labels), list(self.residuals)] if self.residuals else [list(self.labels)] if self.labels else []
+        )
+        return [*line, self.weight, *more]
 
     @staticmethod
     def load(line: list[Any]) -> Entry:
@@ -247,8 +254,12 @@ class Entry:
             fate, reason = rest
             entry = Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
         else:
-            weight, labels = rest if len(rest) == 2 else (*rest, [])
-            entry = Entry(worker, seq, base, generation, samples, loss, staleness, weight, labels=_labels(labels))
+            weight, labels, residuals = (*rest, [], [])[:3]
+            entry = Entry(
+                *(worker, seq, base, generation, samples, loss, staleness, weight),
+                labels=read_labels(labels),
+                residuals=read_residuals(residuals),
+            )
         demand_type(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
         demand_type(entry, float, "loss", "weight")
         if entry.fate not in get_args(Fate):
@@ -380,6 +391,8 @@ def optional_members(update: Update) -> dict[str, Any]:
         members["control"] = asdict(update.control)
     if update.labels:
         members["labels"] = list(update.labels)
+    if update.residuals:
+        members["residuals"] = list(update.residuals)
     return members
 
 
@@ -388,12 +401,13 @@ def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(header.get("memory", ""), str):
         raise TypeError(f"memory is {header['memory']!r}")
     return {
-        "batches": _batches(header.get("batches")),
+        "batches": read_batches(header.get("batches")),
         "memory": header.get("memory", ""),
         "digest": _digest(header.get("digest")),
         "stop": _stop(header.get("stop")),
         "control": _control(header.get("control")),
-        "labels": _labels(header.get("labels", [])),
+        "labels": read_labels(header.get("labels", [])),
+        "residuals": read_residuals(header.get("residuals", [])),
     }
 
 
@@ -415,21 +429,6 @@ def _control(record: Any) -> Control | None:
     demand_type(control, int, "number")
     demand_type(control, str, "what")
     return control
-
-
-def _batches(batches: Any) -> tuple[int, int] | None:
-    if batches is None:
-        return None
-    first, count = _labels(batches)
-    if not count:
-        raise ValueError("an update of no batches")
-    return first, count
-
-
-def _labels(counts: Any) -> tuple[int, ...]:
-    if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
-        raise TypeError(f"labels are {counts!r}")
-    return tuple(counts)
 
 
 def _digest(record: Any) -> Digest | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +44,8 @@ class LogState:
         rejections: The `progress` at which each recently rejected update got its fate; none is older than `RECENT`.
         staleness: The number of applied updates for each staleness in steps.
         labels: The sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
+        residuals: The primal and the dual residual of the consensus that the latest commit's updates were computed from, as
+            the root of the mean square over workers; empty if they know none.
         controls: The number of control entries so far.
         changed: The present value of each setting that a control entry changed.
         stop: The reason why the run ended, or None while it goes on.
@@ -50,7 +53,7 @@ class LogState:
 
     __slots__ = (
         *("changed", "commit", "controls", "next_seq", "generation", "labels", "rejected", "rejections"),
-        *("samples", "staleness", "steps", "stop", "version", "weights", "workers"),
+        *("residuals", "samples", "staleness", "steps", "stop", "version", "weights", "workers"),
     )
 
     def __init__(self, workers: int, steps: int) -> None:
@@ -66,6 +69,7 @@ class LogState:
         self.rejections: list[int] = []
         self.staleness: dict[int, int] = {}
         self.labels: list[int] = []
+        self.residuals: tuple[float, ...] = ()
         self.controls = 0
         self.changed: dict[str, Any] = {}
         self.stop: Stop | None = None
@@ -110,6 +114,9 @@ class LogState:
             self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1
             if entry.labels:
                 self._count(entry.labels)
+        known = [entry.residuals for entry in commit.applied if entry.residuals]
+        if known:
+            self.residuals = tuple(math.sqrt(sum(one * one for one in each) / len(known)) for each in zip(*known))
         for control in commit.controls:
             if control.number != self.controls:
                 raise BadObject(f"log entry {commit.commit} holds control entry {control.number}, not {self.controls}")
@@ -142,7 +149,7 @@ class LogState:
         record["staleness"] = [list(pair) for pair in sorted(self.staleness.items())]
         record["weights"] = [list(pair) for pair in self.weights]
         record["stop"] = asdict(self.stop) if self.stop else None
-        return record
+        return record | ({"residuals": list(self.residuals)} if self.residuals else {})
 
     @staticmethod
     def load(record: dict[str, Any], workers: int, steps: int) -> LogState:
@@ -153,6 +160,7 @@ class LogState:
         log_state.staleness = {staleness: count for staleness, count in record["staleness"]}
         log_state.weights = [tuple(pair) for pair in record["weights"]]
         log_state.stop = Stop(**record["stop"]) if record["stop"] else None
+        log_state.residuals = tuple(record.get("residuals", ()))
         return log_state
 
 

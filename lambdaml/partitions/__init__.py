@@ -20,8 +20,9 @@ from lambdaml.registry import Registry
 Owners = NDArray[np.int64]
 """The number of the worker that owns a sample, for each sample of a data set: int64, shape (samples,)."""
 
-IID, OWN = "iid", "job"
-"""The names of the partition in which samples have no owners, and of the one that the job itself makes."""
+IID, OWN, DRAWN = "iid", "job", "skew:0"
+"""The names of the partition in which samples have no owners, of the one that the job itself makes, and of lasting shares that are
+drawn at random."""
 
 
 class Samples(Protocol):

@@ -22,7 +22,7 @@ from lambdaml.log.numerics import Numerics
 from lambdaml.log.retention import ROUNDS_UNDER_WAY, least_rounds
 from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
-from lambdaml.partitions import IID, OWN
+from lambdaml.partitions import DRAWN, IID, OWN, PARTITIONS
 from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES, cohort_of, delay_of, in_rounds
 from lambdaml.settings import JobSettings, RunVersion, Settings, make_settings
@@ -177,7 +177,7 @@ def settings_for(
         raise SettingsError(f"batch_size: must be 1 or more (it is {batch_size!r})")
     demand_workers(asked)
     demand_kind(job, asked)
-    partition = asked.partition or (OWN if parts_itself(job) else IID)
+    partition = _partition(asked, job)
     asked, clients = in_slots(asked)
     model = build_model(job)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -235,6 +235,22 @@ def _length(asked: RunOptions, parts: Parts, per_epoch: int) -> tuple[int, int |
         steps = -(-batches // each)
     _demand_turns(asked, parts, steps)
     return steps, batches
+
+
+def _partition(asked: RunOptions, job: Job) -> str:
+    """Return the name of the partition that deals the job's samples.
+
+    Raises:
+        SettingsError: If the algorithm needs samples that have owners, and the partition that was asked for gives them none.
+    """
+    duals = ALGORITHMS.make(asked.algorithm).duals
+    name = asked.partition or (OWN if parts_itself(job) else DRAWN if duals else IID)
+    if duals and not PARTITIONS.make(name).lasting:
+        raise SettingsError(
+            f"algorithm {asked.algorithm!r} needs workers that keep their samples, and partition {name!r} deals them anew each "
+            f"epoch: use {DRAWN}"
+        )
+    return name
 
 
 def in_slots(asked: RunOptions) -> tuple[RunOptions, int | None]:

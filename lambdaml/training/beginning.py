@@ -17,7 +17,7 @@ from lambdaml.settings import Settings, reached
 from lambdaml.storage import Store
 from lambdaml.storage.probe import check
 from lambdaml.storage.url import StoreURL
-from lambdaml.training.evaluation import evaluate
+from lambdaml.training.evaluation import evaluate, with_residuals
 from lambdaml.training.footprint import Footprint, footprint, outer_share, warning
 from lambdaml.training.init_from import begin_from
 
@@ -87,7 +87,8 @@ def first_state(settings: Settings, job: Job, engine: Engine, functions: int = 1
         engine.compute.submit(begin_from, replica, settings.init_from).result()
     state = engine.compute.submit(replica.shared_state).result()
     if settings.target is not None:
-        reached(settings.target, engine.compute.submit(evaluate, job, state).result())
+        metrics = engine.compute.submit(evaluate, job, state).result()
+        reached(settings.target, with_residuals(metrics, state.meta) if replica.algorithm.duals else metrics)
     trained_bytes = replica.flat.host.nbytes
     return state, footprint(
         replica.parts,

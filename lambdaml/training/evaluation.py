@@ -8,12 +8,13 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.engines import Enough
 from lambdaml.errors import JobFailed
 from lambdaml.events import Emit, EvaluatingEvent, Event, MetricsEvent
 from lambdaml.job import Job
 from lambdaml.log import keys, wire
-from lambdaml.log.snapshot import State, read_state
+from lambdaml.log.snapshot import State, meta_of, read_state
 from lambdaml.log.stops import request_stop
 from lambdaml.settings import Settings, parse_target, reached
 from lambdaml.storage import ObjectInfo, Store
@@ -30,7 +31,7 @@ _TELL_S = 0.1
 class Evaluator:
     """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target.
 
-    If `coherence` is set, it adds a metric of that name: the cosine between the gradients of this snapshot and of the
+    A run whose algorithm has duals has the metrics of `with_residuals`, too. If `coherence` is set, it adds a metric of that name: the cosine between the gradients of this snapshot and of the
     one before on the reference set of `lambdaml.training.coherence`.
 
     Args:
@@ -54,6 +55,7 @@ class Evaluator:
         self._job = job
         self._device = device
         self._emit = emit
+        self._duals = ALGORITHMS.make(settings.algorithm).duals
         self._model: Any = None
         self._probe: Probe | None = None
         self._last = ""
@@ -85,6 +87,8 @@ class Evaluator:
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
+        if self._duals:
+            metrics = with_residuals(metrics, meta_of(self._store, info.key))
         target = self._settings.target
         if target and not self._reached and reached(target, metrics):
             self._reached = True
@@ -176,6 +180,21 @@ def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
     model = call(job.model).to(device)
     load_into(model, state)
     return _metrics(job, model)
+
+
+def with_residuals(metrics: dict[str, float], meta: Mapping[str, Any]) -> dict[str, float]:
+    """Return a job's metrics of a snapshot, with those that the log tells in a run with duals.
+
+    These are `primal`, the distance of a worker's model from the run's, and `dual`, rho times that of the run's model
+    from the one before, both as the root of the mean square over workers. Workers tell them with their next updates, so
+    they belong to the version before the snapshot's; they are not a number as long as they are not known.
+
+    Args:
+        metrics: The metrics that the job reports. One of these names stays as it is.
+        meta: The values of the snapshot's state.
+    """
+    known = meta["log_state"].get("residuals") or (math.nan, math.nan)
+    return dict(zip(("primal", "dual"), known, strict=True)) | metrics
 
 
 def _metrics(job: Job, model: Any) -> dict[str, float]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import Assignment, Batch, together
+from lambdaml.algorithms import ALGORITHMS, Assignment, Batch, together
 from lambdaml.codecs import Layout, UpdateContext, Vector
-from lambdaml.errors import JobFailed
+from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
 from lambdaml.partitions import PARTITIONS
@@ -49,6 +49,9 @@ class JobModel:
         inner_steps: The number of local steps that a worker takes in the whole run.
         fragments: The number of fragments in which updates carry the parameters.
 
+    Raises:
+        SettingsError: If the job has a scheduler, and the run's algorithm has duals.
+
     Attributes:
         changed: The present values of the settings that control entries changed.
         commit: The number of commits that the parameters rest on.
@@ -69,6 +72,11 @@ class JobModel:
         inner_steps: int,
         fragments: int,
     ) -> None:
+        if scheduler is not None and ALGORITHMS.make(settings.algorithm).duals:
+            raise SettingsError(
+                f"algorithm {settings.algorithm!r} with a scheduler: {type(job).__name__}.scheduler() returns "
+                f"{type(scheduler).__name__}, and the local steps of all rounds have one learning rate: return None"
+            )
         self.job, self.settings = job, settings
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.device = device
@@ -213,8 +221,10 @@ class JobModel:
         self.flat.restore(values)
 
     def pull(self, centre: Vector, strength: float) -> None:
-        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`."""
+        """Add to the gradient in the model that of `strength` / 2 times the squared distance from `centre`, which reaches
+        all parameters."""
         self.flat.pull(centre, strength)
+        self._absent = []
 
     def displace(self, start: Vector) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""

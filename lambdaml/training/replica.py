@@ -174,6 +174,7 @@ class Replica:
             labels=found.labels,
             batches=(assignment.first_batch, assignment.batches) if covers_batches(self.algorithm) else None,
             memory=digest,
+            residuals=found.residuals,
             warnings=self.strays.found(numbers),
         )
 
@@ -199,9 +200,7 @@ class Replica:
         if self.feedback is not None and made.taken is not None:
             encoded, rows, _ = split_body(update.body)
             if self.codec.exact and not rows:
-                taken = self.codec.values(encoded, self.flat.layout)[
-                    :
-                ]  # the same bits, in memory that the update holds anyway
+                taken = self.codec.values(encoded, self.flat.layout)[:]  # in memory that the update holds anyway
                 taken.flags.writeable = False
             else:
                 taken = made.taken.copy() if made.taken is self.flat.host else made.taken
@@ -274,6 +273,8 @@ class Replica:
             return "loss is not finite"
         if update.labels and not self.rule.labels:
             return "counts labels, which the run's rule does not ask for"
+        if update.residuals and not self.algorithm.duals:
+            return "has residuals, which the run's algorithm does not know"
         return ""
 
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update], until: int | None = None) -> None:
@@ -292,8 +293,7 @@ class Replica:
         self.end(commit)
 
     def begin(self, commit: Commit) -> None:
-        """Begin to apply a commit. Then, for each step, `add` its updates in order and take the `step`; `end` comes
-        last."""
+        """Begin to apply a commit. Then `add` the updates of each step in order and take the `step`; `end` comes last."""
         if commit.version != self.version:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         if commit.steps and self.transform is not None:

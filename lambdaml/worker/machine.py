@@ -41,6 +41,7 @@ class Computed:
         labels: The number of samples of each class, if the run's staleness rule asks for that.
         batches: The first of the worker's batches and their number; None for a gradient of one batch.
         memory: The digest of the memory that it was computed from; "" in a run without memory.
+        residuals: The primal and the dual residual at the base; see `lambdaml.algorithms.Message`.
         warnings: Texts for the user, one for each finding.
     """
 
@@ -54,6 +55,7 @@ class Computed:
     labels: tuple[int, ...] = ()
     batches: tuple[int, int] | None = None
     memory: str = ""
+    residuals: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def update(
@@ -72,7 +74,10 @@ class Computed:
         )
 
 
-_COPIED = (*("base", "base_commit", "samples", "loss", "compute_s", "encode_s", "labels", "batches", "memory", "body"),)
+_COPIED = (
+    *("base", "base_commit", "samples", "loss", "compute_s", "encode_s"),
+    *("labels", "batches", "memory", "residuals", "body"),
+)
 """The members of a computation that its update has, too."""
 
 

@@ -17,6 +17,7 @@ from lambdaml.events import Event
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.snapshot import State
+from lambdaml.partitions import DRAWN, IID
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.statistics_job import StatisticsJob
 from lambdaml.storage import MemoryStore, copy
@@ -184,17 +185,21 @@ def model_bytes(run: lambdaml.Run) -> bytes:
 
 def settings_of(job: Job, *, workers: int = 1, steps: int = 100, **options: Any) -> Settings:
     """Settings as `train` would resolve them."""
-    from lambdaml.training.sampling import Sampler
+    from lambdaml.training.owners import DatasetSamples
+    from lambdaml.training.sampling import deal
 
-    samples = len(job.dataset())
-    summands = ALGORITHMS.make(options.get("algorithm", "gradient")).summands
+    samples, algorithm = DatasetSamples(job, job.dataset()), ALGORITHMS.make(options.get("algorithm", "gradient"))
+    options.setdefault("partition", DRAWN if algorithm.duals else IID)
+    seed, shares = options.get("seed", 0), options.get("clients") or workers
+    sampler, sha256 = deal(options["partition"], samples, shares, job.batch_size, seed, algorithm.summands, workers)
     return Settings(
         job=JobSettings(spec="test"),
         workers=workers,
         steps=steps,
         batch_size=job.batch_size,
-        samples=samples,
-        steps_per_epoch=Sampler(samples, workers, job.batch_size, 0, summands).steps_per_epoch,
+        samples=len(samples),
+        steps_per_epoch=sampler.steps_per_epoch,
+        owners_sha256=sha256,
         parameters=1,
         snapshot_every=10,
         token="t",

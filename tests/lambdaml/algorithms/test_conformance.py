@@ -35,6 +35,7 @@ OURS = [
     "presum:3",
     "statistics",
     "statistics:3",
+    "admm:1,steps=3",
 ]
 
 
@@ -151,7 +152,8 @@ def test_a_state_that_was_written_goes_on_with_the_same_bits(algorithm: str) -> 
 
 
 def test_a_run_that_broke_off_ends_learns_and_verifies(algorithm: str) -> None:
-    schedule = "asp" if ALGORITHMS.make(algorithm).fragments == 1 else "bsp"
+    made = ALGORITHMS.make(algorithm)
+    schedule = "asp" if made.fragments == 1 and not made.duals else "bsp"
     run = broken_off(
         job_of(algorithm), workers=WORKERS, steps=10, algorithm=algorithm, schedule=schedule, snapshot_every=2
     )

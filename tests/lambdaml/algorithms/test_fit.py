@@ -71,16 +71,28 @@ def test_all_pairs_of_parts_train_or_are_refused_by_a_line_that_names_both() -> 
     assert not any("\n" in said for said in refused.values())
     pairs = {(parts[1], parts[3]) for parts, said in refused.items() if names(said, parts[1], parts[3])}
     with_codec = {(parts[1], parts[2]) for parts, said in refused.items() if names(said, parts[1], parts[2])}
+    with_schedule = {(parts[1], parts[0]) for parts, said in refused.items() if names(said, parts[1], parts[0])}
     for parts in whole:
-        assert (parts in refused) == ((parts[1], parts[3]) in pairs or (parts[1], parts[2]) in with_codec), parts
-    inexact = {("statistics", codec) for codec in CODECS.variants() if not CODECS.make(codec).exact}
+        unfit = (parts[1], parts[3]) in pairs or (parts[1], parts[2]) in with_codec
+        assert (parts in refused) == (unfit or (parts[1], parts[0]) in with_schedule), parts
+    lossy = [spec for spec in CODECS.variants() if not CODECS.make(spec).exact]
+    inexact = {(algorithm, spec) for algorithm in ("statistics", "admm:1,steps=2") for spec in lossy}
     assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")} | inexact
+    loose = {spec for spec in SCHEDULES.variants(WORKERS) if spec not in ("bsp", f"quorum:{WORKERS}")}
+    assert with_schedule == {("admm:1,steps=2", spec) for spec in loose}
+    assert {rule for algorithm, rule in pairs if algorithm == "admm:1,steps=2"} == {
+        "dc",
+        "dc-a",
+        "ringleader",
+        "nesterov",
+    }
     for refusing in ("local:2", "presum:2"):
         assert {rule for algorithm, rule in pairs if algorithm == refusing} == {"dc", "dc-a", "ringleader"}
     assert {algorithm for algorithm, rule in pairs if rule == "nesterov"} == {
         "local:2,outer=nesterov",
         "local:2,outer=adam",
         "statistics",
+        "admm:1,steps=2",
     }
     assert {rule for algorithm, rule in pairs if algorithm == "statistics"} == {"dc", "dc-a", "ringleader", "nesterov"}
     tried = list(covering([parts for parts in whole if parts not in refused]))
