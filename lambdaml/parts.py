@@ -92,6 +92,8 @@ def unfit(codec: Codec, algorithm: Algorithm) -> str:
     """
     if STATISTICS in algorithm.gives and not codec.exact:
         return "changes numbers, and so needs vectors along which steps are taken"
+    if algorithm.duals and not codec.exact:
+        return "rounds or leaves out numbers, and so needs vectors without dual variables, whose mean must be 0"
     missing = sorted(codec.needs - algorithm.gives)
     return f"needs {missing[0]}s" if missing else ""
 
@@ -175,11 +177,6 @@ def _demand_consensus(names: Settings | RunOptions, parts: Parts) -> None:
         raise SettingsError(
             f"{named} needs the newest model and an update of every worker in each round, which schedule {names.schedule!r} "
             "does not wait for: use bsp"
-        )
-    if not parts.codec.exact:
-        raise SettingsError(
-            f"{named} sends dual variables, whose mean is 0 only if nothing is rounded or left out, and codec "
-            f"{names.codec!r} is not exact: use fp32"
         )
     if parts.rule.transform(names.workers, 1) is not None:
         raise SettingsError(f"staleness rule {names.staleness!r} takes other steps than to the mean that {named} needs")

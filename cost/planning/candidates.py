@@ -232,7 +232,7 @@ class SearchSpace:
         made = {spec: SCHEDULES.make(spec) for spec in wanted}
         fitting = [spec for spec in wanted if made[spec].needs(workers) <= workers]
         rounds = [spec for spec in fitting if in_rounds(made[spec], workers)]
-        if _algorithm(algorithm).fragments > 1:
+        if _algorithm(algorithm).fragments > 1 or _algorithm(algorithm).duals:
             return rounds or fitting  # which are refused by name
         return fitting if self.codecs or not CODECS.make(codec).feedback else rounds
 

@@ -14,7 +14,7 @@ from lambdaml.cost.planning.pilot import PATIENCE, PLAIN, PilotRun
 from lambdaml.cost.profiling.profile import Profile
 from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
-from lambdaml.parts import Parts
+from lambdaml.parts import Parts, unfit
 
 
 def proposed_codecs(profile: Profile, algorithm: str, to_target: bool) -> list[str]:
@@ -68,7 +68,7 @@ def demand_pilots(profile: Profile, algorithm: str, asked: Sequence[str]) -> Non
 
 
 def _fits(spec: str, algorithm: str) -> bool:
-    return CODECS.make(spec).needs <= ALGORITHMS.make(algorithm).gives
+    return not unfit(CODECS.make(spec), ALGORITHMS.make(algorithm))
 
 
 def _pilots(profile: Profile, algorithm: str, spec: str) -> list[PilotRun]:

@@ -157,6 +157,8 @@ class FaultScenario:
         overlap = random.Random(f"{seed}/delay")
         if schedule is None and overlap.random() < 0.15:
             scenario.schedule = overlap.choice(_PIPELINES)
+        if scenario.schedule == "bsp" and random.Random(f"{seed}/duals").random() < 0.2:
+            scenario.algorithm = "admm:1,steps=2"
         scenario._form_cohorts(random.Random(f"{seed}/cohort"), anyway=schedule is None)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
@@ -176,7 +178,8 @@ class FaultScenario:
             self.workers, self.functions = size, min(self.functions, size)
             self.clients = size + stream.randint(1, 4)
             self.steps += 2
-            self.algorithm = self.algorithm.replace("local:auto,most=3", "local:2")
+            if self.algorithm in ("local:auto,most=3", "admm:1,steps=2"):  # which need every worker in each round
+                self.algorithm = "local:2"
 
     def _troubling_memories(self, stream: random.Random) -> FaultScenario:
         """Return this scenario with more of what memories suffer from: they are rarely written, functions die and meet

@@ -17,6 +17,7 @@ from typing import Any
 from lambdaml.log import keys, wire
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.parts import Parts
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.stub_replica import chain_digest
 
@@ -46,7 +47,7 @@ class _Kept:
 
 def remembers(virtual: VirtualRun) -> bool:
     """Return whether the workers of a run remember something."""
-    return virtual.settings.error_feedback > 0 or virtual.settings.algorithm.startswith("local:auto")
+    return Parts.of(virtual.settings).remembers
 
 
 def judge_memories(

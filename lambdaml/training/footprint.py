@@ -3,7 +3,7 @@
 A function holds its model, one gradient, the optimizer's state, and the updates and snapshots of its window
 (`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
 With local steps it also holds the vector that they start from and the state of the job's own optimizer, with fragments two
-more vectors, and with sums of gradients one. In a run with memory it holds what each of its workers remembers, and while it recovers
+more vectors, with duals four, and with sums of gradients one. In a run with memory it holds what each of its workers remembers, and while it recovers
 memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
@@ -109,7 +109,8 @@ def footprint(
         hosted,
         (0 if outer_share is None else trained_bytes + inner_bytes)
         + (trained_bytes if parts.algorithm.summands > 1 else 0)
-        + (2 * trained_bytes if parts.algorithm.fragments > 1 else 0),
+        + (2 * trained_bytes if parts.algorithm.fragments > 1 else 0)
+        + (4 * trained_bytes if parts.algorithm.duals else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
         update_bytes if block_bytes is None else block_bytes,
@@ -142,7 +143,7 @@ def remembered_bytes(parts: Parts, vector_bytes: int, update_bytes: int, inner_b
         inner_bytes: The size of the state of the job's own optimizer.
     """
     pending_bytes = vector_bytes + update_bytes if parts.feedback else 0
-    own_bytes = vector_bytes if parts.algorithm.fragments > 1 else 0
+    own_bytes = 3 * vector_bytes if parts.algorithm.duals else vector_bytes if parts.algorithm.fragments > 1 else 0
     return pending_bytes + own_bytes + (inner_bytes if parts.algorithm.keeps_optimizer else 0)
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from lambdaml.log import keys
 from lambdaml.log.commits import averaged
 from lambdaml.log.records import Entry, Update
 from lambdaml.log.state import LogState
+from lambdaml.simulation.faults import FaultScenario
 from lambdaml.storage import MemoryStore
 from lambdaml.training.sampling import Sampler
 from tests.lambdaml.algorithms.plain import seed_all
+from tests.lambdaml.algorithms.test_fragments import virtual
 from tests.lambdaml.lab import Made, broken_off, equal, model_bytes, replica_of, table, train
 
 RHO = 0.7
@@ -204,6 +207,18 @@ def test_a_run_that_broke_off_has_the_bits_of_one_that_did_not() -> None:
     assert model_bytes(left) == model_bytes(whole)
     assert left.verify(deep=1.0).faults == []
     assert equal(left.replay(8).tensors, whole.replay(8).tensors)
+
+
+def test_a_run_under_faults_has_the_bits_of_the_undisturbed_run() -> None:
+    """Functions are killed and stand still, requests fail, and living functions are taken for dead."""
+    made, deaths = job(optimizer=adam), 0
+    calm, _ = virtual("bsp", None, made, "admm:1,steps=4")
+    for seed in range(15):
+        scenario = replace(FaultScenario.draw(seed, "bsp"), crash=0.7, lie=0.3, spare=0.3, turns=200)
+        found, ended = virtual("bsp", scenario, made, "admm:1,steps=4")
+        assert ended and found.bucket.get(keys.MODEL) == calm.bucket.get(keys.MODEL), seed
+        deaths += sum(life.outcome == "killed" for life in found.lives)
+    assert deaths > 15
 
 
 def test_one_pass_over_the_share_is_the_default() -> None:

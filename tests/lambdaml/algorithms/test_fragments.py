@@ -170,9 +170,11 @@ def test_a_run_that_broke_off_goes_on_with_the_same_bits(codec: str, schedule: s
         assert lambdaml.Run(left.store, made).verify(deep=1.0).faults == []
 
 
-def virtual(schedule: str, scenario: FaultScenario | None, made: Made) -> tuple[VirtualRun, bool]:
+def virtual(
+    schedule: str, scenario: FaultScenario | None, made: Made, algorithm: str = f"local:4,{NESTEROV},fragments=2"
+) -> tuple[VirtualRun, bool]:
     """A run with real tensors in the virtual world, undisturbed or with the faults of a scenario."""
-    options: dict[str, Any] = {"algorithm": f"local:4,{NESTEROV},fragments=2", "schedule": schedule}
+    options: dict[str, Any] = {"algorithm": algorithm, "schedule": schedule}
     settings = settings_of(made, workers=3, steps=5, lease_s=4.0, recover_s=0.3, **options)
     settings = settings.model_copy(update={"snapshot_every": 2, "patience_s": 300.0})
     costs = Costs(step_s=0.1, apply_s=0.001)

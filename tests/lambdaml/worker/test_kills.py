@@ -23,6 +23,7 @@ WORKERS, STEPS, KILLS = 4, 60, 20
 REMEMBERING: dict[str, dict[str, Any]] = {
     "local steps with a kept Adam": {"job": f"{JOB}Adam", "algorithm": "local:8,inner=keep"},
     "fragments of local steps": {"job": f"{JOB}Wide", "algorithm": "local:8,outer=nesterov,fragments=2"},
+    "duals": {"job": f"{JOB}Adam", "algorithm": "admm:1,steps=8"},
     "error feedback": {"job": f"{JOB}Wide", "codec": "sparse"},
 }
 SLOW = "?latency=5ms"
