@@ -57,7 +57,7 @@ CASES: dict[str, tuple[LinearJob, str, int]] = {
         LogisticRegression("generated:800,30,density=0.2,classes=3", lr=2.5, batch_size=WHOLE),
         *("admm:0.03,steps=40", 50),
     ),
-    "hinge, dense": (LinearSVM("generated:800,10", C=0.02, batch_size=WHOLE), "admm:0.3,steps=20", 100),
+    "hinge, dense": (LinearSVM("generated:800,10", C=0.02, batch_size=WHOLE), "admm:0.3,steps=20", 130),
     "hinge, sparse": (
         LinearSVM("generated:800,20,density=0.3", C=0.02, batch_size=WHOLE),
         *("admm:0.3,steps=30", 100),
