@@ -45,8 +45,8 @@ class Centres(nn.Module):
 class KMeans(CloudsJob):
     """Clusters rows, dense or CSR. The loss is the inertia of a sample: its squared distance from the nearest centre.
 
-    The model begins with centres of k-means++, which takes about as long as one step on one worker, each time a function
-    starts. A cluster that no sample is nearest to keeps its centre.
+    The model begins with centres of k-means++, which takes a pass over the rows for each cluster, or as long as 1 to 10 steps
+    on one worker, each time a function starts. A cluster that no sample is nearest to keeps its centre.
 
     Args:
         clusters: The number of clusters.

@@ -80,8 +80,8 @@ class Mixture(nn.Module):
 class GaussianMixture(CloudsJob):
     """Fits a mixture of Gaussians to rows. The loss is minus the logarithm of a sample's likelihood.
 
-    The model begins with means of k-means++, which takes about as long as one step of k-means on one worker, each time a
-    function starts, and with the variances of all rows together.
+    The model begins with means of k-means++, which takes a pass over the rows for each component, each time a function starts,
+    and with the variances of all rows together.
 
     Args:
         components: The number of Gaussians.

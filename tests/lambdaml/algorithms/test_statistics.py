@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import lambdaml
 from lambdaml.errors import JobError, LambdaMLError, SettingsError
 from lambdaml.log.commits import averaged
+from lambdaml.log.records import Control
 from lambdaml.log.snapshot import State
 from lambdaml.storage import MemoryStore
 from lambdaml.training.replica import Replica
@@ -137,6 +138,12 @@ def test_the_rate_is_set_in_mid_run_as_a_learning_rate_is() -> None:
     other.optimizer.param_groups[0]["lr"] = 0.1
     other.load(State.load(data, "a snapshot"))
     assert other.optimizer.param_groups[0]["lr"] == 0.5
+    made = other.update(0, 0)
+    changed = replace(averaged(0, 0, [made]), controls=(Control(0, "lr", 0.125),))
+    other.apply(changed, {made.id: made})
+    before, made = other.local.values(), other.update(0, 1)
+    other.apply(averaged(1, 1, [made]), {made.id: made})
+    assert np.array_equal(other.local.values(), 0.875 * before + 0.125 * made.body["gradient"])
 
 
 class Wrong(ClassMeans):
