@@ -27,6 +27,7 @@ TRAIN = ("train", DIGITS, "--engine", "inline", "--workers", "2", "--steps", "2"
         (("--partition", "sorted", "--workers", "1500"), "leaves worker 1437 and 62 more of 1500 without samples"),
         (("--partition", "job"), "needs Digits.partition(workers), which says who owns each sample"),
         (("--schedule", "cohort:9", "--workers", "4"), "takes 9 workers a round, and there are 4"),
+        (("--algorithm", "statistics"), "needs a lambdaml.StatisticsJob, and Digits is none: it has gradients"),
         (("--workers", "3000"), "too few for 3000 workers"),
         (("--epochs", "1"), "either steps or epochs"),
         (("--set", "lr"), "--set lr: write KEY=VALUE"),
@@ -39,6 +40,31 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], says: str, cli: Cli) 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1
     assert says in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "algorithm 'gradient' needs gradients, and KMeans has none: give --algorithm statistics"),
+        (
+            ("--algorithm", "statistics", "--set", "clusters=2000"),
+            "2000 clusters need as many samples, and there are 1797",
+        ),
+        (
+            ("--algorithm", "statistics", "--schedule", "asp"),
+            "schedule 'asp' takes steps without the newest statistics of all",
+        ),
+        (("--algorithm", "statistics", "--codec", "bf16"), "codec 'bf16' changes numbers"),
+        (("--algorithm", "statistics", "--set", "data=none.npy"), "none.npy is no .npy file"),
+    ],
+)
+def test_a_job_of_statistics_is_not_trained_otherwise(
+    arguments: tuple[str, ...], says: str, cli: Cli, tmp_path: Path
+) -> None:
+    ended = cli("train", "lambdaml.jobs:KMeans", "--store", f"{tmp_path}/run", "--engine", "inline", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1 and says in ended.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
