@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,6 +121,19 @@ _Patterns = Annotated[
 _Stragglers = Annotated[
     str, _objective(metavar="MODEL", help="The model of slow functions, as in `lambdaml simulate`: `lognormal:0.3`.")
 ]
+_Region = Annotated[
+    str | None,
+    _space(
+        "--region",
+        metavar="REGION",
+        help="Ask AWS how many Lambda functions your account may run at a time in this region, and consider no more workers. "
+        "Nothing is asked otherwise.",
+    ),
+]
+_Endpoint = Annotated[
+    str | None,
+    _space("--endpoint-url", metavar="URL", help="Ask this server, which speaks Lambda's API, in place of AWS."),
+]
 _Prices = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="A file of prices, which replace the packaged ones and your own. Repeatable."),
@@ -148,6 +162,8 @@ def plan(
     codec: Codecs = None,
     pattern: _Patterns = None,
     snapshot_every: SnapshotEvery = None,
+    region: _Region = None,
+    endpoint_url: _Endpoint = None,
     stragglers: _Stragglers = "none",
     args: Args = None,
     prices: _Prices = None,
@@ -162,14 +178,12 @@ def plan(
     """
     if minimise not in ("cost", "time", "balanced"):
         raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
-    least, most = parse_range(workers)
     deadline_s = math.inf if deadline is None else seconds(deadline)
     budget_usd = math.inf if budget is None else parse_usd(budget)
-
     import lambdaml
 
     space = lambdaml.SearchSpace(
-        workers=(least, most),
+        workers=parse_range(workers),
         schedules=tuple(schedule or ()),
         batch_sizes=tuple(batch_size or ()),
         codecs=tuple(codec or ()),
@@ -178,6 +192,7 @@ def plan(
         algorithms=tuple(algorithm or ()),
         patterns=tuple(pattern or ()),
     )
+    space, room = _within_room(space, region, endpoint_url)
     known = _profile(job, profile, args, None if epochs else target, space)
     with Share("planning") as share, interruptible(share.stop, share.close):
         found = lambdaml.plan(
@@ -193,14 +208,38 @@ def plan(
             prices=lambdaml.prices(*(prices or ())),
             progress=share,
         )
-    _show(found, html, as_csv, everything, as_json)
-    return 0 if found.chosen is not None else INFEASIBLE
+    return _show(found, html, as_csv, everything, as_json, room)
 
 
-def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> None:
+def _within_room(space: SearchSpace, region: str | None, endpoint_url: str | None) -> tuple[SearchSpace, str | None]:
+    """Return those candidates for which the account has room, if that is to be asked and all are for Lambda, and a
+    sentence about it if any is."""
+    on_lambda = [name.startswith("lambda-") for name in space.platforms]
+    if not any(on_lambda):
+        return space, None
+    what = "how many Lambda functions the account may run at a time"
+    assumed = "the plan assumes enough for all candidates"
+    if region is None and endpoint_url is None:
+        return space, f"{what} was not asked ({assumed}); --region REGION asks AWS"
+    from lambdaml.deploy.aws import Account
+
+    try:
+        account = Account(region, endpoint_url)
+        room = account.room()
+    except UserError as error:
+        return space, f"{what} is not known ({assumed}): {error}"
+    least, most = space.workers
+    if all(on_lambda):
+        space = replace(space, workers=(least, max(least, min(most, room))))
+    said = f"the account may run {room:,} Lambda functions at a time in {account.region}"
+    return space, f"{said}, which all of its functions share"
+
+
+def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_json: bool, remark: str | None) -> int:
     from lambdaml.cost.planning.command import how_to_run
 
     how = how_to_run(found)
+    how = replace(how, remarks=(*how.remarks, *([remark] if remark else [])))
     if html is not None:
         from lambdaml.cost.planning.page import plan_page
 
@@ -214,6 +253,7 @@ def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_jso
         _print_csv(found)
     else:
         _print(found, how, everything)
+    return 0 if found.chosen is not None else INFEASIBLE
 
 
 def _profile(

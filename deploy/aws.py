@@ -22,6 +22,7 @@ from typing import Any
 from lambdaml.errors import UserError
 from lambdaml.simulation.platform import LAMBDA_MB, LAMBDA_MB_PER_VCPU
 from lambdaml.storage import Finding
+from lambdaml.storage.endpoint import is_local
 
 ARCHITECTURES = {"arm64": "lambda-arm", "x86_64": "lambda-x86"}
 """The platform of the price book for each architecture of a function."""
@@ -139,14 +140,19 @@ class Account:
 
     Args:
         region: The region, or None for that of the surroundings (`AWS_REGION`, a profile).
+        endpoint_url: The address of a server that speaks AWS's API, or None for AWS itself. One on this machine needs
+            neither region nor credentials.
     """
 
-    def __init__(self, region: str | None = None) -> None:
+    def __init__(self, region: str | None = None, endpoint_url: str | None = None) -> None:
         import boto3
         from botocore.config import Config
 
         self._quick = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 5, "mode": "standard"})
-        self._session = boto3.Session(region_name=region)
+        near = is_local(endpoint_url)
+        keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"} if near else {}
+        self._endpoint_url = endpoint_url
+        self._session = boto3.Session(region_name=region or ("us-east-1" if near else None), **keys)
         self.region = self._session.region_name
         if self.region is None:
             raise UserError("which region? Give --region, or set AWS_REGION")
@@ -200,6 +206,12 @@ class Account:
             self._finding("bucket", lambda: self._describe_bucket(values["BucketName"], values["Prefix"])),
         ]
 
+    def room(self) -> int:
+        """Return how many functions may run at a time, together with all others of the account that have no room of their own."""
+        with _asking("to tell the account's limit"):
+            limits = self._client("lambda").get_account_settings()["AccountLimit"]
+        return int(limits["UnreservedConcurrentExecutions"])
+
     def remove(self, name: str) -> str | None:
         """Remove the stack, wait until it is gone, and return the name of a bucket that it made, which stays."""
         found = self._stack(name)
@@ -212,7 +224,7 @@ class Account:
         return values["BucketName"] if values.get("CreateBucket") == "true" else None
 
     def _client(self, service: str) -> Any:
-        return self._session.client(service, config=self._quick)
+        return self._session.client(service, config=self._quick, endpoint_url=self._endpoint_url)
 
     def _stack(self, name: str) -> dict[str, Any] | None:
         """Return what AWS says about the stack, or None if there is none."""
@@ -298,11 +310,9 @@ class Account:
     def _room(self) -> str:
         """Return how many functions the account has room for, which whoever invokes need not be allowed to ask."""
         try:
-            with _asking("to tell the account's limit"):
-                limits = self._client("lambda").get_account_settings()["AccountLimit"]
+            return f"{self.room():,} functions at a time, which those of the account share"
         except UserError as error:
             return f"unknown: {error}"
-        return f"{limits['UnreservedConcurrentExecutions']:,} functions at a time, which those of the account share"
 
     def _finding(self, name: str, ask: Any) -> Finding:
         try:

@@ -13,6 +13,7 @@ import pytest
 import lambdaml
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.profiling.profile import Profile
+from lambdaml.deploy.local_lambda import LocalLambda
 from lambdaml.errors import UserError
 from lambdaml.simulation.platform import PLATFORMS
 from tests.cli.conftest import DIGITS, Cli
@@ -193,3 +194,22 @@ def test_every_assumption_is_printed(cli: Cli, profile: Path, monkeypatch: pytes
     listed = out.partition("\nRests on ")[2]
     assert all(row["what"] in listed for row in rows) and len(listed.splitlines()) >= len(rows)
     assert {row["mark"] for row in rows} == {"measured", "given", "assumed"}
+
+
+def test_workers_are_no_more_than_lambda_has_room_for_if_it_is_asked(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("plan", "--profile", profile, "--workers", "1..8", *SMALL, "--json")
+    with LocalLambda(concurrency=3) as platform:
+        found = cli(*given, "--endpoint-url", platform.url).json
+    assert max(candidate["workers"] for candidate in found["candidates"]) == 3
+    assert "the account may run 3 Lambda functions at a time in us-east-1" in found["remarks"][-1]
+
+    gone = cli(*given, "--endpoint-url", platform.url).json
+    assert max(candidate["workers"] for candidate in gone["candidates"]) == 8
+    assert re.match(r"how many .* is not known \(the plan assumes enough .*\): cannot ask AWS", gone["remarks"][-1])
+
+    monkeypatch.setattr("lambdaml.deploy.aws.Account", None)
+    plain = cli(*given).json
+    assert re.match(r"how many .* was not asked \(the plan assumes enough", plain["remarks"][-1])
+    assert "how many" not in str(cli(*given, "--platform", "local").json["remarks"])
