@@ -153,7 +153,7 @@ class Launch:
 
     def latest(self) -> dict[int, int]:
         """Return the number of the latest life of each function that has had one."""
-        return dict(self.claimed())
+        return dict(list(self.claimed()))
 
     def claimed(self) -> dict[tuple[int, int], float]:
         """Return when each life was claimed, by the numbers of the function and of the life, in their order."""
