@@ -186,7 +186,7 @@ def engine_options(
 
 
 def _bytes(text: str) -> float:
-    from lambdaml.training.asked import bytes_of
+    from lambdaml.training.history_room import bytes_of
 
     if (size := bytes_of(text)) < 1:
         raise UserError(f"--memory-per-function {text}: write a size, for example 2G")

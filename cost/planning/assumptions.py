@@ -23,7 +23,7 @@ from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S, Platform
-from lambdaml.training.asked import default_interval
+from lambdaml.training.history_room import default_interval
 
 Mark = Literal["measured", "given", "assumed"]
 

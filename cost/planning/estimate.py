@@ -24,7 +24,8 @@ from lambdaml.schedules import SCHEDULES
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S
 from lambdaml.simulation.stub_replica import Costs
-from lambdaml.training.asked import MAX_EPOCHS, default_interval
+from lambdaml.training.asked import MAX_EPOCHS
+from lambdaml.training.history_room import default_interval
 from lambdaml.worker.remembering import updates_per_memory
 from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests
 from lambdaml.worker.stop_watcher import LEAD, STOP_POLL_S

@@ -26,10 +26,11 @@ from lambdaml.parts import Parts
 from lambdaml.settings import JobSettings
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
-from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file, warnings_of_room
+from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file
 from lambdaml.training.beginning import begin, exists
 from lambdaml.training.evaluation import Evaluated, Evaluations, best
 from lambdaml.training.eventlog import logged, logger
+from lambdaml.training.history_room import warnings_of_room
 from lambdaml.training.init_from import find_version
 from lambdaml.training.loading import load_run_job
 from lambdaml.training.members import warnings_of

@@ -17,7 +17,7 @@ from lambdaml.log.gc import garbage
 from lambdaml.log.retention import Horizon, Sizes, horizon_of, least_rounds, pin_version, unpin_version
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import MemoryStore, open_store
-from lambdaml.training.asked import default_interval, history_bound, warnings_of_room
+from lambdaml.training.history_room import default_interval, history_bound, warnings_of_room
 from tests.lambdaml.lab import Tiny, broken_off, memory, model_bytes
 
 STEPS, WORKERS, EVERY = 60, 2, 4

@@ -19,7 +19,7 @@ from lambdaml.simulation.judge import judge
 from lambdaml.simulation.platform import Platform
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.storage import MemoryStore
-from lambdaml.training.asked import default_interval
+from lambdaml.training.history_room import default_interval
 
 ROUNDS = 16
 EVERY = default_interval(500, 4, 1, ROUNDS)
