@@ -58,7 +58,7 @@ def platform() -> Iterator[LocalLambda | None]:
     if AWS:
         yield None
         return
-    with LocalLambda(concurrency=24, seed=3, retry_after_s=4) as local:
+    with LocalLambda(concurrency=10, seed=3, retry_after_s=4) as local:
         yield local
 
 
