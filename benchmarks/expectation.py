@@ -12,10 +12,10 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn import cluster, datasets, mixture
 
@@ -28,34 +28,11 @@ from lambdaml.log import keys
 PASSES, CLUSTERS, FLOOR = 40, 10, 1e-3
 
 
-class SparseRows:
-    """A dataset whose batches are CSR tensors."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        return self.rows[number]
-
-    def __getitems__(self, numbers: list[int]) -> torch.Tensor:
-        return self.rows[numbers].to_sparse_csr()
-
-
-class SparseKMeans(KMeans):
-    """The same rows, sparse."""
-
-    def dataset(self) -> Any:
-        return SparseRows(self.rows)
-
-
 class SortedKMeans(KMeans):
     """The same rows, sorted by digit and cut into a run for each worker."""
 
     def partition(self, workers: int) -> list[int]:
-        owners = np.empty(len(self.rows), np.int64)
+        owners = np.empty(len(by_digit()), np.int64)
         for worker, part in enumerate(np.array_split(by_digit(), workers)):
             owners[part] = worker
         return list(owners.tolist())
@@ -88,7 +65,7 @@ def train(job: KMeans | GaussianMixture, workers: int, name: str) -> Outcome:
     )
     run, losses = lambdaml.Run(url, job), Counter[int]()
     for row in run.trace():
-        losses[row["version"]] += row["loss"] * row["samples"] / len(job.rows)
+        losses[row["version"]] += row["loss"] * row["samples"]
     final = losses[PASSES]
     still = next(version for version in sorted(losses) if abs(losses[version] / final - 1) < 1e-12)
     sizes = [info.size_bytes for info in run.store.list(keys.UPDATES)]
@@ -137,10 +114,13 @@ def averaged_centres(centres: NDArray[Any], shares: list[NDArray[Any]]) -> float
     return float(((rows[:, None] - centres) ** 2).sum(2).min(1).mean())
 
 
-def main() -> None:
+def main(folder: str) -> None:
+    """Print the table. The folder is for a file of sparse rows."""
+    rows, sparse = datasets.load_digits().data.astype(np.float32) / 16, f"{folder}/digits.libsvm"
+    datasets.dump_svmlight_file(rows, np.zeros(len(rows)), sparse, zero_based=False)
     jobs: dict[str, KMeans | GaussianMixture] = {
         "k-means, dense": KMeans(CLUSTERS),
-        "k-means, sparse": SparseKMeans(CLUSTERS),
+        "k-means, sparse": KMeans(CLUSTERS, sparse),
         "mixture, diag": GaussianMixture(CLUSTERS, "diag", floor=FLOOR),
         "mixture, full": GaussianMixture(CLUSTERS, "full", floor=FLOOR),
     }
@@ -155,13 +135,13 @@ def main() -> None:
             found = train(job, workers, name.replace(", ", "-"))
             begins[name] = found.first
             (value,) = found.metrics.values()
-            theirs, passes = of_scikit_learn(found.first, job.rows.numpy())
+            theirs, passes = of_scikit_learn(found.first, rows)
             still = f"{found.still - 1}" if found.still < PASSES else "-"
             print(
                 f"| {name} | {workers} | {value:.6f} | {theirs:.6f} | {value / theirs - 1:.1e} | {still} | {passes} | "
                 f"{found.requests:.1f} | {found.update_bytes:,} bytes |"
             )
-    rows, begin = jobs["k-means, dense"].rows.numpy(), begins["k-means, dense"].centres.detach().numpy()
+    begin = begins["k-means, dense"].centres.detach().numpy()
     dealt = {
         "dealt in turn": [rows[number::8] for number in range(8)],
         "sorted by digit": np.array_split(rows[by_digit()], 8),
@@ -174,4 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with TemporaryDirectory() as folder:
+        main(folder)

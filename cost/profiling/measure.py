@@ -36,8 +36,9 @@ from lambdaml.options import RunOptions
 from lambdaml.parts import unfit
 from lambdaml.settings import Settings, reached
 from lambdaml.statistics_job import StatisticsJob
-from lambdaml.training.asked import demand_kind, resolve_job, settings_for
+from lambdaml.training.asked import resolve_job, settings_for
 from lambdaml.training.evaluation import evaluate
+from lambdaml.training.job_kind import demand_kind
 
 if TYPE_CHECKING:
     from lambdaml.training.coherence import Coherence

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lambdaml.errors import JobError
+from lambdaml.jobs.data import Table, read_table
 from lambdaml.statistics_job import StatisticsJob
 from lambdaml.training.calls import fetch
 
@@ -29,7 +30,8 @@ class CloudsJob(StatisticsJob):
 
     Args:
         count: The number of clouds.
-        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array.
+        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array, or a table that
+            `lambdaml.jobs.data.read_table` reads, such as a libsvm file. Its targets are left out.
         rate: The share of new means in each step; see `StatisticsJob`.
 
     Raises:
@@ -44,12 +46,12 @@ class CloudsJob(StatisticsJob):
         self.count, self.data, self.rate = count, data, rate
 
     @cached_property
-    def rows(self) -> Tensor:
-        """The rows that `data` names: float32, (samples, features)."""
-        return bundled_rows() if self.data == DIGITS else read_rows(Path(self.data))
+    def rows(self) -> Dataset[Any]:
+        """The rows that `data` names. Several of them are a batch at once."""
+        return read_rows(self.data)
 
     def dataset(self) -> Dataset[Any]:
-        return TensorDataset(self.rows)
+        return self.rows
 
     def collate(self, samples: Any) -> Any:
         """Make a batch of samples, unless a dataset's `__getitems__` has made one."""
@@ -136,32 +138,56 @@ def _row(batches: Sequence[Tensor], number: int) -> Tensor:
     raise IndexError(number)
 
 
-def bundled_rows() -> Tensor:
-    """Return the bundled rows.
+class RowsAlone(Dataset[Tensor]):
+    """The rows of a table without their targets: batches are dense or CSR tensors, float32."""
+
+    def __init__(self, table: Table) -> None:
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # torch says so in each process
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> Tensor:
+        """Return the rows with these numbers."""
+        rows, _ = self._table.__getitems__(numbers)
+        if isinstance(rows, Tensor):
+            return rows
+        ends = torch.cat([rows.starts, torch.tensor([len(rows.columns)])])
+        size = len(numbers), self._table.features
+        return torch.sparse_csr_tensor(ends, rows.columns, rows.values, size, check_invariants=False)
+
+
+def read_rows(data: str) -> Dataset[Any]:
+    """Return the rows that a job's argument `data` names.
 
     Raises:
-        JobError: If scikit-learn is not installed.
+        JobError: If they cannot be read, or are no finite numbers, or scikit-learn is needed and not installed.
+        SettingsError: If the table cannot be generated.
     """
+    if data == DIGITS:
+        return TensorDataset(_bundled())
+    if not data.endswith((".npy", ".npz")):
+        return RowsAlone(read_table(data, real=True))
+    try:
+        found = np.load(data)
+        names = found.files if isinstance(found, np.lib.npyio.NpzFile) else []
+        if len(names) > 1:
+            return RowsAlone(read_table(data, real=True))
+        rows = torch.from_numpy(np.ascontiguousarray(found[names[0]] if names else found, np.float32))
+    except (OSError, ValueError, TypeError) as error:
+        raise JobError(f"{data} is no .npy or .npz file of rows: {error}") from None
+    if rows.dim() != 2 or not rows.isfinite().all():
+        raise JobError(f"{data} must hold finite numbers, with a row for each sample: it has shape {tuple(rows.shape)}")
+    return TensorDataset(rows)
+
+
+def _bundled() -> Tensor:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise JobError("the data 'digits' come with scikit-learn: pip install scikit-learn, or name a file") from None
     return torch.from_numpy(load_digits().data).float() / 16
-
-
-def read_rows(path: Path) -> Tensor:
-    """Return the rows in a file, float32.
-
-    Raises:
-        JobError: If it cannot be read, or holds no table of finite numbers.
-    """
-    try:
-        found = np.load(path)
-        names = found.files if isinstance(found, np.lib.npyio.NpzFile) else []
-        array = found[names[0]] if len(names) == 1 else found
-        rows = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    except (OSError, ValueError, TypeError) as error:
-        raise JobError(f"{path} is no .npy file, or .npz file of one array: {error}") from None
-    if rows.dim() != 2 or not rows.isfinite().all():
-        raise JobError(f"{path} must hold finite numbers, with a row for each sample: it has shape {tuple(rows.shape)}")
-    return rows

@@ -50,8 +50,8 @@ class KMeans(CloudsJob):
 
     Args:
         clusters: The number of clusters.
-        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array. A subclass may define
-            `dataset` instead.
+        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array, or a table, such as a libsvm
+            file, whose targets are left out. A subclass may define `dataset` instead.
         rate: The share of new means in each step; see `StatisticsJob`.
     """
 

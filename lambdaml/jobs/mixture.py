@@ -86,8 +86,8 @@ class GaussianMixture(CloudsJob):
     Args:
         components: The number of Gaussians.
         covariance: Whether each has a variance for each feature (`diag`) or a covariance matrix (`full`).
-        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array. A subclass may define
-            `dataset` instead.
+        data: The rows: `digits`, or the path of a .npy file, or of an .npz file with one array, or a table, such as a libsvm
+            file, whose targets are left out. A subclass may define `dataset` instead.
         floor: A number that is added to each variance, so that no component shrinks to a point.
         rate: The share of new means in each step; see `StatisticsJob`.
     """

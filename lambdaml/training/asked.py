@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lambdaml.algorithms import ALGORITHMS, STATISTICS
+from lambdaml.algorithms import ALGORITHMS
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.numerics import Numerics
@@ -23,11 +23,11 @@ from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
 from lambdaml.partitions import DRAWN, IID, OWN, PARTITIONS
 from lambdaml.parts import Parts
-from lambdaml.schedules import SCHEDULES, cohort_of, delay_of, in_rounds
+from lambdaml.schedules import SCHEDULES, cohort_of
 from lambdaml.settings import JobSettings, RunVersion, Settings, make_settings
-from lambdaml.statistics_job import StatisticsJob
 from lambdaml.training.arguments import fit_arguments
 from lambdaml.training.history_room import BYTES_PER_PARAMETER, default_interval, history_bound, rounds_of
+from lambdaml.training.job_kind import demand_kind
 from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
 from lambdaml.training.owners import DatasetSamples, parts_itself
@@ -248,32 +248,6 @@ def in_slots(asked: RunOptions) -> tuple[RunOptions, int | None]:
     if size > asked.workers:
         raise SettingsError(f"schedule {asked.schedule!r} takes {size} workers a round, and there are {asked.workers}")
     return replace(asked, workers=size), asked.workers
-
-
-def demand_kind(job: Job, asked: RunOptions) -> None:
-    """Make sure that the algorithm computes what the job has: gradients or statistics.
-
-    Raises:
-        SettingsError: If it does not, or if the schedule makes steps that would replace the statistics of other workers.
-    """
-    name, summing = type(job).__name__, STATISTICS in ALGORITHMS.make(asked.algorithm).gives
-    if not isinstance(job, StatisticsJob):
-        if summing:
-            raise SettingsError(
-                f"algorithm {asked.algorithm!r} needs a lambdaml.StatisticsJob, and {name} is none: it has gradients"
-            )
-        return
-    if not summing:
-        raise SettingsError(
-            f"algorithm {asked.algorithm!r} needs gradients, and {name} has none: give --algorithm statistics"
-        )
-    schedule = SCHEDULES.make(asked.schedule)
-    some = not in_rounds(schedule, asked.workers) or (cohort_of(schedule) or asked.workers) < asked.workers
-    if job.rate == 1 and (some or delay_of(schedule)):
-        raise SettingsError(
-            f"schedule {asked.schedule!r} takes steps without the newest statistics of all workers, and with a rate of 1 each "
-            f"replaces what {name} learnt before: give it a rate of less than 1, or use bsp"
-        )
 
 
 def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:

@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], says: str, cli: Cli) 
             "schedule 'asp' takes steps without the newest statistics of all",
         ),
         (("--algorithm", "statistics", "--codec", "bf16"), "codec 'bf16' changes numbers"),
-        (("--algorithm", "statistics", "--set", "data=none.npy"), "none.npy is no .npy file"),
+        (("--algorithm", "statistics", "--set", "data=none.npy"), "none.npy is no .npy or .npz file"),
     ],
 )
 def test_a_job_of_statistics_is_not_trained_otherwise(

@@ -1,36 +1,24 @@
-"""Rows that the tests of jobs share, dense and sparse."""
+"""Rows that the tests of jobs share."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
+from sklearn.datasets import dump_svmlight_file, load_digits
 from torch import Tensor
 
-from lambdaml.jobs.kmeans import KMeans
+
+def digits() -> Tensor:
+    """Return the rows that the jobs take unless they are given others."""
+    return torch.from_numpy(load_digits().data).float() / 16
 
 
-class SparseRows:
-    """A dataset whose batches are CSR tensors."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Tensor:
-        return self.rows[number]
-
-    def __getitems__(self, numbers: list[int]) -> Tensor:
-        return self.rows[numbers].to_sparse_csr()
-
-
-class SparseKMeans(KMeans):
-    """The same clusters of the same rows, which come as CSR tensors."""
-
-    def dataset(self) -> Any:
-        return SparseRows(self.rows)
+def as_libsvm(rows: Tensor, path: Path) -> str:
+    """Write rows to a file from which they are read as sparse ones."""
+    dump_svmlight_file(rows.numpy(), np.zeros(len(rows)), str(path), zero_based=False)
+    return str(path)
 
 
 def blobs(samples: int = 300, features: int = 4, groups: int = 3, apart: float = 5.0) -> Tensor:

@@ -17,8 +17,9 @@ from lambdaml.errors import JobError
 from lambdaml.jobs import KMeans
 from lambdaml.jobs.clouds import plus_plus, squared_norms
 from lambdaml.jobs.kmeans import Centres
+from lambdaml.training.calls import fetch
 from lambdaml.training.sampling import Sampler
-from tests.lambdaml.jobs.rows import SparseKMeans, blobs
+from tests.lambdaml.jobs.rows import as_libsvm, blobs, digits
 from tests.lambdaml.lab import model_bytes
 
 PASSES = 10
@@ -44,7 +45,7 @@ def test_one_worker_has_the_bits_of_a_plain_loop() -> None:
     run, _ = train(job, workers=1, epochs=4)
     model = run.model(0)
     assert isinstance(model, Centres)
-    rows, sums, counts = job.rows, model.sums.detach().clone(), model.counts.detach().clone()
+    rows, sums, counts = digits(), model.sums.detach().clone(), model.counts.detach().clone()
     sampler = Sampler(len(rows), 1, 700, 0)
     for number in range(4):
         centres = sums / counts[:, None]
@@ -62,27 +63,28 @@ def test_one_worker_has_the_bits_of_a_plain_loop() -> None:
     assert torch.equal(found["sums"], sums) and torch.equal(found["counts"], counts)
 
 
-@pytest.mark.parametrize("job", [KMeans, SparseKMeans])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("workers", [1, 8])
 def test_the_inertia_is_scikit_learns_after_as_many_passes_from_the_same_centres(
-    job: type[KMeans], workers: int
+    kind: str, workers: int, tmp_path: Path
 ) -> None:
-    run, result = train(job(), workers=workers)
-    rows = job().rows.numpy()
+    data = as_libsvm(digits(), tmp_path / "rows.libsvm") if kind == "sparse" else "digits"
+    run, result = train(args={"data": data}, workers=workers)
+    rows = digits().numpy()
     begin = first_centres(run).astype(np.float32)
     theirs = cluster.KMeans(10, init=begin, n_init=1, max_iter=PASSES, tol=0, algorithm="lloyd").fit(rows)
     assert result.metrics["inertia"] == pytest.approx(theirs.inertia_ / len(rows), rel=1e-4)
     assert result.version == PASSES
 
 
-def test_dense_and_sparse_rows_have_the_same_statistics() -> None:
-    dense, sparse = KMeans(5), SparseKMeans(5)
+def test_dense_and_sparse_rows_have_the_same_statistics(tmp_path: Path) -> None:
+    dense, sparse = KMeans(5), KMeans(5, as_libsvm(digits(), tmp_path / "rows.libsvm"))
     torch.manual_seed(0)
     model = dense.model()
     torch.manual_seed(0)
     assert torch.equal(sparse.model().get_parameter("sums"), model.get_parameter("sums"))
-    rows = dense.rows[:200]
-    one, other = dense.statistics(model, [rows]), sparse.statistics(model, rows.to_sparse_csr())
+    numbers = list(range(100, 300))
+    one, other = (job.statistics(model, fetch(job, job.dataset(), numbers)) for job in (dense, sparse))
     torch.testing.assert_close(one[0], other[0], rtol=1e-12, atol=0)
     assert torch.equal(one[1]["counts"], other[1]["counts"])
     torch.testing.assert_close(one[1]["sums"], other[1]["sums"], rtol=1e-12, atol=1e-12)
@@ -141,10 +143,15 @@ def test_mini_batches_with_a_falling_share_come_close_to_whole_passes() -> None:
     assert alone.metrics["inertia"] <= 1.05 * whole.metrics["inertia"]
 
 
-@pytest.mark.parametrize("name", ["rows.npy", "rows.npz"])
+@pytest.mark.parametrize("name", ["rows.npy", "rows.npz", "table.npz", "rows.libsvm"])
 def test_rows_come_from_a_file(name: str, tmp_path: Path) -> None:
     path, rows = tmp_path / name, blobs()
-    (np.save if name.endswith("npy") else np.savez)(path, rows.numpy())
+    if name.endswith("libsvm"):
+        as_libsvm(rows, path)
+    elif name == "table.npz":
+        np.savez(path, x=rows.numpy(), y=np.zeros(len(rows)))
+    else:
+        (np.save if name.endswith("npy") else np.savez)(path, rows.numpy())
     run, result = train(workers=2, args={"clusters": 3, "data": str(path)}, epochs=20)
     assert result.metrics["inertia"] == pytest.approx(4, rel=0.3), "as many as there are features"
     assert run.verify(deep=1.0).faults == []

@@ -15,7 +15,7 @@ from sklearn import mixture
 from lambdaml.errors import JobError
 from lambdaml.jobs import GaussianMixture
 from lambdaml.jobs.mixture import Mixture
-from tests.lambdaml.jobs.rows import blobs
+from tests.lambdaml.jobs.rows import as_libsvm, blobs, digits
 from tests.lambdaml.jobs.test_kmeans import train
 
 JOB, PASSES = "lambdaml.jobs:GaussianMixture", 10
@@ -44,7 +44,7 @@ def test_the_likelihood_is_scikit_learns_after_as_many_passes_from_the_same_begi
     covariance: str, workers: int
 ) -> None:
     run, result = train(JOB, workers=workers, args={"covariance": covariance, "floor": 1e-3}, epochs=PASSES)
-    rows = GaussianMixture().rows.double().numpy()
+    rows = digits().double().numpy()
     wanted = theirs(run.model(0), rows, covariance, 1e-3)
     assert result.metrics["log_likelihood"] == pytest.approx(wanted, rel=1e-9)
 
@@ -69,6 +69,14 @@ def _losses(run: Any) -> list[tuple[float, int]]:
         loss, count = rounds.get(row["version"], (0.0, 0))
         rounds[row["version"]] = loss + row["loss"] * row["samples"], count + row["samples"]
     return [rounds[version] for version in sorted(rounds)]
+
+
+def test_sparse_rows_make_the_same_mixture(tmp_path: Path) -> None:
+    found = []
+    for data in ("digits", as_libsvm(digits(), tmp_path / "rows.libsvm")):
+        _, result = train(JOB, workers=2, args={"data": data}, epochs=2)
+        found.append(result.metrics["log_likelihood"])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_a_component_without_samples_does_no_harm() -> None:
