@@ -95,8 +95,9 @@ AlgorithmSpec = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What a worker computes: `gradient`, `presum:G` for the sum of the gradients of G batches, `statistics` for a job "
-        "that has sums and no gradient, such as `lambdaml.jobs:KMeans`, or `local:H` for H local steps. With `local:20,outer=nesterov` the mean displacement is taken with Nesterov's momentum (DiLoCo), "
+        help="What a worker computes: `gradient`, `presum:G` for the sum of the gradients of G batches, `local:H` for H "
+        "local steps, `admm:RHO` for consensus ADMM, or `statistics` for a job that has sums and no gradient, such as "
+        "`lambdaml.jobs:KMeans`. With `local:20,outer=nesterov` the mean displacement is taken with Nesterov's momentum (DiLoCo), "
         "with `local:epochs=1` workers average their models after each pass (FedAvg).",
         rich_help_panel=_WAY,
     ),

@@ -62,9 +62,9 @@ class RunOptions(LaunchOptions):
         workers: The number of workers, N. A worker is a stream of updates; the data is dealt out to the workers.
         schedule: The rule that decides which updates a commit takes: `bsp`, `ssp:S`, `asp`, `quorum:K` ...; see
             `lambdaml.schedules.SCHEDULES`.
-        algorithm: The algorithm, which says what a worker computes: `gradient`, `presum:G` for the sum of G gradients, `statistics`
-            for a job that has sums and no gradient, or `local:H` for H local steps, with an outer optimizer and perhaps
-            `fragments=F`; see `lambdaml.algorithms.ALGORITHMS`.
+        algorithm: The algorithm, which says what a worker computes: `gradient`, `presum:G` for the sum of G gradients, `local:H`
+            for H local steps, with an outer optimizer and perhaps `fragments=F`, `admm:RHO` for consensus ADMM, or
+            `statistics` for a job that has sums and no gradient; see `lambdaml.algorithms.ALGORITHMS`.
         steps: The number of updates that each worker makes. Give either this or `epochs`; with neither, the run makes
             10 epochs, or at most 1000 if it has a target.
         epochs: The number of passes over the data, in place of `steps`.
