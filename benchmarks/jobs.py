@@ -4,8 +4,6 @@ import time
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
@@ -147,6 +145,9 @@ class _DigitImages(Job):
     batch_size = 32
 
     def __init__(self, lr: float = 0.1, decay: bool = False) -> None:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         self.lr, self.decay = lr, decay
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images / 8 - 1, labels, test_size=360, stratify=labels, random_state=0)
