@@ -1,14 +1,21 @@
-"""What every partition must do, whatever it is: each sample has one owner, by seed and data alone, and nobody is left out."""
+"""What every partition with owners must do: each sample has one, by seed and data alone, and nobody is left out. A new one takes one
+file and one line in `PARTITIONS`: see `tests/parts/stratified.py`.
+
+pytest -p mine --partition mine:3 tests/lambdaml/partitions/test_conformance.py    # one of your own, in mine.py
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
 
+import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.partitions import PARTITIONS, Owners, demand_owners, digest_of
 from lambdaml.seeds import random_state
+from tests.lambdaml.lab import Tiny, memory
 
 PINNED = {
     "sorted": "d0d3fc4b9367",
@@ -19,7 +26,12 @@ PINNED = {
     "by:writer": "176394e95eb7",
     "job": "56a8f679e97c",
 }
-SPECS = tuple(PINNED)
+
+
+@pytest.fixture(params=[*PINNED, "stratified"])
+def partition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(PARTITIONS.factories, "stratified", "tests.parts.stratified:Stratified")
+    return str(request.param)
 
 
 class Table:
@@ -48,29 +60,52 @@ def owners(spec: str, workers: int = 7, seed: int = 3, samples: Table | None = N
 
 
 def test_every_partition_of_the_registry_is_tried() -> None:
-    assert {spec.partition(":")[0] for spec in SPECS} | {"iid"} == set(PARTITIONS.factories)
+    assert {spec.partition(":")[0] for spec in PINNED} | {"iid"} == set(PARTITIONS.factories)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_each_sample_has_one_owner_and_each_worker_a_sample(spec: str) -> None:
-    found = owners(spec)
+def test_each_sample_has_one_owner_and_each_worker_a_sample(partition: str) -> None:
+    found = owners(partition)
     assert (found.dtype, found.shape) == (np.int64, (len(Table()),))
     assert set(found.tolist()) == set(range(7))
-    demand_owners(spec, found, 7)
+    demand_owners(partition, found, 7)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_it_is_a_function_of_seed_and_data(spec: str) -> None:
-    assert digest_of(owners(spec)) == digest_of(owners(spec))
-    assert digest_of(owners(spec)) != digest_of(owners(spec, samples=Table(1))) or spec in ("job", "skew:0")
-    drawn = spec not in ("sorted", "by:writer", "job")
-    assert (digest_of(owners(spec)) != digest_of(owners(spec, seed=4))) is drawn
+def test_it_is_a_function_of_seed_and_data_and_leaves_the_global_stream_alone(partition: str) -> None:
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    assert digest_of(owners(partition)) == digest_of(owners(partition))
+    assert np.random.random() == expected
+
+
+def test_a_run_is_dealt_like_that_and_verifies(partition: str) -> None:
+    class Own(Tiny):
+        def partition(self, workers: int) -> list[int]:
+            return [number % workers for number in range(self.samples)]
+
+        def dataset(self) -> TensorDataset:
+            data = super().dataset()
+            data.writer = list(range(self.samples))
+            return data
+
+    done = lambdaml.train(Own(), memory().url, workers=3, steps=4, partition=partition, engine="inline")
+    report = lambdaml.Run(done.run, Own()).verify(deep=1)
+    assert (report.faults, report.recomputed) == ([], 12)
+
+
+@pytest.mark.parametrize("drawn", ["skew:0.5", "skew:0", "dirichlet:0.5", "shards:2"])
+def test_what_is_drawn_depends_on_the_seed(drawn: str) -> None:
+    assert digest_of(owners(drawn)) != digest_of(owners(drawn, seed=4))
+
+
+@pytest.mark.parametrize("found", ["sorted", "skew:0.5", "dirichlet:0.5", "shards:2", "by:writer"])
+def test_what_goes_by_the_data_depends_on_the_data(found: str) -> None:
+    assert digest_of(owners(found)) != digest_of(owners(found, samples=Table(1)))
 
 
 def test_the_digest_is_pinned() -> None:
     """A run's data must be dealt in the same way by every release."""
-    found = {spec: digest_of(owners(spec))[:12] for spec in SPECS}
-    assert found == PINNED
+    assert {spec: digest_of(owners(spec))[:12] for spec in PINNED} == PINNED
 
 
 def test_sorted_gives_each_worker_a_run_of_the_classes() -> None:
