@@ -3,7 +3,7 @@
     python benchmarks/findings.py
     python benchmarks/findings.py --seeds 5 --workers 16
 
-The findings (arXiv 2105.07806, sections 4.2 and 4.5): model averaging needs fewer rounds but is unstable for convolutional
+The findings (arXiv 2105.07806, as we remember them): model averaging needs fewer rounds but is unstable for convolutional
 networks; asynchronous training is unstable unless its learning rate decays. Each row is trained with several learning
 rates, and shows the one with the best mean accuracy at its end, over seeds. All rows of a model use the same number of samples.
 Gradients are real. Rounds, requests, seconds and dollars are modelled: eight functions on Lambda with S3 Standard, whose
