@@ -70,7 +70,6 @@ class Worker:
                 seq, base = await self._recover(), -1
                 continue
             started = world.now()
-            await self._remembering.begin_turn(worker, seq)
             self._bases.make_room()
             shared.window.reserve((worker, seq))
             publish = self._publish_beside if shared.replica.parts.delay else self._publish
@@ -164,6 +163,7 @@ class Worker:
 
     async def _make(self, seq: int, started: float) -> tuple[Update, bytes]:
         shared, world = self._shared, self._shared.world
+        await self._remembering.begin_turn(self._number, seq)
         shared.computing += 1
         try:
             update, data, warnings = await world.compute(lambda: self._compute(seq, started))

@@ -93,7 +93,7 @@ def test_a_pull_adds_the_gradient_of_half_the_squared_distance(dtype: torch.dtyp
     replica = replica_of(job, algorithm="local:1")
     alone = job.model()
     alone.load_state_dict(replica.model.state_dict())
-    centre = np.linspace(-1, 1, replica.size).astype(replica.flat.host.dtype)
+    centre = np.linspace(-1, 1, replica.flat.size).astype(replica.flat.host.dtype)
     replica.local.open()
     replica.local.backward(0, 0)
     replica.local.pull(centre, 0.25)

@@ -102,8 +102,8 @@ def test_a_vector_with_a_nan_is_sent_with_one(vector: np.ndarray, density: float
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_vector_that_is_not_finite_is_rejected_although_one_number_of_it_is_sent(bad: float) -> None:
     replica = replica_of(Tiny(), codec="topk:0.01")
-    gradient = np.ones(replica.size, np.float32)
-    for spoilt, fault in ((gradient, ""), (np.where(np.arange(replica.size) == 7, bad, gradient), "not finite")):
+    gradient = np.ones(replica.flat.size, np.float32)
+    for spoilt, fault in ((gradient, ""), (np.where(np.arange(replica.flat.size) == 7, bad, gradient), "not finite")):
         body = replica.codec.encode(spoilt.astype(np.float32), replica.flat.layout, UpdateContext())
         assert len(body["value"]) == 1
         assert fault in replica.check(update_of(replica, 0, 0, body=body))

@@ -56,7 +56,7 @@ def test_what_was_computed_again_counts_as_unwritten() -> None:
 def test_a_memory_that_comes_too_late_is_not_taken() -> None:
     """Another function published three updates more meanwhile, so the fate of the pending one is not known any more."""
     replica = StubReplica(settings_for("asp", 2, 9, error_feedback=1.0), Costs())
-    remembering: Any = Remembering(SimpleNamespace(replica=replica))  # type: ignore[arg-type]
+    remembering: Any = Remembering(SimpleNamespace(replica=replica, settings=replica.settings))  # type: ignore[arg-type]
     remembering._waiting = {0: 3}
     memory = Memory(0, 3, pending={2: PendingUpdate(np.array([8], np.int64), {})})
     replica.log_state.next_seq = [6, 0]
