@@ -136,7 +136,7 @@ class StepParts:
     """
 
     def __init__(self, model: JobModel, rows: Rows, parts: Parts, out: Vector | None = None) -> None:
-        self._model, self._settings, self._rows, self._parts = model, model.settings, rows, parts
+        self._model, self._rows, self._parts = model, rows, parts
         self._summands = parts.algorithm.summands
         self.rest: list[Body] = []
         self.fresh: list[bool] = []
@@ -150,7 +150,7 @@ class StepParts:
 
     def weighed(self, step: Sequence[Entry]) -> list[Entry]:
         """Return the entries with the numbers of samples that they count for."""
-        return [replace(entry, samples=self._counts(entry)) for entry in step]
+        return [replace(entry, samples=counted(entry, self._parts, self._model)) for entry in step]
 
     def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
         """Add an update, or keep its vector."""
@@ -203,7 +203,7 @@ class StepParts:
         Returns:
             Whether a step is to be taken along it.
         """
-        nominal = self._parts.algorithm.nominal(self._settings)
+        nominal = self._parts.algorithm.nominal(self._model.settings)
         factors, divisor = summed(weighed, nominal, self._summands > 1)
         out, moves = self._out, True
         if transform is not None:
@@ -234,9 +234,6 @@ class StepParts:
 
     def _factor(self, entry: Entry) -> float:
         return factor_of(entry, self._parts, self._model)
-
-    def _counts(self, entry: Entry) -> int:
-        return counted(entry, self._parts, self._model)
 
     def _writer(self, codec: Codec, body: Body, rows: Body) -> Write:
         if rows and self._summands > 1:  # a sum is added in all its places, so that not even a zero's sign differs

@@ -44,11 +44,8 @@ class Remembering:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._memories = shared.replica.memories
-        remembers = shared.replica.parts.remembers
-        self._on, self._in_turns = (
-            remembers and not shared.settings.takes_turns,
-            remembers and shared.settings.takes_turns,
-        )
+        remembers, turns = shared.replica.parts.remembers, shared.settings.takes_turns
+        self._on, self._in_turns = remembers and not turns, remembers and turns
         self._turns = Turns(shared.settings)
         self._expected: set[int] = set()  # workers that will ask for their memory soon
         self._waiting: dict[int, int] = {}
