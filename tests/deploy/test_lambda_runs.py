@@ -108,7 +108,7 @@ def test_functions_that_live_shortly_are_killed_and_left_alone_give_the_same_bit
     bucket: Callable[[], str], platform: LocalLambda, digits_bits: str | None
 ) -> None:
     """Every function is replaced five times and more, some are killed, and the launcher dies right after the start."""
-    run = f"{bucket()}&latency=25ms"
+    run = f"{bucket()}&latency=50ms"
     launcher = start(run, platform, "--lifetime", "2.5", "--lease", "2")
     store = open_store(run)
     wait_for(lambda: store.head(keys.log(3)))
