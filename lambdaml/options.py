@@ -24,6 +24,10 @@ O = TypeVar("O")
 R = TypeVar("R")
 
 
+STEP_ALONE = "local:1,sends=models"
+"""In a run whose workers have models of their own, the algorithm `gradient` is this: a step along the own gradient."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
     """The options of `lambdaml.resume` say how functions work on a run, whatever the run is.
@@ -137,6 +141,10 @@ class RunOptions(LaunchOptions):
     recover_s: float = RECOVER_S
     lost_memory: Literal["stop", "reset"] = "stop"
     planned: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule.partition(":")[0] == "groups" and self.algorithm == "gradient":
+            object.__setattr__(self, "algorithm", STEP_ALONE)
 
 
 def options_of(make: Callable[..., O], given: Mapping[str, Any]) -> O:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lambdaml.algorithms import ALGORITHMS, MOMENTUM, STATISTICS, Algorithm
+from lambdaml.algorithms import ALGORITHMS, AS_SENT, MOMENTUM, WHOLE_MODEL, Algorithm
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
-from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds
+from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds, rounds_at_once
 from lambdaml.staleness import RULES, Rule
 
 if TYPE_CHECKING:
@@ -75,8 +75,10 @@ class Parts:
         parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
         if cohort_of(schedule) is not None:
             _demand_turns(names, parts)
-        if STATISTICS in algorithm.gives:
+        if AS_SENT & algorithm.gives:
             _demand_as_sent(names, parts)
+        if rounds_at_once(schedule):
+            _demand_own_models(names, parts)
         if algorithm.fragments > 1:
             _demand_rounds(names, parts)
         if algorithm.duals:
@@ -90,7 +92,7 @@ def unfit(codec: Codec, algorithm: Algorithm) -> str:
     """Return what a codec needs and an algorithm's vectors are not, in words, or "". An inexact codec needs vectors along
     which a step is taken: what is lost of these is a part of a step, and what is lost of a mean statistic a part of the model.
     """
-    if STATISTICS in algorithm.gives and not codec.exact:
+    if AS_SENT & algorithm.gives and not codec.exact:
         return "changes numbers, and so needs vectors along which steps are taken"
     if algorithm.duals and not codec.exact:
         return "rounds or leaves out numbers, and so needs vectors without dual variables, whose mean must be 0"
@@ -99,12 +101,23 @@ def unfit(codec: Codec, algorithm: Algorithm) -> str:
 
 
 def _demand_as_sent(names: Settings | RunOptions, parts: Parts) -> None:
-    """Make sure that mean statistics arrive as they were sent.
+    """Make sure that mean statistics, or models, arrive as they were sent.
 
     Raises:
-        SettingsError: If the run has error feedback, or its rule changes vectors.
+        SettingsError: If the run has error feedback or a limit on norms, its rule changes vectors, or models of some workers
+            would replace those of others.
     """
-    named = f"algorithm {names.algorithm!r}"
+    named, models = f"algorithm {names.algorithm!r}", WHOLE_MODEL in parts.algorithm.gives
+    rounds = in_rounds(parts.schedule, names.workers) or cohort_of(parts.schedule) is not None
+    if models and (parts.delay or not (rounds or rounds_at_once(parts.schedule))):
+        raise SettingsError(
+            f"{named} sends models, and with schedule {names.schedule!r} those of some workers would replace what others have "
+            "learnt: use bsp, cohort or groups, or leave out sends=models"
+        )
+    if models and names.max_update_norm is not None:
+        raise SettingsError(
+            f"max_update_norm limits gradients or displacements, and {named} sends models: leave it out"
+        )
     if parts.feedback:
         raise SettingsError(
             f"error_feedback adds what earlier updates did not carry, and {named} sends means that stand for themselves: "
@@ -112,8 +125,37 @@ def _demand_as_sent(names: Settings | RunOptions, parts: Parts) -> None:
         )
     if parts.rule.transform(names.workers, 1) is not None:
         raise SettingsError(
-            f"staleness rule {names.staleness!r} changes gradients or displacements, and {named} sends mean statistics"
+            f"staleness rule {names.staleness!r} changes gradients or displacements, and {named} sends "
+            f"{'models' if models else 'mean statistics'}"
         )
+
+
+def _demand_own_models(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that nothing needs a model that all workers share.
+
+    Raises:
+        SettingsError: If the algorithm sends something else than models, or the rule, the pattern or the bracket is about
+            sums over all workers.
+    """
+    named = f"schedule {names.schedule!r}"
+    if WHOLE_MODEL not in parts.algorithm.gives:
+        raise SettingsError(
+            f"{named} averages models, and algorithm {names.algorithm!r} does not send them: use local:1,sends=models"
+        )
+    if parts.algorithm.clocked:
+        raise SettingsError(
+            f"{named} has the same number of steps for all workers, which algorithm {names.algorithm!r} does not"
+        )
+    for what, name, plain in (("staleness rule", names.staleness, "constant"), ("pattern", names.pattern, "gather")):
+        if name != plain:
+            raise SettingsError(
+                f"{what} {name!r} needs one model that all workers share, and {named} has none: use {plain}"
+            )
+    if parts.bracket.levels:
+        raise SettingsError(
+            f"bracket {names.bracket!r} is of sums over all workers, and {named} has none: leave it out"
+        )
+    parts.schedule.grouping(names.workers, 0)  # type: ignore[attr-defined]
 
 
 def _demand_rounds(names: Settings | RunOptions, parts: Parts) -> None:

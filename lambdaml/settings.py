@@ -116,6 +116,11 @@ class Settings(BaseModel):
         """The number of updates between snapshots, over all workers."""
         return self.snapshot_every * self.workers
 
+    def snapshot_due(self, before: int, after: int) -> bool:
+        """Return whether a snapshot is taken when the number of updates with a fate goes from `before` to `after`."""
+        every = self.updates_per_snapshot
+        return after // every > before // every
+
     def rounds_kept(self, round_bytes: float) -> float:
         """Return how many rounds are kept whose updates have this many bytes; infinity if all are."""
         by_bytes = math.inf if self.keep_bytes is None or not round_bytes else self.keep_bytes / round_bytes

@@ -33,6 +33,12 @@ PARTIAL_SUM = "partial sum"
 STATISTICS = "mean statistic"
 """An algorithm gives this if its vectors are the means of a job's statistics, of which the parameters are means, too."""
 
+WHOLE_MODEL = "model"
+"""An algorithm gives this if its vectors are the trained parameters themselves, whose mean is the new model."""
+
+AS_SENT = frozenset({STATISTICS, WHOLE_MODEL})
+"""Vectors that stand for themselves, rather than for a step: their mean is to arrive as it is."""
+
 MOMENTUM = "momentum"
 """A rule or an outer optimizer gives this if it adds momentum to the steps of the run. No two of a run may."""
 
@@ -127,7 +133,7 @@ class GradientSum(Protocol):
 class LocalModel(Protocol):
     """The model of one function at the base of an update, as an algorithm uses it.
 
-    Whatever it does to the parameters must be undone by `displace`. Buffers are saved and restored around it.
+    Whatever it does to the parameters must be undone by `displace` or `hand_over`. Buffers are saved and restored around it.
 
     Attributes:
         layout: The layout of flat vectors: a tensor for each trained parameter.
@@ -185,6 +191,10 @@ class LocalModel(Protocol):
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
         ...
 
+    def hand_over(self, start: Vector) -> None:
+        """Leave in the flat gradient the parameters themselves, and set them back to `start`."""
+        ...
+
     def load_optimizer(self, arrays: Arrays, values: Mapping[str, Any] | None) -> None:
         """Load what `dump_optimizer` returned into the job's optimizer; with None, make its state anew."""
         ...
@@ -198,7 +208,7 @@ class Algorithm(Protocol):
     """Says what workers compute and remember, and which optimizer takes the step of a commit.
 
     Attributes:
-        gives: The set of what it gives to other parts of the run: `GRADIENT`, `PARTIAL_SUM`, `DISPLACEMENT` or
+        gives: The set of what it gives to other parts of the run: `GRADIENT`, `PARTIAL_SUM`, `DISPLACEMENT`, `WHOLE_MODEL` or
             `STATISTICS`, and `MOMENTUM`.
         remembers: Whether its workers remember something between their updates.
         keeps_optimizer: Whether that includes the state of their inner optimizers.
@@ -256,8 +266,8 @@ class Algorithm(Protocol):
         ...
 
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
-        """Return the optimizer that takes a commit's step along the mean displacement. None if the vectors are
-        gradients or statistics, along whose mean the job's own optimizer takes the step."""
+        """Return the optimizer that takes a commit's step along the mean displacement, or to the mean model. None if the
+        vectors are gradients or statistics, along whose mean the job's own optimizer takes the step."""
         ...
 
     def samples(self, entry: Entry, settings: Settings, share: Share) -> int:

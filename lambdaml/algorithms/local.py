@@ -12,6 +12,9 @@ With `auto` each worker chooses its number of steps so that all rounds take the 
 steps, and the others as many as their speed allows (DyLU of arXiv 2401.09135). Clocks decide it, so the update's header
 says it; such a run can be verified, but it does not have the same bits twice.
 
+With `sends=models` an update carries the worker's whole model rather than how far it came, so that workers who began at
+different models can be averaged: in the groups of `lambdaml.schedules.groups`, or all together.
+
 With `fragments=F` an update comes after H/F steps and carries one of F parts of the model in turn (Streaming DiLoCo, arXiv
 2501.18512): `lambdaml.algorithms.fragments`.
 """
@@ -22,9 +25,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lambdaml.algorithms import Assignment, Batch, LocalModel, Message, Share, in_turn, together, wrong_batches
+import numpy as np
+
+from lambdaml.algorithms import (
+    WHOLE_MODEL,
+    Assignment,
+    Batch,
+    LocalModel,
+    Message,
+    Share,
+    in_turn,
+    together,
+    wrong_batches,
+)
 from lambdaml.algorithms.fragments import Carried
-from lambdaml.algorithms.outer import OUTER_OPTIMIZERS
+from lambdaml.algorithms.outer import OUTER_OPTIMIZERS, replace
 from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
 from lambdaml.log.memory import Arrays, Memory
@@ -51,10 +66,11 @@ class LocalSteps:
         steps: The number of steps, H, or `auto`. Give either this or `epochs`.
         epochs: The number of passes over the worker's data, in place of `steps`.
         outer: The outer optimizer: `average`, `sgd:lr`, `nesterov:lr,momentum` or `adam:lr,beta1,beta2,eps`.
+        sends: The content of updates: `displacements`, or `models`, whose mean is the new model.
         inner: Whether a worker's inner optimizer keeps its state between updates (`keep`) or begins anew (`anew`). By
-            default it is as the outer optimizer's source has it: `keep` with `nesterov`, and otherwise `anew`.
+            default it is as the method's source has it: `keep` with `nesterov` or models, and otherwise `anew`.
         weights: Whether workers count by their samples (`samples`) or alike (`equal`). By default it is `equal` with
-            `nesterov`, and otherwise `samples`.
+            `nesterov` or models, and otherwise `samples`.
         most: The number of steps of the fastest worker, with `auto`; 0 for 32.
         fragments: The number of fragments of the model, F, which divides H. Each update carries one of them, after H/F
             steps, and the worker remembers its own values of the others. With 1 an update carries the whole model.
@@ -71,6 +87,7 @@ class LocalSteps:
         weights: str = "",
         most: int = 0,
         fragments: int = 1,
+        sends: str = "displacements",
     ) -> None:
         self._auto = steps == AUTO
         if not self._auto and not (steps == "" or steps.isdecimal()):
@@ -93,6 +110,11 @@ class LocalSteps:
             raise ValueError(f"fragments must be 1 or more, not {fragments}")
         if fragments > 1 and (self._auto or epochs):
             raise ValueError("fragments need a number of steps that they divide, as in 'local:20,fragments=4'")
+        if sends not in ("displacements", "models"):
+            raise ValueError(f"sends must be 'displacements' or 'models', not {sends!r}")
+        self._models = sends == "models"
+        if self._models and (outer != "average" or fragments > 1):
+            raise ValueError("models are averaged whole: leave out 'outer' and 'fragments'")
         if self._steps % fragments:
             raise ValueError(
                 f"{fragments} fragments do not divide {self._steps} steps: choose a multiple of {fragments}"
@@ -100,12 +122,12 @@ class LocalSteps:
         self.fragments = fragments
         self._steps //= fragments
         try:
-            self._outer = OUTER_OPTIMIZERS.make(outer)
+            self._outer = replace() if self._models else OUTER_OPTIMIZERS.make(outer)
         except SettingsError as error:
             raise ValueError(str(error)) from None
         self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
-        self.gives = self._outer.gives | {DISPLACEMENT}
+        self.gives = self._outer.gives | {WHOLE_MODEL if self._models else DISPLACEMENT}
         self.keeps_optimizer, self.clocked = self._keep, self._auto
         self.remembers = self.keeps_optimizer or self.clocked or fragments > 1
 
@@ -149,7 +171,10 @@ class LocalSteps:
         found = together(done, sum(batch.loss for batch in done) / len(done))
         absent, arrays = found.absent, Arrays()
         values: dict[str, Any] = {_DONE: assignment.first_batch + assignment.batches} if self._auto else {}
-        if carried is None:
+        if self._models:
+            model.hand_over(start)
+            absent = np.empty(0, np.int32)
+        elif carried is None:
             model.displace(start)
         else:
             absent = carried.send(model, assignment.seq, done)

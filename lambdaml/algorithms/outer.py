@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambdaml.algorithms import MOMENTUM
 from lambdaml.registry import Registry
@@ -46,6 +46,26 @@ class Outer:
 def average() -> Outer:
     """Return the outer optimizer that sets the model to the mean of the workers' models."""
     return sgd(1.0)
+
+
+def replace() -> Outer:
+    """Return the outer optimizer that sets the model to the mean of the models that workers send. They count alike and keep
+    the state of their inner optimizers, as in DS-Sync (arXiv 2007.03298)."""
+
+    def make(parameters: Sequence[Tensor]) -> Optimizer:
+        import torch
+
+        class Replace(torch.optim.Optimizer):
+            """Sets parameters to minus their gradients."""
+
+            @torch.no_grad()
+            def step(self, closure: Any = None) -> Any:
+                for parameter in self.param_groups[0]["params"]:
+                    parameter.copy_(parameter.grad).neg_()
+
+        return Replace(parameters, {})
+
+    return Outer(make, equal=True, keeps=True)
 
 
 def sgd(lr: float) -> Outer:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lambdaml.log.records import Commit, Control, Entry, Fate, Stop, Update
 from lambdaml.log.state import LogState
-from lambdaml.schedules import Decision, Schedule
+from lambdaml.schedules import Decision, Schedule, rounds_at_once
 from lambdaml.staleness import STALE, Rule
 
 
@@ -43,13 +43,14 @@ def build_commit(
     steps: list[tuple[Entry, ...]] = []
     refused: list[Entry] = []
     version = log_state.version
-    faults = _faults(decision, log_state)
+    rounds = rounds_at_once(schedule) > 0
+    faults = _faults(decision, log_state, version + len(decision.steps) if rounds else version)
     for step in decision.steps:
         refused += [_refuse(update, log_state, "rejected", faults[update.id]) for update in step if faults[update.id]]
         judged = [_judge(update, version, rule, log_state) for update in step if not faults[update.id]]
         refused += [entry for entry in judged if entry.fate != "applied"]
         used = [entry for entry in judged if entry.fate == "applied"]
-        if used:
+        if used or rounds:
             steps.append(tuple(used))
             version += 1
     for update in decision.discarded:
@@ -73,7 +74,7 @@ def build_commit(
 
 def step_entries(log_state: LogState, rule: Rule, updates: Sequence[Update]) -> list[Entry]:
     """Return the entries that `build_commit` gives these updates, if the next commit is one step on them and others."""
-    faults = _faults(Decision([list(updates)], []), log_state)
+    faults = _faults(Decision([list(updates)], []), log_state, log_state.version)
     return [
         _refuse(update, log_state, "rejected", faults[update.id])
         if faults[update.id]
@@ -150,7 +151,7 @@ def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Ent
 
 
 def _refuse(update: Update, log_state: LogState, fate: Fate, reason: str) -> Entry:
-    staleness = log_state.version - update.base if update.base >= 0 else 0
+    staleness = max(0, log_state.version - update.base) if update.base >= 0 else 0
     return replace(_entry(update, staleness), fate=fate, reason=reason)
 
 
@@ -158,8 +159,12 @@ def _entry(update: Update, staleness: int) -> Entry:
     return Entry(update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness)
 
 
-def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
-    """Return why each update must be rejected, or "". A worker's generation must not decrease, even within a commit."""
+def _faults(decision: Decision, log_state: LogState, newest: int) -> dict[tuple[int, int], str]:
+    """Return why each update must be rejected, or "". A worker's generation must not decrease, even within a commit.
+
+    Args:
+        newest: The newest version from which an update of the commit may have been computed.
+    """
     updates = [update for step in decision.steps for update in step] + list(decision.discarded)
     highest = list(log_state.generation)
     faults: dict[tuple[int, int], str] = {}
@@ -169,7 +174,7 @@ def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], st
             fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
         if not fault and update.base_commit > log_state.commit:
             fault = f"computed after commit {update.base_commit}, which does not exist yet"
-        if not fault and update.base > log_state.version:
+        if not fault and update.base > newest:
             fault = f"computed from version {update.base}, which does not exist yet"
         if not fault:
             highest[update.worker] = update.generation

@@ -13,8 +13,9 @@ the fate of such an update the memory begins anew, in whichever function holds i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -116,17 +117,8 @@ class Memory:
             )
 
     def digest(self) -> str:
-        """Return a SHA-256 of everything that is remembered, in hexadecimal.
-
-        It finds memories that differ by accident. A large array counts by sums of its bits, along rows and columns, which
-        takes a fifth of the time and misses only changes that somebody makes on purpose.
-        """
-        sha = hashlib.sha256(canonical([self.worker, self.seq, self.values, sorted(self.pending)]))
-        for name, array in sorted(self._parts()):
-            sha.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
-            for piece in _sums_of_bits(array):
-                sha.update(piece)
-        return sha.hexdigest()
+        """Return a SHA-256 of everything that is remembered, in hexadecimal."""
+        return digest_of_arrays(self._parts(), canonical([self.worker, self.seq, self.values, sorted(self.pending)]))
 
     @property
     def size_bytes(self) -> int:
@@ -178,6 +170,20 @@ class Memory:
         return memory
 
 
+def digest_of_arrays(arrays: Iterable[tuple[str, NDArray[Any]]], first: bytes = b"") -> str:
+    """Return a SHA-256 of named arrays, after what comes first, in hexadecimal.
+
+    It finds arrays that differ by accident. A large array counts by sums of its bits, along rows and columns, which takes a
+    fifth of the time and misses only changes that somebody makes on purpose.
+    """
+    sha = hashlib.sha256(first)
+    for name, array in sorted(arrays, key=itemgetter(0)):
+        sha.update(f"{name}:{array.dtype.name}:{array.shape}".encode())
+        for piece in _sums_of_bits(array):
+            sha.update(piece)
+    return sha.hexdigest()
+
+
 def _sums_of_bits(array: NDArray[Any]) -> list[bytes]:
     """Return the bytes of a small array. Of a large one return the sums of its 64-bit words modulo 2^64, over columns
     and over rows of `_ROW` words, and the words that are left."""
@@ -194,16 +200,18 @@ class Memories:
 
     Args:
         in_turns: Whether only some workers take part in a round.
+        settles: Whether memories depend on the log. They do not if nobody waits for it (`lambdaml.schedules.rounds_at_once`).
     """
 
-    def __init__(self, give_back: GiveBack, in_turns: bool) -> None:
-        self._give_back, self._in_turns = give_back, in_turns
+    def __init__(self, give_back: GiveBack, in_turns: bool, settles: bool = True) -> None:
+        self._give_back, self._in_turns, self._settles = give_back, in_turns, settles
         self._held: dict[int, Memory] = {}
         self._commit = 0
 
     def host(self, memory: Memory, log_state: LogState) -> None:
         """Take a worker's memory, and settle what is pending as far as the log state knows."""
-        memory.settle(log_state, self._give_back)
+        if self._settles:
+            memory.settle(log_state, self._give_back)
         self._held[memory.worker], self._commit = memory, log_state.commit
 
     def drop(self, worker: int) -> None:
@@ -255,5 +263,5 @@ class Memories:
     def settle(self, log_state: LogState) -> None:
         """Settle what is pending after a commit."""
         self._commit = log_state.commit
-        for memory in list(self._held.values()):  # `drop` may be called meanwhile, from another thread
+        for memory in list(self._held.values()) if self._settles else ():  # `drop` may be called by another thread
             memory.settle(log_state, self._give_back)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, slices, wire
 from lambdaml.log.members import demand_type, known, read_batches, read_labels, read_residuals
+from lambdaml.log.reports import RoundReport, dump_reports, load_reports
 from lambdaml.log.slices import Slicing
 
 Fate = Literal["applied", "discarded", "rejected"]
@@ -79,7 +80,8 @@ class Update:
     `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
     the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's
-    algorithm has duals and its worker knows them. The reader adds its own findings, which are not part of the object:
+    algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if workers
+    have models of their own. The reader adds its own findings, which are not part of the object:
     `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
     update), and `loaded` (whether `body` is in memory, or was freed).
     """
@@ -104,6 +106,7 @@ class Update:
     control: Control | None = None
     labels: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
+    reports: tuple[RoundReport, ...] = ()
     body: Body = field(default_factory=dict)
     apart: Slicing | None = None
     size_bytes: int = 0
@@ -355,7 +358,7 @@ class Commit:
             demand_type(found, int, "commit", "version")
             demand_type(found, float, "time_s", "next_s", "progress")
             demand_type(found, str, "function")
-            if not all(found.steps):
+            if not (all(found.steps) or found.refused):  # a round may be empty, but then its updates are rejected
                 raise ValueError("an empty step")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise BadObject(f"{key} is not a log entry: {error}") from error
@@ -393,6 +396,8 @@ def optional_members(update: Update) -> dict[str, Any]:
         members["labels"] = list(update.labels)
     if update.residuals:
         members["residuals"] = list(update.residuals)
+    if update.reports:
+        members["reports"] = dump_reports(update.worker, update.reports)
     return members
 
 
@@ -408,6 +413,7 @@ def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
         "control": _control(header.get("control")),
         "labels": read_labels(header.get("labels", [])),
         "residuals": read_residuals(header.get("residuals", [])),
+        "reports": load_reports(header.get("worker", -1), header.get("reports")),
     }
 
 

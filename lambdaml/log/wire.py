@@ -131,6 +131,30 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
         raise BadObject(f"{key} has a header that does not fit its payload: {error}") from error
 
 
+def header_of(data: bytes | memoryview, key: str) -> tuple[dict[str, Any] | None, int]:
+    """Return the header of an envelope of which only the beginning was read, unchecked, and the bytes up to its end; no
+    header if more would have to be read.
+
+    Raises:
+        BadObject: If it is no envelope.
+        NewerSchema: If a newer lambdaml wrote it.
+    """
+    view = memoryview(data)
+    if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
+        raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
+    end = _PREAMBLE.size + _PREAMBLE.unpack(view[: _PREAMBLE.size])[1]
+    if end > len(view):
+        return None, end
+    try:
+        header = json.loads(bytes(view[_PREAMBLE.size : end]), parse_constant=_refuse)
+        if not isinstance(header, dict):
+            raise TypeError("no header")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadObject(f"{key} has a header that cannot be read: {error}") from error
+    check_schema(header, key)
+    return header, end
+
+
 def _refuse(constant: str) -> None:
     """Raise ValueError for `NaN` and the like, which Python reads although JSON has no such thing."""
     raise ValueError(f"{constant} is no JSON")

@@ -76,6 +76,10 @@ class Exchange(Protocol):
     def total(self, commit: Commit) -> Total | None:
         """Return what stands for the updates of this commit, and forget it; None if they are added up here."""
 
+    def ready(self, worker: int, seq: int) -> bool:
+        """Return whether the model is here from which a worker that is held here computes this update."""
+        ...
+
     async def next(self) -> Commit | None:
         """Return the log entry that follows the known ones, or None if it does not exist yet; then ask again."""
 

@@ -13,6 +13,7 @@ from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
 from lambdaml.log.records import Commit, Update
 from lambdaml.parts import Parts
+from lambdaml.patterns import Exchange
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.looking import Looks, missing
@@ -41,9 +42,13 @@ class Gather:
         """Return "": it fits every run."""
         return ""
 
-    def exchange(self, shared: Shared) -> GatherExchange:
-        """Return one function's part."""
-        return GatherExchange(shared)
+    def exchange(self, shared: Shared) -> Exchange:
+        """Return one function's part. Where workers have models of their own, it reads those of their groups alone."""
+        if shared.replica.own is None:
+            return GatherExchange(shared)
+        from lambdaml.patterns.grouped import GroupExchange
+
+        return GroupExchange(shared)
 
 
 class GatherExchange:
@@ -106,6 +111,10 @@ class GatherExchange:
     def total(self, commit: Commit) -> Total | None:
         """Return None: the replica adds up the updates itself."""
         return None
+
+    def ready(self, worker: int, seq: int) -> bool:
+        """Return True: all workers compute from the function's model."""
+        return True
 
     async def next(self) -> Commit | None:
         """Return the log entry that follows the known ones, or None if it does not exist yet."""

@@ -80,6 +80,10 @@ class RoundExchange:
         total, self._total = self._total, None
         return None if total is None else Summed(total)
 
+    def ready(self, worker: int, seq: int) -> bool:
+        """Return True: all workers compute from the function's model."""
+        return True
+
     async def next(self) -> Commit | None:
         """Return the log entry that follows; nobody asks, since every function makes it."""
         return await self._updates.next()

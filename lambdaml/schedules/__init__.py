@@ -87,11 +87,22 @@ def cohort_of(schedule: Schedule) -> int | None:
     return size
 
 
+def rounds_at_once(schedule: Schedule) -> int:
+    """Return the number of rounds that a commit covers at once, each computed from the one before. It is the schedule's
+    `every`, or 0 if commits are no such rounds.
+
+    Workers of a schedule that has it average models of their own, and nobody waits for the log.
+    """
+    every: int = getattr(schedule, "every", 0)
+    return every
+
+
 SCHEDULES: Registry[Schedule] = Registry(
     "schedule",
     {
         "bsp": "lambdaml.schedules.bsp:Bsp",
         "cohort": "lambdaml.schedules.cohort:Cohort",
+        "groups": "lambdaml.schedules.groups:Groups",
         "pipeline": "lambdaml.schedules.pipeline:pipeline",
         "ssp": "lambdaml.schedules.ssp:ssp",
         "asp": "lambdaml.schedules.asp:Asp",

@@ -10,12 +10,16 @@ from lambdaml.schedules import Decision
 
 
 class Fixed:
-    """Returns the given decision, whatever has arrived. Users cannot choose it by name: no run can train with it."""
+    """Returns the given decision, whatever has arrived. Users cannot choose it by name: no run can train with it.
+
+    Args:
+        every: The number of rounds that a commit covers; see `lambdaml.schedules.rounds_at_once`.
+    """
 
     deterministic = False
 
-    def __init__(self, decision: Decision) -> None:
-        self._decision = decision
+    def __init__(self, decision: Decision, every: int = 0) -> None:
+        self._decision, self.every = decision, every
 
     def needs(self, workers: int) -> int:
         return 0

@@ -25,7 +25,7 @@ from lambdaml.events import Event
 from lambdaml.log import keys
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
-from lambdaml.schedules import SCHEDULES, cohort_of
+from lambdaml.schedules import SCHEDULES, cohort_of, rounds_at_once
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
@@ -38,7 +38,8 @@ from lambdaml.storage.backend import Op
 
 _SCHEDULES = ("bsp", "asp", "ssp:0", "ssp:1", "ssp:3", "quorum:2", "quorum:1", "quorum:2,late=weight")
 _PIPELINES = ("pipeline:1", "pipeline:2")
-SCHEDULES_TRIED = (*_SCHEDULES, *_PIPELINES, "cohort:2")
+_GROUPS = ("groups:2", "groups:2,shuffle=random", "groups:4", "groups:1", "groups:2,shuffle=halves")
+SCHEDULES_TRIED = (*_SCHEDULES, *_PIPELINES, "cohort:2", "groups:2")
 LIMIT_S = 600.0
 """The seconds after which a run that has not ended never will."""
 
@@ -160,6 +161,12 @@ class FaultScenario:
         if scenario.schedule == "bsp" and random.Random(f"{seed}/duals").random() < 0.2:
             scenario.algorithm = "admm:1,steps=2"
         scenario._form_cohorts(random.Random(f"{seed}/cohort"), anyway=schedule is None)
+        grouped = random.Random(f"{seed}/groups")
+        if schedule is None and grouped.random() < 0.1:
+            scenario.schedule = grouped.choice(_GROUPS)
+        alone = rounds_at_once(SCHEDULES.make(scenario.schedule)) > 0
+        if alone:
+            scenario._have_own_models(grouped)
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         if stream.random() < 0.3:
@@ -167,7 +174,17 @@ class FaultScenario:
         whole = random.Random(f"{seed}/statistics").random() < 0.2
         if whole and scenario.algorithm == "gradient" and not scenario.error_feedback:
             scenario.algorithm = "statistics"
+        if alone:  # nothing is left unsent, and a publisher averages what it made, others what they read
+            scenario.error_feedback, scenario.spoiled = False, 0.0
         return scenario
+
+    def _have_own_models(self, stream: random.Random) -> None:
+        """Make this a run whose workers have models of their own, which goes on for more rounds."""
+        self.schedule = (
+            f"{self.schedule},every={stream.randint(1, 3)}" if "every" not in self.schedule else self.schedule
+        )
+        self.workers, self.steps = 4, self.steps + 3
+        self.algorithm = stream.choice(("local:1,sends=models", "local:2,sends=models,inner=anew"))
 
     def _form_cohorts(self, stream: random.Random, anyway: bool) -> None:
         """Make this a run of cohorts, if its schedule says so, or it is bsp and may be one `anyway`."""

@@ -13,7 +13,9 @@ from lambdaml.log import keys, wire
 from lambdaml.log.blocks import load_vector
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update, damaged
+from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.simulation.engine import VirtualRun
+from lambdaml.simulation.group_judge import judge_groups
 from lambdaml.simulation.memory_judge import WHOLE, judge_horizons, judge_memories, remembers
 from lambdaml.simulation.stub_replica import chain_digest
 from lambdaml.simulation.turn_judge import cohorts_of, judge_turns
@@ -43,10 +45,11 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     broken += _fates(virtual, commits, updates, finished=not end)
     broken += _entries(virtual, commits, updates)
     broken += _sums(virtual, commits, updates)
-    broken += _states(virtual, commits, updates)
+    alone = rounds_at_once(SCHEDULES.make(virtual.settings.schedule)) > 0
+    broken += judge_groups(virtual, commits, updates) if alone else _states(virtual, commits, updates)
     broken += _bounds(virtual, commits)
     broken += _deletions(virtual)
-    if remembers(virtual):
+    if remembers(virtual) and not alone:
         chains = [bytes.fromhex(chain) for _, chain in _chains(virtual, commits, updates)]
         if virtual.settings.takes_turns:
             broken += judge_turns(virtual, updates, chains)

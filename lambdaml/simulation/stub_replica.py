@@ -19,6 +19,7 @@ from lambdaml.algorithms import Assignment, covers_batches
 from lambdaml.errors import BadObject
 from lambdaml.log import wire
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
+from lambdaml.log.own_models import OwnModels
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.slices import APART_BYTES, Block, Part, Slicing
 from lambdaml.log.state import LogState
@@ -31,7 +32,7 @@ from lambdaml.worker.machine import Computed
 _WHOLE = 2**48
 """Numbers that stand for vectors are less than this."""
 
-_NUMBERS = "numbers"
+_NUMBERS, _CHAIN = "numbers", "chain"
 
 HEADER_BYTES = 512
 """The greatest size of an update's header."""
@@ -123,7 +124,8 @@ class StubReplica:
         self.log_state = LogState(settings.workers, settings.steps)
         self.version = 0
         self.chain = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
-        self.memories = Memories(_give_back, settings.takes_turns)
+        self.own = OwnModels.made(settings, self.parts.schedule)
+        self.memories = Memories(_give_back, settings.takes_turns, settles=self.own is None)
         self._taken = self._counted = 0
         self._seconds: dict[int, float] = {}
         self._counts_batches = covers_batches(self.parts.algorithm)
@@ -133,6 +135,7 @@ class StubReplica:
         self._added = 0
         self._read: list[Body] = []
         self._charge, self._clock, self.bad = charge, clock, bad
+        self.rounds = StubRounds(self, charge)
         self.slices = StubSlices(self) if self.parts.slices else None
 
     def twin(self) -> StubReplica:
@@ -152,15 +155,16 @@ class StubReplica:
         self._charge(self.costs.encode_s)
         numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)
         share = self.sampler.share(worker, seq).number
-        loss = chain_digest(self.chain, worker, seq)
+        own = None if self.own is None else self.own.of(worker, seq)
+        loss = chain_digest(self.chain if own is None else own.body[_CHAIN].tobytes(), worker, seq)
         if memory is not None:
             self._taken = taken_up(loss, stub_residual(memory))
             loss = (self._taken % _WHOLE) / _WHOLE
             self._counted = assignment.first_batch + assignment.batches
         return Computed(
             body={} if self.slices is None else {_NUMBERS: np.full(self.parts.slices, loss)},
-            base=self.version,
-            base_commit=self.log_state.commit,
+            base=self.version if own is None else seq,
+            base_commit=self.log_state.commit if own is None else 0,
             samples=sum(self.sampler.count(share, batch) for batch in numbers),
             loss=loss,
             compute_s=computed - start,
@@ -177,6 +181,9 @@ class StubReplica:
         if update.fault:
             return
         memory.values = {"batches": self._counted}
+        if self.own is not None:  # an inner optimizer
+            memory.arrays = {"residual": np.array([self._taken // 4], np.int64)}
+            return
         memory.arrays = {}
         memory.pending[update.seq] = PendingUpdate(np.array([self._taken], np.int64), {})
         self.memories.made(memory)
@@ -233,6 +240,10 @@ class StubReplica:
     def add_slice(self, index: int, body: Body) -> None:
         self._read = [*(self._read if index else []), body]
 
+    def pass_over(self, commit: Commit) -> None:
+        self.version = commit.last_version
+        self.log_state.advance(commit)
+
     def step(self, step: tuple[Entry, ...]) -> None:
         self._next = hashlib.blake2b(self._next + repr(self._terms).encode(), digest_size=16).digest()
         self._terms = []
@@ -263,6 +274,8 @@ class StubReplica:
         self.log_state = LogState.load(state.meta["log_state"], self.settings.workers, self.settings.steps)
         self.version = self.log_state.version
         self.chain = bytes.fromhex(state.meta["chain"])
+        if self.own is not None:
+            self.own.loaded = {_CHAIN: np.frombuffer(self.chain, np.uint8)}, self.version
 
     @staticmethod
     def read(data: bytes | memoryview, key: str) -> StubState:
@@ -318,6 +331,40 @@ class StubSum:
 
     def finish(self) -> Body:
         return {"terms": np.concatenate(self._terms)} if len(self._terms) > 1 else {}
+
+
+class StubRounds:
+    """What such a replica does with models of workers. It is `lambdaml.worker.machine.Rounds`."""
+
+    def __init__(self, machine: StubReplica, charge: Callable[[float], None]) -> None:
+        self._machine, self._charge = machine, charge
+
+    def averaging(self, turnout: Mapping[int, float]) -> StubMean:
+        return StubMean(self._machine.costs.apply_update_s, self._charge)
+
+    def put(self, body: Body) -> None:
+        self._machine.chain = body[_CHAIN].tobytes()
+
+
+class StubMean:
+    """A mean of models without tensors: a hash over what is averaged. It is a `lambdaml.worker.machine.Averaging`."""
+
+    def __init__(self, add_s: float, charge: Callable[[float], None]) -> None:
+        self._terms: list[tuple[int, int, float]] = []
+        self._add_s, self._charge = add_s, charge
+
+    def add(self, update: Update) -> None:
+        assert update.loaded, f"update {update.id} was let go before it was added"
+        self._terms.append((update.worker, update.seq, update.loss))
+        self._charge(self._add_s)
+
+    def finish(self) -> Body:
+        return {_CHAIN: np.frombuffer(mean_digest(self._terms), np.uint8)}
+
+
+def mean_digest(terms: Sequence[tuple[int, int, float]]) -> bytes:
+    """Return a hash that stands for the mean of the models in these updates, each a worker, its round, and its loss."""
+    return hashlib.blake2b(repr(list(terms)).encode(), digest_size=16).digest()
 
 
 def taken_up(loss: float, residual: int) -> int:

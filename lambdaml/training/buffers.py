@@ -13,6 +13,8 @@ step has several updates, they are merged:
 | no arithmetic gives its value: not finite, or another shape | the value in the last update of the step |
 
 If the schedule may apply an update to a later version, the update also carries the change itself.
+If updates carry whole models, they carry all buffers, and the value that changes are added to is zero: a buffer becomes the
+weighted mean, the least, the greatest or the largest value, or stays if all values are the same.
 Buffers that are not in the `state_dict` are carried in the same way, from their first change on.
 """
 
@@ -42,10 +44,11 @@ class Buffers:
     Args:
         model: The model. Buffers whose elements share memory (as `expand` makes them) get memory of their own.
         late: Whether updates may be applied to another version than the one that they were computed from.
+        whole: Whether updates carry whole models.
     """
 
-    def __init__(self, model: nn.Module, late: bool) -> None:
-        self._late = late
+    def __init__(self, model: nn.Module, late: bool, whole: bool = False) -> None:
+        self._late, self._whole = late and not whole, whole
         self._modules = list(model.modules())
         persistent = model.state_dict(keep_vars=True)
         self._names: list[str] = []
@@ -88,7 +91,7 @@ class Buffers:
                     f"buffer {self._names[number]} changed from {before.dtype} to {now.dtype} in the forward pass: "
                     "make it of that dtype in model()"
                 )
-            if _same(now, before):
+            if _same(now, before) and not self._whole:
                 continue
             body[f"b{number}"] = _raw(now)
             if self._late and now.shape == before.shape and self._kinds[number] in ("mean", "count"):
@@ -145,10 +148,14 @@ class Buffers:
         after = {at: self._tensor("b", number, bodies[at]) for at in said}
         last = after[said[-1]]
         untold = any(not fresh[at] and f"d{number}" not in bodies[at] for at in said)
+        if self._whole:
+            now = torch.zeros_like(last)
         if kind == "last" or any(value.shape != now.shape for value in after.values()):
             return last
+        if self._whole and all(_same(value, last) for value in after.values()):
+            return last
         if kind in ("least", "most"):
-            stay = len(said) < len(bodies) or not all(fresh)
+            stay = not self._whole and (len(said) < len(bodies) or not all(fresh))
             pick = torch.fmin if kind == "least" else torch.fmax
             found = now if stay else after[said[0]]
             for value in after.values():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import ALGORITHMS, Assignment, Batch, together
+from lambdaml.algorithms import ALGORITHMS, WHOLE_MODEL, Assignment, Batch, together
 from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.job import Job
@@ -55,6 +55,7 @@ class JobModel:
     Attributes:
         changed: The present values of the settings that control entries changed.
         commit: The number of commits that the parameters rest on.
+        turnout: The number of times that a worker's update counts in the sum that is taken, if that is not once.
         dataset: The job's dataset, once `open` has loaded it.
     """
 
@@ -80,7 +81,7 @@ class JobModel:
         self.job, self.settings = job, settings
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.device = device
-        self.buffers = Buffers(model, late=late)
+        self.buffers = Buffers(model, late=late, whole=WHOLE_MODEL in ALGORITHMS.make(settings.algorithm).gives)
         self.flat = FlatGradient(model, device)
         self.rows = Rows(model, self.flat.parameters, self.flat.layout, fragments)
         self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, settings.steps_per_epoch, inner_steps)
@@ -88,6 +89,7 @@ class JobModel:
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
         self.commit = 0
+        self.turnout: Mapping[int, float] = {}
         self._labels = labels
         self._absent: list[int] = []
         self._fresh: tuple[Arrays, dict[str, Any]] | None = None  # the state before the first step
@@ -229,6 +231,11 @@ class JobModel:
     def displace(self, start: Vector) -> None:
         """Leave in the flat gradient how far the parameters are from `start`, and set them back to `start`."""
         self.flat.displace(start)
+
+    def hand_over(self, start: Vector) -> None:
+        """Leave in the flat gradient the parameters themselves, and set them back to `start`."""
+        self.flat.put(self.flat.values())
+        self.flat.restore(start)
 
     def load_optimizer(self, arrays: Arrays, values: Mapping[str, Any] | None) -> None:
         """Load what `dump_optimizer` returned into the job's optimizer; with None, make its state anew."""

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from lambdaml.algorithms import Assignment, Message, covers_batches
+from lambdaml.algorithms import Assignment, covers_batches
 from lambdaml.codecs import Vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
 from lambdaml.log.memory import Memories, Memory, PendingUpdate
+from lambdaml.log.own_models import OwnModels
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
 from lambdaml.log.state import LogState
@@ -34,8 +35,10 @@ from lambdaml.training.frozen import Frozen
 from lambdaml.training.inner_rates import inner_step, set_option
 from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
+from lambdaml.training.made import JustMade
 from lambdaml.training.model_state import ModelState
 from lambdaml.training.numerics import norm
+from lambdaml.training.own_rounds import OwnRounds
 from lambdaml.training.sampling import Sampler
 from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
@@ -45,16 +48,6 @@ from lambdaml.worker.machine import LONG, Computed
 INNER_SCHEDULE = "inner"
 """A snapshot's scheduler is an object with this member if the job has one that local steps follow. Its value is the
 number of inner steps that stood behind the run's first version."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """Holds what was computed for an update that its worker does not remember yet, and the vector that its residual
-    went into."""
-
-    id: tuple[int, int]
-    message: Message
-    taken: Vector | None
 
 
 class Replica:
@@ -78,8 +71,7 @@ class Replica:
         self.parts = Parts.of(settings)
         self.codec, self.rule, self.algorithm = self.parts.codec, self.parts.rule, self.parts.algorithm
         self.transform = self.rule.transform(settings.workers, settings.batch_size)
-        self.log_state = LogState(settings.workers, settings.steps)
-        self.version = 0
+        self.log_state, self.version = LogState(settings.workers, settings.steps), 0
         seed_streams(settings.seed, "model")
         self.model, inner, schedule = build(job, self.device)
         self.model.train()
@@ -105,9 +97,12 @@ class Replica:
         self.strays = Strays(job, self.model)
         decay = settings.error_feedback
         self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
-        self.memories = Memories(self._give_back, settings.takes_turns)
+        self.own = OwnModels.made(settings, self.parts.schedule)
+        self.rounds = OwnRounds(self.parts, self.local, self.rows)
+        self._turnouts: list[Mapping[int, float]] = []
+        self.memories = Memories(self._give_back, settings.takes_turns, settles=self.own is None)
         self.slices = VectorSlices.of(self.parts, self.local)
-        self._made: _Made | None = None
+        self._made: JustMade | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
         self._begin_sum()
@@ -146,15 +141,20 @@ class Replica:
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
         digest = memory.digest() if memory is not None else ""
         self.local.open()
+        base, commits, samples = self.version, self.log_state.commit, self.log_state.samples
+        if self.own is not None:
+            self.rounds.put(self.own.of(worker, seq).body)
+            base, commits, samples = seq, 0, self.rounds.samples_before(seq)
+        step = inner_step(samples, self.settings)
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
-        self.local.changed, self.local.commit = self.log_state.changed, self.log_state.commit
+        self.local.changed, self.local.commit = self.log_state.changed, commits
         due = replace(assignment, worker=self.sampler.share(worker, seq).number)
-        found = self.algorithm.compute(self.local, memory, due, inner_step(self.log_state.samples, self.settings))
+        found = self.algorithm.compute(self.local, memory, due, step)
         computed, vector = self.clock(), self.flat.to_host()
         taken = None
         if self.feedback and memory is not None:
             taken = self.feedback.take_up(memory, vector, [self.flat.layout.spans[one] for one in self.rows.stays(seq)])
-        body = self._encode(assignment, vector if taken is None else taken)
+        body = self._encode(assignment, vector if taken is None else taken, step)
         if len(found.absent):
             body[ABSENT] = found.absent
         body |= found.buffers | self.buffers.changes(kept)
@@ -162,11 +162,11 @@ class Replica:
         if self._extra() != extra:
             owner = type(self.job).__name__
             raise JobError(f"the extra state of {owner}'s model changed in the forward pass: keep it in a buffer")
-        self._made = _Made((worker, seq), found, taken)
+        self._made = JustMade((worker, seq), found, taken)
         return Computed(
             body=body,
-            base=self.version,
-            base_commit=self.log_state.commit,
+            base=base,
+            base_commit=commits,
             samples=found.samples,
             loss=found.loss,
             compute_s=computed - start,
@@ -178,9 +178,8 @@ class Replica:
             warnings=self.strays.found(numbers),
         )
 
-    def _encode(self, assignment: Assignment, vector: Vector) -> Body:
+    def _encode(self, assignment: Assignment, vector: Vector, step: int) -> Body:
         rows = self.rows.find(vector, assignment.seq)
-        step = inner_step(self.log_state.samples, self.settings)
         context = self.local.context(assignment, step, lambda whole: self.rows.pack(whole, rows))
         return self.codec.encode(self.rows.pack(vector, rows), self.rows.layout(rows), context) | rows
 
@@ -195,16 +194,8 @@ class Replica:
         memory.seq += 1
         if update.fault:
             return
-        residual = {} if self.feedback is None else self.feedback.kept(memory)
-        memory.arrays, memory.values = {**made.message.arrays, **residual}, made.message.values
-        if self.feedback is not None and made.taken is not None:
-            encoded, rows, _ = split_body(update.body)
-            if self.codec.exact and not rows:
-                taken = self.codec.values(encoded, self.flat.layout)[:]  # in memory that the update holds anyway
-                taken.flags.writeable = False
-            else:
-                taken = made.taken.copy() if made.taken is self.flat.host else made.taken
-            self.feedback.sent(memory, update.seq, taken, encoded | rows)
+        made.remember(memory, update, self.feedback, self.codec, self.flat)
+        if self.feedback is not None:
             self.memories.made(memory)
 
     def _add_sent(self, body: Body, weight: float, out: Vector) -> None:
@@ -298,9 +289,11 @@ class Replica:
             raise BadObject(f"commit {commit.commit} starts from version {commit.version}, not {self.version}")
         if commit.steps and self.transform is not None:
             self.transform.begin(self.version, self.flat.values)
+        self._turnouts = [] if self.own is None else self.own.turnouts(commit)
         self._begin_sum()
 
     def _begin_sum(self) -> None:
+        self.local.turnout = self._turnouts.pop(0) if self._turnouts else {}
         self._sum = StepParts(self.local, self.rows, self.parts, self.flat.host)
 
     def add(self, entry: Entry, update: Update) -> None:
@@ -334,11 +327,12 @@ class Replica:
     def step(self, step: tuple[Entry, ...]) -> None:
         """Take the optimizer step along the mean of what was added."""
         total = self._sum
-        weighed = total.weighed(step)
-        moves = total.mean(weighed, self.transform, self.flat.values)
-        self.buffers.merge(total.rest, total.shares(weighed), total.fresh)
-        if moves:
-            self._move(total.absent)
+        if step:  # a round of which every update was rejected leaves all as it is
+            weighed = total.weighed(step)
+            moves = total.mean(weighed, self.transform, self.flat.values)
+            self.buffers.merge(total.rest, total.shares(weighed), total.fresh)
+            if moves:
+                self._move(total.absent)
         self.version += 1
         self._begin_sum()
 
@@ -353,6 +347,11 @@ class Replica:
                 self.scheduler.step()
         for control in commit.controls:
             self._heed(control)
+
+    def pass_over(self, commit: Commit) -> None:
+        """Advance the log state by a commit, and leave the model alone."""
+        self.version = commit.last_version
+        self.end(commit)
 
     def _heed(self, control: Control) -> None:
         """Change the setting that a control entry names, from the next commit on.
@@ -447,3 +446,5 @@ class Replica:
         self.version = self.log_state.version
         self.frozen.begin(state)
         self.flat.attach()
+        if self.own is not None:
+            self.own.loaded = self.rounds.whole(), self.version

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lambdaml.algorithms import STATISTICS
+from lambdaml.algorithms import AS_SENT
 from lambdaml.codecs import CODECS, Codec, Vector
 from lambdaml.codecs.dense import add_to
 from lambdaml.errors import BadObject
@@ -150,7 +150,8 @@ class StepParts:
 
     def weighed(self, step: Sequence[Entry]) -> list[Entry]:
         """Return the entries with the numbers of samples that they count for."""
-        return [replace(entry, samples=counted(entry, self._parts, self._model)) for entry in step]
+        counts = [counted(entry, self._parts, self._model) for entry in step]
+        return [replace(entry, samples=count) for entry, count in zip(step, counts, strict=True)]  # type: ignore[arg-type]
 
     def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
         """Add an update, or keep its vector."""
@@ -216,9 +217,14 @@ class StepParts:
             out *= out.dtype.type(factors[0])
         if divisor != 1.0:
             out /= out.dtype.type(divisor)
-        if STATISTICS in self._parts.algorithm.gives and any(entry.weight != 1.0 for entry in weighed):
+        if AS_SENT & self._parts.algorithm.gives and any(entry.weight != 1.0 for entry in weighed):
             out += (1 - sum(shares(weighed))) * parameters()
         return moves
+
+    def averaged(self, weighed: Sequence[Entry]) -> Vector:
+        """End the sum and return the mean of vectors that stand for themselves."""
+        self.mean(weighed, None, lambda: self._out)
+        return self._out
 
     def shares(self, weighed: Sequence[Entry]) -> list[float]:
         """Return the weight of each gradient in the mean."""
@@ -241,9 +247,10 @@ class StepParts:
         return lambda weight, out, *, fresh: self._rows.add(codec, body, rows, weight, out, fresh)
 
 
-def counted(entry: Entry, parts: Parts, model: JobModel) -> int:
+def counted(entry: Entry, parts: Parts, model: JobModel) -> float:
     """Return the number of samples that an update counts for in the mean of its step."""
-    return parts.algorithm.samples(entry, model.settings, model.sampler.share(entry.worker, entry.seq))
+    samples = parts.algorithm.samples(entry, model.settings, model.sampler.share(entry.worker, entry.seq))
+    return samples * model.turnout.get(entry.worker, 1)
 
 
 def factor_of(entry: Entry, parts: Parts, model: JobModel) -> float:

@@ -21,6 +21,7 @@ from lambdaml.log.records import Commit, Update
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, read_state
 from lambdaml.log.state import LogState
+from lambdaml.schedules import rounds_at_once
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.storage import Bytes
 from lambdaml.training import numerics
@@ -203,7 +204,7 @@ def _check_commit(
         return
     again = build_commit(
         replica.log_state.copy(),
-        Fixed(decision_of(commit, updates)),
+        Fixed(decision_of(commit, updates), rounds_at_once(replica.parts.schedule)),
         replica.parts.rule,
         (),
         max_rejected=settings.max_rejected,

@@ -21,11 +21,6 @@ class Checkpoints:
         self._digests: dict[int, str] = {}  # by commits taken
         self._newest: tuple[int, Digest] | None = None  # with its version
 
-    def due(self, before: int, after: int) -> bool:
-        """Return whether to take a checkpoint when the number of updates with a fate goes from `before` to `after`."""
-        every = self._shared.settings.updates_per_snapshot
-        return after // every > before // every
-
     def digest_at(self, version: int) -> Digest | None:
         """Return the newest digest if it is that of this version's state. An update computed from it carries it."""
         return self._newest[1] if self._newest is not None and self._newest[0] == version else None

@@ -209,7 +209,8 @@ class Function:
             commit = pending.commit
             before = shared.queued.progress
             shared.queued.advance(commit)
-            checkpoint = self._checkpoints.due(before, shared.queued.progress)
+            whole = pending.total is None or pending.total.whole
+            checkpoint = whole and shared.settings.snapshot_due(before, shared.queued.progress)
             shared.hold = checkpoint or pending.absent > 0
             shared.changed()
             start = self._shared.world.now()
@@ -233,7 +234,8 @@ class Function:
         if pending.again:
             return
         self._retention.applied(pending.commit, pending.updates.values())
-        self._shared.tracer.applied(pending.commit, pending.download_s, apply_s, self._exchange.counted())
+        decided = [(entry.worker, entry.seq) for entry in pending.commit.entries]
+        self._shared.tracer.applied(decided, pending.download_s, apply_s, self._exchange.counted())
         if self._shared.writes_log:
             self._shared.tracer.arrived(pending.commit, pending.updates)
             self._committer.tell(pending.commit)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject
 from lambdaml.log import keys
 from lambdaml.log.memory import Memories
+from lambdaml.log.own_models import OwnModels
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import Body, Commit, Entry, Update
 from lambdaml.log.slices import Block, Slicing
@@ -126,6 +127,34 @@ class Summing(Protocol):
 
     def finish(self) -> Body:
         """Return the arrays of the sum. It is over then."""
+        ...
+
+
+class Averaging(Protocol):
+    """A mean of models of workers."""
+
+    def add(self, update: Update) -> None:
+        """Add the model in an update. Workers come in rising order. The update may be freed then."""
+        ...
+
+    def finish(self) -> Body:
+        """Return the mean, as the body of an update has it."""
+        ...
+
+
+class Rounds(Protocol):
+    """What a machine does with models of workers."""
+
+    def averaging(self, turnout: Mapping[int, float]) -> Averaging:
+        """Begin a mean of models of workers.
+
+        Args:
+            turnout: The number of times that a worker's model counts, if that is not once.
+        """
+        ...
+
+    def put(self, body: Body) -> None:
+        """Take such a mean as the machine's model, after the commits that were passed over."""
         ...
 
 
@@ -282,6 +311,20 @@ class Machine(Protocol):
     def shared_state(self) -> MachineState:
         """Return the state in the machine's own memory. Use it before the machine changes."""
 
+    @property
+    def own(self) -> OwnModels | None:
+        """The models of the workers that it computes for; None if all workers share one model."""
+        ...
+
+    @property
+    def rounds(self) -> Rounds:
+        """What it does with these models."""
+        ...
+
+    def pass_over(self, commit: Commit) -> None:
+        """Advance the log state by the next commit, and leave the model alone."""
+        ...
+
     def alone(self, entry: str) -> MachineState:
         """Return a copy of the model alone, without what only an optimizer needs, after the commit with this log entry."""
         ...
@@ -301,7 +344,14 @@ class Machine(Protocol):
 
 
 class Total(Protocol):
-    """What a function takes over from another one, in place of a commit's updates."""
+    """What a function takes over from another one, in place of a commit's updates.
+
+    Attributes:
+        whole: Whether the machine has the run's model afterwards.
+    """
+
+    @property
+    def whole(self) -> bool: ...
 
     async def apply(self, world: World, machine: Machine, commit: Commit) -> None:
         """Let the machine follow the next commit."""
@@ -316,6 +366,7 @@ class Summed:
     """
 
     partial: Partial
+    whole: ClassVar[bool] = True
 
     async def apply(self, world: World, machine: Machine, commit: Commit) -> None:
         """Take the step along the mean."""
@@ -341,6 +392,7 @@ class Folded:
 
     commit: Commit
     state: MachineState
+    whole: ClassVar[bool] = True
 
     @staticmethod
     def of(machine: Machine, commit: Commit) -> Folded:
@@ -376,6 +428,9 @@ def conclude(machine: Machine, update: Update) -> bytes:
         The bytes of the update's object.
     """
     slices = machine.slices
+    if machine.own is not None:
+        update.fault = machine.check(update)
+        machine.own.report(update)
     data = update.pack(
         slices.slicing if slices is not None else None
     )  # first, since the body may alias the machine's buffers, and is remembered

@@ -57,6 +57,15 @@ async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
     return await _Recovery(shared, wanted).run()
 
 
+def lost(worker: int, seq: int) -> RunFailed:
+    """Return the error that ends a run because an update comes out different."""
+    return RunFailed(
+        f"{keys.update(worker, seq)} comes out different when it is computed again, so what worker {worker} remembered is "
+        "lost: does the job compute from anything but weights, batch and seeds, or did another kind of processor compute it? "
+        "A run that was started with --lost-memory reset goes on without that memory"
+    )
+
+
 async def resets(shared: Shared, worker: int) -> list[int]:
     """Return the numbers of the updates before which a worker's memory began anew."""
     if shared.settings.lost_memory != "reset":
@@ -214,13 +223,9 @@ class _Recovery:
 
     async def _lost(self, side: Machine, worker: int, seq: int) -> None:
         """End the run, or begin a worker's memory anew, since it cannot be recovered."""
-        shared, key = self._shared, keys.update(worker, seq)
+        shared = self._shared
         if shared.settings.lost_memory == "stop":
-            raise RunFailed(
-                f"{key} comes out different when it is computed again, so what worker {worker} remembered is lost: does "
-                "the job compute from anything but weights, batch and seeds, or did another kind of processor compute it? "
-                "A run that was started with --lost-memory reset goes on without that memory"
-            )
+            raise lost(worker, seq)
         wanted = self._wanted[worker]
         memory = self._found[worker].memory = Memory(worker, wanted, begun=wanted)
         side.memories.host(memory, side.log_state)

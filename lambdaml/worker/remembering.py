@@ -19,6 +19,7 @@ from lambdaml.schedules.cohort import Turns
 from lambdaml.settings import RECOVER_S
 from lambdaml.worker.reading import read
 from lambdaml.worker.recovery import Recovered, recover, resets
+from lambdaml.worker.recovery_alone import recover_alone
 from lambdaml.worker.shared import Shared
 
 HISTORY_SHARE = 4
@@ -132,7 +133,8 @@ class Remembering:
         try:
             found = await world.gather(*[self._written(worker, seq) for worker, seq in wanted.items()])
             missing = {worker: seq for (worker, seq), one in zip(wanted.items(), found, strict=True) if one is None}
-            recovered = await recover(shared, missing) if missing else []
+            again = recover if shared.replica.own is None else recover_alone
+            recovered = await again(shared, missing) if missing else []
             for one in [*(Recovered(memory) for memory in found if memory is not None), *recovered]:
                 await world.compute(lambda memory=one.memory: self._take(memory))  # type: ignore[misc]
                 self._spent_s[one.memory.worker] = one.compute_s
@@ -185,7 +187,8 @@ class Remembering:
         def dumped() -> bytes | None:
             if not self._memories.holds(worker, seq):
                 return None
-            return self._memories.of(worker, seq).dump(shared.replica.log_state.commit)
+            commits = shared.replica.log_state.commit if shared.replica.own is None else 0  # else it needs none
+            return self._memories.of(worker, seq).dump(commits)
 
         data = await world.compute(dumped)
         if data is not None:

@@ -25,7 +25,7 @@ async def restore(shared: Shared) -> bool:
         RunFailed: If each snapshot that was found was deleted before it was read.
     """
     world = shared.world
-    state = await _newest_snapshot(world, shared.replica)
+    state = await newest_snapshot(world, shared.replica)
     await world.compute(lambda: shared.replica.load(state))
     known = LogState.load(state.meta["log_state"], shared.settings.workers, shared.settings.steps)
     entries = await world.store.list(keys.LOG, after=keys.log(known.commit - 1) if known.commit else "")
@@ -33,7 +33,7 @@ async def restore(shared: Shared) -> bool:
     return shared.tail == 0
 
 
-async def _newest_snapshot(world: World, machine: Machine) -> MachineState:
+async def newest_snapshot(world: World, machine: Machine) -> MachineState:
     """Return the newest snapshot. If it is deleted before it is read, a newer one exists, so it looks again.
 
     Raises:

@@ -45,6 +45,8 @@ class Retention:
         self._tried: tuple[Horizon, int] | None = None
         self._known = False
         self._turns = Turns(shared.settings)
+        self._own = shared.replica.own
+        self._barren: set[int] = set()  # rounds in which all updates of a group were rejected
 
     def restored(self) -> None:
         """Note the snapshot with which this function begins, which may become the horizon."""
@@ -57,6 +59,8 @@ class Retention:
         self._update_bytes = max([self._update_bytes, *[update.size_bytes for update in updates]])
         for entry in commit.entries:
             self._bases[entry.worker] = max(self._bases[entry.worker], entry.base)
+        if self._own is not None:
+            self._barren.update(turn for turn, _ in self._own.barren(commit))
         self._look()
 
     def wrote(self, log_state: Mapping[str, Any], size_bytes: int) -> None:
@@ -142,11 +146,14 @@ class Retention:
 
         If the schedule is deterministic, a function that thaws must be certain to notice that it was replaced. Without
         reading the log, it may publish again the updates that were deleted before this place. It notices when it meets
-        an update that still exists. If it reads the log, and the bound is one of rounds, a function that has fallen
+        an update that still exists. Where workers have models of their own, those of the next round rest on updates that are
+        not deleted only if all have come that far. If it reads the log, and the bound is one of rounds, a function that has fallen
         behind keeps what it needs until its lease ends. A bound of bytes is kept even so: such a function begins anew.
         """
         shared, known = self._shared, self._shared.known
-        deterministic = shared.schedule.deterministic
+        if self._own is not None and place.next_seq[0] in self._barren:
+            return False  # the models after that round rest on those before
+        deterministic = shared.schedule.deterministic or self._own is not None
         if not deterministic and shared.settings.keep_rounds is None:
             return True
 

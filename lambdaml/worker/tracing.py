@@ -9,12 +9,13 @@ function had measured since its last part is lost. Its fates and losses are not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lambdaml.log import keys
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.trace_parts import pack_rows
+from lambdaml.worker.window import Id
 from lambdaml.worker.world import World
 
 FLUSH_S = 15.0
@@ -68,8 +69,8 @@ class Tracer:
         if update.memory:
             row |= {"base_commit": update.base_commit, "memory": update.memory[:_DIGITS]}
 
-    def applied(self, commit: Commit, download_s: float, apply_s: float, counts: Mapping[str, int]) -> None:
-        """Note that a commit was applied here. Its costs go to the first of this function's updates in it.
+    def applied(self, updates: Iterable[Id], download_s: float, apply_s: float, counts: Mapping[str, int]) -> None:
+        """Note that these updates were applied here. The costs of that go to the first of this function's own among them.
 
         The times in the row are on this function's clock.
 
@@ -77,8 +78,8 @@ class Tracer:
             counts: The reads since the previous commit; see `Pattern.counted`.
         """
         now = self._world.now()
-        for entry in commit.entries:
-            row = self._open.pop((entry.worker, entry.seq), None)
+        for update in updates:
+            row = self._open.pop(update, None)
             if row is None:
                 continue
             wait_s = max(0.0, now - row["published_s"] - download_s - apply_s)

@@ -52,7 +52,7 @@ class Worker:
         seq, base = await self._recover(), -1
 
         def may_start() -> bool:
-            return shared.may_start(worker, seq, base) and self._bases.fits()
+            return shared.may_start(worker, seq, base) and self._exchange.ready(worker, seq) and self._bases.fits()
 
         while True:
             await shared.until(

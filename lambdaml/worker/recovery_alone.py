@@ -1,0 +1,86 @@
+"""Recovers the memories of workers that have models of their own, after a crash.
+
+No log is followed: the base of each update is the mean of its group's models in the round before. A worker's latest updates
+are computed again one after the other, from its newest written memory on, on a machine beside the function's own, and
+compared with those in the bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lambdaml.errors import BadObject
+from lambdaml.events import RememberedEvent
+from lambdaml.log import keys
+from lambdaml.log.memory import Memory
+from lambdaml.log.records import DAMAGED
+from lambdaml.worker.averages import fetched, model_before
+from lambdaml.worker.machine import Machine
+from lambdaml.worker.reading import read
+from lambdaml.worker.recomputing import Made, comes_out
+from lambdaml.worker.recovery import Recovered, lost
+from lambdaml.worker.restoring import newest_snapshot
+from lambdaml.worker.shared import Shared
+
+
+async def recover_alone(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
+    """Return the memories of these workers after as many updates as `wanted` says, all of which exist. Return none if
+    the run ends or this function must leave meanwhile.
+
+    Raises:
+        RunFailed: If an update turns out different from the one in the bucket, or what it needs was deleted.
+    """
+    world, started = shared.world, shared.world.now()
+    side = await world.compute(shared.replica.twin)
+    state = await newest_snapshot(world, side)
+    await world.compute(lambda: side.load(state))
+    found, updates = [], 0
+    for worker, seq in wanted.items():
+        recovered = Recovered(await _newest(shared, worker, seq))
+        updates += seq - recovered.memory.seq
+        side.memories.host(recovered.memory, side.log_state)
+        while recovered.memory.seq < seq and not shared.ending:
+            await _again(shared, side, recovered)
+        side.memories.drop(worker)
+        found.append(recovered)
+    if shared.ending:
+        return []
+    took_s = round(world.now() - started, 3)
+    world.emit(RememberedEvent(workers=sorted(wanted), updates=updates, seconds=took_s))
+    return found
+
+
+async def _newest(shared: Shared, worker: int, seq: int) -> Memory:
+    """Return the newest memory of a worker after at most `seq` updates."""
+    for info in reversed(await shared.world.store.list(keys.memories(worker))):
+        if 0 < keys.number(info.key) <= seq:
+            try:
+                memory = await read(shared.world, info.key, Memory.read)
+            except BadObject:
+                continue
+            if memory is not None:
+                return memory
+    return Memory(worker)
+
+
+async def _again(shared: Shared, side: Machine, recovered: Recovered) -> None:
+    """Compute a worker's next update again, let the worker remember it, and compare it unless it is damaged."""
+    memory, settings = recovered.memory, shared.settings
+    worker, seq = memory.worker, memory.seq
+    assert side.own is not None
+    side.own.take(worker, await model_before(shared, side, worker, seq))
+    update = await fetched(shared, worker, seq)
+    made = Made.of(update)
+    if update.fault == DAMAGED:
+        made = replace(made, assignment=side.assign(worker, seq))
+    shared.computing += 1
+    try:
+        same = await shared.world.compute(lambda: comes_out(side, made, settings.codec))
+    finally:
+        shared.computing -= 1
+    recovered.compute_s += made.compute_s
+    recovered.history += 1 / settings.rounds_kept(made.size_bytes * settings.workers)
+    shared.waits.progress()
+    if not same and update.fault != DAMAGED:
+        raise lost(worker, seq)
