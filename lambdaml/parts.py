@@ -151,6 +151,8 @@ def _demand_own_models(names: Settings | RunOptions, parts: Parts) -> None:
             raise SettingsError(
                 f"{what} {name!r} needs one model that all workers share, and {named} has none: use {plain}"
             )
+    if names.lost_memory == "reset":
+        raise SettingsError(f"lost_memory 'reset' travels in the log, for which {named} does not wait: leave it out")
     if parts.bracket.levels:
         raise SettingsError(
             f"bracket {names.bracket!r} is of sums over all workers, and {named} has none: leave it out"

@@ -69,17 +69,23 @@ class Run(RunReader):
 
         return replay(self, version, self._job)
 
-    def model(self, version: int | None = None) -> nn.Module:
+    def model(self, version: int | None = None, of: int | None = None) -> nn.Module:
         """Return the job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
+
+        Args:
+            version: The version; by default the result, or the last version of a worker's own model.
+            of: The worker whose own model it is, in a run whose workers have models of their own. The run's model is the mean
+                of these.
 
         In a process of another numerics class than the run's, the last bits of those weights may differ.
 
         Raises:
             RunNotFound: If the run has no result yet, and no version was asked for.
+            SettingsError: If there is no such worker or version.
         """
         from lambdaml.training.replay import trained_model
 
-        return trained_model(self, version, self._job)
+        return trained_model(self, version, self._job, of)
 
     def verify(self, deep: float | None = None) -> Report:
         """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.

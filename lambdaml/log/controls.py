@@ -15,6 +15,7 @@ from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import LOST_MEMORY, Control
 from lambdaml.log.snapshot import meta_of
+from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.storage.protocol import Bytes, Store
 
 CHANGEABLE = ("lr",)
@@ -31,6 +32,8 @@ def request_change(run: RunReader, what: str, value: float) -> Control:
         raise SettingsError(f"{what!r} cannot be changed while a run goes on{nearest(what, CHANGEABLE)}")
     if not 0 < value < math.inf:
         raise SettingsError(f"lr: must be a positive number (it is {value!r})")
+    if rounds_at_once(SCHEDULES.make(run.settings.schedule)):
+        raise SettingsError(f"a change travels in the log, for which schedule {run.settings.schedule!r} does not wait")
     _, last, _ = run.tail()
     if last is not None and last.stop:
         raise SettingsError(f"{run.url} has ended; begin another run from it, with --from")

@@ -17,7 +17,7 @@ from lambdaml.log.own_models import OwnModel
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import DAMAGED, Commit, Update
 from lambdaml.patterns.headers import Headers
-from lambdaml.worker.averages import fetched, first_model, model_before, reports_before, take_mean
+from lambdaml.worker.averages import fetched, model_before, reports_before, source_of, take_mean
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.looking import Looks
@@ -73,7 +73,7 @@ class GroupExchange:
     def __init__(self, shared: Shared) -> None:
         own = shared.replica.own
         assert own is not None
-        self._shared, self._own = shared, own
+        self._shared, self._own, self._source = shared, own, source_of(shared, shared.replica)
         self._looks = Looks(shared)
         self._reader = LogReader(shared)
         self._headers = Headers(shared, self._looks)
@@ -188,8 +188,7 @@ class GroupExchange:
         if seq:
             self._average(worker, seq - 1)
         else:
-            first = await first_model(shared, shared.replica)
-            self._take(worker, OwnModel.of(0, first))
+            self._take(worker, await model_before(self._source, shared.replica, worker, 0))
         shared.changed()
         return seq
 
@@ -242,16 +241,17 @@ class GroupExchange:
     async def _hand_out(self, round_: _Round, added: Sequence[Update], model: OwnModel | None) -> None:
         """Give the mean of a group to those of its workers that are held here and go on from it. If there is none, each goes on
         from the model that it had."""
+        machine = self._shared.replica
         for update in added:
             worker, turn = update.id
             if self._newest.get(worker, -1) != turn or self._own.holds(worker, turn + 1):
                 continue
             reports = update.reports
             if update.fault == DAMAGED:
-                reports = await reports_before(self._shared, worker, turn + 1)
+                reports = await reports_before(self._source, machine, worker, turn + 1)
             mine = model
             if mine is None and not self._own.holds(worker, turn):
-                mine = await model_before(self._shared, self._shared.replica, worker, turn + 1)
+                mine = await model_before(self._source, machine, worker, turn + 1)
             if self._newest.get(worker, -1) == turn:
                 mine = mine or self._own.of(worker, turn)
                 self._take(worker, replace(mine, seq=turn + 1, reports=reports))

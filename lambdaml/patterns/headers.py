@@ -12,7 +12,7 @@ from lambdaml.log import keys
 from lambdaml.log.own_models import reported
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.reports import RoundReport, header_reports
-from lambdaml.worker.averages import reports_before
+from lambdaml.worker.averages import reports_before, source_of
 from lambdaml.worker.looking import Looks
 from lambdaml.worker.poll_timer import FLOATS, PollTimer
 from lambdaml.worker.shared import Shared
@@ -142,7 +142,7 @@ class Headers:
                 behind=False,
             )
         except BadObject:
-            return await reports_before(shared, worker, last + 1)
+            return await reports_before(source_of(shared, shared.replica), shared.replica, worker, last + 1)
 
     async def _read(self, worker: int, seq: int) -> tuple[RoundReport, ...] | None:
         key, size_bytes = keys.update(worker, seq), FIRST_BYTES

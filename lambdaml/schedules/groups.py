@@ -70,18 +70,22 @@ class Groups:
         size: The number of workers of a group, G.
         shuffle: How the groups change: `grid`, `halves`, `random` or `none`.
         every: The number of rounds of a log entry.
+        average: The place of the averaging in a round: `after` its steps, or `before` them, so that the models after a round
+            are those that its steps led to. What is computed is the same.
     """
 
     deterministic = False
 
-    def __init__(self, size: int, shuffle: str = "grid", every: int = 8) -> None:
+    def __init__(self, size: int, shuffle: str = "grid", every: int = 8, average: str = "after") -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         if shuffle not in ("grid", "halves", "random", "none"):
             raise ValueError(f"shuffle must be grid, halves, random or none, not {shuffle!r}")
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
-        self._size, self._shuffle, self.every = size, shuffle, every
+        if average not in ("after", "before"):
+            raise ValueError(f"average must be after or before, not {average!r}")
+        self._size, self._shuffle, self.every, self.after = size, shuffle, every, average == "after"
 
     def grouping(self, workers: int, seed: int) -> Grouping:
         """Return the groups of so many workers in a run with this seed.

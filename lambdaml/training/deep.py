@@ -134,7 +134,7 @@ class DeepCheck:
         self._snapshots: dict[int, int] = {meta["log_state"]["commit"]: each for each, meta in metas.items()}
         self._starts = sorted(self._snapshots)  # in commits
         self._intervals = [start for start in self._starts if start < commits] or self._starts[:1]
-        self._stretches = list(_stretches(run, self._published)) if remembers else []
+        self._stretches = list(stretches(run, self._published)) if remembers else []
         self._begins = [(each.worker, each.start) for each in self._stretches]
         units = len(self._stretches if remembers else self._intervals)
         draw = random.Random(derive_seed("deep", run.settings.token))
@@ -305,7 +305,7 @@ class DeepCheck:
             replica.memories.drop(stretch.worker)
 
 
-def _stretches(run: RunReader, published: Sequence[tuple[int, int]]) -> Iterator[_Stretch]:
+def stretches(run: RunReader, published: Sequence[tuple[int, int]]) -> Iterator[_Stretch]:
     """Yield the stretches of all workers in which there are updates, in order.
 
     Args:

@@ -41,7 +41,8 @@ class OwnRounds:
 
     def put(self, body: Body) -> None:
         """Set the trained parameters and all buffers to those in a body."""
-        self._model.restore(body[_MODEL])
+        vector = body[_MODEL]
+        self._model.restore(vector if vector.flags.writeable else vector.copy())
         rest = {name: array for name, array in body.items() if name != _MODEL}
         self._model.buffers.merge([rest], [1.0], [True])
 

@@ -27,6 +27,7 @@ from lambdaml.storage import Bytes
 from lambdaml.training import numerics
 from lambdaml.training.deep import DeepCheck, Told
 from lambdaml.training.one_thread import OneThread
+from lambdaml.training.own_replay import AloneCheck
 from lambdaml.training.replay import commits_from, replica_at
 from lambdaml.training.shared_sums import SharedSums
 
@@ -138,7 +139,11 @@ def _check_replay(
         return None
     replica = replica_at(run, snapshots[0], job)
     report.first, begin = snapshots[0], list(replica.log_state.next_seq)
-    deeper = None if deep is None else DeepCheck(run, deep, snapshots, total, replica.parts.remembers)
+    deeper: DeepCheck | AloneCheck | None = None
+    if deep is not None and replica.own is None:
+        deeper = DeepCheck(run, deep, snapshots, total, replica.parts.remembers)
+    elif deep is not None:
+        deeper = AloneCheck(run, deep, replica.parts.remembers)
     # Commits that take no step leave the version as it is, so a version may have several states.
     states: dict[int, set[str]] = {replica.version: {replica.state().digest()}}
     digests: dict[int, str] = {}

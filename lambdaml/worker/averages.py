@@ -1,8 +1,13 @@
-"""Averages models of workers from the bucket alone, in a run whose workers have models of their own."""
+"""Finds models of workers in the bucket alone, in a run whose workers have models of their own.
+
+Functions and readers of a run find them with the same code, each in its own way of waiting.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from lambdaml.errors import RunFailed
 from lambdaml.log import keys
@@ -15,6 +20,32 @@ from lambdaml.worker.machine import Machine
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state
 from lambdaml.worker.shared import Shared
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The way in which one who looks for models reads and computes.
+
+    Attributes:
+        fetch: Reads and checks the update of a worker and round. It must exist.
+        first: Reads the model with which all workers begin.
+        compute: Runs tensor work.
+    """
+
+    fetch: Callable[[int, int], Awaitable[Update]]
+    first: Callable[[], Awaitable[Body]]
+    compute: Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+def source_of(shared: Shared, machine: Machine) -> Source:
+    """Return the way in which a function does so."""
+    return Source(
+        lambda worker, seq: fetched(shared, worker, seq),
+        lambda: _first_model(shared, machine),
+        shared.world.compute,
+    )
 
 
 async def fetched(shared: Shared, worker: int, seq: int) -> Update:
@@ -30,26 +61,7 @@ async def fetched(shared: Shared, worker: int, seq: int) -> Update:
     return await checked_update(shared, data, worker, seq)
 
 
-async def reports_before(shared: Shared, worker: int, seq: int) -> tuple[RoundReport, ...]:
-    """Return the reports on a worker's latest rounds before this one, from the headers of its updates. Those of damaged
-    updates say so."""
-    assert shared.replica.own is not None
-    lost: list[RoundReport] = []
-    for turn in range(seq - 1, -1, -1):
-        update = await fetched(shared, worker, turn)
-        known = () if update.fault == DAMAGED else update.reports
-        if known or len(lost) == shared.replica.own.every:
-            return (*known, *lost)[-shared.replica.own.every :]
-        lost.insert(0, RoundReport(turn, 0, 0, float("nan"), fault=DAMAGED))
-    return tuple(lost)
-
-
-async def first_model(shared: Shared, machine: Machine) -> Body:
-    """Return the model with which all workers begin.
-
-    Raises:
-        RunFailed: If it was deleted.
-    """
+async def _first_model(shared: Shared, machine: Machine) -> Body:
     assert machine.own is not None
     body, version = machine.own.loaded
     if not version:
@@ -63,23 +75,37 @@ async def first_model(shared: Shared, machine: Machine) -> Body:
     return side.own.loaded[0]
 
 
-async def model_before(shared: Shared, machine: Machine, worker: int, seq: int) -> OwnModel:
+async def reports_before(source: Source, machine: Machine, worker: int, seq: int) -> tuple[RoundReport, ...]:
+    """Return the reports on a worker's latest rounds before this one, from the headers of its updates. Those of damaged
+    updates say so."""
+    assert machine.own is not None
+    every, lost = machine.own.every, list[RoundReport]()
+    for turn in range(seq - 1, -1, -1):
+        update = await source.fetch(worker, turn)
+        known = () if update.fault == DAMAGED else update.reports
+        if known or len(lost) == every:
+            return (*known, *lost)[-every:]
+        lost.insert(0, RoundReport(turn, 0, 0, float("nan"), fault=DAMAGED))
+    return tuple(lost)
+
+
+async def model_before(source: Source, machine: Machine, worker: int, seq: int) -> OwnModel:
     """Return the model from which a worker computes an update: the mean over its group in the round before. If all updates
     of the group were rejected, it is the model of the round before that."""
-    own, compute = machine.own, shared.world.compute
-    assert own is not None
+    assert machine.own is not None
     if seq == 0:
-        return OwnModel.of(0, await first_model(shared, machine))
+        return OwnModel.of(0, await source.first())
     mean, passing = machine.rounds.averaging({}), False
-    for member in own.grouping.around(seq - 1, worker):
-        update = await fetched(shared, member, seq - 1)
+    for member in machine.own.grouping.around(seq - 1, worker):
+        update = await source.fetch(member, seq - 1)
         if not update.fault:
-            await compute(lambda update=update: mean.add(update))  # type: ignore[misc]
+            await source.compute(lambda update=update: mean.add(update))  # type: ignore[misc]
             passing = True
-    reports = await reports_before(shared, worker, seq)
+    reports = await reports_before(source, machine, worker, seq)
     if not passing:
-        return replace(await model_before(shared, machine, worker, seq - 1), seq=seq, reports=reports)
-    return await compute(lambda: OwnModel.of(seq, mean.finish(), reports))
+        return replace(await model_before(source, machine, worker, seq - 1), seq=seq, reports=reports)
+    model: OwnModel = await source.compute(lambda: OwnModel.of(seq, mean.finish(), reports))
+    return model
 
 
 async def take_mean(shared: Shared, machine: Machine, commit: Commit) -> None:

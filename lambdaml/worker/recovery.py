@@ -57,12 +57,11 @@ async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
     return await _Recovery(shared, wanted).run()
 
 
-def lost(worker: int, seq: int) -> RunFailed:
+def lost(worker: int, seq: int, advice: str = "") -> RunFailed:
     """Return the error that ends a run because an update comes out different."""
     return RunFailed(
         f"{keys.update(worker, seq)} comes out different when it is computed again, so what worker {worker} remembered is "
-        "lost: does the job compute from anything but weights, batch and seeds, or did another kind of processor compute it? "
-        "A run that was started with --lost-memory reset goes on without that memory"
+        f"lost: does the job compute from anything but weights, batch and seeds, or did another kind of processor compute it?{advice}"
     )
 
 
@@ -225,7 +224,7 @@ class _Recovery:
         """End the run, or begin a worker's memory anew, since it cannot be recovered."""
         shared = self._shared
         if shared.settings.lost_memory == "stop":
-            raise lost(worker, seq)
+            raise lost(worker, seq, " A run that was started with --lost-memory reset goes on without that memory")
         wanted = self._wanted[worker]
         memory = self._found[worker].memory = Memory(worker, wanted, begun=wanted)
         side.memories.host(memory, side.log_state)

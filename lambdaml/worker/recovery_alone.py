@@ -15,7 +15,7 @@ from lambdaml.events import RememberedEvent
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import DAMAGED
-from lambdaml.worker.averages import fetched, model_before
+from lambdaml.worker.averages import fetched, model_before, source_of
 from lambdaml.worker.machine import Machine
 from lambdaml.worker.reading import read
 from lambdaml.worker.recomputing import Made, comes_out
@@ -69,7 +69,7 @@ async def _again(shared: Shared, side: Machine, recovered: Recovered) -> None:
     memory, settings = recovered.memory, shared.settings
     worker, seq = memory.worker, memory.seq
     assert side.own is not None
-    side.own.take(worker, await model_before(shared, side, worker, seq))
+    side.own.take(worker, await model_before(source_of(shared, side), side, worker, seq))
     update = await fetched(shared, worker, seq)
     made = Made.of(update)
     if update.fault == DAMAGED:

@@ -209,7 +209,7 @@ def entry_record(**changes: Any) -> bytes:
         {"steps": [["abcdefgh"]]},
         {"steps": [[[0, 4, 9, 1, 8, 0.1, 0, "heavy"]]]},
         {"steps": [[["0", 4, 9, 1, 8, 0.1, 0, 1.0]]]},
-        {"steps": [[]]},
+        {"steps": [[]], "refused": []},
         {"refused": [[0, 4, 9, 1, 8, 0.1, 0, "loved", "why"]]},
         {"version": "9"},
         {"version": None},

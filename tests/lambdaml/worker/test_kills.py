@@ -182,3 +182,16 @@ def test_an_asynchronous_run_that_is_killed_loses_and_doubles_nothing(
     assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     report = lambdaml.Run(f"file://{tmp_path}/run").verify()
     assert report.faults == [] and report.pending == 0
+
+
+@pytest.mark.parametrize(("job", "functions"), [("Tiny", 2), ("TinyAdam", 4)])
+def test_a_run_of_groups_is_killed_twenty_times_and_ends_with_the_same_bits(
+    job: str, functions: int, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"job": f"{LAB}:{job}", "schedule": "groups:2,every=2", "workers": 8, "snapshot_every": 8}
+    killer = Killer(KILLS, seed=17)
+    killed = train(f"file://{tmp_path}/run?latency=20ms", killer, functions=functions, **options)
+    assert killer.done == KILLS
+    assert killed.model_sha256 == train(f"memory://{tmp_path.name}", functions=1, **options).model_sha256
+    assert killed.fates == {"applied": 8 * STEPS, "discarded": 0, "rejected": 0}
+    assert lambdaml.Run(f"file://{tmp_path}/run").verify(deep=0.3).faults == []
