@@ -5,7 +5,7 @@ Functions and readers of a run find them with the same code, each in its own way
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from lambdaml.worker.machine import Machine
 from lambdaml.worker.reading import read
 from lambdaml.worker.restoring import read_machine_state
 from lambdaml.worker.shared import Shared
+from lambdaml.worker.window import Id
 
 T = TypeVar("T")
 
@@ -39,10 +40,19 @@ class Source:
     compute: Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
-def source_of(shared: Shared, machine: Machine) -> Source:
-    """Return the way in which a function does so."""
+def source_of(shared: Shared, machine: Machine, known: Mapping[Id, Update] | None = None) -> Source:
+    """Return the way in which a function does so.
+
+    Args:
+        known: The updates that were read before, by worker and round.
+    """
+
+    async def fetch(worker: int, seq: int) -> Update:
+        found = (known or {}).get((worker, seq))
+        return await fetched(shared, worker, seq) if found is None else found
+
     return Source(
-        lambda worker, seq: fetched(shared, worker, seq),
+        fetch,
         lambda: _first_model(shared, machine),
         shared.world.compute,
     )

@@ -2,7 +2,7 @@
 
 No log is followed: the base of each update is the mean of its group's models in the round before. A worker's latest updates
 are computed again one after the other, from its newest written memory on, on a machine beside the function's own, and
-compared with those in the bucket.
+compared with those in the bucket. What this needs of several rounds is read at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lambdaml.errors import BadObject
 from lambdaml.events import RememberedEvent
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
-from lambdaml.log.records import DAMAGED
+from lambdaml.log.records import DAMAGED, Update
 from lambdaml.worker.averages import fetched, model_before, source_of
 from lambdaml.worker.machine import Machine
 from lambdaml.worker.reading import read
@@ -22,6 +22,10 @@ from lambdaml.worker.recomputing import Made, comes_out
 from lambdaml.worker.recovery import Recovered, lost
 from lambdaml.worker.restoring import newest_snapshot
 from lambdaml.worker.shared import Shared
+from lambdaml.worker.window import WINDOW_BYTES, Id
+
+_AT_ONCE = 16
+"""So many rounds are read at once."""
 
 
 async def recover_alone(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
@@ -41,7 +45,9 @@ async def recover_alone(shared: Shared, wanted: Mapping[int, int]) -> list[Recov
         updates += seq - recovered.memory.seq
         side.memories.host(recovered.memory, side.log_state)
         while recovered.memory.seq < seq and not shared.ending:
-            await _again(shared, side, recovered)
+            known = await _read_ahead(shared, side, recovered.memory, seq)
+            while (worker, recovered.memory.seq) in known and not shared.ending:
+                await _again(shared, side, recovered, known)
         side.memories.drop(worker)
         found.append(recovered)
     if shared.ending:
@@ -64,13 +70,27 @@ async def _newest(shared: Shared, worker: int, seq: int) -> Memory:
     return Memory(worker)
 
 
-async def _again(shared: Shared, side: Machine, recovered: Recovered) -> None:
+async def _read_ahead(shared: Shared, side: Machine, memory: Memory, end: int) -> dict[Id, Update]:
+    """Read a worker's next updates with those of its groups in the rounds before, as many as fit into the window."""
+    assert side.own is not None
+    worker, grouping = memory.worker, side.own.grouping
+    room = max(1, WINDOW_BYTES // max(1, shared.window.update_bytes) // (len(grouping.around(0, worker)) + 1))
+    turns = range(memory.seq, min(memory.seq + room, memory.seq + _AT_ONCE, end))
+    wanted = {(worker, turn) for turn in turns}
+    wanted |= {(member, turn - 1) for turn in turns if turn for member in grouping.around(turn - 1, worker)}
+    ordered = sorted(wanted)
+    found = await shared.world.gather(*[fetched(shared, *each) for each in ordered])
+    return dict(zip(ordered, found, strict=True))
+
+
+async def _again(shared: Shared, side: Machine, recovered: Recovered, known: Mapping[Id, Update]) -> None:
     """Compute a worker's next update again, let the worker remember it, and compare it unless it is damaged."""
     memory, settings = recovered.memory, shared.settings
     worker, seq = memory.worker, memory.seq
     assert side.own is not None
-    side.own.take(worker, await model_before(source_of(shared, side), side, worker, seq))
-    update = await fetched(shared, worker, seq)
+    source = source_of(shared, side, known)
+    side.own.take(worker, await model_before(source, side, worker, seq))
+    update = known[worker, seq]
     made = Made.of(update)
     if update.fault == DAMAGED:
         made = replace(made, assignment=side.assign(worker, seq))

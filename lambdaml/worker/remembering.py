@@ -170,7 +170,10 @@ class Remembering:
         if not self._on:
             return False
         worker, settings = update.worker, self._shared.settings
-        self._spent_s[worker] += update.compute_s + update.encode_s
+        read_s = (
+            0.0 if self._shared.replica.own is None else self._shared.latency_s
+        )  # whoever recovers it reads its group
+        self._spent_s[worker] += update.compute_s + update.encode_s + read_s
         self._history[worker] += 1 / settings.rounds_kept(update.size_bytes * settings.workers)
         return self._history[worker] * HISTORY_SHARE > 1 or self._spent_s[worker] > settings.recover_s
 
