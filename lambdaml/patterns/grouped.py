@@ -28,6 +28,10 @@ from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
 from lambdaml.worker.world import Task, World
 
+_PATIENT_S = 5.0
+"""A function does not look for a log entry for this long, if its own workers have not come to the end of it. The run may have
+been stopped before."""
+
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
@@ -138,7 +142,13 @@ class GroupExchange:
         return PassedOver(shared, shared.writes_log and (due or commit.stop is not None))
 
     async def next(self) -> Commit | None:
-        """Return the log entry that follows the known ones, or None if it does not exist yet."""
+        """Return the log entry that follows the known ones, or None if it does not exist yet. Nobody waits for it, so it is
+        not looked for, for some time, while it cannot exist by what is known here."""
+        shared, known = self._shared, self._shared.known
+        if self._newest and known.commit >= shared.tail:
+            await shared.until(
+                lambda: self._headers.passed(known.next_seq[0]) or shared.writes_log, timeout_s=_PATIENT_S
+            )
         return await self._reader.next()
 
     async def await_turn(self) -> None:

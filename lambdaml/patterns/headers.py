@@ -105,17 +105,18 @@ class Headers:
         while (first := shared.known.next_seq[worker]) < shared.settings.steps:
             known = shared.known
             last = self._end(first)
-            await shared.until(lambda: known.next_seq[worker] > first or self._passed(worker, last))
+            await shared.until(lambda: known.next_seq[worker] > first or self.passed(first))
             if known.next_seq[worker] == first:
                 found = self._told.get((worker, last)) or await self._look(worker, first, last, pace)
                 if found is not None and known.next_seq[worker] == first:
                     self._note(worker, first, found)
             await shared.until(lambda: known.next_seq[worker] > first)
 
-    def _passed(self, worker: int, last: int) -> bool:
-        """Return whether a worker has probably published its update of this round."""
+    def passed(self, first: int) -> bool:
+        """Return whether a worker that is held here has come past the log entry that begins with this round, so that others
+        probably have come to its end."""
         newest = max((self.newest.get(held, -1) for held in self._shared.leases.held), default=-1)
-        return newest >= min(last + 1, self._shared.settings.steps - 1) or self.newest.get(worker, -1) >= last
+        return newest >= min(self._end(first) + 1, self._shared.settings.steps - 1)
 
     def _note(self, worker: int, first: int, reports: tuple[RoundReport, ...]) -> None:
         shared = self._shared
