@@ -83,6 +83,11 @@ class Parts:
             _demand_rounds(names, parts)
         if algorithm.duals:
             _demand_consensus(names, parts)
+        if algorithm.ahead and not (feedback or codec.exact):
+            raise SettingsError(
+                f"{named} computes from what a worker has not sent yet, and without error feedback nothing is left of what codec "
+                f"{names.codec!r} does not send: choose an error_feedback of more than 0, such as 1"
+            )
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts

@@ -138,6 +138,8 @@ class LocalModel(Protocol):
     Attributes:
         layout: The layout of flat vectors: a tensor for each trained parameter.
         commit: The number of commits that the parameters rest on.
+        unsent: How far the worker's own model is ahead of the base (`lambdaml.training.feedback`), if the algorithm asks
+            for it; None if it is not ahead.
     """
 
     @property
@@ -145,6 +147,9 @@ class LocalModel(Protocol):
 
     @property
     def commit(self) -> int: ...
+
+    @property
+    def unsent(self) -> Vector | None: ...
 
     def backward(self, worker: int, batch: int) -> Batch:
         """Compute the gradient of one of a worker's batches, and leave it in the model and in the flat gradient.
@@ -220,6 +225,8 @@ class Algorithm(Protocol):
             s of a worker carries fragment s mod `fragments` alone; 1 if updates carry all parameters.
         duals: Whether its workers remember dual variables. These belong to the worker's share of the data and to the newest
             model, so shares stay the same in all epochs, and all workers take part in each round.
+        ahead: Whether a worker computes from its own model: the base with what the worker has not sent yet.
+        adds: Whether the step of a commit goes along the sum of the vectors, and not along their mean.
     """
 
     gives: frozenset[str]
@@ -229,6 +236,8 @@ class Algorithm(Protocol):
     summands: int
     fragments: int
     duals: bool
+    ahead: bool
+    adds: bool
 
     def batches(self, per_epoch: int) -> int:
         """Return the most batches that an update covers, if a worker has `per_epoch` batches in an epoch."""
@@ -266,8 +275,9 @@ class Algorithm(Protocol):
         ...
 
     def outer(self, parameters: Sequence[Tensor]) -> Optimizer | None:
-        """Return the optimizer that takes a commit's step along the mean displacement, or to the mean model. None if the
-        vectors are gradients or statistics, along whose mean the job's own optimizer takes the step."""
+        """Return the optimizer that takes a commit's step along the mean displacement, along the sum if the algorithm
+        adds, or to the mean model. None if the vectors are gradients or statistics, along whose mean the job's own
+        optimizer takes the step."""
         ...
 
     def samples(self, entry: Entry, settings: Settings, share: Share) -> int:

@@ -23,7 +23,7 @@ class GradientDescent:
     """Sends gradients. Update number q of a worker is the gradient of its batch number q."""
 
     gives = frozenset({GRADIENT})
-    remembers = keeps_optimizer = clocked = duals = False
+    remembers = keeps_optimizer = clocked = duals = ahead = adds = False
     summands = fragments = 1
 
     def batches(self, per_epoch: int) -> int:

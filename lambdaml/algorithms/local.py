@@ -17,6 +17,10 @@ different models can be averaged: in the groups of `lambdaml.schedules.groups`, 
 
 With `fragments=F` an update comes after H/F steps and carries one of F parts of the model in turn (Streaming DiLoCo, arXiv
 2501.18512): `lambdaml.algorithms.fragments`.
+
+With `ahead=yes` a worker computes from its own model: the base with all that it has made and the base does not hold yet. Its
+displacement counts from there. With `outer=sum` and the codec `significant` this is Gaia (Hsieh et al., NSDI 2017),
+where each data centre sees all of its own updates at once, and of the others' those that are significant.
 """
 
 from __future__ import annotations
@@ -65,15 +69,17 @@ class LocalSteps:
     Args:
         steps: The number of steps, H, or `auto`. Give either this or `epochs`.
         epochs: The number of passes over the worker's data, in place of `steps`.
-        outer: The outer optimizer: `average`, `sgd:lr`, `nesterov:lr,momentum` or `adam:lr,beta1,beta2,eps`.
+        outer: The outer optimizer: `average`, `sgd:lr`, `sum`, `nesterov:lr,momentum` or `adam:lr,beta1,beta2,eps`.
         sends: The content of updates: `displacements`, or `models`, whose mean is the new model.
         inner: Whether a worker's inner optimizer keeps its state between updates (`keep`) or begins anew (`anew`). By
             default it is as the method's source has it: `keep` with `nesterov` or models, and otherwise `anew`.
         weights: Whether workers count by their samples (`samples`) or alike (`equal`). By default it is `equal` with
-            `nesterov` or models, and otherwise `samples`.
+            `nesterov`, `sum` or models, and otherwise `samples`. In a sum they always count alike.
         most: The number of steps of the fastest worker, with `auto`; 0 for 32.
         fragments: The number of fragments of the model, F, which divides H. Each update carries one of them, after H/F
             steps, and the worker remembers its own values of the others. With 1 an update carries the whole model.
+        ahead: Whether a worker computes from the base with its own unsent part (`yes`) or from the base (`no`). Unsent
+            are the residual that error feedback keeps and the updates without a fate; without error feedback, nothing.
     """
 
     summands, duals = 1, False
@@ -88,6 +94,7 @@ class LocalSteps:
         most: int = 0,
         fragments: int = 1,
         sends: str = "displacements",
+        ahead: str = "no",
     ) -> None:
         self._auto = steps == AUTO
         if not self._auto and not (steps == "" or steps.isdecimal()):
@@ -98,10 +105,10 @@ class LocalSteps:
             raise ValueError(f"epochs must be more than 0, not {epochs}")
         if most < 0 or (most and not self._auto):
             raise ValueError(f"most is the number of steps of the fastest worker with '{AUTO}': 1 or more, not {most}")
-        if inner not in ("", "keep", "anew"):
-            raise ValueError(f"inner must be 'keep' or 'anew', not {inner!r}")
-        if weights not in ("", "samples", "equal"):
-            raise ValueError(f"weights must be 'samples' or 'equal', not {weights!r}")
+        _demand_word("inner", inner, "keep", "anew")
+        _demand_word("weights", weights, "samples", "equal")
+        _demand_word("sends", sends, "displacements", "models")
+        _demand_word("ahead", ahead, "yes", "no")
         self._steps = (most or AUTO_STEPS) if self._auto else int(steps or 0)
         self._epochs = epochs
         if not self._steps and not epochs:
@@ -110,8 +117,6 @@ class LocalSteps:
             raise ValueError(f"fragments must be 1 or more, not {fragments}")
         if fragments > 1 and (self._auto or epochs):
             raise ValueError("fragments need a number of steps that they divide, as in 'local:20,fragments=4'")
-        if sends not in ("displacements", "models"):
-            raise ValueError(f"sends must be 'displacements' or 'models', not {sends!r}")
         self._models = sends == "models"
         if self._models and (outer != "average" or fragments > 1):
             raise ValueError("models are averaged whole: leave out 'outer' and 'fragments'")
@@ -119,15 +124,22 @@ class LocalSteps:
             raise ValueError(
                 f"{fragments} fragments do not divide {self._steps} steps: choose a multiple of {fragments}"
             )
+        if ahead == "yes" and (fragments > 1 or self._models):
+            raise ValueError("ahead=yes needs displacements of the whole model: leave out 'fragments' and 'sends'")
         self.fragments = fragments
         self._steps //= fragments
         try:
             self._outer = replace() if self._models else OUTER_OPTIMIZERS.make(outer)
         except SettingsError as error:
             raise ValueError(str(error)) from None
+        if self._outer.adds and weights == "samples":
+            raise ValueError(
+                f"outer={outer} adds up displacements, in which all workers count alike: leave out weights"
+            )
         self._keep = inner == "keep" or (inner == "" and self._outer.keeps)
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
         self.gives = self._outer.gives | {WHOLE_MODEL if self._models else DISPLACEMENT}
+        self.ahead, self.adds = ahead == "yes", self._outer.adds
         self.keeps_optimizer, self.clocked = self._keep, self._auto
         self.remembers = self.keeps_optimizer or self.clocked or fragments > 1
 
@@ -165,6 +177,10 @@ class LocalSteps:
         if self.fragments > 1:
             carried = Carried.resume(model, start, self.fragments, memory or fresh)
             model.restore(carried.values)
+        at = start
+        if self.ahead and model.unsent is not None:
+            model.restore(start + model.unsent)
+            at = model.values()
         kept = memory if self._keep and memory is not None else fresh
         model.load_optimizer(kept.arrays, kept.values.get(OPTIMIZER))
         done = take_steps(model, assignment, inner_step)
@@ -175,7 +191,9 @@ class LocalSteps:
             model.hand_over(start)
             absent = np.empty(0, np.int32)
         elif carried is None:
-            model.displace(start)
+            model.displace(at)
+            if at is not start:
+                model.restore(start)
         else:
             absent = carried.send(model, assignment.seq, done)
             arrays, values = carried.kept()
@@ -192,6 +210,11 @@ class LocalSteps:
 
     def nominal(self, settings: Settings) -> int:
         return -(-settings.samples // settings.sharers)
+
+
+def _demand_word(name: str, given: str, one: str, other: str) -> None:
+    if given not in ("", one, other):
+        raise ValueError(f"{name} must be {one!r} or {other!r}, not {given!r}")
 
 
 def take_steps(
@@ -212,5 +235,6 @@ def take_steps(
 
 
 def variants(steps: int) -> list[str]:
-    """Return the variants worth trying with this many steps: model averaging, DiLoCo, FedAdam, and even round times."""
-    return [f"local:{steps}", f"local:{steps},outer=nesterov", f"local:{steps},outer=adam", f"local:auto,most={steps}"]
+    """Return the variants worth trying with this many steps: model averaging, DiLoCo, FedAdam, Gaia, and even round times."""
+    options = ("", ",outer=nesterov", ",outer=adam", ",ahead=yes,outer=sum")
+    return [*(f"local:{steps}{option}" for option in options), f"local:auto,most={steps}"]

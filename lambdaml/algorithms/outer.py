@@ -1,12 +1,13 @@
-"""Outer optimizers: they take the step of a commit along the mean displacement of workers that took local steps.
+"""Outer optimizers: they take the step of a commit along the displacements of workers that took local steps.
 
-Each is an optimizer of torch that is given minus the mean displacement as a gradient (the pseudo-gradient of Reddi et
+Each is an optimizer of torch that is given minus the mean displacement (with `sum`, their sum) as a gradient (the pseudo-gradient of Reddi et
 al., "Adaptive federated optimization", arXiv 2003.00295).
 
 | name | step | known as |
 |---|---|---|
 | `average` | the mean of the workers' models | MA-SGD (LambdaML), FedAvg (arXiv 1602.05629) |
 | `sgd:lr` | a share of it | FedAvg with a server learning rate |
+| `sum` | the sum of the displacements | parameter servers; Gaia (NSDI 2017) |
 | `nesterov:lr,momentum` | with Nesterov's momentum; 0.7 and 0.9 by default | DiLoCo (arXiv 2311.08105) |
 | `adam:lr,beta1,beta2,eps` | with Adam | FedAdam (arXiv 2003.00295), with its defaults |
 """
@@ -35,12 +36,14 @@ class Outer:
         gives: The set of what it gives to other parts of the run: `MOMENTUM`, or nothing.
         equal: Whether the method counts all workers alike, rather than by their samples, unless one says otherwise.
         keeps: Whether the method's workers keep the state of their inner optimizers, unless one says otherwise.
+        adds: Whether it is given the sum of the displacements. All workers count alike in it.
     """
 
     make: Callable[[Sequence[Tensor]], Optimizer]
     gives: frozenset[str] = frozenset()
     equal: bool = False
     keeps: bool = False
+    adds: bool = False
 
 
 def average() -> Outer:
@@ -78,6 +81,12 @@ def sgd(lr: float) -> Outer:
         return torch.optim.SGD(parameters, lr=lr)
 
     return Outer(make)
+
+
+def summation() -> Outer:
+    """Return the outer optimizer that goes the whole way of every worker, as if each update were applied by itself.
+    With N workers a round goes N times as far as with `average`, so it needs smaller inner steps."""
+    return Outer(sgd(1.0).make, equal=True, adds=True)
 
 
 def nesterov(lr: float = 0.7, momentum: float = 0.9) -> Outer:
@@ -120,6 +129,7 @@ OUTER_OPTIMIZERS: Registry[Outer] = Registry(
     {
         "average": "lambdaml.algorithms.outer:average",
         "sgd": "lambdaml.algorithms.outer:sgd",
+        "sum": "lambdaml.algorithms.outer:summation",
         "nesterov": "lambdaml.algorithms.outer:nesterov",
         "adam": "lambdaml.algorithms.outer:adam",
     },

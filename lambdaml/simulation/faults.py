@@ -45,6 +45,9 @@ LIMIT_S = 600.0
 
 PATTERNS_TRIED = ("gather", "tree:2", "tree:3", "scatter", "scatter:3", "fold")
 
+GAIA = "local:1,ahead=yes,outer=sum"
+"""Gaia is this algorithm, with error feedback."""
+
 _KINDS = ("slowdown", "timeout", "lost", "slow", "late", "twice")
 
 
@@ -176,6 +179,8 @@ class FaultScenario:
             scenario.algorithm = "statistics"
         if alone:  # nothing is left unsent, and a publisher averages what it made, others what they read
             scenario.error_feedback, scenario.spoiled = False, 0.0
+        elif random.Random(f"{seed}/ahead").random() < 0.15:
+            scenario.algorithm, scenario.error_feedback = GAIA, True
         return scenario
 
     def _have_own_models(self, stream: random.Random) -> None:

@@ -13,6 +13,7 @@ from lambdaml.log import keys, wire
 from lambdaml.log.blocks import load_vector
 from lambdaml.log.partial import Partial
 from lambdaml.log.records import DAMAGED, Commit, Update, damaged
+from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.group_judge import judge_groups
@@ -322,15 +323,18 @@ def _bits(virtual: VirtualRun) -> list[str]:
     delay = virtual.settings.schedule.partition(":")[2] if virtual.settings.schedule.startswith("pipeline") else ""
     cohorts = cohorts_of(virtual.settings)
     settings, after = virtual.settings, [chain := _start(virtual)]
-    rest: dict[tuple[int, int], int] = {}
+    made: dict[tuple[int, int], int] = {}
+    ahead = Parts.of(settings).algorithm.ahead
     for seq in range(settings.steps):
         terms, base = [], seq - int(delay or 0)  # what the round before that did not carry returns with this one
         for worker, one in enumerate(cohorts.members(seq)):
-            number = chain_digest(after[max(0, base)], worker, seq)
+            at = max((turn for who, turn in made if who == one and turn < base), default=-1)
+            rest = made.get((one, at), 0) // 4
+            unsent = rest + sum(made.get((one, turn), 0) for turn in range(max(0, base), seq))
+            number = chain_digest(after[max(0, base)], worker, seq, unsent if ahead else 0)
             if remembers(virtual):
-                at = max((turn for who, turn in rest if who == one and turn < base), default=-1)
-                taken = (round(number * WHOLE) + rest.get((one, at), 0)) % WHOLE
-                number, rest[one, seq] = taken / WHOLE, taken // 4
+                made[one, seq] = (round(number * WHOLE) + rest) % WHOLE
+                number = made[one, seq] / WHOLE
             terms.append(((worker, seq), number, 1.0))
         after.append(chain := _advance(chain, terms))
     model = virtual.bucket.get(keys.MODEL)

@@ -4,6 +4,9 @@ Vectors are whole numbers here (`lambdaml.simulation.stub_replica`). What a work
 number of its gradient plus its residual; the update carries three quarters of that. What was not applied must be in the
 residual from the first base on that lies behind the fate, exactly once.
 
+If the algorithm computes ahead of the base, the gradient is that of the base with all that the worker has made and that
+the base does not hold: its residual, and the vectors of its updates without a fate there.
+
 Nobody can tell what an update carried whose object is damaged. So nothing that a worker was to send at a base behind its
 fate may rest on it, nor on what the worker computed before the fate was known.
 """
@@ -44,6 +47,11 @@ class _Kept:
             self.residual, self.pending = 0, {}
             self.damaged = [seq for seq in self.damaged if seq not in known]
 
+    @property
+    def ahead(self) -> int:
+        """How far the worker's own model is ahead of the base."""
+        return self.residual % WHOLE + sum(self.pending.values())
+
 
 def remembers(virtual: VirtualRun) -> bool:
     """Return whether the workers of a run remember something."""
@@ -62,7 +70,7 @@ def judge_memories(
         chains: The state after each number of commits.
     """
     fates = {(entry.worker, entry.seq): (commit.commit, entry.weight) for commit in commits for entry in commit.entries}
-    written = written_memories(virtual)
+    written, ahead = written_memories(virtual), Parts.of(virtual.settings).algorithm.ahead
     for worker in range(virtual.settings.workers):
         kept, seq = _Kept(worker), 0
         while (worker, seq) in updates:
@@ -73,7 +81,7 @@ def judge_memories(
                 break  # the log does not reach that far
             else:
                 kept.settle(fates, update.base_commit)
-                gradient = chain_digest(chains[update.base_commit], worker, seq)
+                gradient = chain_digest(chains[update.base_commit], worker, seq, kept.ahead if ahead else 0)
                 taken = (round(gradient * WHOLE) + kept.residual) % WHOLE
                 if update.loss != taken / WHOLE and not kept.damaged:
                     yield f"update {(worker, seq)} does not carry its gradient with what is left of earlier ones"

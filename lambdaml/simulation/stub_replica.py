@@ -156,7 +156,8 @@ class StubReplica:
         numbers = range(assignment.first_batch, assignment.first_batch + assignment.batches)
         share = self.sampler.share(worker, seq).number
         own = None if self.own is None else self.own.of(worker, seq)
-        loss = chain_digest(self.chain if own is None else own.body[_CHAIN].tobytes(), worker, seq)
+        unsent = stub_unsent(memory) if self.parts.algorithm.ahead and memory is not None else 0
+        loss = chain_digest(self.chain if own is None else own.body[_CHAIN].tobytes(), worker, seq, unsent)
         if memory is not None:
             self._taken = taken_up(loss, stub_residual(memory))
             loss = (self._taken % _WHOLE) / _WHOLE
@@ -382,13 +383,23 @@ def stub_residual(memory: Memory) -> int:
     return int(memory.arrays["residual"][0]) if "residual" in memory.arrays else 0
 
 
+def stub_unsent(memory: Memory) -> int:
+    """Return how far the worker's own model is ahead of its base."""
+    return stub_residual(memory) + sum(int(pending.vector[0]) for pending in memory.pending.values())
+
+
 def _give_back(memory: Memory, pending: PendingUpdate, weight: float) -> None:
     taken = int(pending.vector[0])
     rest = taken - round(weight * stub_sent(taken)) + stub_residual(memory)
     memory.arrays["residual"] = np.array([rest % _WHOLE], np.int64)
 
 
-def chain_digest(chain: bytes, worker: int, seq: int) -> float:
-    """Return a number in [0, 1) that represents the gradient of this update at this state."""
-    digest = hashlib.blake2b(chain + b"%d/%d" % (worker, seq), digest_size=6).digest()
+def chain_digest(chain: bytes, worker: int, seq: int, unsent: int = 0) -> float:
+    """Return a number in [0, 1) that represents the gradient of this update at this state.
+
+    Args:
+        unsent: How far the worker's own model is ahead of that state, if it computes from there.
+    """
+    at = chain + b"%d" % unsent if unsent else chain
+    digest = hashlib.blake2b(at + b"%d/%d" % (worker, seq), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48

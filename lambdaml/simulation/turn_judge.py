@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import Update
+from lambdaml.parts import Parts
 from lambdaml.schedules.cohort import Cohorts
 from lambdaml.settings import Settings
 from lambdaml.simulation.engine import VirtualRun
@@ -31,14 +32,16 @@ def judge_turns(
         chains: The state after each number of commits.
     """
     settings, written = virtual.settings, written_memories(virtual)
+    ahead = Parts.of(settings).algorithm.ahead
     cohorts, residuals = cohorts_of(settings), dict[int, int]()
     for turn in range(settings.steps):
         for slot, worker in enumerate(cohorts.members(turn)):
             update = updates.get((slot, turn))
             if update is None or update.base_commit >= len(chains):
                 continue
-            gradient = chain_digest(chains[update.base_commit], slot, turn)
-            taken = (round(gradient * WHOLE) + residuals.get(worker, 0)) % WHOLE
+            residual = residuals.get(worker, 0)
+            gradient = chain_digest(chains[update.base_commit], slot, turn, residual if ahead else 0)
+            taken = (round(gradient * WHOLE) + residual) % WHOLE
             if update.loss != taken / WHOLE:
                 yield f"update {(slot, turn)} does not carry what worker {worker} remembered at its latest turn"
                 return

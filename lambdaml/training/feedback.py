@@ -4,6 +4,9 @@ The vector that is encoded is u = vector + decay x residual. Once the fate of th
 of u returns to the residual: u - weight x sent if it was applied with that weight, all of u if it was refused. So
 nothing that a codec leaves out, a rule damps or a schedule discards is lost.
 
+A worker's own model is its base with all that it has made and the base does not hold yet: what its next update takes up of the
+residual, and the whole vectors of its updates without a fate, sent or not. For a worker has applied its own updates.
+
 Sources: Seide et al., "1-bit SGD" (Interspeech 2014); Karimireddy et al., "Error feedback fixes SignSGD" (arXiv
 1901.09847). The decay is that of SparseLoCo (arXiv 2508.15706), where it is 0.95; 1 keeps everything.
 """
@@ -53,6 +56,15 @@ class Feedback:
             taken[span] = residual[span]
         taken += vector
         return taken
+
+    def unsent(self, memory: Memory) -> Vector | None:
+        """Return how far a worker's own model is ahead of its base, in an array that nobody may change; None if
+        it is not."""
+        parts = [memory.pending[seq].vector for seq in sorted(memory.pending)]
+        residual = memory.arrays.get(_RESIDUAL)
+        if residual is not None:
+            parts.append(residual * residual.dtype.type(self._decay))
+        return sum(parts[1:], parts[0]) if parts else None
 
     def kept(self, memory: Memory) -> Arrays:
         """Return the residual, as an array of the memory."""

@@ -110,7 +110,8 @@ def footprint(
         (0 if outer_share is None else trained_bytes + inner_bytes)
         + (trained_bytes if parts.algorithm.summands > 1 else 0)
         + (2 * trained_bytes if parts.algorithm.fragments > 1 else 0)
-        + (4 * trained_bytes if parts.algorithm.duals else 0),
+        + (4 * trained_bytes if parts.algorithm.duals else 0)
+        + (2 * trained_bytes if parts.algorithm.ahead and parts.feedback else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
         update_bytes if block_bytes is None else block_bytes,

@@ -56,6 +56,7 @@ class JobModel:
         changed: The present values of the settings that control entries changed.
         commit: The number of commits that the parameters rest on.
         turnout: The number of times that a worker's update counts in the sum that is taken, if that is not once.
+        unsent: How far the worker's own model is ahead of the base; None if it is not.
         dataset: The job's dataset, once `open` has loaded it.
     """
 
@@ -90,6 +91,7 @@ class JobModel:
         self.changed: Mapping[str, Any] = {}
         self.commit = 0
         self.turnout: Mapping[int, float] = {}
+        self.unsent: Vector | None = None
         self._labels = labels
         self._absent: list[int] = []
         self._fresh: tuple[Arrays, dict[str, Any]] | None = None  # the state before the first step

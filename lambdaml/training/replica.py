@@ -19,7 +19,7 @@ from lambdaml.algorithms import Assignment, covers_batches
 from lambdaml.codecs import Vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
-from lambdaml.log.memory import Memories, Memory, PendingUpdate
+from lambdaml.log.memory import Memories, Memory
 from lambdaml.log.own_models import OwnModels
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
 from lambdaml.log.snapshot import FROZEN_DIGEST, RULE_PREFIX, State
@@ -95,12 +95,12 @@ class Replica:
         self.frozen = Frozen(self.model)
         self._alone = ModelState(self.model, self.buffers, self.frozen)
         self.strays = Strays(job, self.model)
-        decay = settings.error_feedback
-        self.feedback = Feedback(decay, self.codec.exact, self._add_sent) if decay else None
+        feedback = Feedback(settings.error_feedback, self.codec.exact, self._add_sent)
+        self.feedback = feedback if self.parts.feedback else None
         self.own = OwnModels.made(settings, self.parts.schedule)
         self.rounds = OwnRounds(self.parts, self.local, self.rows)
         self._turnouts: list[Mapping[int, float]] = []
-        self.memories = Memories(self._give_back, settings.takes_turns, settles=self.own is None)
+        self.memories = Memories(feedback.give_back, settings.takes_turns, settles=self.own is None)
         self.slices = VectorSlices.of(self.parts, self.local)
         self._made: JustMade | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
@@ -148,6 +148,7 @@ class Replica:
         step = inner_step(samples, self.settings)
         kept, extra, numbers = self.buffers.keep(), self._extra(), self.strays.look()
         self.local.changed, self.local.commit = self.log_state.changed, commits
+        self.local.unsent = self.feedback.unsent(memory) if self.algorithm.ahead and self.feedback and memory else None
         due = replace(assignment, worker=self.sampler.share(worker, seq).number)
         found = self.algorithm.compute(self.local, memory, due, step)
         computed, vector = self.clock(), self.flat.to_host()
@@ -201,10 +202,6 @@ class Replica:
     def _add_sent(self, body: Body, weight: float, out: Vector) -> None:
         encoded, rows, _ = split_body(body)
         self.rows.add(self.codec, encoded, rows, weight, out, fresh=False)
-
-    def _give_back(self, memory: Memory, pending: PendingUpdate, weight: float) -> None:
-        assert self.feedback is not None
-        self.feedback.give_back(memory, pending, weight)
 
     def update(
         self, worker: int, seq: int, generation: int = 1, function: str = "", batches: tuple[int, int] | None = None

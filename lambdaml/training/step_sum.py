@@ -193,8 +193,8 @@ class StepParts:
             self.fresh += [new] * self._summands
 
     def mean(self, weighed: Sequence[Entry], transform: Transform | None, parameters: Callable[[], Vector]) -> bool:
-        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries. In a
-        mean of statistics, the parameters stand in for what the run's rule takes off the weights.
+        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries; do not
+        divide it if the algorithm adds. In a mean of statistics, the parameters stand in for what the run's rule takes off the weights.
 
         Args:
             weighed: The entries of the step, as `weighed` returns them.
@@ -206,6 +206,8 @@ class StepParts:
         """
         nominal = self._parts.algorithm.nominal(self._model.settings)
         factors, divisor = summed(weighed, nominal, self._summands > 1)
+        if self._parts.algorithm.adds:
+            divisor = 1.0
         out, moves = self._out, True
         if transform is not None:
             entries = [replace(entry, weight=factor) for entry, factor in zip(weighed, factors, strict=True)]

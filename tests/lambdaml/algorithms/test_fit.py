@@ -77,7 +77,8 @@ def test_all_pairs_of_parts_train_or_are_refused_by_a_line_that_names_both() -> 
         assert (parts in refused) == (unfit or (parts[1], parts[0]) in with_schedule), parts
     lossy = [spec for spec in CODECS.variants() if not CODECS.make(spec).exact]
     inexact = {(algorithm, spec) for algorithm in ("statistics", "admm:1,steps=2") for spec in lossy}
-    assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")} | inexact
+    forgetful = {("local:2,ahead=yes,outer=sum", spec) for spec in lossy if not CODECS.make(spec).feedback}
+    assert with_codec == {("gradient", "significant:0.01"), ("presum:2", "significant:0.01")} | inexact | forgetful
     loose = {spec for spec in SCHEDULES.variants(WORKERS) if spec not in ("bsp", f"quorum:{WORKERS}")}
     assert with_schedule == {("admm:1,steps=2", spec) for spec in loose}
     assert {rule for algorithm, rule in pairs if algorithm == "admm:1,steps=2"} == {
@@ -86,7 +87,7 @@ def test_all_pairs_of_parts_train_or_are_refused_by_a_line_that_names_both() -> 
         "ringleader",
         "nesterov",
     }
-    for refusing in ("local:2", "presum:2"):
+    for refusing in ("local:2", "local:2,ahead=yes,outer=sum", "presum:2"):
         assert {rule for algorithm, rule in pairs if algorithm == refusing} == {"dc", "dc-a", "ringleader"}
     assert {algorithm for algorithm, rule in pairs if rule == "nesterov"} == {
         "local:2,outer=nesterov",
@@ -129,6 +130,15 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an outer rate of 0": ({"algorithm": "local:20,outer=sgd:0"}, ["'local:20,outer=sgd:0'", "lr must be positive"]),
     "an outer momentum of 1": ({"algorithm": "local:20,outer=nesterov:1,1"}, ["momentum must lie between 0 and 1"]),
     "an outer option twice": ({"algorithm": "local:20,outer=nesterov:1,lr=1"}, ["lr is given twice"]),
+    "ahead": ({"algorithm": "local:1,ahead=maybe"}, ["'local:1,ahead=maybe'", "'yes' or 'no'"]),
+    "ahead with gradients": ({"algorithm": "gradient:ahead=yes"}, ["'gradient:ahead=yes'", "no parameters"]),
+    "ahead with duals": ({"algorithm": "admm:1,ahead=yes"}, ["'admm:1,ahead=yes'", "'ahead=yes'"]),
+    "ahead with fragments": ({"algorithm": "local:4,fragments=2,ahead=yes"}, ["ahead=yes", "fragments"]),
+    "ahead with nothing kept": (
+        {"algorithm": "local:1,ahead=yes", "codec": "significant:0.1", "error_feedback": 0},
+        ["'local:1,ahead=yes'", "'significant:0.1'", "error feedback"],
+    ),
+    "a weighed sum": ({"algorithm": "local:1,outer=sum,weights=samples"}, ["outer=sum", "weights"]),
     "inner": ({"algorithm": "local:20,inner=maybe"}, ["'local:20,inner=maybe'", "'keep' or 'anew'"]),
     "weights": ({"algorithm": "local:20,weights=age"}, ["'local:20,weights=age'", "'samples' or 'equal'"]),
     "most without auto": ({"algorithm": "local:20,most=5"}, ["'local:20,most=5'", "most", "'auto'"]),

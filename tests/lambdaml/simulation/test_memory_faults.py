@@ -14,6 +14,7 @@ from lambdaml.log.memory import GiveBack, Memories, Memory
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules.cohort import Turns
+from lambdaml.simulation import stub_replica
 from lambdaml.simulation.faults import FaultScenario, play, try_seeds
 from lambdaml.simulation.judge import judge
 from lambdaml.simulation.memory_judge import remembers
@@ -113,6 +114,29 @@ def forgets_who_was_not_drawn_lately(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def computes_from_the_shared_model_after_a_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was taken over begins at the base, without what it has not sent."""
+    unsent = stub_replica.stub_unsent
+    monkeypatch.setattr(stub_replica, "stub_unsent", lambda memory: 0 if memory.ready_commit else unsent(memory))
+
+
+def goes_ahead_by_what_was_unsent_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's own model is made once an update has its fate, and lags behind by one update."""
+    unsent, latest = stub_replica.stub_unsent, dict[int, int]()
+
+    def lagging(memory: Memory) -> int:
+        found = latest.get(memory.worker, 0)
+        latest[memory.worker] = unsent(memory)
+        return found
+
+    monkeypatch.setattr(stub_replica, "stub_unsent", lagging)
+
+
+def takes_an_update_on_its_way_for_that_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that may be one update ahead does not count it as its own until it is applied."""
+    monkeypatch.setattr(stub_replica, "stub_unsent", stub_replica.stub_residual)
+
+
 PLANTS: tuple[tuple[Plant, str], ...] = (
     (takes_the_memory_of_the_wrong_update, "asp"),
     (uses_a_void_memory, "ssp:1"),
@@ -121,12 +145,19 @@ PLANTS: tuple[tuple[Plant, str], ...] = (
     (keeps_back_a_discarded_update, "quorum:2"),
     (folds_in_a_fate_after_the_base, "quorum:2"),
     (remembers_a_damaged_update, "asp"),
+    (computes_from_the_shared_model_after_a_hand_over, "bsp"),
+    (computes_from_the_shared_model_after_a_hand_over, "ssp:1"),
+    (goes_ahead_by_what_was_unsent_before, "bsp"),
+    (goes_ahead_by_what_was_unsent_before, "ssp:1"),
+    (takes_an_update_on_its_way_for_that_of_another, "quorum:2"),
     (takes_what_the_slot_remembered, "cohort:2"),
     (forgets_who_was_not_drawn_lately, "cohort:2"),
 )
 
 
-@pytest.mark.parametrize(("plant", "schedule"), PLANTS, ids=[plant.__name__ for plant, _ in PLANTS])
+@pytest.mark.parametrize(
+    ("plant", "schedule"), PLANTS, ids=[f"{plant.__name__}-{schedule}" for plant, schedule in PLANTS]
+)
 def test_a_bug_planted_in_the_care_for_memories_is_found(
     plant: Plant, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,20 @@ def test_two_pending_updates_come_back_one_after_the_other() -> None:
     assert np.array_equal(memory.arrays["residual"], first + 1)
 
 
+def test_unsent_is_what_the_next_update_takes_up_and_all_updates_without_a_fate() -> None:
+    feedback, memory = Feedback(0.5, False, lambda body, weight, out: None), Memory(0)
+    assert feedback.unsent(memory) is None
+    one, two, three = (np.full(8, value, np.float32) for value in (1.0, 10.0, 100.0))
+    memory.arrays["residual"] = one
+    assert np.array_equal(feedback.unsent(memory), feedback.take_up(memory, np.zeros(8, np.float32)))
+    feedback.sent(memory, 0, two, {})
+    feedback.sent(memory, 1, three, {})
+    assert np.array_equal(feedback.unsent(memory), np.full(8, 110.0))
+    memory.arrays["residual"] = one
+    assert np.array_equal(feedback.unsent(memory), np.full(8, 110.5))
+    assert (one[0], two[0], three[0]) == (1.0, 10.0, 100.0)
+
+
 @pytest.mark.parametrize("codec", ["fp32", "bf16"])
 def test_what_comes_back_changes_neither_the_update_nor_the_replicas_gradient(codec: str) -> None:
     """The vector may stand in the update's own memory, and is not written to there."""

@@ -25,6 +25,7 @@ REMEMBERING: dict[str, dict[str, Any]] = {
     "fragments of local steps": {"job": f"{JOB}Wide", "algorithm": "local:8,outer=nesterov,fragments=2"},
     "duals": {"job": f"{JOB}Adam", "algorithm": "admm:1,steps=8"},
     "error feedback": {"job": f"{JOB}Wide", "codec": "sparse"},
+    "Gaia": {"job": f"{JOB}Wide", "algorithm": "local:4,ahead=yes,outer=sum", "codec": "significant:0.1"},
 }
 SLOW = "?latency=5ms"
 """So that the killer hears of each commit before many others are made."""
@@ -96,6 +97,15 @@ def test_a_bsp_run_whose_workers_remember_is_killed_twenty_times_and_ends_with_t
     assert killed.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
     assert sum(event.updates for event in told if event.event == "remembered") > KILLS, "memories were recovered"
     assert lambdaml.Run(f"file://{tmp_path}/run").verify().faults == []
+
+
+def test_gaia_with_a_lead_is_killed_twenty_times_and_each_update_is_what_its_worker_had_to_send(tmp_path: Path) -> None:
+    killer, options = Killer(KILLS, seed=19), {**REMEMBERING["Gaia"], "schedule": "ssp:2", "keep": "all"}
+    result = train(f"file://{tmp_path}/run{SLOW}", killer, functions=2, **options)
+    assert killer.done == KILLS
+    assert result.fates == {"applied": WORKERS * STEPS, "discarded": 0, "rejected": 0}
+    report = lambdaml.Run(f"file://{tmp_path}/run").verify(deep=1)
+    assert report.faults == [] and report.recomputed == WORKERS * STEPS and not report.unchecked
 
 
 @pytest.mark.parametrize("codec", ["fp32", "topk:0.1"])

@@ -273,6 +273,7 @@ def test_the_formula_of_a_function() -> None:
         {"error_feedback": 0.9, "codec": "bf16"},
         {"algorithm": "local:2,fragments=2"},
         {"algorithm": "local:2,outer=nesterov,fragments=2"},
+        {"algorithm": "local:2,ahead=yes", "error_feedback": 1.0},
         {"algorithm": "admm:1,steps=2"},
     ],
 )
@@ -287,7 +288,8 @@ def test_what_workers_remember_is_in_the_formula(options: dict[str, Any]) -> Non
     assert found.memory_bytes - residual == pytest.approx(replica.memories.of(0, 1).size_bytes, rel=0.01)
     displaces = options.get("algorithm") is not None
     inner = 2 * found.trained_bytes
-    more = (4 if replica.algorithm.duals else 2 if replica.algorithm.fragments > 1 else 0) * found.trained_bytes
+    two = replica.algorithm.fragments > 1 or replica.algorithm.ahead
+    more = (4 if replica.algorithm.duals else 2 if two else 0) * found.trained_bytes
     assert found.local_bytes == pytest.approx(found.trained_bytes + inner + more if displaces else 0, rel=0.01)
     side = 2 * found.trained_bytes + found.optimizer_bytes + found.local_bytes
     assert found.hosted == 2
