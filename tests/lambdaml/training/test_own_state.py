@@ -12,7 +12,7 @@ from torch import nn
 import lambdaml
 from lambdaml.errors import BadObject, SettingsError
 from lambdaml.log import keys
-from lambdaml.training.own_models import own_state, own_values
+from lambdaml.training.own_state import own_state, own_values
 from lambdaml.training.replay import commits_from, replica_at
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Made, equal, table, train
