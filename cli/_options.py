@@ -24,6 +24,36 @@ Prices = Annotated[
     typer.Option(metavar="FILE", help="A file of your prices, which replace the packaged ones; see `lambdaml prices`."),
 ]
 
+_REGIONS = "Regions"
+Regions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGION:F,...",
+        help="The number of functions in each region of AWS, such as `us-east-1:2,eu-west-1:2`, in the order of their "
+        "numbers. There is one bucket: requests of functions in other regions take the round trip more, their "
+        "connections are slower, and what crosses regions is billed. Copies of the bucket are not modelled. By default "
+        "all functions are in the bucket's region.",
+        rich_help_panel=_REGIONS,
+    ),
+]
+BucketRegion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGION",
+        help="The region of the bucket; by default the first one of --regions.",
+        rich_help_panel=_REGIONS,
+    ),
+]
+SlowLink = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FUNCTION:TIMES",
+        help="Give one function a slow link: with `3:10`, the requests of function 3 take 10 times as long, and its "
+        "bandwidths are a tenth.",
+        rich_help_panel=_REGIONS,
+    ),
+]
+
 Functions = Annotated[
     int | None,
     typer.Option(

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
 
 def print_result(
-    schedule: str, result: SimulationResult, bill: Bill, asked: Mapping[str, Any], origin: str, choice: PatternChoice
+    schedule: str,
+    result: SimulationResult,
+    bill: Bill,
+    asked: Mapping[str, Any],
+    origin: str,
+    choice: PatternChoice | None,
 ) -> None:
     """Print the result of one simulation.
 
     Args:
         asked: The options of the simulation.
         origin: The origin of its step times and sizes: `assumed`, `measured` or `given`.
-        choice: The pattern that would be chosen for it.
+        choice: The pattern that would be chosen for it; None if its links differ, which the formulas do not know.
     """
     _format.print_text(f"{schedule}, {_setting(asked)}")
-    _format.print_pairs([*_summary(result, bill, origin), ("best", str(choice))])
+    best = [] if choice is None else [("best", str(choice))]
+    _format.print_pairs([*_summary(result, bill, origin), *best])
 
 
 def print_sweep(results: Sequence[tuple[str, SimulationResult, Bill]], asked: Mapping[str, Any], origin: str) -> None:
@@ -47,9 +53,18 @@ def costs(values: Costs) -> str:
 
 
 def dollars(bill: Bill) -> dict[str, float]:
-    """Return a simulation's bill by kind; its functions are in the store's region, so transfer is left out."""
-    parts = {name: usd for name, usd in bill.parts().items() if name != "transfer"}
+    """Return a simulation's bill by kind; transfer is left out if all functions are in the store's region."""
+    parts = {name: usd for name, usd in bill.parts().items() if name != "transfer" or usd}
     return {name: round(usd, 9) for name, usd in {**parts, "total": bill.usd}.items()}
+
+
+def transfers(result: SimulationResult, bill: Bill) -> list[dict[str, Any]]:
+    """Return what went from one region to another, and what that costs, one row for each pair of regions."""
+    usd = {line.what: line.usd for line in bill.lines if line.part == "transfer"}
+    return [
+        {"from": out_of, "to": into, "bytes": size_bytes, "usd": round(usd.get(f"{out_of} to {into}", 0.0), 9)}
+        for (out_of, into), size_bytes in result.moved.items()
+    ]
 
 
 def seconds(value: float) -> str:
@@ -61,9 +76,12 @@ def _setting(asked: Mapping[str, Any]) -> str:
     workers = asked["workers"]
     algorithm = "" if asked["algorithm"] == "gradient" else f", {asked['algorithm']}"
     stragglers = "" if asked["stragglers"] == "none" else f", stragglers {asked['stragglers']}"
+    slow = f", slow link {asked['slow_link']}" if asked["slow_link"] else ""
+    regions = f" in {asked['regions']}" if asked["regions"] else ""
+    bucket = f" in {asked['bucket_region']}" if asked["bucket_region"] else ""
     return (
-        f"{workers:,} workers on {asked['functions'] or workers:,} functions of {asked['platform']}, "
-        f"store {asked['channel']}{algorithm}{stragglers}"
+        f"{workers:,} workers on {asked['functions'] or workers:,} functions of {asked['platform']}{regions}, "
+        f"store {asked['channel']}{bucket}{algorithm}{stragglers}{slow}"
     )
 
 
@@ -85,6 +103,8 @@ def _summary(result: SimulationResult, bill: Bill, origin: str) -> Iterator[tupl
         yield "made of", f"storage {split.storage:.3g}, compute {split.compute:.3g}, wait {split.wait:.3g}"
     yield "requests", f"{sum(run.requests.values()):,} ({_format.counts(run.requests)})"
     yield "bytes", f"{sent} sent, {received} received"
+    for row in transfers(result, bill):
+        yield "transfer", f"{row['from']} to {row['to']}: {_format.size(row['bytes'])}, {_format.usd(row['usd'])}"
     lasted, busy = _format.duration(result.function_seconds), f"{100 * result.utilisation:.1f} %"
     yield "utilisation", f"{busy} of the {lasted} that functions lasted, with {result.invocations:,} starts"
     how = "every request simulated" if result.exact else "requests in closed form"

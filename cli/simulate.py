@@ -17,7 +17,7 @@ import typer
 from lambdaml.cli import _format, _options
 from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._progress import Share
-from lambdaml.cli._simulated import dollars, print_result, print_sweep
+from lambdaml.cli._simulated import dollars, print_result, print_sweep, transfers
 from lambdaml.cli.train import (
     AlgorithmSpec,
     Args,
@@ -183,6 +183,9 @@ def simulate(
     channel: _Channel = "s3-standard",
     platform: _Platform = "lambda-arm",
     stragglers: _Stragglers = "none",
+    regions: _options.Regions = None,
+    bucket_region: _options.BucketRegion = None,
+    slow_link: _options.SlowLink = None,
     real: Real = False,
     exact: Exact = False,
     seed: Seed = 0,
@@ -207,6 +210,7 @@ def simulate(
         _refuse(context, "--sweep", lambda name: name in ("schedule", "to_trace"))
     costs, write = None if profile is None else _read_profile(profile, codec, algorithm), _writer(to_trace)
     names = "workers functions updates steps channel platform stragglers algorithm codec error_feedback".split()
+    names += "regions bucket_region slow_link".split()
     names += "staleness pattern bracket partition recover_s seed real".split()
     asked: dict[str, Any] = {name: context.params[name] for name in names}
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
@@ -230,12 +234,15 @@ def _print(
         from lambdaml.cli._pattern import simulated_choice
 
         ((name, result, bill),) = found
-        print_result(name, result, bill, asked, origin, simulated_choice(asked, name, result.costs))
+        alike = asked["regions"] is None and asked["slow_link"] is None
+        choice = simulated_choice(asked, name, result.costs) if alike else None
+        print_result(name, result, bill, asked, origin, choice)
 
 
 def _record(result: SimulationResult, bill: Bill, channel: str) -> dict[str, Any]:
     record = result.to_dict()
-    return {**record, "modelled": {"usd": dollars(bill), **record["modelled"]}, "store": channel}
+    moved = {"transfers": transfers(result, bill)} if result.moved else {}
+    return {**record, "modelled": {"usd": dollars(bill), **record["modelled"], **moved}, "store": channel}
 
 
 def _results(
@@ -244,8 +251,9 @@ def _results(
     """Simulate and bill one schedule after the other, all with the costs that were measured for the first."""
     import lambdaml
     from lambdaml.cost.billing.tariff import Quantities
+    from lambdaml.simulation.regions import REGIONS
 
-    tariff = lambdaml.Tariff(lambdaml.prices(), asked["channel"], asked["platform"])
+    tariff = lambdaml.Tariff(lambdaml.prices(), asked["channel"], asked["platform"], regions=REGIONS)
     for schedule in schedules:
         with Share(schedule) as share, interruptible(share.stop, share.close):
             if job is not None and costs is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lambdaml.cost.billing.prices import Price, PriceBook
 from lambdaml.errors import SettingsError, nearest
@@ -22,6 +22,8 @@ from lambdaml.simulation.platform import PLATFORMS, Platform
 
 if TYPE_CHECKING:
     from lambdaml.simulation import SimulationResult
+
+T = TypeVar("T")
 
 GB_BYTES = 2**30
 """The bytes of a GB on an AWS bill."""
@@ -60,6 +62,7 @@ class Quantities:
         bytes_sent, bytes_received: The bytes that the functions sent and received.
         stored_byte_s: The stored bytes times the seconds for which they were kept.
         wall_s: The seconds for which the store was needed, for stores that are billed by the hour.
+        moved: The bytes that went from one region to another, by pair of regions, as a simulation knows them.
     """
 
     lifetimes_s: Sequence[float] = ()
@@ -68,24 +71,25 @@ class Quantities:
     bytes_received: int = 0
     stored_byte_s: float = 0.0
     wall_s: float = 0.0
+    moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: SimulationResult) -> Quantities:
         """Return the quantities of a simulated run."""
         run = result.run
         sent, received = run.bytes["sent"], run.bytes["received"]
-        return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds)
+        return cls(result.lifetimes_s, run.requests, sent, received, result.stored_byte_s, run.seconds, result.moved)
 
     def __add__(self, other: Quantities) -> Quantities:
         """Return the sum of both quantities."""
-        kinds = {**self.requests, **other.requests}
         return Quantities(
             [*self.lifetimes_s, *other.lifetimes_s],
-            {kind: self.requests.get(kind, 0) + other.requests.get(kind, 0) for kind in kinds},
+            _added(self.requests, other.requests),
             self.bytes_sent + other.bytes_sent,
             self.bytes_received + other.bytes_received,
             self.stored_byte_s + other.stored_byte_s,
             self.wall_s + other.wall_s,
+            _added(self.moved, other.moved),
         )
 
 
@@ -159,9 +163,10 @@ class Tariff:
             platform of the book.
         memory_mb: The memory of a function, in place of the platform's.
         transfer: The way in which functions reach the store, one of `TRANSFERS`.
+        regions: The regions between which bytes move, if they are known. Each pays for what leaves it.
 
     Raises:
-        SettingsError: If there is no such channel, platform or transfer, or if memory is billed but not given.
+        SettingsError: If there is no such channel, platform, transfer or region, or if memory is billed but not given.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class Tariff:
         platform: str,
         memory_mb: int | None = None,
         transfer: str = "same-region",
+        regions: Sequence[str] = (),
     ) -> None:
         if transfer not in TRANSFERS:
             raise SettingsError(f"there is no transfer {transfer!r}{nearest(transfer, TRANSFERS)}")
@@ -179,17 +185,19 @@ class Tariff:
         self._functions, self.memory_mb = _function_prices(book, platform, memory_mb)
         self.vcpus = Platform.parse(platform).vcpus if "vcpu" in self._functions else 0.0
         self._transfer = book[f"transfer/{transfer}"]
+        self._out_of = {region: book[f"{region}/cross-region"] for region in dict.fromkeys(regions)}
 
     @property
     def prices(self) -> tuple[Price, ...]:
         """All prices from which a bill may be made."""
         functions = [price for item, price in self._functions.items() if item in BILLED]
-        return (*functions, *self._store.values(), self._transfer)
+        return (*functions, *self._store.values(), self._transfer, *self._out_of.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tariff as plain values, with all of its prices."""
         named = {"channel": self.channel, "platform": self.platform, "memory_mb": self.memory_mb}
-        return {**named, "transfer": self.transfer, "prices": [asdict(price) for price in self.prices]}
+        regions = {"regions": list(self._out_of)} if self._out_of else {}
+        return {**named, "transfer": self.transfer, **regions, "prices": [asdict(price) for price in self.prices]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Tariff:
@@ -248,7 +256,10 @@ class Tariff:
 
     def _transfer_lines(self, used: Quantities) -> list[Line]:
         moved = used.bytes_received + (used.bytes_sent if self.transfer == "nat" else 0)
-        return [_line("transfer", self.transfer, moved / GB_BYTES, self._transfer)] if self._transfer.usd else []
+        lines = [_line("transfer", self.transfer, moved / GB_BYTES, self._transfer)] if self._transfer.usd else []
+        for (out_of, into), size_bytes in used.moved.items():
+            lines.append(_line("transfer", f"{out_of} to {into}", size_bytes / GB_BYTES, self._out_of[out_of]))
+        return lines
 
     def _notes(self, used: Quantities) -> list[str]:
         notes = []
@@ -262,6 +273,10 @@ class Tariff:
             if left:
                 notes.append(f"not billed, having no price: {', '.join(f'{kind} {n:,}' for kind, n in left.items())}")
         return notes
+
+
+def _added(one: Mapping[T, int], other: Mapping[T, int]) -> dict[T, int]:
+    return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {**one, **other}}
 
 
 def billed_s(lifetimes_s: Sequence[float], price: Price) -> float:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.errors import SettingsError, nearest
@@ -22,6 +22,7 @@ from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.costs import assumed, measure_costs
 from lambdaml.simulation.platform import Platform
+from lambdaml.simulation.regions import Placement
 from lambdaml.simulation.stragglers import STRAGGLERS
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.attribution import Split, trace_rows
@@ -63,6 +64,7 @@ class SimulationResult:
         exact: Whether every request was simulated.
         costs: The costs that were given, assumed or measured.
         wall_s: The seconds that the simulation itself took.
+        moved: The bytes that went from one region to another, by pair of regions.
     """
 
     run: TrainResult
@@ -74,6 +76,7 @@ class SimulationResult:
     exact: bool
     costs: Costs
     wall_s: float
+    moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def function_seconds(self) -> float:
@@ -86,9 +89,11 @@ class SimulationResult:
         return len(self.lifetimes_s)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: the fields of `TrainResult`, and under `modelled` the others, lifetimes added up."""
+        """Return plain values: the fields of `TrainResult`, and under `modelled` the others, lifetimes added up and bytes
+        between regions left out."""
         added = {"function_seconds": self.function_seconds, "invocations": self.invocations}
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("run", "lifetimes_s")}
+        others = [name for name in self.__dataclass_fields__ if name not in ("run", "lifetimes_s", "moved")]
+        fields = {name: getattr(self, name) for name in others}
         fields = {**added, **fields}
         modelled = {name: asdict(v) if name in ("split", "costs") and v else v for name, v in fields.items()}
         return {**self.run.to_dict(), "modelled": modelled}
@@ -105,6 +110,9 @@ def simulate(
     channel: str | Channel = "s3-standard",
     platform: str | Platform = "lambda-arm",
     stragglers: str = "none",
+    regions: str | None = None,
+    bucket_region: str | None = None,
+    slow_link: str | None = None,
     algorithm: str = "gradient",
     codec: str = "fp32",
     error_feedback: float | None = None,
@@ -135,6 +143,8 @@ def simulate(
         channel: A preset of `lambdaml.simulation.channel`, or a time such as `40ms`.
         platform: A preset of `lambdaml.simulation.platform`.
         stragglers: `none`, `lognormal:S`, `pareto:A`, `slow:FUNCTION,FACTOR` or `spread:S`.
+        regions, bucket_region, slow_link: The regions of functions and of the bucket, and a slow link; see
+            `lambdaml.simulation.regions.Placement.parse`. They are simulated exactly.
         algorithm: The algorithm, with its arguments, such as `local:20`. An update covers as many batches as it says.
         codec: The codec, with its arguments.
         error_feedback: The decay of residuals, from 0 (none) to 1; by default it is that of the codec.
@@ -173,13 +183,13 @@ def simulate(
             chosen, count = costs or _costs(instance, settings), min(functions or workers, settings.workers)
             store = Channel.parse(channel) if isinstance(channel, str) else channel
             where = Platform.parse(platform) if isinstance(platform, str) else platform
+            placement = Placement.parse(count, regions, bucket_region, slow_link)
             place = (settings, count, chosen, store, where, STRAGGLERS.make(stragglers), seed)
             if exact or (exact is None and count <= EXACT_FUNCTIONS) or real:
-                virtual = _virtual(place, instance if real else None, progress)
+                virtual = _virtual(place, placement, instance if real else None, progress)
                 virtual.run()
                 return replace(_exact_result(virtual, instance if real else None, began, trace), costs=chosen)
-            if trace is not None:
-                raise SettingsError(f"only exact simulations have a trace: {EXACT_FUNCTIONS} functions, or exact")
+            _demand_plain(trace, placement)
             from lambdaml.simulation.flow import Flow
 
             return _flow_result(place, Flow(*place).run(), began)
@@ -198,6 +208,14 @@ def _demand_sense(job: object, real: bool, functions: int | None, workers: int, 
         raise SettingsError("real gradients need a job")
     for name in limits.keys() - set(_LIMITS):
         raise SettingsError(f"there is no option {name!r}{nearest(name, _LIMITS)}")
+
+
+def _demand_plain(trace: object, placement: Placement) -> None:
+    """Raise SettingsError for what only exact simulations have."""
+    if trace is not None:
+        raise SettingsError(f"only exact simulations have a trace: {EXACT_FUNCTIONS} functions, or exact")
+    if placement:
+        raise SettingsError("links that differ cannot be simulated in closed form: simulate every request")
 
 
 def _steps(asked: RunOptions, updates: int | None) -> int:
@@ -246,7 +264,9 @@ def replace_token(settings: Settings) -> Settings:
     return settings.model_copy(update={"token": "simulated"})
 
 
-def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float], None]) -> VirtualRun:
+def _virtual(
+    place: tuple[Any, ...], placement: Placement, job: Job | None, progress: Callable[[float], None]
+) -> VirtualRun:
     from lambdaml.simulation.engine import VirtualRun
 
     settings, functions, costs, channel, platform, stragglers, seed = place
@@ -255,7 +275,7 @@ def _virtual(place: tuple[Any, ...], job: Job | None, progress: Callable[[float]
         if event.event == "commit":
             progress(event.fraction)
 
-    virtual = VirtualRun(settings, functions, costs, channel, platform, stragglers, seed, trace=watch)
+    virtual = VirtualRun(settings, functions, costs, channel, platform, stragglers, seed, placement, trace=watch)
     if job is not None:
         from lambdaml.simulation.real import Timed, first_snapshot
 
@@ -297,6 +317,7 @@ def _exact_result(
         exact=True,
         costs=virtual.costs,
         wall_s=round(time.monotonic() - began, 3),
+        moved=virtual.moved(),
     )
 
 

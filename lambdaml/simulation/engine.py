@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
@@ -15,6 +15,7 @@ from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.kernel import Kernel
 from lambdaml.simulation.platform import DETECT_S, Platform
+from lambdaml.simulation.regions import Placement
 from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubReplica
 from lambdaml.simulation.virtual import Bucket, FaultInjector, VirtualWorld
@@ -81,6 +82,7 @@ class VirtualRun:
         platform: The model of the platform that the functions run on.
         stragglers: The model of how a function's speed varies.
         seed: The seed of everything that is drawn.
+        placement: The regions of the bucket and of the functions.
         injector: Decides which fault each request meets; by default none meets any.
         fault_plan: Returns the faults of the life of this name and index.
         bad: Returns whether every replica must reject the update of this worker and sequence number.
@@ -101,6 +103,7 @@ class VirtualRun:
     platform: Platform
     stragglers: Stragglers = field(default_factory=Even)
     seed: int = 0
+    placement: Placement = field(default_factory=Placement)
     injector: FaultInjector | None = None
     fault_plan: Callable[[VirtualRun, str, int], FaultPlan] = lambda virtual, name, index: FaultPlan()
     bad: Callable[[int, int], bool] = lambda worker, seq: False
@@ -158,6 +161,7 @@ class VirtualRun:
             group,
             self.bucket,
             bytes_per_s=self.platform.bandwidth_bytes_per_s,
+            link=self.placement.link(index),
             slowness=lambda: self.stragglers.factor(index, uniform) / speed,
             lifetime_s=lifetime_s,
             patience_s=self.settings.patience_s,
@@ -211,6 +215,11 @@ class VirtualRun:
             self._open -= 1  # the last one makes sure that the result exists, as `train` does
         elif not spare:
             self.kernel.at(self.kernel.now + restart_s, lambda: self.launch(life.index))
+
+    def moved(self) -> Mapping[tuple[str, str], int]:
+        """Return the bytes that all functions together moved from one region to another."""
+        readings = [(life.index, life.world.store.meter.snapshot()) for life in self.lives]
+        return self.placement.moved((index, one.bytes_sent, one.bytes_received) for index, one in readings)
 
     def log(self) -> list[Commit]:
         """Return the log so far, up to the first gap."""

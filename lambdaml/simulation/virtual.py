@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 from lambdaml.events import Emit, Event, FaultEvent, tell_outages
 from lambdaml.simulation.channel import Channel, Pipe, TokenBucket
 from lambdaml.simulation.kernel import Future, Group, Kernel, KernelTask, Killed, sleep
+from lambdaml.simulation.regions import NEAR, Link
 from lambdaml.storage.backend import WRITES, Op, flat, settle
 from lambdaml.storage.errors import StoreError, StoreTimeout, StoreUnavailable, Throttled
 from lambdaml.storage.faults import corrupted
@@ -169,12 +170,14 @@ class Bucket:
 class VirtualStore:
     """One function's connection to a bucket. It is the `WorldStore` of the virtual world."""
 
-    def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float, patience: Patience) -> None:
+    def __init__(self, bucket: Bucket, world: VirtualWorld, bytes_per_s: float, link: Link, patience: Patience) -> None:
         self.meter = Meter()
         self.patience = patience
         self._bucket = bucket
         self._world = world
-        self._up, self._down = Pipe(bytes_per_s), Pipe(bytes_per_s)
+        self._link = link
+        self._up, self._down = Pipe(bytes_per_s / link.times), Pipe(bytes_per_s / link.times)
+        self._connection_bytes_per_s = link.connection_bytes_per_s(bucket.channel.bandwidth_bytes_per_s)
 
     def reading(self) -> dict[str, Any]:
         return self.meter.snapshot().to_dict()
@@ -234,12 +237,12 @@ class VirtualStore:
         world, bucket, began = self._world, self._bucket, self._world.kernel.now
         channel, uniform = bucket.channel, world.group.random.random
         fault = bucket.injector.strike(op, key, began, uniform)
-        latency_s = channel.latency_s(op, uniform())
+        latency_s = self._link.latency_s(channel.latency_s(op, uniform()))
         if fault:
             world.emit(FaultEvent(fault=fault, op=op, key=key, function=world.group.name))
         if fault == "slow":
             latency_s = max(10 * latency_s, latency_s + 0.2)
-        up_s = self._up.finish(began, sent, channel.bandwidth_bytes_per_s) - began if sent else 0.0
+        up_s = self._up.finish(began, sent, self._connection_bytes_per_s) - began if sent else 0.0
         await world.sleep(up_s + latency_s / 2)
         try:
             if fault == "down":
@@ -267,7 +270,7 @@ class VirtualStore:
             result = cast(T, corrupted(result, uniform()))
         arrives = world.kernel.now + latency_s / 2
         if received:
-            arrives = self._down.finish(arrives, received, channel.bandwidth_bytes_per_s)
+            arrives = self._down.finish(arrives, received, self._connection_bytes_per_s)
         await world.sleep(arrives - world.kernel.now)
         kind = "get_miss" if op in ("get", "get_range") and result is None else "create_lost" if result is False else op
         self.meter.answered(kind, world.kernel.now - began, sent, received)
@@ -295,6 +298,7 @@ class VirtualWorld:
         group: Runs the function's tasks; its random stream is the function's.
         bucket: The run's store.
         bytes_per_s: The bandwidth of the function's network, each way.
+        link: The link between the function and the bucket.
         slowness: Is called for each piece of compute, and returns the factor by which the charged time grows.
         lifetime_s: The seconds from now until the engine ends this function.
         patience_s: The seconds for which a request waits for a store that is down.
@@ -313,6 +317,7 @@ class VirtualWorld:
         bucket: Bucket,
         *,
         bytes_per_s: float = float("inf"),
+        link: Link = NEAR,
         slowness: Callable[[], float] = lambda: 1.0,
         lifetime_s: float = float("inf"),
         patience_s: float = 0.0,
@@ -324,7 +329,7 @@ class VirtualWorld:
         self.overtaken = False
         self.kernel = group.kernel
         patience = Patience(patience_s, self.now, self.uniform, tell_outages(self.emit), self.leaving)
-        self.store = VirtualStore(bucket, self, bytes_per_s, patience)
+        self.store = VirtualStore(bucket, self, bytes_per_s, link, patience)
         self.busy_s = 0.0
         self._told_to_leave = False
         self._end = self.kernel.now + lifetime_s

@@ -202,6 +202,16 @@ def test_a_sweep_as_json_is_a_list_with_the_schedules_names(cli: Cli) -> None:
         (("--platform", "lambda-amr"), "did you mean 'lambda-arm'"),
         (("--stragglers", "lognorm:1"), "did you mean 'lognormal'"),
         (("--workers", "0"), "workers: must be 1 or more"),
+        (("--regions", "us-est-1:8"), "there is no region 'us-est-1' (did you mean 'us-west-1' or 'us-east-1'?)"),
+        (("--regions", "us-east-1:2,eu-west-1:1"), "have 3 functions, but the run has 8"),
+        (("--regions", "us-east-1:8", "--functions", "4"), "have 8 functions, but the run has 4"),
+        (("--regions", "us-east-1"), "write REGION:FUNCTIONS"),
+        (("--regions", "us-east-1:8", "--bucket-region", "eu-wst-1"), "did you mean 'eu-west-1'"),
+        (("--bucket-region", "eu-west-1"), "says nothing without regions of functions"),
+        (("--slow-link", "8:10"), "functions have the numbers 0 to 7"),
+        (("--slow-link", "3"), "write FUNCTION:TIMES"),
+        (("--slow-link", "3:0"), "the factor must be positive"),
+        (("--workers", "40", "--slow-link", "3:10"), "cannot be simulated in closed form"),
         (("--workers", "3", "--functions", "4"), "functions: must lie between 1 and the number of workers"),
         (("--workers", "3", "--schedule", "quorum:4"), "waits for more updates than 3 workers make"),
         (("--updates", "9", "--steps", "3"), "either steps or updates"),
@@ -216,6 +226,20 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], says: str, cli: Cli) 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("error: ") and len(ended.err.splitlines()) == 1
     assert says in ended.err
+
+
+def test_regions_have_a_line_for_each_way_between_two_of_them(cli: Cli) -> None:
+    options = (*FEW, "--regions", "eu-west-1:1,us-east-1:2", "--bucket-region", "us-east-1")
+    found = cli("simulate", *options, "--json").json
+    rows = found["modelled"]["transfers"]
+    assert [(row["from"], row["to"]) for row in rows] == [("eu-west-1", "us-east-1"), ("us-east-1", "eu-west-1")]
+    assert sum(row["usd"] for row in rows) == pytest.approx(found["modelled"]["usd"]["transfer"], abs=1e-8)
+    first, *lines = cli("simulate", *options).out.splitlines()
+    assert first == "bsp, 3 workers on 3 functions of local in eu-west-1:1,us-east-1:2, store s3-express in us-east-1"
+    assert [line.split()[1:4] for line in lines if line.startswith("transfer ")] == [
+        [row["from"], "to", f"{row['to']}:"] for row in rows
+    ]
+    assert not any(line.startswith("best ") for line in lines), "its formulas do not know the links"
 
 
 def test_a_fault_seed_is_played_with_its_events_and_judged(cli: Cli) -> None:

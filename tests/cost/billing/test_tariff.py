@@ -14,6 +14,7 @@ from lambdaml.cost.billing.tariff import GB_BYTES, MONTH_S, PARTS, REQUESTS, Bil
 from lambdaml.errors import SettingsError
 from lambdaml.simulation.channel import CHANNELS
 from lambdaml.simulation.platform import PLATFORMS
+from lambdaml.simulation.regions import REGIONS
 
 BOOK = PriceBook.load()
 MIB = 2**20
@@ -199,3 +200,23 @@ def test_memory_can_be_given_apart() -> None:
     assert Tariff(BOOK, "s3-standard", "lambda-arm", 3008).memory_mb == 3008
     assert Tariff(BOOK, "s3-standard", "lambda-arm:3008").memory_mb == 3008
     assert Tariff(BOOK, "s3-standard", "fmi:1024").memory_mb == 1024
+
+
+def test_what_crosses_regions_is_billed_at_the_price_of_the_region_that_it_leaves() -> None:
+    pairs = {("us-east-1", "sa-east-1"): 3 * GB_BYTES, ("sa-east-1", "us-east-1"): GB_BYTES // 2}
+    tariff = Tariff(BOOK, "s3-standard", "lambda-arm", regions=("us-east-1", "sa-east-1"))
+    quantities = Quantities(bytes_sent=GB_BYTES, bytes_received=9 * GB_BYTES, moved=pairs)
+    usd = 3 * BOOK["us-east-1/cross-region"].usd + 0.5 * BOOK["sa-east-1/cross-region"].usd
+    found = tariff.bill(quantities)
+    assert found.usd == pytest.approx(found.parts()["transfer"]) == pytest.approx(usd)
+    assert [line.what for line in found.lines] == ["us-east-1 to sa-east-1", "sa-east-1 to us-east-1"]
+    assert Tariff.from_dict(tariff.to_dict()).bill(quantities) == found
+    assert tariff.bill(quantities + quantities).usd == pytest.approx(2 * usd)
+    with pytest.raises(SettingsError, match="did you mean 'us-west-1/cross-region' or 'us-east-1/cross-region'"):
+        Tariff(BOOK, "s3-standard", "lambda-arm", regions=("us-est-1",))
+
+
+def test_each_region_of_simulations_has_a_price() -> None:
+    assert all(BOOK[f"{region}/{item}"].usd > 0 for region in REGIONS for item in ("cross-region", "internet"))
+    assert BOOK["us-east-1/cross-region"].usd == BOOK["transfer/cross-region"].usd
+    assert BOOK["us-east-1/internet"].usd == BOOK["transfer/internet"].usd
