@@ -25,6 +25,7 @@ from lambdaml.log.summary import Staleness
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
 from lambdaml.patterns.gather import LOOKAHEAD
+from lambdaml.schedules import rounds_at_once
 from lambdaml.settings import Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.draws import Floats, Latency, uniforms
@@ -189,6 +190,11 @@ class Scenario:
             raise SettingsError(
                 f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "
                 "every request"
+            )
+        if rounds_at_once(self.parts.schedule):
+            raise SettingsError(
+                f"schedule {settings.schedule!r} cannot be simulated in closed form, because workers have models of their own: "
+                "simulate every request"
             )
         # Without clocks it is the same for all workers.
         self.sampler = sampler_of(settings)
