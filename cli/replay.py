@@ -19,11 +19,19 @@ _Out = Annotated[
 ]
 
 
-def replay(run: _options.Run, version: Version = None, out: _Out = None) -> int:
+_Of = Annotated[
+    str | None,
+    typer.Option(
+        metavar="worker:K", help="The own model of a worker, if workers have some; by default the run's model."
+    ),
+]
+
+
+def replay(run: _options.Run, version: Version = None, of: _Of = None, out: _Out = None) -> int:
     """Rebuild the model of any version from the log, bit for bit, and print its checksum."""
     from lambdaml.run import Run
 
-    state = Run(run).replay(version)
+    state = Run(run).replay(version, None if of is None else _worker(of))
     model = state.dump_model()
     if out is not None:
         try:
@@ -32,3 +40,10 @@ def replay(run: _options.Run, version: Version = None, out: _Out = None) -> int:
             raise UserError(f"cannot write {out}: {error.strerror}") from error
     print(f"version {state.version}  sha256 {hashlib.sha256(model).hexdigest()}")
     return 0
+
+
+def _worker(of: str) -> int:
+    what, _, number = of.partition(":")
+    if what != "worker" or not number.isdecimal():
+        raise UserError(f"--of {of}: give it as in '--of worker:3'")
+    return int(number)

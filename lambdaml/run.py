@@ -57,8 +57,12 @@ class Run(RunReader):
 
         return trace_rows(self)
 
-    def replay(self, version: int | None = None) -> State:
+    def replay(self, version: int | None = None, of: int | None = None) -> State:
         """Rebuild the state at a version, by default the last one, bit for bit; see `lambdaml.training.replay`.
+
+        Args:
+            version: The version.
+            of: The worker whose own model is in it, if workers have models of their own; see `lambdaml.training.own_state`.
 
         Raises:
             OtherNumerics: If the run promises bits, and this process would compute others.
@@ -67,6 +71,10 @@ class Run(RunReader):
         """
         from lambdaml.training.replay import replay
 
+        if of is not None:
+            from lambdaml.training.own_state import own_state
+
+            return own_state(self, of, version, self._job)
         return replay(self, version, self._job)
 
     def model(self, version: int | None = None, of: int | None = None) -> nn.Module:
@@ -85,7 +93,13 @@ class Run(RunReader):
         """
         from lambdaml.training.replay import trained_model
 
-        return trained_model(self, version, self._job, of)
+        if of is None:
+            return trained_model(self, version, self._job)
+        from lambdaml.training.streaming import load_into
+
+        module = self.job().model()
+        load_into(module, self.replay(version, of))
+        return module.eval()
 
     def verify(self, deep: float | None = None) -> Report:
         """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.

@@ -176,26 +176,7 @@ class Scenario:
     def __post_init__(self) -> None:
         settings, channel = self.settings, self.channel
         self.counted, self.parts = FlowResult(), Parts.of(settings)
-        if self.parts.algorithm.clocked:
-            raise SettingsError(
-                f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
-                "steps: simulate every request"
-            )
-        if self.parts.remembers and settings.takes_turns:
-            raise SettingsError(
-                f"schedule {settings.schedule!r} cannot be simulated in closed form if workers remember something: simulate "
-                "every request"
-            )
-        if self.parts.delay:
-            raise SettingsError(
-                f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "
-                "every request"
-            )
-        if rounds_at_once(self.parts.schedule):
-            raise SettingsError(
-                f"schedule {settings.schedule!r} cannot be simulated in closed form, because workers have models of their own: "
-                "simulate every request"
-            )
+        _demand_closed_form(self.parts, settings)
         # Without clocks it is the same for all workers.
         self.sampler = sampler_of(settings)
         algorithm, share = self.parts.algorithm, self.sampler.share
@@ -353,3 +334,31 @@ class Scenario:
         counted.function_seconds += float((ended - launched).sum())
         counted.seconds, counted.stop = float(ended.max()), stop
         return counted
+
+
+def _demand_closed_form(parts: Parts, settings: Settings) -> None:
+    """Make sure that a run can be simulated in closed form.
+
+    Raises:
+        SettingsError: If it cannot.
+    """
+    if parts.algorithm.clocked:
+        raise SettingsError(
+            f"algorithm {settings.algorithm!r} cannot be simulated in closed form, because clocks decide its number of "
+            "steps: simulate every request"
+        )
+    if parts.remembers and settings.takes_turns:
+        raise SettingsError(
+            f"schedule {settings.schedule!r} cannot be simulated in closed form if workers remember something: simulate "
+            "every request"
+        )
+    if parts.delay:
+        raise SettingsError(
+            f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "
+            "every request"
+        )
+    if rounds_at_once(parts.schedule):
+        raise SettingsError(
+            f"schedule {settings.schedule!r} cannot be simulated in closed form, because workers have models of their own: "
+            "simulate every request"
+        )

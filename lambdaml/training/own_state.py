@@ -1,7 +1,8 @@
 """A worker's own model: the shared one with what the worker has made and that it does not hold yet.
 
 Workers of an algorithm that is `ahead` (Gaia) compute from such models, so these differ between workers. Nobody writes them:
-the worker's memory is followed through the log, as a deep check follows it, and says what is unsent.
+the worker's memory is followed through the log, as a deep check follows it, and says what is unsent. If workers have nothing
+but models of their own (`lambdaml.schedules.groups`), `lambdaml.training.own_replay` finds these.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_now
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, meta_of
+from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.training import numerics
 from lambdaml.training.one_thread import OneThread
+from lambdaml.training.own_replay import own_model
 from lambdaml.training.replay import commits_from, rebuild, replica_at
 from lambdaml.worker.recomputing import Made, comes_out
 
@@ -49,9 +52,12 @@ def own_state(run: RunReader, worker: int, version: int | None = None, job: Job 
     if run.settings.takes_turns:
         raise SettingsError("workers of this run take turns, so none has a model of its own")
     numerics.prepare_for(run.settings.numerics)
-    if not run.settings.error_feedback:
+    alone = rounds_at_once(SCHEDULES.make(run.settings.schedule)) > 0
+    if not (alone or run.settings.error_feedback):
         return rebuild(run, version, job)
     with OneThread() as compute:
+        if alone:
+            return compute.submit(own_model, run, worker, version, job).result()
         return compute.submit(_own_state, run, worker, version, job).result()
 
 

@@ -61,11 +61,8 @@ def keep_newest(run: RunReader, job: Job | None = None) -> int:
     return state.version
 
 
-def trained_model(
-    run: RunReader, version: int | None = None, job: Job | None = None, worker: int | None = None
-) -> nn.Module:
-    """Return the job's model with the run's result in it, or with the weights of any version, or with those of a worker that
-    has a model of its own, in `eval()` mode.
+def trained_model(run: RunReader, version: int | None = None, job: Job | None = None) -> nn.Module:
+    """Return the job's model with the run's result in it, or with the weights of any version, in `eval()` mode.
 
     In a process of another numerics class than the run's, the last bits of those weights may differ.
 
@@ -75,11 +72,7 @@ def trained_model(
     from lambdaml.training.streaming import load_into
 
     module = (job or load_run_job(run.settings)).model()
-    if worker is not None:
-        from lambdaml.training.own_replay import own_model
-
-        load_into(module, own_model(run, worker, version, job))
-    elif version is None:
+    if version is None:
         data = read_twice(run.store, keys.MODEL)
         if data is None:
             raise RunNotFound(f"{run.url} has no result yet; ask for a version, or resume the run")

@@ -26,8 +26,8 @@ from lambdaml.schedules.fixed import Fixed
 from lambdaml.storage import Bytes
 from lambdaml.training import numerics
 from lambdaml.training.deep import DeepCheck, Told
+from lambdaml.training.deep_alone import AloneCheck
 from lambdaml.training.one_thread import OneThread
-from lambdaml.training.own_replay import AloneCheck
 from lambdaml.training.replay import commits_from, replica_at
 from lambdaml.training.shared_sums import SharedSums
 

@@ -119,7 +119,7 @@ def test_a_mistake_is_refused_in_one_line_that_names_it(spec: str, message: str)
 
 
 def test_the_real_registries_make_what_they_list() -> None:
-    parameters = {"ssp": ":2", "cohort": ":2", "pipeline": ":1", "quorum": ":2", "discard": ":3"}
+    parameters = {"ssp": ":2", "cohort": ":2", "groups": ":2", "pipeline": ":1", "quorum": ":2", "discard": ":3"}
     for name in SCHEDULES.factories:
         assert SCHEDULES.make(name + parameters.get(name, "")).deterministic in (True, False)
     for name in RULES.factories:
