@@ -27,6 +27,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
+from lambdaml.schedules.link_groups import LinkGrouping, parse_links
 from lambdaml.seeds import random_state
 
 ENTRIES_AHEAD = 4
@@ -72,11 +73,16 @@ class Groups:
         every: The number of rounds of a log entry.
         average: The place of the averaging in a round: `after` its steps, or `before` them, so that the models after a round
             are those that its steps led to. What is computed is the same.
+        links: The seconds that each worker's transfers take, as in `1+1+8`. Then groups are formed by links; see
+            `lambdaml.schedules.link_groups`. They need not divide the workers.
+        mix: With links, the number of rounds after which all workers are shuffled together.
     """
 
     deterministic = False
 
-    def __init__(self, size: int, shuffle: str = "grid", every: int = 8, average: str = "after") -> None:
+    def __init__(
+        self, size: int, shuffle: str = "grid", every: int = 8, average: str = "after", links: str = "", mix: int = 8
+    ) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         if shuffle not in ("grid", "halves", "random", "none"):
@@ -85,15 +91,24 @@ class Groups:
             raise ValueError(f"every must be 1 or more, not {every}")
         if average not in ("after", "before"):
             raise ValueError(f"average must be after or before, not {average!r}")
+        if links and shuffle != "grid":
+            raise ValueError("groups by links are shuffled in a way of their own: leave out shuffle")
+        if mix < 1:
+            raise ValueError(f"mix must be 1 or more, not {mix}")
         self._size, self._shuffle, self.every, self.after = size, shuffle, every, average == "after"
+        self._links, self._mix = parse_links(links) if links else [], mix
 
-    def grouping(self, workers: int, seed: int) -> Grouping:
+    def grouping(self, workers: int, seed: int) -> Grouping | LinkGrouping:
         """Return the groups of so many workers in a run with this seed.
 
         Raises:
             SettingsError: If the workers cannot be grouped like this.
         """
         size = self._size
+        if self._links:
+            if len(self._links) != workers:
+                raise SettingsError(f"groups have {len(self._links)} links for {workers} workers: give one for each")
+            return LinkGrouping(size, self._links, self._mix, seed)
         if workers % size:
             raise SettingsError(
                 f"groups of {size} do not divide {workers} workers: choose a size that does, or {workers - workers % size} or "

@@ -15,7 +15,8 @@ from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
-from lambdaml.schedules.groups import Grouping
+from lambdaml.schedules.groups import Grouping, Groups
+from lambdaml.traces.links import measured_links
 from lambdaml.training.replica import Replica
 from tests.lambdaml.lab import Tiny, TinyAdam, broken_off, model_bytes, settings_of, train
 
@@ -247,3 +248,55 @@ def test_a_worker_or_a_version_that_does_not_exist_is_refused() -> None:
         run.model(of=4)
     with pytest.raises(SettingsError, match="no version 9"):
         run.model(9, of=1)
+
+
+LINKS = "1+1.2+1+9+1+0.8+1+10+1+1"
+
+
+def test_groups_by_links_put_slow_ones_together_and_mix_all_now_and_then() -> None:
+    grouping = Groups(4, links=LINKS, mix=3).grouping(10, seed=1)
+    seen = set()
+    for turn in range(30):
+        groups = grouping.of(turn)
+        assert sorted(worker for group in groups for worker in group) == list(range(10))
+        assert all(grouping.around(turn, worker) == group for group in groups for worker in group)
+        assert {len(group) for group in groups} <= ({5} if turn % 3 == 2 else {2, 4})
+        assert ([3, 7] in groups) or turn % 3 == 2
+        seen.add(str(groups))
+    assert len(seen) > 10
+
+
+def test_a_run_of_groups_by_links_ends_and_verifies() -> None:
+    run = train(workers=10, steps=STEPS, schedule=f"groups:4,links={LINKS},mix=3,every=4", functions=3)
+    report = run.verify(deep=1)
+    assert (report.faults, report.recomputed) == ([], 10 * STEPS)
+    models = [run.model(of=worker).state_dict()["weight"].double() for worker in range(10)]
+    torch.testing.assert_close(run.model().state_dict()["weight"].double(), torch.stack(models).mean(0))
+
+
+def test_links_are_measured_in_the_trace() -> None:
+    rows: list[dict[str, Any]] = []
+    where = {"platform": "local", "channel": "40ms", "slow_link": "2:10"}
+    lambdaml.simulate(workers=4, schedule="groups:2", steps=24, trace=lambda trace: rows.extend(trace.rows), **where)
+    links = measured_links(rows, 4)
+    assert links[2] > 5 * max(links[0], links[1], links[3])
+    with pytest.raises(ValueError, match="worker 4"):
+        measured_links(rows, 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("groups:0", "size"),
+        ("groups:2,every=0", "every"),
+        ("groups:2,average=never", "average"),
+        ("groups:2,links=1+x", "links"),
+        ("groups:2,links=1+0", "above 0"),
+        ("groups:2,links=1+1,shuffle=random", "leave out shuffle"),
+        ("groups:2,links=1+1,mix=0", "mix"),
+        ("groups:2,links=1+1", "one for each"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(spec: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        Parts.of(RunOptions(workers=4, schedule=spec))
