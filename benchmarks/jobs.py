@@ -184,6 +184,35 @@ class LinearDigits(_DigitImages):
         return nn.Linear(64, 10)
 
 
+class DeepDigits(_DigitImages):
+    """Two hidden layers of 64."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+class Agreeing(_DigitImages):
+    """Softmax regression in double precision that takes one long step, and then none."""
+
+    scheduler_interval = "step"
+
+    def model(self) -> nn.Module:
+        return nn.Linear(64, 10).double()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0].double()), batch[1])
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, _once)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+
+def _once(step: int) -> float:
+    return float(step == 0)
+
+
 class ConvolvedDigits(_DigitImages):
     """A small convolutional network with batch normalisation, as in LambdaML's image models."""
 
