@@ -87,7 +87,7 @@ def parity(seeds: int) -> None:
 def _accuracies(schedule: str, partition: str, seed: int) -> tuple[float, float, float]:
     run = trained(
         "DeepDigits", workers=8, steps=600, batch_size=16, seed=seed, schedule=schedule, partition=partition,
-        snapshot_every=600, keep=32,
+        snapshot_every=600,
     )  # fmt: skip
     job = run.job()
     if schedule == "bsp":

@@ -234,7 +234,10 @@ def _print(
         from lambdaml.cli._pattern import simulated_choice
 
         ((name, result, bill),) = found
-        alike = asked["regions"] is None and asked["slow_link"] is None
+        from lambdaml.schedules import SCHEDULES, rounds_at_once
+
+        one_model = not rounds_at_once(SCHEDULES.make(name))
+        alike = one_model and asked["regions"] is None and asked["slow_link"] is None
         choice = simulated_choice(asked, name, result.costs) if alike else None
         print_result(name, result, bill, asked, origin, choice)
 

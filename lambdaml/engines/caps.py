@@ -20,8 +20,20 @@ from lambdaml.engines.accounts import Accounts
 from lambdaml.errors import RunCapped
 from lambdaml.events import Event
 from lambdaml.parts import Parts
+from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules.groups import Groups
 from lambdaml.storage import MeterReading
-from lambdaml.worker.requests import LEAVE, RECALL, REMEMBER, START, SUCCEED, count_requests, exchanged
+from lambdaml.worker.requests import (
+    LEAVE,
+    RECALL,
+    REMEMBER,
+    START,
+    SUCCEED,
+    Exchanged,
+    count_requests,
+    exchanged,
+    grouped,
+)
 
 REACTION_S = 0.25
 """If functions are in other processes, this much time passes from telling an engine to make them leave until no further
@@ -198,11 +210,19 @@ class Judge:
         first, last = self._samples[0], self._samples[-1]
         updates = last.updates - first.updates
         if updates < workers:
-            script, units = exchanged(self._settings.pattern, workers, self._functions, workers)
+            script, units = self._exchanged()
             asked = count_requests(script, **units)
             return 0.0, MeterReading(asked + Counter(get_miss=workers))
         share = workers / updates
         return (last.at - first.at) * share, portion_of(last.reading - first.reading, share)
+
+    def _exchanged(self) -> Exchanged:
+        settings = self._settings
+        schedule = SCHEDULES.make(settings.schedule)
+        if isinstance(schedule, Groups):
+            grouping = schedule.grouping(settings.workers, settings.seed)
+            return grouped(grouping, settings.workers, self._functions, [0])
+        return exchanged(settings.pattern, settings.workers, self._functions, settings.workers)
 
     def _unkept_rounds(self) -> float:
         """Return the number of rounds since the newest snapshot."""

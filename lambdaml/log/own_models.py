@@ -50,12 +50,14 @@ class OwnModels:
         grouping: The groups of each round.
         every: The number of rounds of a log entry, on which the header of an update reports.
         loaded: The run's model in the state that the machine has loaded, and its version.
+        mean_at: The number of commits after which the machine last took the run's model.
     """
 
     def __init__(self, settings: Settings, schedule: Groups) -> None:
         self.grouping = schedule.grouping(settings.workers, settings.seed)
         self.every = schedule.every
         self.loaded: tuple[Body, int] = {}, 0
+        self.mean_at = -1
         self._held: dict[int, OwnModel] = {}
 
     @staticmethod

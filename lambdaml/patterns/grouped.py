@@ -162,9 +162,9 @@ class GroupExchange:
         return True
 
     async def lead(self) -> None:
-        """Take the run's model, if others wrote the log of a run that has ended."""
+        """Take the run's model, unless this function did when it wrote the end of the log."""
         shared = self._shared
-        if shared.known.commit:
+        if shared.known.commit not in (0, self._own.mean_at):
             key = keys.log(shared.known.commit - 1)
             commit = demand_present(await read(shared.world, key, Commit.read), key)
             await take_mean(shared, shared.replica, commit)

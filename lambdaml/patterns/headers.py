@@ -105,7 +105,7 @@ class Headers:
         while (first := shared.known.next_seq[worker]) < shared.settings.steps:
             known = shared.known
             last = self._end(first)
-            await shared.until(lambda: known.next_seq[worker] > first or self.passed(first))
+            await shared.until(lambda: known.next_seq[worker] > first or self._there(worker, first))
             if known.next_seq[worker] == first:
                 found = self._told.get((worker, last)) or await self._look(worker, first, last, pace)
                 if found is not None and known.next_seq[worker] == first:
@@ -117,6 +117,11 @@ class Headers:
         probably have come to its end."""
         newest = max((self.newest.get(held, -1) for held in self._shared.leases.held), default=-1)
         return newest >= min(self._end(first) + 1, self._shared.settings.steps - 1)
+
+    def _there(self, worker: int, first: int) -> bool:
+        """Return whether the header that ends this log entry is there, or probably is if another function holds its worker."""
+        here = worker not in self._shared.leases.held or self.newest.get(worker, -1) >= self._end(first)
+        return here and self.passed(first)
 
     def _note(self, worker: int, first: int, reports: tuple[RoundReport, ...]) -> None:
         shared = self._shared

@@ -126,6 +126,7 @@ async def take_mean(shared: Shared, machine: Machine, commit: Commit) -> None:
     """
     own, world = machine.own, shared.world
     assert own is not None
+    own.mean_at = commit.commit + 1
     while not any(commit.steps) and commit.version > own.loaded[1]:
         key = keys.log(commit.commit - 1)
         commit = demand_present(await read(world, key, Commit.read), key)

@@ -10,8 +10,8 @@ requests that are refused are not in it, since their number depends on time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,17 @@ from lambdaml.log import keys
 from lambdaml.log.bracket import Bracket
 from lambdaml.registry import Registry
 
+if TYPE_CHECKING:
+    from lambdaml.schedules.groups import Grouping
+    from lambdaml.schedules.link_groups import LinkGrouping
+
 Per = Literal[
     "function",
     "worker",
     "update",
     "read",
     "slice read",
+    "header",
     "sum",
     "sum read",
     "commit",
@@ -33,7 +38,8 @@ Per = Literal[
     "run",
 ]
 """The unit for which a request is made once. A `read` is an update and a function other than its own that reads it whole;
-a `slice read` is the same for a slice of an update. A `sum` is an object that stands for several updates: a node of a
+a `slice read` is the same for a slice of an update. A `header` is a worker and a log entry that a function without this worker
+writes. A `sum` is an object that stands for several updates: a node of a
 tree, a piece of a scattered sum, or a folded model; a `sum read` is one and a function that reads it. An `entry read` is a
 log entry and a function that does not write the log."""
 
@@ -115,6 +121,10 @@ SCATTERED: Script = (
 )
 """The requests for updates and their commits, if each slice of the updates is added up by one function."""
 
+GROUPED: Script = (*LOGGED, Request("get_range", keys.UPDATES, "header"))
+"""The requests for the rounds of a log entry, if workers average models of their own in groups. A `read` is an update here and
+a function that averages it and did not make it. A snapshot takes a read of every worker's update besides."""
+
 SNAPSHOT: Script = (Request("create", keys.SNAPSHOTS, "snapshot"),)
 """The request that writes a snapshot."""
 
@@ -134,6 +144,7 @@ SCRIPTS: dict[str, Script] = {
     "updates and their commits, logged (`gather`)": LOGGED,
     "updates and their commits, added up or folded (`tree`, `fold`)": SUMMED,
     "updates and their commits, in slices (`scatter`)": SCATTERED,
+    "updates and their commits, in groups (`groups`)": GROUPED,
     "a snapshot": SNAPSHOT,
     "the end": END,
 }
@@ -225,6 +236,22 @@ EXCHANGES: Registry[Exchanged] = Registry(
     },
 )
 """What each pattern asks of the store for a commit."""
+
+
+def grouped(grouping: Grouping | LinkGrouping, workers: int, functions: int, turns: Sequence[int]) -> Exchanged:
+    """Return the requests for a log entry of some rounds, in a run whose workers average models in groups.
+
+    Args:
+        grouping: The groups of each round.
+        workers, functions: As in `exchanged`.
+        turns: The rounds.
+    """
+    read = 0
+    for group in (group for turn in turns for group in grouping.of(turn)):
+        held = Counter(worker % functions for worker in group)
+        read += sum(len(group) - count for count in held.values())
+    units = {"update": workers * len(turns), "read": read, "commit": 1, "entry_read": functions - 1}
+    return Exchanged(GROUPED, {**units, "header": workers - -(-workers // functions)})
 
 
 def table() -> str:

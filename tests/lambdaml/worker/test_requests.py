@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from lambdaml.log import keys
+from lambdaml.schedules import SCHEDULES
+from lambdaml.schedules.groups import Groups
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
 from lambdaml.simulation.virtual import VirtualStore
 from lambdaml.worker.requests import (
@@ -25,6 +27,7 @@ from lambdaml.worker.requests import (
     Script,
     count_requests,
     exchanged,
+    grouped,
     table,
 )
 from tests.lambdaml.simulation.scenes import scene
@@ -100,6 +103,31 @@ def test_a_round_asks_what_its_pattern_says(pattern: str, functions: int, asked:
     assert found.pop(("list", keys.LOG)) == functions
     script, units = exchanged(pattern, 7, functions)
     assert found == expected(script, **{unit: rounds * count for unit, count in units.items()})
+
+
+@pytest.mark.parametrize(("schedule", "workers", "functions"), [("groups:4", 16, 16), ("groups:2,every=3", 8, 3)])
+def test_rounds_of_groups_ask_what_the_script_says(
+    schedule: str, workers: int, functions: int, asked: dict[str, Asked]
+) -> None:
+    algorithm = {"algorithm": "local:1,sends=models,inner=anew"}
+    run = scene(schedule, workers, 12, functions=functions, channel="5ms", kind=VirtualRun, settings=algorithm)
+    assert run.run()
+    made = SCHEDULES.make(schedule)
+    assert isinstance(made, Groups)
+    wanted, grouping = Counter[tuple[str, str]](), made.grouping(workers, run.settings.seed)
+    for start in range(0, 12, made.every):
+        turns = range(start, min(start + made.every, 12))
+        script, units = grouped(grouping, workers, functions, turns)
+        wanted += expected(script, **units)
+    of_round = {keys.UPDATES, keys.LOG}
+    found = {what: count for what, count in certain(sum(asked.values(), Counter())).items() if what[1] in of_round}
+    assert found.pop(("list", keys.LOG)) == functions
+    snapshots = len([key for key in run.bucket.objects if key.startswith(keys.SNAPSHOTS)]) - 1
+    entries = wanted.pop(("get", keys.LOG)) - found.pop(("get", keys.LOG))
+    assert 0 <= entries <= functions, "of the last entry, which a function may not need"
+    reads = wanted.pop(("get", keys.UPDATES)) + snapshots * workers - found.pop(("get", keys.UPDATES))
+    assert 0 <= reads <= sum(units["read"] for units in [grouped(grouping, workers, functions, [11]).units])
+    assert found == wanted
 
 
 @pytest.mark.parametrize("functions", [6, 2])
