@@ -20,6 +20,7 @@ from lambdaml.cli._progress import Share
 from lambdaml.cli._simulated import dollars, print_result, print_sweep, transfers
 from lambdaml.cli.train import (
     AlgorithmSpec,
+    Announce,
     Args,
     BracketSpec,
     CodecSpec,
@@ -178,6 +179,7 @@ def simulate(
     bracket: BracketSpec = None,
     partition: PartitionSpec = None,
     recover_s: Recover = RECOVER_S,
+    announce_s: Announce = None,
     updates: Updates = None,
     steps: _Steps = None,
     channel: _Channel = "s3-standard",
@@ -211,7 +213,7 @@ def simulate(
     costs, write = None if profile is None else _read_profile(profile, codec, algorithm), _writer(to_trace)
     names = "workers functions updates steps channel platform stragglers algorithm codec error_feedback".split()
     names += "regions bucket_region slow_link".split()
-    names += "staleness pattern bracket partition recover_s seed real".split()
+    names += "staleness pattern bracket partition recover_s announce_s seed real".split()
     asked: dict[str, Any] = {name: context.params[name] for name in names}
     asked |= {"exact": exact or None, "args": parse_args(args or ()), "trace": write}
     origin = "given" if profile else "measured" if job else "assumed"

@@ -257,6 +257,15 @@ Recover = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+Announce = Annotated[
+    float | None,
+    typer.Option(
+        "--announce",
+        metavar="SECONDS",
+        help="With `ssp:S`: announce the update after one whose upload took longer, and start nothing while one is announced.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 _LostMemory = Annotated[
     str,
     typer.Option(
@@ -319,6 +328,7 @@ def train(
     max_update_norm: MaxUpdateNorm = None,
     max_rejected: MaxRejected = None,
     recover_s: Recover = RECOVER_S,
+    announce_s: Announce = None,
     lost_memory: _LostMemory = "stop",
     budget: _caps.Budget = None,
     deadline: _caps.Deadline = None,
@@ -335,11 +345,15 @@ def train(
     from lambdaml.training.asked import free_place
 
     options = _options.asked(context, RunOptions, args=parse_args(args or ()))
-    if schedule != "auto" and (replan or profile is not None):
-        raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
+    _demand_plan(schedule, replan, profile)
     with nullcontext(store) if store else free_place(job) as place:
         options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
         return _train(job, place, options, profile, replan, as_json)
+
+
+def _demand_plan(schedule: str, replan: bool, profile: Path | None) -> None:
+    if schedule != "auto" and (replan or profile is not None):
+        raise UserError(f"{'--replan' if replan else '--profile'} goes with --schedule auto")
 
 
 def _train(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:

@@ -109,6 +109,8 @@ class RunOptions(LaunchOptions):
             seconds.
         recover_s: The seconds of compute after which a worker's memory is written, so that computing it again after a
             crash never takes much longer. Only runs whose workers remember something write any.
+        announce_s: The seconds of an upload after which a worker of `ssp:S` announces its next update before it sends it, so that
+            the others start nothing until that has its fate; see `lambdaml.worker.barrier`. By default nobody does.
         lost_memory: The answer to a worker's memory that cannot be recovered: `stop` ends the run with the reason, and
             `reset` begins that memory anew, which the log then says.
         planned: The expectations of a plan for this run, and why it was chosen; see `lambdaml.cost.planning.plan`.
@@ -139,6 +141,7 @@ class RunOptions(LaunchOptions):
     max_update_norm: float | None = None
     patience_s: float = PATIENCE_S
     recover_s: float = RECOVER_S
+    announce_s: float | None = None
     lost_memory: Literal["stop", "reset"] = "stop"
     planned: dict[str, Any] | None = None
 

@@ -12,6 +12,7 @@ from lambdaml.log.bracket import Bracket
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
 from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds, rounds_at_once
+from lambdaml.schedules.ssp import Ssp
 from lambdaml.staleness import RULES, Rule
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Parts:
             _demand_rounds(names, parts)
         if algorithm.duals:
             _demand_consensus(names, parts)
+        if names.announce_s is not None and not isinstance(schedule, Ssp):
+            raise SettingsError(
+                f"announce_s makes workers wait for each other's late updates, and schedule {names.schedule!r} has no lead in which "
+                "they would not: use ssp:S, or leave it out"
+            )
         if algorithm.ahead and not (feedback or codec.exact):
             raise SettingsError(
                 f"{named} computes from what a worker has not sent yet, and without error feedback nothing is left of what codec "

@@ -94,6 +94,7 @@ class Settings(BaseModel):
     keep_rounds: int | None = Field(default=None, ge=1)
     keep_bytes: int | None = Field(default=None, ge=1)
     recover_s: float = Field(default=RECOVER_S, gt=0)
+    announce_s: float | None = Field(default=None, gt=0)
     lost_memory: Literal["stop", "reset"] = "stop"
     planned: dict[str, Any] | None = None
     init_from: RunVersion | None = None

@@ -11,6 +11,7 @@ snapshots/{version:010d}.safetensors  the full state at a version
 frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot
 leases/{worker:05d}/{generation:06d}  create-only: which function works as this worker
+announced/{worker:05d}/{seq:010d}     an update that is late stands here until it exists; see `lambdaml.worker.barrier`
 trace/{function}/{part:05d}.jsonl     what a function measured
 usage/{function}.json                 create-only: what a function used, as its engine saw it
 horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
@@ -32,6 +33,7 @@ FROZEN = "frozen.safetensors"
 LOG = "log/"
 UPDATES = "updates/"
 BLOCKS = "blocks/"
+ANNOUNCED = "announced/"
 REDUCED = "reduced/"
 SUMS = "sums/"
 SNAPSHOTS = "snapshots/"
@@ -54,6 +56,11 @@ def log(commit: int) -> str:
 def update(worker: int, seq: int) -> str:
     """Return the key of the update that a worker publishes under this sequence number."""
     return f"updates/{worker:05d}/{seq:010d}"
+
+
+def announcement(worker: int, seq: int) -> str:
+    """Return the key under which a worker announces an update that is late."""
+    return f"{ANNOUNCED}{worker:05d}/{seq:010d}"
 
 
 def updates(worker: int) -> str:

@@ -44,7 +44,7 @@ DEFAULT_UPDATES = 2_000
 BATCH_SIZE = 32
 """The number of samples in the batch of a simulated run without a job."""
 
-_LIMITS = ("lease_s", "max_rejected", "max_update_norm", "patience_s", "recover_s")
+_LIMITS = ("announce_s", "lease_s", "max_rejected", "max_update_norm", "patience_s", "recover_s")
 """The options of a run that mean the same in a simulation."""
 
 
@@ -161,7 +161,7 @@ def simulate(
         args: The arguments of the job.
         trace: Is called with the run's trace at the end. Only exact simulations have one.
         progress: Is called with the share that is done, now and then.
-        limits: `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`, `recover_s`; see `RunOptions`.
+        limits: `announce_s`, `lease_s`, `max_rejected`, `max_update_norm`, `patience_s`, `recover_s`; see `RunOptions`.
 
     Raises:
         UserError: If what was asked for makes no sense.

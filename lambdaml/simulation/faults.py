@@ -26,6 +26,7 @@ from lambdaml.log import keys
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES, cohort_of, rounds_at_once
+from lambdaml.schedules.ssp import Ssp
 from lambdaml.settings import JobSettings, Settings
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.engine import FaultPlan, VirtualRun
@@ -78,6 +79,7 @@ class FaultScenario:
         keep_bytes, keep_rounds: The bytes and the rounds of history that the run keeps; None sets no bound.
         algorithm: The algorithm, with its arguments.
         error_feedback: Whether workers keep residuals, so that they remember something.
+        announce_s: The seconds of an upload after which the next update is announced; None if none is.
         recover_s: The seconds of compute after which a memory is written.
         spoiled: The share of updates that the store damages for good, among those that others judge.
         uneven: The standard deviation of the logarithm of a step's time.
@@ -115,6 +117,7 @@ class FaultScenario:
     spoiled: float = 0.0
     uneven: float = 0.0
     pattern: str = "gather"
+    announce_s: float | None = None
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
@@ -179,9 +182,16 @@ class FaultScenario:
             scenario.algorithm = "statistics"
         if alone:  # nothing is left unsent, and a publisher averages what it made, others what they read
             scenario.error_feedback, scenario.spoiled = False, 0.0
-        elif random.Random(f"{seed}/ahead").random() < 0.15:
-            scenario.algorithm, scenario.error_feedback = GAIA, True
+        else:
+            scenario._form_data_centres()
         return scenario
+
+    def _form_data_centres(self) -> None:
+        """Make this a run of Gaia in some cases. If workers may lead, let them announce their updates in some cases."""
+        if random.Random(f"{self.seed}/ahead").random() < 0.15:
+            self.algorithm, self.error_feedback = GAIA, True
+        if isinstance(SCHEDULES.make(self.schedule), Ssp) and random.Random(f"{self.seed}/announce").random() < 0.5:
+            self.announce_s, self.crash = 0.001, max(self.crash, 0.8)  # also between an announcement and its update
 
     def _have_own_models(self, stream: random.Random) -> None:
         """Make this a run whose workers have models of their own, which goes on for more rounds."""
@@ -313,6 +323,7 @@ def play(
         algorithm=scenario.algorithm,
         error_feedback=float(scenario.error_feedback),
         recover_s=scenario.recover_s,
+        announce_s=scenario.announce_s,
         batch_size=8,
         samples=8 * (scenario.clients or scenario.workers) * scenario.steps,
         steps_per_epoch=scenario.steps,

@@ -313,6 +313,8 @@ def _deletions(virtual: VirtualRun) -> list[str]:
         elif gone.key.startswith((keys.REDUCED, keys.SUMS)):
             if not horizon or keys.reduced_commit(gone.key) >= keys.number(horizon):
                 broken.append(f"{gone.key} was deleted, which a function that goes on may need")
+        elif gone.key.startswith(keys.ANNOUNCED):
+            continue  # nobody's state rests on it
         elif not gone.key.startswith(keys.HORIZONS) or gone.key > horizon:
             broken.append(f"{gone.key} was deleted")
     return broken

@@ -352,6 +352,8 @@ def _demand_closed_form(parts: Parts, settings: Settings) -> None:
             f"schedule {settings.schedule!r} cannot be simulated in closed form if workers remember something: simulate "
             "every request"
         )
+    if settings.announce_s is not None:
+        raise SettingsError("announced updates cannot be simulated in closed form: simulate every request")
     if parts.delay:
         raise SettingsError(
             f"schedule {settings.schedule!r} cannot be simulated in closed form, because its rounds overlap: simulate "

@@ -8,6 +8,7 @@ from lambdaml.log import keys
 from lambdaml.log.records import Update
 from lambdaml.patterns import Exchange
 from lambdaml.training.rejections import describe_update
+from lambdaml.worker.barrier import Barrier
 from lambdaml.worker.bases import Bases
 from lambdaml.worker.blocks import put_blocks
 from lambdaml.worker.checking import checked_update
@@ -42,6 +43,7 @@ class Worker:
         self._checkpoints = checkpoints
         self._remembering = remembering
         self._bases = bases
+        self._barrier = Barrier(shared, number)
         self._upload_s: float | None = None  # the time that its latest put took
         self._sending = self._void = False
         self._lost: LeaseLost | None = None
@@ -68,6 +70,8 @@ class Worker:
                 if shared.known.generation[worker] > shared.leases.held.get(worker, 0):
                     raise LeaseLost(f"worker {worker} was taken over")
                 seq, base = await self._recover(), -1
+                continue
+            if await self._barrier.held(seq):
                 continue
             started = world.now()
             self._bases.make_room()
@@ -181,12 +185,15 @@ class Worker:
             LeaseLost: If another function works as this worker.
         """
         shared, world, (worker, seq) = self._shared, self._shared.world, update.id
+        announced = await self._barrier.announce(update, self._upload_s)
         sent, forgets = world.now(), False
         await self._remembering.end_turn(update)
         if update.apart is not None:
             await put_blocks(shared, update)
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
+        if announced:
+            await self._barrier.withdraw(update)
         if standing is not None:
             made, update = update, await checked_update(shared, standing, worker, seq)
             if update.generation > shared.leases.held.get(worker, 0):
