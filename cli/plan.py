@@ -59,7 +59,14 @@ _Budget = Annotated[
 Minimise = Annotated[
     str, _objective(metavar="WHAT", help="What to minimise: `cost`, `time`, or `balanced`, which is their product.")
 ]
-_Workers = Annotated[str, _space(metavar="A..B", help="The smallest and the largest number of workers to consider.")]
+_Workers = Annotated[
+    str | None,
+    _space(
+        metavar="A..B",
+        help="The smallest and the largest number of workers to consider; by default `1..64`, or the number of functions "
+        "in --regions.",
+    ),
+]
 Platforms = Annotated[
     list[str] | None,
     _space(
@@ -153,7 +160,7 @@ def plan(
     deadline: _Deadline = None,
     budget: _Budget = None,
     minimise: Minimise = "balanced",
-    workers: _Workers = "1..64",
+    workers: _Workers = None,
     platform: Platforms = None,
     channel: Channels = None,
     schedule: Schedules = None,
@@ -165,6 +172,9 @@ def plan(
     region: _Region = None,
     endpoint_url: _Endpoint = None,
     stragglers: _Stragglers = "none",
+    regions: _options.Regions = None,
+    bucket_region: _options.BucketRegion = None,
+    slow_link: _options.SlowLink = None,
     args: Args = None,
     prices: _Prices = None,
     html: Html = None,
@@ -176,14 +186,12 @@ def plan(
 
     The exit status is 3 if no candidate keeps the deadline and the budget; the nearest one is shown with the reason.
     """
-    if minimise not in ("cost", "time", "balanced"):
-        raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
-    deadline_s = math.inf if deadline is None else seconds(deadline)
-    budget_usd = math.inf if budget is None else parse_usd(budget)
+    limits = _limits(minimise, deadline, budget)
+    links: dict[str, Any] = {"regions": regions, "bucket_region": bucket_region, "slow_link": slow_link}
     import lambdaml
 
     space = lambdaml.SearchSpace(
-        workers=parse_range(workers),
+        workers=_workers(workers, regions),
         schedules=tuple(schedule or ()),
         batch_sizes=tuple(batch_size or ()),
         codecs=tuple(codec or ()),
@@ -199,16 +207,33 @@ def plan(
             known,
             target=None if epochs else target,
             epochs=epochs,
-            deadline_s=deadline_s,
-            budget_usd=budget_usd,
-            minimise=minimise,  # type: ignore[arg-type]
+            **limits,
             space=space,
             stragglers=stragglers,
+            **links,
             snapshot_every=snapshot_every,
             prices=lambdaml.prices(*(prices or ())),
             progress=share,
         )
     return _show(found, html, as_csv, everything, as_json, room)
+
+
+def _limits(minimise: str, deadline: str | None, budget: str | None) -> dict[str, Any]:
+    """Return the quantity to minimise, and the limits within which it is to be."""
+    if minimise not in ("cost", "time", "balanced"):
+        raise UserError(f"--minimise {minimise}: choose cost, time or balanced")
+    deadline_s = math.inf if deadline is None else seconds(deadline)
+    budget_usd = math.inf if budget is None else parse_usd(budget)
+    return {"minimise": minimise, "deadline_s": deadline_s, "budget_usd": budget_usd}
+
+
+def _workers(workers: str | None, regions: str | None) -> tuple[int, int]:
+    """Return the range of workers. In regions each has a function."""
+    if workers is None and regions is not None:
+        from lambdaml.simulation.regions import dealt
+
+        return (len(dealt(regions)),) * 2
+    return parse_range(workers or "1..64")
 
 
 def _within_room(space: SearchSpace, region: str | None, endpoint_url: str | None) -> tuple[SearchSpace, str | None]:
@@ -288,6 +313,9 @@ def _print(found: Plan, how: HowTo, everything: bool) -> None:
     if found.chosen is not None:
         waits = idleness(found.candidates[found.chosen])
         _format.print_text(f"{waits[0].upper()}{waits[1:]}.")
+        if pairs := found.candidates[found.chosen].transfer_usd:
+            paid = ", ".join(f"{pair} {_format.usd(usd)}" for pair, usd in pairs.items())
+            _format.print_text(f"Transfers between regions, to the one bucket: {paid}.")
     for sentence in found.explanations:
         _format.print_text(sentence, "  ")
     if found.crossover is not None:
@@ -363,7 +391,7 @@ def _print_csv(found: Plan) -> None:
     rows: list[dict[str, Any]] = []
     named = {name for estimate in found.candidates for name in estimate.candidate.to_dict()}
     for place, estimate in enumerate(found.candidates):
-        row = {key: value for key, value in estimate.to_dict().items() if key != "parts_usd"}
+        row = {key: value for key, value in estimate.to_dict().items() if key not in ("parts_usd", "transfer_usd")}
         usual = {name: value for name, value in estimate.candidate.values().items() if name in named}
         rows.append({"chosen": place == found.chosen, "frontier": place in found.frontier, **row, **usual})
     names = dict.fromkeys(name for row in rows for name in row)

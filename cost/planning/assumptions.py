@@ -23,12 +23,14 @@ from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S, Platform
+from lambdaml.simulation.regions import TCP_WINDOW_BYTES, dealt, round_trip_s
 from lambdaml.training.history_room import default_interval
 
 Mark = Literal["measured", "given", "assumed"]
 
 _PLATFORMS = "lambdaml.simulation.platform.PLATFORMS"
 _CHANNELS = "lambdaml.simulation.channel.CHANNELS"
+_REGIONS = "lambdaml.simulation.regions.REGIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def assumptions(basis: Basis) -> Iterator[Assumption]:
     for spec, platform in platforms.items():
         inputs = ("Platform.memory_mb", "Platform.max_vcpus", "Platform.mb_per_vcpu")
         yield Assumption(f"speed of {spec}", f"{platform.speed():.3g}", "of a core here", "assumed", _PLATFORMS, inputs)
+    yield from _links(basis)
     yield from _slowdowns(basis)
     yield from _prices(basis)
 
@@ -271,6 +274,23 @@ def _platform(basis: Basis, platform: Platform) -> Iterator[Assumption]:
     ):
         told = _limit(value, unit)
         yield Assumption(f"{what} on {name}", *told, "assumed", _PLATFORMS, (f"Platform.{field}",))
+
+
+def _links(basis: Basis) -> Iterator[Assumption]:
+    """Yield the regions of functions, and what their links add."""
+    objective = basis.objective
+    if objective.slow_link is not None:
+        yield Assumption("slow link, function and factor", objective.slow_link, "", "given", "")
+    if objective.regions is None:
+        return
+    placement = objective.placement(len(dealt(objective.regions)))
+    yield Assumption("functions in regions", objective.regions, "", "given", "")
+    yield Assumption("region of the only bucket", placement.bucket, "", "given", "")
+    for region in placement.crossed[1:]:
+        rtt_s, pair = round_trip_s(region, placement.bucket), f"{region} and {placement.bucket}"
+        yield Assumption(f"round trip between {pair}", f"{1000 * rtt_s:g}", "ms", "assumed", _REGIONS)
+        per_s = f"{TCP_WINDOW_BYTES / rtt_s / 1e6:.3g}"
+        yield Assumption(f"bandwidth of a connection between {pair}", per_s, "MB/s", "assumed", _REGIONS)
 
 
 def _slowdowns(basis: Basis) -> Iterator[Assumption]:

@@ -67,6 +67,8 @@ def how_to_run(plan: Plan) -> HowTo:
     words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]
     options = plan.options()
     options |= {"snapshot_every": plan.objective.snapshot_every, "engine": engine, "device": profile.machine.device}
+    if plan.objective.regions is not None:
+        remarks += ("it starts all functions in one region: no engine starts them in several",)
     lifetime_s = platform.lifetime_s if math.isfinite(platform.lifetime_s) and engine != "lambda" else None
     options |= {"lifetime": lifetime_s, "store": store}
     if engine == "lambda":

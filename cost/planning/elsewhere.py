@@ -91,7 +91,8 @@ def alternatives(
         algorithms=(chosen.algorithm,),
         patterns=(chosen.pattern,),
     )
-    names = [name for name in NAMES if name not in PUBLISHED]
+    no_place = (*PUBLISHED, "local") if objective.regions is not None else PUBLISHED
+    names = [name for name in NAMES if name not in no_place]
     candidates = [one for name in names for one in _fitting(replace(space, platforms=(name,)), profile, objective)]
     there = replace(objective, space=space)
     found = Planner(profile, there, book, iprof, 1).estimates(candidates, lambda share: None)

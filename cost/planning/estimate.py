@@ -55,6 +55,7 @@ class Estimate:
         requests, bytes_sent, bytes_received, function_seconds, invocations: The quantities of the median run.
         idle_s: The part of the function-seconds in which functions start, or wait for the store and for each other.
         parts_usd: The US dollars by part of the bill.
+        transfer_usd: The US dollars by pair of regions, such as `us-east-1 to eu-west-1`.
         obstacle: The reason why nobody should run this candidate, or "" if there is none.
     """
 
@@ -77,6 +78,7 @@ class Estimate:
     idle_s: float = 0.0
     invocations: int = 0
     parts_usd: Mapping[str, float] = field(default_factory=dict)
+    transfer_usd: Mapping[str, float] = field(default_factory=dict)
     obstacle: str = ""
 
     def shortened(self, share: float) -> Estimate:
@@ -98,11 +100,13 @@ class Estimate:
             function_seconds=self.function_seconds * of_time,
             idle_s=self.idle_s * of_time,
             parts_usd={part: usd * of_time for part, usd in self.parts_usd.items()},
+            transfer_usd={pair: usd * of_time for pair, usd in self.transfer_usd.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, which has no infinite numbers."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "candidate"}
+        """Return plain values for JSON, which has no infinite numbers, without transfers if there are none."""
+        left_out = {"candidate"} if self.transfer_usd else {"candidate", "transfer_usd"}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
         plain = {
             name: None if isinstance(v, float) and not math.isfinite(v) else dict(v) if isinstance(v, Mapping) else v
             for name, v in values.items()
@@ -193,10 +197,9 @@ def estimate(
     launcher = Launcher(profile, candidate.channel, every_steps, watched)
     look_steps = max(1, round(every_steps)) if watched else 1
     median_steps, p90_steps = needed.quantile(0.5, look_steps), needed.quantile(P90, look_steps)
-    memory_bytes = 0
     costs = profile.costs(candidate.batch_size, candidate.codec, algorithm=candidate.algorithm)
+    memory_bytes = costs.memory_bytes if candidate.parts.remembers else 0
     if candidate.parts.remembers:
-        memory_bytes = costs.memory_bytes
         each_s = (batches * costs.step_s + costs.encode_s) / candidate.platform.speed()
         written = step_cost.group / updates_per_memory(each_s)
         remembering = Amounts(0.0, 0.0, 0.0, count_requests(REMEMBER, worker=written), written * memory_bytes, 0.0)
@@ -219,6 +222,7 @@ def estimate(
         idle_s=_idle_s(median.lifetimes_s, candidate, median_steps, step_cost.group, costs, batches, functions),
         invocations=len(median.lifetimes_s),
         parts_usd=bill.parts(),
+        transfer_usd={line.what: line.usd for line in bill.lines if line.part == "transfer"},
     )
 
 
@@ -325,4 +329,5 @@ def _course(
         bytes_received=round(whole.received_bytes + moved_workers * memory_bytes),
         stored_byte_s=whole.sent_bytes * seconds / 2,
         wall_s=seconds,
+        moved={pair: round(size) for pair, size in whole.moved.items()},
     )

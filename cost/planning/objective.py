@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lambdaml.cost.planning.candidates import SearchSpace
+from lambdaml.simulation.regions import Placement
 
 Aim = Literal["cost", "time", "balanced"]
 
@@ -26,6 +27,8 @@ class Objective:
         snapshot_every: The updates of a worker between snapshots, as in `train`. A run checks its target in snapshots
             only.
         remaining: The share of the steps that still has to be taken, if a run continues another one.
+        regions, bucket_region, slow_link: The regions of functions and of the bucket, and a slow link, as `simulate`
+            takes them.
     """
 
     target: str | None = None
@@ -37,6 +40,22 @@ class Objective:
     stragglers: str = "none"
     snapshot_every: int | None = None
     remaining: float = 1.0
+    regions: str | None = None
+    bucket_region: str | None = None
+    slow_link: str | None = None
+
+    def placement(self, functions: int) -> Placement:
+        """Return the regions of a candidate's functions.
+
+        Raises:
+            SettingsError: If they are given for another number of functions.
+        """
+        return Placement.parse(functions, self.regions, self.bucket_region, self.slow_link)
+
+    @property
+    def links_differ(self) -> bool:
+        """Whether some functions reach the bucket over other links than others, or could."""
+        return self.regions is not None or self.slow_link is not None
 
     @property
     def remaining_epochs(self) -> float | None:

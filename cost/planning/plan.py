@@ -44,7 +44,8 @@ LEAST_REFINED = 3
 """The number of first places whose candidates are simulated again until all of them have been."""
 
 LEAST_SEEDS = 2
-"""The least simulations of each such candidate. Few candidates get more: ssp depends on how functions start."""
+"""The least simulations of each such candidate. Few candidates get more, since ssp depends on how functions start, unless
+every request is simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,9 @@ def plan(
     minimise: Aim = "balanced",
     space: SearchSpace | None = None,
     stragglers: str = "none",
+    regions: str | None = None,
+    bucket_region: str | None = None,
+    slow_link: str | None = None,
     snapshot_every: int | None = None,
     args: Mapping[str, Any] | None = None,
     prices: PriceBook | None = None,
@@ -154,6 +158,8 @@ def plan(
         job: A profile, or a job as in `train`, which is measured first with its `args`.
         target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every: The objective; see
             `Objective`. The target defaults to that of the profile.
+        regions, bucket_region, slow_link: The links of functions, as in `lambdaml.simulate`; all candidates must have as
+            many functions as the regions. Every request is simulated then, and `crossover` is not looked for.
         prices: The price book. Defaults to the packaged prices with your own on top of them.
         processes: The number of processes that simulate side by side. Defaults to one for each core.
         crossover: Whether to find, in some seconds, where codecs with error feedback begin to be better.
@@ -174,9 +180,10 @@ def plan(
         profile = measure_profile(job, args=args, seconds=PROFILE_S, **wants)
     target = target if epochs else target or profile.target
     objective = Objective(target, epochs, deadline_s, budget_usd, minimise, space, stragglers, snapshot_every)
+    objective = replace(objective, regions=regions, bucket_region=bucket_region, slow_link=slow_link)
     iprof, book = IProf.open(profile), prices or own_prices()
     found = make_plan(profile, objective, book, iprof=iprof, processes=processes, progress=progress)
-    found = with_crossover(found, book, iprof, progress) if crossover else found
+    found = with_crossover(found, book, iprof, progress) if crossover and not objective.links_differ else found
     return with_alternatives(found, book, iprof) if elsewhere else found
 
 
@@ -199,7 +206,7 @@ def make_plan(
     candidates = objective.space.candidates(profile, to_target=objective.epochs is None)
     with Planner(profile, objective, book or PriceBook.load(), iprof, processes or cores()) as planner:
         found = ranked(planner.estimates(candidates, progress), objective)
-        seeds = max(LEAST_SEEDS, 2 * REFINED // len(found))
+        seeds = LEAST_SEEDS if objective.links_differ else max(LEAST_SEEDS, 2 * REFINED // len(found))
         refined: dict[Candidate, Estimate] = {}
         while todo := [
             one.candidate for one in found[: LEAST_REFINED if refined else REFINED] if one.candidate not in refined

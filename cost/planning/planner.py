@@ -140,7 +140,8 @@ class Planner:
         billed_as = channel_of(store.url) if name == MEASURED and store is not None else name
         key = (billed_as, platform.spec)
         if key not in self._tariffs:
-            self._tariffs[key] = Tariff(self._book, *key, platform.memory_mb)
+            placement = self._objective.placement(self._objective.space.functions_for(candidate))
+            self._tariffs[key] = Tariff(self._book, *key, platform.memory_mb, regions=placement.crossed)
         return self._tariffs[key]
 
     def _shape(self, candidate: Candidate) -> Shape:
@@ -164,6 +165,7 @@ class Planner:
             self._stragglers,
             functions,
             candidate.pattern,
+            self._objective.placement(functions),
         )
 
     def _costs(self, candidate: Candidate, slowdown: float = 1.0) -> Costs:
@@ -191,8 +193,9 @@ class Planner:
         if isinstance(found, str) or own == shape.costs.update_bytes:
             return found
         ratio, step = (own + HEADER_BYTES) / (shape.costs.update_bytes + HEADER_BYTES), found.step
+        moved = {pair: size * ratio for pair, size in step.moved.items()}
         sent_bytes, received_bytes = step.sent_bytes * ratio, step.received_bytes * ratio
-        return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes))
+        return replace(found, step=replace(step, sent_bytes=sent_bytes, received_bytes=received_bytes, moved=moved))
 
     def _simulate(self, tasks: Iterable[_Task], progress: Progress = lambda share: None) -> dict[_Task, _Found]:
         """Return the result of simulating each task. Tasks run side by side, the longest first."""

@@ -8,19 +8,28 @@ run: cold starts, leases, the end. Everything that a bill or a deadline needs is
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
+from lambdaml.events import Event
+from lambdaml.log import keys, wire
 from lambdaml.log.records import Commit
+from lambdaml.log.summary import Staleness
 from lambdaml.schedules import SCHEDULES, in_rounds
-from lambdaml.settings import JobSettings, make_settings
+from lambdaml.settings import JobSettings, Settings, make_settings
 from lambdaml.simulation.channel import Channel
+from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform
-from lambdaml.simulation.scenario import FlowResult, OnCommit
+from lambdaml.simulation.regions import Placement
+from lambdaml.simulation.scenario import OnCommit
 from lambdaml.simulation.stragglers import Stragglers
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces.effective import effective_staleness
+
+T = TypeVar("T")
 
 SIMULATED_UPDATES = 128
 """The approximate updates of the longer run."""
@@ -43,11 +52,13 @@ class Shape:
     stragglers: Stragglers
     functions: int
     pattern: str = "gather"
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """The seconds, function-seconds, log entries, requests by kind and bytes that a run or a step takes."""
+    """The seconds, function-seconds, log entries, requests by kind, bytes, and bytes by pair of regions that a run or a step
+    takes."""
 
     seconds: float
     function_seconds: float
@@ -55,22 +66,27 @@ class Amounts:
     requests: Mapping[str, float]
     sent_bytes: float
     received_bytes: float
+    moved: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def plus(self, other: Amounts, times: float = 1.0) -> Amounts:
         """Return these amounts plus `times` the other ones."""
-        kinds = {*self.requests, *other.requests}
         return Amounts(
             self.seconds + times * other.seconds,
             self.function_seconds + times * other.function_seconds,
             self.commits + times * other.commits,
-            {kind: self.requests.get(kind, 0.0) + times * other.requests.get(kind, 0.0) for kind in kinds},
+            _sum(self.requests, other.requests, times),
             self.sent_bytes + times * other.sent_bytes,
             self.received_bytes + times * other.received_bytes,
+            _sum(self.moved, other.moved, times),
         )
 
     def scaled(self, times: float) -> Amounts:
         """Return these amounts multiplied by `times`."""
         return NOTHING.plus(self, times)
+
+
+def _sum(one: Mapping[T, float], other: Mapping[T, float], times: float) -> dict[T, float]:
+    return {kind: one.get(kind, 0.0) + times * other.get(kind, 0.0) for kind in {**one, **other}}
 
 
 NOTHING = Amounts(0.0, 0.0, 0.0, {}, 0.0, 0.0)
@@ -108,6 +124,8 @@ class StepCost:
 def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPDATES) -> StepCost:
     """Simulate about this many updates, in some 10 ms, or up to 0.3 s with 64 asynchronous workers.
 
+    If links differ, every request is simulated, which takes seconds.
+
     Raises:
         RunFailed: If such a run would get nowhere.
     """
@@ -117,15 +135,16 @@ def simulate_step_cost(shape: Shape, seed: int = 0, updates: int = SIMULATED_UPD
     def look(moment: float, commit: Commit) -> None:
         late.extend([entry.staleness for entry in step] for step in commit.steps)
 
-    short = _flow(shape, rounds // 3 * shape.workers, seed)
+    simulated = _virtual_course if shape.placement else _course
+    short = simulated(shape, rounds // 3 * shape.workers, seed)
     fresh = in_rounds(SCHEDULES.make(shape.schedule), shape.workers)
-    long = _flow(shape, rounds * shape.workers, seed, None if fresh else look)
+    long = simulated(shape, rounds * shape.workers, seed, None if fresh else look)
     steps = long.version - short.version
-    step = _amounts(long).plus(_amounts(short), -1.0).scaled(1.0 / steps)
+    step = long.amounts.plus(short.amounts, -1.0).scaled(1.0 / steps)
     return StepCost(
-        once=_amounts(short).plus(step, -float(short.version)),
+        once=short.amounts.plus(step, -float(short.version)),
         step=step,
-        group=long.fates["applied"] / long.version,
+        group=long.late.total() / long.version,
         staleness=_late_mean(short, long),
         effective=effective_staleness(late[short.version :]),
         steps=long.version,
@@ -161,32 +180,81 @@ def busy_share(costs: Costs, channel: Channel, workers: int, functions: int | No
     return work_s / (work_s + waits_s(channel) + workers * channel.transfer_s(costs.update_bytes))
 
 
-def _flow(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> FlowResult:
+class _Course(NamedTuple):
+    """What a run took, the version that it reached, and the number of applied updates for each staleness."""
+
+    amounts: Amounts
+    version: int
+    late: Counter[int]
+
+
+def _course(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> _Course:
     """Simulate a run that ends when `updates` updates have a fate, as at a target: slow workers may make fewer."""
-    settings = make_settings(
+    given = (shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
+    flow = Flow(_settings(shape, updates), *given, on_commit).run(updates)
+    moved = flow.bytes_sent, flow.bytes_received
+    amounts = Amounts(flow.seconds, flow.function_seconds, flow.commits, flow.requests, *moved)
+    return _Course(amounts, flow.version, flow.late)
+
+
+def _virtual_course(shape: Shape, updates: int, seed: int, on_commit: OnCommit | None = None) -> _Course:
+    """Simulate such a run request by request.
+
+    If a schedule has no rounds, the run is asked to stop when so many updates have a fate, and what it takes from then on
+    to the last commit is left out.
+    """
+    rounds, taken = in_rounds(SCHEDULES.make(shape.schedule), shape.workers), []
+    given = (shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed, shape.placement)
+
+    def watch(now: float, event: Event) -> None:
+        if event.event == "commit" and event.progress >= updates and not rounds:
+            taken.append((event.commit, _taken(virtual)))
+            virtual.bucket.try_create(keys.STOP, wire.dump_json({"reason": "cancelled", "version": None}))
+
+    virtual = VirtualRun(_settings(shape, updates // shape.workers if rounds else 10 * updates), *given, trace=watch)
+    virtual.run()
+    commits, amounts = virtual.log(), _taken(virtual)
+    if taken:
+        (first, until), (_, last) = taken[0], taken[-1]
+        commits, amounts = commits[: first + 1], until.plus(amounts.plus(last, -1.0))
+    late: Counter[int] = Counter()
+    for commit in commits:
+        late.update(entry.staleness for entry in commit.entries if entry.fate == "applied")
+        if on_commit is not None:
+            on_commit(0.0, commit)
+    return _Course(replace(amounts, commits=len(commits)), commits[-1].last_version, late)
+
+
+def _taken(virtual: VirtualRun) -> Amounts:
+    """Return what a run has taken so far, without its commits."""
+    now, requests, sent_bytes, received_bytes, function_seconds = virtual.kernel.now, Counter[str](), 0, 0, 0.0
+    for life in virtual.lives:
+        reading = life.world.store.meter.snapshot()
+        requests.update(reading.requests)
+        sent_bytes += reading.bytes_sent
+        received_bytes += reading.bytes_received
+        function_seconds += (now if life.ended_s is None else life.ended_s) - life.started_s
+    return Amounts(now, function_seconds, 0.0, requests, sent_bytes, received_bytes, virtual.moved())
+
+
+def _settings(shape: Shape, steps: int) -> Settings:
+    return make_settings(
         job=JobSettings(spec="planned"),
         workers=shape.workers,
-        steps=updates,
+        steps=steps,
         schedule=shape.schedule,
         pattern=shape.pattern,
         batch_size=shape.batch_size,
         samples=max(shape.samples, shape.workers),
-        steps_per_epoch=updates,
+        steps_per_epoch=steps,
         parameters=0,
         snapshot_every=10**9,
         token="planned",
     )
-    given = (settings, shape.functions, shape.costs, shape.channel, shape.platform, shape.stragglers, seed)
-    return Flow(*given, on_commit).run(updates)
 
 
-def _late_mean(short: FlowResult, long: FlowResult) -> float:
+def _late_mean(short: _Course, long: _Course) -> float:
     """Return the mean staleness in the part of the longer run after the end of the shorter one."""
-    first, all_ = short.fates["applied"], long.fates["applied"]
-    mean = (all_ * long.staleness.mean - first * short.staleness.mean) / (all_ - first)
-    return max(0.0, mean)
-
-
-def _amounts(flow: FlowResult) -> Amounts:
-    moved = flow.bytes_sent, flow.bytes_received
-    return Amounts(flow.seconds, flow.function_seconds, flow.commits, flow.requests, *moved)
+    first, all_ = short.late.total(), long.late.total()
+    means = Staleness.of_counts(short.late).mean, Staleness.of_counts(long.late).mean
+    return max(0.0, (all_ * means[1] - first * means[0]) / (all_ - first))

@@ -126,6 +126,12 @@ class Placement:
         """Whether links differ from those of functions next to the bucket, or could."""
         return bool(self.functions) or self.slow is not None
 
+    @property
+    def crossed(self) -> tuple[str, ...]:
+        """The regions between which bytes move: the bucket's and those of functions elsewhere, if there are any."""
+        far = dict.fromkeys(region for region in self.functions if region != self.bucket)
+        return (self.bucket, *far) if far else ()
+
     def link(self, function: int) -> Link:
         """Return the link of a function."""
         times = self.slow[1] if self.slow is not None and self.slow[0] == function else 1.0

@@ -213,3 +213,22 @@ def test_workers_are_no_more_than_lambda_has_room_for_if_it_is_asked(
     plain = cli(*given).json
     assert re.match(r"how many .* was not asked \(the plan assumes enough", plain["remarks"][-1])
     assert "how many" not in str(cli(*given, "--platform", "local").json["remarks"])
+
+
+def test_regions_set_the_number_of_workers_and_their_transfers_are_shown(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    options = ("plan", "--profile", profile, *SMALL, "--channel", "s3-standard", "--codec", "fp32", "--epochs", 50)
+    regions = ("--platform", "lambda-arm:1769", "--regions", "us-east-1:1,eu-west-1:1")
+    ended = cli(*options, *regions)
+    assert ended.code == 0, ended.err
+    assert "Transfers between regions, to the one bucket: eu-west-1 to us-east-1 $" in ended.out
+    assert "\nfunctions in regions " in ended.out
+    for wrong, says in (
+        (("--workers", 4), "have 2 functions, but the run has 4"),
+        (("--bucket-region", "eu-wst-1"), "did you mean 'eu-west-1'"),
+    ):
+        refused = cli(*options, *regions, *wrong)
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+        assert says in refused.err

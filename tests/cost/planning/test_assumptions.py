@@ -130,6 +130,17 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
         {"target": TARGET, "space": space(channels=("s3-standard",), schedules=("bsp",), codecs=("topk:0.01",))},
         True,
     ),
+    "functions in two regions": (
+        {},
+        {
+            "target": TARGET,
+            "space": space(
+                channels=("s3-standard",), workers=(3, 3), schedules=("bsp",), platforms=("lambda-arm:1769",)
+            ),
+            "regions": "us-east-1:2,ap-south-1:1",
+        },
+        True,
+    ),
     "epochs, both batches and codecs": (
         {},
         {"epochs": 2.0, "space": space(platforms=("local",), batch_sizes=(), codecs=())},
