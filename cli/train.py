@@ -76,7 +76,7 @@ _Schedule = Annotated[
     typer.Option(
         metavar="NAME",
         help="The rule that decides which updates a commit waits for: `bsp`, `cohort:K` (K of the workers "
-        "take part in each round), `pipeline:D`, `ssp:S`, `asp`, `quorum:K` or `quorum:K,late=weight`. `auto` measures the job and the store, and plans the schedule, the number of workers (up "
+        "take part in each round), `pipeline:D`, `groups:G` (workers average models of their own in groups of G), `ssp:S`, `asp`, `quorum:K` or `quorum:K,late=weight`. `auto` measures the job and the store, and plans the schedule, the number of workers (up "
         "to --workers), the batch size and the codec that finish soonest.",
         rich_help_panel=_WAY,
     ),
