@@ -329,5 +329,5 @@ def _course(
         bytes_received=round(whole.received_bytes + moved_workers * memory_bytes),
         stored_byte_s=whole.sent_bytes * seconds / 2,
         wall_s=seconds,
-        moved={pair: round(size) for pair, size in whole.moved.items()},
+        moved={pair: max(0, round(size)) for pair, size in whole.moved.items()},  # a function may begin after the end
     )

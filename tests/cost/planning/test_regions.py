@@ -60,6 +60,7 @@ def test_a_plan_pays_for_what_crosses_regions(plan: Plan) -> None:
     assert best is not None
     bsp = next(one for one in plan.candidates if one.candidate.schedule == "bsp")
     assert set(bsp.transfer_usd) == {AWAY, BACK}
+    assert all(usd >= 0 for one in plan.candidates for usd in one.transfer_usd.values())
     assert bsp.parts_usd["transfer"] == pytest.approx(sum(bsp.transfer_usd.values()))
     size = plan.profile.codecs["fp32"].update_bytes + HEADER_BYTES
     usd = bsp.steps * 3 * size / GB_BYTES * book["us-east-1/cross-region"].usd
