@@ -116,12 +116,11 @@ class GroupExchange:
         shared, (worker, seq) = self._shared, update.id
         self._headers.published(update)
         shared.leases.heard(worker)
-        if shared.window.fits() or not self._sent:
-            shared.window.hold(update, shared.replica.held_bytes(update), (seq, 0))
+        shared.window.hold(update, shared.replica.held_bytes(update), (seq, 0))
+        if shared.window.fits():
             self._sent[update.id] = update
-        else:
-            shared.release(update.id)
-            update.let_go()
+        else:  # there must be room to read those of others; it is read again when it is due
+            shared.window.free(update)
         self._average(worker, seq)
         shared.changed()
 
@@ -274,7 +273,6 @@ class GroupExchange:
             await shared.until(lambda: member not in held or self._newest.get(member, -1) >= turn)
             update = self._sent.get((member, turn))
             if update is None:
-                await shared.until(lambda: shared.window.fits() or round_.due == place)
                 update = await self._look(round_, place)
         if (said := update.upload_s) is not None and member not in held:
             self._pace(member).said(update.ready_s + said)
@@ -285,7 +283,12 @@ class GroupExchange:
         """Wait for an update of a worker that other functions hold, or read one that is there."""
         shared, member, turn = self._shared, round_.group[place], round_.turn
 
+        def may_read() -> bool:
+            return shared.window.fits() if round_.due == place else shared.window.fits_two()
+
         async def fetch() -> Update | None:
+            while not may_read():  # nothing that is not due takes the last room
+                await shared.until(may_read)
             shared.window.reserve((member, turn))
             update = None
             try:

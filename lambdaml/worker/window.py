@@ -66,6 +66,10 @@ class Window:
         """Return whether another update may be read or made now, with `over` also in place of undecided ones."""
         return self._fits_without(self._open_bytes if over else 0)
 
+    def fits_two(self) -> bool:
+        """Return whether two other updates may be read or made now."""
+        return self._fits_without(-self.update_bytes)
+
     def fits_alone(self) -> bool:
         """Return whether another update fits if all others make room that were read and are not applied yet."""
         return self._fits_without(self._open_bytes + sum(self._sizes[key] for key in self._decided))

@@ -71,7 +71,7 @@ class Worker:
                     raise LeaseLost(f"worker {worker} was taken over")
                 seq, base = await self._recover(), -1
                 continue
-            if await self._barrier.held(seq):
+            if await self._barrier.held(seq) or not may_start():
                 continue
             started = world.now()
             self._bases.make_room()

@@ -124,8 +124,12 @@ def test_a_tight_window_breaks_no_promise_whatever_happens(
     assert not held.over
 
 
+def _plain(schedule: str) -> str:
+    return "groups:2" if schedule.startswith("groups") else schedule
+
+
 def test_every_schedule_is_tried_with_a_tight_window() -> None:
-    drawn = {FaultScenario.draw(seed).schedule for seed in range(60)}
+    drawn = {_plain(FaultScenario.draw(seed).schedule) for seed in range(60)}
     cohorts = {schedule for schedule in drawn if schedule.startswith("cohort:")}
     assert cohorts and drawn - cohorts == set(SCHEDULES_TRIED) - {"cohort:2"}
 
