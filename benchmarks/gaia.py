@@ -144,14 +144,16 @@ def measure_traffic(seeds: Sequence[int], threshold: float) -> bool:
     return reached
 
 
-def measure_skew(seeds: Sequence[int], threshold: float) -> bool:
+def measure_skew(seeds: Sequence[int], threshold: float, algorithm: str = GAIA) -> bool:
     """Print what is lost with a constant threshold by skew, and return whether it grows as needed."""
-    print(f"`significant:{threshold:g},decay=none`, seeds {seeds[0]} to {seeds[-1]}: means and standard errors\n")
+    print(
+        f"`{algorithm}`, `significant:{threshold:g},decay=none`, seeds {seeds[0]} to {seeds[-1]}: means and standard errors\n"
+    )
     print("| skew | traffic | test loss, data centres | shared model | points lost, data centres | shared model |")
     print("|--:|--:|--:|--:|--:|--:|", flush=True)
     columns: list[list[list[float]]] = [[], [], [], []]
     for skew in SKEWS:
-        gaia = [run(GAIA, f"significant:{threshold:g},decay=none", f"skew:{skew:g}", seed) for seed in seeds]
+        gaia = [run(algorithm, f"significant:{threshold:g},decay=none", f"skew:{skew:g}", seed) for seed in seeds]
         dense = [run(SUM, "fp32", f"skew:{skew:g}", seed) for seed in seeds]
         both = list(zip(gaia, dense, strict=True))
         new = (
@@ -195,11 +197,14 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, help="v; by default 1 for traffic, and 0.3 for skew")
     parser.add_argument("--seeds", type=int, help="their number; by default 2 for traffic, and 10 for skew")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--algorithm", default=GAIA, help="of skew, such as the control local:1,outer=sum")
     asked = parser.parse_args()
-    traffic, begin = asked.what == "traffic", time.monotonic()
-    count = asked.seeds or (2 if traffic else 10)
-    measure = measure_traffic if traffic else measure_skew
-    reached = measure(range(asked.first, asked.first + count), asked.threshold or (1.0 if traffic else 0.3))
+    begin, count = time.monotonic(), asked.seeds or (2 if asked.what == "traffic" else 10)
+    seeds = range(asked.first, asked.first + count)
+    if asked.what == "traffic":
+        reached = measure_traffic(seeds, asked.threshold or 1.0)
+    else:
+        reached = measure_skew(seeds, asked.threshold or 0.3, asked.algorithm)
     print(f"\n{'reached' if reached else 'NOT reached'}; {os.cpu_count()} cores, {time.monotonic() - begin:.0f} s")
     sys.exit(not reached)
 
