@@ -23,7 +23,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.options import RunOptions
 from lambdaml.parts import Parts
 from lambdaml.patterns import PATTERNS
-from lambdaml.schedules import SCHEDULES, delay_of, in_rounds
+from lambdaml.schedules import SCHEDULES, delay_of, in_rounds, rounds_at_once
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import Platform
 from lambdaml.storage.url import StoreURL
@@ -136,6 +136,10 @@ class SearchSpace:
             if delay_of(SCHEDULES.make(name)):
                 raise SettingsError(
                     f"schedule {name!r} cannot be planned, because its rounds overlap: plan 'bsp', and simulate it"
+                )
+            if rounds_at_once(SCHEDULES.make(name)):
+                raise SettingsError(
+                    f"schedule {name!r} cannot be planned, because workers have models of their own: plan 'bsp', and simulate it"
                 )
 
     @property

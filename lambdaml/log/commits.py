@@ -44,7 +44,7 @@ def build_commit(
     refused: list[Entry] = []
     version = log_state.version
     rounds = rounds_at_once(schedule) > 0
-    faults = _faults(decision, log_state, version + len(decision.steps) if rounds else version)
+    faults = {update.id: update.fault for update in _decided(decision)} if rounds else _faults(decision, log_state)
     for step in decision.steps:
         refused += [_refuse(update, log_state, "rejected", faults[update.id]) for update in step if faults[update.id]]
         judged = [_judge(update, version, rule, log_state) for update in step if not faults[update.id]]
@@ -57,7 +57,7 @@ def build_commit(
         fault = faults[update.id]
         refused.append(_refuse(update, log_state, "rejected" if fault else "discarded", fault or "late"))
     if schedule.deterministic:
-        decided = [update for step in decision.steps for update in step] + list(decision.discarded)
+        decided = _decided(decision)
         wish = next((update.stop for update in decided if update.stop), None)
         control = next((update.control for update in decided if update.control), None)
     due = control is not None and control.number == log_state.controls
@@ -74,7 +74,7 @@ def build_commit(
 
 def step_entries(log_state: LogState, rule: Rule, updates: Sequence[Update]) -> list[Entry]:
     """Return the entries that `build_commit` gives these updates, if the next commit is one step on them and others."""
-    faults = _faults(Decision([list(updates)], []), log_state, log_state.version)
+    faults = _faults(Decision([list(updates)], []), log_state)
     return [
         _refuse(update, log_state, "rejected", faults[update.id])
         if faults[update.id]
@@ -159,22 +159,24 @@ def _entry(update: Update, staleness: int) -> Entry:
     return Entry(update.worker, update.seq, update.base, update.generation, update.samples, update.loss, staleness)
 
 
-def _faults(decision: Decision, log_state: LogState, newest: int) -> dict[tuple[int, int], str]:
+def _decided(decision: Decision) -> list[Update]:
+    return [update for step in decision.steps for update in step] + list(decision.discarded)
+
+
+def _faults(decision: Decision, log_state: LogState) -> dict[tuple[int, int], str]:
     """Return why each update must be rejected, or "". A worker's generation must not decrease, even within a commit.
 
-    Args:
-        newest: The newest version from which an update of the commit may have been computed.
+    Where workers have models of their own this is no matter: whoever made an update, others have averaged it.
     """
-    updates = [update for step in decision.steps for update in step] + list(decision.discarded)
     highest = list(log_state.generation)
     faults: dict[tuple[int, int], str] = {}
-    for update in sorted(updates, key=lambda update: update.id):
+    for update in sorted(_decided(decision), key=lambda update: update.id):
         fault = update.fault
         if not fault and update.generation < highest[update.worker]:
             fault = f"fenced: generation {update.generation} after {highest[update.worker]}"
         if not fault and update.base_commit > log_state.commit:
             fault = f"computed after commit {update.base_commit}, which does not exist yet"
-        if not fault and update.base > newest:
+        if not fault and update.base > log_state.version:
             fault = f"computed from version {update.base}, which does not exist yet"
         if not fault:
             highest[update.worker] = update.generation

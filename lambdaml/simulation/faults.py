@@ -198,7 +198,7 @@ class FaultScenario:
         self.schedule = (
             f"{self.schedule},every={stream.randint(1, 3)}" if "every" not in self.schedule else self.schedule
         )
-        self.workers, self.steps = 4, self.steps + 3
+        self.workers, self.clients, self.steps = 4, None, self.steps + 3
         self.algorithm = stream.choice(("local:1,sends=models", "local:2,sends=models,inner=anew"))
 
     def _form_cohorts(self, stream: random.Random, anyway: bool) -> None:

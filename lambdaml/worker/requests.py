@@ -243,7 +243,7 @@ def grouped(grouping: Grouping | LinkGrouping, workers: int, functions: int, tur
 
     Args:
         grouping: The groups of each round.
-        workers, functions: As in `exchanged`.
+        workers, functions: The numbers of workers and of functions, as for `exchanged`.
         turns: The rounds.
     """
     read = 0
