@@ -27,11 +27,26 @@ _Of = Annotated[
 ]
 
 
-def replay(run: _options.Run, version: Version = None, of: _Of = None, out: _Out = None) -> int:
+_Since = Annotated[
+    int | None,
+    typer.Option(
+        metavar="V", help="The mean of the models in all snapshots from version V on, in place of one version's."
+    ),
+]
+
+
+def replay(run: _options.Run, version: Version = None, of: _Of = None, since: _Since = None, out: _Out = None) -> int:
     """Rebuild the model of any version from the log, bit for bit, and print its checksum."""
     from lambdaml.run import Run
 
-    state = Run(run).replay(version, None if of is None else _worker(of))
+    if since is not None and (version is not None or of is not None):
+        raise UserError("--since is a mean over versions: leave out --version and --of")
+    if since is not None:
+        from lambdaml.training.trajectory import trajectory_mean
+
+        state = trajectory_mean(Run(run), since)
+    else:
+        state = Run(run).replay(version, None if of is None else _worker(of))
     model = state.dump_model()
     if out is not None:
         try:

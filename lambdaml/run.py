@@ -101,6 +101,23 @@ class Run(RunReader):
         load_into(module, self.replay(version, of))
         return module.eval()
 
+    def averaged(self, since: int) -> nn.Module:
+        """Return the job's model with the mean of its weights along the run, in `eval()` mode; see
+        `lambdaml.training.trajectory`.
+
+        Args:
+            since: The version from which on snapshots are averaged.
+
+        Raises:
+            SettingsError: If no snapshot of that version or a later one is left.
+        """
+        from lambdaml.training.streaming import load_into
+        from lambdaml.training.trajectory import trajectory_mean
+
+        module = self.job().model()
+        load_into(module, trajectory_mean(self, since))
+        return module.eval()
+
     def verify(self, deep: float | None = None) -> Report:
         """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.
 
