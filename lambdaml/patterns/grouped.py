@@ -235,6 +235,8 @@ class GroupExchange:
         finally:
             for task in tasks:
                 task.cancel()
+            for update in round_.found.values():  # if this ends early
+                self._forget(update)
         await shared.until(lambda: not shared.hold or shared.known.stop is not None)
         if shared.known.stop is not None:
             return
@@ -243,7 +245,7 @@ class GroupExchange:
             model = await shared.world.compute(lambda: OwnModel.of(turn + 1, mean.finish()))
         apply_s = shared.world.now() - start
         await self._hand_out(round_, added, model)
-        del self._averaging[round_.group[0], turn]
+        self._averaging.pop((round_.group[0], turn), None)
         shared.waits.progress()
         shared.tracer.applied([each.id for each in added], round_.download_s, apply_s, self._looks.counted())
 

@@ -3,7 +3,8 @@
 A function holds its model, one gradient, the optimizer's state, and the updates and snapshots of its window
 (`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
 With local steps it also holds the vector that they start from and the state of the job's own optimizer, with fragments two
-more vectors, with duals four, and with sums of gradients one. In a run with memory it holds what each of its workers remembers, and while it recovers
+more vectors, with duals four, and with sums of gradients one. Where workers have models of their own it holds these, the one that
+it was loaded with, and the mean that is taken. In a run with memory it holds what each of its workers remembers, and while it recovers
 memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from lambdaml.algorithms import Algorithm
 from lambdaml.parts import Parts
+from lambdaml.schedules import rounds_at_once
 from lambdaml.worker.room import ROOM_BYTES
 from lambdaml.worker.window import MAX_UNAPPLIED, most_bytes
 
@@ -111,7 +113,8 @@ def footprint(
         + (trained_bytes if parts.algorithm.summands > 1 else 0)
         + (2 * trained_bytes if parts.algorithm.fragments > 1 else 0)
         + (4 * trained_bytes if parts.algorithm.duals else 0)
-        + (2 * trained_bytes if parts.algorithm.ahead and parts.feedback else 0),
+        + (2 * trained_bytes if parts.algorithm.ahead and parts.feedback else 0)
+        + ((hosted + 2) * trained_bytes if rounds_at_once(parts.schedule) else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
         update_bytes if block_bytes is None else block_bytes,
