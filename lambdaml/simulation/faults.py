@@ -172,7 +172,7 @@ class FaultScenario:
             scenario.schedule = grouped.choice(_GROUPS)
         alone = rounds_at_once(SCHEDULES.make(scenario.schedule)) > 0
         if alone:
-            scenario._have_own_models(grouped)
+            scenario._have_own_models(random.Random(f"{seed}/own models"))
         scenario.keep_rounds = random.Random(f"{seed}/rounds").choice((None, None, 1, 3))
         scenario.pattern = random.Random(f"{seed}/pattern").choice(fitting_patterns(scenario))
         if stream.random() < 0.3:
@@ -195,9 +195,8 @@ class FaultScenario:
 
     def _have_own_models(self, stream: random.Random) -> None:
         """Make this a run whose workers have models of their own, which goes on for more rounds."""
-        self.schedule = (
-            f"{self.schedule},every={stream.randint(1, 3)}" if "every" not in self.schedule else self.schedule
-        )
+        every = stream.randint(1, 3)
+        self.schedule += "" if "every" in self.schedule else f",every={every}"
         self.workers, self.clients, self.steps = 4, None, self.steps + 3
         self.algorithm = stream.choice(("local:1,sends=models", "local:2,sends=models,inner=anew"))
 

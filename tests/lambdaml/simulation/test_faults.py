@@ -65,7 +65,7 @@ def test_the_scenarios_hold_what_they_promise() -> None:
     met: Counter[str] = Counter()
     for seed in range(150):
         scenario = FaultScenario.draw(seed)
-        met[scenario.schedule] += 1
+        met[scenario.schedule.partition(",every")[0]] += 1
         virtual, end = play(scenario, lambda now, event: met.update([event.event, getattr(event, "fault", "")]))
         assert end == ""
         for life in virtual.lives:
