@@ -44,6 +44,7 @@ class Headers:
         self.newest: dict[int, int] = {}
         self._told: dict[Id, tuple[RoundReport, ...]] = {}  # by the ends of log entries, for workers that are held here
         self._bases: dict[Id, str] = {}
+        self._first: int | None = None  # the first round of which this function took the log entry
         self._barren: list[tuple[int, int]] = []  # the groups of the latest commit of which all updates were rejected
         self._paces: dict[int, PollTimer[float]] = {}
         self._tasks: list[Task] = []
@@ -77,14 +78,17 @@ class Headers:
             self._told.pop((entry.worker, entry.seq), None)
             if (update := self.arrived.pop((entry.worker, entry.seq), None)) is not None:
                 taken[update.id] = update
-        barren = self._own.barren(commit)
+        barren, turns = self._own.barren(commit), {entry.seq for entry in commit.entries}
         self._barren += barren
-        self._compare({entry.seq for entry in commit.entries})
+        if turns and self._first is None:
+            self._first = min(turns)
+        self._compare(turns)
         self._barren = barren
         return taken
 
     def _compare(self, turns: set[int]) -> None:
-        for turn in sorted(turns - {0}):
+        """Compare the models that the workers of a group went on from after each round whose log entry is known."""
+        for turn in sorted(turns - {self._first}):
             for group in self._own.grouping.of(turn - 1):
                 found = {self._bases.pop((worker, turn), "") for worker in group}
                 if len(found - {""}) > 1 and (turn - 1, group[0]) not in self._barren:

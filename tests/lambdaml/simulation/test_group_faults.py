@@ -92,6 +92,12 @@ def test_a_bug_planted_in_the_averaging_is_found(plant: Plant, monkeypatch: pyte
     assert broken, "three hundred seeds did not find it"
 
 
+@pytest.mark.parametrize("seed", [2430, 5298])
+def test_what_once_went_wrong_stays_right(seed: int) -> None:
+    """Generations of a worker that fall, and a writer who does not know that all of a group were rejected before it began."""
+    assert try_seeds([seed]) == []
+
+
 @pytest.mark.parametrize("schedule", ["groups:2", "groups:2,shuffle=random", "groups:1", "groups:4"])
 def test_no_fault_breaks_a_promise(schedule: str) -> None:
     assert try_seeds(range(150), schedule) == []
