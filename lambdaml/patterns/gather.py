@@ -14,6 +14,7 @@ from lambdaml.log import keys
 from lambdaml.log.records import Commit, Update
 from lambdaml.parts import Parts
 from lambdaml.patterns import Exchange
+from lambdaml.patterns.plain import PlainExchange
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.looking import Looks, missing
@@ -51,7 +52,7 @@ class Gather:
         return GroupExchange(shared)
 
 
-class GatherExchange:
+class GatherExchange(PlainExchange):
     """The updates that this function knows and that have no fate yet, and the tasks that look for more."""
 
     def __init__(self, shared: Shared) -> None:
@@ -112,26 +113,9 @@ class GatherExchange:
         """Return None: the replica adds up the updates itself."""
         return None
 
-    def ready(self, worker: int, seq: int) -> bool:
-        """Return True: all workers compute from the function's model."""
-        return True
-
     async def next(self) -> Commit | None:
         """Return the log entry that follows the known ones, or None if it does not exist yet."""
         return await self._reader.next()
-
-    async def await_turn(self) -> None:
-        """Do nothing: a commit may follow at once."""
-
-    async def applied(self, commit: Commit) -> None:
-        """Do nothing: nobody waits for what follows."""
-
-    def delivered(self, commits: int) -> bool:
-        """Return True: others need the updates alone, which were there before the commit."""
-        return True
-
-    async def lead(self) -> None:
-        """Do nothing: the replica is whole."""
 
     def forecast_s(self, commit: Commit) -> float:
         """Return the seconds from now until enough updates for another commit after this one will have been read."""

@@ -17,6 +17,7 @@ from lambdaml.log.partial import Partial
 from lambdaml.log.reads import demand_present
 from lambdaml.log.records import Commit, Update
 from lambdaml.patterns.gather import GatherExchange
+from lambdaml.patterns.plain import PlainExchange
 from lambdaml.worker.looking import Looks
 from lambdaml.worker.machine import Summed
 from lambdaml.worker.poll_timer import FLOATS, PollTimer, Timer
@@ -27,7 +28,7 @@ from lambdaml.worker.window import Id
 T = TypeVar("T")
 
 
-class RoundExchange:
+class RoundExchange(PlainExchange):
     """One function's part in rounds that are added up once."""
 
     def __init__(self, shared: Shared) -> None:
@@ -80,26 +81,9 @@ class RoundExchange:
         total, self._total = self._total, None
         return None if total is None else Summed(total)
 
-    def ready(self, worker: int, seq: int) -> bool:
-        """Return True: all workers compute from the function's model."""
-        return True
-
     async def next(self) -> Commit | None:
         """Return the log entry that follows; nobody asks, since every function makes it."""
         return await self._updates.next()
-
-    async def await_turn(self) -> None:
-        """Do nothing: a commit may follow at once."""
-
-    async def applied(self, commit: Commit) -> None:
-        """Do nothing: nobody waits for what follows."""
-
-    def delivered(self, commits: int) -> bool:
-        """Return True: a round is decided when its sums exist."""
-        return True
-
-    async def lead(self) -> None:
-        """Do nothing: the replica is whole."""
 
     async def recover(self, worker: int) -> int:
         """Find the updates that earlier functions published for a worker that this function now holds."""
