@@ -21,23 +21,20 @@ Source: DS-Sync of Wang et al. (arXiv 2007.03298), whose scripts have `halves` f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from lambdaml.errors import SettingsError
 from lambdaml.log.records import Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision
+from lambdaml.schedules.grouping import RoundGroups
 from lambdaml.schedules.link_groups import LinkGrouping, parse_links
 from lambdaml.seeds import random_state
 
 ENTRIES_AHEAD = 4
 """No worker is more than this many log entries ahead of the log."""
 
-_KEPT = 256
-"""The groups of this many rounds are kept."""
 
-
-class Grouping:
+class Grouping(RoundGroups):
     """The groups of each round, each a list of workers in rising order.
 
     Args:
@@ -47,11 +44,7 @@ class Grouping:
     def __init__(self, size: int, shuffle: str, workers: int, seed: int) -> None:
         self._size, self._shuffle, self._workers, self._seed = size, shuffle, workers, seed
         self._strides = _strides(size, workers) if shuffle == "grid" else [1, workers // size]
-        self.of = lru_cache(maxsize=_KEPT)(self._groups)
-
-    def around(self, turn: int, worker: int) -> Sequence[int]:
-        """Return the group of a worker in a round."""
-        return next(group for group in self.of(turn) if worker in group)
+        super().__init__()
 
     def _groups(self, turn: int) -> list[list[int]]:
         if self._shuffle == "random":
@@ -98,7 +91,7 @@ class Groups:
         self._size, self._shuffle, self.every, self.after = size, shuffle, every, average == "after"
         self._links, self._mix = parse_links(links) if links else [], mix
 
-    def grouping(self, workers: int, seed: int) -> Grouping | LinkGrouping:
+    def grouping(self, workers: int, seed: int) -> RoundGroups:
         """Return the groups of so many workers in a run with this seed.
 
         Raises:

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import lru_cache
 
+from lambdaml.schedules.grouping import RoundGroups
 from lambdaml.seeds import random_state
 
 _ALIKE = 2.0
 
-_KEPT = 256
-"""The groups of this many rounds are kept."""
 
-
-class LinkGrouping:
+class LinkGrouping(RoundGroups):
     """The groups of each round, each a list of workers in rising order.
 
     Args:
@@ -35,11 +32,7 @@ class LinkGrouping:
     def __init__(self, size: int, links: Sequence[float], mix: int, seed: int) -> None:
         self._size, self._mix, self._seed, self._workers = size, mix, seed, len(links)
         self._bands = bands(links)
-        self.of = lru_cache(maxsize=_KEPT)(self._groups)
-
-    def around(self, turn: int, worker: int) -> Sequence[int]:
-        """Return the group of a worker in a round."""
-        return next(group for group in self.of(turn) if worker in group)
+        super().__init__()
 
     def _groups(self, turn: int) -> list[list[int]]:
         together = turn % self._mix == self._mix - 1

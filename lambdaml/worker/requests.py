@@ -20,8 +20,7 @@ from lambdaml.log.bracket import Bracket
 from lambdaml.registry import Registry
 
 if TYPE_CHECKING:
-    from lambdaml.schedules.groups import Grouping
-    from lambdaml.schedules.link_groups import LinkGrouping
+    from lambdaml.schedules.grouping import RoundGroups
 
 Per = Literal[
     "function",
@@ -238,7 +237,7 @@ EXCHANGES: Registry[Exchanged] = Registry(
 """What each pattern asks of the store for a commit."""
 
 
-def grouped(grouping: Grouping | LinkGrouping, workers: int, functions: int, turns: Sequence[int]) -> Exchanged:
+def grouped(grouping: RoundGroups, workers: int, functions: int, turns: Sequence[int]) -> Exchanged:
     """Return the requests for a log entry of some rounds, in a run whose workers average models in groups.
 
     Args:
