@@ -112,17 +112,11 @@ def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str
         BadObject: If it is truncated, damaged, or not an envelope.
         NewerSchema: If it was written by a newer lambdaml.
     """
-    view = memoryview(data)
-    if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
-        raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
-    _, length, crc, zero = _PREAMBLE.unpack(view[: _PREAMBLE.size])
-    start = _PREAMBLE.size + length
+    view, (start, crc, zero) = memoryview(data), _preamble(data, key)
     if zero or start > len(view) or zlib.crc32(view[_PREAMBLE.size :]) != crc:
         raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(view)} bytes)")
     try:
-        header = json.loads(bytes(view[_PREAMBLE.size : start]), parse_constant=_refuse)
-        if not isinstance(header, dict):
-            raise TypeError("no header")
+        header = _parsed(view[_PREAMBLE.size : start])
         check_schema(header, key)
         shapes = header.pop("parts")
         del header["schema"]
@@ -139,20 +133,35 @@ def header_of(data: bytes | memoryview, key: str) -> tuple[dict[str, Any] | None
         BadObject: If it is no envelope.
         NewerSchema: If a newer lambdaml wrote it.
     """
-    view = memoryview(data)
-    if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
-        raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
-    end = _PREAMBLE.size + _PREAMBLE.unpack(view[: _PREAMBLE.size])[1]
+    view, (end, _, _) = memoryview(data), _preamble(data, key)
     if end > len(view):
         return None, end
     try:
-        header = json.loads(bytes(view[_PREAMBLE.size : end]), parse_constant=_refuse)
-        if not isinstance(header, dict):
-            raise TypeError("no header")
+        header = _parsed(view[_PREAMBLE.size : end])
     except (ValueError, TypeError, RecursionError) as error:
         raise BadObject(f"{key} has a header that cannot be read: {error}") from error
     check_schema(header, key)
     return header, end
+
+
+def _preamble(data: bytes | memoryview, key: str) -> tuple[int, int, int]:
+    """Return the end of an envelope's header, its checksum, and what must be zero.
+
+    Raises:
+        BadObject: If it is no envelope.
+    """
+    view = memoryview(data)
+    if len(view) < _PREAMBLE.size or bytes(view[:4]) != _MAGIC:
+        raise BadObject(f"{key} is not an update: it is damaged or truncated ({len(view)} bytes)")
+    _, length, crc, zero = _PREAMBLE.unpack(view[: _PREAMBLE.size])
+    return _PREAMBLE.size + length, crc, zero
+
+
+def _parsed(text: memoryview) -> dict[str, Any]:
+    header = json.loads(bytes(text), parse_constant=_refuse)
+    if not isinstance(header, dict):
+        raise TypeError("no header")
+    return header
 
 
 def _refuse(constant: str) -> None:
