@@ -223,16 +223,9 @@ class DeepCheck:
                 whole = False
                 self._findings.unchecked += 1
         known = whole and stretch.damaged is None and not stretch.lost and stretch.start + len(noted) == stretch.end
-        memory = self._memory(stretch.worker, stretch.end) if known else None
+        memory = whole_memory(self._run, stretch.worker, stretch.end) if known else None
         if memory is not None and at <= memory.ready_commit <= self._commits:
             self._add(memory.ready_commit, _Task(stretch.worker, stretch.end, stretch, digest=memory.digest()))
-
-    def _memory(self, worker: int, seq: int) -> Memory | None:
-        """Return a memory object; None if there is none that is whole, since a recovery would do without it."""
-        try:
-            return read_now(self._run.store, keys.memory(worker, seq), Memory.read)
-        except BadObject:
-            return None
 
     def _follow(self, replica: Replica, ahead: deque[int], told: Callable[[], None]) -> None:
         """Follow the log while tasks lie ahead, until a later snapshot is the better start for the next one."""
@@ -294,9 +287,9 @@ class DeepCheck:
     def _before(self, stretch: _Stretch) -> Memory | None:
         """Return the memory with which a stretch begins; None if it is not there."""
         if self._turns is None:
-            return self._memory(stretch.worker, stretch.start) if stretch.written else Memory(stretch.worker)
+            return whole_memory(self._run, stretch.worker, stretch.start) if stretch.written else Memory(stretch.worker)
         latest = self._turns.latest(stretch.worker, stretch.start)
-        return Memory(stretch.worker) if latest is None else self._memory(latest[0], latest[1] + 1)
+        return Memory(stretch.worker) if latest is None else whole_memory(self._run, latest[0], latest[1] + 1)
 
     def _let_go(self, replica: Replica, stretch: _Stretch) -> None:
         if stretch in self._followed:
@@ -320,3 +313,11 @@ def stretches(run: RunReader, published: Sequence[tuple[int, int]]) -> Iterator[
         if there:
             end = following if following[0] == worker else (worker, there[-1][1] + 1)
             yield _Stretch(worker, start, end[1], (worker, start) in written, end in resets)
+
+
+def whole_memory(run: RunReader, worker: int, seq: int) -> Memory | None:
+    """Return a memory object; None if there is none that is whole, since a recovery would do without it."""
+    try:
+        return read_now(run.store, keys.memory(worker, seq), Memory.read)
+    except BadObject:
+        return None

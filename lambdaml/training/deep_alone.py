@@ -15,11 +15,10 @@ from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.own_models import OwnModel
 from lambdaml.log.reader import RunReader
-from lambdaml.log.reads import read_now
 from lambdaml.log.records import DAMAGED, Update
 from lambdaml.seeds import derive_seed
 from lambdaml.storage.blocking import run_now
-from lambdaml.training.deep import Findings, Told, stretches
+from lambdaml.training.deep import Findings, Told, stretches, whole_memory
 from lambdaml.training.own_replay import source_in, update_of
 from lambdaml.worker.averages import Source, model_before
 from lambdaml.worker.recomputing import Made, comes_out
@@ -58,7 +57,7 @@ class AloneCheck:
         findings, total = Findings(), sum(end - start for _, start, end, _ in self._units)
         source = source_in(self._run, replica)
         for worker, start, end, written in self._units:
-            memory = self._memory(worker, start) if written else Memory(worker, start)
+            memory = whole_memory(self._run, worker, start) if written else Memory(worker, start)
             if memory is None or (start and not written and self._remembers):
                 findings.unchecked += end - start
                 continue
@@ -93,14 +92,8 @@ class AloneCheck:
         findings.differ.append(f"{keys.update(worker, seq)} is not what is computed again")
         return False
 
-    def _memory(self, worker: int, seq: int) -> Memory | None:
-        try:
-            return read_now(self._run.store, keys.memory(worker, seq), Memory.read)
-        except BadObject:
-            return None
-
     def _compare(self, replica: Replica, worker: int, seq: int, findings: Findings) -> None:
-        memory = self._memory(worker, seq)
+        memory = whole_memory(self._run, worker, seq)
         if memory is not None and replica.memories.holds(worker, seq):
             findings.memories += 1
             if memory.digest() != replica.memories.of(worker, seq).digest():

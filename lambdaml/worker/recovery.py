@@ -10,7 +10,7 @@ known. With that fate the memory begins anew (`lambdaml.log.memory`).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from lambdaml.errors import BadObject, RunFailed
@@ -55,6 +55,23 @@ async def recover(shared: Shared, wanted: Mapping[int, int]) -> list[Recovered]:
         RunFailed: If an update turns out different from the one in the bucket, unless the run's settings allow it.
     """
     return await _Recovery(shared, wanted).run()
+
+
+async def newest_written(
+    shared: Shared, worker: int, after: int, seq: int, serves: Callable[[Memory], Awaitable[bool]] | None = None
+) -> Memory | None:
+    """Return the newest written memory of a worker after more than `after` updates and at most `seq` that is not damaged
+    and serves, or None if there is none."""
+    world = shared.world
+    for info in reversed(await world.store.list(keys.memories(worker))):
+        if after < keys.number(info.key) <= seq:
+            try:
+                memory = await read(world, info.key, Memory.read)
+            except BadObject:
+                continue
+            if memory is not None and (serves is None or await serves(memory)):
+                return memory
+    return None
 
 
 def lost(worker: int, seq: int, advice: str = "") -> RunFailed:
@@ -128,18 +145,9 @@ class _Recovery:
 
     async def _newest(self, worker: int, seq: int) -> Memory:
         """Return the newest memory of a worker after at most `seq` updates, from which all later ones were computed."""
-        world = self._shared.world
         begun = max((begun for begun in await resets(self._shared, worker) if begun <= seq), default=0)
-        fresh = Memory(worker, begun, begun=begun)
-        for info in reversed(await world.store.list(keys.memories(worker))):
-            if fresh.seq < keys.number(info.key) <= seq:
-                try:
-                    memory = await read(world, info.key, Memory.read)
-                except BadObject:
-                    continue
-                if memory is not None and await self._precedes(memory, seq):
-                    return memory
-        return fresh
+        found = await newest_written(self._shared, worker, begun, seq, lambda memory: self._precedes(memory, seq))
+        return found or Memory(worker, begun, begun=begun)
 
     async def _precedes(self, memory: Memory, seq: int) -> bool:
         """Return whether the update after a memory can have been computed from it. If two functions worked as this

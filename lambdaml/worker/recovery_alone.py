@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lambdaml.errors import BadObject
 from lambdaml.events import RememberedEvent
-from lambdaml.log import keys
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import DAMAGED, Update
 from lambdaml.worker.averages import fetched, model_before, source_of
 from lambdaml.worker.machine import Machine
-from lambdaml.worker.reading import read
 from lambdaml.worker.recomputing import Made, comes_out
-from lambdaml.worker.recovery import Recovered, lost
+from lambdaml.worker.recovery import Recovered, lost, newest_written
 from lambdaml.worker.restoring import newest_snapshot
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import WINDOW_BYTES, Id
@@ -41,7 +38,7 @@ async def recover_alone(shared: Shared, wanted: Mapping[int, int]) -> list[Recov
     await world.compute(lambda: side.load(state))
     found, updates = [], 0
     for worker, seq in wanted.items():
-        recovered = Recovered(await _newest(shared, worker, seq))
+        recovered = Recovered(await newest_written(shared, worker, 0, seq) or Memory(worker))
         updates += seq - recovered.memory.seq
         side.memories.host(recovered.memory, side.log_state)
         while recovered.memory.seq < seq and not shared.ending:
@@ -55,19 +52,6 @@ async def recover_alone(shared: Shared, wanted: Mapping[int, int]) -> list[Recov
     took_s = round(world.now() - started, 3)
     world.emit(RememberedEvent(workers=sorted(wanted), updates=updates, seconds=took_s))
     return found
-
-
-async def _newest(shared: Shared, worker: int, seq: int) -> Memory:
-    """Return the newest memory of a worker after at most `seq` updates."""
-    for info in reversed(await shared.world.store.list(keys.memories(worker))):
-        if 0 < keys.number(info.key) <= seq:
-            try:
-                memory = await read(shared.world, info.key, Memory.read)
-            except BadObject:
-                continue
-            if memory is not None:
-                return memory
-    return Memory(worker)
 
 
 async def _read_ahead(shared: Shared, side: Machine, memory: Memory, end: int) -> dict[Id, Update]:
