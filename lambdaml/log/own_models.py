@@ -38,9 +38,9 @@ class OwnModel:
     reports: tuple[RoundReport, ...] = ()
 
     @staticmethod
-    def of(seq: int, body: Body, reports: tuple[RoundReport, ...] = ()) -> OwnModel:
-        """Return a model with its digest."""
-        return OwnModel(seq, body, digest_of_arrays(body.items())[:_DIGITS], reports)
+    def of(seq: int, body: Body) -> OwnModel:
+        """Return a model with its digest, and without reports."""
+        return OwnModel(seq, body, digest_of_arrays(body.items())[:_DIGITS])
 
 
 class OwnModels:
@@ -132,7 +132,7 @@ def report_of(update: Update, base: str) -> RoundReport:
     )
 
 
-def reported(worker: int, report: RoundReport, codec: str, function: str) -> Update:
+def reported(worker: int, report: RoundReport, codec: str) -> Update:
     """Return the update that a report is about, without its body."""
     if report.fault == DAMAGED:
         return damaged(worker, report.seq, 0)
@@ -141,7 +141,7 @@ def reported(worker: int, report: RoundReport, codec: str, function: str) -> Upd
         seq=report.seq,
         base=report.seq,
         generation=report.generation,
-        function=function,
+        function="",
         samples=report.samples,
         loss=report.loss,
         codec=codec,

@@ -14,16 +14,15 @@ from dataclasses import dataclass, field, replace
 from lambdaml.errors import LeaseLost
 from lambdaml.log import keys
 from lambdaml.log.own_models import OwnModel
-from lambdaml.log.reads import demand_present
 from lambdaml.log.records import DAMAGED, Commit, Update
 from lambdaml.patterns.headers import Headers
+from lambdaml.patterns.plain import PlainExchange
 from lambdaml.worker.averages import fetched, model_before, reports_before, source_of, take_mean
 from lambdaml.worker.checking import checked_update
 from lambdaml.worker.log_reader import LogReader
 from lambdaml.worker.looking import Looks
 from lambdaml.worker.machine import Machine
 from lambdaml.worker.poll_timer import FLOATS, PollTimer
-from lambdaml.worker.reading import read
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.window import Id
 from lambdaml.worker.world import Task, World
@@ -71,7 +70,7 @@ class _Round:
     download_s: float = 0.0
 
 
-class GroupExchange:
+class GroupExchange(PlainExchange):
     """One function's part."""
 
     def __init__(self, shared: Shared) -> None:
@@ -85,6 +84,7 @@ class GroupExchange:
         self._sent: dict[Id, Update] = {}  # updates that were published here, until they are averaged
         self._newest = self._headers.newest
         self._began: dict[int, float] = {}  # the moment at which such a worker could begin its newest update
+        self._last: Commit | None = None
         self._averaging: dict[Id, tuple[Sequence[int], Task]] = {}  # by the first worker of a group and the round
 
     @property
@@ -135,7 +135,7 @@ class GroupExchange:
     def total(self, commit: Commit) -> PassedOver:
         """Return what stands for the updates of this commit. Whoever writes the log needs the run's model for snapshots, and
         for the result."""
-        shared = self._shared
+        shared, self._last = self._shared, commit
         done = shared.known.progress
         due = shared.settings.snapshot_due(done - len(commit.entries), done)
         return PassedOver(shared, shared.writes_log and (due or commit.stop is not None))
@@ -150,23 +150,11 @@ class GroupExchange:
             )
         return await self._reader.next()
 
-    async def await_turn(self) -> None:
-        """Do nothing: a commit may follow at once."""
-
-    async def applied(self, commit: Commit) -> None:
-        """Do nothing: nobody waits for what follows."""
-
-    def delivered(self, commits: int) -> bool:
-        """Return True: others need the updates alone, which were there before the commit."""
-        return True
-
     async def lead(self) -> None:
         """Take the run's model, unless this function did when it wrote the end of the log."""
-        shared = self._shared
-        if shared.known.commit not in (0, self._own.mean_at):
-            key = keys.log(shared.known.commit - 1)
-            commit = demand_present(await read(shared.world, key, Commit.read), key)
-            await take_mean(shared, shared.replica, commit)
+        shared, last = self._shared, self._last
+        if last is not None and self._own.mean_at != shared.known.commit:
+            await take_mean(shared, shared.replica, last)
 
     def forecast_s(self, commit: Commit) -> float:
         """Return the seconds from now until another commit will be decided: as many as since the one before."""

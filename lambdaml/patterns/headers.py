@@ -131,7 +131,7 @@ class Headers:
         shared = self._shared
         for report in reports:
             if report.seq >= first:
-                update = reported(worker, report, shared.settings.codec, "")
+                update = reported(worker, report, shared.settings.codec)
                 update.arrived_s = shared.world.now()
                 self.arrived[update.id] = update
                 self._bases[update.id] = report.base

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Commit, Update
+from lambdaml.schedules import SCHEDULES
 from lambdaml.schedules.groups import Groups
 from lambdaml.simulation.engine import VirtualRun
 from lambdaml.simulation.memory_judge import WHOLE, numbers_of, remembers, written_memories
@@ -18,13 +19,16 @@ from lambdaml.simulation.stub_replica import chain_digest
 
 
 def judge_groups(
-    virtual: VirtualRun, commits: Sequence[Commit], updates: Mapping[tuple[int, int], Update]
+    virtual: VirtualRun, commits: Sequence[Commit], updates: Mapping[tuple[int, int], Update], start: bytes
 ) -> Iterator[str]:
     """Yield what is wrong with updates, memories, log entries and snapshots, and the deletions after which a model could
-    not be found again."""
+    not be found again.
+
+    Args:
+        start: The model with which all workers begin.
+    """
     settings = virtual.settings
     grouping = _schedule(virtual).grouping(settings.workers, settings.seed)
-    start = hashlib.blake2b(f"{settings.seed}".encode(), digest_size=16).digest()
     written, remembering = written_memories(virtual), remembers(virtual)
     models, residuals = dict.fromkeys(range(settings.workers), start), dict.fromkeys(range(settings.workers), 0)
     for turn in range(settings.steps):
@@ -53,8 +57,6 @@ def judge_groups(
 
 
 def _schedule(virtual: VirtualRun) -> Groups:
-    from lambdaml.schedules import SCHEDULES
-
     schedule = SCHEDULES.make(virtual.settings.schedule)
     assert isinstance(schedule, Groups)
     return schedule

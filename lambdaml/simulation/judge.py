@@ -47,7 +47,7 @@ def judge(virtual: VirtualRun, end: str) -> list[str]:
     broken += _entries(virtual, commits, updates)
     broken += _sums(virtual, commits, updates)
     alone = rounds_at_once(SCHEDULES.make(virtual.settings.schedule)) > 0
-    broken += judge_groups(virtual, commits, updates) if alone else _states(virtual, commits, updates)
+    broken += judge_groups(virtual, commits, updates, _start(virtual)) if alone else _states(virtual, commits, updates)
     broken += _bounds(virtual, commits)
     broken += _deletions(virtual)
     if remembers(virtual) and not alone:

@@ -428,12 +428,13 @@ def conclude(machine: Machine, update: Update) -> bytes:
         The bytes of the update's object.
     """
     slices = machine.slices
-    if machine.own is not None:
+    if machine.own is not None:  # then the header says what is wrong with it
         update.fault = machine.check(update)
         machine.own.report(update)
     data = update.pack(
         slices.slicing if slices is not None else None
     )  # first, since the body may alias the machine's buffers, and is remembered
-    update.fault = machine.check(update)
+    if machine.own is None:
+        update.fault = machine.check(update)
     machine.remember(update)
     return data
