@@ -89,7 +89,7 @@ $(VENV)/.dependencies: pyproject.toml constraints.txt $(MINISTACK)
 	@touch $@
 
 $(VENV)/.files: $(VENV)/.dependencies FORCE
-	@find $(PACKAGES) \( -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name 'py.typed' \) | LC_ALL=C sort > $@.new
+	@find $(PACKAGES) \( -name '*.py' -o -name '*.toml' -o -path '*/templates/*' -o -name 'py.typed' \) | LC_ALL=C sort > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(VENV)/.installed: $(VENV)/.dependencies $(VENV)/.files

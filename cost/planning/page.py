@@ -6,19 +6,41 @@ The page itself is the template `cost/templates/plan.html`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambdaml.cost.planning.explain import money, rough_duration
+from lambdaml.pages import render
+from lambdaml.pages.charts import Axis, Chart, point_chart
 
 if TYPE_CHECKING:
     from lambdaml.cost.planning.command import HowTo
     from lambdaml.cost.planning.plan import Plan
 
-WIDTH, HEIGHT, MARGIN = 860, 460, 64
-
 _LEAST_USD = 1e-9
 """The cost at which a free candidate is drawn, since the axes are logarithmic."""
+
+_LOOKS = {
+    "beaten in time and cost": ("var(--series-8)", "circle", 28),
+    "on the frontier": ("var(--series-3)", "diamond", 90),
+    "chosen": ("var(--series-2)", "triangle-up", 190),
+}
+
+_COLUMNS = {
+    "place": "candidate",
+    "schedule": "schedule",
+    "workers": "workers",
+    "batch": "batch",
+    "codec": "codec",
+    "platform": "platform",
+    "store": "store",
+    "steps": "steps",
+    "staleness": "staleness",
+    "seconds": "seconds",
+    "p90_seconds": "seconds, 9 of 10",
+    "usd": "US dollars",
+    "p90_usd": "US dollars, 9 of 10",
+    "requests": "requests",
+}
 
 
 def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
@@ -26,89 +48,60 @@ def plan_page(plan: Plan, title: str, how: HowTo | None = None) -> str:
 
     Args:
         how: The way to run the choice.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("lambdaml.cost"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    Raises:
+        UserError: If the packages that draw charts are not installed.
+    """
+    return render(
+        "plan.html",
+        "lambdaml.cost",
+        charts={"candidates": _chart(plan)},
+        plan=plan,
+        title=title,
+        how=how,
+        duration=rough_duration,
+        money=lambda usd: money(usd) if math.isfinite(usd) else "",
     )
-    environment.filters |= {"duration": rough_duration, "money": _money}
-    page = environment.get_template("plan.html")
-    return page.render(plan=plan, data=plan.to_dict(), title=title, how=how, chart=_chart(plan))
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """A candidate in the chart; `kind` is `beaten`, `frontier` or `chosen`."""
-
-    place: int
-    kind: str
-    x: float
-    y: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Chart:
-    """The chart of all candidates that end, on logarithmic axes.
-
-    Attributes:
-        width, height, margin: The sizes of the drawing.
-        x_ticks, y_ticks: Positions on the page, with the seconds and the US dollars that they mark.
-        points: The candidates. Those that matter most are last, so that they are drawn on top.
-        frontier: The positions of the frontier's candidates, as SVG writes them.
-    """
-
-    width: int
-    height: int
-    margin: int
-    x_ticks: dict[float, float]
-    y_ticks: dict[float, float]
-    points: list[_Point]
-    frontier: str
-
-
-def _chart(plan: Plan) -> _Chart | None:
-    """Return the chart, or None if no candidate ends."""
-    shown = {place: found for place, found in enumerate(plan.candidates) if not found.obstacle}
-    if not shown:
+def _chart(plan: Plan) -> Chart | None:
+    """Return the chart of all candidates that end, or None if none does."""
+    rows = [_row(plan, place) for place, found in enumerate(plan.candidates) if not found.obstacle]
+    if not rows:
         return None
-    across = _Axis([found.seconds for found in shown.values()], MARGIN, WIDTH - 20)
-    up = _Axis([max(found.usd, _LEAST_USD) for found in shown.values()], HEIGHT - MARGIN, 20)
-    points = {
-        place: _Point(place, _kind(plan, place), across.at(found.seconds), up.at(max(found.usd, _LEAST_USD)))
-        for place, found in shown.items()
+    return point_chart(
+        "Cost against time of every candidate that ends",
+        f"{len(rows)} candidates, with the time to the end across and the cost upwards, both on logarithmic axes.",
+        rows,
+        Axis("seconds", "time to the end", "s", "log"),
+        Axis("usd_shown", "cost", "usd", "log"),
+        "kind",
+        _LOOKS,
+        _COLUMNS,
+        path=[kind for kind in _LOOKS if not kind.startswith("beaten")],
+        note="Further left is faster, and further down is cheaper. No candidate beats one on the frontier in both.",
+    )
+
+
+def _row(plan: Plan, place: int) -> dict[str, Any]:
+    found = plan.candidates[place]
+    candidate = found.candidate
+    beaten, on_frontier, chosen = _LOOKS
+    return {
+        "place": place + 1,
+        "kind": chosen if place == plan.chosen else on_frontier if place in plan.frontier else beaten,
+        "schedule": candidate.schedule,
+        "workers": candidate.workers,
+        "batch": candidate.batch_size,
+        "codec": candidate.codec,
+        "platform": candidate.platform.spec,
+        "store": candidate.channel.name,
+        "steps": found.steps,
+        "staleness": found.staleness,
+        "seconds": found.seconds,
+        "p90_seconds": found.p90_seconds,
+        "usd": found.usd,
+        "usd_shown": max(found.usd, _LEAST_USD),
+        "p90_usd": found.p90_usd,
+        "requests": found.requests,
     }
-    line = " ".join(f"{points[place].x:.1f},{points[place].y:.1f}" for place in plan.frontier)
-    on_top = sorted(points.values(), key=lambda point: ("beaten", "frontier", "chosen").index(point.kind))
-    return _Chart(WIDTH, HEIGHT, MARGIN, across.ticks(), up.ticks(), on_top, line)
-
-
-def _kind(plan: Plan, place: int) -> str:
-    return "chosen" if place == plan.chosen else "frontier" if place in plan.frontier else "beaten"
-
-
-class _Axis:
-    """A logarithmic axis between two positions on the page."""
-
-    def __init__(self, values: list[float], begin: float, end: float) -> None:
-        self._low, self._high = math.log10(min(values) / 1.15), math.log10(max(values) * 1.15)
-        self._begin, self._end = begin, end
-
-    def at(self, value: float) -> float:
-        share = (math.log10(value) - self._low) / (self._high - self._low)
-        return self._begin + share * (self._end - self._begin)
-
-    def ticks(self) -> dict[float, float]:
-        factors = (1, 2, 5) if self._high - self._low < 2 else (1,)
-        powers = range(math.floor(self._low), math.ceil(self._high) + 1)
-        values = [factor * 10.0**power for power in powers for factor in factors]
-        return {self.at(value): value for value in values if self._low <= math.log10(value) <= self._high}
-
-
-def _money(usd: float) -> str:
-    return money(usd) if math.isfinite(usd) else ""

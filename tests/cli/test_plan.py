@@ -157,7 +157,7 @@ def test_the_choice_is_shown_on_every_platform_with_its_engine(
     assert {one["schedule"] for one in found.values()} == {best["schedule"]}
     monkeypatch.setenv("COLUMNS", "120")
     out = cli("plan", "--profile", profile, "--workers", 2, *SMALL, "--html", "plan.html").out
-    assert "<td>90 min</td><td>1 s, from 60 s, from 3 machines</td>" in Path("plan.html").read_text()
+    assert "1 s, from 60 s, from 3 machines</td>" in Path("plan.html").read_text()
     assert re.search(r"^managed +7 s +90 min  1 s, from 60 s, from 3 machines .*\$.* none$", out, re.MULTILINE)
     assert re.search(r"^lambda-arm:\d+ +7 s +15 min  1 ms .*\$.* lambda$", out, re.MULTILINE)
 

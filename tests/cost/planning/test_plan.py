@@ -211,8 +211,11 @@ def test_a_plan_is_json_and_a_page(plan: Plan) -> None:
     assert {"candidates", "frontier", "chosen", "assumptions"} <= set(record)
     assert {row["mark"] for row in record["assumptions"]} <= {"measured", "given", "assumed"}
     text = plan_page(plan, "A <plan>")
-    assert "A &lt;plan&gt;" in text and text.count("<circle") == sum(not one.obstacle for one in plan.candidates)
-    assert "http" not in text.replace("https://", "http").split("<script")[0].split("<table")[0]
+    data = json.loads(text.split('id="charts">')[1].split("</script>")[0])
+    assert "A &lt;plan&gt;" in text
+    assert len(data["candidates"]["rows"]) == sum(not one.obstacle for one in plan.candidates)
+    assert text.count("<tr") > len(plan.candidates)
+    assert "http" not in text.split("<script")[0].split("<table")[0]
 
 
 def test_the_choice_becomes_a_run(plan: Plan) -> None:
