@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 32
 
-_As = Annotated[
+BilledAs = Annotated[
     str | None,
     typer.Option(
         "--as",
@@ -29,7 +29,7 @@ _As = Annotated[
         "`ec2-m7g.large`; by default the one that they ran on.",
     ),
 ]
-_StoreAs = Annotated[
+StoreAs = Annotated[
     str | None,
     typer.Option(
         metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express` or `redis`."
@@ -49,8 +49,8 @@ _Csv = Annotated[
 
 def bill(
     run: _options.Run,
-    platform: _As = None,
-    store_as: _StoreAs = None,
+    platform: BilledAs = None,
+    store_as: StoreAs = None,
     transfer: Transfer = "same-region",
     prices: _options.Prices = None,
     to_csv: _Csv = None,

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from lambdaml.cost.billing.tariff import Quantities, Tariff
     from lambdaml.cost.planning.candidates import SearchSpace
     from lambdaml.cost.planning.plan import Plan, plan
-    from lambdaml.cost.planning.report import RunReport, report
     from lambdaml.cost.profiling.measure import profile
     from lambdaml.cost.profiling.profile import Profile
+    from lambdaml.cost.reporting.report import RunReport, report
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
     from lambdaml.run import Run
@@ -80,7 +80,7 @@ _HOMES = {
     "Quantities": "lambdaml.cost.billing.tariff",
     "Run": "lambdaml.run",
     "RunBill": "lambdaml.cost.billing.bill",
-    "RunReport": "lambdaml.cost.planning.report",
+    "RunReport": "lambdaml.cost.reporting.report",
     "SearchSpace": "lambdaml.cost.planning.candidates",
     "SimulationResult": "lambdaml.simulation",
     "StatisticsJob": "lambdaml.statistics_job",
@@ -93,7 +93,7 @@ _HOMES = {
     "prices": "lambdaml.cost.billing.prices",
     "profile": "lambdaml.cost.profiling.measure",
     "replay_trace": "lambdaml.traces.replay",
-    "report": "lambdaml.cost.planning.report",
+    "report": "lambdaml.cost.reporting.report",
     "resume": "lambdaml.training.driver",
     "simulate": "lambdaml.simulation",
     "train": "lambdaml.training.driver",

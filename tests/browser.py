@@ -58,7 +58,11 @@ def numbers(page: Page, chart: str) -> list[list[Any]]:
     """What the table below a chart shows, as texts, once it is opened."""
     figure = page.locator(f"figure[data-chart={chart}]")
     figure.locator("summary").click()
-    return [row.locator("td").all_inner_texts() for row in figure.locator("tbody tr").all()]
+    figure.locator("tbody tr").first.wait_for()
+    rows: list[list[Any]] = figure.locator("tbody").evaluate(
+        "body => [...body.rows].map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    return rows
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ seconds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from lambdaml.log.reader import RunReader
 from lambdaml.log.usage import Usage
 from lambdaml.traces.attribution import trace_rows
+from lambdaml.traces.spans import phase_spans
 
 COST_PHASES = {
     "start-up": "from asking for a function until its first update is begun",
@@ -83,9 +84,14 @@ class _Reported:
     updates: list[dict[str, Any]] = field(default_factory=list)
 
 
-def attribute(run: RunReader, usage: list[Usage]) -> Attribution:
-    """Attribute what the functions of a run used. This needs one listing, and reads the trace and the log."""
-    decided = {(row["worker"], row["seq"]): row["commit"] for row in trace_rows(run)}
+def attribute(run: RunReader, usage: list[Usage], rows: Sequence[Mapping[str, Any]] | None = None) -> Attribution:
+    """Attribute what the functions of a run used. This needs one listing, and reads the trace and the log.
+
+    Args:
+        usage: The usage of its functions.
+        rows: The rows of its trace, if they are known already.
+    """
+    decided = {(row["worker"], row["seq"]): row["commit"] for row in (trace_rows(run) if rows is None else rows)}
     reported = _reported(run)
     found = Attribution(
         {phase: PhaseCost() for phase in COST_PHASES},
@@ -138,43 +144,19 @@ def _attribute(usage: Usage, own: _Reported, decided: Mapping[tuple[int, int], i
 
 def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
     """Yield seconds, phase and update: each moment with an update under way, shared among those it was used for."""
-    spans = [span for row in rows for span in _spans(row, end)]
+    spans = [(span, row) for row in rows for span in phase_spans(row, end)]
     begins: defaultdict[float, list[int]] = defaultdict(list)
     ends: defaultdict[float, list[int]] = defaultdict(list)
-    for number, (begin, until, _, _) in enumerate(spans):
-        begins[begin].append(number)
-        ends[until].append(number)
+    for number, (span, _) in enumerate(spans):
+        begins[span.begin_s].append(number)
+        ends[span.end_s].append(number)
     active: set[int] = set()
     for now, then in pairwise(sorted({*begins, *ends})):
         active = (active - set(ends[now])) | set(begins[now])
-        working = [number for number in active if spans[number][2] != "wait"] or list(active)
+        working = [number for number in active if spans[number][0].phase != "wait"] or list(active)
         share_s = (then - now) / len(working) if working else 0.0
         for number in sorted(working) if share_s else ():  # the least of all floats has no half
-            yield share_s, spans[number][2], spans[number][3]
-
-
-def _spans(row: dict[str, Any], end: float) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
-    """Yield the phases of an update, one after the other without a gap; what is left over was waiting."""
-    started, published = row["started_s"], row["published_s"]
-    applied = min(max(published, row.get("applied_s", published)), max(end, published))
-    phases = [("compute", row["compute_s"]), ("encode", row["encode_s"]), ("upload", row["upload_s"])]
-    yield from _fitted(started, published, phases, row)
-    yield from _fitted(
-        published, applied, [("download", row.get("download_s", 0.0)), ("apply", row.get("apply_s", 0.0))], row
-    )
-
-
-def _fitted(
-    begin: float, end: float, phases: list[tuple[str, float]], row: dict[str, Any]
-) -> Iterator[tuple[float, float, str, dict[str, Any]]]:
-    """Yield the phases as the last things before `end`, and waiting before them."""
-    cuts = [end]
-    for _, seconds in reversed(phases):
-        cuts.append(max(begin, cuts[-1] - seconds))
-    cuts = [begin, *reversed(cuts)]
-    for (since, until), name in zip(pairwise(cuts), ["wait", *(name for name, _ in phases)], strict=True):
-        if until > since:
-            yield since, until, name, row
+            yield share_s, spans[number][0].phase, spans[number][1]
 
 
 def _rest(shares: dict[int | str, PhaseCost], usage: list[Usage]) -> None:

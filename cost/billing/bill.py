@@ -6,7 +6,7 @@ found.bill.usd, found.workers, found.phases, found.notes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,7 @@ def bill(
     channel: str | None = None,
     transfer: str = "same-region",
     prices: PriceBook | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> RunBill:
     """Return what all functions of a run used, and what that costs.
 
@@ -133,6 +134,7 @@ def bill(
         channel: The store as which the run's store is billed. Defaults to what it is.
         transfer: The way in which functions reach the store: `same-region`, `cross-region`, `internet` or `nat`.
         prices: The price book. Defaults to the packaged prices with your own on top of them.
+        rows: The rows of the run's trace, if they are known already.
 
     Raises:
         SettingsError: If there is no such platform, channel or transfer.
@@ -145,7 +147,7 @@ def bill(
     here = next((each.platform for each in usage if each.platform), HERE)
     tariff = Tariff(prices or own_prices(), channel or there, platform or here, transfer=transfer)
     used = quantities(usage, objects)
-    whole, found = tariff.bill(used), attribute(run, usage)
+    whole, found = tariff.bill(used), attribute(run, usage, rows)
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
     second_usd = whole.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 

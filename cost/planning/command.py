@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -63,8 +63,8 @@ def how_to_run(plan: Plan) -> HowTo:
         return HowTo(None, (f"there is no engine for {platform.name} yet: this is what it would cost",))
     engine = PLATFORM_ENGINES[platform.name] if platform.name != "local" else None
     store, remarks = _store(best.candidate, profile, engine)
-    words = ["lambdaml", "train", _job(profile.job.spec)]
-    words += [word for name, value in profile.job.args.items() for word in ("--set", f"{name}={_text(value)}")]
+    words = ["lambdaml", "train", job_word(profile.job.spec)]
+    words += set_words(profile.job.args)
     options = plan.options()
     options |= {"snapshot_every": plan.objective.snapshot_every, "engine": engine, "device": profile.machine.device}
     if plan.objective.regions is not None:
@@ -83,7 +83,7 @@ def how_to_run(plan: Plan) -> HowTo:
     return HowTo(shlex.join(words), remarks)
 
 
-def _job(spec: str) -> str:
+def job_word(spec: str) -> str:
     """Return the spec, with a path relative to the working folder if the file lies below it."""
     path, name = split_spec(spec)
     relative = os.path.relpath(path)
@@ -92,8 +92,10 @@ def _job(spec: str) -> str:
     return f"{relative}:{name}" if name else relative
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def set_words(args: Mapping[str, Any]) -> list[str]:
+    """Return the options that give these arguments to a job's constructor."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in args.items()}
+    return [word for name, text in texts.items() for word in ("--set", f"{name}={text}")]
 
 
 def _store(candidate: Candidate, profile: Profile, engine: str | None) -> tuple[str, tuple[str, ...]]:

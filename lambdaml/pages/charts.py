@@ -121,9 +121,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def series(name: str, names: Sequence[str], title: str | None = None) -> dict[str, Any]:
-    """Return the encoding that gives each series its colour."""
+    """Return the encoding that gives each series its colour. A single series without a name needs no legend."""
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
-    return {"field": name, "type": "nominal", "title": title, "scale": {"domain": list(names), "range": colours}}
+    one = {} if any(names) else {"legend": None}
+    return {"field": name, "type": "nominal", "title": title, "scale": {"domain": list(names), "range": colours}, **one}
 
 
 def tooltip(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -258,7 +259,7 @@ def bar_chart(
     if level is not None:
         line = {"type": "rule", "strokeDash": [3, 3], "color": "var(--ink)"}
         layers.append({"mark": line, "encoding": {up: {"datum": level}}})
-    size = {"height": height} if upright else {"height": {"step": 22}}
+    size = {"height": height if upright else 22 * len({row[base.field] for row in rows})}
     return Chart(title, about, {**size, "layer": layers}, rows, columns, (), note)
 
 

@@ -11,16 +11,15 @@ import pytest
 import lambdaml
 from lambdaml.cli import _format
 from lambdaml.cli import plan as plan_verb
-from lambdaml.cli.report import _than_planned
 from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.command import how_to_run
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.planning.plan import make_plan
-from lambdaml.cost.planning.report import Comparison
+from lambdaml.cost.reporting.planned import Comparison
 from tests.cli.conftest import DIGITS, Cli, Trained
-from tests.cost.planning.test_report import JOB, PLANNED
 from tests.cost.profiles import digits
+from tests.cost.reporting.test_report import JOB, PLANNED
 
 VERBS: dict[str, tuple[str, ...]] = {
     "trace": ("trace", "{run}"),
@@ -110,7 +109,7 @@ def test_in_a_terminal_of_80_columns_it_is_the_same(trained: Trained, cli: Cli) 
     ],
 )
 def test_a_report_says_in_words_which_side_is_larger(row: Comparison, says: str) -> None:
-    assert _than_planned(row) == says
+    assert row.than_planned == says
 
 
 def test_a_table_that_is_too_wide_is_dealt_out_by_columns_that_name_the_row(
