@@ -24,7 +24,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -36,6 +36,8 @@ from lambdaml.codecs import CODECS, DISPLACEMENT
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.tariff import Quantities, Tariff
 from lambdaml.log import keys
+from lambdaml.pages.charts import Axis, Chart, point_chart
+from lambdaml.pages.figures import figure
 from lambdaml.simulation.stub_replica import Costs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -238,76 +240,45 @@ def table(name: str, groups: Mapping[tuple[str, str], Sequence[Outcome]]) -> Non
         )
 
 
-def panel(top: float, name: str, groups: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[str]:
-    """Draw the bytes of updates against the metric: a labelled point for each method, and a bar from its least to its
-    greatest value."""
-    left, width, height, task = 70.0, 700.0, 300.0, TASKS[name]
-    sizes = [mean(one.size_bytes for one in runs) for runs in groups.values()]
-    x0, x1 = math.floor(math.log10(min(sizes))), math.ceil(math.log10(max(sizes)))
-    best, step = max(task.sign * one.metric for runs in groups.values() for one in runs), task.shown / 4
-    y1, y0 = math.ceil(best / step) * step, math.floor((best - task.shown) / step) * step
-
-    def place(size: float, value: float) -> tuple[float, float]:
-        up = (max(y0, task.sign * value) - y0) / (y1 - y0)
-        return left + width * (math.log10(size) - x0) / (x1 - x0), top + height * (1 - up)
-
-    parts = [f'<text x="{left}" y="{top - 12}" font-weight="bold">{name}: {task.metric} and bytes of updates</text>']
-    for power in range(x0, x1 + 1):
-        x, y = place(10.0**power, task.sign * y0)
-        size = shown(10.0**power)
-        parts.append(f'<path d="M{x:.1f} {top}V{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{size}</text>')
-    for tick in range(round((y1 - y0) / step) + 1):
-        value = task.sign * (y0 + step * tick)
-        x, y = place(10.0**x0, value)
-        parts.append(f'<path d="M{x:.1f} {y:.1f}h{width}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    spots = [place(mean(one.size_bytes for one in runs), mean(one.metric for one in runs)) for runs in groups.values()]
-    taken = [(x - 5, x + 5, y) for x, y in spots]
-    for (x, y), (method, runs) in zip(spots, groups.items(), strict=True):
-        colour = "#d62728" if method == (DENSE, "gradient") else "#1f77b4"
-        ends = sorted(place(1.0, one.metric)[1] for one in runs)
-        parts.append(f'<path d="M{x:.1f} {ends[0]:.1f}V{ends[-1]:.1f}" stroke="{colour}" stroke-opacity="0.5"/>')
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        says = label(*method) + (" (dense)" if colour == "#d62728" else "")
-        reached = mean(one.metric for one in runs)
-        if task.sign * reached < y0:
-            says += f" ↓ {reached:.2f}"
-        parts += _name(x, y, says, taken, (top, top + height))
-    return parts
-
-
-def _name(
-    x: float, y: float, says: str, taken: list[tuple[float, float, float]], within: tuple[float, float]
-) -> list[str]:
-    """Write beside a point, at the nearest place that is free, with a line to it. Places are a begin, an end and a height."""
-    wide, step = 6.2 * len(says), 4.0
-    for number in range(200):
-        at, side = y + step * ((number + 2) // 4) * (1 if number // 2 % 2 else -1), 1 - 2 * (number % 2)
-        begin, end = (x + 12, x + 12 + wide) if side > 0 else (x - 12 - wide, x - 12)
-        free = all(abs(at - other) >= 12 or begin >= right or left >= end for left, right, other in taken)
-        if free and within[0] <= at <= within[1]:
-            break
-    taken.append((begin, end, at))
-    line = f'<path d="M{x:.1f} {y:.1f}L{x + 10 * side:.1f} {at:.1f}" stroke="#aaa" stroke-width="0.7"/>'
-    anchor = "start" if side > 0 else "end"
-    return [line, f'<text x="{x + 12 * side:.1f}" y="{at + 4:.1f}" text-anchor="{anchor}">{says}</text>']
+def panels(name: str, groups: Mapping[tuple[str, str], Sequence[Outcome]]) -> Iterator[Chart]:
+    """Yield the charts of a job: the bytes of updates, and the metric of each seed and its mean, with a row for each method."""
+    task = TASKS[name]
+    best = max(task.sign * one.metric for runs in groups.values() for one in runs)
+    sizes, reached = [], []
+    for method, runs in groups.items():
+        row = {"codec": label(*method)}
+        sizes.append({**row, "bytes": mean(one.size_bytes for one in runs), "kind": "mean"})
+        found = [(one.metric, "a seed") for one in runs] + [(mean(one.metric for one in runs), "mean")]
+        for metric, kind in found:
+            shown = task.sign * max(task.sign * metric, best - task.shown)
+            reached.append(
+                {**row, task.metric: shown, "kind": kind if shown == metric else "worse than the axis shows"}
+            )
+    looks = {
+        "worse than the axis shows": ("var(--series-8)", "triangle-left", 60),
+        "a seed": ("var(--series-1)", "circle", 30),
+        "mean": ("var(--series-2)", "diamond", 80),
+    }
+    up, height = Axis("codec", "", kind="names"), 20 * len(groups)
+    title, columns = f"{name}: bytes of updates", {"codec": "codec", "bytes": "bytes"}
+    yield point_chart(
+        title, title, sizes, Axis("bytes", "bytes", "bytes", "log"), up, "kind", looks, columns, height=height
+    )
+    title, columns = f"{name}: {task.metric}", {"codec": "codec", task.metric: task.metric}
+    yield point_chart(title, title, reached, Axis(task.metric, task.metric), up, "kind", looks, columns, height=height)
 
 
 def show(names: Iterable[str], asked: argparse.Namespace) -> None:
     """Print the tables, and write the figure."""
-    found, parts, top = outcomes(asked.results), [], 40.0
+    found, charts = outcomes(asked.results), list[Chart]()
     for name in names:
         groups = grouped(name, found)
         if (DENSE, "gradient") not in groups:
             raise SystemExit(f"{asked.results} has no run of {name} with {DENSE} to compare with")
         table(name, groups)
-        parts += panel(top, name, groups)
-        top += 370
+        charts += panels(name, groups)
     if asked.svg:
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {top - 20:g}" font-family="sans-serif" '
-        parts = [head + 'font-size="11">', '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"]
-        asked.svg.write_text("\n".join(parts))
+        asked.svg.write_text(figure(charts))
 
 
 def main() -> None:

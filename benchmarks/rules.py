@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import lambdaml
+from lambdaml.pages.charts import Axis, Chart, point_chart
+from lambdaml.pages.figures import figure
 from lambdaml.simulation.platform import lambda_arm
 from lambdaml.simulation.stub_replica import Costs
 from lambdaml.traces import Trace
@@ -78,34 +81,20 @@ def cell(rate: float, counts: list[float]) -> str:
     return f"{mean(counts):.0f} ± {spread:.0f}, lr {rate:g}"
 
 
-def figure(results: dict[str, dict[str, list[float]]]) -> str:
-    """Draw one panel for each trace with one line for each rule: each seed is a dot, their mean a bar."""
-    left, width, row, top = 230, 230, 18, 40
-    rules = list(next(iter(results.values())))
-    most = max(count for panel in results.values() for counts in panel.values() for count in counts if count < math.inf)
-    height = top + row * len(rules) + 30
-    box = f"0 0 {left + len(results) * (width + 20)} {height}"
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-family="sans-serif" font-size="11">']
-    parts.append('<rect width="100%" height="100%" fill="white"/>')
-    for line, rule in enumerate(rules):
-        parts.append(f'<text x="{left - 12}" y="{top + row * line + 12}" text-anchor="end">{rule}</text>')
-    for number, (name, panel) in enumerate(results.items()):
-        start = left + number * (width + 20)
-        parts.append(f'<text x="{start}" y="20" font-weight="bold">{name}: batches to {TARGET:.0%}</text>')
-        for tick in range(5):
-            x = start + width * tick / 4
-            parts.append(f'<path d="M{x} {top}V{height - 24}" stroke="#ddd"/>')
-            parts.append(f'<text x="{x}" y="{height - 8}" text-anchor="middle">{most * tick / 4:.0f}</text>')
-        for line, counts in enumerate(panel.values()):
-            y = top + row * line + 8
-            reached = [start + width * count / most for count in counts if count < math.inf]
-            parts += [f'<circle cx="{x:.1f}" cy="{y}" r="2.5" fill="#1f77b4" fill-opacity="0.5"/>' for x in reached]
-            if len(reached) == len(counts):
-                parts.append(f'<path d="M{mean(reached):.1f} {y - 6}v12" stroke="#d62728" stroke-width="2"/>')
-            else:
-                missed = f"{len(counts) - len(reached)} of {len(counts)} never"
-                parts.append(f'<text x="{start + width}" y="{y + 4}" text-anchor="end" fill="#888">{missed}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+def panel(name: str, found: Mapping[str, Sequence[float]]) -> Chart:
+    """Return the chart of one trace, with a row for each rule: each seed is a circle, and their mean a bar."""
+    rows: list[dict[str, Any]] = []
+    for rule, counts in found.items():
+        met = [count for count in counts if count < math.inf]
+        label = rule if len(met) == len(counts) else f"{rule} ({len(counts) - len(met)} of {len(counts)} never)"
+        rows += [{"rule": label, "batches": count, "kind": "a seed"} for count in met]
+        rows += [{"rule": label, "batches": mean(met), "kind": "mean"}] if len(met) == len(counts) else []
+    looks = {"a seed": ("var(--series-1)", "circle", 30), "mean": ("var(--series-2)", "diamond", 70)}
+    title = f"{name}: batches to {TARGET:.0%}"
+    axes = Axis("batches", "batches", zero=True), Axis("rule", "", kind="names")
+    return point_chart(
+        title, title, rows, *axes, "kind", looks, {"rule": "rule", "batches": "batches"}, height=20 * len(found)
+    )
 
 
 def main() -> None:
@@ -130,7 +119,8 @@ def main() -> None:
             cells.append(cell(rate, results[name][rule]))
         print(f"| `{rule}` | " + " | ".join(cells) + " |", flush=True)
     if options.svg:
-        options.svg.write_text(figure(results))
+        charts = [panel(name, found) for name, found in results.items()]
+        options.svg.write_text(figure(charts, width=260, columns=len(charts)))
 
 
 if __name__ == "__main__":
