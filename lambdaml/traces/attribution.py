@@ -17,6 +17,7 @@ wait.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,14 +27,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lambdaml.errors import UserError
 from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit, Entry
 from lambdaml.log.summary import Staleness
 from lambdaml.schedules import SCHEDULES
-from lambdaml.traces.clocks import Clocks
+from lambdaml.traces.clocks import Clocks, Offset
 from lambdaml.traces.effective import effective_staleness
 
 _Row = dict[str, Any]
@@ -243,8 +243,9 @@ class _Table:
         self._began = measured.hellos.get(self._root, (None, None))[0]
         made = [commit for commit in commits for _ in commit.steps]
         self._writers = sorted({commit.function for commit in commits})
-        self._moments = np.array([commit.time_s for commit in made], dtype=float)
-        self._writer = np.array([self._writers.index(commit.function) for commit in made], dtype=int)
+        self._moments = [commit.time_s for commit in made]
+        self._writer = [self._writers.index(commit.function) for commit in made]
+        self._offsets: dict[tuple[int, str], Offset | None] = {}
 
     def rows(self, commit: Commit) -> Iterator[_Row]:
         committed_s = self._placed(commit.function, commit.time_s)
@@ -284,44 +285,39 @@ class _Table:
 
     def _attributed(self, commit: Commit, base: int, version: int, phases: _Row, arrived: float | None) -> _Row:
         """Count the steps base+1 ... version-1 by phase; return nothing if the measurements for it were lost."""
-        between = slice(base, version - 1)  # a version's index is version - 1
         if base == version - 1:
             return {"tau_storage": 0, "tau_compute": 0, "tau_wait": 0, "tau_delivery": 0, "tau_uncertain": 0}
         if not phases:
             return {}
-        moments, uncertainty_s = self._seen_by(phases["function"], between)
-        if not np.isfinite(uncertainty_s).all():
-            return {}
-        same = self._writer[between] == self._writers.index(commit.function)
-        decided = np.arange(base + 1, version) > commit.version  # the step is in the update's own commit
-        read = same & (self._moments[between] >= arrived) if arrived is not None else np.zeros_like(same)
         started, published = phases["started_s"], phases["published_s"]
-        sent = published - phases["upload_s"]
-        settled = decided | read
-        wait = settled | (moments > published)
-        storage = ~wait & ((moments <= started) | (moments > sent))
-        close = np.zeros_like(wait)
-        for boundary in (started, sent, published):
-            close |= np.abs(moments - boundary) < uncertainty_s
-        counts = {
-            "tau_storage": storage.sum(),
-            "tau_compute": (~wait & ~storage).sum(),
-            "tau_wait": wait.sum(),
-            "tau_uncertain": (close & ~settled).sum(),
-        }
-        if arrived is not None:
-            counts["tau_delivery"] = (wait & ~settled).sum()
-        return {name: int(count) for name, count in counts.items()} | {"clock_s": float(uncertainty_s.max().round(6))}
+        sent, own = published - phases["upload_s"], self._writers.index(commit.function)
+        counts = dict.fromkeys(("tau_storage", "tau_compute", "tau_wait", "tau_uncertain"), 0)
+        delivery, apart_s = 0, 0.0
+        for step in range(base, version - 1):  # a version's index is version - 1
+            writer, moment = self._writer[step], self._moments[step]
+            offset = self._offset(writer, phases["function"])
+            if offset is None or not math.isfinite(offset.uncertainty_s):
+                return {}
+            # Either the step is in the update's own commit, or the log's writer had read the update before it.
+            settled = step >= commit.version or (arrived is not None and writer == own and moment >= arrived)
+            moment += offset.seconds
+            apart_s = max(apart_s, offset.uncertainty_s)
+            if settled or moment > published:
+                counts["tau_wait"] += 1
+                delivery += not settled
+            else:
+                counts["tau_storage" if moment <= started or moment > sent else "tau_compute"] += 1
+            if not settled:
+                distance_s = min(abs(moment - started), abs(moment - sent), abs(moment - published))
+                counts["tau_uncertain"] += distance_s < offset.uncertainty_s
+        found = counts if arrived is None else {**counts, "tau_delivery": delivery}
+        return {**found, "clock_s": round(apart_s, 6)}
 
-    def _seen_by(self, function: str, steps: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return when these steps were committed on the function's clock, and how far off that may be, in seconds."""
-        moments, uncertainty_s = self._moments[steps].copy(), np.zeros(steps.stop - steps.start)
-        for number in np.unique(self._writer[steps]):
-            offset = self._clocks.offset(self._writers[number], function)
-            mine = self._writer[steps] == number
-            moments[mine] += offset.seconds if offset else 0.0
-            uncertainty_s[mine] = offset.uncertainty_s if offset else np.inf
-        return moments, uncertainty_s
+    def _offset(self, writer: int, function: str) -> Offset | None:
+        """Return what leads from the clock of a writer of the log to that of a function."""
+        if (writer, function) not in self._offsets:
+            self._offsets[writer, function] = self._clocks.offset(self._writers[writer], function)
+        return self._offsets[writer, function]
 
 
 def _decided(commit: Commit) -> Iterator[tuple[Entry, int | None]]:
