@@ -19,6 +19,7 @@ from lambdaml.cli.deploy import deploy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.lambda_local import lambda_local
+from lambdaml.cli.logs import logs
 from lambdaml.cli.plan import plan
 from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
@@ -44,6 +45,7 @@ VERBS = (
     status,
     trace,
     staleness,
+    logs,
     report,
     bill,
     verify,

@@ -94,11 +94,18 @@ class RunNotFound(UserError):
 
 class JobFailed(LambdaMLError):
     """The job's own code raised while training. The message names the place in that code, and the notes (`__notes__`)
-    are the lines of the job that led there."""
+    are the lines of the job that led there.
 
-    def while_doing(self, what: str) -> JobFailed:
+    Attributes:
+        update: The worker and the sequence number of the update that was being computed, if it was one.
+    """
+
+    update: tuple[int, int] | None = None
+
+    def while_doing(self, what: str, update: tuple[int, int] | None = None) -> JobFailed:
         """Return the same error with a message that begins with what was being done."""
         error = JobFailed(f"{what}: {self}")
+        error.update = update
         for note in getattr(self, "__notes__", ()):
             error.add_note(note)
         return error

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lambdaml.engines.live import LiveWorld
-from lambdaml.errors import SettingsError
+from lambdaml.errors import SettingsError, StoreError
 from lambdaml.events import Emit, tell_outages
 from lambdaml.job import Job
+from lambdaml.log import keys
 from lambdaml.log.reader import read_settings
+from lambdaml.log.trace_parts import pack_rows
 from lambdaml.seeds import derive_seed
 from lambdaml.settings import PATIENCE_S, Settings
 from lambdaml.storage import Meter, Store, open_store
@@ -19,8 +22,10 @@ from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training import numerics
 from lambdaml.training.loading import load_run_job
 from lambdaml.training.one_thread import OneThread
+from lambdaml.training.output import Output, captured
 from lambdaml.worker.function import Function, Outcome
 from lambdaml.worker.leases import Before
+from lambdaml.worker.tracing import error_row
 
 FUNCTION = "LAMBDAML_FUNCTION"
 """In a function's own process, this environment variable holds its name."""
@@ -67,23 +72,28 @@ def run_function(
     compute = OneThread()
     try:
         settings = read_settings(Patient(store, Patience(PATIENCE_S, tell=tell_outages(emit), hurried=leaving)))
-        work = function_coroutine(
-            store,
-            settings,
-            job or load_run_job(settings),
-            name,
-            assigned,
-            compute,
-            dead=dead,
-            device=device,
-            lifetime_s=lifetime_s,
-            emit=emit,
-            leaving=leaving,
-            vacant=vacant,
-            standby=standby,
-            before=before,
-        )
-        return asyncio.run(work)
+        with captured() as output:
+            if job is None:
+                with _reporting(store, name, output):
+                    job = load_run_job(settings)
+            work = function_coroutine(
+                store,
+                settings,
+                job,
+                name,
+                assigned,
+                compute,
+                output=output,
+                dead=dead,
+                device=device,
+                lifetime_s=lifetime_s,
+                emit=emit,
+                leaving=leaving,
+                vacant=vacant,
+                standby=standby,
+                before=before,
+            )
+            return asyncio.run(work)
     finally:
         compute.shutdown(wait=True)
         store.close()
@@ -97,6 +107,7 @@ async def function_coroutine(
     assigned: Collection[int],
     compute: OneThread,
     *,
+    output: Output | None = None,
     dead: Collection[str] = (),
     device: str = "cpu",
     standby: bool = True,
@@ -105,20 +116,37 @@ async def function_coroutine(
 ) -> Outcome:
     """Do the same as `run_function` for a caller that already has an event loop, a job and a compute thread.
 
+    Args:
+        output: The output that collects what the job prints, if the caller has captured something already.
+
     Raises:
         OtherNumerics: If this process would compute other bits than the run's functions. `Function.run` documents the
             other errors.
     """
     from lambdaml.training.replica import Replica
 
-    seed = derive_seed(settings.seed, name)
-    world = LiveWorld(store, compute, seed=seed, patience_s=settings.patience_s, **world_options)
+    with captured(output) as said:
+        seed = derive_seed(settings.seed, name)
+        world = LiveWorld(store, compute, said, seed=seed, patience_s=settings.patience_s, **world_options)
+        try:
+            with _reporting(store, name, said):
+                await world.compute(lambda: numerics.demand(settings.numerics))
+                replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
+            return await Function(world, settings, replica, name, assigned, dead, standby, before or Before()).run()
+        finally:
+            world.close()
+
+
+@contextmanager
+def _reporting(store: Store, name: str, output: Output) -> Iterator[None]:
+    """Write an error that comes before the function has a trace as the first and last part of that trace."""
     try:
-        await world.compute(lambda: numerics.demand(settings.numerics))
-        replica = await world.compute(lambda: Replica(job, settings, world.now, pick_device(device)))
-        return await Function(world, settings, replica, name, assigned, dead, standby, before or Before()).run()
-    finally:
-        world.close()
+        yield
+    except Exception as error:
+        rows = [*output.take(), error_row(error, output.now())]
+        with suppress(StoreError):
+            store.put(keys.trace_part(name, 0), pack_rows(rows))
+        raise
 
 
 def pick_device(device: str) -> str:

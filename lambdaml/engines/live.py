@@ -21,6 +21,7 @@ from lambdaml.storage import Store
 from lambdaml.storage.patience import Patience, hasten
 from lambdaml.storage.protocol import Bytes, Data, ObjectInfo
 from lambdaml.training.one_thread import OneThread
+from lambdaml.training.output import Output
 from lambdaml.worker.world import Signal
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class LiveWorld:
     Args:
         store: The store, which was opened in this process, after any fork.
         compute: The thread that runs tensor work; see `OneThread`. Functions that share a process share it.
+        output: The collector of what the user's code prints and logs.
         seed: The seed of the jitter.
         emit: A callable that takes progress events. It is called from the event loop.
         lifetime_s: The time from now until the engine ends this function, in seconds.
@@ -113,6 +115,7 @@ class LiveWorld:
         self,
         store: Store,
         compute: OneThread,
+        output: Output,
         *,
         seed: int = 0,
         emit: Emit = lambda event: None,
@@ -134,9 +137,10 @@ class LiveWorld:
         self._end = time.monotonic() + lifetime_s
         self._leaving = leaving
         self._vacant = vacant
+        self._output = output
 
     def now(self) -> float:
-        return time.perf_counter()
+        return self._output.now()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -194,7 +198,8 @@ class LiveWorld:
     def _timed(self, work: Callable[[], T]) -> T:
         start = time.perf_counter()
         try:
-            return work()
+            with self._output.listening():
+                return work()
         finally:
             took_s = time.perf_counter() - start
             self._work_s = took_s if self._work_s == math.inf else max(took_s, 0.8 * self._work_s)
@@ -213,6 +218,9 @@ class LiveWorld:
 
     def vacant(self) -> Mapping[int, str]:
         return self._vacant()
+
+    def said(self) -> list[dict[str, Any]]:
+        return self._output.take()
 
     def emit(self, event: Event) -> None:
         self._emit(event)

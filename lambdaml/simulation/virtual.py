@@ -432,6 +432,9 @@ class VirtualWorld:
         """Ask the function to leave, as an engine does before it ends one."""
         self._told_to_leave = True
 
+    def said(self) -> list[dict[str, Any]]:
+        return []
+
     def emit(self, event: Event) -> None:
         if not self.group.dead:
             name = self.group.name

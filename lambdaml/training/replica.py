@@ -38,6 +38,7 @@ from lambdaml.training.jobparts import build, encode_training, extra_state, load
 from lambdaml.training.made import JustMade
 from lambdaml.training.model_state import ModelState
 from lambdaml.training.numerics import norm
+from lambdaml.training.output import speaking_for
 from lambdaml.training.own_rounds import OwnRounds
 from lambdaml.training.sampling import Sampler
 from lambdaml.training.slices import VectorSlices
@@ -150,7 +151,8 @@ class Replica:
         self.local.changed, self.local.commit = self.log_state.changed, commits
         self.local.unsent = self.feedback.unsent(memory) if self.algorithm.ahead and self.feedback and memory else None
         due = replace(assignment, worker=self.sampler.share(worker, seq).number)
-        found = self.algorithm.compute(self.local, memory, due, step)
+        with speaking_for(worker, seq):
+            found = self.algorithm.compute(self.local, memory, due, step)
         computed, vector = self.clock(), self.flat.to_host()
         taken = None
         if self.feedback and memory is not None:

@@ -96,8 +96,9 @@ class Function:
                 await self._exchange.lead()
                 await self._committer.finish()
             self._finished = self._over
-        except (RunFailed, ReplicaDiverged, BadObject):
-            if not await self._overtaken():
+        except Exception as error:
+            if not isinstance(error, RunFailed | ReplicaDiverged | BadObject) or not await self._overtaken():
+                shared.tracer.failed(error)
                 raise
         finally:
             await self._end()

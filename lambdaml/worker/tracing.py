@@ -3,8 +3,10 @@
 The first part is written at the start and identifies the function. It holds a reading of the function's clock, and its
 date is the store's; the next part has the clock's reading after that write. Whoever writes the log also notes when it
 had read each update. From these times, and from what must have happened before what, `lambdaml.traces.clocks` compares
-all clocks. Every part ends with the meter's reading, so the last part of each function has its requests. What a killed
-function had measured since its last part is lost. Its fates and losses are not lost, since the log has them.
+all clocks. What the user's code printed
+rides in the parts, too, and so does the error that a function fails with (`lambdaml.traces.logs`). Every part ends with
+the meter's reading, so the last part of each function has its requests. What a killed function had measured since its
+last part is lost. Its fates and losses are not lost, since the log has them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lambdaml.errors import JobFailed, LambdaMLError
 from lambdaml.log import keys
 from lambdaml.log.records import Commit, Update
 from lambdaml.log.trace_parts import pack_rows
@@ -94,6 +97,10 @@ class Tracer:
         moments = [round(update.arrived_s, 6) if update and update.arrived_s is not None else None for update in found]
         self._rows.append({"kind": "arrivals", "commit": commit.commit, "at": moments})
 
+    def failed(self, error: Exception) -> None:
+        """Note the error that the function fails with."""
+        self._rows.append(error_row(error, self._world.now()))
+
     async def close(self) -> None:
         """Write the last part.
 
@@ -108,13 +115,23 @@ class Tracer:
         return bool(self._rows) and self._world.now() - self._flushed > FLUSH_S
 
     async def flush(self) -> None:
-        """Write the rows since the last part, and the meter's reading."""
-        rows, self._rows = [_rounded(row) for row in self._rows], []
+        """Write the rows since the last part, what the user's code said, and the meter's reading."""
+        rows, self._rows = [_rounded(row) for row in (*self._rows, *self._world.said())], []
         seconds = self._world.now() - self._started
         rows.append({"kind": "meter", "seconds": round(seconds, 6), **self._world.store.reading()})
         self._flushed = self._world.now()
         part, self._part = self._part, self._part + 1
         await self._world.store.put(keys.trace_part(self._function, part), pack_rows(rows))
+
+
+def error_row(error: Exception, now_s: float) -> dict[str, Any]:
+    """Return the row of an error that a function fails with, at this moment of its clock: the message, and the lines of
+    the job that led to it."""
+    text = str(error) if isinstance(error, LambdaMLError) else f"{type(error).__name__}: {error}"
+    row = {"kind": "error", "at_s": now_s, "text": text[:2000], "frames": list(getattr(error, "__notes__", ()))}
+    if isinstance(error, JobFailed) and error.update is not None:
+        row["worker"], row["seq"] = error.update
+    return row
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class Worker:
             found = shared.replica.compute(assignment)
         except JobFailed as error:
             where = describe_update(worker, seq, shared.replica.sampler)
-            raise error.while_doing(where) from error.__cause__
+            raise error.while_doing(where, (worker, seq)) from error.__cause__
         generation = shared.leases.held.get(worker)
         if generation is None:  # every replica would reject the update, in place of the other function's
             raise LeaseLost(f"worker {worker} was taken over while its update was computed")

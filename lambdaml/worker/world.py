@@ -141,5 +141,8 @@ class World(Protocol):
         Each comes with the name of the function that died as this worker, or "".
         """
 
+    def said(self) -> list[dict[str, Any]]:
+        """Return what the user's code has printed and logged since the last call, as rows of the trace."""
+
     def emit(self, event: Event) -> None:
         """Send an event to those that watch. It never blocks, and nothing depends on it."""
