@@ -1,5 +1,5 @@
-"""The end of a command: every exception becomes an exit status and one line on stderr, followed by the lines of the
-job that led to it, if it came from the job."""
+"""The end of a command: every exception becomes an exit status and one line on stderr. One that came from the job fits
+the terminal, and the lines of the job that led to it follow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import typer
 
+from lambdaml.cli import _format
 from lambdaml.cli._interrupt import INTERRUPTED
 from lambdaml.errors import LambdaMLError
 
@@ -66,9 +67,11 @@ def _usage(error: Exception) -> str:
 def _complain(error: Exception, message: str, code: int) -> int:
     if _wants_traceback():
         traceback.print_exception(error)
-    print(f"error: {_line(message)}", file=sys.stderr)
-    for note in getattr(error, "__notes__", ()):
-        print(f"  {_line(note)}", file=sys.stderr)
+    notes = getattr(error, "__notes__", ())
+    lines = _format.wrapped(f"error: {_line(message)}", "  ") if notes else [f"error: {_line(message)}"]
+    for note in notes:
+        lines += [f"  {line}" for line in _format.frame(_line(note), 2)]
+    print("\n".join(lines), file=sys.stderr)
     return code
 
 

@@ -39,7 +39,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
         from rich.console import Console
 
         import lambdaml.run  # noqa: F401  # the last words after Ctrl-C need it, and should not wait for an import
-        from lambdaml.errors import RunNotFound
+        from lambdaml.errors import JobFailed, RunNotFound
         from lambdaml.storage import open_store
 
         store = open_store(url)
@@ -60,11 +60,15 @@ def follow(url: str, work: Work, as_json: bool) -> int:
             ):
                 try:
                     result = work(store, progress.take)
-                except Exception:
+                except Exception as error:
                     progress.close()
                     run = _kept(store) if store.ephemeral else None
                     if run is not None:
                         progress.say(f"the run was kept: {_format.shown(run.url)}")
+                    if isinstance(error, JobFailed) and progress.begun:
+                        error.add_note(
+                            f"'lambdaml logs {_format.shown(run.url if run else url)}' shows what it printed"
+                        )
                     raise
                 run = _kept(store)
                 if run is None:

@@ -103,6 +103,23 @@ def print_text(text: str, indent: str = "", first: str | None = None) -> None:
         first = None
 
 
+def wrapped(text: str, indent: str) -> list[str]:
+    """Break a text into lines that fit, with this indent before all but the first."""
+    return textwrap.wrap(text, columns(), subsequent_indent=indent, **_WHOLE)
+
+
+def frame(line: str, used: int) -> list[str]:
+    """Break a line of a job, such as `my.py:31 in loss: x = self.encode(batch)`, before its code, and cut the code where
+    it does not fit.
+
+    Args:
+        used: The number of columns that are used already.
+    """
+    place, colon, code = line.partition(": ")
+    room = max(columns() - used - 2, _NARROW)
+    return [place, f"  {code if len(code) <= room else f'{code[: room - 4]} ...'}"] if colon else [line]
+
+
 def print_command(command: str, indent: str = "  ") -> None:
     """Print a command for a shell, on as many lines as it takes."""
     pieces: list[str] = []  # words, and options with their values

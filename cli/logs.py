@@ -67,13 +67,20 @@ def _print(lines: Iterable[LogLine]) -> None:
             f"{'-' if cell is None else cell:>{len(heading)}}  " for cell, heading in zip(cells, _HEADINGS, strict=True)
         )
         indent = " " * len(first)
-        for number, text in enumerate(_texts(line)):
-            _format.print_text(_ESCAPES.sub("", text).expandtabs(4), indent, indent if number else first)
+        for number, text in enumerate(_texts(line, len(first))):
+            _format.print_text(text, indent, indent if number else first)
         print(end="", flush=True)
 
 
-def _texts(line: LogLine) -> list[str]:
+def _texts(line: LogLine, used: int) -> list[str]:
     if line.left_out:
         return [f"({line.left_out:,} lines left out)"]
-    whole = f"{line.level} {line.source}: {line.text}" if line.level and not line.source == "error" else line.text
-    return [*(f"error: {whole}" if line.source == "error" else whole).split("\n"), *(f"  {at}" for at in line.frames)]
+    text = line.text
+    if line.source == "error":
+        text = f"error: {text}"
+    elif line.level:
+        text = f"{line.level} {line.source}: {text}"
+    if line.version is not None:
+        text = f"version {line.version}: {text}"
+    frames = [part for frame in line.frames for part in _format.frame(frame, used)]
+    return [*_ESCAPES.sub("", text).expandtabs(4).split("\n"), *frames]

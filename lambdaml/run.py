@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lambdaml.log.snapshot import State
+    from lambdaml.traces.logs import LogLine
     from lambdaml.training.verify import Report
 
 
@@ -56,6 +57,12 @@ class Run(RunReader):
         from lambdaml.traces.attribution import trace_rows
 
         return trace_rows(self)
+
+    def logs(self, worker: int | None = None) -> list[LogLine]:
+        """Return what the job printed and logged in the run's functions, or for one worker; see `lambdaml.traces.logs`."""
+        from lambdaml.traces.logs import run_logs
+
+        return run_logs(self, worker)
 
     def replay(self, version: int | None = None, of: int | None = None) -> State:
         """Rebuild the state at a version, by default the last one, bit for bit; see `lambdaml.training.replay`.

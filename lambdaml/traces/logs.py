@@ -2,7 +2,7 @@
 
 Functions write them into the parts of their traces, so they cost no request of their own, and come late: a part is written
 every 15 seconds, if any update was finished meanwhile, and when the function ends. A function that is killed loses what it
-had not written.
+had not written. What `evaluate` printed stands with the metrics.
 
 Each function has a clock of its own. The store dates its first part, in which it says what its clock showed, so that lines
 of several functions have an order. It is as good as the store's dates, which S3 gives in whole seconds.
@@ -11,26 +11,29 @@ of several functions have an order. It is as good as the store's dates, which S3
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lambdaml.errors import SettingsError
-from lambdaml.log import keys
+from lambdaml.log import keys, wire
 from lambdaml.log.reader import RunReader
-from lambdaml.log.reads import read_many
+from lambdaml.log.reads import Unpack, read_many
 from lambdaml.log.status import status
 from lambdaml.log.trace_parts import unpack_rows
 from lambdaml.storage import ObjectInfo
+from lambdaml.worker.tracing import FLUSH_S
 
 PACE_S = 2.0
 """Whoever follows the logs waits this many seconds for each request that it made."""
 
-_LONGEST_S = 15.0
-"""It never waits longer than this, in seconds, which is the time in which each function writes one part."""
-
 _SILENT_S = 30.0
 """If no part has come for so long, in seconds, it asks whether anybody works on the run."""
+
+
+_KINDS = ("log", "error")
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class LogLine:
     """A line of the logs.
 
     Attributes:
-        function: The name of the function.
-        seconds: The time since the function began, by its own clock, in seconds.
+        function: The name of the function, or `evaluate`.
+        seconds: The time since the function or the evaluation began, by its own clock, in seconds.
         run_s: The time since the first of the run's functions began, in seconds, as good as the store's dates.
         worker: The worker for which the code ran; None if it ran for none, as when the job is imported.
         seq: The number of the update that it computed, among those of the worker.
@@ -48,6 +51,7 @@ class LogLine:
         text: The text, which has several lines if it was logged as such.
         frames: The lines of the job that led to an error, the outermost first.
         left_out: The number of lines that were left out here; the text is empty then.
+        version: The version that was evaluated, if it was `evaluate` that printed.
     """
 
     function: str
@@ -60,6 +64,7 @@ class LogLine:
     text: str
     frames: tuple[str, ...] = ()
     left_out: int = 0
+    version: int | None = None
 
 
 def run_logs(run: RunReader, worker: int | None = None) -> list[LogLine]:
@@ -80,8 +85,8 @@ def follow_logs(
 ) -> Iterator[LogLine]:
     """Yield the lines of a run, and wait for more until it has ended or nobody works on it.
 
-    This makes one request in `PACE_S` on average. Beside a run of more than six functions it makes more, since it reads
-    each part of a trace once.
+    This makes one request in `PACE_S` on average. With more than four functions it makes more, since it reads each part of
+    a trace once, and each function writes one in `FLUSH_S`.
 
     Args:
         worker: The worker whose lines are wanted; by default those of all, and those of none.
@@ -96,20 +101,19 @@ def follow_logs(
     over = False
     while True:
         over = over or store.head(keys.MODEL) is not None or (silent_s >= _SILENT_S and status(run).state != "running")
-        done = over and (over_s >= _LONGEST_S or reader.all_ended())
-        before = reader.requests
+        done = over and (over_s >= FLUSH_S or reader.all_ended())
+        before, seen = reader.requests, reader.seen
         yield from reader.news()
         if done:
             return
-        fresh = reader.requests - before - 1
-        wait_s = min(PACE_S * (2 + over + fresh), _LONGEST_S)
-        silent_s = 0.0 if fresh else silent_s + wait_s if silent_s < _SILENT_S else wait_s
+        wait_s = min(PACE_S * (1 + reader.requests - before), FLUSH_S)
+        silent_s = silent_s + wait_s if reader.seen == seen and silent_s < _SILENT_S else 0.0
         over_s += wait_s if over else 0.0
         sleep(wait_s)
 
 
 class _Reader:
-    """Reads the parts of a run's traces, each once.
+    """Reads the parts of a run's traces, and its metrics, each once.
 
     Attributes:
         requests: The number of requests that `news` has made.
@@ -125,6 +129,11 @@ class _Reader:
         self._began_s: dict[str, tuple[float, float]] = {}  # by the function's clock, and by the store's
         self._first_s: float | None = None
 
+    @property
+    def seen(self) -> int:
+        """The number of objects that were read."""
+        return len(self._seen)
+
     def all_ended(self) -> bool:
         """Return whether it is known what each function has used, which is written after its last part."""
         store = self._run.store
@@ -132,38 +141,41 @@ class _Reader:
         return {_function(info) for info in store.list(keys.TRACE)} <= ended
 
     def news(self) -> list[LogLine]:
-        """Return the lines in parts that were not there before."""
-        store = self._run.store
-        infos = [info for info in store.list(keys.TRACE) if info.key not in self._seen]
-        self._seen.update(info.key for info in infos)
-        self.requests += 1 + len(infos)
-        parts = read_many(store, [info.key for info in infos], unpack_rows)
-        for info, rows in zip(infos, parts, strict=True):
-            self._date(info, rows or ())
+        """Return the lines in objects that were not there before."""
+        parts, evaluations = self._fresh(keys.TRACE, unpack_rows), self._fresh(keys.METRICS, wire.load_json)
+        for info, rows in parts:
+            self._date(info, rows)
         began_s = [placed_s for _, placed_s in self._began_s.values()]
         self._first_s = min(began_s, default=0.0) if self._first_s is None else self._first_s
-        lines = [
-            self._line(_function(info), row)
-            for info, rows in zip(infos, parts, strict=True)
-            for row in sorted(rows or (), key=lambda row: row.get("at_s", 0.0))
-            if row["kind"] in ("log", "error") and self._worker in (None, row.get("worker"))
-        ]
-        return sorted(lines, key=lambda line: line.run_s)
+        lines = [self._line(row, _function(info)) for info, rows in parts for row in rows if row["kind"] in _KINDS]
+        for info, record in evaluations:
+            self._date(info, record.get("said", ()))
+            lines += [self._line(row, info.key, record["version"]) for row in record.get("said", ())[1:]]
+        wanted = [line for line in lines if self._worker in (None, line.worker)]
+        return sorted(wanted, key=lambda line: line.run_s)
 
-    def _date(self, info: ObjectInfo, rows: Any) -> None:
-        """Note when a function began, by its clock and the store's, if this is its first part."""
+    def _fresh(self, prefix: str, unpack: Unpack[Any]) -> list[tuple[ObjectInfo, Any]]:
+        store = self._run.store
+        infos = [info for info in store.list(prefix) if info.key not in self._seen]
+        self._seen.update(info.key for info in infos)
+        self.requests += 1 + len(infos)
+        found = read_many(store, [info.key for info in infos], unpack)
+        return [(info, each) for info, each in zip(infos, found, strict=True) if each is not None]
+
+    def _date(self, info: ObjectInfo, rows: Sequence[Row]) -> None:
+        """Note when a function or an evaluation began, by its clock and the store's, if this is its first object."""
         began_s = next((row["at_s"] for row in rows if row["kind"] == "began"), None)
         if began_s is not None:
             last_s = max(row["at_s"] for row in rows if "at_s" in row)
             written_s = next((row["now_s"] for row in rows if row["kind"] == "function"), last_s)
             self._began_s[_function(info)] = began_s, info.modified - (written_s - began_s)
 
-    def _line(self, function: str, row: dict[str, Any]) -> LogLine:
-        own_s, placed_s = self._began_s.get(function, (row["at_s"], self._first_s or 0.0))
+    def _line(self, row: Row, of: str, version: int | None = None) -> LogLine:
+        own_s, placed_s = self._began_s.get(of, (row["at_s"], self._first_s or 0.0))
         seconds = row["at_s"] - own_s
         failed = row["kind"] == "error"
         return LogLine(
-            function=function,
+            function=of if version is None else "evaluate",
             seconds=round(seconds, 6),
             run_s=round(placed_s + seconds - (self._first_s or 0.0), 6),
             worker=row.get("worker"),
@@ -173,8 +185,10 @@ class _Reader:
             text=row.get("text", ""),
             frames=tuple(row.get("frames", ())),
             left_out=row.get("left_out", 0),
+            version=version,
         )
 
 
 def _function(info: ObjectInfo) -> str:
-    return info.key.split("/")[1]
+    """Return the function that wrote a part; the key itself if it is no part of a trace."""
+    return info.key.split("/")[1] if info.key.startswith(keys.TRACE) else info.key

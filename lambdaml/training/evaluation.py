@@ -76,14 +76,16 @@ class Evaluator:
                 self._evaluate(info, before)
 
     def _evaluate(self, info: ObjectInfo, before: str) -> None:
+        from lambdaml.training.output import captured
         from lambdaml.training.streaming import load_model
 
         version = keys.number(info.key)
         probe = self._probe_from(before) if self._settings.coherence else None
-        model = self._fresh_model()
-        if not load_model(self._store, info.key, info.size_bytes, model):
-            return
-        metrics = _metrics(self._job, model)
+        with captured() as output:
+            model = self._fresh_model()
+            if not load_model(self._store, info.key, info.size_bytes, model):
+                return
+            metrics = _metrics(self._job, model)
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
@@ -94,7 +96,9 @@ class Evaluator:
             self._reached = True
             request_stop(self._store, "target", version)  # before the metrics: readers who see them look for the stop
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._store.create(keys.metrics(version), wire.dump_json({"version": version, "metrics": plain}))
+        began, *said = output.take()
+        record = {"version": version, "metrics": plain} | ({"said": [began, *said]} if said else {})
+        self._store.create(keys.metrics(version), wire.dump_json(record))
         self._emit(MetricsEvent(version=version, metrics=metrics))
 
     def _probe_from(self, key: str) -> Probe:

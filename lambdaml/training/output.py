@@ -64,7 +64,7 @@ class Output:
 
     def now(self) -> float:
         """Return the seconds on the function's clock."""
-        return time.perf_counter()
+        return round(time.perf_counter(), 6)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
