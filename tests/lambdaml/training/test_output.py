@@ -26,7 +26,7 @@ from lambdaml.training.output import (
 @pytest.fixture
 def logger() -> logging.Logger:
     """A logger of which no handler of pytest knows."""
-    return logging.Logger("tests.mine", logging.INFO)
+    return logging.Logger("tests.mine", logging.INFO)  # noqa: LOG001
 
 
 def said(output: Output) -> list[dict[str, Any]]:
