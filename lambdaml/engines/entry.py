@@ -74,7 +74,7 @@ def run_function(
         settings = read_settings(Patient(store, Patience(PATIENCE_S, tell=tell_outages(emit), hurried=leaving)))
         with captured() as output:
             if job is None:
-                with _reporting(store, name, output):
+                with _reporting(store, name, output), output.listening():
                     job = load_run_job(settings)
             work = function_coroutine(
                 store,

@@ -33,7 +33,7 @@ _SILENT_S = 30.0
 
 _KINDS = ("log", "error")
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class _Reader:
         found = read_many(store, [info.key for info in infos], unpack)
         return [(info, each) for info, each in zip(infos, found, strict=True) if each is not None]
 
-    def _date(self, info: ObjectInfo, rows: Sequence[Row]) -> None:
+    def _date(self, info: ObjectInfo, rows: Sequence[_Row]) -> None:
         """Note when a function or an evaluation began, by its clock and the store's, if this is its first object."""
         began_s = next((row["at_s"] for row in rows if row["kind"] == "began"), None)
         if began_s is not None:
@@ -170,7 +170,7 @@ class _Reader:
             written_s = next((row["now_s"] for row in rows if row["kind"] == "function"), last_s)
             self._began_s[_function(info)] = began_s, info.modified - (written_s - began_s)
 
-    def _line(self, row: Row, of: str, version: int | None = None) -> LogLine:
+    def _line(self, row: _Row, of: str, version: int | None = None) -> LogLine:
         own_s, placed_s = self._began_s.get(of, (row["at_s"], self._first_s or 0.0))
         seconds = row["at_s"] - own_s
         failed = row["kind"] == "error"

@@ -81,7 +81,7 @@ class Evaluator:
 
         version = keys.number(info.key)
         probe = self._probe_from(before) if self._settings.coherence else None
-        with captured() as output:
+        with captured() as output, output.listening():
             model = self._fresh_model()
             if not load_model(self._store, info.key, info.size_bytes, model):
                 return

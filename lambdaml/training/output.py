@@ -25,8 +25,6 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, TextIO
 
-from lambdaml.training.eventlog import logger as event_logger
-
 PART_BYTES = 32 * 1024
 """The lines in one part of a trace have at most about this many bytes."""
 
@@ -44,11 +42,11 @@ _ROW_BYTES = 80
 
 _HANDLE: CodeType = logging.Handler.handle.__code__
 
-Row = dict[str, Any]
-Turn = tuple[int, int]
+_Row = dict[str, Any]
+_Turn = tuple[int, int]
 
 _OUTPUT: ContextVar[Output | None] = ContextVar("output", default=None)
-_TURN: ContextVar[Turn | None] = ContextVar("turn", default=None)
+_TURN: ContextVar[_Turn | None] = ContextVar("turn", default=None)
 
 
 class Output:
@@ -60,7 +58,7 @@ class Output:
         self._rows = _Rows(PART_BYTES)
         self._left_bytes = FUNCTION_BYTES
         self._logged = False
-        self._began: list[Row] = [{"kind": "began", "at_s": self.now()}]
+        self._began: list[_Row] = [{"kind": "began", "at_s": self.now()}]
 
     def now(self) -> float:
         """Return the seconds on the function's clock."""
@@ -96,14 +94,12 @@ class Output:
     def log(self, record: logging.LogRecord) -> None:
         """Add a record of `logging`."""
         self._logged = True
-        if record.name == event_logger.name:  # events tell of the run, and are not this function's alone
-            return
         row = {"level": record.levelname, "logger": record.name}
         line = _Line(self.now(), _TURN.get(), _message(record))
         with self._lock:
             self._rows.add(line.row(row))
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[_Row]:
         """Return what was added since the last call, as rows of the function's trace. Lines that are not finished are cut
         there. The first row of all says when the function began."""
         with self._lock:
@@ -115,7 +111,7 @@ class Output:
             self._rows = _Rows(max(LAST_BYTES, min(PART_BYTES, self._left_bytes)))
         return began + rows.all()
 
-    def _add(self, stream: str, piece: str, at_s: float, turn: Turn | None) -> None:
+    def _add(self, stream: str, piece: str, at_s: float, turn: _Turn | None) -> None:
         line = self._open.get(stream)
         if line is None:
             line = self._open[stream] = _Line(at_s, turn)
@@ -128,7 +124,7 @@ class Output:
 class _Line:
     """Holds a line that may go on, as a terminal would show it: what follows a carriage return replaces the line."""
 
-    def __init__(self, at_s: float, turn: Turn | None, text: str = "") -> None:
+    def __init__(self, at_s: float, turn: _Turn | None, text: str = "") -> None:
         self.turn = turn
         self._at_s = at_s
         self._text = ""
@@ -149,9 +145,9 @@ class _Line:
         self._text += fits
         self._more += len(text) - len(fits)
 
-    def row(self, source: Row) -> Row:
+    def row(self, source: _Row) -> _Row:
         """Return the row of the trace."""
-        row: Row = {"kind": "log", "at_s": self._at_s, **source}
+        row: _Row = {"kind": "log", "at_s": self._at_s, **source}
         if self.turn is not None:
             row["worker"], row["seq"] = self.turn
         return row | {"text": f"{self._text} ({self._more:,} characters left out)" if self._more else self._text}
@@ -163,12 +159,12 @@ class _Rows:
     def __init__(self, limit_bytes: int) -> None:
         self.size_bytes = 0
         self._half_bytes = limit_bytes // 2
-        self._first: list[Row] = []
-        self._last: deque[tuple[int, Row]] = deque()
+        self._first: list[_Row] = []
+        self._last: deque[tuple[int, _Row]] = deque()
         self._last_bytes = 0
-        self._left_out: Row | None = None
+        self._left_out: _Row | None = None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: _Row) -> None:
         size_bytes = len(json.dumps(row["text"])) + _ROW_BYTES
         self.size_bytes += size_bytes
         if not self._last and self.size_bytes <= self._half_bytes:
@@ -184,7 +180,7 @@ class _Rows:
                 self._left_out = {"kind": "log", "at_s": dropped["at_s"], "left_out": 0}
             self._left_out["left_out"] += 1
 
-    def all(self) -> list[Row]:
+    def all(self) -> list[_Row]:
         """Return the rows, with one in place of those that were left out."""
         return [*self._first, *([self._left_out] if self._left_out else []), *(row for _, row in self._last)]
 
@@ -201,16 +197,14 @@ def speaking_for(worker: int, seq: int) -> Iterator[None]:
 
 @contextmanager
 def captured(output: Output | None = None) -> Iterator[Output]:
-    """Capture what the caller prints and logs in the block, and what others do while they are `listening`.
+    """Let an output collect, during the block, what is printed and logged while it is `listening`.
 
     Args:
-        output: The output that collects it; by default a new one.
+        output: The output; by default a new one.
     """
-    output = output or Output()
     _taps.open()
     try:
-        with output.listening():
-            yield output
+        yield output or Output()
     finally:
         _taps.close()
 

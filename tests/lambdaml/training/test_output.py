@@ -7,7 +7,9 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,6 +31,12 @@ def logger() -> logging.Logger:
     return logging.Logger("tests.mine", logging.INFO)  # noqa: LOG001
 
 
+@contextmanager
+def capturing() -> Iterator[Output]:
+    with captured() as output, output.listening():
+        yield output
+
+
 def said(output: Output) -> list[dict[str, Any]]:
     return [row for row in output.take() if row["kind"] == "log"]
 
@@ -38,7 +46,7 @@ def texts(output: Output) -> list[str]:
 
 
 def test_prints_are_captured_and_still_appear(capsys: pytest.CaptureFixture[str]) -> None:
-    with captured() as output:
+    with capturing() as output:
         print("one", 2)
         print("three", file=sys.stderr)
     print("afterwards")
@@ -64,7 +72,7 @@ def test_a_stream_that_somebody_put_over_ours_stays(capsys: pytest.CaptureFixtur
 
 
 def test_lines_say_for_which_update_of_which_worker_the_code_ran() -> None:
-    with captured() as output:
+    with capturing() as output:
         print("for nobody")
         with speaking_for(3, 7):
             print("for worker 3")
@@ -89,14 +97,14 @@ def test_threads_that_work_for_different_functions_are_told_apart() -> None:
                 turns.wait()
                 print(number, line)
 
-    with captured() as mine, ThreadPoolExecutor(2) as pool:
+    with capturing() as mine, ThreadPoolExecutor(2) as pool:
         list(pool.map(work, range(2)))
     assert [texts(output) for output in outputs] == [[f"{n} {line}" for line in range(50)] for n in range(2)]
     assert said(mine) == []
 
 
 def test_a_carriage_return_begins_the_line_anew() -> None:
-    with captured() as output:
+    with capturing() as output:
         for share in range(0, 101, 10):
             print(f"\r{share} %", end="")
         print()
@@ -106,7 +114,7 @@ def test_a_carriage_return_begins_the_line_anew() -> None:
 
 
 def test_a_line_that_goes_on_is_cut_where_a_part_ends() -> None:
-    with captured() as output:
+    with capturing() as output:
         print("first", end=" ")
         assert texts(output) == ["first "]
         print("second")
@@ -115,7 +123,7 @@ def test_a_line_that_goes_on_is_cut_where_a_part_ends() -> None:
 
 def test_records_of_logging_have_their_level_and_need_no_handler(logger: logging.Logger) -> None:
     logger.addHandler(logging.NullHandler())
-    with captured() as output:
+    with capturing() as output:
         logger.warning("careful %d", 3)
         logger.debug("not asked for")
     (row,) = said(output)
@@ -126,7 +134,7 @@ def test_records_of_logging_have_their_level_and_need_no_handler(logger: logging
 def test_what_a_handler_prints_of_a_record_is_not_captured_twice(
     logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with captured() as output:
+    with capturing() as output:
         logger.addHandler(logging.StreamHandler(sys.stderr))
         logger.info("hello")
         print("between")
@@ -143,7 +151,7 @@ def test_what_a_handler_prints_of_a_record_is_not_captured_twice(
 def test_a_warning_that_no_handler_takes_still_appears_and_is_captured_once(
     capsys: pytest.CaptureFixture[str], logger: logging.Logger
 ) -> None:
-    with captured() as output:
+    with capturing() as output:
         logger.warning("careful")
     assert texts(output) == ["careful"]
     assert capsys.readouterr().err == "careful\n"
@@ -151,13 +159,20 @@ def test_a_warning_that_no_handler_takes_still_appears_and_is_captured_once(
 
 def test_a_record_whose_arguments_do_not_fit_breaks_nothing(logger: logging.Logger) -> None:
     logger.addHandler(logging.NullHandler())
-    with captured() as output:
+    with capturing() as output:
         logger.warning("%d apples", "no")
     assert texts(output) == ["%d apples"]
 
 
-def test_other_threads_print_as_ever_and_are_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_while_it_does_not_listen_is_nobodys(capsys: pytest.CaptureFixture[str]) -> None:
     with captured() as output:
+        print("by an event handler, for example")
+    assert said(output) == []
+    assert capsys.readouterr().out == "by an event handler, for example\n"
+
+
+def test_other_threads_print_as_ever_and_are_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
+    with capturing() as output:
         thread = threading.Thread(target=print, args=("from a thread",))
         thread.start()
         thread.join()
