@@ -16,8 +16,8 @@ _OPENING = """\
 
 Made by `python -m lambdaml.cli.reference > docs/cli.md`; a test checks that it is up to date.
 
-Results go to stdout. An error goes to stderr as one line, followed by the lines of the job that led to it, if the job
-caused it. With `--json` or `--csv`, stdout holds JSON or CSV and nothing else, whatever a job prints, and progress
+Results go to stdout. An error goes to stderr as one line. If the job caused it, it is broken to fit the terminal, and the
+lines of the job that led to it follow. With `--json` or `--csv`, stdout holds JSON or CSV and nothing else, whatever a job prints, and progress
 goes to stderr. Tables are at most as wide as the terminal, or 80 columns if there is none. `NO_COLOR` switches colours
 off; `LAMBDAML_TRACEBACK=1` adds the traceback to an error.
 
