@@ -68,7 +68,8 @@ def _complain(error: Exception, message: str, code: int) -> int:
     if _wants_traceback():
         traceback.print_exception(error)
     notes = getattr(error, "__notes__", ())
-    lines = _format.wrapped(f"error: {_line(message)}", "  ") if notes else [f"error: {_line(message)}"]
+    line = f"error: {_line(message)}"
+    lines = _format.wrapped(_format.placeless(line), "  ") if notes else [line]
     for note in notes:
         lines += [f"  {line}" for line in _format.frame(_line(note), 2)]
     print("\n".join(lines), file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import textwrap
@@ -106,6 +107,12 @@ def print_text(text: str, indent: str = "", first: str | None = None) -> None:
 def wrapped(text: str, indent: str) -> list[str]:
     """Break a text into lines that fit, with this indent before all but the first."""
     return textwrap.wrap(text, columns(), subsequent_indent=indent, **_WHOLE)
+
+
+def placeless(message: str) -> str:
+    """Leave out the file and the line that the message of an error of the job ends with; the lines of the job that follow it
+    say more."""
+    return re.sub(r" \([^()]*:\d+\)$", "", message)
 
 
 def frame(line: str, used: int) -> list[str]:

@@ -77,7 +77,7 @@ def _texts(line: LogLine, used: int) -> list[str]:
         return [f"({line.left_out:,} lines left out)"]
     text = line.text
     if line.source == "error":
-        text = f"error: {text}"
+        text = f"error: {_format.placeless(text) if line.frames else text}"
     elif line.level:
         text = f"{line.level} {line.source}: {text}"
     if line.version is not None:

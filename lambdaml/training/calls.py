@@ -18,8 +18,7 @@ from lambdaml.training.frames import own_frames
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call the user's code. An error that it raises becomes one line, with the lines of that code as notes. If it came
-    through none of them, as a backward pass of torch does, the line names the place outside torch that it came through.
+    """Call the user's code. An error that it raises becomes one line that names the place in that code.
 
     Raises:
         JobFailed: If it raised.
@@ -29,20 +28,18 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     except JobError:
         raise
     except (Exception, SystemExit) as error:
-        frames = own_frames(error)
+        trace = error.__traceback__
+        while (
+            trace is not None and trace.tb_next is not None and "torch" not in trace.tb_next.tb_frame.f_code.co_filename
+        ):
+            trace = trace.tb_next
+        place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
         message = " ".join(str(error).split())
         name = getattr(function, "__qualname__", repr(function))
-        failed = JobFailed(f"{name} raised {type(error).__name__}: {message}{'' if frames else _place(error)}")
-        for line in frames:
+        failed = JobFailed(f"{name} raised {type(error).__name__}: {message}{place}")
+        for line in own_frames(error):
             failed.add_note(line)
         raise failed from error
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and "torch" not in trace.tb_next.tb_frame.f_code.co_filename:
-        trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
 
 
 @contextmanager
