@@ -32,6 +32,7 @@ class Points(lambdaml.Job):
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         self.steps += 1
         if self.steps > self.fails:
+            print("here it fails")
             raise ValueError("no more of this")
         time.sleep(self.seconds)
         x, y = batch

@@ -63,9 +63,16 @@ def test_the_bits_do_not_depend_on_the_engine_nor_on_the_number_of_functions(
     assert set(run.metrics()) == {8, 16, 24}
 
 
-def test_a_job_that_raises_is_named_with_its_file_and_line(engine: str, tmp_path: Path) -> None:
+def test_a_job_that_raises_is_named_with_its_file_and_line_and_the_logs_have_what_it_printed(
+    engine: str, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/run"
     with pytest.raises(JobFailed, match=r"no more of this \(.*jobs\.py:"):
-        train(f"file://{tmp_path}/run", engine=engine, functions=2, args={"fails": 5})
+        train(url, engine=engine, functions=2, args={"fails": 5})
+    lines = lambdaml.Run(url).logs()
+    failed = {(line.worker, line.seq) for line in lines if line.source == "error" and line.frames}
+    printed = {(line.worker, line.seq) for line in lines if line.text == "here it fails"}
+    assert failed and failed <= printed
 
 
 def test_after_ctrl_c_nobody_works_on_and_the_run_can_be_resumed_at_once(
