@@ -9,10 +9,10 @@ reduced/{commit:010d}/{name}          create-only: a sum of updates of this comm
 sums/{commit:010d}/{name}             create-only: the vector of that sum, if it is an object of its own
 snapshots/{version:010d}.safetensors  the full state at a version
 frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
-metrics/{version:010d}.json           the evaluation of that snapshot
+metrics/{version:010d}.json           the evaluation of that snapshot, with what it printed
 leases/{worker:05d}/{generation:06d}  create-only: which function works as this worker
 announced/{worker:05d}/{seq:010d}     an update that is late stands here until it exists; see `lambdaml.worker.barrier`
-trace/{function}/{part:05d}.jsonl     what a function measured
+trace/{function}/{part:05d}.jsonl     what a function measured, and what the job printed there
 usage/{function}.json                 create-only: what a function used, as its engine saw it
 horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
 memory/{worker:05d}/{seq:010d}        create-only: what a worker remembers after `seq` updates
