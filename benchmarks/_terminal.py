@@ -38,9 +38,12 @@ class Shown:
 
 
 def in_terminal(
-    command: Sequence[str], moment: Moment = lambda pid, seconds, text: False, limit_s: float = 60
+    command: Sequence[str],
+    moment: Moment = lambda pid, seconds, text: False,
+    limit_s: float = 60,
+    columns: int = 80,
 ) -> Shown:
-    """Run a command in a terminal of 80 columns, press Ctrl-C when the moment has come, and wait for its end.
+    """Run a command in a terminal of so many columns, press Ctrl-C when the moment has come, and wait for its end.
 
     Args:
         limit_s: The seconds without output, or after Ctrl-C, after which it is killed.
@@ -53,7 +56,7 @@ def in_terminal(
     os.close(closed_by_exec)
     os.read(started, 1)  # before that, Ctrl-C would strike a copy of this process
     os.close(started)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     began = heard = time.monotonic()
     pressed: float | None = None
     text = ""

@@ -34,6 +34,7 @@ from lambdaml.cli.study import study
 from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
+from lambdaml.cli.watch import watch
 
 VERBS = (
     train,
@@ -43,6 +44,7 @@ VERBS = (
     study,
     resume,
     status,
+    watch,
     trace,
     staleness,
     logs,

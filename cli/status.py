@@ -4,45 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from lambdaml.cli import _format, _options
-from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
     from lambdaml.log.status import Status
 
 
-_Watch = Annotated[
-    bool,
-    typer.Option("--watch", help="Follow the run until it has ended, or nobody works on it. Ctrl-C leaves it alone."),
-]
-_Keep = Annotated[
-    bool, typer.Option("--keep", help="With --watch: start functions on Lambda again if all have fallen silent.")
-]
-
-
-def status(
-    run: _options.Run,
-    watch: _Watch = False,
-    keep: _Keep = False,
-    function: _options.LambdaFunction = None,
-    region: _options.Region = None,
-    endpoint_url: _options.EndpointURL = None,
-    as_json: _options.Json = False,
-) -> int:
+def status(run: _options.Run, as_json: _options.Json = False) -> int:
     """Say whether a run is running or stopped, or how it ended."""
     from lambdaml.run import Run
 
-    if watch:
-        from lambdaml.cli._watch import watch as follow
-        from lambdaml.engines.invoke import Invoker
-
-        follow(run, (lambda: Invoker(function or "lambdaml", region or "", endpoint_url or "")) if keep else None)
-    elif keep:
-        raise UserError("--keep starts functions again while you watch: give --watch, too")
     found = Run(run).status()
     if as_json:
         _format.print_json(asdict(found))

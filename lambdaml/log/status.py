@@ -11,8 +11,7 @@ from lambdaml.log.holders import seem_working
 from lambdaml.log.launches import Launch
 from lambdaml.log.reader import RunReader
 from lambdaml.log.retention import snapshots_kept
-
-_ENDED = {"steps": "finished", "target": "reached its target"}
+from lambdaml.log.stops import ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def status(run: RunReader) -> Status:
     launch = None if stop or holders else Launch.newest(run.store)
     return Status(
         run=run.url,
-        state=_ENDED.get(stop.reason, stop.reason) if stop else "running" if holders else "stopped",
+        state=ending(stop.reason) if stop else "running" if holders else "stopped",
         version=last.last_version if last else 0,
         commits=commits,
         progress=last.progress if last else 0.0,

@@ -5,6 +5,13 @@ from __future__ import annotations
 from lambdaml.log import keys, wire
 from lambdaml.storage import Store
 
+_WORDS = {"steps": "finished", "target": "reached its target"}
+
+
+def ending(reason: str) -> str:
+    """Return words for the reason why a run ended."""
+    return _WORDS.get(reason, reason)
+
 
 def request_stop(store: Store, reason: str, version: int | None = None) -> None:
     """Ask the run to end. The first wish counts.
