@@ -66,8 +66,11 @@ class Job:
         """Return the training data: a map-style dataset (`__len__`, `__getitem__`), the same on every machine."""
         raise NotImplementedError
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the mean loss over a batch as a scalar tensor. The batch is on the model's device."""
+    def loss(self, model: nn.Module, batch: Any) -> Tensor | Mapping[str, Any]:
+        """Return the mean loss over a batch as a scalar tensor. The batch is on the model's device.
+
+        It may be a dict of scalars, of which "loss" is differentiated. `lambdaml metrics` shows the others beside it.
+        """
         raise NotImplementedError
 
     def optimizer(self, model: nn.Module) -> Optimizer:

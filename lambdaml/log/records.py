@@ -81,7 +81,8 @@ class Update:
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
     the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's
     algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if workers
-    have models of their own. The reader adds its own findings, which are not part of the object:
+    have models of their own. `parts` are those of the loss that the job names; they go into the trace and are not part of the
+    object. Nor are the reader's own findings:
     `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
     update), and `loaded` (whether `body` is in memory, or was freed).
     """
@@ -107,6 +108,7 @@ class Update:
     labels: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
     reports: tuple[RoundReport, ...] = ()
+    parts: dict[str, float | None] = field(default_factory=dict)
     body: Body = field(default_factory=dict)
     apart: Slicing | None = None
     size_bytes: int = 0

@@ -103,6 +103,7 @@ MORE_COLUMNS = (
     Column("first_batch", int, "", "the first of its worker's batches that it covers, counted through its whole life"),
     Column("batches", int, "", "the number of batches that it covers"),
     Column("base_commit", int, "", "the number of log entries that its worker knew when it was computed"),
+    Column("parts", str, "as the job's", "the means of the parts of its loss that the job names, as JSON"),
     Column("memory", str, "", "the beginning of the digest of what its worker remembered before it"),
 )
 """The table has those of these columns, after the others, in which some row has a value."""

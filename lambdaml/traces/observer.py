@@ -15,10 +15,11 @@ when nothing moves, for whom the run waits.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import fmean
@@ -295,6 +296,7 @@ class Observer:
                 "store": fmean(row["upload_s"] + row["download_s"] for row in updates),
                 "wait": fmean(row["wait_s"] for row in updates),
             }
+        function.parts = part_means(updates) or function.parts
         self._count()
 
     def _count(self) -> None:
@@ -359,6 +361,12 @@ class Observer:
             generation=lease.generation if lease else 0,
             awaited=worker in self._awaited,
         )
+
+
+def part_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each part of the loss that the job names over those of a trace's rows that have it."""
+    known = [json.loads(row["parts"]) for row in rows if row.get("parts")]
+    return _means([{name: value for name, value in parts.items() if value is not None} for parts in known])
 
 
 def _means(known: list[dict[str, float]]) -> dict[str, float]:

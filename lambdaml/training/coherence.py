@@ -182,7 +182,9 @@ class Probe:
         import torch
 
         from lambdaml.training.calls import call
+        from lambdaml.training.loss_parts import LossParts
 
+        split = LossParts(f"{type(self._job).__name__}.loss").split
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=self._device)
         training = model.training
@@ -191,7 +193,7 @@ class Probe:
             with torch.random.fork_rng(), torch.enable_grad():
                 for number, (batch, share) in enumerate(self._batches):
                     torch.manual_seed(derive_seed(self._seed, number))
-                    loss = call(self._job.loss, model, batch)
+                    loss = split(call(self._job.loss, model, batch))
                     parts = torch.autograd.grad(loss, parameters, materialize_grads=True, allow_unused=True)
                     total += share * torch.cat([part.reshape(-1) for part in parts]).double()
         finally:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lambdaml.algorithms import ALGORITHMS, WHOLE_MODEL, Assignment, Batch, together
 from lambdaml.codecs import Layout, UpdateContext, Vector
-from lambdaml.errors import JobFailed, SettingsError
+from lambdaml.errors import SettingsError
 from lambdaml.job import Job
 from lambdaml.log.memory import Arrays
 from lambdaml.partitions import PARTITIONS
@@ -26,10 +26,11 @@ from lambdaml.training.flat import FlatGradient
 from lambdaml.training.gradient_sum import ModelGradientSum
 from lambdaml.training.inner_rates import InnerRates
 from lambdaml.training.jobparts import encode_training, load_training
+from lambdaml.training.loss_parts import LossParts
 from lambdaml.training.owners import DatasetSamples
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, sampler_of
-from lambdaml.training.statistics_check import check_statistics, described
+from lambdaml.training.statistics_check import check_statistics
 
 _MAX_LOSS_SCALE = 2.0**16
 _PLAIN = (
@@ -86,6 +87,7 @@ class JobModel:
         self.flat = FlatGradient(model, device)
         self.rows = Rows(model, self.flat.parameters, self.flat.layout, fragments)
         self.rates = InnerRates(optimizer, scheduler, job.scheduler_interval, settings.steps_per_epoch, inner_steps)
+        self.loss_parts = LossParts(f"{type(job).__name__}.loss")
         self._sampler: Sampler | None = None
         self.dataset: Any = None
         self.changed: Mapping[str, Any] = {}
@@ -126,6 +128,7 @@ class JobModel:
                 break
             scale /= 2.0
             self.buffers.restore(kept)
+        self.loss_parts.count(samples)
         labels = self._count_labels(data) if self._labels else ()
         self._absent = absent.tolist()
         return Batch(samples, loss, absent, labels)
@@ -176,9 +179,7 @@ class JobModel:
         self.flat.begin()
         dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            loss = call(self.job.loss, self.model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise JobFailed(f"{type(self.job).__name__}.loss must return a scalar tensor, not {described(loss)}")
+            loss = self.loss_parts.split(call(self.job.loss, self.model, batch))
         call((loss * scale if scale != 1.0 else loss).backward)
         return float(loss.detach()), self.flat.finish()
 

@@ -178,6 +178,7 @@ class Replica:
             batches=(assignment.first_batch, assignment.batches) if covers_batches(self.algorithm) else None,
             memory=digest,
             residuals=found.residuals,
+            parts=self.local.loss_parts.take(),
             warnings=self.strays.found(numbers),
         )
 

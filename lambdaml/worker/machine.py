@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from lambdaml.algorithms import Assignment
@@ -43,6 +43,7 @@ class Computed:
         batches: The first of the worker's batches and their number; None for a gradient of one batch.
         memory: The digest of the memory that it was computed from; "" in a run without memory.
         residuals: The primal and the dual residual at the base; see `lambdaml.algorithms.Message`.
+        parts: The means of the parts of the loss that the job names; None for one that is not finite.
         warnings: Texts for the user, one for each finding.
     """
 
@@ -57,6 +58,7 @@ class Computed:
     batches: tuple[int, int] | None = None
     memory: str = ""
     residuals: tuple[float, ...] = ()
+    parts: dict[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def update(
@@ -77,7 +79,7 @@ class Computed:
 
 _COPIED = (
     *("base", "base_commit", "samples", "loss", "compute_s", "encode_s"),
-    *("labels", "batches", "memory", "residuals", "body"),
+    *("labels", "batches", "memory", "residuals", "parts", "body"),
 )
 """The members of a computation that its update has, too."""
 

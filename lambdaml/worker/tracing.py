@@ -11,6 +11,7 @@ last part is lost. Its fates and losses are not lost, since the log has them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,6 +70,8 @@ class Tracer:
         }
         if update.batches is not None:
             row |= dict(zip(("first_batch", "batches"), update.batches, strict=True))
+        if update.parts:
+            row["parts"] = json.dumps(update.parts)
         if update.memory:
             row |= {"base_commit": update.base_commit, "memory": update.memory[:_DIGITS]}
 
