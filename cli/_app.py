@@ -20,6 +20,7 @@ from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
 from lambdaml.cli.lambda_local import lambda_local
 from lambdaml.cli.logs import logs
+from lambdaml.cli.metrics import metrics
 from lambdaml.cli.plan import plan
 from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
@@ -45,6 +46,7 @@ VERBS = (
     resume,
     status,
     watch,
+    metrics,
     trace,
     staleness,
     logs,

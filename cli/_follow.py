@@ -13,6 +13,7 @@ from lambdaml.cli._progress import Progress
 if TYPE_CHECKING:
     from lambdaml.events import Emit
     from lambdaml.run import Run
+    from lambdaml.settings import Settings
     from lambdaml.storage import Store
     from lambdaml.training.driver import TrainResult
 
@@ -22,6 +23,7 @@ _ENDS = {
     "steps": "all steps taken",
     "target": "target reached",
     "cancelled": "cancelled",
+    "patience": "no better for too long",
     "replanned": "ended to be planned again",
 }
 
@@ -76,7 +78,7 @@ def follow(url: str, work: Work, as_json: bool) -> int:
         if as_json:
             _format.print_json({**result.to_dict(), "run": run.url, "store": url})
         else:
-            _format.print_pairs(_summary(result, run.url))
+            _format.print_pairs(_summary(result, run))
         _demand_success(result, run)
         return 0
     finally:
@@ -139,14 +141,25 @@ def _demand_success(result: TrainResult, run: Run) -> None:
         raise RunFailed(
             f"the run ended to be planned again; go on with: lambdaml train {shlex.quote(job)} --from {place}"
         )
-    if result.stop not in ("steps", "target", "replanned"):
+    if result.stop not in ("steps", "target", "patience", "replanned"):
         raise RunFailed(f"the run was {_ENDS.get(result.stop, result.stop)}")
     if target is not None and not met(result, target):
         raise RunFailed(f"the run ended without reaching its target {target}")
 
 
-def _summary(result: TrainResult, url: str) -> Iterator[tuple[str, str]]:
-    run, end = _format.shown(url), _ENDS.get(result.stop, result.stop)
+def _end(result: TrainResult, settings: Settings) -> str:
+    """Say why a run ended."""
+    from lambdaml.training.gains import Yardstick
+
+    patience = settings.patience_evaluations
+    yardstick = Yardstick.of_run(result.best.metrics if result.best else (), settings.target)
+    if result.stop != "patience" or patience is None or yardstick is None:
+        return _ENDS.get(result.stop, result.stop)
+    return f"stopped: {yardstick.no_gain(patience)}"
+
+
+def _summary(result: TrainResult, found: Run) -> Iterator[tuple[str, str]]:
+    run, end = _format.shown(found.url), _end(result, found.settings)
     sent, received = (_format.size(result.bytes[way]) for way in ("sent", "received"))
     yield "result", f"{_format.metrics(result.metrics)} at version {result.version} ({end})"
     if result.best is not None and result.best.version != result.version:

@@ -38,8 +38,8 @@ def bar(share: float, width: int) -> str:
 def plot(curves: Mapping[str, Points], width: int, height: int) -> Iterator[str]:
     """Yield the lines of a plot, with the least and the greatest value of each axis at its ends.
 
-    Neighbouring points of a curve are joined by dots; each curve has a mark of its own, which a last line names if there
-    are several.
+    Neighbouring points of a curve are joined by dots; each curve has a mark of its own, which the last lines name if
+    there are several.
 
     Args:
         curves: The curves by name; there is at least one point.
@@ -72,7 +72,7 @@ def plot(curves: Mapping[str, Points], width: int, height: int) -> Iterator[str]
     yield f"{'':{margin}} +{'-' * (columns + 2)}"
     yield f"{'':{margin}}   {first}{last:>{columns + 1 - len(first)}}"
     if len(curves) > 1:
-        yield f"{'':{margin}}   {', '.join(f'{mark} {name}' for mark, name in zip(_MARKS, curves, strict=False))}"
+        yield from (f"{'':{margin}}   {mark} {name}" for mark, name in zip(_MARKS, curves, strict=False))
 
 
 def _range(values: Iterator[float]) -> tuple[float, float]:

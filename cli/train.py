@@ -71,6 +71,17 @@ _Target = Annotated[
         rich_help_panel=_LENGTH,
     ),
 ]
+_Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--patience",
+        min=1,
+        metavar="N",
+        help="Stop when N evaluations in a row bring no better value of the target's metric, or of the first one that the "
+        "job reports.",
+        rich_help_panel=_LENGTH,
+    ),
+]
 _Schedule = Annotated[
     str,
     typer.Option(
@@ -294,6 +305,7 @@ def train(
     steps: _Steps = None,
     epochs: _Epochs = None,
     target: _Target = None,
+    patience_evaluations: _Patience = None,
     schedule: _Schedule = "bsp",
     profile: _ProfileFile = None,
     replan: Replan = False,

@@ -73,6 +73,9 @@ class RunOptions(LaunchOptions):
             10 epochs, or at most 1000 if it has a target.
         epochs: The number of passes over the data, in place of `steps`.
         target: A condition on a metric, such as `accuracy>=0.95`. The run stops at the first snapshot that meets it.
+        patience_evaluations: The number of evaluations in a row that bring no better value of the target's metric, or of
+            the first metric that the job reports, after which the run stops; see `lambdaml.training.gains`. None for
+            any number.
         codec: The format that updates are written in: `fp32`, `bf16`, `topk:0.01`, `sparse` ...; see `lambdaml.codecs.CODECS`.
         error_feedback: The share of what a worker's earlier updates did not carry that goes into its next one, from 0
             (none) to 1. The default is 1 for codecs that leave out numbers, and 0 for the others.
@@ -122,6 +125,7 @@ class RunOptions(LaunchOptions):
     steps: int | None = None
     epochs: float | None = None
     target: str | None = None
+    patience_evaluations: int | None = None
     codec: str = "fp32"
     error_feedback: float | None = None
     staleness: str = "constant"

@@ -81,6 +81,7 @@ class Settings(BaseModel):
     owners_sha256: str = ""
     seed: int = 0
     target: str | None = None
+    patience_evaluations: int | None = Field(default=None, ge=1)
     batch_size: int = Field(ge=1)
     samples: int = Field(ge=1)
     steps_per_epoch: int = Field(ge=1)

@@ -8,7 +8,7 @@ has them all as methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -38,6 +38,12 @@ def read_settings(store: Store) -> Settings:
     if settings is None:
         raise RunNotFound(f"there is no run at {store.url}")
     return settings
+
+
+def metrics_in(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of an evaluation, as the bucket holds it, in the order in which the job reports them."""
+    values = record["metrics"]
+    return {name: math.nan if values[name] is None else values[name] for name in record.get("names", values)}
 
 
 class RunReader:
@@ -105,7 +111,7 @@ class RunReader:
 
     def _metrics(self, wanted: Sequence[str]) -> dict[int, dict[str, float]]:
         return {
-            record["version"]: {name: math.nan if value is None else value for name, value in record["metrics"].items()}
+            record["version"]: metrics_in(record)
             for record in read_many(self.store, wanted, wire.load_json)
             if record is not None
         }

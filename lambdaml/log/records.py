@@ -23,7 +23,7 @@ from lambdaml.log.reports import RoundReport, dump_reports, load_reports
 from lambdaml.log.slices import Slicing
 
 Fate = Literal["applied", "discarded", "rejected"]
-Reason = Literal["steps", "target", "cancelled", "diverged", "replanned"]
+Reason = Literal["steps", "target", "patience", "cancelled", "diverged", "replanned"]
 LOST_MEMORY = "lost-memory"
 """This control entry says that a worker's memory began anew before an update, since it could not be recovered."""
 DAMAGED = "damaged"

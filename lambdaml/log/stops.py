@@ -5,7 +5,7 @@ from __future__ import annotations
 from lambdaml.log import keys, wire
 from lambdaml.storage import Store
 
-_WORDS = {"steps": "finished", "target": "reached its target"}
+_WORDS = {"steps": "finished", "target": "reached its target", "patience": "stopped improving"}
 
 
 def ending(reason: str) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from lambdaml.log import keys, wire
 from lambdaml.log.lease import Lease
-from lambdaml.log.reader import RunReader
+from lambdaml.log.reader import RunReader, metrics_in
 from lambdaml.log.reads import read_now
 from lambdaml.log.status import status
 from lambdaml.log.trace_parts import meter_reading, unpack_rows
@@ -235,9 +235,7 @@ class Observer:
         for info in infos[::-1][::step]:  # the newest first
             record = read_now(self._store, info.key, wire.load_json)
             if record is not None:
-                self._metrics[record["version"]] = {
-                    name: math.nan if value is None else value for name, value in record["metrics"].items()
-                }
+                self._metrics[record["version"]] = metrics_in(record)
             yield
 
     def _look_at_holders(self) -> Iterator[None]:
@@ -314,7 +312,7 @@ class Observer:
     def seen(self) -> Seen:
         """Return what has been seen so far, without a request."""
         log, settings, functions = self._log, self.run.settings, list(self._functions.values())
-        names = sorted({name for metrics in self._metrics.values() for name in metrics})
+        names = dict.fromkeys(name for metrics in self._metrics.values() for name in metrics)
         return Seen(
             run=self.run.url,
             state=log.stop.reason if log.stop else "stopped" if self._stopped else "running",

@@ -17,7 +17,7 @@ from lambdaml.settings import Settings, reached
 from lambdaml.storage import Store
 from lambdaml.storage.probe import check
 from lambdaml.storage.url import StoreURL
-from lambdaml.training.evaluation import evaluate, with_residuals
+from lambdaml.training.evaluation import evaluate, no_metrics, with_residuals
 from lambdaml.training.footprint import Footprint, footprint, outer_share, warning
 from lambdaml.training.init_from import begin_from
 
@@ -86,9 +86,13 @@ def first_state(settings: Settings, job: Job, engine: Engine, functions: int = 1
     if settings.init_from is not None:
         engine.compute.submit(begin_from, replica, settings.init_from).result()
     state = engine.compute.submit(replica.shared_state).result()
-    if settings.target is not None:
+    if settings.target is not None or settings.patience_evaluations is not None:
         metrics = engine.compute.submit(evaluate, job, state).result()
-        reached(settings.target, with_residuals(metrics, state.meta) if replica.algorithm.duals else metrics)
+        metrics = with_residuals(metrics, state.meta) if replica.algorithm.duals else metrics
+        if settings.target is not None:
+            reached(settings.target, metrics)
+        elif not metrics:
+            raise SettingsError(no_metrics(job))
     trained_bytes = replica.flat.host.nbytes
     return state, footprint(
         replica.parts,

@@ -50,7 +50,7 @@ class TrainResult:
 
     Attributes:
         run: The URL of the run.
-        stop: The reason why it ended: `steps`, `target`, `cancelled`, `diverged`, `replanned`.
+        stop: The reason why it ended: `steps`, `target`, `patience`, `cancelled`, `diverged`, `replanned`.
         version: The version of the result, in optimizer steps.
         metrics: The metrics of the result, by name.
         seconds: The wall time of this call.
@@ -62,8 +62,8 @@ class TrainResult:
         fates: The number of updates by fate.
         rejections: A sentence about the rejected updates; "" if none was rejected.
         model_sha256: The SHA-256 of model.safetensors; None if the run has no result.
-        best: The best snapshot that was evaluated, by the target's metric; None in a run without a target. The result
-            of a run that reached its target is the first snapshot that met it; the run goes on for a little while after
+        best: The best snapshot that was evaluated, by the metric of `lambdaml.training.gains`; None if there is none. The
+            result of a run that reached its target is the first snapshot that met it; the run goes on for a little while after
             that, so that a later snapshot may be better.
     """
 
@@ -367,7 +367,7 @@ def result(run: RunReader, seconds: float, requests: Callable[[], MeterReading])
         fates=summary.fates,
         rejections=rejections,
         model_sha256=model_sha256,
-        best=best(metrics, run.settings.target) if run.settings.target is not None else None,
+        best=best(metrics, run.settings.target),
     )
 
 

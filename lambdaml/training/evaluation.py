@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.algorithms import ALGORITHMS
 from lambdaml.engines import Enough
-from lambdaml.errors import JobFailed
+from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.events import Emit, EvaluatingEvent, Event, MetricsEvent
 from lambdaml.job import Job
 from lambdaml.log import keys, wire
+from lambdaml.log.reader import RunReader
 from lambdaml.log.snapshot import State, meta_of, read_state
 from lambdaml.log.stops import request_stop
-from lambdaml.settings import Settings, parse_target, reached
+from lambdaml.settings import Settings, reached
 from lambdaml.storage import ObjectInfo, Store
+from lambdaml.training.gains import Yardstick
 
 if TYPE_CHECKING:
     from lambdaml.engines import LaunchSpec
@@ -29,7 +31,8 @@ _TELL_S = 0.1
 
 
 class Evaluator:
-    """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target.
+    """Evaluates a run's snapshots in order, each once, and asks the run to stop at the first that meets the target, or
+    with which its metric has not improved for too long (`lambdaml.training.gains`).
 
     A run whose algorithm has duals has the metrics of `with_residuals`, too. If `coherence` is set, it adds a metric of that name: the cosine between the gradients of this snapshot and of the
     one before on the reference set of `lambdaml.training.coherence`.
@@ -59,6 +62,7 @@ class Evaluator:
         self._model: Any = None
         self._probe: Probe | None = None
         self._last = ""
+        self._judged: dict[int, dict[str, float]] | None = None
         self._reached = False
 
     def catch_up(self) -> None:
@@ -96,10 +100,26 @@ class Evaluator:
             self._reached = True
             request_stop(self._store, "target", version)  # before the metrics: readers who see them look for the stop
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._judge(version, metrics)
         began, *said = output.take()
-        record = {"version": version, "metrics": plain} | ({"said": [began, *said]} if said else {})
+        record = {"version": version, "metrics": plain, "names": list(plain)} | ({"said": [began, *said]} if said else {})
         self._store.create(keys.metrics(version), wire.dump_json(record))
         self._emit(MetricsEvent(version=version, metrics=metrics))
+
+    def _judge(self, version: int, metrics: dict[str, float]) -> None:
+        """Ask the run to stop if its metric has not improved for as many evaluations as its patience says."""
+        patience, target = self._settings.patience_evaluations, self._settings.target
+        if patience is None or self._reached:
+            return
+        if self._judged is None:
+            self._judged = RunReader(self._store).metrics()
+        self._judged[version] = metrics
+        yardstick = Yardstick.of_run(metrics, target)
+        if yardstick is None:
+            raise SettingsError(no_metrics(self._job))
+        if yardstick.runs_out(self._judged, patience) is not None:
+            self._reached = True
+            request_stop(self._store, "patience")
 
     def _probe_from(self, key: str) -> Probe:
         """Return the probe that compares gradients with those of the snapshot before, whose key is `key`."""
@@ -228,21 +248,21 @@ class Evaluated:
     metrics: dict[str, float]
 
 
-def best(metrics: Mapping[int, dict[str, float]], target: str) -> Evaluated | None:
-    """Return the snapshot whose value of the target's metric lies farthest in the target's direction; the first of
-    equal ones.
+def best(metrics: Mapping[int, dict[str, float]], target: str | None) -> Evaluated | None:
+    """Return the best snapshot by the metric that the run is judged by; the first of equal ones.
 
     Args:
         metrics: The metrics of each snapshot that was evaluated, by version.
-        target: The target, such as `accuracy>=0.95`.
+        target: The target, such as `accuracy>=0.95`, or None; see `lambdaml.training.gains`.
 
     Returns:
         The snapshot, or None if no snapshot has a finite value of that metric.
     """
-    name, comparison, _ = parse_target(target)
-    values = {version: found[name] for version, found in metrics.items() if math.isfinite(found.get(name, math.nan))}
-    if not values:
-        return None
-    sign = -1 if comparison.startswith(">") else 1
-    version = min(values, key=lambda version: (sign * values[version], version))
-    return Evaluated(version, metrics[version])
+    yardstick = Yardstick.of_run(next(iter(metrics.values()), {}), target)
+    found = yardstick.best(metrics) if yardstick is not None else None
+    return None if found is None else Evaluated(found[0], metrics[found[0]])
+
+
+def no_metrics(job: Job) -> str:
+    """Say that a job reports nothing by which a run could be judged."""
+    return f"patience: {type(job).__name__}.evaluate reports no metric, so that nothing can improve: give it one"
