@@ -26,7 +26,6 @@ VERBS: dict[str, tuple[str, ...]] = {
     "staleness": ("staleness", "{run}"),
     "status": ("status", "{run}"),
     "watch": ("watch", "{run}"),
-    "metrics": ("metrics", "{run}", "{planned}", "--patience", "2"),
     "verify": ("verify", "{run}"),
     "bill": ("bill", "{run}", "--as", "lambda-arm:1769", "--store-as", "s3-standard"),
     "bill, many workers": ("bill", "{many}"),
