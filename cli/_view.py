@@ -37,6 +37,14 @@ def view(seen: Seen, spending: Spending, settings: Settings, width: int, height:
     return [*lines, ("dim", f"this view: {seen.asked.total:,} requests, {cost}")]
 
 
+def words(seen: Seen, spending: Spending, settings: Settings) -> list[tuple[str, str]]:
+    """Return the facts of the picture that are no curves, as names and words."""
+    facts = [
+        (name, value) for name, value, style in _facts(seen, spending, settings, 80) if name and style in ("", "bold")
+    ]
+    return [*facts, ("this view", f"{seen.asked.total:,} requests, {_cents(spending.view_usd)}")]
+
+
 def sentence(seen: Seen) -> str:
     """Return the picture in one line, for places that are no terminal."""
     facts = [f"version {seen.version}", f"{seen.progress:.0%}"]

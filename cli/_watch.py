@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli import _view
@@ -51,6 +52,23 @@ class Watched:
         """Return the picture as plain values, for JSON."""
         return {**self.seen.to_dict(), "spending": self._purse.spending(self.seen).to_dict()}
 
+    def page(self) -> str:
+        """Return a page that shows the picture and brings itself up to date."""
+        from lambdaml.cost.reporting.live import live_page
+
+        return live_page(*self._told())
+
+    def live(self) -> str:
+        """Return what changes on that page, as JSON."""
+        from lambdaml.cost.reporting.live import live_part
+
+        return live_part(*self._told(), self.to_dict())
+
+    def _told(self) -> tuple[Seen, list[tuple[str, str]], str]:
+        seen = self.seen  # another thread may put a newer one in its place
+        words = _view.words(seen, self._purse.spending(seen), self.observer.run.settings)
+        return seen, words, _view.stall(seen) if seen.stalled else ""
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
@@ -58,12 +76,13 @@ class Watched:
             yield Text(line, style=style, no_wrap=True)
 
 
-def watch(watched: Watched, invoker: Callable[[], Invoker] | None) -> None:
+def watch(watched: Watched, invoker: Callable[[], Invoker] | None, web: bool) -> None:
     """Show a run until it has ended, or until nobody works on it: on a terminal as a picture, elsewhere in lines on
     stderr.
 
     Args:
         watched: The run.
+        web: Whether browsers on this machine are shown it, too.
         invoker: A callable that returns what starts functions on Lambda again that have all fallen silent; None if
             nobody is to be started.
 
@@ -72,7 +91,7 @@ def watch(watched: Watched, invoker: Callable[[], Invoker] | None) -> None:
         KeyboardInterrupt: If Ctrl-C was pressed. The run goes on.
     """
     try:
-        with raising():
+        with raising(), _served(watched) if web else nullcontext():
             if sys.stdout.isatty():
                 from rich.live import Live
 
@@ -83,6 +102,17 @@ def watch(watched: Watched, invoker: Callable[[], Invoker] | None) -> None:
     except KeyboardInterrupt:
         print("the run goes on", file=sys.stderr)
         raise
+
+
+@contextmanager
+def _served(watched: Watched) -> Iterator[None]:
+    from lambdaml.cli._web import Web
+
+    watched.page()  # if it cannot be made, that is said before anything begins
+    with Web(watched.page, watched.live) as web:
+        print(f"look at {web.url}", file=sys.stderr, flush=True)
+        yield
+        web.end()
 
 
 def _follow(watched: Watched, keeper: Keeper, show: Callable[[], None]) -> None:

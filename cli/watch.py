@@ -12,9 +12,14 @@ _Keep = Annotated[
     bool, typer.Option("--keep", help="Start functions on Lambda again whenever all of them have fallen silent.")
 ]
 
+_Web = Annotated[
+    bool, typer.Option("--web", help="Serve a page on 127.0.0.1, which shows the same and brings itself up to date.")
+]
+
 
 def watch(
     run: _options.Run,
+    web: _Web = False,
     keep: _Keep = False,
     prices: _options.Prices = None,
     function: _options.LambdaFunction = None,
@@ -33,7 +38,7 @@ def watch(
     from lambdaml.engines.invoke import Invoker
 
     watched = Watched(run, lambdaml.prices(prices) if prices else None)
-    follow(watched, (lambda: Invoker(function or "lambdaml", region or "", endpoint_url or "")) if keep else None)
+    follow(watched, (lambda: Invoker(function or "lambdaml", region or "", endpoint_url or "")) if keep else None, web)
     if as_json:
         _format.print_json(watched.to_dict())
     else:

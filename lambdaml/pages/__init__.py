@@ -40,6 +40,11 @@ def render(template: str, package: str, *, charts: Mapping[str, Chart | None], *
     return page.render(charts=shown, chart_data=as_script(data), vega=_vega(), **facts)
 
 
+def fragment(template: str, package: str, **facts: Any) -> str:
+    """Return a piece of a page from a template of a package; see `render`."""
+    return _environment(package).get_template(template).render(**facts)
+
+
 def as_script(value: Any) -> str:
     """Return JSON that may stand in a script element; numbers that are not finite become null."""
     text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
