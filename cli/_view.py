@@ -29,6 +29,7 @@ def view(seen: Seen, spending: Spending, settings: Settings, width: int, height:
     """Return the lines of the whole picture, each at most `width` columns wide, about `height` of them."""
     lines: list[Line] = []
     for name, value, style in _facts(seen, spending, settings, width):
+        value = f"{bar(seen.progress, 20)} {value}" if name == _state(seen) else value
         for number, line in enumerate(textwrap.wrap(value, width - _NAMES) or [""]):
             lines.append((style, f"{'' if number else name:{_NAMES}}{line}"))
     shown = max(_FEWEST, height - len(lines) - 4)
@@ -74,7 +75,7 @@ def _facts(seen: Seen, spending: Spending, settings: Settings, width: int) -> It
     yield "run", f"{_format.shown(seen.run)}: {seen.schedule}, {_format.workers(settings)}{until}", "bold"
     left = f", {_format.duration(seen.left_s)} left" if seen.left_s is not None else ""
     end = f", {ending(seen.state)}" if seen.over else ""
-    yield "ended" if end else seen.state, f"{bar(seen.progress, 20)} {seen.progress:.0%}{left}{end}", "bold"
+    yield _state(seen), f"{seen.progress:.0%}{left}{end}", "bold"
     pace = f", {_pace(seen.usual_s)}" if seen.usual_s else ""
     ago = f", the last one seen {_format.duration(seen.quiet_s)} ago" if not seen.over else ""
     yield "version", f"{seen.version:,} after {seen.commits:,} commits{pace}{ago}", ""
@@ -92,6 +93,10 @@ def _facts(seen: Seen, spending: Spending, settings: Settings, width: int) -> It
     if spending.seconds.planned or spending.seconds.cap:
         yield "time", _against(spending.seconds, _format.duration), ""
     yield "survived", _survived(seen), ""
+
+
+def _state(seen: Seen) -> str:
+    return "ended" if seen.over else seen.state
 
 
 def _pace(usual_s: float) -> str:

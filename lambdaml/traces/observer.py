@@ -150,7 +150,7 @@ class Observer:
         """Look at everything once more, at whatever pace, and return it. It takes a few requests for each function."""
         self._log.follow()
         self._sweeps = 0
-        for _ in (*self._look_at_evaluations(), *self._sweep()):
+        for _ in (*self._log.look_back(), *self._look_at_evaluations(), *self._sweep()):
             pass
         return self.seen()
 
