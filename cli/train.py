@@ -357,7 +357,6 @@ def train(
     from lambdaml.training.asked import free_place
 
     options = _options.asked(context, RunOptions, args=parse_args(args or ()))
-    _demand_plan(schedule, replan, profile)
     with nullcontext(store) if store else free_place(job) as place:
         options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
         return _train(job, place, options, profile, replan, as_json)
@@ -369,6 +368,7 @@ def _demand_plan(schedule: str, replan: bool, profile: Path | None) -> None:
 
 
 def _train(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
+    _demand_plan(options.schedule, replan, profile)
     if options.schedule == "auto" and options.partition not in (None, "iid"):
         raise UserError(
             "--schedule auto plans for data that is dealt anew each epoch: name a schedule with --partition"

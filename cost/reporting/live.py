@@ -26,8 +26,8 @@ def live_page(seen: Seen, facts: Sequence[tuple[str, str]], stall: str) -> str:
     """Return the page, as it is now.
 
     Args:
-        seen: What has been seen of the run.
-        facts: Names of what is known in words, and those words.
+        seen: The run, as far as it was seen.
+        facts: The names of what is known in words, and those words.
         stall: A sentence that says that nothing moves, or "".
 
     Raises:
@@ -41,7 +41,7 @@ def live_part(seen: Seen, facts: Sequence[tuple[str, str]], stall: str, more: di
     """Return what changes as JSON: `html`, `charts`, `over`, and the whole picture as `picture`.
 
     Args:
-        seen, facts, stall: As for `live_page`.
+        seen, facts, stall: The same as for `live_page`.
         more: The picture in plain values.
     """
     html = fragment("watching.html", _PACKAGE, seen=seen, facts=facts, stall=stall)
