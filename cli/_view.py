@@ -11,7 +11,7 @@ from lambdaml.cli._plot import bar, spark
 from lambdaml.log.stops import ending
 
 if TYPE_CHECKING:
-    from lambdaml.cost.billing.spending import Against, Spending
+    from lambdaml.cost.reporting.spending import Against, Spending
     from lambdaml.settings import Settings
     from lambdaml.traces.seen import Curve, Seen, SeenWorker
 

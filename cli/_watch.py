@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from lambdaml.cost.billing.prices import PriceBook
-    from lambdaml.cost.billing.spending import Purse
+    from lambdaml.cost.reporting.spending import Purse
     from lambdaml.engines.invoke import Invoker
     from lambdaml.traces.observer import Observer
     from lambdaml.traces.seen import Seen
@@ -36,7 +36,7 @@ class Watched:
     """
 
     def __init__(self, url: str, prices: PriceBook | None) -> None:
-        from lambdaml.cost.billing.spending import Purse
+        from lambdaml.cost.reporting.spending import Purse
         from lambdaml.traces.observer import Observer
 
         self.observer: Observer = Observer(url)

@@ -78,6 +78,10 @@ class _Function:
         due: The moment from which on that part may be there.
         ended: Whether its usage is known, so that it will report no more.
         died: Whether it could not report to its end.
+        launcher: Whether it is a process that started functions.
+        seconds: The seconds that it has lasted.
+        platform: The platform that bills it; "" as long as it is not known.
+        reading: The requests that it has made.
         phases: The mean seconds of the updates in its latest part, by phase.
         parts: The mean of each named part of their loss.
     """
@@ -255,8 +259,11 @@ class Observer:
     def _look_at_functions(self) -> Iterator[None]:
         self._sweeps += 1
         if self._sweeps == 1:
-            for info in self._store.list(keys.TRACE):
-                self._functions[info.key.split("/")[1]] = _Function(part=keys.number(info.key))
+            for count, info in enumerate(self._store.list(keys.TRACE), 1):
+                function = self._functions.setdefault(info.key.split("/")[1], _Function())
+                function.part = max(function.part, keys.number(info.key))
+                if count % BATCH == 0:
+                    yield  # the list has another page
             yield
         for name, function in list(self._functions.items()):
             while not function.launcher and not function.ended and self._clock() >= function.due:
@@ -294,7 +301,7 @@ class Observer:
                 "store": fmean(row["upload_s"] + row["download_s"] for row in updates),
                 "wait": fmean(row["wait_s"] for row in updates),
             }
-        function.parts = part_means(updates) or function.parts
+        function.parts = _part_means(updates) or function.parts
         self._count()
 
     def _count(self) -> None:
@@ -361,7 +368,7 @@ class Observer:
         )
 
 
-def part_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _part_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean of each part of the loss that the job names over those of a trace's rows that have it."""
     known = [json.loads(row["parts"]) for row in rows if row.get("parts")]
     return _means([{name: value for name, value in parts.items() if value is not None} for parts in known])

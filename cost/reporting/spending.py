@@ -10,6 +10,7 @@ from lambdaml.cost.billing.caps import Caps
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Quantities, Tariff
+from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.engines.invoke import Work
 from lambdaml.log.launches import Launch
 from lambdaml.log.reader import RunReader
@@ -56,7 +57,7 @@ class Spending:
 
 
 class Purse:
-    """Bills what is seen of a run.
+    """Bills what is seen of a run: as its budget does, or else as its plan does, or else as what it runs on.
 
     Args:
         run: The run. If it was launched on Lambda, its caps are read, which takes two requests.
@@ -65,15 +66,17 @@ class Purse:
 
     def __init__(self, run: RunReader, prices: PriceBook | None = None) -> None:
         self._book = prices or own_prices()
-        self._channel = channel_of(run.url)
         self._plan = run.settings.planned or {}
         found = Launch.newest(run.store)
         cap = Work.of_event(found[1]).cap if found else None
         self._caps = Caps() if cap is None else Caps.from_dict(cap)
+        planned = str(self._plan.get("channel", MEASURED))
+        self._channel = channel_of(run.url) if planned == MEASURED else planned.partition(":")[0]
 
     def spending(self, seen: Seen) -> Spending:
         """Return what the run has spent, without a request."""
-        tariff = Tariff(self._book, self._channel, seen.platform or HERE)
+        platform = self._plan.get("platform") or seen.platform or HERE
+        tariff = self._caps.tariff or Tariff(self._book, self._channel, platform)
         reading, asked, plan, caps = seen.reading, seen.asked, self._plan, self._caps
         used = Quantities(
             seen.lifetimes_s, reading.requests, reading.bytes_sent, reading.bytes_received, wall_s=seen.elapsed_s
