@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lambdaml.cost.profiling.measure import profile
     from lambdaml.cost.profiling.profile import Profile
     from lambdaml.cost.reporting.report import RunReport, report
+    from lambdaml.cost.reporting.why import Diagnosis, Lever, why
     from lambdaml.errors import LambdaMLError, UserError
     from lambdaml.job import Job
     from lambdaml.run import Run
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Caps",
+    "Diagnosis",
     "Job",
     "LambdaMLError",
+    "Lever",
     "Plan",
     "PriceBook",
     "Profile",
@@ -64,6 +67,7 @@ __all__ = [
     "resume",
     "simulate",
     "train",
+    "why",
 ]
 
 # With a checkout's root on sys.path (`python -m`, `python -c`), this folder is found before the installed package and
@@ -72,8 +76,10 @@ __path__ = extend_path(__path__, __name__)
 
 _HOMES = {
     "Caps": "lambdaml.cost.billing.caps",
+    "Diagnosis": "lambdaml.cost.reporting.why",
     "Job": "lambdaml.job",
     "LambdaMLError": "lambdaml.errors",
+    "Lever": "lambdaml.cost.reporting.why",
     "Plan": "lambdaml.cost.planning.plan",
     "PriceBook": "lambdaml.cost.billing.prices",
     "Profile": "lambdaml.cost.profiling.profile",
@@ -97,6 +103,7 @@ _HOMES = {
     "resume": "lambdaml.training.driver",
     "simulate": "lambdaml.simulation",
     "train": "lambdaml.training.driver",
+    "why": "lambdaml.cost.reporting.why",
 }
 
 

@@ -30,6 +30,11 @@ def bin_s(number: float) -> float:
     return _FINEST_S * 2 ** (number / BINS_PER_OCTAVE)
 
 
+def bin_number(seconds: float) -> int:
+    """Return the bin of a latency histogram that so many seconds fall into. The first bin also has all shorter times."""
+    return int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
+
+
 @dataclass(frozen=True, slots=True)
 class MeterReading:
     """The counts up to a moment. Readings can be added (`+`), and earlier ones subtracted (`-`).
@@ -132,8 +137,7 @@ class Meter:
         with self._lock:
             self._ledger.count(kind)
             if seconds is not None:
-                number = int(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * BINS_PER_OCTAVE)
-                self._latency["get_miss" if kind == RANGE_MISS else kind][number] += 1
+                self._latency["get_miss" if kind == RANGE_MISS else kind][bin_number(seconds)] += 1
             if sent_bytes:
                 self._ledger.count("bytes sent", sent_bytes)
             if received_bytes:
