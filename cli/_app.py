@@ -36,6 +36,7 @@ from lambdaml.cli.trace import trace
 from lambdaml.cli.train import train
 from lambdaml.cli.verify import verify
 from lambdaml.cli.watch import watch
+from lambdaml.cli.why import why
 
 VERBS = (
     train,
@@ -51,6 +52,7 @@ VERBS = (
     staleness,
     logs,
     report,
+    why,
     bill,
     verify,
     replay,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lambdaml.cost.reporting.recorded import Pace, Recorded
+from lambdaml.errors import SettingsError
 from lambdaml.partitions import IID
 from lambdaml.parts import Parts
 from lambdaml.schedules import in_rounds
@@ -54,7 +55,7 @@ class Change:
 def causes(run: Recorded) -> Iterator[Change]:
     """Yield what the run's time may have gone into, each without its costs."""
     read_s, write_s = (run.channel.latency_s(kind, 0.5) for kind in ("get", "create"))
-    bandwidth, size = run.channel.bandwidth_bytes_per_s, run.costs.update_bytes
+    bandwidth, size = _bandwidth(run), run.costs.update_bytes
     start_s = max(run.starts_s, default=0.0)
     alike = replace(run, pace=run.pace.alike())
     even = replace(alike, pace=alike.pace.even())
@@ -70,7 +71,7 @@ def causes(run: Recorded) -> Iterator[Change]:
             BYTES,
             f"bytes that take no time (an update of {_kb(size)} took {_ms(size / bandwidth)} each way)",
             "fewer bytes (--codec), or functions and a store with more bandwidth",
-            lambda: replace(run, channel=with_bandwidth(run.channel, math.inf)),
+            lambda: _with_bandwidth(run, math.inf),
         )
     if run.functions > 1:
         yield Change(WORKER, f"{_slow(run)} as fast as the others", _look(run), lambda: alike)
@@ -121,13 +122,13 @@ def _of_the_store(run: Recorded) -> Iterator[Change]:
             lambda: replace(run, channel=replace(run.channel, model=faster)),
             store="s3-express",
         )
-    bandwidth = run.channel.bandwidth_bytes_per_s
+    bandwidth = _bandwidth(run)
     if math.isfinite(bandwidth):
         yield Change(
             "more bandwidth",
             "twice the bandwidth",
             "functions with more memory, or in the store's region",
-            lambda: replace(run, channel=with_bandwidth(run.channel, 2 * bandwidth)),
+            lambda: _with_bandwidth(run, 2.0),
         )
     for share, text, codec in ((2, "half", "bf16"), (4, "a quarter of", "int8")):
         if run.costs.update_bytes and math.isfinite(bandwidth):
@@ -196,9 +197,16 @@ def _of_the_settings(run: Recorded) -> Iterator[Change]:
                 )
 
 
-def with_bandwidth(channel: Channel, bytes_per_s: float) -> Channel:
-    """Return the channel with this bandwidth of one connection."""
-    return replace(channel, model=replace(channel.model, bandwidth_bytes_per_s=bytes_per_s))
+def _with_bandwidth(run: Recorded, times: float) -> Recorded:
+    """Return the run with so many times the bandwidth."""
+    model = run.channel.model
+    faster = replace(model, bandwidth_bytes_per_s=times * model.bandwidth_bytes_per_s)
+    network = times * run.network_bytes_per_s
+    return replace(run, channel=replace(run.channel, model=faster), network_bytes_per_s=network)
+
+
+def _bandwidth(run: Recorded) -> float:
+    return min(run.channel.bandwidth_bytes_per_s, run.network_bytes_per_s)
 
 
 def _answering(channel: Channel, most_s: float) -> Channel:
@@ -217,6 +225,8 @@ def _spread(run: Recorded, functions: int) -> Recorded:
 
 
 def _with_workers(run: Recorded, workers: int) -> Recorded:
+    if Parts.of(run.settings).schedule.needs(workers) > workers:
+        raise SettingsError(f"schedule {run.settings.schedule!r} waits for more than {workers} workers")
     functions = max(1, run.functions * workers // run.settings.workers)
     steps = max(1, run.settings.steps * run.settings.workers // workers)
     return _spread(run.with_settings(workers=workers, steps=steps), functions)

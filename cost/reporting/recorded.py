@@ -14,14 +14,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, median, median_low
+from statistics import fmean, median, median_low, quantiles
 from typing import Any
 
 from lambdaml.cost.billing.tariff import Quantities
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.log import keys
 from lambdaml.log.reader import RunReader
-from lambdaml.log.trace_parts import meter_reading
 from lambdaml.log.usage import Usage
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
@@ -36,11 +35,23 @@ from lambdaml.storage.meter import bin_number, bin_s
 EXACT_FUNCTIONS = 8
 """Every request is simulated for up to this many functions."""
 
-_REQUESTS = 3_000
+_REQUESTS = 2_000
 """A window of so many requests is simulated one by one, if that is not less than `_ROUNDS` rounds."""
 
 _ROUNDS = (6, 100)
 """The least and the most rounds of a window."""
+
+_CLOSED_ROUNDS = 40
+"""The rounds of a window that is simulated in closed form."""
+
+_MOSTLY = 1.5
+"""An update has slices of its own if its function sent so many times as many bytes as its object has."""
+
+_SHARED = 1.3
+"""Reads share the network if the slowest of several takes so many times as long for its bytes as the mean one."""
+
+_ENOUGH = 0.25
+"""Small writes tell the latency of writes if there are so many for each update."""
 
 _TOLD_APART = 0.1
 """Bytes take time if requests that move them take longer than others by this share."""
@@ -82,12 +93,19 @@ class Again:
     """The outcome of a simulated window, extended to the whole run.
 
     Attributes:
-        seconds: The seconds from asking for functions until the last of them ended.
+        start_s: The seconds until the slowest function had started.
+        work_s: The seconds from then until the last function ended.
         used: The quantities that a bill of it would have, but for storage.
     """
 
-    seconds: float
+    start_s: float
+    work_s: float
     used: Quantities
+
+    @property
+    def seconds(self) -> float:
+        """The seconds from asking for functions until the last of them ended."""
+        return self.start_s + self.work_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +119,8 @@ class Recorded:
         span_s: The seconds from asking for functions until the last of them ended.
         costs: The seconds of its work at the pace of the usual function, and the bytes of its objects.
         pace: The factors by which functions were slower than that.
-        channel: The latencies and the bandwidth of its store.
+        channel: The latencies of its store, and the bandwidth of a connection.
+        network_bytes_per_s: The bandwidth that all connections of a function shared; infinity if none is seen.
         starts_s: The seconds that each function took to start; empty if they started at once.
         lost: The number of functions that died.
     """
@@ -113,6 +132,7 @@ class Recorded:
     costs: Costs
     pace: Pace
     channel: Channel
+    network_bytes_per_s: float = math.inf
     starts_s: tuple[float, ...] = field(default=())
     lost: int = 0
 
@@ -137,8 +157,11 @@ class Recorded:
         for row in measured:
             hosts.setdefault(row["function"], row["worker"] % functions)
         lives = {each.function: each for each in usage if not each.launcher}
-        costs, pace = _work(run, measured, functions)
-        span = Counter[int]()
+        reading = run.requests()
+        update_bytes = _update_bytes(run, measured, reading)
+        costs, pace = _work(run, measured, functions, update_bytes)
+        channel, network = _store(reading, measured, update_bytes, CHANNELS[store])
+        span: defaultdict[int, float] = defaultdict(float)
         for name, index in hosts.items():
             span[index] += lives[name].seconds
         return Recorded(
@@ -148,7 +171,8 @@ class Recorded:
             span_s=max(span.values()),
             costs=costs,
             pace=pace,
-            channel=_channel(run.requests(), measured, CHANNELS[store]),
+            channel=channel,
+            network_bytes_per_s=network,
             starts_s=_starts(run, hosts, lives),
             lost=sum(not each.complete for each in lives.values()),
         )
@@ -168,41 +192,42 @@ class Recorded:
     def again(self) -> Again:
         """Simulate the run.
 
+        All functions of the window start at once; the run is longer by the slowest start.
+
         Raises:
             SettingsError: If there is no such run, or it cannot be simulated.
         """
-        least, most = _ROUNDS
-        rounds = max(least, min(most, _REQUESTS // (2 * self.functions * self.settings.workers)))
-        window = self.settings.model_copy(update={"steps": min(self.settings.steps, rounds)})
+        closed, (least, most) = self.functions > EXACT_FUNCTIONS, _ROUNDS
+        rounds = _CLOSED_ROUNDS if closed else _REQUESTS // (2 * self.functions * self.settings.workers)
+        steps = min(self.settings.steps, max(least, min(most, rounds)))
+        window = self.settings.model_copy(update={"steps": steps})
         Parts.of(window)
-        ramp = tuple((count, seconds) for count, seconds in enumerate(sorted(self.starts_s), start=1))
-        place = (window, self.functions, self.costs, self.channel, Platform("recorded", ramp=ramp), self.pace)
-        if self.functions > EXACT_FUNCTIONS:
+        platform = Platform("recorded", bandwidth_bytes_per_s=self.network_bytes_per_s)
+        place = (window, self.functions, self.costs, self.channel, platform, self.pace)
+        if closed:
             try:
                 return self._closed(Flow(*place))
             except SettingsError:
-                pass  # it cannot be simulated in closed form
+                pass  # there is no closed form for it
         return self._exact(VirtualRun(*place))
 
     def _exact(self, virtual: VirtualRun) -> Again:
         virtual.run()
         moments = [(commit.time_s, len(commit.entries)) for commit in virtual.log()]
         read = virtual.run_of().requests()
-        ends = [life.ended_s or virtual.kernel.now for life in virtual.lives]
-        lasted = [end - life.started_s for end, life in zip(ends, virtual.lives, strict=True)]
-        return self._extended(moments, max(ends), lasted, read.requests, (read.bytes_sent, read.bytes_received))
+        lasted = [life.ended_s or virtual.kernel.now for life in virtual.lives]
+        return self._extended(moments, lasted, read.requests, (read.bytes_sent, read.bytes_received))
 
     def _closed(self, flow: Flow) -> Again:
         moments: list[tuple[float, int]] = []
         flow.on_commit = lambda now, commit: moments.append((now, len(commit.entries)))
         found = flow.run()
-        lasted = [found.function_seconds / self.functions] * self.functions
-        return self._extended(moments, found.seconds, lasted, found.requests, (found.bytes_sent, found.bytes_received))
+        lasted = [found.seconds, *[found.function_seconds / self.functions] * (self.functions - 1)]
+        return self._extended(moments, lasted, found.requests, (found.bytes_sent, found.bytes_received))
 
     def _extended(
         self,
         moments: Sequence[tuple[float, int]],
-        end_s: float,
         lasted_s: Sequence[float],
         requests: Mapping[str, int],
         moved: tuple[int, int],
@@ -214,11 +239,13 @@ class Recorded:
         more_s, times = pace_s * (self.updates - made), self.updates / made
         sent, received = (round(times * size) for size in moved)
         counted = {kind: round(times * count) for kind, count in requests.items()}
-        lives = [max(0.0, seconds + more_s) for seconds in lasted_s]
-        return Again(max(0.0, end_s + more_s), Quantities(lives, counted, sent, received))
+        worked = [max(0.0, seconds + more_s) for seconds in lasted_s]
+        start_s = max(self.starts_s, default=0.0)
+        lives = [start_s + seconds for seconds in worked]
+        return Again(start_s, max(worked), Quantities(lives, counted, sent, received))
 
 
-def _work(run: RunReader, rows: Rows, functions: int) -> tuple[Costs, Pace]:
+def _work(run: RunReader, rows: Rows, functions: int, update_bytes: float) -> tuple[Costs, Pace]:
     """Return the costs of a run's work, and the pace of its functions."""
     summands = Parts.of(run.settings).algorithm.summands
     steps: defaultdict[int, list[float]] = defaultdict(list)
@@ -228,43 +255,65 @@ def _work(run: RunReader, rows: Rows, functions: int) -> tuple[Costs, Pace]:
     paces = [sorted(value / step_s for value in steps.get(index, [step_s])) for index in range(functions)]
     added = len(rows) / len({row["commit"] for row in rows})
     apply_s = median([row["apply_s"] for row in rows])
-    sizes = {
-        prefix: next((info.size_bytes for info in run.store.list(prefix)), 0)
-        for prefix in (keys.SNAPSHOTS, keys.MEMORY)
-    }
+    snapshot_bytes, memory_bytes = (_size(run, prefix) for prefix in (keys.SNAPSHOTS, keys.MEMORY))
     costs = Costs(
         step_s=step_s,
         encode_s=median([row["encode_s"] for row in rows]),
         apply_s=0.8 * apply_s,
         apply_update_s=0.2 * apply_s / added,
-        update_bytes=max(0, round(fmean(row["bytes_sent"] for row in rows)) - HEADER_BYTES),
-        snapshot_bytes=sizes[keys.SNAPSHOTS],
-        memory_bytes=sizes[keys.MEMORY],
+        update_bytes=max(0, round(update_bytes) - HEADER_BYTES),
+        snapshot_bytes=snapshot_bytes,
+        memory_bytes=memory_bytes,
     )
     return costs, Pace(tuple(map(tuple, paces)))
 
 
-def _channel(reading: MeterReading, rows: Rows, like: Channel) -> Channel:
-    """Return the store as the run met it. Reads that find nothing show its latency, and the others how fast bytes are."""
-    misses = _added(reading, "get_miss", "head")
-    gets = _added(reading, "get", "get_range")
+def _size(run: RunReader, prefix: str) -> int:
+    """Return the size of some object whose key begins with the prefix, or 0 if there is none."""
+    return next((info.size_bytes for info in run.store.list(prefix)), 0)
+
+
+def _update_bytes(run: RunReader, rows: Rows, reading: MeterReading) -> float:
+    """Return the mean bytes of an update. Its slices, if they are objects of their own, are counted by the meter only."""
+    others = sum(info.size_bytes for prefix in (keys.SNAPSHOTS, keys.MEMORY) for info in run.store.list(prefix))
+    whole = fmean(row["bytes_sent"] for row in rows)
+    sent = (reading.bytes_sent - others) / len(rows)
+    return sent if sent > _MOSTLY * whole else whole
+
+
+def _store(reading: MeterReading, rows: Rows, update_bytes: float, like: Channel) -> tuple[Channel, float]:
+    """Return the store as the run met it, and the bandwidth that the connections of a function share.
+
+    Reads that find nothing show the latency of reads, and small writes that of writes. What others take more is for
+    their bytes. If the slowest of several reads at once takes much longer than the mean one, they share the network.
+    """
+    misses, gets = _added(reading, "get_miss", "head"), _added(reading, "get", "get_range")
+    miss_s, get_s, each_bytes = _mean_s(misses), _mean_s(gets), reading.bytes_received / max(1, gets.total())
+    uploads_s = [row["upload_s"] for row in rows]
+    several = [row for row in rows if (row.get("gets") or 0) > 1]
+    network, alone = math.inf, _bandwidth(miss_s, get_s, each_bytes)
+    if several and math.isfinite(alone):
+        slowest_s = fmean(row["download_s"] for row in several) - miss_s
+        if slowest_s > _SHARED * (get_s - miss_s):
+            alone = network = fmean(row["gets"] for row in several) * each_bytes / slowest_s
+    at_least = update_bytes / max(quantiles(uploads_s, n=20)[0] if len(uploads_s) > 1 else uploads_s[0], 1e-9)
+    if math.isfinite(alone) and at_least > _SHARED * alone:
+        alone = network = at_least  # an upload alone was faster than the reads, which came several at once
     writes = _added(reading, "put", "create", "create_lost")
-    uploads_s, update_bytes = [row["upload_s"] for row in rows], fmean(row["bytes_sent"] for row in rows)
-    bandwidth = _bandwidth(_mean_s(misses), 0.0, _mean_s(gets), reading.bytes_received / max(1, gets.total()))
-    if math.isinf(bandwidth):
-        each_bytes = reading.bytes_sent / max(1, writes.total())
-        bandwidth = _bandwidth(_mean_s(writes), each_bytes, fmean(uploads_s), update_bytes)
-    reads = misses + gets if math.isinf(bandwidth) else misses or gets
-    created = Counter(bin_number(seconds - update_bytes / bandwidth) for seconds in uploads_s)
+    small = writes.total() - len(rows)
+    if not gets and small > _ENOUGH * len(rows):
+        small_s = (_mean_s(writes) * writes.total() - math.fsum(uploads_s)) / small
+        alone = _bandwidth(max(0.0, small_s), fmean(uploads_s), update_bytes)
+    created = Counter(bin_number(seconds - update_bytes / alone) for seconds in uploads_s)
+    reads = misses + gets if math.isinf(alone) else misses or gets
     latency = {"get_miss": reads or created, "create": created}
-    return Channel.measured(MeterReading(latency=latency), bandwidth, like)
+    return Channel.measured(MeterReading(latency=latency), alone, like), network
 
 
-def _bandwidth(small_s: float, small_bytes: float, large_s: float, large_bytes: float) -> float:
-    """Return the bytes per second, given how long smaller and larger requests take; infinity if they take equally long."""
+def _bandwidth(small_s: float, large_s: float, large_bytes: float) -> float:
+    """Return the bytes per second, given how long requests without and with bytes take; infinity if that is alike."""
     more_s = large_s - small_s
-    told = more_s > _TOLD_APART * small_s + 1e-4 and large_bytes > small_bytes
-    return (large_bytes - small_bytes) / more_s if told else math.inf
+    return large_bytes / more_s if more_s > _TOLD_APART * small_s + 1e-4 else math.inf
 
 
 def _added(reading: MeterReading, *kinds: str) -> Counter[int]:

@@ -29,6 +29,9 @@ from lambdaml.traces.attribution import trace_rows
 _LEAST = 0.01
 """A lever is worth naming if it saves this share of the time or of the money."""
 
+_OFTEN = 2
+"""A worker is said to be the last to publish if it is so this many times as often as it would be by chance."""
+
 _TRUSTED = 0.25
 """Simulated times that are off by more than this share are said to be doubtful."""
 
@@ -172,7 +175,7 @@ class _Scale:
             self.base = recorded.again()
         except (SettingsError, NotImplementedError) as error:
             raise UserError(f"{whole.run} cannot be simulated again: {error}") from error
-        self._times = self._span_s / max(self.base.seconds, 1e-9)
+        self._times = max(0.0, self._span_s - self.base.start_s) / max(self.base.work_s, 1e-9)
         billed = whole.bill.usd - whole.bill.parts().get("storage", 0.0)
         base_usd = self._usd(self.base, whole.channel)
         self._times_usd = billed / base_usd if base_usd else 0.0
@@ -185,7 +188,7 @@ class _Scale:
             now = self.base if change.since is None else self._again(change.since)
         except (SettingsError, NotImplementedError):
             return None
-        gain_s = self._times * (now.seconds - then.seconds)
+        gain_s = now.start_s - then.start_s + self._times * (now.work_s - then.work_s)
         store = change.store if change.store and whole.channel.startswith("s3-") else whole.channel
         gain_usd = self._times_usd * (self._usd(now, whole.channel) - self._usd(then, store))
         share = gain_s / max(self._span_s, 1e-9)
@@ -214,13 +217,17 @@ def _verdict(seconds: float, dear: list[Lever], helpful: list[Lever]) -> str:
     if not helpful:
         return f"{verdict} No single change that can be simulated would help."
     best = helpful[0]
+    if best.change == top.change:
+        return verdict
     return f"{verdict} What would help most: {best.change} ({_s(best.gain_s)} less)."
 
 
 def _shares(whole: RunBill) -> tuple[TimeShare, ...]:
     seconds = sum(item.share.seconds for item in whole.phases) or 1.0
     return tuple(
-        TimeShare(str(item.name), COST_PHASES[str(item.name)], item.share.seconds, item.share.seconds / seconds, item.usd)
+        TimeShare(
+            str(item.name), COST_PHASES[str(item.name)], item.share.seconds, item.share.seconds / seconds, item.usd
+        )
         for item in whole.phases
         if item.share.seconds
     )
@@ -231,8 +238,8 @@ def _notes(recorded: Recorded, base: Again, whole: RunBill, rows: list[dict[str,
     off = abs(base.seconds - span_s) > _TRUSTED * span_s
     doubt = ": the gains are doubtful, since something else took time, too" if off else ""
     yield f"Simulated again with its own costs, the run takes {_s(base.seconds)}; it took {_s(span_s)}{doubt}."
-    if last := _last(rows):
-        worker, share = last
+    worker, share = _last(rows)
+    if recorded.functions == recorded.settings.workers and share > _OFTEN / recorded.settings.workers:
         yield f"Worker {worker} was the last to publish in {share:.0%} of the commits of several updates."
     if (rest_s := whole.used.wall_s - span_s) > max(1.0, 0.1 * span_s):
         yield f"Its launcher took {_s(rest_s)} beside that, for preparing, evaluating and waiting."
@@ -246,17 +253,15 @@ def _notes(recorded: Recorded, base: Again, whole: RunBill, rows: list[dict[str,
         yield f"Of {lost:,} of {len(rows):,} updates nothing was measured."
 
 
-def _last(rows: list[dict[str, Any]]) -> tuple[int, float] | None:
-    """Return the worker that most often published last among a commit's updates, and how often; None if it is unknown."""
+def _last(rows: list[dict[str, Any]]) -> tuple[int, float]:
+    """Return the worker that most often published last among a commit's updates, and in which share of these commits."""
     commits: dict[int, list[tuple[float, int]]] = {}
     for row in rows:
         if row.get("published_s") is not None:
             commits.setdefault(row["commit"], []).append((row["published_s"], row["worker"]))
     last = Counter(max(published)[1] for published in commits.values() if len(published) > 1)
-    if not last:
-        return None
-    worker, count = last.most_common(1)[0]
-    return worker, count / last.total()
+    worker, count = max(last.items(), key=lambda item: item[1], default=(0, 0))
+    return worker, count / max(1, last.total())
 
 
 def _s(seconds: float) -> str:
