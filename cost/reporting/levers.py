@@ -98,7 +98,7 @@ def causes(run: Recorded) -> Iterator[Change]:
     )
     yield Change(
         STARTS,
-        f"functions that start at once (the slowest took {start_s:.1f} s)",
+        f"functions that start at once (the slowest took {start_s:.1f} s until its work went on as usual)",
         "functions that are kept warm, a smaller image, fewer imports in the job's file",
         lambda: replace(run, starts_s=()),
     )

@@ -21,6 +21,7 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.reporting.levers import Change, causes, changes
+from lambdaml.cost.reporting.record import record
 from lambdaml.cost.reporting.recorded import Again, Recorded
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.log.reader import RunReader
@@ -138,7 +139,7 @@ def why(
     book = prices or own_prices()
     whole = bill(run, platform=platform, channel=channel, prices=book)
     rows = trace_rows(run)
-    recorded = Recorded.of(run, rows, run.usage(), whole.there)
+    recorded = record(run, rows, run.usage(), whole.there)
     weigh = _Scale(recorded, whole, book)
     found = list(causes(recorded))
     steps = list(changes(recorded))
@@ -169,13 +170,12 @@ class _Scale:
     """Weighs changes, in seconds and dollars of the run itself."""
 
     def __init__(self, recorded: Recorded, whole: RunBill, book: PriceBook) -> None:
-        self._span_s, self._whole, self._book = recorded.span_s, whole, book
+        self._recorded, self._whole, self._book = recorded, whole, book
         self._known: dict[int, tuple[Recorded, Again]] = {}
         try:
             self.base = recorded.again()
         except (SettingsError, NotImplementedError) as error:
             raise UserError(f"{whole.run} cannot be simulated again: {error}") from error
-        self._times = max(0.0, self._span_s - self.base.start_s) / max(self.base.work_s, 1e-9)
         billed = whole.bill.usd - whole.bill.parts().get("storage", 0.0)
         base_usd = self._usd(self.base, whole.channel)
         self._times_usd = billed / base_usd if base_usd else 0.0
@@ -188,10 +188,10 @@ class _Scale:
             now = self.base if change.since is None else self._again(change.since)
         except (SettingsError, NotImplementedError):
             return None
-        gain_s = now.start_s - then.start_s + self._times * (now.work_s - then.work_s)
+        gain_s = self._recorded.lasting_s(now, self.base) - self._recorded.lasting_s(then, self.base)
         store = change.store if change.store and whole.channel.startswith("s3-") else whole.channel
         gain_usd = self._times_usd * (self._usd(now, whole.channel) - self._usd(then, store))
-        share = gain_s / max(self._span_s, 1e-9)
+        share = gain_s / max(self._recorded.span_s, 1e-9)
         return Lever(change.what, change.sentence, gain_s, share, gain_usd, change.hint)
 
     def _again(self, recorded: Recorded) -> Again:
