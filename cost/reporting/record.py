@@ -25,7 +25,7 @@ _MOSTLY = 1.5
 """An update has slices of its own if its function sent so many times as many bytes as its object has."""
 
 _SHARED = 1.3
-"""Reads share the network if the slowest of several takes so many times as long for its bytes as the mean one."""
+"""Reads share the network if the slowest of several takes so many times as long for its bytes as one alone would."""
 
 _ENOUGH = 0.25
 """Small writes tell the latency of writes if there are so many for each update."""
@@ -129,7 +129,7 @@ def _store(reading: MeterReading, rows: Sequence[Row], update_bytes: float, like
     """Return the store as the run met it, and the bandwidth that the connections of a function share.
 
     Reads that find nothing show the latency of reads, and small writes that of writes. What others take more is for
-    their bytes. If the slowest of several reads at once takes much longer than the mean one, they share the network.
+    their bytes. If the slowest of several reads at once takes much longer than one alone would, they share the network.
     """
     misses, gets = _added(reading, "get_miss", "head"), _added(reading, "get", "get_range")
     miss_s, get_s, each_bytes = _mean_s(misses), _mean_s(gets), reading.bytes_received / max(1, gets.total())
@@ -138,8 +138,8 @@ def _store(reading: MeterReading, rows: Sequence[Row], update_bytes: float, like
     network, alone = math.inf, _bandwidth(miss_s, get_s, each_bytes)
     if several and math.isfinite(alone):
         slowest_s = fmean(row["download_s"] for row in several) - miss_s
-        if slowest_s > _SHARED * (get_s - miss_s):
-            alone = network = fmean(row["gets"] for row in several) * each_bytes / slowest_s
+        if slowest_s > _SHARED * update_bytes / alone:
+            alone = network = fmean(row["gets"] for row in several) * update_bytes / slowest_s
     at_least = update_bytes / max(quantiles(uploads_s, n=20)[0] if len(uploads_s) > 1 else uploads_s[0], 1e-9)
     if math.isfinite(alone) and at_least > _SHARED * alone:
         alone = network = at_least  # an upload alone was faster than the reads, which came several at once

@@ -26,13 +26,13 @@ from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform, Uniform
 from lambdaml.simulation.stub_replica import Costs
 
-EXACT_FUNCTIONS = 8
+EXACT_FUNCTIONS = 4
 """Every request is simulated for up to this many functions."""
 
 _REQUESTS = 2_000
 """A window of so many requests is simulated one by one, if that is not less than `_ROUNDS` rounds."""
 
-_ROUNDS = (6, 100)
+_ROUNDS = (6, 50)
 """The least and the most rounds of a window."""
 
 _CLOSED_ROUNDS = 40
