@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import lambdaml
 from lambdaml.cost.reporting.levers import BYTES, COMPUTE, STARTS, STORE, WORKER
 from lambdaml.cost.reporting.record import record
-from lambdaml.cost.reporting.recorded import Recorded
+from lambdaml.cost.reporting.recorded import RecordedRun
 from lambdaml.job import Job
 from lambdaml.log.reader import RunReader
 from lambdaml.simulation.channel import Channel
@@ -99,7 +99,7 @@ class Case:
     slow: str
     what: str
     run: Callable[[Path, bool], RunReader]
-    mend: Callable[[Recorded], Recorded]
+    mend: Callable[[RecordedRun], RecordedRun]
 
 
 def real(store: str = HEALTHY_STORE, schedule: str = "bsp", functions: int = 2, **slow: Any) -> Any:
@@ -125,19 +125,19 @@ def virtual(schedule: str = "bsp", **slow: Any) -> Any:
     return lambda folder, mended: recorded_run(8, **(healthy if mended else {**healthy, **slow}))
 
 
-def channel(text: str) -> Callable[[Recorded], Recorded]:
+def channel(text: str) -> Callable[[RecordedRun], RecordedRun]:
     return lambda run: replace(run, channel=Channel.parse(text), network_bytes_per_s=float("inf"))
 
 
-def step(step_s: float) -> Callable[[Recorded], Recorded]:
+def step(step_s: float) -> Callable[[RecordedRun], RecordedRun]:
     return lambda run: replace(run, costs=replace(run.costs, step_s=step_s))
 
 
-def start(start_s: float) -> Callable[[Recorded], Recorded]:
+def start(start_s: float) -> Callable[[RecordedRun], RecordedRun]:
     return lambda run: replace(run, starts_s=(start_s,))
 
 
-def alike(run: Recorded) -> Recorded:
+def alike(run: RecordedRun) -> RecordedRun:
     return replace(run, pace=run.pace.alike())
 
 
@@ -160,7 +160,7 @@ CASES = (
 )
 
 
-def expected_s(run: RunReader, mend: Callable[[Recorded], Recorded]) -> float:
+def expected_s(run: RunReader, mend: Callable[[RecordedRun], RecordedRun]) -> float:
     """Return the gain that the run's own model expects of the mending."""
     recorded = record(run, run_rows(run), run.usage())
     base = recorded.again()

@@ -134,10 +134,11 @@ class Meter:
 
     def answered(self, kind: str, seconds: float | None, sent_bytes: int = 0, received_bytes: int = 0) -> None:
         """Count one answered request. `seconds` is None where its duration says nothing about the store."""
+        number = None if seconds is None else bin_number(seconds)
         with self._lock:
             self._ledger.count(kind)
-            if seconds is not None:
-                self._latency["get_miss" if kind == RANGE_MISS else kind][bin_number(seconds)] += 1
+            if number is not None:
+                self._latency["get_miss" if kind == RANGE_MISS else kind][number] += 1
             if sent_bytes:
                 self._ledger.count("bytes sent", sent_bytes)
             if received_bytes:

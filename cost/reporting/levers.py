@@ -1,6 +1,6 @@
 """The levers of a run: what could have been otherwise, and the run's own model with that one thing changed.
 
-`causes` takes away, one at a time, all that a thing costs: that is the most that anybody can win there. `changes` are
+`causes` takes away, one at a time, all that a thing costs: that is the most that anybody can win there. `remedies` are
 steps that one can take.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from lambdaml.cost.reporting.recorded import Pace, Recorded
+from lambdaml.cost.reporting.recorded import Pace, RecordedRun
 from lambdaml.errors import SettingsError
 from lambdaml.partitions import IID
 from lambdaml.parts import Parts
@@ -47,12 +47,12 @@ class Change:
     what: str
     sentence: str
     hint: str
-    run: Callable[[], Recorded]
-    since: Recorded | None = None
+    run: Callable[[], RecordedRun]
+    since: RecordedRun | None = None
     store: str = ""
 
 
-def causes(run: Recorded) -> Iterator[Change]:
+def causes(run: RecordedRun) -> Iterator[Change]:
     """Yield what the run's time may have gone into, each without its costs."""
     read_s, write_s = (run.channel.latency_s(kind, 0.5) for kind in ("get", "create"))
     bandwidth, size = _bandwidth(run), run.costs.update_bytes
@@ -104,14 +104,14 @@ def causes(run: Recorded) -> Iterator[Change]:
     )
 
 
-def changes(run: Recorded) -> Iterator[Change]:
+def remedies(run: RecordedRun) -> Iterator[Change]:
     """Yield the steps that one could take."""
     yield from _of_the_store(run)
     yield from _of_the_functions(run)
     yield from _of_the_settings(run)
 
 
-def _of_the_store(run: Recorded) -> Iterator[Change]:
+def _of_the_store(run: RecordedRun) -> Iterator[Change]:
     express = PRESETS["s3-express"]
     if run.channel.latency_s("get", 0.5) > express.read_s[0]:
         faster = replace(express, bandwidth_bytes_per_s=run.channel.bandwidth_bytes_per_s)
@@ -137,7 +137,7 @@ def _of_the_store(run: Recorded) -> Iterator[Change]:
             yield Change("fewer bytes", f"{text} the bytes", hint, lambda costs=costs: replace(run, costs=costs))  # type: ignore[misc]
 
 
-def _of_the_functions(run: Recorded) -> Iterator[Change]:
+def _of_the_functions(run: RecordedRun) -> Iterator[Change]:
     if run.functions > 1 and run.slowest[1] > SLOW:
         yield Change(
             "no straggler",
@@ -167,7 +167,7 @@ def _of_the_functions(run: Recorded) -> Iterator[Change]:
         )
 
 
-def _of_the_settings(run: Recorded) -> Iterator[Change]:
+def _of_the_settings(run: RecordedRun) -> Iterator[Change]:
     settings = run.settings
     other = "asp" if in_rounds(Parts.of(settings).schedule, settings.workers) else "bsp"
     if settings.schedule != other:
@@ -197,7 +197,7 @@ def _of_the_settings(run: Recorded) -> Iterator[Change]:
                 )
 
 
-def _with_bandwidth(run: Recorded, times: float) -> Recorded:
+def _with_bandwidth(run: RecordedRun, times: float) -> RecordedRun:
     """Return the run with so many times the bandwidth."""
     model = run.channel.model
     faster = replace(model, bandwidth_bytes_per_s=times * model.bandwidth_bytes_per_s)
@@ -205,7 +205,7 @@ def _with_bandwidth(run: Recorded, times: float) -> Recorded:
     return replace(run, channel=replace(run.channel, model=faster), network_bytes_per_s=network)
 
 
-def _bandwidth(run: Recorded) -> float:
+def _bandwidth(run: RecordedRun) -> float:
     return min(run.channel.bandwidth_bytes_per_s, run.network_bytes_per_s)
 
 
@@ -216,7 +216,7 @@ def _answering(channel: Channel, most_s: float) -> Channel:
     return replace(channel, model=model)
 
 
-def _spread(run: Recorded, functions: int) -> Recorded:
+def _spread(run: RecordedRun, functions: int) -> RecordedRun:
     """Return the run on another number of functions. The slowest of them stays."""
     paces = sorted(run.pace.factors, key=lambda each: -sum(each) / len(each))
     starts = sorted(run.starts_s, reverse=True)
@@ -224,7 +224,7 @@ def _spread(run: Recorded, functions: int) -> Recorded:
     return replace(run, functions=functions, pace=Pace(tuple(paces[:functions])), starts_s=chosen)
 
 
-def _with_workers(run: Recorded, workers: int) -> Recorded:
+def _with_workers(run: RecordedRun, workers: int) -> RecordedRun:
     if Parts.of(run.settings).schedule.needs(workers) > workers:
         raise SettingsError(f"schedule {run.settings.schedule!r} waits for more than {workers} workers")
     functions = max(1, run.functions * workers // run.settings.workers)
@@ -232,13 +232,13 @@ def _with_workers(run: Recorded, workers: int) -> Recorded:
     return _spread(run.with_settings(workers=workers, steps=steps), functions)
 
 
-def _slow(run: Recorded) -> str:
+def _slow(run: RecordedRun) -> str:
     workers, times = run.slowest
     names = f"worker{'s' if workers[1:] else ''} {' and '.join(map(str, workers))}"
     return f"{names} (steps {times:.1f} times as long as usual)"
 
 
-def _look(run: Recorded) -> str:
+def _look(run: RecordedRun) -> str:
     return "look at that function's machine and its data; or --schedule quorum:K, which does not wait for the last"
 
 

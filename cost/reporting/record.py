@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median, median_low, quantiles
 from typing import Any
 
-from lambdaml.cost.reporting.recorded import Pace, Recorded
+from lambdaml.cost.reporting.recorded import Pace, RecordedRun
 from lambdaml.errors import UserError
 from lambdaml.log import keys
 from lambdaml.log.reader import RunReader
@@ -19,7 +19,7 @@ from lambdaml.simulation.stub_replica import HEADER_BYTES, Costs
 from lambdaml.storage import MeterReading
 from lambdaml.storage.meter import bin_number, bin_s
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 _MOSTLY = 1.5
 """An update has slices of its own if its function sent so many times as many bytes as its object has."""
@@ -34,7 +34,7 @@ _TOLD_APART = 0.1
 """Bytes take time if requests that move them take longer than others by this share."""
 
 
-def record(run: RunReader, rows: Sequence[Row], usage: Sequence[Usage], store: str = "disk") -> Recorded:
+def record(run: RunReader, rows: Sequence[_Row], usage: Sequence[Usage], store: str = "disk") -> RecordedRun:
     """Return a run's own model.
 
     Args:
@@ -54,7 +54,7 @@ def record(run: RunReader, rows: Sequence[Row], usage: Sequence[Usage], store: s
     for row in measured:
         first_hosts.setdefault(row["worker"], row["function"])
     functions = len(set(first_hosts.values()))
-    lives: dict[str, list[Row]] = defaultdict(list)
+    lives: dict[str, list[_Row]] = defaultdict(list)
     for row in measured:
         lives[row["function"]].append(row)
     steps = {name: [row["compute_s"] for row in own[1:] or own] for name, own in lives.items()}
@@ -74,7 +74,7 @@ def record(run: RunReader, rows: Sequence[Row], usage: Sequence[Usage], store: s
         for name in set(first_hosts.values())
         if used[name].complete
     }
-    return Recorded(
+    return RecordedRun(
         settings=run.settings,
         functions=functions,
         updates=len(rows),
@@ -98,7 +98,7 @@ def _pace(steps: Mapping[str, list[float]], index_of: Mapping[str, int], functio
     return usual_s, Pace(tuple(map(tuple, factors)))
 
 
-def _costs(run: RunReader, rows: Sequence[Row], step_s: float, update_bytes: float) -> Costs:
+def _costs(run: RunReader, rows: Sequence[_Row], step_s: float, update_bytes: float) -> Costs:
     apply_s, added = median(row["apply_s"] for row in rows), len(rows) / len({row["commit"] for row in rows})
     snapshot_bytes, memory_bytes = (_size(run, prefix) for prefix in (keys.SNAPSHOTS, keys.MEMORY))
     return Costs(
@@ -117,7 +117,7 @@ def _size(run: RunReader, prefix: str) -> int:
     return next((info.size_bytes for info in run.store.list(prefix)), 0)
 
 
-def _update_bytes(run: RunReader, rows: Sequence[Row], reading: MeterReading) -> float:
+def _update_bytes(run: RunReader, rows: Sequence[_Row], reading: MeterReading) -> float:
     """Return the mean bytes of an update. Its slices, if they are objects of their own, are counted by the meter only."""
     others = sum(info.size_bytes for prefix in (keys.SNAPSHOTS, keys.MEMORY) for info in run.store.list(prefix))
     whole = fmean(row["bytes_sent"] for row in rows)
@@ -125,7 +125,7 @@ def _update_bytes(run: RunReader, rows: Sequence[Row], reading: MeterReading) ->
     return sent if sent > _MOSTLY * whole else whole
 
 
-def _store(reading: MeterReading, rows: Sequence[Row], update_bytes: float, like: Channel) -> tuple[Channel, float]:
+def _store(reading: MeterReading, rows: Sequence[_Row], update_bytes: float, like: Channel) -> tuple[Channel, float]:
     """Return the store as the run met it, and the bandwidth that the connections of a function share.
 
     Reads that find nothing show the latency of reads, and small writes that of writes. What others take more is for

@@ -26,13 +26,13 @@ from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform, Uniform
 from lambdaml.simulation.stub_replica import Costs
 
-EXACT_FUNCTIONS = 4
+_EXACT_FUNCTIONS = 4
 """Every request is simulated for up to this many functions."""
 
 _REQUESTS = 2_000
 """A window of so many requests is simulated one by one, if that is not less than `_ROUNDS` rounds."""
 
-_ROUNDS = (6, 50)
+_ROUNDS = (6, 30)
 """The least and the most rounds of a window."""
 
 _CLOSED_ROUNDS = 40
@@ -89,7 +89,7 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedRun:
     """A run's own costs.
 
     Attributes:
@@ -124,7 +124,7 @@ class Recorded:
         workers = list(range(index, self.settings.workers, len(medians)))
         return workers, medians[index] / max(median_low(medians), 1e-9)
 
-    def with_settings(self, **changes: Any) -> Recorded:
+    def with_settings(self, **changes: Any) -> RecordedRun:
         """Return the run with other settings, in the bracket that goes with them."""
         return replace(self, settings=self.settings.model_copy(update={"bracket": None, **changes}))
 
@@ -143,7 +143,7 @@ class Recorded:
         Raises:
             SettingsError: If there is no such run, or it cannot be simulated.
         """
-        closed, (least, most) = self.functions > EXACT_FUNCTIONS, _ROUNDS
+        closed, (least, most) = self.functions > _EXACT_FUNCTIONS, _ROUNDS
         rounds = _CLOSED_ROUNDS if closed else _REQUESTS // (2 * self.functions * self.settings.workers)
         steps = min(self.settings.steps, max(least, min(most, rounds)))
         window = self.settings.model_copy(update={"steps": steps})

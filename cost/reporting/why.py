@@ -20,9 +20,9 @@ from lambdaml.cost.billing.bill import RunBill, bill
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Tariff
-from lambdaml.cost.reporting.levers import Change, causes, changes
+from lambdaml.cost.reporting.levers import Change, causes, remedies
 from lambdaml.cost.reporting.record import record
-from lambdaml.cost.reporting.recorded import Again, Recorded
+from lambdaml.cost.reporting.recorded import Again, RecordedRun
 from lambdaml.errors import SettingsError, UserError
 from lambdaml.log.reader import RunReader
 from lambdaml.traces.attribution import trace_rows
@@ -142,7 +142,7 @@ def why(
     recorded = record(run, rows, run.usage(), whole.there)
     weigh = _Scale(recorded, whole, book)
     found = list(causes(recorded))
-    steps = list(changes(recorded))
+    steps = list(remedies(recorded))
     levers: dict[int, Lever | None] = {}
     for number, change in enumerate((*found, *steps)):
         progress(number / (len(found) + len(steps)))
@@ -169,9 +169,9 @@ def why(
 class _Scale:
     """Weighs changes, in seconds and dollars of the run itself."""
 
-    def __init__(self, recorded: Recorded, whole: RunBill, book: PriceBook) -> None:
+    def __init__(self, recorded: RecordedRun, whole: RunBill, book: PriceBook) -> None:
         self._recorded, self._whole, self._book = recorded, whole, book
-        self._known: dict[int, tuple[Recorded, Again]] = {}
+        self._known: dict[int, tuple[RecordedRun, Again]] = {}
         try:
             self.base = recorded.again()
         except (SettingsError, NotImplementedError) as error:
@@ -194,7 +194,7 @@ class _Scale:
         share = gain_s / max(self._recorded.span_s, 1e-9)
         return Lever(change.what, change.sentence, gain_s, share, gain_usd, change.hint)
 
-    def _again(self, recorded: Recorded) -> Again:
+    def _again(self, recorded: RecordedRun) -> Again:
         if id(recorded) not in self._known:
             self._known[id(recorded)] = recorded, recorded.again()
         return self._known[id(recorded)][1]
@@ -233,7 +233,7 @@ def _shares(whole: RunBill) -> tuple[TimeShare, ...]:
     )
 
 
-def _notes(recorded: Recorded, base: Again, whole: RunBill, rows: list[dict[str, Any]]) -> Iterable[str]:
+def _notes(recorded: RecordedRun, base: Again, whole: RunBill, rows: list[dict[str, Any]]) -> Iterable[str]:
     span_s = recorded.span_s
     off = abs(base.seconds - span_s) > _TRUSTED * span_s
     doubt = ": the gains are doubtful, since something else took time, too" if off else ""

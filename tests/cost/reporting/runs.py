@@ -19,7 +19,7 @@ HEALTHY = Platform("healthy", cold_start_s=(0.2, 0.2))
 
 def recorded_run(
     workers: int = 4,
-    steps: int = 40,
+    steps: int = 12,
     *,
     schedule: str = "bsp",
     channel: str = "s3-express",
