@@ -27,6 +27,8 @@ SLOW = 1.3
 _AT_ONCE_S = 1e-4
 """The seconds of a request to a store that answers at once: those of a disk."""
 
+_LOOK = "look at that function's machine and its data; or --schedule quorum:K, which does not wait for the last"
+
 _WARM_S = 0.05
 """The seconds in which a function starts whose environment is there: those of a warm start of Lambda."""
 
@@ -74,7 +76,7 @@ def causes(run: RecordedRun) -> Iterator[Change]:
             lambda: _with_bandwidth(run, math.inf),
         )
     if run.functions > 1:
-        yield Change(WORKER, f"{_slow(run)} as fast as the others", _look(run), lambda: alike)
+        yield Change(WORKER, f"{_slow(run)} as fast as the others", _LOOK, lambda: alike)
     yield Change(
         UNEVEN,
         "steps that all take as long as the mean one",
@@ -142,7 +144,7 @@ def _of_the_functions(run: RecordedRun) -> Iterator[Change]:
         yield Change(
             "no straggler",
             f"{_slow(run)} as fast as the others",
-            _look(run),
+            _LOOK,
             lambda: replace(run, pace=run.pace.alike()),
         )
     yield Change(
@@ -236,10 +238,6 @@ def _slow(run: RecordedRun) -> str:
     workers, times = run.slowest
     names = f"worker{'s' if workers[1:] else ''} {' and '.join(map(str, workers))}"
     return f"{names} (steps {times:.1f} times as long as usual)"
-
-
-def _look(run: RecordedRun) -> str:
-    return "look at that function's machine and its data; or --schedule quorum:K, which does not wait for the last"
 
 
 def _ms(seconds: float) -> str:

@@ -102,7 +102,7 @@ class RecordedRun:
         channel: The latencies of its store, and the bandwidth of a connection.
         network_bytes_per_s: The bandwidth that all connections of a function shared; infinity if none is seen.
         starts_s: The seconds that each function took to start; empty if they started at once.
-        lost: The number of functions that died.
+        lost: The number of functions whose last report is missing.
     """
 
     settings: Settings

@@ -23,7 +23,7 @@ from lambdaml.cost.billing.tariff import Tariff
 from lambdaml.cost.reporting.levers import Change, causes, remedies
 from lambdaml.cost.reporting.record import record
 from lambdaml.cost.reporting.recorded import Again, RecordedRun
-from lambdaml.errors import SettingsError, UserError
+from lambdaml.errors import LambdaMLError, UserError
 from lambdaml.log.reader import RunReader
 from lambdaml.traces.attribution import trace_rows
 
@@ -143,12 +143,11 @@ def why(
     weigh = _Scale(recorded, whole, book)
     found = list(causes(recorded))
     steps = list(remedies(recorded))
-    levers: dict[int, Lever | None] = {}
-    for number, change in enumerate((*found, *steps)):
-        progress(number / (len(found) + len(steps)))
-        levers[number] = weigh.lever(change)
-    dear = _ordered(levers[number] for number in range(len(found)))
-    helpful = _ordered(levers[number] for number in range(len(found), len(levers)))
+    weighed: list[Lever | None] = []
+    for change in (*found, *steps):
+        progress(len(weighed) / (len(found) + len(steps)))
+        weighed.append(weigh.lever(change))
+    dear, helpful = _ordered(weighed[: len(found)]), _ordered(weighed[len(found) :])
     worth = [each for each in helpful if each.gain_share > _LEAST or each.gain_usd > _LEAST * max(whole.bill.usd, 1e-9)]
     return Diagnosis(
         run=run.url,
@@ -174,7 +173,7 @@ class _Scale:
         self._known: dict[int, tuple[RecordedRun, Again]] = {}
         try:
             self.base = recorded.again()
-        except (SettingsError, NotImplementedError) as error:
+        except (LambdaMLError, NotImplementedError) as error:
             raise UserError(f"{whole.run} cannot be simulated again: {error}") from error
         billed = whole.bill.usd - whole.bill.parts().get("storage", 0.0)
         base_usd = self._usd(self.base, whole.channel)
@@ -186,7 +185,7 @@ class _Scale:
         try:
             then = self._again(change.run())
             now = self.base if change.since is None else self._again(change.since)
-        except (SettingsError, NotImplementedError):
+        except (LambdaMLError, NotImplementedError):
             return None
         gain_s = self._recorded.lasting_s(now, self.base) - self._recorded.lasting_s(then, self.base)
         store = change.store if change.store and whole.channel.startswith("s3-") else whole.channel
@@ -214,8 +213,8 @@ def _verdict(seconds: float, dear: list[Lever], helpful: list[Lever]) -> str:
         return f"Nothing that was measured explains the run's {_s(seconds)}."
     first = f"{top.what.capitalize()} cost most: with {top.change}, the run would take {_s(seconds - top.gain_s)}"
     verdict = f"{first} instead of {_s(seconds)}."
-    if not helpful:
-        return f"{verdict} No single change that can be simulated would help."
+    if not helpful or helpful[0].gain_s <= 0:
+        return f"{verdict} No single change that can be simulated would make it shorter."
     best = helpful[0]
     if best.change == top.change:
         return verdict
@@ -223,14 +222,9 @@ def _verdict(seconds: float, dear: list[Lever], helpful: list[Lever]) -> str:
 
 
 def _shares(whole: RunBill) -> tuple[TimeShare, ...]:
-    seconds = sum(item.share.seconds for item in whole.phases) or 1.0
-    return tuple(
-        TimeShare(
-            str(item.name), COST_PHASES[str(item.name)], item.share.seconds, item.share.seconds / seconds, item.usd
-        )
-        for item in whole.phases
-        if item.share.seconds
-    )
+    took = {str(item.name): (item.share.seconds, item.usd) for item in whole.phases if item.share.seconds}
+    all_s = sum(seconds for seconds, _ in took.values())
+    return tuple(TimeShare(name, COST_PHASES[name], each, each / all_s, usd) for name, (each, usd) in took.items())
 
 
 def _notes(recorded: RecordedRun, base: Again, whole: RunBill, rows: list[dict[str, Any]]) -> Iterable[str]:
@@ -245,8 +239,8 @@ def _notes(recorded: RecordedRun, base: Again, whole: RunBill, rows: list[dict[s
         yield f"Its launcher took {_s(rest_s)} beside that, for preparing, evaluating and waiting."
     if recorded.lost:
         yield (
-            f"{recorded.lost} functions were killed; what they measured since their last report is lost, and the "
-            "simulation has no deaths."
+            f"Of {recorded.lost} of its functions the last report is missing, since they were killed or are still at "
+            "work; the simulation has no deaths."
         )
     lost = sum(row.get("compute_s") is None for row in rows)
     if lost:
