@@ -39,12 +39,13 @@ def report(
     A run that was planned is billed as it was planned, and another as it ran, unless you say otherwise.
     """
     import lambdaml
+    from lambdaml.cli._progress import Share
 
     book = lambdaml.prices(*([prices] if prices else []))
-    found = [
-        lambdaml.report(each, book, platform=platform, channel=store_as)
-        for each in dict.fromkeys([run, *(compare or ())])
-    ]
+    found = []
+    for each in dict.fromkeys([run, *(compare or ())]):
+        with Share(f"reading {_format.shown(each)} and simulating it again") as share:
+            found.append(lambdaml.report(each, book, platform=platform, channel=store_as, progress=share))
     if out is not None:
         _write(out, found)
     if as_json:
@@ -77,6 +78,11 @@ def _print(found: RunReport) -> None:
     print()
     print("train it again:")
     _format.print_command(found.reproduce)
+    if found.diagnosis is not None:
+        print()
+        _format.print_text(found.diagnosis.verdict)
+        for lever in found.diagnosis.levers[:3]:
+            _format.print_text(f"{lever.change}: {lever.gain_s:,.1f} s less ({lever.hint})", " " * 4, "  - ")
     if found.comparisons:
         print()
         rows = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lambdaml.log import keys
 from lambdaml.traces.recording import Recording
 from lambdaml.traces.spans import Span, function_spans
 
@@ -20,7 +21,7 @@ class FunctionLife:
         asked_s: The moment when it was asked for; what lies between this and `began_s` is its cold start.
         began_s: The moment when it began, which is when it wrote its first trace part.
         ended_s: The moment of its last sign of life.
-        died: Whether it could not report to its end, because it was killed or its machine failed.
+        died: Whether who started it saw it end without a report, because it was killed or its machine failed.
         updates: The number of its updates that have a fate.
         spans: The things that it did, in order.
     """
@@ -60,7 +61,8 @@ def lives(run: Recording) -> Iterator[FunctionLife]:
         measured = own[first["worker"], first["seq"]]
         shifts[function] = first["published_s"] - measured["published_s"]
     began = {function: row["now_s"] for function, _, row in run.trace_rows("function") if "now_s" in row}
-    usage = {each.function: each for each in run.usage()}
+    seen_to_end = {info.key for info in run.store.list(keys.USAGE)}
+    usage = {each.function: each for each in run.usage() if keys.usage(each.function) in seen_to_end}
     found = []
     for function, mine in rows.items():
         start = began.get(function, mine[0]["started_s"] - shifts[function]) + shifts[function]

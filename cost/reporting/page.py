@@ -211,5 +211,5 @@ def _requests(report: RunReport) -> Chart | None:
     if not rows:
         return None
     x, y = Axis("count", "requests"), Axis("kind", "", kind="names")
-    about = f"{sum(row['count'] for row in rows):,} requests by kind."
+    about = f"{sum(report.bill.used.requests.values()):,} requests by kind."
     return bar_chart("Requests", about, rows, x, y, "all", {"kind": "kind", "count": "requests"})

@@ -9,19 +9,24 @@ went, and what a plan had expected.
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
 from lambdaml.cost.billing.bill import RunBill, bill
 from lambdaml.cost.billing.prices import PriceBook
+from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.cost.reporting.lives import FunctionLife, lives
 from lambdaml.cost.reporting.planned import Comparison, compare
 from lambdaml.cost.reporting.reproduce import train_command
 from lambdaml.cost.reporting.verdict import verdict
+from lambdaml.cost.reporting.why import Diagnosis, diagnose
+from lambdaml.errors import UserError
 from lambdaml.log.reader import RunReader
 from lambdaml.log.status import Status, status
 from lambdaml.log.summary import Summary
@@ -75,6 +80,8 @@ class RunReport:
         reason: The plan's reason for choosing this way; "" for a run that was not planned.
         comparisons: The plan's expectations beside what the run took; empty for a run that was not planned.
         reproduce: The command that trains the same again.
+        diagnosis: The things that took time and dollars, and what would have helped; None if the run cannot be simulated.
+        undiagnosed: The reason why it cannot, or "".
     """
 
     run: str
@@ -90,6 +97,8 @@ class RunReport:
     reason: str
     comparisons: tuple[Comparison, ...]
     reproduce: str
+    diagnosis: Diagnosis | None
+    undiagnosed: str
 
     @property
     def name(self) -> str:
@@ -112,6 +121,7 @@ class RunReport:
             "bill": self.bill.to_dict(),
             "settings": self.settings.model_dump(),
             "reproduce": self.reproduce,
+            "why": self.diagnosis and self.diagnosis.to_dict(),
         }
 
 
@@ -121,6 +131,7 @@ def report(
     *,
     platform: str | None = None,
     channel: str | None = None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> RunReport:
     """Return the report of a run, of one that still goes on as far as it has got.
 
@@ -130,22 +141,48 @@ def report(
         platform: The platform as which functions are billed. Defaults to that of the plan, or else to the one on which
             they ran.
         channel: The store as which the run's store is billed. Defaults in the same way.
+        progress: A callable that takes the share that is done, now and then.
 
     Raises:
         SettingsError: If there is no such platform or channel.
         BadObject: If an object of the run is damaged.
     """
-    found = run if isinstance(run, Recording) else Recording(run if isinstance(run, str) else run.store)
-    settings = found.settings
+    with _uncollected():
+        return _report(run if isinstance(run, Recording) else Recording(run), prices, platform, channel, progress)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from walking through millions of rows, again and again, that are all still needed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _report(
+    found: Recording,
+    prices: PriceBook | None,
+    platform: str | None,
+    channel: str | None,
+    progress: Callable[[float], None],
+) -> RunReport:
+    settings, book = found.settings, prices or own_prices()
     if settings.planned is not None:
         expected = settings.planned["channel"]
         platform = platform or settings.planned["platform"]
         channel = channel or (None if expected == MEASURED else expected.partition(":")[0])
-    billed = bill(found, platform=platform, channel=channel, prices=prices, rows=found.rows)
+    progress(0.0)
+    billed = bill(found, platform=platform, channel=channel, prices=book, rows=found.rows)
+    progress(0.5)
     summary = found.summary()
     curve = tuple(_curve(found.rows, billed))
     evaluations = tuple(_evaluations(found.metrics(), curve, settings))
     now, functions, stale = status(found), tuple(lives(found)), explain(found.rows)
+    diagnosis, undiagnosed = _diagnosed(found, billed, book, lambda share: progress(0.5 + 0.5 * share))
     comparisons = () if settings.planned is None else tuple(compare(settings.planned, summary, billed, found.rows))
     return RunReport(
         run=found.url,
@@ -161,7 +198,18 @@ def report(
         reason="" if settings.planned is None else settings.planned["reason"],
         comparisons=comparisons,
         reproduce=train_command(settings),
+        diagnosis=diagnosis,
+        undiagnosed=undiagnosed,
     )
+
+
+def _diagnosed(
+    found: Recording, billed: RunBill, book: PriceBook, progress: Callable[[float], None]
+) -> tuple[Diagnosis | None, str]:
+    try:
+        return diagnose(found, billed, book, progress), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], billed: RunBill) -> Iterator[CurvePoint]:

@@ -25,7 +25,7 @@ from lambdaml.cost.reporting.record import record
 from lambdaml.cost.reporting.recorded import Again, RecordedRun
 from lambdaml.errors import LambdaMLError, UserError
 from lambdaml.log.reader import RunReader
-from lambdaml.traces.attribution import trace_rows
+from lambdaml.traces.recording import Recording
 
 _LEAST = 0.01
 """A lever is worth naming if it saves this share of the time or of the money."""
@@ -135,10 +135,27 @@ def why(
         SettingsError: If there is no such platform or channel.
         BadObject: If an object of the run is damaged.
     """
-    run = RunReader(run) if isinstance(run, str) else run
+    found = run if isinstance(run, Recording) else Recording(run)
     book = prices or own_prices()
-    whole = bill(run, platform=platform, channel=channel, prices=book)
-    rows = trace_rows(run)
+    whole = bill(found, platform=platform, channel=channel, prices=book, rows=found.rows)
+    return diagnose(found, whole, book, progress)
+
+
+def diagnose(
+    run: Recording, whole: RunBill, book: PriceBook, progress: Callable[[float], None] = lambda share: None
+) -> Diagnosis:
+    """Do the same as `why` for a run that is read already.
+
+    Args:
+        run: The run.
+        whole: Its bill, for the platform and the store whose prices count.
+        book: The price book.
+        progress: Is called with the share that is done, now and then.
+
+    Raises:
+        UserError: If nothing was measured, or the run cannot be simulated.
+    """
+    rows = run.rows
     recorded = record(run, rows, run.usage(), whole.there)
     weigh = _Scale(recorded, whole, book)
     found = list(causes(recorded))

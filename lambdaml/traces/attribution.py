@@ -245,7 +245,7 @@ class _Table:
         self._writers = sorted({commit.function for commit in commits})
         self._moments = [commit.time_s for commit in made]
         self._writer = [self._writers.index(commit.function) for commit in made]
-        self._offsets: dict[tuple[int, str], Offset | None] = {}
+        self._known_shifts: dict[str, list[Offset | None]] = {}
 
     def rows(self, commit: Commit) -> Iterator[_Row]:
         committed_s = self._placed(commit.function, commit.time_s)
@@ -291,33 +291,39 @@ class _Table:
             return {}
         started, published = phases["started_s"], phases["published_s"]
         sent, own = published - phases["upload_s"], self._writers.index(commit.function)
-        counts = dict.fromkeys(("tau_storage", "tau_compute", "tau_wait", "tau_uncertain"), 0)
-        delivery, apart_s = 0, 0.0
+        storage = wait = delivery = uncertain = 0
+        apart_s, shifts = 0.0, self._shifts(phases["function"])
         for step in range(base, version - 1):  # a version's index is version - 1
             writer, moment = self._writer[step], self._moments[step]
-            offset = self._offset(writer, phases["function"])
-            if offset is None or not math.isfinite(offset.uncertainty_s):
+            shift = shifts[writer]
+            if shift is None:
                 return {}
+            apart_s = max(apart_s, shift.uncertainty_s)
             # Either the step is in the update's own commit, or the log's writer had read the update before it.
-            settled = step >= commit.version or (arrived is not None and writer == own and moment >= arrived)
-            moment += offset.seconds
-            apart_s = max(apart_s, offset.uncertainty_s)
-            if settled or moment > published:
-                counts["tau_wait"] += 1
-                delivery += not settled
-            else:
-                counts["tau_storage" if moment <= started or moment > sent else "tau_compute"] += 1
-            if not settled:
-                distance_s = min(abs(moment - started), abs(moment - sent), abs(moment - published))
-                counts["tau_uncertain"] += distance_s < offset.uncertainty_s
+            if step >= commit.version or (arrived is not None and writer == own and moment >= arrived):
+                wait += 1
+                continue
+            moment += shift.seconds
+            if moment > published:
+                wait += 1
+                delivery += 1
+            elif moment <= started or moment > sent:
+                storage += 1
+            near_s = shift.uncertainty_s
+            if abs(moment - started) < near_s or abs(moment - sent) < near_s or abs(moment - published) < near_s:
+                uncertain += 1
+        compute = version - 1 - base - storage - wait
+        counts = {"tau_storage": storage, "tau_compute": compute, "tau_wait": wait, "tau_uncertain": uncertain}
         found = counts if arrived is None else {**counts, "tau_delivery": delivery}
         return {**found, "clock_s": round(apart_s, 6)}
 
-    def _offset(self, writer: int, function: str) -> Offset | None:
-        """Return what leads from the clock of a writer of the log to that of a function."""
-        if (writer, function) not in self._offsets:
-            self._offsets[writer, function] = self._clocks.offset(self._writers[writer], function)
-        return self._offsets[writer, function]
+    def _shifts(self, function: str) -> list[Offset | None]:
+        """Return what leads from the clock of each writer of the log to that of a function; None where nothing is known."""
+        if function not in self._known_shifts:
+            offsets = [self._clocks.offset(writer, function) for writer in self._writers]
+            known = [each if each is not None and math.isfinite(each.uncertainty_s) else None for each in offsets]
+            self._known_shifts[function] = known
+        return self._known_shifts[function]
 
 
 def _decided(commit: Commit) -> Iterator[tuple[Entry, int | None]]:

@@ -9,14 +9,20 @@ from typing import Any
 from lambdaml.log.reader import RunReader
 from lambdaml.log.records import Commit
 from lambdaml.log.usage import Usage
-from lambdaml.storage import ObjectInfo
+from lambdaml.storage import ObjectInfo, Store
 from lambdaml.traces.attribution import trace_rows
 
 
 class Recording(RunReader):
     """Reads a run as `RunReader` does, and keeps its log, its trace and its usage in memory as they were at the first
     look. A run that still goes on is seen as it was then.
+
+    Args:
+        run: The run, its URL, or a store that is open at its prefix.
     """
+
+    def __init__(self, run: RunReader | str | Store) -> None:
+        super().__init__(run.store if isinstance(run, RunReader) else run)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

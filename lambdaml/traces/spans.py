@@ -8,16 +8,14 @@ overlap; it does at each moment the first of `DOING` that it does for any of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 DOING = ("compute", "encode", "upload", "download", "apply", "wait")
 """The phases of an update's life, those first that say more about what its function does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Says what a function did from one moment to another, in seconds on one clock."""
 
     begin_s: float

@@ -102,7 +102,9 @@ class Evaluator:
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._judge(version, metrics)
         began, *said = output.take()
-        record = {"version": version, "metrics": plain, "names": list(plain)} | ({"said": [began, *said]} if said else {})
+        record = {"version": version, "metrics": plain, "names": list(plain)} | (
+            {"said": [began, *said]} if said else {}
+        )
         self._store.create(keys.metrics(version), wire.dump_json(record))
         self._emit(MetricsEvent(version=version, metrics=metrics))
 
