@@ -24,7 +24,7 @@ from lambdaml.log.trace_parts import unpack_rows
 from lambdaml.storage import ObjectInfo
 from lambdaml.worker.tracing import FLUSH_S
 
-PACE_S = 2.0
+LOOK_PACE_S = 2.0
 """Whoever follows the logs waits this many seconds for each request that it made."""
 
 _SILENT_S = 30.0
@@ -85,7 +85,7 @@ def follow_logs(
 ) -> Iterator[LogLine]:
     """Yield the lines of a run, and wait for more until it has ended or nobody works on it.
 
-    This makes one request in `PACE_S` on average. With more than four functions it makes more, since it reads each part of
+    This makes one request in `LOOK_PACE_S` on average. With more than four functions it makes more, since it reads each part of
     a trace once, and each function writes one in `FLUSH_S`.
 
     Args:
@@ -106,7 +106,7 @@ def follow_logs(
         yield from reader.news()
         if done:
             return
-        wait_s = min(PACE_S * (1 + reader.requests - before), FLUSH_S)
+        wait_s = min(LOOK_PACE_S * (1 + reader.requests - before), FLUSH_S)
         silent_s = silent_s + wait_s if reader.seen == seen and silent_s < _SILENT_S else 0.0
         over_s += wait_s if over else 0.0
         sleep(wait_s)

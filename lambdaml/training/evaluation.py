@@ -101,10 +101,10 @@ class Evaluator:
             request_stop(self._store, "target", version)  # before the metrics: readers who see them look for the stop
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._judge(version, metrics)
+        record: dict[str, Any] = {"version": version, "metrics": plain, "names": list(plain)}
         began, *said = output.take()
-        record = {"version": version, "metrics": plain, "names": list(plain)} | (
-            {"said": [began, *said]} if said else {}
-        )
+        if said:
+            record["said"] = [began, *said]
         self._store.create(keys.metrics(version), wire.dump_json(record))
         self._emit(MetricsEvent(version=version, metrics=metrics))
 

@@ -18,7 +18,7 @@ import lambdaml
 from lambdaml.errors import JobFailed, SettingsError
 from lambdaml.log import keys
 from lambdaml.storage import Meter, open_store
-from lambdaml.traces.logs import PACE_S, LogLine, follow_logs, run_logs
+from lambdaml.traces.logs import LOOK_PACE_S, LogLine, follow_logs, run_logs
 from lambdaml.training.sampling import sampler_without_data
 from tests.lambdaml.lab import Tiny, broken_off
 from tests.lambdaml.traces.talkative import Talkative
@@ -186,7 +186,7 @@ def test_a_follower_makes_one_request_in_two_seconds() -> None:
     with pytest.raises(InterruptedError):
         list(follow_logs(watched, sleep=sleep))
     waits_s, totals = zip(*made, strict=True)
-    assert [total - before for before, total in pairwise(totals)] == [wait_s / PACE_S for wait_s in waits_s[1:]]
+    assert [total - before for before, total in pairwise(totals)] == [wait_s / LOOK_PACE_S for wait_s in waits_s[1:]]
 
 
 def test_a_run_of_a_job_that_prints_nothing_has_no_lines() -> None:
