@@ -21,6 +21,9 @@ from lambdaml.storage.meter import bin_number, bin_s
 
 _Row = Mapping[str, Any]
 
+_EXACT_FUNCTIONS = 4
+"""Every request is simulated for up to this many functions, and as many more as a change may give them."""
+
 _MOSTLY = 1.5
 """An update has slices of its own if its function sent so many times as many bytes as its object has."""
 
@@ -84,6 +87,7 @@ def record(run: RunReader, rows: Sequence[_Row], usage: Sequence[Usage], store: 
         channel=channel,
         network_bytes_per_s=network,
         starts_s=tuple(max(0.0, start_s) for start_s in starts.values()),
+        exact=functions <= _EXACT_FUNCTIONS,
         lost=sum(not each.complete for each in used.values()),
     )
 

@@ -26,17 +26,11 @@ from lambdaml.simulation.flow import Flow
 from lambdaml.simulation.platform import Platform, Uniform
 from lambdaml.simulation.stub_replica import Costs
 
-_EXACT_FUNCTIONS = 4
-"""Every request is simulated for up to this many functions."""
-
 _REQUESTS = 2_000
 """A window of so many requests is simulated one by one, if that is not less than `_ROUNDS` rounds."""
 
 _ROUNDS = (6, 30)
 """The least and the most rounds of a window."""
-
-_CLOSED_ROUNDS = 40
-"""The rounds of a window that is simulated in closed form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +96,7 @@ class RecordedRun:
         channel: The latencies of its store, and the bandwidth of a connection.
         network_bytes_per_s: The bandwidth that all connections of a function shared; infinity if none is seen.
         starts_s: The seconds that each function took to start; empty if they started at once.
+        exact: Whether every request of a window is simulated; if not, it is simulated in closed form where there is one.
         lost: The number of functions whose last report is missing.
     """
 
@@ -114,6 +109,7 @@ class RecordedRun:
     channel: Channel
     network_bytes_per_s: float = math.inf
     starts_s: tuple[float, ...] = field(default=())
+    exact: bool = True
     lost: int = 0
 
     @property
@@ -143,28 +139,30 @@ class RecordedRun:
         Raises:
             SettingsError: If there is no such run, or it cannot be simulated.
         """
-        closed, (least, most) = self.functions > _EXACT_FUNCTIONS, _ROUNDS
-        rounds = _CLOSED_ROUNDS if closed else _REQUESTS // (2 * self.functions * self.settings.workers)
-        steps = min(self.settings.steps, max(least, min(most, rounds)))
-        window = self.settings.model_copy(update={"steps": steps})
-        Parts.of(window)
-        platform = Platform("recorded", bandwidth_bytes_per_s=self.network_bytes_per_s)
-        place = (window, self.functions, self.costs, self.channel, platform, self.pace)
-        if closed:
+        least, most = _ROUNDS
+        if not self.exact:
             try:
-                return self._closed(Flow(*place))
+                return self._in_closed_form(Flow(*self._window(most)))
             except SettingsError:
                 pass  # there is no closed form for it
-        return self._exact(VirtualRun(*place))
+        rounds = _REQUESTS // (2 * self.functions * self.settings.workers)
+        return self._by_request(VirtualRun(*self._window(max(least, min(most, rounds)))))
 
-    def _exact(self, virtual: VirtualRun) -> Again:
+    def _window(self, rounds: int) -> tuple[Settings, int, Costs, Channel, Platform, Pace]:
+        """Return what a simulation of the run's first rounds is made of."""
+        window = self.settings.model_copy(update={"steps": min(self.settings.steps, rounds)})
+        Parts.of(window)  # or it raises SettingsError
+        platform = Platform("recorded", bandwidth_bytes_per_s=self.network_bytes_per_s)
+        return window, self.functions, self.costs, self.channel, platform, self.pace
+
+    def _by_request(self, virtual: VirtualRun) -> Again:
         virtual.run()
         moments = [(commit.time_s, len(commit.entries)) for commit in virtual.log()]
         read = virtual.run_of().requests()
         lasted = [life.ended_s or virtual.kernel.now for life in virtual.lives]
         return self._extended(moments, lasted, read.requests, (read.bytes_sent, read.bytes_received))
 
-    def _closed(self, flow: Flow) -> Again:
+    def _in_closed_form(self, flow: Flow) -> Again:
         moments: list[tuple[float, int]] = []
         flow.on_commit = lambda now, commit: moments.append((now, len(commit.entries)))
         found = flow.run()
