@@ -24,9 +24,6 @@ _Row = Mapping[str, Any]
 _EXACT_FUNCTIONS = 4
 """Every request is simulated for up to this many functions, and as many more as a change may give them."""
 
-_MOSTLY = 1.5
-"""An update has slices of its own if its function sent so many times as many bytes as its object has."""
-
 _SHARED = 1.3
 """Reads share the network if the slowest of several takes so many times as long for its bytes as one alone would."""
 
@@ -122,11 +119,15 @@ def _size(run: RunReader, prefix: str) -> int:
 
 
 def _update_bytes(run: RunReader, rows: Sequence[_Row], reading: MeterReading) -> float:
-    """Return the mean bytes of an update. Its slices, if they are objects of their own, are counted by the meter only."""
+    """Return the mean bytes of an update. Slices that are objects of their own, and vectors of virtual runs, are known to the
+    meter only."""
+    whole, slices = fmean(row["bytes_sent"] for row in rows), Parts.of(run.settings).slices
+    if whole > HEADER_BYTES and not slices:
+        return whole
     others = sum(info.size_bytes for prefix in (keys.SNAPSHOTS, keys.MEMORY) for info in run.store.list(prefix))
-    whole = fmean(row["bytes_sent"] for row in rows)
-    sent = (reading.bytes_sent - others) / len(rows)
-    return sent if sent > _MOSTLY * whole else whole
+    if slices:
+        others += 4 * run.settings.parameters * len({row["commit"] for row in rows})  # their sums
+    return max(whole, (reading.bytes_sent - others) / len(rows))
 
 
 def _store(reading: MeterReading, rows: Sequence[_Row], update_bytes: float, like: Channel) -> tuple[Channel, float]:
