@@ -83,7 +83,8 @@ def _phases(found: Diagnosis) -> Iterator[list[str]]:
 def _rows(found: Diagnosis, levers: Sequence[Lever]) -> Iterator[list[str]]:
     for each in levers:
         usd = [f"{each.gain_usd:.6f}"] if found.usd else []
-        yield [each.what, f"{each.gain_s:,.1f} s", f"{each.gain_share:.0%}", *usd, each.change]
+        gain = f"{each.gain_s:.2g} s" if abs(each.gain_s) < 1 else f"{each.gain_s:,.1f} s"
+        yield [each.what, gain, f"{each.gain_share:.0%}", *usd, each.change]
 
 
 def _usd_heading(found: Diagnosis) -> list[str]:

@@ -76,7 +76,8 @@ def causes(run: RecordedRun) -> Iterator[Change]:
             lambda: _with_bandwidth(run, math.inf),
         )
     if run.functions > 1:
-        yield Change(WORKER, f"{_slow(run)} as fast as the others", _LOOK, lambda: alike)
+        slow = f"{_slow(run)} as fast as the others" if run.slowest[1] > SLOW else "functions that are all as fast"
+        yield Change(WORKER, slow, _LOOK, lambda: alike)
     yield Change(
         UNEVEN,
         "steps that all take as long as the mean one",
