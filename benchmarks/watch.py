@@ -3,7 +3,7 @@
     python benchmarks/watch.py
     python benchmarks/watch.py --workers 32 --functions 4 --steps 200
 
-The run goes on in a process of its own, and its store answers as slowly as S3 Express. Watching must take at most 1 % of
+The run goes on in a process of its own, and its store answers as slowly as S3. Watching must take at most 1 % of
 the run's requests, or one request in two seconds. Two views of the same run are counted: one that is there from the beginning,
 and one that comes when half of the run is over, which must find out what was before.
 """
@@ -38,13 +38,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, default=32)
     parser.add_argument("--functions", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--schedule", default="bsp")
     chosen = parser.parse_args()
     job = f"{Path(__file__).resolve().parents[1] / 'examples' / 'digits.py'}:Digits"
     with tempfile.TemporaryDirectory() as folder:
         given = [f"--{name}={getattr(chosen, name)}" for name in ("workers", "functions", "steps", "schedule")]
-        place = ["--store", f"file://{folder}/run?latency=s3-express", "--set", "hidden=64"]
+        place = ["--store", f"file://{folder}/run?latency=s3-standard", "--set", "hidden=64"]
         command = [sys.executable, "-m", "lambdaml.cli", "train", job, *given, *place]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as training:
             first = None
