@@ -35,7 +35,7 @@ export REQUIREMENTS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help install demo test lint bench soak coverage clean FORCE
+.PHONY: help install demo test lint docs bench soak coverage clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -56,6 +56,9 @@ lint: install ## Check style, format and types
 	@$(BIN)/ruff format --check .
 	@cd $(VENV) && bin/mypy $(MYPY) --package lambdaml | $(AS_IN_CHECKOUT)
 	@cd $(VENV) && bin/mypy $(MYPY) --no-warn-return-any ../examples | $(AS_IN_CHECKOUT)
+
+docs: install ## Build the documentation as a site, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo build/site/index.html
 
 bench: install ## Run every benchmark (see docs/benchmarks.md)
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
