@@ -200,6 +200,13 @@ class Picture:
             facts.append(f"until {self.target}")
         return facts
 
+    def line(self, now: float) -> str:
+        """Return the facts in one line of the output, without those that news and the first line have told."""
+        facts = [fact for fact in self.facts(now) if fact not in (self.metrics, f"until {self.target}")]
+        while len(line := ", ".join(facts)) > _format.columns():
+            del facts[-2]
+        return line
+
     def waits(self, now: float) -> str:
         """Say which workers the run waits for at `now`, and how long it has; empty if it waits for none."""
         return ", ".join(
@@ -269,7 +276,7 @@ class Progress:
             if facts_due and not news:
                 self._line_at = now
         if not news and facts_due:
-            news = ", ".join(self._now().facts(now))
+            news = self._now().line(now)
         if news:
             self.say(news)
         if self._stopping and not self._stopped and threading.current_thread() is threading.main_thread():

@@ -138,8 +138,10 @@ def _describe(wish: Wish, book: PriceBook) -> None:
             f", if {key} is {value}" for test in statement.get("Condition", {}).values() for key, value in test.items()
         )
         _format.print_text(f"{', '.join(actions)} on {' and '.join(places)}{condition}", "  ")
-    print(
-        "\nBut for storage, it costs nothing until a run runs. Prices of us-east-1 without free tiers\n('lambdaml prices' has their sources):"
+    print()
+    _format.print_text(
+        "But for storage, it costs nothing until a run runs. Prices of us-east-1 without free tiers "
+        "('lambdaml prices' has their sources):"
     )
     rows = [[cost.what, _format.usd(cost.usd), cost.unit, cost.how] for cost in costs(wish, book)]
     _format.print_table(["what", "USD", "for a", "from"], rows, left=["what", "for a", "from"])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lambdaml.cli import _options
+from lambdaml.cli import _format, _options
 from lambdaml.errors import UserError
 
 Version = Annotated[
@@ -53,7 +53,7 @@ def replay(run: _options.Run, version: Version = None, of: _Of = None, since: _S
             out.write_bytes(model)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror}") from error
-    print(f"version {state.version}  sha256 {hashlib.sha256(model).hexdigest()}")
+    _format.print_pairs([("version", str(state.version)), ("sha256", hashlib.sha256(model).hexdigest())])
     return 0
 
 

@@ -98,8 +98,8 @@ _Channel = Annotated[
     typer.Option(
         metavar="NAME",
         help="The store to model: `s3-standard`, `s3-express`, `redis`, `disk`, `lambdaml-s3`, `lambdaml-elasticache`, "
-        "`fmi-s3`, `fmi-redis`, or a time such as `40ms`; `:bandwidth=40MB/s,reads_per_s=...,writes_per_s=...` may "
-        "follow.",
+        "`fmi-s3`, `fmi-redis`, or a time such as `40ms`. Options may follow, as in "
+        "`40ms:bandwidth=40MB/s,writes_per_s=350`; `reads_per_s` is the other one.",
         rich_help_panel=_PLACE,
     ),
 ]

@@ -99,7 +99,7 @@ def test_trace_of_a_file_that_cannot_be_written(trained: Trained, cli: Cli) -> N
 def test_replay_rebuilds_the_result_bit_for_bit(trained: Trained, cli: Cli) -> None:
     ended = cli("replay", trained.place, "--version", 48, "--out", "model.safetensors")
     assert ended.code == 0, ended.err
-    assert ended.out == f"version 48  sha256 {trained.ended.json['model_sha256']}\n"
+    assert ended.out == f"version  48\nsha256   {trained.ended.json['model_sha256']}\n"
     assert Path("model.safetensors").read_bytes() == (trained.place / "model.safetensors").read_bytes()
 
 
@@ -107,7 +107,8 @@ def test_replay_rebuilds_versions_between_snapshots(trained: Trained, cli: Cli) 
     from safetensors import safe_open
 
     ended = cli("replay", trained.place, "--version", 7, "--out", "model.safetensors")
-    assert ended.out == f"version 7  sha256 {hashlib.sha256(Path('model.safetensors').read_bytes()).hexdigest()}\n"
+    digest = hashlib.sha256(Path("model.safetensors").read_bytes()).hexdigest()
+    assert ended.out == f"version  7\nsha256   {digest}\n"
     with safe_open("model.safetensors", "pt") as file:
         assert set(file.keys()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
 

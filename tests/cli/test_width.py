@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from shutil import copyfile, copytree
 from typing import Any
 
+import click
 import pytest
+import typer
 
 import lambdaml
+from benchmarks._terminal import in_terminal
 from lambdaml.cli import _format
 from lambdaml.cli import plan as plan_verb
+from lambdaml.cli._app import app
 from lambdaml.cost.planning.candidates import SearchSpace
 from lambdaml.cost.planning.command import how_to_run
 from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PilotRun
 from lambdaml.cost.planning.plan import make_plan
 from lambdaml.cost.reporting.planned import Comparison
-from tests.cli.conftest import DIGITS, Cli, Trained
+from lambdaml.storage import copy, open_store
+from tests.cli.conftest import DIGITS, Cli, Trained, command
 from tests.cost.profiles import digits
 from tests.cost.reporting.test_report import JOB, PLANNED
+from tests.lambdaml.lab import Tiny, broken_off
 
+NARROW = ("--workers", "2", "--schedule", "bsp", "--codec", "fp32", "--platform", "local")
+LITTLE = ("--engine", "inline", "--functions", "1", "--set", "hidden=16", "--steps", "4")
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/lambdaml:1"
+SLOW = {"profile", "study"}
+HELP_ALONE = {"lambda-local"}  # it serves until it is stopped
+COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 VERBS: dict[str, tuple[str, ...]] = {
+    "train": ("train", DIGITS, *LITTLE),
+    "train, a target": ("train", DIGITS, *LITTLE, "--target", "loss<=99", "--snapshot-every", "1"),
+    "resume": ("resume", "{run}"),
+    "profile": ("profile", DIGITS, "--set", "hidden=16", "--seconds", "1", "--codec", "bf16"),
+    "plan": ("plan", "--profile", "{profile}", *NARROW),
+    "study": ("study", "staleness", "--models", "mlr", "--algorithms", "adam", "--staleness", "4", "--seeds", "1"),
+    "replay": ("replay", "{run}"),
+    "set": ("set", "{going}", "lr=0.1"),
+    "cancel": ("cancel", "{run}"),
+    "copy": ("copy", "{run}", "{new}"),
+    "gc": ("gc", "{run}", "--yes"),
+    "doctor": ("doctor", "{new}"),
+    "deploy": ("deploy", "aws", "--bucket", "my-bucket", "--image", IMAGE, "--email", "me@example.com", "--dry-run"),
     "trace": ("trace", "{run}"),
     "staleness": ("staleness", "{run}"),
     "status": ("status", "{run}"),
@@ -39,24 +68,67 @@ VERBS: dict[str, tuple[str, ...]] = {
 def places(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the verbs are given."""
     folder = tmp_path_factory.mktemp("width")
-    made = {"run": trained.place, "many": folder / "many", "planned": folder / "planned"}
+    made = {name: folder / name for name in ("many", "planned", "going", "profile")} | {"run": trained.place}
     reason = "the least product of time and cost of 1,234 candidates, within the deadline: 12 s and $0.0123, or so"
     lambdaml.train(JOB, str(made["planned"]), workers=2, steps=8, engine="inline", planned=PLANNED | {"reason": reason})
     lambdaml.train(JOB, str(made["many"]), workers=12, steps=2, engine="inline", schedule="asp", functions=2)
+    copy(broken_off(Tiny, workers=2, steps=8).store, open_store(f"file://{made['going']}"))
+    known = digits()
+    replace(known, job=replace(known.job, spec=DIGITS, args={"hidden": 16})).dump(made["profile"])
     return made
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.fixture
+def given(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """The words of a verb, with places in the working folder that are new to each call."""
+    monkeypatch.chdir(tmp_path)
+    numbers = count()
+
+    def words_of(example: str) -> list[str]:
+        names = {name: f"{name}-{next(numbers)}" for name in ("new", *places)}
+        for name, place in places.items():
+            if f"{{{name}}}" in VERBS[example]:
+                (copyfile if place.is_file() else copytree)(place, names[name])
+        return [word.format(**names) for word in VERBS[example]]
+
+    return words_of
+
+
+def too_wide(text: str, columns: int = 80) -> set[str]:
+    """The lines that are wider, but for single words, such as paths."""
+    return {line for line in text.splitlines() if len(line) > columns and len(line.split()) > 2}
+
+
+def words(text: str) -> set[str]:
+    """Those without digits, which may differ from one time to the next."""
+    return {word for word in text.split() if not any(letter.isdigit() for letter in word)}
+
+
+def test_every_verb_has_an_example() -> None:
+    assert {name.partition(",")[0] for name in VERBS} | HELP_ALONE == set(COMMANDS)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "plan"])  # it is slow; see below
 def test_80_columns_are_enough_and_no_word_is_broken(
-    verb: str, places: dict[str, Path], cli: Cli, monkeypatch: pytest.MonkeyPatch
+    verb: str, given: Callable[[str], list[str]], cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [argument.format(**places) for argument in VERBS[verb]]
-    narrow = cli(*arguments)
+    narrow = cli(*given(verb))
+    assert narrow.code == 0, narrow.err
+    assert too_wide(narrow.out) == too_wide(narrow.err) == set()
+    assert "\x1b" not in narrow.out + narrow.err
+    if verb not in SLOW:
+        monkeypatch.setenv("COLUMNS", "2000")
+        assert words(narrow.out) <= words(cli(*given(verb)).out) | {"\\"}
+
+
+@pytest.mark.parametrize("verb", ["", *COMMANDS])
+def test_the_help_of_every_verb_fits_80_columns(verb: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = cli(*filter(None, [verb]), "--help")
+    assert shown.code == 0
+    assert max(map(len, shown.out.splitlines())) <= 80
     monkeypatch.setenv("COLUMNS", "2000")
-    wide = cli(*arguments)
-    assert narrow.code == wide.code == 0
-    assert {line for line in narrow.out.splitlines() if len(line) > 80 and len(line.split()) > 2} == set()
-    assert words(narrow.out) <= words(wide.out) | {"\\"}
+    assert shown.out.count("…") == cli(*filter(None, [verb]), "--help").out.count("…"), "nothing is cut off"
+    assert "\x1b" not in shown.out
 
 
 @pytest.mark.parametrize("chosen", [True, False])
@@ -82,18 +154,31 @@ def test_a_plan_fits_80_columns_and_its_command_is_whole(
     assert out[0].replace(" \\\n   ", "").count("\n  lambdaml train") == chosen
 
 
-def words(text: str) -> set[str]:
-    """Those without digits, which may differ from one time to the next."""
-    return {word for word in text.split() if not any(letter.isdigit() for letter in word)}
+ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")
+IN_A_TERMINAL = ("train", "status", "trace", "staleness", "report", "plan", "bill, many workers", "verify")
 
 
-def test_in_a_terminal_of_80_columns_it_is_the_same(trained: Trained, cli: Cli) -> None:
-    from benchmarks._terminal import in_terminal
-    from tests.cli.conftest import command
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("verb", IN_A_TERMINAL)
+def test_in_a_terminal_it_is_as_wide_as_that(verb: str, columns: int, given: Callable[[str], list[str]]) -> None:
+    shown = in_terminal(command(*given(verb)), columns=columns)
+    assert shown.code == 0, shown.text
+    lines = "\n".join(re.split(r"[\r\n]+", ESCAPE.sub("", shown.text)))
+    assert too_wide(lines, columns) == set()
 
-    shown = in_terminal(command("trace", trained.place))
+
+@pytest.mark.parametrize("verb", ["train", "status", "trace", "prices"])
+def test_a_terminal_without_colours_is_sent_no_escape_codes(verb: str, given: Callable[[str], list[str]]) -> None:
+    shown = in_terminal(["env", "NO_COLOR=1", "TERM=dumb", *command(*given(verb))])
     assert shown.code == 0
-    assert shown.text.replace("\r\n", "\n") == cli("trace", trained.place).out
+    assert "\x1b" not in shown.text
+
+
+@pytest.mark.parametrize("verb", ["train", "trace"])
+def test_no_color_is_respected_where_the_terminal_has_colours(verb: str, given: Callable[[str], list[str]]) -> None:
+    shown = in_terminal(["env", "NO_COLOR=1", *command(*given(verb))])
+    assert shown.code == 0
+    assert re.findall(r"\x1b\[[0-9;]*m", shown.text.replace("\x1b[0m", "").replace("\x1b[1m", "")) == []
 
 
 @pytest.mark.parametrize(
