@@ -34,7 +34,7 @@ FIRST = (
     "lambdaml.train = functools.partial(lambdaml.train, engine='inline')  # no processes, each of which loads torch"
 )
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
-INTO = re.compile(r"^Put this into `([\w/]+\.py)`[^`]*\Z", re.MULTILINE)
+INTO = re.compile(r"Put this into `([\w/]+\.py)`[^`]*\Z")
 FILE = re.compile(r'"""([\w/]+\.py):')
 
 
