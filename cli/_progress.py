@@ -201,10 +201,13 @@ class Picture:
         return facts
 
     def line(self, now: float) -> str:
-        """Return the facts in one line of the output, without those that news and the first line have told."""
+        """Return the facts in one line of the output, without those that news and the first line have told.
+
+        If the line would be too long, it lacks the rate, or more.
+        """
         facts = [fact for fact in self.facts(now) if fact not in (self.metrics, f"until {self.target}")]
         while len(line := ", ".join(facts)) > _format.columns():
-            del facts[-2]
+            del facts[2]
         return line
 
     def waits(self, now: float) -> str:

@@ -60,6 +60,19 @@ def test_rate_and_time_left_come_from_the_recent_pace() -> None:
     ]
 
 
+def test_a_line_has_what_is_new_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made = picture(target="accuracy>=0.95")
+    for second in range(31):
+        made.take(commit(10 * second, 10 * second), float(second))
+    made.take(MetricsEvent(version=300, metrics={"accuracy": 0.75}), 30.0)
+    assert made.facts(30.0)[-1] == "until accuracy>=0.95"
+    assert made.line(30.0) == "version 300, training loss 0.5, 10 updates/s, staleness p50 1 p95 1"
+    assert made.line(70.0) == "version 300, training loss 0.5, last commit 40 s ago, staleness p50 1 p95 1"
+    monkeypatch.setenv("COLUMNS", "60")
+    assert made.line(30.0) == "version 300, training loss 0.5, staleness p50 1 p95 1"
+
+
 def test_rate_and_time_left_age_while_nothing_happens() -> None:
     made = picture()
     for tick in range(101):
