@@ -58,7 +58,7 @@ lint: install ## Check style, format and types
 	@cd $(VENV) && bin/mypy $(MYPY) --no-warn-return-any ../examples | $(AS_IN_CHECKOUT)
 
 docs: install ## Build the documentation as a site, into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: install ## Run every benchmark (see docs/benchmarks.md)
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
