@@ -55,6 +55,10 @@ VERBS: dict[str, tuple[str, ...]] = {
     "staleness": ("staleness", "{run}"),
     "status": ("status", "{run}"),
     "watch": ("watch", "{run}"),
+    "metrics": ("metrics", "{run}"),
+    "logs": ("logs", "{run}"),
+    "why": ("why", "{run}"),
+    "watch": ("watch", "{run}"),
     "verify": ("verify", "{run}"),
     "bill": ("bill", "{run}", "--as", "lambda-arm:1769", "--store-as", "s3-standard"),
     "bill, many workers": ("bill", "{many}"),
@@ -155,7 +159,7 @@ def test_a_plan_fits_80_columns_and_its_command_is_whole(
 
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")
-IN_A_TERMINAL = ("train", "status", "trace", "report", "plan")
+IN_A_TERMINAL = ("train", "status", "watch", "metrics", "trace", "report", "why", "plan")
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()
     for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
-    if page.name != "cli.md"  # which is made from the commands
+    if page.name not in ("CHANGELOG.md", "cli.md")  # which tell of the past, and are made from the commands
 }
 BLOCK = re.compile(
     r"(?:^(?P<mark><!-- [^\n]* -->)\n\n?)?"
