@@ -84,7 +84,7 @@ def _at(point: CurvePoint) -> dict[str, Any]:
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> tuple[Choice, ...]:
     """Return the axes on which the rows differ: a run that nobody bills has no dollars."""
-    return tuple(choice for choice in _CHOICES if any(bool(row[choice.axis.field]) for row in rows))
+    return tuple(choice for choice in _CHOICES if any(row[choice.axis.field] for row in rows))
 
 
 def _losses(reports: Sequence[RunReport]) -> Chart | None:

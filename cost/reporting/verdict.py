@@ -62,9 +62,10 @@ def _effort(summary: Summary, billed: RunBill) -> str:
     used = billed.used
     counts = f"{summary.updates:,} updates, {sum(used.requests.values()):,} requests"
     functions = f"{billed.functions} function{'s' if billed.functions != 1 else ''}"
-    cost = "is billed by nobody" if not billed.bill.usd else f"costs {money(billed.bill.usd)}"
-    place = f"on {billed.platform} with {billed.channel}"
-    return f"It took {rough_duration(used.wall_s)} on {functions}, with {counts}, and {cost} {place}."
+    cost = f"costs {money(billed.bill.usd)} on {billed.platform} with {billed.channel}"
+    if not billed.bill.usd:
+        cost = "costs nothing on this machine"
+    return f"It took {rough_duration(used.wall_s)} on {functions}, with {counts}, and {cost}."
 
 
 def _obstacles(summary: Summary, stale: Explained, functions: Sequence[FunctionLife], settings: Settings) -> str:
