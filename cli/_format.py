@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 import shlex
 import shutil
@@ -12,9 +10,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from lambdaml.cli._stdout import results
+from lambdaml.pages import finite
+from lambdaml.storage.url import shown  # noqa: F401  # one of the formats
 
 if TYPE_CHECKING:
     from lambdaml.log.status import Status
@@ -72,19 +71,6 @@ def workers(run: Settings | Status) -> str:
 def staleness(values: Staleness) -> str:
     """Format a staleness, such as `mean 1.65, p50 1, p95 3, max 7`."""
     return f"mean {values.mean:.3g}, p50 {values.p50:.0f}, p95 {values.p95:.0f}, max {values.max}"
-
-
-def shown(url: str) -> str:
-    """Return a run's URL as one would type it here, quoted for the shell. Paths below the working folder become
-    relative.
-    """
-    path = unquote(url.removeprefix("file://"))
-    if url.startswith("file://") and "?" not in url + path:  # in a path, "?" would begin parameters
-        relative = os.path.relpath(path)
-        url = path if relative.startswith("..") else relative
-        if url.startswith(("-", "~")):
-            url = f"./{url}"
-    return shlex.quote(url)
 
 
 def columns() -> int:
@@ -216,14 +202,4 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def print_json(value: Any) -> None:
     """Print strict JSON on stdout; numbers that are not finite become null."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False), file=results(), flush=True)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    print(json.dumps(finite(value), indent=2, allow_nan=False), file=results(), flush=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import shlex
 import urllib.parse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -95,3 +97,16 @@ def parse_number(text: str, what: str) -> float:
     if not 0 <= value < float("inf"):
         raise BadStoreURL(f"{what} must be a number that is not negative, not {text!r}")
     return value
+
+
+def shown(url: str) -> str:
+    """Return a run's URL as one would type it here, quoted for the shell. Paths below the working folder become
+    relative.
+    """
+    path = urllib.parse.unquote(url.removeprefix("file://"))
+    if url.startswith("file://") and "?" not in url + path:  # in a path, "?" would begin parameters
+        relative = os.path.relpath(path)
+        url = path if relative.startswith("..") else relative
+        if url.startswith(("-", "~")):
+            url = f"./{url}"
+    return shlex.quote(url)

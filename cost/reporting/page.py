@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lambdaml.cost.billing.attribution import COST_PHASES
+from lambdaml.cost.planning.command import job_word
 from lambdaml.cost.planning.explain import money, rough_duration
 from lambdaml.cost.reporting.report import CurvePoint, RunReport
 from lambdaml.cost.reporting.verdict import shown_metrics
 from lambdaml.pages import render
 from lambdaml.pages.charts import Axis, Chart, Choice, bar_chart, line_chart
 from lambdaml.pages.timeline import timeline
+from lambdaml.storage.url import shown
 from lambdaml.traces.attribution import PHASES, PhaseShare
 
 CURVE_POINTS = 500
@@ -49,11 +51,13 @@ def report_page(reports: Sequence[RunReport]) -> str:
         "lambdaml.cost",
         charts=charts,
         report=first,
+        place=shown(first.run),
+        job=job_word(first.settings.job.spec),
         reports=reports,
         metrics=[f"metric-{number}" for number in range(len(metrics))],
         duration=rough_duration,
         money=money,
-        shown=shown_metrics,
+        metrics_text=shown_metrics,
         settings={name: value for name, value in first.settings.model_dump().items() if _said(name, value)},
     )
 

@@ -54,8 +54,9 @@ def _outcome(settings: Settings, state: Status, summary: Summary, evaluations: S
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> str:
-    """Return metrics in words, such as `accuracy 0.958, loss 0.171`."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    """Return metrics in words, such as `accuracy 0.9583, evaluation loss 0.1715`."""
+    named = {"evaluation loss" if name == "loss" else name: value for name, value in metrics.items()}
+    return ", ".join(f"{name} {value:.4g}" for name, value in named.items())
 
 
 def _effort(summary: Summary, billed: RunBill) -> str:
