@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli._stdout import results
 from lambdaml.pages import finite
-from lambdaml.storage.url import shown  # noqa: F401  # one of the formats
+from lambdaml.storage.url import as_typed as shown  # noqa: F401  # one of the formats
 
 if TYPE_CHECKING:
     from lambdaml.log.status import Status

@@ -99,7 +99,7 @@ def parse_number(text: str, what: str) -> float:
     return value
 
 
-def shown(url: str) -> str:
+def as_typed(url: str) -> str:
     """Return a run's URL as one would type it here, quoted for the shell. Paths below the working folder become
     relative.
     """

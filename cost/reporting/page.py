@@ -16,7 +16,7 @@ from lambdaml.cost.reporting.verdict import shown_metrics
 from lambdaml.pages import render
 from lambdaml.pages.charts import Axis, Chart, Choice, bar_chart, line_chart
 from lambdaml.pages.timeline import timeline
-from lambdaml.storage.url import shown
+from lambdaml.storage.url import as_typed
 from lambdaml.traces.attribution import PHASES, PhaseShare
 
 CURVE_POINTS = 500
@@ -51,7 +51,7 @@ def report_page(reports: Sequence[RunReport]) -> str:
         "lambdaml.cost",
         charts=charts,
         report=first,
-        place=shown(first.run),
+        place=as_typed(first.run),
         job=job_word(first.settings.job.spec),
         reports=reports,
         metrics=[f"metric-{number}" for number in range(len(metrics))],
