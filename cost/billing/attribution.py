@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from lambdaml.log.reader import RunReader
@@ -144,7 +145,10 @@ def _attribute(usage: Usage, own: _Reported, decided: Mapping[tuple[int, int], i
 
 def _slices(rows: list[dict[str, Any]], end: float) -> Iterator[tuple[float, str, dict[str, Any]]]:
     """Yield seconds, phase and update: each moment with an update under way, shared among those it was used for."""
-    spans = [(span, row) for row in rows for span in phase_spans(row, end)]
+    spans = sorted(((span, row) for row in rows for span in phase_spans(row, end)), key=itemgetter(0))
+    if all(later.begin_s >= earlier.end_s for (earlier, _), (later, _) in pairwise(spans)):  # one update at a time
+        yield from ((span.end_s - span.begin_s, span.phase, row) for span, row in spans)
+        return
     begins: defaultdict[float, list[int]] = defaultdict(list)
     ends: defaultdict[float, list[int]] = defaultdict(list)
     for number, (span, _) in enumerate(spans):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, attribute
@@ -151,8 +152,17 @@ def bill(
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
     second_usd = whole.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 
+    @cache
+    def moved_usd(requests: tuple[tuple[str, int], ...], sent: int, received: int) -> float:
+        parts = tariff.bill(Quantities((), dict(requests), sent, received)).parts()
+        return parts["requests"] + parts["transfer"]
+
+    def usd(share: PhaseCost) -> float:
+        moved = moved_usd(tuple(share.requests.items()), share.bytes_sent, share.bytes_received)
+        return share.seconds * second_usd + moved
+
     def items(shares: Mapping[int | str, PhaseCost]) -> tuple[Item, ...]:
-        own = [Item(n, s, _usd(tariff, s, second_usd)) for n, s in shares.items() if n != SHARED]
+        own = [Item(n, s, usd(s)) for n, s in shares.items() if n != SHARED]
         return (*own, Item(SHARED, shares[SHARED], whole.usd - sum(item.usd for item in own)))
 
     return RunBill(
@@ -198,12 +208,6 @@ def channel_of(url: str) -> str:
     if parsed.scheme == "s3" and "endpoint" not in parsed.params:
         return "s3-express" if parsed.location.partition("/")[0].endswith("--x-s3") else "s3-standard"
     return "disk"
-
-
-def _usd(tariff: Tariff, share: PhaseCost, second_usd: float) -> float:
-    used = Quantities((), share.requests, share.bytes_sent, share.bytes_received)
-    parts = tariff.bill(used).parts()
-    return share.seconds * second_usd + parts["requests"] + parts["transfer"]
 
 
 def _notes(

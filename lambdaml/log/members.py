@@ -21,7 +21,7 @@ def demand_type(record: object, kind: type, *names: str) -> None:
     kinds = (int, float) if kind is float else (kind,)
     for name in names:
         value = getattr(record, name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if type(value) not in kinds:
             raise TypeError(f"{name} is {value!r}")
 
 

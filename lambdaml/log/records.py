@@ -23,6 +23,7 @@ from lambdaml.log.reports import RoundReport, dump_reports, load_reports
 from lambdaml.log.slices import Slicing
 
 Fate = Literal["applied", "discarded", "rejected"]
+_FATES = get_args(Fate)
 Reason = Literal["steps", "target", "patience", "cancelled", "diverged", "replanned"]
 LOST_MEMORY = "lost-memory"
 """This control entry says that a worker's memory began anew before an update, since it could not be recovered."""
@@ -267,7 +268,7 @@ class Entry:
             )
         demand_type(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
         demand_type(entry, float, "loss", "weight")
-        if entry.fate not in get_args(Fate):
+        if entry.fate not in _FATES:
             raise ValueError(f"fate {entry.fate!r}")
         return entry
 

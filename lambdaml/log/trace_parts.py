@@ -27,7 +27,8 @@ def unpack_rows(data: bytes | memoryview, key: str) -> list[dict[str, Any]]:
     *lines, end = raw.splitlines(keepends=True) or [b""]
     if end != b'{"kind":"end","crc32":"%08x"}\n' % zlib.crc32(raw[: len(raw) - len(end)]):
         raise BadObject(f"{key} does not match its checksum: it is damaged or truncated ({len(raw)} bytes)")
-    return [json.loads(line) for line in lines]
+    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
+    return rows
 
 
 def meter_reading(row: Mapping[str, Any]) -> MeterReading:

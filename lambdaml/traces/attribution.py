@@ -245,6 +245,7 @@ class _Table:
         self._writers = sorted({commit.function for commit in commits})
         self._moments = [commit.time_s for commit in made]
         self._writer = [self._writers.index(commit.function) for commit in made]
+        self._offsets: dict[tuple[str, str], Offset | None] = {}
         self._known_shifts: dict[str, list[Offset | None]] = {}
 
     def rows(self, commit: Commit) -> Iterator[_Row]:
@@ -268,17 +269,22 @@ class _Table:
 
     def _placed(self, function: str, moment_s: float) -> float | None:
         """Convert a moment to seconds since the run's first writer began; return None if clocks cannot be compared."""
-        offset = self._clocks.offset(function, self._root)
+        offset = self._offset(function, self._root)
         if self._began is None or offset is None:
             return None
         return round(moment_s + offset.seconds - self._began, 6)
+
+    def _offset(self, function: str, to: str) -> Offset | None:
+        if (function, to) not in self._offsets:
+            self._offsets[function, to] = self._clocks.offset(function, to)
+        return self._offsets[function, to]
 
     def _age_s(self, commit: Commit, base: int) -> float | None:
         if not 0 <= base <= len(self._moments):
             return None
         writer = self._writers[self._writer[base - 1]] if base else self._root
         moment = self._moments[base - 1] if base else self._began
-        offset = self._clocks.offset(writer, commit.function)
+        offset = self._offset(writer, commit.function)
         if offset is None or moment is None:
             return None
         return round(float(commit.time_s - moment - offset.seconds), 6)

@@ -7,12 +7,15 @@ overlap; it does at each moment the first of `DOING` that it does for any of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 DOING = ("compute", "encode", "upload", "download", "apply", "wait")
 """The phases of an update's life, those first that say more about what its function does."""
+
+_PHASES = ("wait", "compute", "encode", "upload", "wait", "download", "apply")
+"""The phases of an update's life, in order."""
 
 
 class Span(NamedTuple):
@@ -23,47 +26,50 @@ class Span(NamedTuple):
     phase: str
 
 
-def phase_spans(row: Mapping[str, Any], end: float) -> Iterator[Span]:
-    """Yield the phases of an update, one after the other without a gap; what is left over was waiting.
+def phase_spans(row: Mapping[str, Any], end: float) -> list[Span]:
+    """Return the phases of an update, one after the other without a gap; what is left over was waiting.
 
     Args:
         row: A row of a trace, or one that a function measured, with its moments on one clock.
         end: The last moment of its function on the same clock.
     """
-    started, published = row["started_s"], row["published_s"]
-    applied = row.get("applied_s")
-    applied = min(max(published, published if applied is None else applied), max(end, published))
-    yield from _fitted(started, published, [(name, row[f"{name}_s"]) for name in ("compute", "encode", "upload")])
-    yield from _fitted(published, applied, [(name, row.get(f"{name}_s") or 0.0) for name in ("download", "apply")])
-
-
-def _fitted(begin: float, end: float, phases: list[tuple[str, float]]) -> Iterator[Span]:
-    """Yield the phases as the last things before `end`, and waiting before them."""
-    cuts = [end]
-    for _, seconds in reversed(phases):
-        cuts.append(max(begin, cuts[-1] - seconds))
-    cuts = [begin, *reversed(cuts)]
-    for (since, until), name in zip(pairwise(cuts), ["wait", *(name for name, _ in phases)], strict=True):
-        if until > since:
-            yield Span(since, until, name)
+    started, published, applied = row["started_s"], row["published_s"], row.get("applied_s")
+    applied = published if applied is None else min(max(published, applied), max(end, published))
+    # Phases are the last things before the end of each part, and waiting is before them.
+    uploaded = max(started, published - row["upload_s"])
+    encoded = max(started, uploaded - row["encode_s"])
+    computed = max(started, encoded - row["compute_s"])
+    took = max(published, applied - (row.get("apply_s") or 0.0))
+    read = max(published, took - (row.get("download_s") or 0.0))
+    cuts = (started, computed, encoded, uploaded, published, read, took, applied)
+    lasting = zip(pairwise(cuts), _PHASES, strict=True)
+    return [Span(begin, until, phase) for (begin, until), phase in lasting if until > begin]
 
 
 def function_spans(rows: Iterable[Mapping[str, Any]]) -> list[Span]:
     """Return what one function did, from the rows of its updates; nothing stands for moments with no update under way."""
-    spans = [span for row in rows for span in phase_spans(row, float("inf"))]
+    spans = sorted(span for row in rows for span in phase_spans(row, float("inf")))
+    if any(later.begin_s < earlier.end_s for earlier, later in pairwise(spans)):
+        spans = _told_apart(spans)
+    found: list[Span] = []
+    for span in spans:
+        if found and found[-1].phase == span.phase and found[-1].end_s == span.begin_s:
+            found[-1] = Span(found[-1].begin_s, span.end_s, span.phase)
+        else:
+            found.append(span)
+    return found
+
+
+def _told_apart(spans: Sequence[Span]) -> list[Span]:
+    """Return the phases of updates that overlap as what their function did at each moment."""
     moments = sorted(
         [(span.begin_s, 1, span.phase) for span in spans] + [(span.end_s, -1, span.phase) for span in spans]
     )
     under_way = dict.fromkeys(DOING, 0)
-    found: list[Span] = []
+    found = []
     for (now, change, phase), (then, _, _) in pairwise(moments):
         under_way[phase] += change
-        doing = next((name for name in DOING if under_way[name]), None)
-        if doing is None or then <= now:
-            continue
-        if found and found[-1].phase == doing and found[-1].end_s == now:
-            found[-1] = Span(found[-1].begin_s, then, doing)
-        else:
+        if then > now and (doing := next((name for name in DOING if under_way[name]), None)) is not None:
             found.append(Span(now, then, doing))
     return found
 
