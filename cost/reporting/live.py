@@ -11,6 +11,7 @@ from typing import Any
 
 from lambdaml.pages import as_script, fragment, render
 from lambdaml.pages.charts import Axis, Chart, line_chart
+from lambdaml.storage.url import as_typed
 from lambdaml.traces.seen import Curve, Seen
 
 LIVE = "/picture.json"
@@ -33,7 +34,7 @@ def live_page(seen: Seen, facts: Sequence[tuple[str, str]], stall: str) -> str:
     Raises:
         UserError: If the packages that draw charts are not installed.
     """
-    given = {"seen": seen, "facts": facts, "stall": stall, "live": LIVE, "poll_s": POLL_S}
+    given = {"place": as_typed(seen.run), "seen": seen, "facts": facts, "stall": stall, "live": LIVE, "poll_s": POLL_S}
     return render("watch.html", _PACKAGE, charts=_charts(seen), **given)
 
 
