@@ -173,4 +173,4 @@ def _summary(result: TrainResult, found: Run) -> Iterator[tuple[str, str]]:
     yield "time", _format.duration(result.seconds)
     yield "run", run
     yield "check it", f"lambdaml verify {run}"
-    yield "look at it", f"lambdaml trace {run}"
+    yield "look at it", f"lambdaml report {run}"
