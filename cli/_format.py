@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from lambdaml.cli._stdout import results
 from lambdaml.pages import finite
-from lambdaml.storage.url import as_typed as shown  # noqa: F401  # one of the formats
+from lambdaml.storage.url import as_typed
 
 if TYPE_CHECKING:
     from lambdaml.log.status import Status
     from lambdaml.log.summary import Staleness
     from lambdaml.settings import Settings
 
+
+shown = as_typed
 
 _NARROW = 16
 """The least number of columns for words."""
