@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,6 +139,15 @@ StalenessRule = Annotated[
     typer.Option(
         metavar="RULE",
         help="The rule for stale updates: `constant`, `inverse`, `polynomial:A`, `discard:R` ...",
+        rich_help_panel=_WAY,
+    ),
+]
+_Aggregate = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the updates of a step become one: `mean`, or, so that some workers may send anything, `median`, `trimmed:0.1` (the "
+        "mean without the least and the greatest tenth), `clip-median-norm` or `krum:F` (F such workers).",
         rich_help_panel=_WAY,
     ),
 ]
@@ -314,6 +323,7 @@ def train(
     codec: CodecSpec = "fp32",
     error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
+    aggregate: _Aggregate = "mean",
     pattern: _Pattern = "gather",
     bracket: BracketSpec = None,
     partition: PartitionSpec = None,
@@ -354,12 +364,18 @@ def train(
     Ctrl-C stops the run so that `lambdaml resume` can continue it; nothing is lost.
     """
     from lambdaml.options import RunOptions
-    from lambdaml.training.asked import free_place
 
     options = _options.asked(context, RunOptions, args=parse_args(args or ()))
-    with nullcontext(store) if store else free_place(job) as place:
+    with _place(store, job) as place:
         options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
         return _train(job, place, options, profile, replan, as_json)
+
+
+def _place(store: str | None, job: str) -> AbstractContextManager[str]:
+    """Return the place of the run as a context: what was asked for, or the next free one, which is reserved."""
+    from lambdaml.training.asked import free_place
+
+    return nullcontext(store) if store else free_place(job)
 
 
 def _demand_plan(schedule: str, replan: bool, profile: Path | None) -> None:
@@ -373,6 +389,8 @@ def _train(job: str, place: str, options: RunOptions, profile: Path | None, repl
         raise UserError(
             "--schedule auto plans for data that is dealt anew each epoch: name a schedule with --partition"
         )
+    if options.schedule == "auto" and options.aggregate != "mean":
+        raise UserError("--schedule auto plans for the mean of updates: name a schedule with --aggregate")
     if options.schedule == "auto":
         from lambdaml.cli._auto import train_planned
 

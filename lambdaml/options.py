@@ -81,6 +81,8 @@ class RunOptions(LaunchOptions):
             (none) to 1. The default is 1 for codecs that leave out numbers, and 0 for the others.
         staleness: The rule for stale updates: `constant`, `inverse`, `polynomial:0.5` ...; see
             `lambdaml.staleness.RULES`.
+        aggregate: The way in which the updates of a step become one: `mean`, or one that resists workers that send anything:
+            `median`, `trimmed:0.1`, `clip-median-norm`, `krum:F`; see `lambdaml.aggregates.AGGREGATES`.
         pattern: The way in which the bytes of updates reach every function: `gather`, or `tree:K` ...; see
             `lambdaml.patterns.PATTERNS`. It changes no bits beyond those of the bracket.
         bracket: The bracket of a step's sum: `flat`, or groups of G workers (`G`), or of groups of them (`G^2` ...); see
@@ -129,6 +131,7 @@ class RunOptions(LaunchOptions):
     codec: str = "fp32"
     error_feedback: float | None = None
     staleness: str = "constant"
+    aggregate: str = "mean"
     pattern: str = "gather"
     bracket: str | None = None
     partition: str | None = None

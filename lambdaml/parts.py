@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lambdaml.aggregates import AGGREGATES, Aggregate
 from lambdaml.algorithms import ALGORITHMS, AS_SENT, MOMENTUM, WHOLE_MODEL, Algorithm
 from lambdaml.codecs import CODECS, Codec
 from lambdaml.errors import SettingsError
@@ -35,6 +36,7 @@ class Parts:
         slices: The number of slices in which updates are written; 0 if they are written as a whole.
         feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
+        aggregate: The aggregate that is in the place of the mean; None for the mean.
     """
 
     schedule: Schedule
@@ -47,6 +49,7 @@ class Parts:
     slices: int
     feedback: bool
     remembers: bool
+    aggregate: Aggregate | None
 
     @staticmethod
     def of(names: Settings | RunOptions) -> Parts:
@@ -73,7 +76,8 @@ class Parts:
                 f"schedule {names.schedule!r} leaves {delay} updates of each worker without a fate, and a worker that "
                 f"remembers something may have {KNOWN_FATES}: choose a delay of {KNOWN_FATES} or less"
             )
-        parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers)
+        aggregate = AGGREGATES.make(names.aggregate)
+        parts = Parts(schedule, algorithm, codec, rule, pattern, bracket, delay, slices, feedback, remembers, aggregate)
         if cohort_of(schedule) is not None:
             _demand_turns(names, parts)
         if AS_SENT & algorithm.gives:
@@ -94,6 +98,8 @@ class Parts:
                 f"{named} computes from what a worker has not sent yet, and without error feedback nothing is left of what codec "
                 f"{names.codec!r} does not send: choose an error_feedback of more than 0, such as 1"
             )
+        if aggregate is not None:
+            _demand_separate(names, parts, aggregate.least)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts
@@ -235,6 +241,41 @@ def _demand_consensus(names: Settings | RunOptions, parts: Parts) -> None:
         )
     if parts.rule.transform(names.workers, 1) is not None:
         raise SettingsError(f"staleness rule {names.staleness!r} takes other steps than to the mean that {named} needs")
+
+
+def _demand_separate(names: Settings | RunOptions, parts: Parts, least: int) -> None:
+    """Make sure that an aggregate gets the whole update of each single worker, and so many of them for a step.
+
+    Raises:
+        SettingsError: If it does not.
+    """
+    named = f"aggregate {names.aggregate!r}"
+    algorithm, count = parts.algorithm, parts.schedule.needs(names.workers)
+    if rounds_at_once(parts.schedule):
+        raise SettingsError(f"{named} needs one model that all workers share, and schedule {names.schedule!r} has none")
+    if count < least:
+        raise SettingsError(
+            f"{named} needs {least} updates or more for a step, and schedule {names.schedule!r} takes {count} of "
+            f"{names.workers} worker{'s' if names.workers > 1 else ''}"
+        )
+    why = ""
+    if AS_SENT & algorithm.gives or algorithm.duals:
+        why = "needs the mean of what workers send"
+    elif algorithm.adds:
+        why = "adds up what workers send"
+    elif algorithm.summands > 1:
+        why = "sends sums over several workers"
+    if why:
+        raise SettingsError(f"algorithm {names.algorithm!r} {why}, and {named} takes something else in its place")
+    if parts.codec.feedback:
+        raise SettingsError(
+            f"codec {names.codec!r} leaves out numbers, and {named} compares whole updates: use fp32, bf16, fp16 or int8"
+        )
+    for what, name, plain in (("staleness rule", names.staleness, "constant"), ("pattern", names.pattern, "gather")):
+        if name != plain:
+            raise SettingsError(f"{what} {name!r} makes sums of updates, and {named} makes none: use {plain}")
+    if parts.bracket.levels:
+        raise SettingsError(f"bracket {names.bracket!r} is of sums, and {named} makes none: leave it out")
 
 
 def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:

@@ -75,6 +75,7 @@ class Settings(BaseModel):
     codec: str = "fp32"
     error_feedback: float = Field(default=0.0, ge=0, le=1)
     staleness: str = "constant"
+    aggregate: str = "mean"
     pattern: str = "gather"
     bracket: str | None = None
     partition: str = "iid"

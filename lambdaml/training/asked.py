@@ -251,7 +251,7 @@ def in_slots(asked: RunOptions) -> tuple[RunOptions, int | None]:
 
 
 def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
-    """Make sure that the codec and the pattern can carry the updates of this model.
+    """Make sure that the codec, the pattern and the aggregate go with the updates of this model.
 
     Raises:
         SettingsError: If they cannot.
@@ -270,6 +270,18 @@ def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
         raise SettingsError(f"codec {asked.codec!r} {fault}")
     if fault := unsliceable(parts, model):
         raise SettingsError(f"pattern {asked.pattern!r} {fault}")
+    if parts.aggregate is not None and (fault := _unguarded(model)):
+        raise SettingsError(f"aggregate {asked.aggregate!r} {fault}")
+
+
+def _unguarded(model: nn.Module) -> str:
+    """Return why no aggregate guards this model from what a single worker sends, as the end of a sentence, or ""."""
+    modules = list(model.modules())
+    if any(getattr(module, "track_running_stats", False) is True for module in modules):
+        return "guards parameters, and running statistics such as BatchNorm's are averaged: use GroupNorm, or none"
+    if any(getattr(module, "sparse", False) is True for module in modules):
+        return "compares whole updates, and sparse gradients of embeddings hold some rows alone: use dense gradients"
+    return ""
 
 
 def _demand_turns(asked: RunOptions, parts: Parts, steps: int) -> None:

@@ -4,7 +4,8 @@ A function holds its model, one gradient, the optimizer's state, and the updates
 (`lambdaml.worker.window`); one more copy of the model is allowed for the pages of mapped files and for the allocator.
 With local steps it also holds the vector that they start from and the state of the job's own optimizer, with fragments two
 more vectors, with duals four, and with sums of gradients one. Where workers have models of their own it holds these, the one that
-it was loaded with, and the mean that is taken. In a run with memory it holds what each of its workers remembers, and while it recovers
+it was loaded with, and the mean that is taken. For an aggregate other than the mean it holds the vectors of a whole step, and three more to
+compare them. In a run with memory it holds what each of its workers remembers, and while it recovers
 memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
@@ -36,7 +37,7 @@ class Footprint:
         optimizer_bytes: The size of the state of the optimizer that takes the steps of commits.
         workers: The number of workers of the run.
         hosted: The number of workers of a function.
-        local_bytes: The size of what local steps, or sums of gradients, hold besides.
+        local_bytes: The size of what local steps, sums of gradients, or aggregates hold besides.
         memory_bytes: The size of what a worker remembers.
         remembers: Whether workers remember something.
         object_bytes: The size of the largest object of an update.
@@ -114,7 +115,8 @@ def footprint(
         + (2 * trained_bytes if parts.algorithm.fragments > 1 else 0)
         + (4 * trained_bytes if parts.algorithm.duals else 0)
         + (2 * trained_bytes if parts.algorithm.ahead and parts.feedback else 0)
-        + ((hosted + 2) * trained_bytes if rounds_at_once(parts.schedule) else 0),
+        + ((hosted + 2) * trained_bytes if rounds_at_once(parts.schedule) else 0)
+        + ((workers + 3) * trained_bytes if parts.aggregate is not None else 0),
         held_bytes + (trained_bytes if parts.feedback else 0),  # a residual beside what is pending
         parts.remembers,
         update_bytes if block_bytes is None else block_bytes,

@@ -297,8 +297,7 @@ class Replica:
         self._sum = StepParts(self.local, self.rows, self.parts, self.flat.host)
 
     def add(self, entry: Entry, update: Update) -> None:
-        """Add an update to the sum of its step. The caller may then free it, unless the run's rule changes
-        gradients."""
+        """Add an update to the sum of its step, or keep its vector if the run's rule or aggregate needs it."""
         self._time([update])
         self._sum.add(entry, update, fresh=update.base == self.version, keep=self.transform is not None)
 

@@ -138,6 +138,7 @@ class StepParts:
     def __init__(self, model: JobModel, rows: Rows, parts: Parts, out: Vector | None = None) -> None:
         self._model, self._rows, self._parts = model, rows, parts
         self._summands = parts.algorithm.summands
+        self._aggregate = parts.aggregate
         self.rest: list[Body] = []
         self.fresh: list[bool] = []
         self.absent: set[int] = set()
@@ -154,10 +155,10 @@ class StepParts:
         return [replace(entry, samples=count) for entry, count in zip(step, counts, strict=True)]  # type: ignore[arg-type]
 
     def add(self, entry: Entry, update: Update, *, fresh: bool = True, keep: bool = False) -> None:
-        """Add an update, or keep its vector."""
+        """Add an update, or keep its vector, as the run's aggregate needs it in any case."""
         body, rows, _ = split_body(update.body)
         codec, self._travels = self._parts.codec, self._rows.travels(entry.seq)
-        if keep:
+        if keep or self._aggregate is not None:
             self.kept.append(self._rows.unpack(codec, body, rows))
         else:
             self._sum.add(entry.worker, self._factor(entry), self._writer(codec, body, rows))
@@ -193,8 +194,9 @@ class StepParts:
             self.fresh += [new] * self._summands
 
     def mean(self, weighed: Sequence[Entry], transform: Transform | None, parameters: Callable[[], Vector]) -> bool:
-        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries; do not
-        divide it if the algorithm adds. In a mean of statistics, the parameters stand in for what the run's rule takes off the weights.
+        """End the sum and divide it, so that the array for it holds the mean of the updates that have these entries, or what
+        the run's aggregate puts in its place; do not divide it if the algorithm adds. In a mean of statistics, the parameters
+        stand in for what the run's rule takes off the weights.
 
         Args:
             weighed: The entries of the step, as `weighed` returns them.
@@ -204,6 +206,11 @@ class StepParts:
         Returns:
             Whether a step is to be taken along it.
         """
+        if self._aggregate is not None:
+            enough = len(self.kept) >= self._aggregate.least
+            if enough:
+                self._aggregate.combine(self.kept, self._out)
+            return enough
         nominal = self._parts.algorithm.nominal(self._model.settings)
         factors, divisor = summed(weighed, nominal, self._summands > 1)
         if self._parts.algorithm.adds:

@@ -1,4 +1,4 @@
-"""A new schedule, algorithm, codec, staleness rule, partition, store and engine: one file of at most 100 lines each, and one registry line.
+"""A new schedule, algorithm, codec, staleness rule, aggregate, partition, store and engine: one file of at most 100 lines each, and one registry line.
 
 The conformance tests of each kind run on these files beside our own parts.
 """
@@ -19,6 +19,7 @@ CONFORMANCE = {
     "proximal": "lambdaml/algorithms",
     "half": "lambdaml/codecs",
     "log": "lambdaml/staleness",
+    "medoid": "lambdaml/aggregates",
     "stratified": "lambdaml/partitions",
     "sqlite": "storage",
     "threads": "lambdaml/engines",
