@@ -18,6 +18,7 @@ from lambdaml.parts import Parts
 from lambdaml.schedules import SCHEDULES
 from lambdaml.settings import Settings
 from lambdaml.staleness import RULES
+from lambdaml.training.footprint import footprint
 from tests.lambdaml.lab import ClassMeans, Tiny, memory, train
 
 WORKERS = 6
@@ -140,3 +141,11 @@ def test_a_step_whose_updates_are_rejected_down_to_less_than_a_majority_moves_no
     first, last = (run.replay(version).model() for version in (0, 2))
     assert moves == any(not torch.equal(first[name], last[name]) for name in first)
     assert run.verify(deep=1).faults == []
+
+
+def test_the_memory_of_a_function_counts_the_vectors_of_a_whole_step() -> None:
+    mean, median = (
+        footprint(Parts.of(RunOptions(workers=9, aggregate=name)), 100, 0, 100, outer_share=None, workers=9, hosted=1)
+        for name in ("mean", "median")
+    )
+    assert median.function_bytes - mean.function_bytes == (9 + 3) * 100
