@@ -13,6 +13,7 @@ from lambdaml.log.bracket import Bracket
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
 from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds, rounds_at_once
+from lambdaml.schedules.quorum import Quorum
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.staleness import RULES, Rule
 
@@ -258,6 +259,11 @@ def _demand_separate(names: Settings | RunOptions, parts: Parts, least: int) -> 
             f"{named} needs {least} updates or more for a step, and schedule {names.schedule!r} takes {count} of "
             f"{names.workers} worker{'s' if names.workers > 1 else ''}"
         )
+    if isinstance(parts.schedule, Quorum) and parts.schedule.late == "weight":
+        raise SettingsError(
+            f"{named} counts each worker once, and schedule {names.schedule!r} may take two updates of one for a step: use "
+            f"quorum:{parts.schedule.k}"
+        )
     why = ""
     if AS_SENT & algorithm.gives or algorithm.duals:
         why = "needs the mean of what workers send"
@@ -271,9 +277,12 @@ def _demand_separate(names: Settings | RunOptions, parts: Parts, least: int) -> 
         raise SettingsError(
             f"codec {names.codec!r} leaves out numbers, and {named} compares whole updates: use fp32, bf16, fp16 or int8"
         )
-    for what, name, plain in (("staleness rule", names.staleness, "constant"), ("pattern", names.pattern, "gather")):
-        if name != plain:
-            raise SettingsError(f"{what} {name!r} makes sums of updates, and {named} makes none: use {plain}")
+    if names.staleness != "constant":
+        raise SettingsError(
+            f"staleness rule {names.staleness!r} weighs or changes updates, and {named} takes each as it is: use constant"
+        )
+    if names.pattern != "gather":
+        raise SettingsError(f"pattern {names.pattern!r} adds up updates, and {named} needs each of them: use gather")
     if parts.bracket.levels:
         raise SettingsError(f"bracket {names.bracket!r} is of sums, and {named} makes none: leave it out")
 
