@@ -23,7 +23,7 @@ from statistics import median
 
 import torch
 
-from lambdaml.studies.staleness.data import digits
+from lambdaml.studies.data import digits
 from lambdaml.studies.staleness.engine import train_in_numpy
 from lambdaml.studies.staleness.learning import GradientLearner
 from lambdaml.studies.staleness.mlp import MlpProblem

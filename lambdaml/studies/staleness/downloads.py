@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lambdaml.errors import UserError
-from lambdaml.studies.staleness.data import Images, standardised
+from lambdaml.studies.data import Images, standardised
 from lambdaml.studies.staleness.factors import Ratings
 from lambdaml.studies.staleness.topics import Corpus
 

@@ -8,8 +8,7 @@ worker 0's cache: after each iteration at first, and later whenever the count ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,14 +95,3 @@ def train_in_numpy(
                 delivery.keep(staying)
                 learner.keep(staying)
     return courses
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Make torch compute with one thread within the block: in products this small, more wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

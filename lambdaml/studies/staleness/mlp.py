@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdaml.studies.staleness.data import Images
+from lambdaml.studies.data import Images
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from functools import cache
 from typing import Literal
 
 from lambdaml.errors import SettingsError, nearest
-from lambdaml.studies.staleness import data, downloads
+from lambdaml.studies import data
+from lambdaml.studies.staleness import downloads
 from lambdaml.studies.staleness.engine import Learner
 from lambdaml.studies.staleness.factors import Factorisation, generated_ratings
 from lambdaml.studies.staleness.learning import GradientLearner, Problem

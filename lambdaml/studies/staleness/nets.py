@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from lambdaml.studies.staleness.data import Images
+from lambdaml.studies.data import Images
 
 
 class _Stacked:

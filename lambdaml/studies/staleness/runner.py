@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import torch
-
-from lambdaml.engines.processes import fresh_processes
 from lambdaml.errors import UserError
+from lambdaml.studies.pool import open_pool, submit
 from lambdaml.studies.staleness import rates, table
-from lambdaml.studies.staleness.engine import Course, one_thread, train_in_numpy
+from lambdaml.studies.staleness.engine import Course, train_in_numpy
 from lambdaml.studies.staleness.models import make_learner, model_named, problem_of
 from lambdaml.studies.staleness.plan import StudyPlan, Unit, make_delays, split
 from lambdaml.studies.staleness.rate_table import RATES
 from lambdaml.studies.staleness.table import StudyRow
+from lambdaml.studies.tables import make_folder
 
 _Progress = Callable[[float], None]
 """A function that is told the share of settings that is done."""
@@ -39,13 +37,10 @@ def run_study(plan: StudyPlan, folder: Path, processes: int = 1, progress: _Prog
         UserError: If the folder cannot be used, or data cannot be downloaded.
         SettingsError: If no rate of the grid meets a target without staleness (with `tune`).
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     study = _Study(plan, folder, progress or (lambda _share: None))
     if study.missing():
-        with _workers(processes) as pool:
+        with open_pool(processes) as pool:
             study.run(pool)
     return study.found()
 
@@ -124,12 +119,7 @@ class _Study:
         for chosen in split(settings, floats):
             parts = tuple(settings[place] for place in chosen)
             unit = Unit(model, algorithm, workers, self.plan.delays, self.plan.data, parts)
-            future: Future[list[StudyRow]] = Future()
-            if pool is not None:
-                future = pool.submit(run_unit, unit)
-            else:
-                future.set_result(run_unit(unit))
-            self.futures[future] = stage, pair
+            self.futures[submit(pool, run_unit, unit)] = stage, pair
 
     def _goals(self, pair: Pair) -> dict[int, tuple[int, float]]:
         """Return for each seed the limit of iterations and the target under staleness."""
@@ -190,21 +180,6 @@ def run_unit(unit: Unit) -> list[StudyRow]:
             )
         )
     return rows
-
-
-@contextmanager
-def _workers(processes: int) -> Iterator[Executor | None]:
-    """Yield processes that end with the block, however it ends, or None if this process is the only one."""
-    if processes == 1:
-        with one_thread():
-            yield None
-        return
-    with fresh_processes(processes, _begin) as pool:
-        yield pool
-
-
-def _begin() -> None:
-    torch.set_num_threads(1)
 
 
 def _table_rate(model: str, algorithm: str) -> float:

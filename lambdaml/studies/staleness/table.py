@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from lambdaml.errors import UserError
+from lambdaml.studies.tables import load_rows, save_rows
 
+_NAME = "study"
 _POINTS = 60
 
 
@@ -116,57 +115,10 @@ def bars(rows: Iterable[StudyRow]) -> list[Bar]:
 
 
 def save(folder: Path, rows: Sequence[StudyRow]) -> None:
-    """Write `study.csv` and, if pyarrow is installed, `study.parquet`; at any moment, each file is whole.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    names = [field.name for field in fields(StudyRow)]
-    try:
-        part = folder / "study.csv.part"
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows(astuple(row) for row in rows)
-        os.replace(part, folder / "study.csv")
-        _save_parquet(folder, rows)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
-def _save_parquet(folder: Path, rows: Sequence[StudyRow]) -> None:
-    try:
-        from pyarrow import Table, int64, parquet, schema, string
-        from pyarrow import float64 as number
-    except ImportError:
-        return
-    kinds = {"int": int64(), "int | None": int64(), "float": number(), "str": string()}
-    shape = schema([(field.name, kinds[str(field.type)]) for field in fields(StudyRow)])
-    parquet.write_table(Table.from_pylist([asdict(row) for row in rows], shape), str(folder / "study.parquet.part"))
-    os.replace(folder / "study.parquet.part", folder / "study.parquet")
+    """Write `study.csv` and `study.parquet`; see `lambdaml.studies.tables.save_rows`."""
+    save_rows(folder, _NAME, StudyRow, rows)
 
 
 def load_table(folder: Path) -> list[StudyRow]:
-    """Return the rows of a folder's `study.csv`, or none if the file does not exist.
-
-    Raises:
-        UserError: If the file cannot be read, or is not a study's table.
-    """
-    path = folder / "study.csv"
-    if not path.exists():
-        return []
-    whole = {"workers", "staleness", "seed", "limit", "ran"}
-    rows = []
-    csv.field_size_limit(1_000_000)
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for record in csv.DictReader(file):
-                values: dict[str, object] = {name: int(record[name]) for name in whole}
-                values |= {name: float(record[name]) for name in ("rate", "target")}
-                values["iterations"] = int(record["iterations"]) if record["iterations"] else None
-                rows.append(StudyRow(**{**record, **values}))  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is not a study's table: choose another folder with --out") from None
-    return rows
+    """Return the rows of a folder's `study.csv`; see `lambdaml.studies.tables.load_rows`."""
+    return load_rows(folder, _NAME, StudyRow)

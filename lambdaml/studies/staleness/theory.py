@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdaml.seeds import derive_seed
-from lambdaml.studies.staleness.data import Images, digits
-from lambdaml.studies.staleness.engine import one_thread
+from lambdaml.studies.data import Images, digits
+from lambdaml.studies.pool import one_thread
 from lambdaml.studies.staleness.mlp import Mlp
 
 _REFERENCE, _BATCH, _RATE, _WIDTH = 1000, 32, 0.04, 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdaml.studies.staleness.data import Images
+from lambdaml.studies.data import Images
 from lambdaml.studies.staleness.learning import Batches
 from lambdaml.studies.staleness.mlp import Mlp
 from lambdaml.traces.delays import Delays

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lambdaml.studies.data import digits
 from lambdaml.studies.staleness.algorithms import UPDATE_RULES
-from lambdaml.studies.staleness.data import digits
 from lambdaml.studies.staleness.delivery import Delivery
 from lambdaml.studies.staleness.engine import train_in_numpy
 from lambdaml.studies.staleness.learning import Batches, GradientLearner

@@ -1,4 +1,4 @@
-"""The study's data, which are bundled or generated."""
+"""The bundled images of the studies."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ def digits() -> Images:
     Raises:
         UserError: If scikit-learn is not installed.
     """
+    return standardised(*_split_digits(), (1, 8, 8))
+
+
+@cache
+def evenly_scaled_digits() -> Images:
+    """Load the same digits, with one mean and one deviation for all pixels, so that pixels that are rarely inked are not
+    enlarged.
+
+    Raises:
+        UserError: If scikit-learn is not installed.
+    """
+    inputs, labels, test_inputs, test_labels = _split_digits()
+    mean, deviation = inputs.mean(), inputs.std()
+    inputs, test_inputs = ((part - mean).div(deviation).float() for part in (inputs, test_inputs))
+    return Images(inputs, labels, test_inputs, test_labels, (1, 8, 8))
+
+
+def _split_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -48,7 +66,7 @@ def digits() -> Images:
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     inputs, test_inputs, labels, test_labels = (torch.tensor(np.asarray(part)) for part in parts)
-    return standardised(inputs, labels.long(), test_inputs, test_labels.long(), (1, 8, 8))
+    return inputs, labels.long(), test_inputs, test_labels.long()
 
 
 def standardised(
