@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import torch
 
 from lambdaml.engines.processes import fresh_processes
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+_U = TypeVar("_U")
+_V = TypeVar("_V")
 
 
 @contextmanager
@@ -37,13 +37,22 @@ def open_pool(processes: int) -> Iterator[Executor | None]:
         yield pool
 
 
-def submit(pool: Executor | None, compute: Callable[[Any], Any], unit: Any) -> Future[Any]:
+def submit(pool: Executor | None, compute: Callable[[_U], _V], unit: _U) -> Future[_V]:
     """Compute a unit of work in a process, or at once in this one if there is no pool."""
     if pool is not None:
         return pool.submit(compute, unit)
-    future: Future[Any] = Future()
+    future: Future[_V] = Future()
     future.set_result(compute(unit))
     return future
+
+
+def as_computed(pool: Executor | None, compute: Callable[[_U], _V], units: Iterable[_U]) -> Iterator[_V]:
+    """Yield what is computed from each unit of work, as soon as it is there."""
+    if pool is None:
+        yield from map(compute, units)
+        return
+    for future in as_completed([pool.submit(compute, unit) for unit in units]):
+        yield future.result()
 
 
 def _begin() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from concurrent.futures import as_completed
 from pathlib import Path
 
 from lambdaml.studies.noniid.engine import train_under_skew
 from lambdaml.studies.noniid.plan import SkewPlan, SkewUnit
 from lambdaml.studies.noniid.table import TABLE, SkewRow
-from lambdaml.studies.pool import open_pool, submit
+from lambdaml.studies.pool import as_computed, open_pool
 from lambdaml.studies.tables import load_rows, make_folder, save_rows
 
 _Key = tuple[str, str, str, int, int, int]
@@ -36,12 +35,10 @@ def run_skew_study(
     missing = [unit for unit in (_missing(unit, rows) for unit in plan.units()) if unit.settings]
     if missing:
         with open_pool(processes) as pool:
-            # Without a pool a unit is computed when it is submitted, so it is also kept before the next one.
-            for batch in [missing] if pool else [[unit] for unit in missing]:
-                for future in as_completed([submit(pool, run_skew_unit, unit) for unit in batch]):
-                    rows |= {row.key: row for row in future.result()}
-                    save_rows(folder, TABLE, SkewRow, list(rows.values()))
-                    progress(sum(key in rows for key in wanted) / len(wanted))
+            for found in as_computed(pool, run_skew_unit, missing):
+                rows |= {row.key: row for row in found}
+                save_rows(folder, TABLE, SkewRow, list(rows.values()))
+                progress(sum(key in rows for key in wanted) / len(wanted))
     return [rows[key] for key in wanted]
 
 
