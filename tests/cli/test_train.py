@@ -40,7 +40,7 @@ def test_the_summary_says_what_came_of_it_and_what_to_do_next(cli: Cli) -> None:
     for name in ("result", "updates", "staleness", "requests", "bytes", "time"):
         assert f"\n{name} " in ended.out
     assert "lambdaml verify runs/digits-1\n" in ended.out
-    assert "lambdaml trace runs/digits-1\n" in ended.out
+    assert "lambdaml report runs/digits-1\n" in ended.out
     assert Path("runs/digits-1/model.safetensors").is_file()
     assert cli("train", DIGITS, *INLINE).code == 0
     assert Path("runs/digits-2/model.safetensors").is_file()

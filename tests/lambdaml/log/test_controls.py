@@ -22,11 +22,10 @@ from tests.lambdaml.lab import Made, Tiny, broken_off, memory
 def trained(
     monkeypatch: pytest.MonkeyPatch, job: Any, schedule: str, changes: list[float], **options: Any
 ) -> lambdaml.Run:
-    """Return a run of three workers on two functions. Its learning rate is changed whenever the last change was heeded, and
-    it is cancelled once all were."""
+    """Return a run of three workers on two functions. Its learning rate is changed some commits after the last change was
+    heeded, so that updates are computed with each of them, and it is cancelled once all were."""
     monkeypatch.setattr(stop_watcher, "STOP_POLL_S", 0.002)
-    heeded: list[Control | None] = [None]  # as if there had been one before
-    store, todo, read = memory(), list(changes), 0
+    store, todo, read, due = memory(), list(changes), 0, [0]
 
     def on_event(event: Event) -> None:
         nonlocal read
@@ -35,9 +34,9 @@ def trained(
         run = lambdaml.Run(store)
         for commit in run.log(read):
             read += 1
-            heeded.extend(commit.controls)
-        while heeded:
-            heeded.pop()
+            due.extend(read + 6 for _ in commit.controls)
+        while due and read >= due[0]:
+            due.pop(0)
             if todo:
                 run.change("lr", todo.pop(0))
             else:
