@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -9,11 +10,13 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lambdaml.cli._stdout import results
+from lambdaml.errors import UserError
 from lambdaml.pages import finite
 from lambdaml.storage.url import as_typed
+from lambdaml.wording import metrics_text
 
 if TYPE_CHECKING:
     from lambdaml.log.status import Status
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from lambdaml.settings import Settings
 
 
-shown = as_typed
+shown, metrics = as_typed, metrics_text
 
 _NARROW = 16
 """The least number of columns for words."""
@@ -52,12 +55,6 @@ def usd(value: float) -> str:
     if 0 < value < 0.0001:
         return "less than $0.0001"
     return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
-
-
-def metrics(values: Mapping[str, float]) -> str:
-    """Format metrics, such as `accuracy 0.9667, evaluation loss 0.127`; `loss` is told apart from the training loss."""
-    named = {"evaluation loss" if name == "loss" else name: value for name, value in values.items()}
-    return ", ".join(f"{name} {value:.4g}" for name, value in named.items()) or "no metrics"
 
 
 def counts(values: Mapping[str, int]) -> str:
@@ -200,6 +197,29 @@ def _print_columns(
 def _wrapped(text: str, width: int) -> list[str]:
     """Break a text into lines of whole words, at least one."""
     return textwrap.wrap(text, max(width, _NARROW), **_WHOLE) if len(text) > width else [text]
+
+
+def write_csv(target: str, headings: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as CSV to a file, or to stdout if the target is `-`.
+
+    Raises:
+        UserError: If the file cannot be written. A stdout that nobody reads any more is no mistake of the user's.
+    """
+    if target == "-":
+        _csv_to(results(), headings, rows)
+        results().flush()
+        return
+    try:
+        with open(target, "w", newline="", encoding="utf-8") as file:
+            _csv_to(file, headings, rows)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _csv_to(file: TextIO, headings: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(file, headings, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def print_json(value: Any) -> None:

@@ -24,6 +24,23 @@ Prices = Annotated[
     typer.Option(metavar="FILE", help="A file of your prices, which replace the packaged ones; see `lambdaml prices`."),
 ]
 
+BilledAs = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="PLATFORM",
+        help="Bill functions as if they had run on this platform: `lambda-arm:1769` (memory in MB), `lambda-x86:...`, "
+        "`spot`, "
+        "`ec2-m7g.large`; by default the one that they ran on.",
+    ),
+]
+StoreAs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express` or `redis`."
+    ),
+]
+
 _REGIONS = "Regions"
 Regions = Annotated[
     str | None,

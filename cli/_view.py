@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lambdaml.cli import _format
 from lambdaml.cli._plot import bar, spark
 from lambdaml.log.stops import ending
+from lambdaml.wording import metric_name
 
 if TYPE_CHECKING:
     from lambdaml.cost.reporting.spending import Against, Spending
@@ -81,7 +82,10 @@ def _facts(seen: Seen, spending: Spending, settings: Settings, width: int) -> It
     yield "version", f"{seen.version:,} after {seen.commits:,} commits{pace}{ago}", ""
     if seen.stalled:
         yield "", stall(seen), "bold red"
-    for name, curve in {"loss": seen.loss, **{_shown(name): curve for name, curve in seen.metrics.items()}}.items():
+    for name, curve in {
+        "loss": seen.loss,
+        **{metric_name(name): curve for name, curve in seen.metrics.items()},
+    }.items():
         if curve:
             yield name if len(name) < _NAMES else "", _curve(name, curve, width - _NAMES), "cyan"
     if seen.parts:
@@ -101,11 +105,6 @@ def _state(seen: Seen) -> str:
 
 def _pace(usual_s: float) -> str:
     return f"{1 / usual_s:.3g} a second" if usual_s < 1 else f"one in {_format.duration(usual_s)}"
-
-
-def _shown(name: str) -> str:
-    """Return the name of a metric; `loss` is told apart from the training loss."""
-    return "evaluation loss" if name == "loss" else name
 
 
 def _curve(name: str, curve: Curve, width: int) -> str:

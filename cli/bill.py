@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lambdaml.cli import _format, _options
-from lambdaml.cli._stdout import results
-from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
     from lambdaml import RunBill
@@ -19,22 +15,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 32
 
-BilledAs = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="PLATFORM",
-        help="Bill functions as if they had run on this platform: `lambda-arm:1769` (memory in MB), `lambda-x86:...`, "
-        "`spot`, "
-        "`ec2-m7g.large`; by default the one that they ran on.",
-    ),
-]
-StoreAs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STORE", help="Bill the store as if it were this one: `s3-standard`, `s3-express` or `redis`."
-    ),
-]
 Transfer = Annotated[
     str,
     typer.Option(
@@ -49,8 +29,8 @@ _Csv = Annotated[
 
 def bill(
     run: _options.Run,
-    platform: BilledAs = None,
-    store_as: StoreAs = None,
+    platform: _options.BilledAs = None,
+    store_as: _options.StoreAs = None,
     transfer: Transfer = "same-region",
     prices: _options.Prices = None,
     to_csv: _Csv = None,
@@ -79,14 +59,7 @@ def _write_csv(target: str, found: RunBill) -> None:
         for by, items in (("phase", found.phases), ("worker", found.workers), ("commit", found.commits))
         for item in items
     ]
-    try:
-        with nullcontext(results()) if target == "-" else open(target, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    _format.write_csv(target, list(rows[0]), rows)
 
 
 def _print(found: RunBill) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +10,7 @@ import typer
 
 from lambdaml.cli import _format, _options
 from lambdaml.cli._plot import plot
-from lambdaml.cli._stdout import results
-from lambdaml.errors import UserError
+from lambdaml.wording import metric_name
 
 if TYPE_CHECKING:
     from lambdaml.traces.curves import RunCurves, Standing
@@ -54,14 +51,8 @@ def metrics(runs: _Runs, patience: _Patience = None, to_csv: _Csv = None, as_jso
 
 
 def _write_csv(target: str, found: Sequence[RunCurves]) -> None:
-    try:
-        with nullcontext(results()) if target == "-" else open(target, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["run", "kind", "name", "version", "value"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row for one in found for row in one.rows())
-            file.flush()
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    rows = (row for one in found for row in one.rows())
+    _format.write_csv(target, ["run", "kind", "name", "version", "value"], rows)
 
 
 def _print(found: Sequence[RunCurves], patience: int | None) -> None:
@@ -69,7 +60,7 @@ def _print(found: Sequence[RunCurves], patience: int | None) -> None:
 
     titles = {("training loss", "loss", ""): "less"}
     titles |= {(f"training loss, part {name}", "parts", name): "" for one in found for name in one.parts}
-    titles |= {(_shown(each.name), "metrics", each.name): each.better for one in found for each in one.standings}
+    titles |= {(metric_name(each.name), "metrics", each.name): each.better for one in found for each in one.standings}
     for (title, kind, name), better in titles.items():
         curves = {
             _format.shown(one.run): condensed(curve, _POINTS)
@@ -92,15 +83,11 @@ def _print(found: Sequence[RunCurves], patience: int | None) -> None:
 
 def _rows(one: RunCurves, patience: int | None) -> Iterator[list[str]]:
     for each in one.standings:
-        row = [_format.shown(one.run), _shown(each.name), *_point(each.best), *_point(each.latest), each.better]
+        row = [_format.shown(one.run), metric_name(each.name), *_point(each.best), *_point(each.latest), each.better]
         yield row + ([_stop(each)] if patience is not None else [])
     for name, curve in one.parts.items():
         row = [_format.shown(one.run), f"part {name}", "", "", *_point(curve[-1] if curve else None), ""]
         yield row + ([""] if patience is not None else [])
-
-
-def _shown(name: str) -> str:
-    return "evaluation loss" if name == "loss" else name
 
 
 def _stop(each: Standing) -> str:

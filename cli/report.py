@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lambdaml.cli import _format, _options
-from lambdaml.cli.bill import BilledAs, StoreAs
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ def report(
     run: _options.Run,
     out: _Page = None,
     compare: _Compare = None,
-    platform: BilledAs = None,
-    store_as: StoreAs = None,
+    platform: _options.BilledAs = None,
+    store_as: _options.StoreAs = None,
     prices: _options.Prices = None,
     as_json: _options.Json = False,
 ) -> int:

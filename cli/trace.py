@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lambdaml.cli import _format, _options
-from lambdaml.cli._stdout import results
-from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
     from lambdaml.traces import Trace
@@ -46,7 +43,7 @@ def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as
 
     found = Trace.of(Run(run))
     if to_csv is not None:
-        _write_csv(to_csv, found)
+        _format.write_csv(to_csv, [column.name for column in found.columns], found.rows)
     if to_parquet is not None:
         found.save(to_parquet)
     if as_json:
@@ -54,24 +51,6 @@ def trace(run: _options.Run, to_csv: _Csv = None, to_parquet: Parquet = None, as
     elif to_csv is None and to_parquet is None:
         _print(found)
     return 0
-
-
-def _write_csv(target: str, trace: Trace) -> None:
-    if target == "-":
-        _csv_to(results(), trace)
-        results().flush()
-        return
-    try:
-        with open(target, "w", newline="", encoding="utf-8") as file:
-            _csv_to(file, trace)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
-
-
-def _csv_to(file: IO[str], trace: Trace) -> None:
-    writer = csv.DictWriter(file, [column.name for column in trace.columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(trace.rows)
 
 
 def _print(trace: Trace) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from lambdaml.cli import _format, _options
 
@@ -16,25 +14,11 @@ _SHOWN = 8
 _LEAST = 0.01
 """Causes of a smaller share of the time are left out; JSON has all."""
 
-_As = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="PLATFORM",
-        help="Count dollars as if functions had run on this platform: `lambda-arm:1769`; by default the one that they ran "
-        "on.",
-    ),
-]
-_StoreAs = Annotated[
-    str | None,
-    typer.Option(metavar="STORE", help="Count dollars as if the store were this one: `s3-standard`, `s3-express`."),
-]
-
 
 def why(
     run: _options.Run,
-    platform: _As = None,
-    store_as: _StoreAs = None,
+    platform: _options.BilledAs = None,
+    store_as: _options.StoreAs = None,
     prices: _options.Prices = None,
     as_json: _options.Json = False,
 ) -> int:

@@ -12,12 +12,12 @@ from lambdaml.cost.billing.attribution import COST_PHASES
 from lambdaml.cost.planning.command import job_word
 from lambdaml.cost.planning.explain import money, rough_duration
 from lambdaml.cost.reporting.report import CurvePoint, RunReport
-from lambdaml.cost.reporting.verdict import shown_metrics
 from lambdaml.pages import render
 from lambdaml.pages.charts import Axis, Chart, Choice, bar_chart, line_chart
 from lambdaml.pages.timeline import timeline
 from lambdaml.storage.url import as_typed
 from lambdaml.traces.attribution import PHASES, PhaseShare
+from lambdaml.wording import metric_name, metrics_text
 
 CURVE_POINTS = 500
 """A curve has at most this many points; each is the mean of as many versions as that takes."""
@@ -57,7 +57,8 @@ def report_page(reports: Sequence[RunReport]) -> str:
         metrics=[f"metric-{number}" for number in range(len(metrics))],
         duration=rough_duration,
         money=money,
-        metrics_text=shown_metrics,
+        metric_name=metric_name,
+        metrics_text=metrics_text,
         settings={name: value for name, value in first.settings.model_dump().items() if _said(name, value)},
     )
 
@@ -122,7 +123,8 @@ def _metric(reports: Sequence[RunReport], name: str) -> Chart:
         for one in each.evaluations
         if name in one.metrics
     ]
-    title = "Evaluation loss" if name == "loss" else f"{name[:1].upper()}{name[1:]}"
+    shown = metric_name(name)
+    title = f"{shown[:1].upper()}{shown[1:]}"
     return line_chart(
         title,
         f"{title} at {len(rows)} evaluated versions, {rows[-1]['value']:.4g} at the last of them.",

@@ -21,7 +21,6 @@ from lambdaml.cost.billing.bill import RunBill, bill
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.profiling.profile import MEASURED
-from lambdaml.cost.reporting.lives import FunctionLife, lives
 from lambdaml.cost.reporting.planned import Comparison, compare
 from lambdaml.cost.reporting.reproduce import train_command
 from lambdaml.cost.reporting.verdict import verdict
@@ -32,6 +31,7 @@ from lambdaml.log.status import Status, status
 from lambdaml.log.summary import Summary
 from lambdaml.settings import Settings
 from lambdaml.traces.attribution import Explained, explain
+from lambdaml.traces.lives import FunctionLife, lives
 from lambdaml.traces.recording import Recording
 
 
@@ -180,7 +180,7 @@ def _report(
     progress(0.5)
     summary = found.summary()
     curve = tuple(_curve(found.rows, billed))
-    evaluations = tuple(_evaluations(found.metrics(), curve, settings))
+    evaluations = tuple(_evaluations(found.metrics(), curve))
     now, functions, stale = status(found), tuple(lives(found)), explain(found.rows)
     diagnosis, undiagnosed = _diagnosed(found, billed, book, lambda share: progress(0.5 + 0.5 * share))
     comparisons = () if settings.planned is None else tuple(compare(settings.planned, summary, billed, found.rows))
@@ -233,9 +233,7 @@ def _curve(rows: Sequence[Mapping[str, Any]], billed: RunBill) -> Iterator[Curve
         yield CurvePoint(version, samples, seconds, own + spread, loss)
 
 
-def _evaluations(
-    metrics: Mapping[int, Mapping[str, float]], curve: Sequence[CurvePoint], settings: Settings
-) -> Iterator[Evaluation]:
+def _evaluations(metrics: Mapping[int, Mapping[str, float]], curve: Sequence[CurvePoint]) -> Iterator[Evaluation]:
     """Yield each evaluation with the point of the curve at its version."""
     begin = CurvePoint(0, 0, 0.0, 0.0, None)
     points = {point.version: point for point in curve}

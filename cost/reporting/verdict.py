@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lambdaml.cost.billing.bill import RunBill
@@ -11,9 +11,10 @@ from lambdaml.log.status import Status
 from lambdaml.log.summary import Summary
 from lambdaml.settings import Settings
 from lambdaml.traces.attribution import Explained
+from lambdaml.traces.lives import FunctionLife
+from lambdaml.wording import metrics_text
 
 if TYPE_CHECKING:
-    from lambdaml.cost.reporting.lives import FunctionLife
     from lambdaml.cost.reporting.report import Evaluation
 
 
@@ -30,7 +31,7 @@ def verdict(
     return (
         _outcome(settings, state, summary, evaluations),
         _effort(summary, billed),
-        _obstacles(summary, stale, functions, settings),
+        _obstacles(summary, stale, functions),
     )
 
 
@@ -46,17 +47,11 @@ def _outcome(settings: Settings, state: Status, summary: Summary, evaluations: S
         what = f"The run reached its target {settings.target}"
     elif settings.target is not None and summary.stop == "steps":
         what = f"The run made all its steps without reaching its target {settings.target}"
-    named = "" if reached is None else f" with {shown_metrics(reached)}"
+    named = "" if reached is None else f" with {metrics_text(reached)}"
     last = evaluations[-1] if evaluations else None
     if reached is None and last is not None:
-        named = f", and had {shown_metrics(last.metrics)} at version {last.point.version:,}"
+        named = f", and had {metrics_text(last.metrics)} at version {last.point.version:,}"
     return f"{what} at version {version:,}{named}."
-
-
-def shown_metrics(metrics: Mapping[str, float]) -> str:
-    """Return metrics in words, such as `accuracy 0.9583, evaluation loss 0.1715`."""
-    named = {"evaluation loss" if name == "loss" else name: value for name, value in metrics.items()}
-    return ", ".join(f"{name} {value:.4g}" for name, value in named.items())
 
 
 def _effort(summary: Summary, billed: RunBill) -> str:
@@ -69,7 +64,7 @@ def _effort(summary: Summary, billed: RunBill) -> str:
     return f"It took {rough_duration(used.wall_s)} on {functions}, with {counts}, and {cost}."
 
 
-def _obstacles(summary: Summary, stale: Explained, functions: Sequence[FunctionLife], settings: Settings) -> str:
+def _obstacles(summary: Summary, stale: Explained, functions: Sequence[FunctionLife]) -> str:
     parts = []
     if stale.staleness.max:
         parts.append(f"updates were {stale.staleness.mean:.1f} steps stale on average, {stale.staleness.max} at most")

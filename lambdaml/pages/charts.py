@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 COLOURS = tuple(f"var(--series-{number})" for number in range(1, 9))
@@ -80,16 +80,13 @@ class Chart:
     columns: Mapping[str, str]
     choices: Sequence[Choice] = ()
     note: str = ""
-    fields: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", tuple(dict.fromkeys(name for row in self.rows for name in row)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chart as plain values for the script of a page. Rows are lists, in the order of `fields`."""
-        rows = [[row.get(name) for name in self.fields] for row in self.rows]
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        rows = [[row.get(name) for name in names] for row in self.rows]
         choices = [{"field": each.axis.field, "spec": encoded(each.axis, self.rows)} for each in self.choices]
-        spec = {"fields": self.fields, "rows": rows, "spec": self.spec, "choices": choices}
+        spec = {"fields": names, "rows": rows, "spec": self.spec, "choices": choices}
         return {**spec, "columns": [[name, heading] for name, heading in self.columns.items()]}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lambdaml.pages.charts import COLOURS, Axis, Chart, encoded, tooltip
+from lambdaml.traces.lives import FunctionLife
 from lambdaml.traces.spans import Span, thinned_spans
 
 MOST_SPANS = 6000
@@ -24,24 +25,7 @@ _COLOUR = {
 _COLUMNS = {"function": "function", "phase": "phase", "begin": "from, s", "end": "to, s"}
 
 
-class Lived(Protocol):
-    """Has what a timeline shows of a function; see `lambdaml.cost.reporting.lives.FunctionLife`."""
-
-    @property
-    def function(self) -> str: ...
-    @property
-    def asked_s(self) -> float: ...
-    @property
-    def began_s(self) -> float: ...
-    @property
-    def ended_s(self) -> float: ...
-    @property
-    def died(self) -> bool: ...
-    @property
-    def spans(self) -> Sequence[Span]: ...
-
-
-def timeline(functions: Sequence[Lived]) -> Chart | None:
+def timeline(functions: Sequence[FunctionLife]) -> Chart | None:
     """Return the chart, with a row for each function; None if there is no function.
 
     The page's buttons change the signals `begin` and `end`, between which the x axis lies.
@@ -90,7 +74,7 @@ def timeline(functions: Sequence[Lived]) -> Chart | None:
     return Chart("What functions did, and when", about, spec, rows, _COLUMNS, (), note.strip())
 
 
-def _rows(life: Lived, width_s: float) -> list[dict[str, Any]]:
+def _rows(life: FunctionLife, width_s: float) -> list[dict[str, Any]]:
     spans = list(thinned_spans(life.spans, width_s) if width_s else life.spans)
     if life.began_s - life.asked_s > max(width_s, 1e-3):
         spans.insert(0, Span(life.asked_s, life.began_s, "cold start"))

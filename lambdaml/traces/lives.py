@@ -50,26 +50,22 @@ def lives(run: Recording) -> Iterator[FunctionLife]:
     for row in run.rows:
         if row.get("published_s") is not None and row.get("started_s") is not None:
             rows[row["function"]].append(row)
-    reported: dict[str, float] = {}
-    shifts: dict[str, float] = {}
-    for function, _, row in run.trace_rows("function", "meter", "update"):
-        if row["kind"] == "meter":
-            reported[function] = row["seconds"]
-    own = {(row["worker"], row["seq"]): row for _, _, row in run.trace_rows("update")}
-    for function, mine in rows.items():
-        first = mine[0]
-        measured = own[first["worker"], first["seq"]]
-        shifts[function] = first["published_s"] - measured["published_s"]
+    reported = {function: row["seconds"] for function, _, row in run.trace_rows("meter")}  # the last one of each
     began = {function: row["now_s"] for function, _, row in run.trace_rows("function") if "now_s" in row}
+    own = {(row["worker"], row["seq"]): row for _, _, row in run.trace_rows("update")}
     seen_to_end = {info.key for info in run.store.list(keys.USAGE)}
     usage = {each.function: each for each in run.usage() if keys.usage(each.function) in seen_to_end}
     found = []
     for function, mine in rows.items():
-        start = began.get(function, mine[0]["started_s"] - shifts[function]) + shifts[function]
-        end = start + reported.get(function, 0.0)
-        used = usage.get(function)
-        cold_s = max(0.0, used.seconds - reported.get(function, 0.0)) if used is not None and used.complete else 0.0
-        died = used is not None and not used.complete
+        first, worked_s = mine[0], reported.get(function, 0.0)
+        shift_s = (
+            first["published_s"] - own[first["worker"], first["seq"]]["published_s"]
+        )  # from its clock to the common one
+        start_s = began[function] + shift_s if function in began else first["started_s"]
         spans = tuple(function_spans(mine))
-        found.append(FunctionLife(function, start - cold_s, start, max(end, spans[-1].end_s), died, len(mine), spans))
+        end_s = max([start_s + worked_s, *(span.end_s for span in spans[-1:])])
+        used = usage.get(function)
+        died = used is not None and not used.complete
+        cold_s = max(0.0, used.seconds - worked_s) if used is not None and not died else 0.0
+        found.append(FunctionLife(function, start_s - cold_s, start_s, end_s, died, len(mine), spans))
     yield from sorted(found, key=lambda life: (life.began_s, life.function))
