@@ -18,6 +18,7 @@ from lambdaml.training.arguments import Text
 from lambdaml.training.numerics import prepare
 
 if TYPE_CHECKING:
+    from lambdaml.engines.caps import Cap
     from lambdaml.options import RunOptions
 
 _LENGTH, _WAY, _LIMITS = "How long to train", "How to train", "Limits"
@@ -189,6 +190,15 @@ PartitionSpec = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+ExtraName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What to measure beside each update, in an object of its own: `per-sample:N`, the gradients of N of the worker's "
+        "samples before each local step, or `per-sample:N,codec=bf16`. All history is kept then.",
+        rich_help_panel=_WAY,
+    ),
+]
 _ProfileFile = Annotated[
     Path | None,
     typer.Option(
@@ -327,6 +337,7 @@ def train(
     pattern: _Pattern = "gather",
     bracket: BracketSpec = None,
     partition: PartitionSpec = None,
+    extra: ExtraName = None,
     snapshot_every: SnapshotEvery = None,
     init_from: From = None,
     coherence: _Coherence = False,
@@ -363,12 +374,16 @@ def train(
 
     Ctrl-C stops the run so that `lambdaml resume` can continue it; nothing is lost.
     """
+    with _place(store, job) as place:
+        cap = _caps.caps(place, budget, deadline, max_requests, platform, store_as)
+        return _train(job, place, _asked(context, args, cap), profile, replan, as_json)
+
+
+def _asked(context: typer.Context, args: list[str] | None, cap: Cap | None) -> RunOptions:
+    """Return the options that were given."""
     from lambdaml.options import RunOptions
 
-    options = _options.asked(context, RunOptions, args=parse_args(args or ()))
-    with _place(store, job) as place:
-        options = replace(options, cap=_caps.caps(place, budget, deadline, max_requests, platform, store_as))
-        return _train(job, place, options, profile, replan, as_json)
+    return _options.asked(context, RunOptions, args=parse_args(args or ()), cap=cap)
 
 
 def _place(store: str | None, job: str) -> AbstractContextManager[str]:
@@ -391,6 +406,8 @@ def _train(job: str, place: str, options: RunOptions, profile: Path | None, repl
         )
     if options.schedule == "auto" and options.aggregate != "mean":
         raise UserError("--schedule auto plans for the mean of updates: name a schedule with --aggregate")
+    if options.schedule == "auto" and options.extra is not None:
+        raise UserError("--schedule auto plans for updates alone: name a schedule with --extra")
     if options.schedule == "auto":
         from lambdaml.cli._auto import train_planned
 

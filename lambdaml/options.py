@@ -90,6 +90,8 @@ class RunOptions(LaunchOptions):
         partition: The way in which samples are dealt to the workers: `iid`, or so that each has an owner: `sorted`, `skew:P`,
             `dirichlet:A`, `shards:K`, `by:FIELD`, or `job` for the job's own; see `lambdaml.partitions.PARTITIONS`. The
             default is `job` if the job has `partition(workers)`, and otherwise `iid`.
+        extra: The measurement that is kept beside each update: `per-sample:N` for the gradients of N of the worker's samples
+            before each local step, or `per-sample:N,codec=bf16`; see `lambdaml.log.extra`. By default there is none.
         seed: The seed of everything that is random.
         args: Keyword arguments of the job's constructor.
         batch_size: The number of samples in an update, in place of the job's own `batch_size`.
@@ -135,6 +137,7 @@ class RunOptions(LaunchOptions):
     pattern: str = "gather"
     bracket: str | None = None
     partition: str | None = None
+    extra: str | None = None
     seed: int = 0
     args: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None

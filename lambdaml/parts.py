@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from lambdaml.aggregates import AGGREGATES, Aggregate
 from lambdaml.algorithms import ALGORITHMS, AS_SENT, MOMENTUM, WHOLE_MODEL, Algorithm
-from lambdaml.codecs import CODECS, Codec
+from lambdaml.codecs import CODECS, DISPLACEMENT, Codec
 from lambdaml.errors import SettingsError
 from lambdaml.log.bracket import Bracket
+from lambdaml.log.extra import EXTRAS
 from lambdaml.log.state import KNOWN_FATES
 from lambdaml.patterns import PATTERNS, Pattern
 from lambdaml.schedules import SCHEDULES, Schedule, cohort_of, delay_of, in_rounds, rounds_at_once
+from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.quorum import Quorum
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.staleness import RULES, Rule
@@ -101,6 +103,9 @@ class Parts:
             )
         if aggregate is not None:
             _demand_separate(names, parts, aggregate.least)
+        if names.extra is not None:
+            EXTRAS.make(names.extra)
+            _demand_fresh_steps(names, parts)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
         return parts
@@ -285,6 +290,33 @@ def _demand_separate(names: Settings | RunOptions, parts: Parts, least: int) -> 
         raise SettingsError(f"pattern {names.pattern!r} adds up updates, and {named} needs each of them: use gather")
     if parts.bracket.levels:
         raise SettingsError(f"bracket {names.bracket!r} is of sums, and {named} makes none: leave it out")
+
+
+def _demand_fresh_steps(names: Settings | RunOptions, parts: Parts) -> None:
+    """Make sure that workers take local steps from the run's model in each round, and remember nothing.
+
+    Raises:
+        SettingsError: If they do not.
+    """
+    named, algorithm = f"extra {names.extra!r}", parts.algorithm
+    why = ""
+    if DISPLACEMENT not in algorithm.gives:
+        why = "sends no displacements of local steps"
+    elif algorithm.ahead:
+        why = "computes from a worker's own model"
+    elif algorithm.remembers:
+        why = "has workers that remember something"
+    if why:
+        raise SettingsError(f"algorithm {names.algorithm!r} {why}, and {named} belongs to FedAvg: use local:H")
+    if parts.feedback:
+        raise SettingsError(
+            f"error feedback makes workers remember what codec {names.codec!r} left out, and {named} belongs to "
+            "workers that remember nothing: use fp32, bf16, fp16 or int8"
+        )
+    if parts.delay or not isinstance(parts.schedule, Bsp):
+        raise SettingsError(
+            f"{named} belongs to rounds, which schedule {names.schedule!r} has not: use bsp or cohort:K"
+        )
 
 
 def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:

@@ -79,6 +79,7 @@ class Settings(BaseModel):
     pattern: str = "gather"
     bracket: str | None = None
     partition: str = "iid"
+    extra: str | None = None
     owners_sha256: str = ""
     seed: int = 0
     target: str | None = None

@@ -21,8 +21,8 @@ def gc(run: RunReader) -> int:
     """Delete what the run's newest snapshot has made unnecessary, and return the number of objects deleted.
 
     It deletes the snapshots that are older than the result's, the newest one and every pinned one, and the updates that
-    got their fate before the earliest snapshot kept, with the sums of these and the memories that only those rest on. It
-    keeps the log, the metrics, the trace and the usage. Versions before that snapshot can no longer be replayed. If the run has not ended,
+    got their fate before the earliest snapshot kept, with the sums of these, what was measured beside them, and the memories
+    that only those rest on. It keeps the log, the metrics, the trace and the usage. Versions before that snapshot can no longer be replayed. If the run has not ended,
     what a recovery of its workers' memories needs is kept, too.
 
     Raises:
@@ -63,9 +63,10 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
     oldest = next(filter(suffices, usable), infos[0].key)
     horizon = Horizon.of(demand_present(read_now(store, oldest, State.load), oldest).meta["log_state"])
     doomed = [info.key for info in infos if info.key < oldest]
-    for worker, seq in map(keys.update_id, [info.key for info in store.list(keys.UPDATES)]):
+    for info in [*store.list(keys.UPDATES), *store.list(keys.EXTRA_OBJECTS)]:
+        worker, seq = keys.update_id(info.key)
         if seq < horizon.next_seq[worker]:
-            doomed.append(keys.update(worker, seq))
+            doomed.append(info.key)
     doomed += [keys.memory(*each) for each in _unneeded(run, horizon, remembered)]
     sums = below(horizon, store.list(keys.BLOCKS), [*store.list(keys.REDUCED), *store.list(keys.SUMS)])
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]

@@ -11,6 +11,7 @@ snapshots/{version:010d}.safetensors  the full state at a version
 frozen.safetensors                    create-only: the parameters that require no gradient, if any; never deleted
 metrics/{version:010d}.json           the evaluation of that snapshot, with what it printed
 leases/{worker:05d}/{generation:06d}  create-only: which function works as this worker
+extra/{worker:05d}/{seq:010d}         create-only: what is measured beside an update, if asked for; see `lambdaml.log.extra`
 announced/{worker:05d}/{seq:010d}     an update that is late stands here until it exists; see `lambdaml.worker.barrier`
 trace/{function}/{part:05d}.jsonl     what a function measured, and what the job printed there
 usage/{function}.json                 create-only: what a function used, as its engine saw it
@@ -33,6 +34,7 @@ FROZEN = "frozen.safetensors"
 LOG = "log/"
 UPDATES = "updates/"
 BLOCKS = "blocks/"
+EXTRA_OBJECTS = "extra/"
 ANNOUNCED = "announced/"
 REDUCED = "reduced/"
 SUMS = "sums/"
@@ -56,6 +58,11 @@ def log(commit: int) -> str:
 def update(worker: int, seq: int) -> str:
     """Return the key of the update that a worker publishes under this sequence number."""
     return f"updates/{worker:05d}/{seq:010d}"
+
+
+def extra(worker: int, seq: int) -> str:
+    """Return the key of what is measured beside this update."""
+    return f"{EXTRA_OBJECTS}{worker:05d}/{seq:010d}"
 
 
 def announcement(worker: int, seq: int) -> str:

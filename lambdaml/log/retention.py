@@ -17,7 +17,7 @@ whoever deletes publishes the horizon first and then looks at the pins. So one o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +137,11 @@ def below(horizon: Horizon, blocks: Iterable[ObjectInfo], sums: Iterable[ObjectI
     return doomed
 
 
-def updates_between(older: Horizon, newer: Horizon) -> Iterator[str]:
-    """Yield the keys of the updates that got their fate between the two horizons."""
+def updates_between(older: Horizon, newer: Horizon, key: Callable[[int, int], str] = keys.update) -> Iterator[str]:
+    """Yield the keys of the updates that got their fate between the two horizons, or of other objects of theirs."""
     for worker, (start, end) in enumerate(zip(older.next_seq, newer.next_seq, strict=True)):
         for seq in range(start, end):
-            yield keys.update(worker, seq)
+            yield key(worker, seq)
 
 
 def horizon_of(store: Store) -> Horizon | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from lambdaml.codecs import Layout
 from lambdaml.engines.supervise import DIED, DONE, FAILED, LEFT
 from lambdaml.errors import LambdaMLError, StoreUnavailable
 from lambdaml.events import EndedEvent, Event, StartedEvent
@@ -20,6 +21,7 @@ from lambdaml.simulation.stragglers import Even, Stragglers
 from lambdaml.simulation.stub_replica import Costs, StubReplica
 from lambdaml.simulation.virtual import Bucket, FaultInjector, VirtualWorld
 from lambdaml.storage import MemoryStore
+from lambdaml.training.history_room import extra_bytes
 from lambdaml.worker.function import Function
 from lambdaml.worker.machine import Machine, apart
 
@@ -125,6 +127,7 @@ class VirtualRun:
         dense_bytes = max(4 * self.settings.parameters // first.parts.algorithm.fragments, self.costs.update_bytes)
         slices = max(1, first.parts.slices)
         payloads |= {keys.MEMORY: self.costs.memory_bytes, keys.REDUCED: dense_bytes // slices}
+        payloads[keys.EXTRA_OBJECTS] = extra_bytes(self.settings, Layout.flat(self.settings.parameters))
         if apart(first):
             payloads |= {keys.BLOCKS: self.costs.update_bytes // slices, keys.SUMS: payloads[keys.REDUCED]}
             payloads |= {keys.UPDATES: 0, keys.REDUCED: 0}

@@ -23,7 +23,7 @@ from lambdaml.simulation.turn_judge import cohorts_of, judge_turns
 
 CREATE_ONLY = (
     *("run.json", "log/", "updates/", "blocks/", "reduced/", "sums/", "snapshots/", "leases/", "memory/"),
-    "model.safetensors",
+    *("extra/", "model.safetensors"),
 )
 
 REQUESTS_PER_S = 200

@@ -172,6 +172,7 @@ class StubReplica:
             encode_s=self._clock() - computed,
             batches=(assignment.first_batch, assignment.batches) if self._counts_batches else None,
             memory=memory.digest() if memory is not None else "",
+            extra=b"extra" if self.settings.extra is not None else b"",
         )
 
     def remember(self, update: Update) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from lambdaml.algorithms import ALGORITHMS
 from lambdaml.errors import JobError, JobFailed, SettingsError, UserError
 from lambdaml.job import Job
+from lambdaml.log.extra import EXTRAS
 from lambdaml.log.numerics import Numerics
 from lambdaml.log.state import RECENT
 from lambdaml.options import RunOptions
@@ -167,7 +168,7 @@ def settings_for(
     shares, summands = clients or asked.workers, parts.algorithm.summands
     sampler, sha256 = deal(partition, samples, shares, batch_size, asked.seed, summands, asked.workers)
     per_epoch = sampler.steps_per_epoch
-    _demand_carried(asked, parts, model)
+    _demand_carried(asked, parts, model, job)
     steps, batches = _length(asked, parts, per_epoch)
     each, snapshot_every = parts.algorithm.batches(per_epoch), asked.snapshot_every
     if snapshot_every is None:
@@ -250,14 +251,15 @@ def in_slots(asked: RunOptions) -> tuple[RunOptions, int | None]:
     return replace(asked, workers=size), asked.workers
 
 
-def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
-    """Make sure that the codec, the pattern and the aggregate go with the updates of this model.
+def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module, job: Job) -> None:
+    """Make sure that the codec, the pattern, the aggregate and what is measured go with the updates of this model.
 
     Raises:
         SettingsError: If they cannot.
     """
     from lambdaml.algorithms.fragments import fragment_layouts
     from lambdaml.training.flat import layout_of
+    from lambdaml.training.per_sample import inseparable
     from lambdaml.training.slices import unsliceable
 
     layout, count = layout_of(model), parts.algorithm.fragments
@@ -272,6 +274,8 @@ def _demand_carried(asked: RunOptions, parts: Parts, model: nn.Module) -> None:
         raise SettingsError(f"pattern {asked.pattern!r} {fault}")
     if parts.aggregate is not None and (fault := _unguarded(model)):
         raise SettingsError(f"aggregate {asked.aggregate!r} {fault}")
+    if asked.extra is not None and (fault := inseparable(EXTRAS.make(asked.extra), model, layout, job)):
+        raise SettingsError(f"extra {asked.extra!r} {fault}")
 
 
 def _unguarded(model: nn.Module) -> str:

@@ -10,7 +10,9 @@ from lambdaml.errors import RunExists, SettingsError
 from lambdaml.events import Emit, WarningEvent
 from lambdaml.job import Job
 from lambdaml.log import keys
+from lambdaml.log.extra import PIN
 from lambdaml.log.reads import read_now
+from lambdaml.log.retention import pin_version
 from lambdaml.log.slices import largest_block
 from lambdaml.log.snapshot import State
 from lambdaml.settings import Settings, reached
@@ -19,11 +21,19 @@ from lambdaml.storage.probe import check
 from lambdaml.storage.url import StoreURL
 from lambdaml.training.evaluation import evaluate, no_metrics, with_residuals
 from lambdaml.training.footprint import Footprint, footprint, outer_share, warning
+from lambdaml.training.history_room import extra_bytes
 from lambdaml.training.init_from import begin_from
 
 MANY_PARAMETERS = 10**7
 """A model with more parameters is freed as soon as it is no longer needed, by a garbage collection: modules and
 optimizers refer to each other in circles."""
+
+
+_ADVICE = {
+    "an update": "use pattern scatter, or a codec that leaves fewer bytes",
+    "an extra object": "take fewer samples, or codec=bf16",
+}
+"""What to do about an object that is too large, if that is not the store's fault alone."""
 
 
 def begin(
@@ -64,6 +74,8 @@ def begin(
             on_event(WarningEvent(text=text))
         if new:
             _claim(store, settings)
+        if settings.extra is not None:  # first, so that nothing is deleted of a run that has begun
+            pin_version(store, PIN, 0)
         _write_first(store, state)
         del state
         if settings.parameters > MANY_PARAMETERS:
@@ -104,6 +116,7 @@ def first_state(settings: Settings, job: Job, engine: Engine, functions: int = 1
         workers=settings.workers,
         hosted=-(-settings.workers // functions),
         block_bytes=largest_block(replica.slices.slicing) if replica.slices and replica.slices.slicing.apart else None,
+        extra_bytes=extra_bytes(settings, replica.flat.layout),
     )
 
 
@@ -115,14 +128,14 @@ def demand_small_objects(needed: Footprint, url: str) -> None:
     """
     place = StoreURL.parse(url)
     most = place.largest_object_bytes
-    sizes = {"an update": needed.object_bytes, "a snapshot": needed.snapshot_bytes}
+    sizes = {
+        "an update": needed.object_bytes,
+        "a snapshot": needed.snapshot_bytes,
+        "an extra object": needed.extra_bytes,
+    }
     for what, size in sizes.items():
         if most is not None and size > most:
-            advice = (
-                "use pattern scatter, or a codec that leaves fewer bytes"
-                if what == "an update"
-                else "use another store"
-            )
+            advice = _ADVICE.get(what, "use another store")
             raise SettingsError(
                 f"{what} of this model has {size / 1e9:.1f} GB, and an object of {place.scheme}:// at most {most / 1e9:.1f}: "
                 f"{advice}"

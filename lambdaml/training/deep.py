@@ -26,6 +26,7 @@ from lambdaml.errors import BadObject
 from lambdaml.log import keys
 from lambdaml.log.blocks import read_update
 from lambdaml.log.controls import lost_memories, wishes
+from lambdaml.log.extra import is_extra
 from lambdaml.log.memory import Memory
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_now
@@ -34,6 +35,7 @@ from lambdaml.log.snapshot import meta_of, read_state
 from lambdaml.schedules.cohort import Turns
 from lambdaml.seeds import derive_seed
 from lambdaml.training.replay import commits_from
+from lambdaml.worker.machine import Computed
 from lambdaml.worker.recomputing import Made, comes_out
 
 if TYPE_CHECKING:
@@ -252,7 +254,7 @@ class DeepCheck:
             if not same:
                 findings.differ.append(f"{keys.memory(task.worker, task.seq)} is not what its worker remembered")
         else:
-            same = comes_out(replica, task.made, self._run.settings.codec)
+            same = comes_out(replica, task.made, self._run.settings.codec, lambda found: self._compare(task, found))
             known = stretch is not None and stretch.excuses(task.seq)
             findings.unchecked += not same and known
             findings.recomputed += same or not known
@@ -262,6 +264,12 @@ class DeepCheck:
             stretch.left -= 1
             if not (same and stretch.left):
                 self._let_go(replica, stretch)
+
+    def _compare(self, task: _Task, found: Computed) -> None:
+        """Compare what was measured beside an update, if anything was."""
+        key = keys.extra(task.worker, task.seq)
+        if found.extra and not is_extra(self._run.store, key, found.extra):
+            self._findings.differ.append(f"{key} is not what is measured again")
 
     def _follows(self, replica: Replica, stretch: _Stretch, seq: int) -> bool:
         """Return whether the worker's memory after `seq` updates was followed. It is taken up at the first task.

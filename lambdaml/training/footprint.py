@@ -5,8 +5,8 @@ A function holds its model, one gradient, the optimizer's state, and the updates
 With local steps it also holds the vector that they start from and the state of the job's own optimizer, with fragments two
 more vectors, with duals four, and with sums of gradients one. Where workers have models of their own it holds these, the one that
 it was loaded with, and the mean that is taken. For an aggregate other than the mean it holds the vectors of a whole step, and three more to
-compare them. In a run with memory it holds what each of its workers remembers, and while it recovers
-memories one more replica.
+compare them; and what is measured beside an update three times, as it is computed, put together and written out. In a run with
+memory it holds what each of its workers remembers, and while it recovers memories one more replica.
 The process that starts the run holds the first state twice while it writes it, and later the model that it evaluates.
 """
 
@@ -42,6 +42,7 @@ class Footprint:
         remembers: Whether workers remember something.
         object_bytes: The size of the largest object of an update.
         apart: Whether an update is several objects.
+        extra_bytes: The size of what is measured beside an update.
     """
 
     trained_bytes: int
@@ -54,6 +55,7 @@ class Footprint:
     remembers: bool = False
     object_bytes: int = 0
     apart: bool = False
+    extra_bytes: int = 0
 
     @property
     def snapshot_bytes(self) -> int:
@@ -68,7 +70,7 @@ class Footprint:
             held_bytes = max(ROOM_BYTES, 3 * self.object_bytes) + 2 * self.object_bytes
         window_bytes = max(held_bytes, self.snapshot_bytes)
         own_bytes = PROCESS_BYTES + self.frozen_bytes + 3 * self.trained_bytes + self.optimizer_bytes + window_bytes
-        return own_bytes + self.algorithm_bytes
+        return own_bytes + self.algorithm_bytes + 3 * self.extra_bytes
 
     @property
     def algorithm_bytes(self) -> int:
@@ -94,6 +96,7 @@ def footprint(
     workers: int,
     hosted: int,
     block_bytes: int | None = None,
+    extra_bytes: int = 0,
 ) -> Footprint:
     """Return the footprint of a run.
 
@@ -102,6 +105,7 @@ def footprint(
         update_bytes: The size of an update.
         outer_share: The bytes of the outer optimizer's state for each byte of a trained parameter; None without one.
         block_bytes: The size of the largest slice of an update, if slices are objects of their own.
+        extra_bytes: The size of what is measured beside an update.
     """
     held_bytes = remembered_bytes(parts, trained_bytes, update_bytes, inner_bytes)
     return Footprint(
@@ -121,6 +125,7 @@ def footprint(
         parts.remembers,
         update_bytes if block_bytes is None else block_bytes,
         block_bytes is not None,
+        extra_bytes,
     )
 
 

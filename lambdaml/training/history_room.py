@@ -6,7 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from lambdaml.algorithms import ALGORITHMS
+from lambdaml.codecs import Layout
 from lambdaml.errors import SettingsError
+from lambdaml.log.extra import EXTRAS
 from lambdaml.log.retention import ROUNDS_UNDER_WAY, least_rounds
 from lambdaml.settings import Settings
 
@@ -91,10 +94,25 @@ def bytes_of(text: str) -> float:
         return 0.0
 
 
+def extra_bytes(settings: Settings, layout: Layout) -> int:
+    """Return the size of an update's extra object, of a client with as many samples as the mean; 0 if there is none.
+
+    Args:
+        layout: The layout of a gradient.
+    """
+    if settings.extra is None:
+        return 0
+    steps = ALGORITHMS.make(settings.algorithm).batches(settings.steps_per_epoch)
+    return EXTRAS.make(settings.extra).size_bytes(steps, -(-settings.samples // settings.sharers), layout)
+
+
 def warnings_of_room(settings: Settings, free_bytes: int | None) -> Iterator[str]:
     """Yield a warning about a run whose history will not fit, or will be expensive to keep."""
     round_bytes = BYTES_PER_PARAMETER * settings.parameters * settings.workers
     history = round_bytes * min(settings.steps, settings.rounds_kept(round_bytes))
+    if settings.extra is not None:  # a pin keeps all
+        one = extra_bytes(settings, Layout.flat(settings.parameters))
+        history = (round_bytes + settings.workers * one) * settings.steps
     if free_bytes is not None and history > free_bytes:
         yield (
             f"the run's history may take {history / 1e9:,.1f} GB, and {free_bytes / 1e9:,.1f} GB are free: keep less, or "

@@ -15,6 +15,7 @@ from lambdaml.algorithms import ALGORITHMS, WHOLE_MODEL, Assignment, Batch, toge
 from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.errors import SettingsError
 from lambdaml.job import Job
+from lambdaml.log.extra import EXTRAS
 from lambdaml.log.memory import Arrays
 from lambdaml.partitions import PARTITIONS
 from lambdaml.seeds import derive_seed
@@ -28,6 +29,7 @@ from lambdaml.training.inner_rates import InnerRates
 from lambdaml.training.jobparts import encode_training, load_training
 from lambdaml.training.loss_parts import LossParts
 from lambdaml.training.owners import DatasetSamples
+from lambdaml.training.per_sample import PerSampleGradients
 from lambdaml.training.rows import Rows
 from lambdaml.training.sampling import Sampler, sampler_of
 from lambdaml.training.statistics_check import check_statistics
@@ -59,6 +61,7 @@ class JobModel:
         turnout: The number of times that a worker's update counts in the sum that is taken, if that is not once.
         unsent: How far the worker's own model is ahead of the base; None if it is not.
         dataset: The job's dataset, once `open` has loaded it.
+        extra: Collects what is measured beside an update; None if nothing is.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class JobModel:
         self.commit = 0
         self.turnout: Mapping[int, float] = {}
         self.unsent: Vector | None = None
+        self.extra = PerSampleGradients(EXTRAS.make(settings.extra)) if settings.extra is not None else None
         self._labels = labels
         self._absent: list[int] = []
         self._fresh: tuple[Arrays, dict[str, Any]] | None = None  # the state before the first step
@@ -119,10 +123,12 @@ class JobModel:
 
     def backward(self, worker: int, batch: int) -> Batch:
         """Compute the gradient of a worker's batch, and leave it in the model and in the flat gradient."""
+        if self.extra is not None:
+            self.extra.add(self, worker, batch)
         kept = self.buffers.keep() if self.job.autocast == "float16" else []
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
-            samples, data = self._fetched(worker, batch)
+            samples, data = self._dealt(worker, batch)
             loss, absent = self._pass(data, scale)
             if scale == 1.0 or self.flat.divide(scale):
                 break
@@ -144,7 +150,7 @@ class JobModel:
         self.flat.begin()
         done = []
         for batch in batches:
-            samples, data = self._fetched(worker, batch)
+            samples, data = self._dealt(worker, batch)
             with torch.no_grad():
                 found = call(self.job.statistics, self.model, data)
             objective, sums = check_statistics(found, named, f"{type(self.job).__name__}.statistics")
@@ -155,13 +161,32 @@ class JobModel:
         self.flat.average(total)
         return together(done, sum(batch.loss for batch in done) / total)
 
-    def _fetched(self, worker: int, batch: int) -> tuple[int, Any]:
-        """Return a batch and the number of its samples, with the random streams seeded for what is computed from it."""
-        seed_streams("samples", self.settings.seed, worker, batch)
+    def gradient_of(self, samples: list[int], *stream: int | str) -> Vector:
+        """Compute the gradient of these samples at the present parameters, and leave the buffers as they are.
+
+        Args:
+            samples: The numbers of the samples.
+            stream: The name of the random streams of this computation.
+
+        Returns:
+            The flat gradient, which is valid until the next backward pass.
+        """
+        kept = self.buffers.keep()
+        self._pass(self._fetched(samples, *stream), 1.0)
+        self.buffers.restore(kept)
+        return self.flat.to_host()
+
+    def _dealt(self, worker: int, batch: int) -> tuple[int, Any]:
+        """Return a worker's batch and the number of its samples, as `_fetched` does."""
         samples = self.sampler.dealt(worker, batch).tolist()
+        return len(samples), self._fetched(samples, worker, batch)
+
+    def _fetched(self, samples: list[int], *stream: int | str) -> Any:
+        """Return a batch of these samples, with the random streams seeded for what is computed from it."""
+        seed_streams("samples", self.settings.seed, *stream)
         data = self._moved(call(fetch, self.job, self.dataset, samples))
-        seed_streams("update", self.settings.seed, worker, batch)
-        return len(samples), data
+        seed_streams("update", self.settings.seed, *stream)
+        return data
 
     def summing(self) -> ModelGradientSum:
         """Begin a sum of gradients that are computed from the present parameters and buffers."""

@@ -179,6 +179,7 @@ class Replica:
             memory=digest,
             residuals=found.residuals,
             parts=self.local.loss_parts.take(),
+            extra=self.local.extra.finish(assignment, due.worker) if self.local.extra is not None else b"",
             warnings=self.strays.found(numbers),
         )
 

@@ -93,7 +93,11 @@ class Sampler:
     def dealt(self, number: int, seq: int) -> NDArray[np.int64]:
         """Return the sample numbers of one gradient: those of the worker of this number among all that samples are
         dealt to."""
-        return self._dealt(number, seq // self._batches(number))[slice(*self._bounds(number, seq))]
+        return self.samples_of_pass(number, seq)[slice(*self._bounds(number, seq))]
+
+    def samples_of_pass(self, number: int, seq: int) -> NDArray[np.int64]:
+        """Return the sample numbers of the whole pass that this batch of one to whom samples are dealt belongs to."""
+        return self._dealt(number, seq // self._batches(number))
 
     def _dealt(self, number: int, turn: int) -> NDArray[np.int64]:
         """Return the samples of a worker's pass, in order."""

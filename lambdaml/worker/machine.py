@@ -44,6 +44,7 @@ class Computed:
         memory: The digest of the memory that it was computed from; "" in a run without memory.
         residuals: The primal and the dual residual at the base; see `lambdaml.algorithms.Message`.
         parts: The means of the parts of the loss that the job names; None for one that is not finite.
+        extra: The object of what is measured beside the update; b"" if nothing is.
         warnings: Texts for the user, one for each finding.
     """
 
@@ -59,6 +60,7 @@ class Computed:
     memory: str = ""
     residuals: tuple[float, ...] = ()
     parts: dict[str, float | None] = field(default_factory=dict)
+    extra: bytes = b""
     warnings: tuple[str, ...] = ()
 
     def update(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lambdaml.algorithms import Assignment
 from lambdaml.log.records import Update
-from lambdaml.worker.machine import Machine, conclude
+from lambdaml.worker.machine import Computed, Machine, conclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class Made:
         return Made(assignment, update.base, update.base_commit, update.fingerprint(), took_s, update.size_bytes)
 
 
-def comes_out(machine: Machine, made: Made, codec: str) -> bool:
+def comes_out(machine: Machine, made: Made, codec: str, look: Callable[[Computed], None] = lambda found: None) -> bool:
     """Compute an update again on a machine that is at its base, let its worker remember it, and return whether it is
-    the one in the bucket: payload, samples, loss, and the digest of the memory before it."""
-    update = machine.compute(made.assignment).update(made.assignment, codec)
+    the one in the bucket: payload, samples, loss, and the digest of the memory before it.
+
+    Args:
+        look: Is called with what was computed.
+    """
+    found = machine.compute(made.assignment)
+    look(found)
+    update = found.update(made.assignment, codec)
     conclude(machine, update)
     return update.fingerprint() == made.fingerprint

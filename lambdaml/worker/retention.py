@@ -178,7 +178,8 @@ class Retention:
         sums = [info.key for info in await store.list(keys.REDUCED) if keys.reduced_commit(info.key) < last.commit]
         if apart(self._shared.replica):
             sums += below(last, await store.list(keys.BLOCKS), await store.list(keys.SUMS))
-        for doomed in (older, updates_between(first, last), sums, forgotten, spent):
+        measured = updates_between(first, last, keys.extra) if self._shared.settings.extra is not None else ()
+        for doomed in (older, updates_between(first, last), measured, sums, forgotten, spent):
             for batch in batches(doomed):
                 await store.delete(batch)
         self._horizons = self._horizons[len(passed) - 1 :]

@@ -45,6 +45,7 @@ class Worker:
         self._bases = bases
         self._barrier = Barrier(shared, number)
         self._upload_s: float | None = None  # the time that its latest put took
+        self._extra = b""  # what was measured beside the newest update, until that is created
         self._sending = self._void = False
         self._lost: LeaseLost | None = None
 
@@ -190,6 +191,9 @@ class Worker:
         await self._remembering.end_turn(update)
         if update.apart is not None:
             await put_blocks(shared, update)
+        if self._extra:
+            await world.store.create(keys.extra(worker, seq), self._extra)
+            self._extra = b""
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
         if announced:
@@ -218,6 +222,7 @@ class Worker:
         except JobFailed as error:
             where = describe_update(worker, seq, shared.replica.sampler)
             raise error.while_doing(where, (worker, seq)) from error.__cause__
+        self._extra = found.extra
         generation = shared.leases.held.get(worker)
         if generation is None:  # every replica would reject the update, in place of the other function's
             raise LeaseLost(f"worker {worker} was taken over while its update was computed")
