@@ -18,11 +18,12 @@ from lambdaml.cli._interrupt import interruptible
 from lambdaml.cli._measured import measured
 from lambdaml.cli._progress import Share
 from lambdaml.cli._stdout import results
-from lambdaml.cli.train import Args, SnapshotEvery, parse_args
+from lambdaml.cli.train import Args, ExtraName, SnapshotEvery, parse_args
 from lambdaml.errors import UserError
 
 if TYPE_CHECKING:
     from lambdaml import Plan, Profile, SearchSpace
+    from lambdaml.cost.billing.prices import PriceBook
     from lambdaml.cost.planning.command import HowTo
     from lambdaml.cost.planning.estimate import Estimate
 
@@ -168,6 +169,7 @@ def plan(
     batch_size: _Batches = None,
     codec: Codecs = None,
     pattern: _Patterns = None,
+    extra: ExtraName = None,
     snapshot_every: SnapshotEvery = None,
     region: _Region = None,
     endpoint_url: _Endpoint = None,
@@ -187,7 +189,7 @@ def plan(
     The exit status is 3 if no candidate keeps the deadline and the budget; the nearest one is shown with the reason.
     """
     limits = _limits(minimise, deadline, budget)
-    links: dict[str, Any] = {"regions": regions, "bucket_region": bucket_region, "slow_link": slow_link}
+    limits |= {"regions": regions, "bucket_region": bucket_region, "slow_link": slow_link}
     import lambdaml
 
     space = lambdaml.SearchSpace(
@@ -200,8 +202,8 @@ def plan(
         algorithms=tuple(algorithm or ()),
         patterns=tuple(pattern or ()),
     )
-    space, room = _within_room(space, region, endpoint_url)
-    known = _profile(job, profile, args, None if epochs else target, space)
+    space, room = _within_room(_measuring(space, extra), region, endpoint_url)
+    known, book = _profile(job, profile, args, None if epochs else target, space), lambdaml.prices(*(prices or ()))
     with Share("planning") as share, interruptible(share.stop, share.close):
         found = lambdaml.plan(
             known,
@@ -210,12 +212,11 @@ def plan(
             **limits,
             space=space,
             stragglers=stragglers,
-            **links,
             snapshot_every=snapshot_every,
-            prices=lambdaml.prices(*(prices or ())),
+            prices=book,
             progress=share,
         )
-    return _show(found, html, as_csv, everything, as_json, room)
+    return _show(found, _how(found, extra, book, room), html, as_csv, everything, as_json)
 
 
 def _limits(minimise: str, deadline: str | None, budget: str | None) -> dict[str, Any]:
@@ -234,6 +235,13 @@ def _workers(workers: str | None, regions: str | None) -> tuple[int, int]:
 
         return (len(dealt(regions)),) * 2
     return parse_range(workers or "1..64")
+
+
+def _measuring(space: SearchSpace, extra: str | None) -> SearchSpace:
+    """Return those candidates with which this can be measured."""
+    from lambdaml.cost.planning.extras import space_for_extra
+
+    return space if extra is None else space_for_extra(space, extra)
 
 
 def _within_room(space: SearchSpace, region: str | None, endpoint_url: str | None) -> tuple[SearchSpace, str | None]:
@@ -260,11 +268,25 @@ def _within_room(space: SearchSpace, region: str | None, endpoint_url: str | Non
     return space, f"{said}, which all of its functions share"
 
 
-def _show(found: Plan, html: Path | None, as_csv: bool, everything: bool, as_json: bool, remark: str | None) -> int:
+def _how(found: Plan, extra: str | None, book: PriceBook, room: str | None) -> HowTo:
+    """Return the command for the plan's choice with remarks, the price of what is to be measured among them."""
     from lambdaml.cost.planning.command import how_to_run
+    from lambdaml.cost.planning.extras import extra_price
 
-    how = how_to_run(found)
-    how = replace(how, remarks=(*how.remarks, *([remark] if remark else [])))
+    how, priced = how_to_run(found), ""
+    if extra is not None and found.nearest is not None:
+        price = extra_price(extra, found.candidates[found.nearest], found.profile, book)
+        priced = (
+            f"with --extra {extra} the run also has {price.objects:,} objects of {_format.size(price.object_bytes)} and {_format.duration(price.update_s)} "
+            f"of compute beside each update: {_format.usd(price.compute_usd)} for compute, {_format.usd(price.requests_usd)} "
+            f"for requests, and {_format.usd(price.month_usd)} for each month in which these {_format.size(price.size_bytes)} are kept"
+        )
+        if how.command is not None:
+            how = replace(how, command=f"{how.command} --extra {extra}")
+    return replace(how, remarks=(*how.remarks, *filter(None, (room, priced))))
+
+
+def _show(found: Plan, how: HowTo, html: Path | None, as_csv: bool, everything: bool, as_json: bool) -> int:
     if html is not None:
         from lambdaml.cost.planning.page import plan_page
 

@@ -136,9 +136,8 @@ class Planner:
 
     def _tariff(self, candidate: Candidate) -> Tariff:
         """Return the prices of the candidate's platform, and of its channel's store."""
-        store, platform, name = self._profile.store, candidate.platform, candidate.channel.name
-        billed_as = channel_of(store.url) if name == MEASURED and store is not None else name
-        key = (billed_as, platform.spec)
+        platform = candidate.platform
+        key = (billed_store(candidate, self._profile), platform.spec)
         if key not in self._tariffs:
             placement = self._objective.placement(self._objective.space.functions_for(candidate))
             self._tariffs[key] = Tariff(self._book, *key, platform.memory_mb, regions=placement.crossed)
@@ -279,3 +278,9 @@ def _between(shape: Shape, low: Shape, high: Shape, first: _Found, last: _Found)
 def _mean(found: Sequence[_Found]) -> _Found:
     obstacle = next((one for one in found if isinstance(one, str)), None)
     return obstacle or mixed([(1 / len(found), one) for one in found if not isinstance(one, str)])
+
+
+def billed_store(candidate: Candidate, profile: Profile) -> str:
+    """Return the store as which a candidate's is billed: the one that was measured has the name of its kind."""
+    store, name = profile.store, candidate.channel.name
+    return channel_of(store.url) if name == MEASURED and store is not None else name
