@@ -26,6 +26,7 @@ from lambdaml.cli.prices import prices
 from lambdaml.cli.profile import profile
 from lambdaml.cli.replay import replay
 from lambdaml.cli.report import report
+from lambdaml.cli.rerun import rerun
 from lambdaml.cli.resume import resume
 from lambdaml.cli.set import set
 from lambdaml.cli.simulate import simulate
@@ -45,6 +46,7 @@ VERBS = (
     simulate,
     study,
     resume,
+    rerun,
     status,
     watch,
     metrics,

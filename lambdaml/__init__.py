@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lambdaml.statistics_job import StatisticsJob
     from lambdaml.traces import Trace
     from lambdaml.traces.replay import replay_trace
-    from lambdaml.training.driver import TrainResult, resume, train
+    from lambdaml.training.driver import TrainResult, rerun, resume, train
 
 __all__ = [
     "Caps",
@@ -64,6 +64,7 @@ __all__ = [
     "profile",
     "replay_trace",
     "report",
+    "rerun",
     "resume",
     "simulate",
     "train",
@@ -100,6 +101,7 @@ _HOMES = {
     "profile": "lambdaml.cost.profiling.measure",
     "replay_trace": "lambdaml.traces.replay",
     "report": "lambdaml.cost.reporting.report",
+    "rerun": "lambdaml.training.driver",
     "resume": "lambdaml.training.driver",
     "simulate": "lambdaml.simulation",
     "train": "lambdaml.training.driver",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -316,6 +317,40 @@ def _demand_fresh_steps(names: Settings | RunOptions, parts: Parts) -> None:
     if parts.delay or not isinstance(parts.schedule, Bsp):
         raise SettingsError(
             f"{named} belongs to rounds, which schedule {names.schedule!r} has not: use bsp or cohort:K"
+        )
+
+
+def demand_clients(settings: Settings, clients: Sequence[int]) -> None:
+    """Make sure that the slots of these clients can stay empty in a run: there are such clients and others, its commits are
+    rounds, and nothing but the mean of updates rests on any of them.
+
+    Raises:
+        SettingsError: If they cannot.
+    """
+    parts, named = Parts.of(settings), "a client that is left out"
+    for client in clients:
+        if client not in range(settings.sharers):
+            raise SettingsError(
+                f"there is no client {client}: the run has {settings.sharers}, from 0 to {settings.sharers - 1}"
+            )
+    if len(set(clients)) == settings.sharers:
+        raise SettingsError(f"all {settings.sharers} clients would be left out: leave at least one")
+    if parts.delay or not isinstance(parts.schedule, Bsp):
+        raise SettingsError(
+            f"{named} leaves its slot of a round empty, and schedule {settings.schedule!r} has none: only bsp and cohort:K have"
+        )
+    for what, name, plain in (("pattern", settings.pattern, "gather"), ("aggregate", settings.aggregate, "mean")):
+        if name != plain:
+            raise SettingsError(f"{what} {name!r} needs the updates of all workers, and {named} has none: use {plain}")
+    if parts.remembers or parts.algorithm.summands > 1:
+        why = (
+            "adds up gradients of several workers"
+            if parts.algorithm.summands > 1
+            else "has workers that remember something"
+        )
+        what = f"codec {settings.codec!r}" if parts.feedback else f"algorithm {settings.algorithm!r}"
+        raise SettingsError(
+            f"{what} {why}, and {named} has none of that: use local:H or gradient, without error feedback"
         )
 
 

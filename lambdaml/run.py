@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.job import Job
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lambdaml.log.snapshot import State
     from lambdaml.traces.logs import LogLine
+    from lambdaml.training.driver import TrainResult
     from lambdaml.training.verify import Report
 
 
@@ -138,6 +140,25 @@ class Run(RunReader):
 
         return verify(self, job=self._job, deep=deep)
 
+    def rerun(
+        self, store: str | Store | None = None, without: Sequence[int] = (), since: int = 0, **options: Any
+    ) -> TrainResult:
+        """Repeat the run in a new place, bit for bit, or with the slots of some clients empty; see
+        `lambdaml.training.driver.rerun`.
+
+        Args:
+            store: The new run's own prefix; by default the next free `runs/<job>-<n>`.
+            without: The numbers of the clients whose slots stay empty.
+            since: The version from which on they do.
+            options: Those of `lambdaml.options.LaunchOptions`.
+
+        Raises:
+            UserError: If the run cannot be repeated, or not without these clients.
+        """
+        from lambdaml.training.driver import rerun
+
+        return rerun(self, store, without, since, self._job, **options)
+
     def cancel(self) -> None:
         """Ask the functions to end the run. They do so within seconds, and the run cannot be resumed."""
         request_stop(self.store, "cancelled")
@@ -151,8 +172,9 @@ class Run(RunReader):
         """
         return gc(self)
 
-    def change(self, what: str, value: float) -> None:
-        """Change a setting while the run goes on: `lr`, the optimizer's learning rate. See `lambdaml.log.controls`.
+    def change(self, what: str, value: float | Sequence[int]) -> None:
+        """Change a setting while the run goes on: `lr`, the optimizer's learning rate, or `without`, the list of the clients
+        that are left out. See `lambdaml.log.controls`.
 
         Raises:
             SettingsError: If this setting cannot be changed to this value, or the run has ended.

@@ -58,6 +58,7 @@ class Settings(BaseModel):
         samples, steps_per_epoch, parameters: Facts that were read from the job when the run was created.
         keep_rounds, keep_bytes: The number of rounds, and of bytes of updates and snapshots, that are kept for replay
             alone. A round is one update of each worker. None sets no bound; see `lambdaml.log.retention`.
+        without, without_since: The clients whose slots stay empty, and the version from which on; see `lambdaml.log.left_out`.
         init_from: The version of another run that this run begins with; None for the job's fresh model.
         numerics: The class that its functions compute in. None if nothing is computed, as in the virtual world, and in
             runs that are older than numerics classes; such a run is compared with nothing.
@@ -80,6 +81,8 @@ class Settings(BaseModel):
     bracket: str | None = None
     partition: str = "iid"
     extra: str | None = None
+    without: tuple[int, ...] = ()
+    without_since: int = Field(default=0, ge=0)
     owners_sha256: str = ""
     seed: int = 0
     target: str | None = None

@@ -22,7 +22,7 @@ from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.profiling.profile import MEASURED
 from lambdaml.cost.reporting.planned import Comparison, compare
-from lambdaml.cost.reporting.reproduce import train_command
+from lambdaml.cost.reporting.reproduce import again_command
 from lambdaml.cost.reporting.verdict import verdict
 from lambdaml.cost.reporting.why import Diagnosis, diagnose
 from lambdaml.errors import UserError
@@ -197,7 +197,7 @@ def _report(
         bill=billed,
         reason="" if settings.planned is None else settings.planned["reason"],
         comparisons=comparisons,
-        reproduce=train_command(settings),
+        reproduce=again_command(settings, found.url),
         diagnosis=diagnosis,
         undiagnosed=undiagnosed,
     )

@@ -15,8 +15,11 @@ _OPTIONS = (
 """The settings that decide what comes out."""
 
 
-def train_command(settings: Settings) -> str:
-    """Return a command that makes the same updates in another place, with the options that differ from the defaults."""
+def again_command(settings: Settings, url: str) -> str:
+    """Return a command that makes the same updates in another place: `train` with the options that differ from the defaults, or,
+    if clients are left out, `rerun` with the run's URL."""
+    if settings.without:
+        return shlex.join(["lambdaml", "rerun", url])
     words = ["lambdaml", "train", job_word(settings.job.spec), *set_words(settings.job.args)]
     usual = RunOptions()
     for name in _OPTIONS:

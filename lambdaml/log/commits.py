@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.records import Commit, Control, Entry, Fate, Stop, Update
 from lambdaml.log.state import LogState
 from lambdaml.schedules import Decision, Schedule, rounds_at_once
@@ -55,7 +56,8 @@ def build_commit(
             version += 1
     for update in decision.discarded:
         fault = faults[update.id]
-        refused.append(_refuse(update, log_state, "rejected" if fault else "discarded", fault or "late"))
+        late = LEFT_OUT if update.left_out else "late"
+        refused.append(_refuse(update, log_state, "rejected" if fault else "discarded", fault or late))
     if schedule.deterministic:
         decided = _decided(decision)
         wish = next((update.stop for update in decided if update.stop), None)
@@ -122,14 +124,14 @@ def shares(step: Sequence[Entry]) -> list[float]:
 def decision_of(commit: Commit, updates: Mapping[tuple[int, int], Update]) -> Decision:
     """Return a decision from which `build_commit` makes this commit again.
 
-    An update that the rule discarded is put in the place that it would have had.
+    An update that the rule discarded, or whose client was left out, is put in the place that it would have had.
     """
     steps = [[updates[entry.worker, entry.seq] for entry in step] for step in commit.steps]
     before: dict[int, list[Update]] = {}
     others: list[Update] = []
     for entry in commit.refused:
         update, place = updates[entry.worker, entry.seq], entry.base + entry.staleness - commit.version
-        if (entry.fate, entry.reason) == ("discarded", STALE) and 0 <= place <= len(steps):
+        if entry.fate == "discarded" and entry.reason in (STALE, LEFT_OUT) and 0 <= place <= len(steps):
             before.setdefault(place, []).append(update)
         else:
             others.append(update)
@@ -144,9 +146,10 @@ def _judge(update: Update, version: int, rule: Rule, log_state: LogState) -> Ent
     entry = _entry(update, version - update.base)
     if update.labels or update.residuals:
         entry = replace(entry, labels=update.labels, residuals=update.residuals)
-    weight = rule.judge(entry, log_state)
+    weight = None if update.left_out else rule.judge(entry, log_state)
     if weight is None:
-        return replace(entry, fate="discarded", reason=STALE, labels=(), residuals=())
+        reason = LEFT_OUT if update.left_out else STALE
+        return replace(entry, fate="discarded", reason=reason, labels=(), residuals=())
     return replace(entry, weight=weight)
 
 

@@ -7,37 +7,55 @@ none is missed and none is taken twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lambdaml.errors import SettingsError, nearest
 from lambdaml.log import keys, wire
+from lambdaml.log.left_out import WITHOUT
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import LOST_MEMORY, Control
 from lambdaml.log.snapshot import meta_of
+from lambdaml.parts import demand_clients
 from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.storage.protocol import Bytes, Store
 
-CHANGEABLE = ("lr",)
-"""The settings that can be changed; `lr` is the optimizer's learning rate, in all its groups."""
+CHANGEABLE = ("lr", WITHOUT)
+"""The settings that can be changed; `lr` is the optimizer's learning rate, in all its groups, and `without` the list of the
+clients that are left out, which replaces an earlier one."""
 
 
-def request_change(run: RunReader, what: str, value: float) -> Control:
+def parse_change(what: str, text: str) -> float | list[int]:
+    """Return the value of a setting that can be changed, as it is written: `0.01`, or `3,7`.
+
+    Raises:
+        SettingsError: If the setting does not exist, or this is no value of it.
+    """
+    _demand_changeable(what)
+    try:
+        return [int(part) for part in text.split(",") if text] if what == WITHOUT else float(text)
+    except ValueError:
+        kind = "a list of clients such as 3,7" if what == WITHOUT else "a number such as 0.01"
+        raise SettingsError(f"{what}: {kind} (it is {text!r})") from None
+
+
+def request_change(run: RunReader, what: str, value: float | Sequence[int]) -> Control:
     """Ask for a change. The function that writes the log heeds it within about five seconds.
 
     Raises:
         SettingsError: If this setting cannot be changed to this value, or the run has ended.
     """
-    if what not in CHANGEABLE:
-        raise SettingsError(f"{what!r} cannot be changed while a run goes on{nearest(what, CHANGEABLE)}")
-    if not 0 < value < math.inf:
+    _demand_changeable(what)
+    if what == WITHOUT:
+        value = _clients(run, value)
+    elif not (isinstance(value, int | float) and 0 < value < math.inf):
         raise SettingsError(f"lr: must be a positive number (it is {value!r})")
     if rounds_at_once(SCHEDULES.make(run.settings.schedule)):
         raise SettingsError(f"a change travels in the log, for which schedule {run.settings.schedule!r} does not wait")
     _, last, _ = run.tail()
     if last is not None and last.stop:
         raise SettingsError(f"{run.url} has ended; begin another run from it, with --from")
-    if meta_of(run.store, keys.snapshot(run.newest_snapshot()))["scheduler"] is not None:
+    if what == "lr" and meta_of(run.store, keys.snapshot(run.newest_snapshot()))["scheduler"] is not None:
         raise SettingsError("the job's scheduler decides the learning rate, so it cannot be changed from outside")
     number = sum(1 for _ in run.store.list(keys.CONTROLS))
     while True:
@@ -45,6 +63,23 @@ def request_change(run: RunReader, what: str, value: float) -> Control:
         if run.store.create(keys.control(number), wire.dump_json({"what": what, "value": value})) is None:
             return control
         number += 1
+
+
+def _demand_changeable(what: str) -> None:
+    if what not in CHANGEABLE:
+        raise SettingsError(f"{what!r} cannot be changed while a run goes on{nearest(what, CHANGEABLE)}")
+
+
+def _clients(run: RunReader, value: float | Sequence[int]) -> list[int]:
+    """Return the clients in rising order.
+
+    Raises:
+        SettingsError: If there are no such clients, or none may be left out of this run.
+    """
+    if not isinstance(value, Sequence) or any(type(client) is not int for client in value):
+        raise SettingsError(f"without: a list of clients such as [3, 7] (it is {value!r})")
+    demand_clients(run.settings, [*run.settings.without, *value])
+    return sorted(set(value))
 
 
 def read_control(data: Bytes, key: str) -> Control:
@@ -83,4 +118,6 @@ def describe_control(control: Control) -> str:
     """Return what a control entry does, in a few words."""
     if control.what == LOST_MEMORY:
         return "the memory of worker {} began anew before update {}".format(*control.value)
+    if control.what == WITHOUT:
+        return f"without = {','.join(map(str, control.value)) or 'nobody'}"
     return f"{control.what} = {control.value:g}"

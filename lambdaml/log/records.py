@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, slices, wire
+from lambdaml.log.left_out import WITHOUT
 from lambdaml.log.members import demand_type, known, read_batches, read_labels, read_residuals
 from lambdaml.log.reports import RoundReport, dump_reports, load_reports
 from lambdaml.log.slices import Slicing
@@ -50,7 +51,8 @@ class Control:
 
     Attributes:
         number: The number of control entries before this one. It also names the wish, `control/{number}`.
-        what: The setting; `lr` is the optimizer's learning rate, and `LOST_MEMORY` changes a worker's memory.
+        what: The setting; `lr` is the optimizer's learning rate, `without` names clients (`lambdaml.log.left_out`), and
+            `LOST_MEMORY` changes a worker's memory.
         value: The new value of the setting; for `LOST_MEMORY` a list of the worker and the update's number.
     """
 
@@ -82,7 +84,7 @@ class Update:
     `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
     the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's
     algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if workers
-    have models of their own. `parts` are those of the loss that the job names; they go into the trace and are not part of the
+    have models of their own; `left_out` says that its client is left out, so that it has no vector. `parts` are those of the loss that the job names; they go into the trace and are not part of the
     object. Nor are the reader's own findings:
     `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
     update), and `loaded` (whether `body` is in memory, or was freed).
@@ -109,6 +111,7 @@ class Update:
     labels: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
     reports: tuple[RoundReport, ...] = ()
+    left_out: bool = False
     parts: dict[str, float | None] = field(default_factory=dict)
     body: Body = field(default_factory=dict)
     apart: Slicing | None = None
@@ -384,24 +387,18 @@ _HEADER = (
 
 def optional_members(update: Update) -> dict[str, Any]:
     """Return those members of an update's header that only some updates have, as plain values."""
-    members: dict[str, Any] = {}
-    if update.batches:
-        members["batches"] = list(update.batches)
-    if update.memory:
-        members["memory"] = update.memory
-    if update.digest:
-        members["digest"] = [update.digest.commits, update.digest.sha256]
-    if update.stop:
-        members["stop"] = asdict(update.stop)
-    if update.control:
-        members["control"] = asdict(update.control)
-    if update.labels:
-        members["labels"] = list(update.labels)
-    if update.residuals:
-        members["residuals"] = list(update.residuals)
-    if update.reports:
-        members["reports"] = dump_reports(update.worker, update.reports)
-    return members
+    members: dict[str, Any] = {
+        "batches": update.batches and list(update.batches),
+        "memory": update.memory,
+        "digest": update.digest and [update.digest.commits, update.digest.sha256],
+        "stop": update.stop and asdict(update.stop),
+        "control": update.control and asdict(update.control),
+        "labels": list(update.labels),
+        "residuals": list(update.residuals),
+        "reports": update.reports and dump_reports(update.worker, update.reports),
+        "left_out": update.left_out,
+    }
+    return {name: value for name, value in members.items() if value}
 
 
 def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -417,6 +414,7 @@ def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
         "labels": read_labels(header.get("labels", [])),
         "residuals": read_residuals(header.get("residuals", [])),
         "reports": load_reports(header.get("worker", -1), header.get("reports")),
+        "left_out": header.get("left_out", False) is True,
     }
 
 
@@ -437,6 +435,8 @@ def _control(record: Any) -> Control | None:
     control = known(Control, record)
     demand_type(control, int, "number")
     demand_type(control, str, "what")
+    if control.what == WITHOUT:
+        read_labels(control.value)
     return control
 
 

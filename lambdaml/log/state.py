@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lambdaml.errors import BadObject
+from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.records import DAMAGED, LOST_MEMORY, Commit, Stop
 
 RECENT = 20_000
@@ -34,7 +35,7 @@ class LogState:
         steps: The length of the run, in updates that each worker publishes or, if the schedule counts those, commits.
         commit: The number of the next log entry.
         version: The number of optimizer steps taken.
-        samples: The number of samples in the applied updates.
+        samples: The number of samples in the applied updates, and of those that clients would have used that were left out.
         next_seq: For each worker, the number of its updates that have a fate, which is also the sequence number of the
             next one to get a fate.
         weights: For each worker, the weights that the staleness rule gave its latest decided updates, the newest last;
@@ -109,6 +110,7 @@ class LogState:
                 self.rejections.append(self.progress)  # all updates of this commit are the newest
         oldest = self.progress - RECENT
         self.rejections = [place for place in self.rejections if place > oldest]
+        self.samples += sum(entry.samples for entry in commit.refused if entry.reason == LEFT_OUT)
         for entry in commit.applied:
             self.samples += entry.samples
             self.staleness[entry.staleness] = self.staleness.get(entry.staleness, 0) + 1

@@ -21,6 +21,7 @@ from lambdaml.errors import SettingsError, UserError
 from lambdaml.job import Job
 from lambdaml.log.commits import build_commit
 from lambdaml.log.controls import lost_memories
+from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.memory import Memory
 from lambdaml.log.records import DAMAGED, Commit, Control, Entry, Stop, Update
 from lambdaml.log.snapshot import State
@@ -314,9 +315,8 @@ def _refused(row: Row) -> Update:
     """Return a placeholder for an update that no step uses, so that nobody need compute it."""
     fault = (row["reason"] or "rejected") if row["fate"] == "rejected" else ""
     samples, loss = row["samples"] or 0, math.nan if row["loss"] is None else row["loss"]
-    return Update(
-        row["worker"], row["seq"], row["base"], _generation(row), row["function"] or "", samples, loss, "", fault=fault
-    )
+    known = row["worker"], row["seq"], row["base"], _generation(row), row["function"] or "", samples, loss, ""
+    return Update(*known, fault=fault, left_out=row["reason"] == LEFT_OUT)
 
 
 def _generation(row: Row) -> int:

@@ -254,7 +254,7 @@ class DeepCheck:
             if not same:
                 findings.differ.append(f"{keys.memory(task.worker, task.seq)} is not what its worker remembered")
         else:
-            same = comes_out(replica, task.made, self._run.settings.codec, lambda found: self._compare(task, found))
+            same = comes_out(replica, task.made, self._run.settings, lambda found: self._compare(task, found))
             known = stretch is not None and stretch.excuses(task.seq)
             findings.unchecked += not same and known
             findings.recomputed += same or not known

@@ -87,7 +87,7 @@ class AloneCheck:
             return False
         replica.own.take(worker, model)
         findings.recomputed += 1
-        if comes_out(replica, Made.of(update), self._run.settings.codec):
+        if comes_out(replica, Made.of(update), self._run.settings):
             return True
         findings.differ.append(f"{keys.update(worker, seq)} is not what is computed again")
         return False

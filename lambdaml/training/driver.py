@@ -1,10 +1,10 @@
-"""The driver starts a run, or resumes one, and waits for its end."""
+"""The driver starts a run, resumes one, or repeats one, and waits for its end."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -23,7 +23,7 @@ from lambdaml.log.reads import sha256_of
 from lambdaml.log.summary import Staleness
 from lambdaml.options import LaunchOptions, RunOptions, keyword_options
 from lambdaml.parts import Parts
-from lambdaml.settings import JobSettings
+from lambdaml.settings import JobSettings, Settings
 from lambdaml.storage import MeterReading, Store, open_store
 from lambdaml.storage.patience import Patience, Patient
 from lambdaml.training.asked import free_place, resolve_job, settings_for, stands_in_a_file
@@ -37,6 +37,7 @@ from lambdaml.training.members import warnings_of
 from lambdaml.training.numerics import current_class, differences, of_new_process, prepare, prepare_for
 from lambdaml.training.rejections import summarise
 from lambdaml.training.replay import keep_newest
+from lambdaml.training.rerun import rerun_settings
 from lambdaml.training.source import loading
 
 P = ParamSpec("P")
@@ -99,11 +100,28 @@ class _Resume(Protocol[P]):
     ) -> TrainResult: ...
 
 
+class _Rerun(Protocol[P]):
+    def __call__(
+        self,
+        run: str | Store | RunReader,
+        store: str | Store | None = None,
+        without: Sequence[int] = (),
+        since: int = 0,
+        job: Job | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> TrainResult: ...
+
+
 def _as_train(make: Callable[P, Any]) -> Callable[[Callable[..., TrainResult]], _Train[P]]:
     return lambda function: keyword_options(function, make)
 
 
 def _as_resume(make: Callable[P, Any]) -> Callable[[Callable[..., TrainResult]], _Resume[P]]:
+    return lambda function: keyword_options(function, make)
+
+
+def _as_rerun(make: Callable[P, Any]) -> Callable[[Callable[..., TrainResult]], _Rerun[P]]:
     return lambda function: keyword_options(function, make)
 
 
@@ -147,10 +165,9 @@ def train(job: str | type[Job] | Job, store: str | Store | None = None, *, optio
             free_bytes=opened.free_bytes(),
         )
         _warn(on_event, warnings_of_room(settings, opened.free_bytes()))
-        count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
-        begin(opened, settings, instance, chosen, new=True, functions=count, on_event=on_event)
-        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s, _written(options.cap))
-        return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
+        return _begin_and_supervise(
+            opened, settings, instance, chosen, accounts, replace(options, device=device), on_event
+        )
 
 
 def _there(engine: Engine, function: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -224,13 +241,68 @@ def resume(store: str | Store, job: Job | None = None, *, options: LaunchOptions
         instance = job or _there(chosen, load_run_job, settings)
         if isinstance(chosen, Elsewhere):
             chosen.survey(opened, settings.job, settings.numerics)
-        begin(opened, settings, instance, chosen, new=False)
         accounts.begin(RunReader(opened).usage())
-        count = functions_for(settings.workers, options.functions, isinstance(chosen, Elsewhere))
-        launch = LaunchSpec(opened, settings, instance, count, device, options.lifetime_s, _written(options.cap))
-        return _supervise(launch, opened, chosen, accounts, options.cap, on_event)
+        given = replace(options, device=device)
+        return _begin_and_supervise(opened, settings, instance, chosen, accounts, given, on_event, new=False)
     finally:
         _close(chosen, opened, store)
+
+
+@_as_rerun(LaunchOptions)
+def rerun(
+    run: str | Store | RunReader,
+    store: str | Store | None = None,
+    without: Sequence[int] = (),
+    since: int = 0,
+    job: Job | None = None,
+    *,
+    options: LaunchOptions,
+) -> TrainResult:
+    """Repeat a run whose steps do not depend on clocks, in a new place. It has the same parameters, bit for bit, or those that
+    it has without some clients; see `lambdaml.log.left_out`.
+
+    Args:
+        run: The run that is repeated, or its prefix.
+        store: The new run's own prefix; by default the next free `runs/<job>-<n>`.
+        without: The numbers of the clients whose slots stay empty.
+        since: The version from which on they do.
+        job: The run's job, if it was given as an object, which is in no file.
+        options: The options, given as keyword arguments; `lambdaml.options.LaunchOptions` describes each.
+
+    Raises:
+        RunNotFound, JobError, NewerSchema, SettingsError: If the run cannot be repeated, or not without these clients.
+        OtherNumerics: If its functions would compute other bits here.
+        RunFailed: If the new run stopped before it finished; `resume` continues it.
+    """
+    on_event = logged(options.on_event)
+    settings = rerun_settings(run if isinstance(run, RunReader) else RunReader(run), without, since)
+    prepare_for(settings.numerics)
+    with ExitStack() as held:
+        opened = _opened(store or held.enter_context(free_place(settings.job.spec)), on_event)
+        accounts, chosen = Accounts(opened), _engine(options, opened, is_object=job is not None)
+        held.callback(_close, chosen, opened, store)
+        device, instance = pick_device(options.device), job or _there(chosen, load_run_job, settings)
+        if isinstance(chosen, Elsewhere):
+            chosen.survey(opened, settings.job, settings.numerics)
+        return _begin_and_supervise(
+            opened, settings, instance, chosen, accounts, replace(options, device=device), on_event
+        )
+
+
+def _begin_and_supervise(
+    store: Patient,
+    settings: Settings,
+    job: Job,
+    engine: Engine,
+    accounts: Accounts,
+    options: LaunchOptions,
+    on_event: Emit,
+    new: bool = True,
+) -> TrainResult:
+    count = functions_for(settings.workers, options.functions, isinstance(engine, Elsewhere))
+    begin(store, settings, job, engine, new=new, functions=count, on_event=on_event)
+    launch = LaunchSpec(store, settings, job, count, options.device, options.lifetime_s, _written(options.cap))
+    return _supervise(launch, store, engine, accounts, options.cap, on_event)
 
 
 def _engine(options: LaunchOptions, store: Store, is_object: bool) -> Engine:

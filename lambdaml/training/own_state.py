@@ -85,7 +85,7 @@ def _own_state(run: RunReader, worker: int, version: int | None, job: Job | None
         if replica.log_state.commit == first:
             replica.memories.host(memory, replica.log_state)
         for made in due[replica.log_state.commit]:
-            if not comes_out(replica, made, run.settings.codec):
+            if not comes_out(replica, made, run.settings):
                 raise BadObject(f"{keys.update(worker, made.assignment.seq)} is not what is computed again")
         if replica.log_state.commit == end:
             break

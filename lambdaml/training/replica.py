@@ -19,6 +19,7 @@ from lambdaml.algorithms import Assignment, covers_batches
 from lambdaml.codecs import Vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
+from lambdaml.log.left_out import WITHOUT
 from lambdaml.log.memory import Memories, Memory
 from lambdaml.log.own_models import OwnModels
 from lambdaml.log.records import LOST_MEMORY, Body, Commit, Control, Entry, Update
@@ -37,14 +38,14 @@ from lambdaml.training.job_model import JobModel
 from lambdaml.training.jobparts import build, encode_training, extra_state, load_training
 from lambdaml.training.made import JustMade
 from lambdaml.training.model_state import ModelState
-from lambdaml.training.numerics import norm
 from lambdaml.training.output import speaking_for
 from lambdaml.training.own_rounds import OwnRounds
 from lambdaml.training.sampling import Sampler
 from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
 from lambdaml.training.strays import Strays
-from lambdaml.worker.machine import LONG, Computed
+from lambdaml.training.update_checks import batches_fault, left_out_fault, vector_fault
+from lambdaml.worker.machine import Computed
 
 INNER_SCHEDULE = "inner"
 """A snapshot's scheduler is an object with this member if the job has one that local steps follow. Its value is the
@@ -228,6 +229,8 @@ class Replica:
 
     def check(self, update: Update) -> str:
         """Return why this update must be rejected, or "". Every replica gives the same answer."""
+        if update.left_out:
+            return left_out_fault(update, self.settings, self.algorithm, self.sampler)
         if fault := self.check_header(update):
             return fault
         encoded, rows, _ = split_body(update.body)
@@ -236,13 +239,7 @@ class Replica:
         layout = self.rows.layout(rows)
         if fault := self.codec.check(encoded, layout):
             return fault
-        vector = self.codec.values(encoded, layout)
-        # A finite sum proves that all terms are finite; an infinite one may be an overflow, so look again.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not math.isfinite(float(vector.sum())) and not np.isfinite(vector).all():
-                return "gradient is not finite"
-            limit = self.settings.max_update_norm
-            return LONG if limit is not None and norm(vector) > limit else ""
+        return vector_fault(self.codec.values(encoded, layout), self.settings.max_update_norm)
 
     def check_header(self, update: Update) -> str:
         """Return why an update must be rejected, whatever its vector is, or ""."""
@@ -254,13 +251,8 @@ class Replica:
         absent = rest.pop(ABSENT, None)
         faults = map(self.buffers.check, split_buffers(rest, self.algorithm.summands))
         fault = self.rows.check(rows, update.seq) or next(filter(None, faults), "") or self.flat.check(absent)
-        share = self.sampler.share(*update.id)
-        if fault := fault or self.algorithm.check(self.settings, share, update):
+        if fault := fault or batches_fault(update, self.settings, self.algorithm, self.sampler):
             return fault
-        first, count = update.batches or (update.seq, 1)
-        dealt = sum(self.sampler.count(share.number, batch) for batch in range(first, first + count))
-        if update.samples != dealt:
-            return f"claims {update.samples} samples where {dealt} were dealt"
         if not math.isfinite(update.loss):
             return "loss is not finite"
         if update.labels and not self.rule.labels:
@@ -359,9 +351,9 @@ class Replica:
         Raises:
             BadObject: If this lambdaml does not know that setting.
         """
-        if control.what not in ("lr", LOST_MEMORY):
+        if control.what not in ("lr", WITHOUT, LOST_MEMORY):
             raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
-        if control.what == LOST_MEMORY or self._displaces:  # inner steps look at the log state
+        if control.what != "lr" or self._displaces:  # slots and inner steps look at the log state
             return
         for group in self.optimizer.param_groups:
             set_option(group, "lr", control.value)

@@ -15,9 +15,10 @@ from lambdaml.job import Job
 from lambdaml.log import keys
 from lambdaml.log.commits import build_commit, decision_of
 from lambdaml.log.controls import describe_control, wishes
+from lambdaml.log.left_out import leaves_out
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_now
-from lambdaml.log.records import Commit, Update
+from lambdaml.log.records import DAMAGED, Commit, Update
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, read_state
 from lambdaml.log.state import LogState
@@ -199,6 +200,13 @@ def _check_commit(
     settings, where = run.settings, keys.log(commit.commit)
     for update in updates.values():
         update.fault = update.fault or replica.check(update)
+    for update in updates.values():
+        client = replica.sampler.share(*update.id).number
+        if update.fault != DAMAGED and update.left_out != leaves_out(settings, replica.log_state, client):
+            kept = "leaves out" if update.left_out else "holds the update of"
+            report.faults.append(
+                f"{keys.update(*update.id)} {kept} client {client}, which the settings and the log do not"
+            )
     for entry in commit.applied:
         fault = updates[entry.worker, entry.seq].fault
         if fault:

@@ -45,6 +45,7 @@ class Computed:
         residuals: The primal and the dual residual at the base; see `lambdaml.algorithms.Message`.
         parts: The means of the parts of the loss that the job names; None for one that is not finite.
         extra: The object of what is measured beside the update; b"" if nothing is.
+        left_out: Whether nothing was computed, since the client is left out.
         warnings: Texts for the user, one for each finding.
     """
 
@@ -61,6 +62,7 @@ class Computed:
     residuals: tuple[float, ...] = ()
     parts: dict[str, float | None] = field(default_factory=dict)
     extra: bytes = b""
+    left_out: bool = False
     warnings: tuple[str, ...] = ()
 
     def update(
@@ -81,7 +83,7 @@ class Computed:
 
 _COPIED = (
     *("base", "base_commit", "samples", "loss", "compute_s", "encode_s"),
-    *("labels", "batches", "memory", "residuals", "parts", "body"),
+    *("labels", "batches", "memory", "residuals", "parts", "body", "left_out"),
 )
 """The members of a computation that its update has, too."""
 

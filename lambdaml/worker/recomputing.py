@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from lambdaml.algorithms import Assignment
 from lambdaml.log.records import Update
+from lambdaml.settings import Settings
 from lambdaml.worker.machine import Computed, Machine, conclude
+from lambdaml.worker.slots import compute_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,17 @@ class Made:
         return Made(assignment, update.base, update.base_commit, update.fingerprint(), took_s, update.size_bytes)
 
 
-def comes_out(machine: Machine, made: Made, codec: str, look: Callable[[Computed], None] = lambda found: None) -> bool:
+def comes_out(
+    machine: Machine, made: Made, settings: Settings, look: Callable[[Computed], None] = lambda found: None
+) -> bool:
     """Compute an update again on a machine that is at its base, let its worker remember it, and return whether it is
     the one in the bucket: payload, samples, loss, and the digest of the memory before it.
 
     Args:
         look: Is called with what was computed.
     """
-    found = machine.compute(made.assignment)
+    found = compute_slot(machine, settings, made.assignment)
     look(found)
-    update = found.update(made.assignment, codec)
+    update = found.update(made.assignment, settings.codec)
     conclude(machine, update)
     return update.fingerprint() == made.fingerprint

@@ -210,7 +210,7 @@ class _Recovery:
 
     async def _again(self, side: Machine, made: Made) -> None:
         """Compute an update again, compare it with the one in the bucket, and let its worker remember it."""
-        worker, seq, codec = made.assignment.worker, made.assignment.seq, self._shared.settings.codec
+        worker, seq, settings = made.assignment.worker, made.assignment.seq, self._shared.settings
         memory = self._found[worker].memory
         if memory.seq > seq:  # its memory began anew
             return
@@ -220,7 +220,7 @@ class _Recovery:
             return
         self._shared.computing += 1
         try:
-            same = await self._shared.world.compute(lambda: comes_out(side, made, codec))
+            same = await self._shared.world.compute(lambda: comes_out(side, made, settings))
         finally:
             self._shared.computing -= 1
         self._computed += 1

@@ -80,7 +80,7 @@ async def _again(shared: Shared, side: Machine, recovered: Recovered, known: Map
         made = replace(made, assignment=side.assign(worker, seq))
     shared.computing += 1
     try:
-        same = await shared.world.compute(lambda: comes_out(side, made, settings.codec))
+        same = await shared.world.compute(lambda: comes_out(side, made, settings))
     finally:
         shared.computing -= 1
     recovered.compute_s += made.compute_s

@@ -16,6 +16,7 @@ from lambdaml.worker.checkpoints import Checkpoints
 from lambdaml.worker.machine import apart, conclude
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
+from lambdaml.worker.slots import compute_slot
 
 LEAVE_MARGIN = 3.0
 """A function leaves when fewer than this many steps fit into the rest of its lifetime."""
@@ -218,7 +219,7 @@ class Worker:
         shared, worker = self._shared, self._number
         try:
             assignment = shared.replica.assign(worker, seq)
-            found = shared.replica.compute(assignment)
+            found = compute_slot(shared.replica, shared.settings, assignment)
         except JobFailed as error:
             where = describe_update(worker, seq, shared.replica.sampler)
             raise error.while_doing(where, (worker, seq)) from error.__cause__
