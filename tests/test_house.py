@@ -176,6 +176,7 @@ def test_the_public_names_are_these() -> None:
         "profile",
         "replay_trace",
         "report",
+        "rerun",
         "resume",
         "simulate",
         "train",

@@ -10,6 +10,7 @@ from lambdaml.errors import SettingsError
 from lambdaml.log.controls import describe_control
 from lambdaml.log.reader import RunReader
 from lambdaml.parts import Parts, demand_clients
+from lambdaml.schedules import rounds_at_once
 from lambdaml.settings import Settings
 from lambdaml.training.asked import versions
 
@@ -26,8 +27,9 @@ def rerun_settings(run: RunReader, without: Sequence[int] = (), since: int = 0) 
         SettingsError: If this run cannot be repeated bit for bit, or not without these clients.
     """
     settings, parts = run.settings, Parts.of(run.settings)
-    if not parts.schedule.deterministic or parts.algorithm.clocked:
-        what = "algorithm" if parts.schedule.deterministic else "schedule"
+    ordered = parts.schedule.deterministic or rounds_at_once(parts.schedule)
+    if not ordered or parts.algorithm.clocked:
+        what = "algorithm" if ordered else "schedule"
         raise SettingsError(
             f"{run.url} cannot be repeated: with {what} {getattr(settings, what)!r} clocks decide what its steps are"
         )

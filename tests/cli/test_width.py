@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "plan": ("plan", "--profile", "{profile}", *NARROW),
     "study": ("study", "staleness", "--models", "mlr", "--algorithms", "adam", "--staleness", "4", "--seeds", "1"),
     "replay": ("replay", "{run}"),
+    "rerun": ("rerun", "{planned}", "--without", "client:1", "--store", "{new}"),
     "set": ("set", "{going}", "lr=0.1"),
     "cancel": ("cancel", "{run}"),
     "copy": ("copy", "{run}", "{new}"),

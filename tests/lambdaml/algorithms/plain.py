@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ def federated(
     keep: bool = False,
     equal: bool = False,
     seed: int = 0,
+    without: Collection[int] = (),
 ) -> Iterator[nn.Module]:
     """Yield the global model after each round, until each worker has computed this many batches.
 
@@ -78,6 +79,7 @@ def federated(
         outer: Makes the optimizer that is given minus the mean displacement as a gradient.
         keep: Whether workers keep their optimizers from round to round.
         equal: Whether workers count alike, rather than by the samples that they have.
+        without: The workers that take no part.
     """
     sampler = Sampler(len(job.dataset()), workers, job.batch_size, seed)
     seed_all(seed, "model")
@@ -85,7 +87,7 @@ def federated(
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = outer(trained)
-    clients = [Client(job, sampler, worker, seed) for worker in range(workers)]
+    clients = [Client(job, sampler, worker, seed) for worker in range(workers) if worker not in without]
     for begin in range(0, batches, local_steps):
         for client in clients:
             if not keep:
