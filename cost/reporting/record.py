@@ -11,6 +11,7 @@ from typing import Any
 from lambdaml.cost.reporting.recorded import Pace, RecordedRun
 from lambdaml.errors import UserError
 from lambdaml.log import keys
+from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.reader import RunReader
 from lambdaml.log.usage import Usage
 from lambdaml.parts import Parts
@@ -46,7 +47,8 @@ def record(run: RunReader, rows: Sequence[_Row], usage: Sequence[Usage], store: 
     Raises:
         UserError: If nothing was measured.
     """
-    measured = [row for row in rows if row.get("compute_s") is not None and row.get("applied_s") is not None]
+    computed = [row for row in rows if row["reason"] != LEFT_OUT]
+    measured = [row for row in computed if row.get("compute_s") is not None and row.get("applied_s") is not None]
     if not measured:
         raise UserError(f"{run.url} has no measured update yet: there is nothing to explain")
     measured.sort(key=lambda row: row["seq"])
