@@ -96,9 +96,27 @@ class Job:
         if not isinstance(last, torch.Tensor) or last.is_floating_point() or last.is_complex():
             name = type(self).__name__
             raise JobError(
-                f"a staleness rule or a partition asks for classes: write {name}.labels(batch), which gives class numbers"
+                f"a staleness rule, a partition or a tuner asks for classes: write {name}.labels(batch), which gives class numbers"
             )
         return last
+
+    def accuracy(self, model: nn.Module, batch: Any) -> tuple[int, int]:
+        """Return how many of the model's answers to a batch are right, and how many there are.
+
+        A run with a tuner judges models of workers by this, on training data, with the model in `eval()` mode and gradients
+        off. By default an answer is the class of the greatest of the scores `model(batch[0])`, whose second dimension is that
+        of classes, and it is right if `labels(batch)` has that class. Labels of less than 0 are not asked.
+
+        Raises:
+            JobError: If the scores do not fit the labels, so that the job must define this method.
+        """
+        labels = self.labels(batch)
+        scores = model(batch[0])
+        if scores.ndim != labels.ndim + 1 or scores.argmax(1).shape != labels.shape:
+            name = type(self).__name__
+            raise JobError(f"a tuner asks how accurate a model is: write {name}.accuracy(model, batch)")
+        asked = labels >= 0
+        return int((scores.argmax(1) == labels)[asked].sum()), int(asked.sum())
 
     def partition(self, workers: int) -> Sequence[int]:
         """Return the number of the worker that owns each sample: from 0 to `workers` - 1, one for each item of `dataset()`,

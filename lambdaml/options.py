@@ -83,6 +83,8 @@ class RunOptions(LaunchOptions):
             `lambdaml.staleness.RULES`.
         aggregate: The way in which the updates of a step become one: `mean`, or one that resists workers that send anything:
             `median`, `trimmed:0.1`, `clip-median-norm`, `krum:F`; see `lambdaml.aggregates.AGGREGATES`.
+        tune: The tuner that turns the knob of the run's codec while the run goes on: `skewscout`, perhaps with options such as
+            `skewscout:every=50`; see `lambdaml.tuners.TUNERS`. None for none.
         pattern: The way in which the bytes of updates reach every function: `gather`, or `tree:K` ...; see
             `lambdaml.patterns.PATTERNS`. It changes no bits beyond those of the bracket.
         bracket: The bracket of a step's sum: `flat`, or groups of G workers (`G`), or of groups of them (`G^2` ...); see
@@ -134,6 +136,7 @@ class RunOptions(LaunchOptions):
     error_feedback: float | None = None
     staleness: str = "constant"
     aggregate: str = "mean"
+    tune: str | None = None
     pattern: str = "gather"
     bracket: str | None = None
     partition: str | None = None

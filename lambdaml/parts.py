@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lambdaml.aggregates import AGGREGATES, Aggregate
@@ -19,6 +19,7 @@ from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.quorum import Quorum
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.staleness import RULES, Rule
+from lambdaml.tuners import TUNERS, Knob, Tuner
 
 if TYPE_CHECKING:
     from lambdaml.options import RunOptions
@@ -41,6 +42,8 @@ class Parts:
         feedback: Whether workers remember what their updates did not carry.
         remembers: Whether workers remember something between their updates.
         aggregate: The aggregate that is in the place of the mean; None for the mean.
+        tuner: The tuner; None if nothing changes by itself.
+        knob: What the tuner turns; None without a tuner.
     """
 
     schedule: Schedule
@@ -54,6 +57,8 @@ class Parts:
     feedback: bool
     remembers: bool
     aggregate: Aggregate | None
+    tuner: Tuner | None = None
+    knob: Knob | None = None
 
     @staticmethod
     def of(names: Settings | RunOptions) -> Parts:
@@ -109,7 +114,7 @@ class Parts:
             _demand_fresh_steps(names, parts)
         if fault := pattern.misfit(parts, names.workers):
             raise SettingsError(f"pattern {names.pattern!r} {fault}")
-        return parts
+        return parts if names.tune is None else _tuned(names, parts, names.tune)
 
 
 def unfit(codec: Codec, algorithm: Algorithm) -> str:
@@ -352,6 +357,30 @@ def demand_clients(settings: Settings, clients: Sequence[int]) -> None:
         raise SettingsError(
             f"{what} {why}, and {named} has none of that: use local:H or gradient, without error feedback"
         )
+
+
+def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
+    """Return the parts with their tuner and its knob.
+
+    Raises:
+        SettingsError: If there is nothing to turn, or not every function could follow each turn.
+    """
+    tuner, named = TUNERS.make(spec), f"tuner {spec!r}"
+    knob: Knob | None = getattr(parts.codec, "knob", None)
+    if names.schedule != "bsp":
+        raise SettingsError(
+            f"{named} needs rounds in which all workers take part, and schedule {names.schedule!r} has others: use bsp"
+        )
+    if names.pattern != "gather":
+        raise SettingsError(f"{named} needs each update, and pattern {names.pattern!r} adds them up: use gather")
+    if knob is None:
+        raise SettingsError(
+            f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use "
+            "codec significant:0.3,decay=none"
+        )
+    if names.workers < 2:
+        raise SettingsError(f"{named} compares workers, and there is {names.workers}: use 2 or more")
+    return replace(parts, tuner=tuner, knob=knob)
 
 
 def _bracket(names: Settings | RunOptions, pattern: Pattern) -> Bracket:

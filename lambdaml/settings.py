@@ -77,6 +77,7 @@ class Settings(BaseModel):
     error_feedback: float = Field(default=0.0, ge=0, le=1)
     staleness: str = "constant"
     aggregate: str = "mean"
+    tune: str | None = None
     pattern: str = "gather"
     bracket: str | None = None
     partition: str = "iid"

@@ -9,8 +9,8 @@ from lambdaml.options import RunOptions
 from lambdaml.settings import Settings
 
 _OPTIONS = (
-    "workers schedule algorithm steps target codec error_feedback staleness aggregate pattern bracket partition extra seed "
-    "batch_size snapshot_every max_update_norm coherence announce_s"
+    "workers schedule algorithm steps target codec error_feedback staleness aggregate tune pattern bracket partition extra "
+    "seed batch_size snapshot_every max_update_norm coherence announce_s"
 ).split()
 """The settings that decide what comes out."""
 

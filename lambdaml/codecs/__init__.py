@@ -6,8 +6,8 @@ A codec is stateless. To add one, write a file with a class that has the members
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
 from math import prod
@@ -74,6 +74,7 @@ class UpdateContext:
         epoch: The number of times that its worker has been through its data.
         rate_share: Returns the learning rate of the job's schedule, as a share of the run's first.
         weights: Returns the trained parameters at the base, laid out like the vector.
+        changed: The present value of each setting that changed in mid-run, such as that of a tuned codec's knob.
     """
 
     seed: int = 0
@@ -81,6 +82,7 @@ class UpdateContext:
     epoch: int = 0
     rate_share: Callable[[], float] = _unknown
     weights: Callable[[], Vector] = _unknown
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Codec(Protocol):

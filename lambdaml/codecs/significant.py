@@ -10,6 +10,8 @@ if |u| > v |w|, so where w is zero any u but zero is. The threshold v decays:
 A body holds the places and the numbers, as in `lambdaml.codecs.places`; or, where that is not larger, all numbers in one
 array `gradient`, as `fp32` does. Numbers must say how far a parameter moved, so the algorithm must send displacements.
 An error is at most v |w|; error feedback keeps it until it is significant. A threshold of 0 sends everything.
+
+The threshold is the codec's knob: where a tuner turns it (`lambdaml.tuners`), its present value takes the place of THRESHOLD.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from lambdaml.codecs.dense import Fp32
 from lambdaml.codecs.places import Places
 from lambdaml.codecs.selection import index_dtype
 from lambdaml.log.records import Body
+from lambdaml.tuners import Knob
 
 _BLOCK = 2**16
 """Vectors are processed in blocks of this many numbers, so that no intermediate value has the vector's size."""
@@ -50,6 +53,7 @@ class Significant(Places):
         self._threshold, self._decay = threshold, decay
         self.exact = threshold == 0.0
         self.feedback = not self.exact
+        self.knob = None if self.exact else Knob("threshold", threshold)
 
     def expected_bytes(self, layout: Layout) -> int:
         """Return the bytes of the dense vector. A body is never larger; how much smaller it is, training shows."""
@@ -85,9 +89,10 @@ class Significant(Places):
         add(body, weight, out, layout, elements, fresh=fresh)
 
     def _decayed(self, context: UpdateContext) -> float:
+        threshold: float = context.changed.get("threshold", self._threshold)
         if self._decay == "lr":
-            return self._threshold * context.rate_share()
-        return self._threshold / math.sqrt(context.seq + 1) if self._decay == "sqrt" else self._threshold
+            return threshold * context.rate_share()
+        return threshold / math.sqrt(context.seq + 1) if self._decay == "sqrt" else threshold
 
 
 def _significant(vector: Vector, weights: Vector, threshold: Any) -> NDArray[np.bool_]:

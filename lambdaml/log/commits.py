@@ -8,6 +8,7 @@ from dataclasses import replace
 from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.records import Commit, Control, Entry, Fate, Stop, Update
 from lambdaml.log.state import LogState
+from lambdaml.log.tuning import Tuning
 from lambdaml.schedules import Decision, Schedule, rounds_at_once
 from lambdaml.staleness import STALE, Rule
 
@@ -21,6 +22,7 @@ def build_commit(
     max_rejected: int,
     wish: Stop | None = None,
     control: Control | None = None,
+    tuning: Tuning | None = None,
 ) -> Commit | None:
     """Return the commit that follows `log_state`, or None while the schedule waits.
 
@@ -32,6 +34,7 @@ def build_commit(
         wish: A stop that was asked for. It makes this commit the last one. Under a deterministic schedule the wish
             travels in worker 0's update instead, so that everyone knows it at the same commit.
         control: A change that was asked for. Under a deterministic schedule it travels in worker 0's update, too.
+        tuning: The run's tuning, if it has one; the change that it makes follows the one that was asked for.
     """
     decision = schedule.decide(log_state, arrived)
     if decision is None or not (any(decision.steps) or decision.discarded):
@@ -64,7 +67,11 @@ def build_commit(
         control = next((update.control for update in decided if update.control), None)
     due = control is not None and control.number == log_state.controls
     controls = (control,) if control is not None and due else ()
-    commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused), controls=controls)
+    tuned = None
+    if tuning is not None:
+        tuned, turned = tuning.account(log_state, _decided(decision))
+        controls += (turned,) if turned is not None else ()
+    commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused), controls=controls, tuned=tuned)
     after = log_state.copy()
     after.advance(commit)
     progress = schedule.progress(after)

@@ -16,6 +16,7 @@ from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_many
 from lambdaml.log.records import LOST_MEMORY, Control
 from lambdaml.log.snapshot import meta_of
+from lambdaml.log.tuned import DERIVED
 from lambdaml.parts import demand_clients
 from lambdaml.schedules import SCHEDULES, rounds_at_once
 from lambdaml.storage.protocol import Bytes, Store
@@ -108,10 +109,14 @@ def lost_memories(controls: Iterable[Control]) -> list[tuple[int, int]]:
 
 
 def changes(run: RunReader) -> list[tuple[Control, int | None]]:
-    """Return all changes of a run, each with the log entry that holds it; None if the log has not got it (yet)."""
+    """Return all changes of a run, those of its tuner included, each with the log entry that holds it; None if the log has
+    not got it (yet)."""
     asked = wishes(run.store)
-    held = {control.number: commit.commit for commit in run.log() for control in commit.controls} if asked else {}
-    return [(control, held.get(control.number)) for control in asked]
+    if not asked and run.settings.tune is None:
+        return []
+    held = [(control, commit.commit) for commit in run.log() for control in commit.controls]
+    known = {control.number for control, _ in held}
+    return held + [(control, None) for control in asked if control.number not in known]
 
 
 def describe_control(control: Control) -> str:
@@ -120,4 +125,6 @@ def describe_control(control: Control) -> str:
         return "the memory of worker {} began anew before update {}".format(*control.value)
     if control.what == WITHOUT:
         return f"without = {','.join(map(str, control.value)) or 'nobody'}"
+    if control.number == DERIVED:
+        return f"the tuner set {control.what} = {control.value:.4g}"
     return f"{control.what} = {control.value:g}"

@@ -10,7 +10,7 @@ from lambdaml.log.controls import lost_memories, wishes
 from lambdaml.log.holders import working
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import demand_present, read_many, read_now
-from lambdaml.log.retention import Horizon, below, newest_memories, pinned_version
+from lambdaml.log.retention import Horizon, below, newest_memories, pinned_version, spent_travels
 from lambdaml.log.snapshot import State, meta_of
 from lambdaml.parts import Parts
 from lambdaml.schedules.cohort import Turns
@@ -69,6 +69,7 @@ def garbage(run: RunReader) -> tuple[Horizon, list[str]] | None:
             doomed.append(info.key)
     doomed += [keys.memory(*each) for each in _unneeded(run, horizon, remembered)]
     sums = below(horizon, store.list(keys.BLOCKS), [*store.list(keys.REDUCED), *store.list(keys.SUMS)])
+    sums += spent_travels(horizon, store.list(keys.TRAVEL))
     spent = [info.key for info in store.list(keys.HORIZONS) if keys.number(info.key) < horizon.commit]
     return (horizon, doomed + sums + spent) if doomed + sums else None
 

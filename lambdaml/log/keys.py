@@ -17,6 +17,7 @@ trace/{function}/{part:05d}.jsonl     what a function measured, and what the job
 usage/{function}.json                 create-only: what a function used, as its engine saw it
 horizon/{commit:010d}.json            create-only: history before this commit's snapshot may be deleted
 memory/{worker:05d}/{seq:010d}        create-only: what a worker remembers after `seq` updates
+travel/{worker:05d}/{seq:010d}        create-only: a worker's own model in a tuned run, which all workers judge
 pins/{name}.json                      keeps the history from a version on
 launches/{launch}/...                 what functions of one launch that share no memory with anybody tell each other and
                                       the launcher; see `lambdaml.log.launches`
@@ -47,6 +48,7 @@ HORIZONS = "horizon/"
 PINS = "pins/"
 CONTROLS = "control/"
 MEMORY = "memory/"
+TRAVEL = "travel/"
 LAUNCHES = "launches/"
 
 
@@ -139,6 +141,11 @@ def memory(worker: int, seq: int) -> str:
 def memories(worker: int) -> str:
     """Return the prefix of the keys of a worker's memories."""
     return f"memory/{worker:05d}/"
+
+
+def travel(worker: int, seq: int) -> str:
+    """Return the key of a worker's own model, which travels after its update of this number."""
+    return f"{TRAVEL}{worker:05d}/{seq:010d}"
 
 
 def horizon(commit: int) -> str:

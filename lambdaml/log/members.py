@@ -60,3 +60,17 @@ def read_residuals(record: Any) -> tuple[float, ...]:
     if not all(isinstance(number, float) and 0 <= number < math.inf for number in numbers):
         raise TypeError(f"residuals are {record!r}")
     return tuple(numbers)
+
+
+def read_judged(record: Any) -> tuple[int, int] | None:
+    """Return how many answers of a travelling model were right, and of how many, from the header of an update.
+
+    Raises:
+        ValueError: If it says something impossible.
+    """
+    if record is None:
+        return None
+    right, judged = record
+    if not (type(right) is int and type(judged) is int and 0 <= right <= judged and judged):
+        raise ValueError(f"judged {record!r}")
+    return right, judged

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, slices, wire
 from lambdaml.log.left_out import WITHOUT
-from lambdaml.log.members import demand_type, known, read_batches, read_labels, read_residuals
+from lambdaml.log.members import demand_type, known, read_batches, read_judged, read_labels, read_residuals
 from lambdaml.log.reports import RoundReport, dump_reports, load_reports
 from lambdaml.log.slices import Slicing
+from lambdaml.log.tuned import Tuned
 
 Fate = Literal["applied", "discarded", "rejected"]
-_FATES = get_args(Fate)
 Reason = Literal["steps", "target", "patience", "cancelled", "diverged", "replanned"]
 LOST_MEMORY = "lost-memory"
 """This control entry says that a worker's memory began anew before an update, since it could not be recovered."""
@@ -50,7 +50,7 @@ class Control:
     worker 0. Otherwise only the log entry has it. Either way it belongs to one commit and holds from the next on.
 
     Attributes:
-        number: The number of control entries before this one. It also names the wish, `control/{number}`.
+        number: The number of changes asked for before this one, as in `control/{number}`; `DERIVED` for a tuner's own.
         what: The setting; `lr` is the optimizer's learning rate, `without` names clients (`lambdaml.log.left_out`), and
             `LOST_MEMORY` changes a worker's memory.
         value: The new value of the setting; for `LOST_MEMORY` a list of the worker and the update's number.
@@ -76,18 +76,17 @@ class Digest:
 class Update:
     """An update, as a worker publishes it: where it was computed, how long that took, and the encoded gradient.
 
-    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to
-    start until its put began, `upload_s` the put of its *previous* update. `base_commit` is the number of commits that
-    had been applied when it was computed: a version does not tell states apart, since commits that only refuse leave it
-    as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
-    `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and
-    `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
-    the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's
-    algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if workers
-    have models of their own; `left_out` says that its client is left out, so that it has no vector. `parts` are those of the loss that the job names; they go into the trace and are not part of the
-    object. Nor are the reader's own findings:
-    `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the
-    update), and `loaded` (whether `body` is in memory, or was freed).
+    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to start until its put began, `upload_s` the
+    put of its *previous* update. `base_commit` is the number of commits that had been applied when it was computed: a version does not tell states apart, since
+    commits that only refuse leave it as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
+    `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and `control` are news that ride along so that
+    nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks for that; `residuals` are the primal and the dual
+    residual at its base, if the run's algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if
+    workers have models of their own; `judged` are the right answers, and all, that a travelling model gave its worker (`lambdaml.log.tuning`); `left_out` says
+    that its client is left out, so that it has no vector. `parts` are those of the loss that the job names; they go into the trace and are not part of the
+    object. Nor are the reader's own findings: `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `body_bytes` (the part
+    that is no header), `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the update), and `loaded` (whether
+    `body` is in memory, or was freed).
     """
 
     worker: int
@@ -112,10 +111,12 @@ class Update:
     residuals: tuple[float, ...] = ()
     reports: tuple[RoundReport, ...] = ()
     left_out: bool = False
+    judged: tuple[int, int] | None = None
     parts: dict[str, float | None] = field(default_factory=dict)
     body: Body = field(default_factory=dict)
     apart: Slicing | None = None
     size_bytes: int = 0
+    body_bytes: int = 0
     download_s: float = 0.0
     arrived_s: float | None = None
     fault: str = ""
@@ -131,7 +132,7 @@ class Update:
 
     def header(self) -> dict[str, Any]:
         """Return the header of the object."""
-        header: dict[str, Any] = {
+        return {
             "worker": self.worker,
             "seq": self.seq,
             "base": self.base,
@@ -145,8 +146,8 @@ class Update:
             "compute_s": round(self.compute_s, 6),
             "encode_s": round(self.encode_s, 6),
             "upload_s": None if self.upload_s is None else round(self.upload_s, 6),
+            **optional_members(self),
         }
-        return header | optional_members(self)
 
     def pack(self, slicing: Slicing | None = None) -> bytes:
         """Return the object's bytes, in slices or as a whole. From now on `body` and `size_bytes` are those of the
@@ -156,7 +157,7 @@ class Update:
         else:
             data, self.body = slices.pack_slices(slicing, self.header(), self.body)
             self.apart = slicing if slicing.apart else None
-        self.size_bytes = len(data)
+        self.size_bytes, self.body_bytes = len(data), wire.payload_bytes(self.body)
         return data
 
     @staticmethod
@@ -188,6 +189,7 @@ class Update:
                 body=body,
                 apart=slicing if slicing is not None and slicing.apart else None,
                 size_bytes=size_bytes,
+                body_bytes=wire.payload_bytes(body),
             )
             demand_type(update, int, "worker", "seq", "base", "base_commit", "generation", "samples")
             measured = ["upload_s"] if header["upload_s"] is not None else []
@@ -250,10 +252,9 @@ class Entry:
         line = [self.worker, self.seq, self.base, self.generation, self.samples, loss, self.staleness]
         if self.fate != "applied":
             return [*line, self.fate, self.reason]
-        more = (
-            [list(self.labels), list(self.residuals)] if self.residuals else [list(self.labels)] if self.labels else []
-        )
-        return [*line, self.weight, *more]
+        if self.residuals:
+            return [*line, self.weight, list(self.labels), list(self.residuals)]
+        return [*line, self.weight, *([list(self.labels)] if self.labels else [])]
 
     @staticmethod
     def load(line: list[Any]) -> Entry:
@@ -264,14 +265,11 @@ class Entry:
             entry = Entry(worker, seq, base, generation, samples, loss, staleness, 0.0, fate, reason)
         else:
             weight, labels, residuals = (*rest, [], [])[:3]
-            entry = Entry(
-                *(worker, seq, base, generation, samples, loss, staleness, weight),
-                labels=read_labels(labels),
-                residuals=read_residuals(residuals),
-            )
+            told = read_labels(labels), read_residuals(residuals)
+            entry = Entry(worker, seq, base, generation, samples, loss, staleness, weight, "applied", "", *told)
         demand_type(entry, int, "worker", "seq", "base", "generation", "samples", "staleness")
         demand_type(entry, float, "loss", "weight")
-        if entry.fate not in _FATES:
+        if entry.fate not in get_args(Fate):
             raise ValueError(f"fate {entry.fate!r}")
         return entry
 
@@ -295,6 +293,7 @@ class Commit:
     next_s: float = 0.0
     progress: float = 0.0
     controls: tuple[Control, ...] = ()
+    tuned: Tuned | None = None
 
     @property
     def last_version(self) -> int:
@@ -317,7 +316,7 @@ class Commit:
     def _content(self) -> tuple[Any, ...]:
         steps = [[entry.dump() for entry in step] for step in self.steps]
         refused = sorted(entry.dump()[:2] for entry in self.refused)
-        return self.commit, self.version, steps, refused, self.stop, self.controls
+        return self.commit, self.version, steps, refused, self.stop, self.controls, self.tuned
 
     def pack(self) -> bytes:
         """Return the object's bytes."""
@@ -329,6 +328,7 @@ class Commit:
                 "refused": [entry.dump() for entry in self.refused],
                 "stop": asdict(self.stop) if self.stop else None,
                 **({"controls": [asdict(control) for control in self.controls]} if self.controls else {}),
+                **({"tuned": self.tuned.dump()} if self.tuned else {}),
                 "digest": [self.digest.commits, self.digest.sha256] if self.digest else None,
                 "function": self.function,
                 "time_s": round(self.time_s, 6),
@@ -355,6 +355,7 @@ class Commit:
                 refused=tuple(Entry.load(line) for line in record["refused"]),
                 stop=_stop(record["stop"]),
                 controls=tuple(filter(None, map(_control, record.get("controls", [])))),
+                tuned=Tuned.load(record.get("tuned")),
                 digest=_digest(record["digest"]),
                 function=record["function"],
                 time_s=record["time_s"],
@@ -397,6 +398,7 @@ def optional_members(update: Update) -> dict[str, Any]:
         "residuals": list(update.residuals),
         "reports": update.reports and dump_reports(update.worker, update.reports),
         "left_out": update.left_out,
+        "judged": list(update.judged or ()),
     }
     return {name: value for name, value in members.items() if value}
 
@@ -415,6 +417,7 @@ def read_optional(header: Mapping[str, Any]) -> dict[str, Any]:
         "residuals": read_residuals(header.get("residuals", [])),
         "reports": load_reports(header.get("worker", -1), header.get("reports")),
         "left_out": header.get("left_out", False) is True,
+        "judged": read_judged(header.get("judged")),
     }
 
 

@@ -137,6 +137,12 @@ def below(horizon: Horizon, blocks: Iterable[ObjectInfo], sums: Iterable[ObjectI
     return doomed
 
 
+def spent_travels(horizon: Horizon, travels: Iterable[ObjectInfo]) -> list[str]:
+    """Return the keys of the travelling models that were judged by updates which a horizon lets go."""
+    found = ((info.key, *keys.update_id(info.key)) for info in travels)
+    return [key for key, worker, seq in found if seq + 1 < horizon.next_seq[worker]]
+
+
 def updates_between(older: Horizon, newer: Horizon, key: Callable[[int, int], str] = keys.update) -> Iterator[str]:
     """Yield the keys of the updates that got their fate between the two horizons, or of other objects of theirs."""
     for worker, (start, end) in enumerate(zip(older.next_seq, newer.next_seq, strict=True)):

@@ -9,6 +9,7 @@ from typing import Any
 from lambdaml.errors import BadObject
 from lambdaml.log.left_out import LEFT_OUT
 from lambdaml.log.records import DAMAGED, LOST_MEMORY, Commit, Stop
+from lambdaml.log.tuned import DERIVED, Tuned
 
 RECENT = 20_000
 """Rejections are remembered for this many updates."""
@@ -47,14 +48,15 @@ class LogState:
         labels: The sums of the applied updates' label counts, by class; empty unless the staleness rule asks for them.
         residuals: The primal and the dual residual of the consensus that the latest commit's updates were computed from, as
             the root of the mean square over workers; empty if they know none.
-        controls: The number of control entries so far.
+        controls: The number of control entries so far that were asked for.
         changed: The present value of each setting that a control entry changed.
+        tuned: What was sent since the latest decision of the run's tuner, and what that knows; None if it has none.
         stop: The reason why the run ended, or None while it goes on.
     """
 
     __slots__ = (
         *("changed", "commit", "controls", "next_seq", "generation", "labels", "rejected", "rejections"),
-        *("residuals", "samples", "staleness", "steps", "stop", "version", "weights", "workers"),
+        *("residuals", "samples", "staleness", "steps", "stop", "tuned", "version", "weights", "workers"),
     )
 
     def __init__(self, workers: int, steps: int) -> None:
@@ -73,6 +75,7 @@ class LogState:
         self.residuals: tuple[float, ...] = ()
         self.controls = 0
         self.changed: dict[str, Any] = {}
+        self.tuned: Tuned | None = None
         self.stop: Stop | None = None
 
     @property
@@ -120,11 +123,13 @@ class LogState:
         if known:
             self.residuals = tuple(math.sqrt(sum(one * one for one in each) / len(known)) for each in zip(*known))
         for control in commit.controls:
-            if control.number != self.controls:
+            if control.number not in (self.controls, DERIVED):
                 raise BadObject(f"log entry {commit.commit} holds control entry {control.number}, not {self.controls}")
-            self.controls += 1
+            self.controls += control.number != DERIVED
             if control.what != LOST_MEMORY:
                 self.changed[control.what] = control.value
+        if commit.tuned is not None:
+            self.tuned = commit.tuned.after(self.tuned)
         self.commit += 1
         self.version = commit.last_version
         self.stop = commit.stop
@@ -151,6 +156,7 @@ class LogState:
         record["staleness"] = [list(pair) for pair in sorted(self.staleness.items())]
         record["weights"] = [list(pair) for pair in self.weights]
         record["stop"] = asdict(self.stop) if self.stop else None
+        record |= {"tuned": self.tuned.dump()} if self.tuned else {}
         return record | ({"residuals": list(self.residuals)} if self.residuals else {})
 
     @staticmethod
@@ -163,6 +169,7 @@ class LogState:
         log_state.weights = [tuple(pair) for pair in record["weights"]]
         log_state.stop = Stop(**record["stop"]) if record["stop"] else None
         log_state.residuals = tuple(record.get("residuals", ()))
+        log_state.tuned = Tuned.load(record.get("tuned"))
         return log_state
 
 

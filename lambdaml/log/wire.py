@@ -105,6 +105,11 @@ def pack(header: Mapping[str, Any], parts: Sequence[ArrayPart]) -> tuple[bytes, 
     return data, _arrays(memoryview(data)[_PREAMBLE.size + len(text) :], shapes)
 
 
+def payload_bytes(parts: Mapping[str, NDArray[Any]]) -> int:
+    """Return the bytes that these arrays take in an envelope."""
+    return sum(array.nbytes for array in parts.values())
+
+
 def unpack(data: bytes | memoryview, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the header and the arrays of an envelope. The arrays are read-only views of `data`.
 

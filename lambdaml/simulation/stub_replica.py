@@ -137,6 +137,7 @@ class StubReplica:
         self._charge, self._clock, self.bad = charge, clock, bad
         self.rounds = StubRounds(self, charge)
         self.slices = StubSlices(self) if self.parts.slices else None
+        self.travels = None  # it has no model that could be judged
 
     def twin(self) -> StubReplica:
         return StubReplica(self.settings, self.costs, self._charge, self._clock, self.bad)

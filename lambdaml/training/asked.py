@@ -151,6 +151,7 @@ def settings_for(
     """
     from lambdaml.training.jobparts import build_model
     from lambdaml.training.sampling import deal
+    from lambdaml.training.travels import demand_accuracy
 
     samples = _samples(job)
     if not isinstance(job.batch_size, int) or job.batch_size < 1:
@@ -169,6 +170,8 @@ def settings_for(
     sampler, sha256 = deal(partition, samples, shares, batch_size, asked.seed, summands, asked.workers)
     per_epoch = sampler.steps_per_epoch
     _demand_carried(asked, parts, model, job)
+    if parts.tuner is not None:
+        demand_accuracy(job, model, samples.dataset)
     steps, batches = _length(asked, parts, per_epoch)
     each, snapshot_every = parts.algorithm.batches(per_epoch), asked.snapshot_every
     if snapshot_every is None:

@@ -107,6 +107,12 @@ class Buffers:
                     buffer.resize_(before.shape)
                 buffer.detach().copy_(before)
 
+    def put(self, body: Body) -> None:
+        """Set the buffers that an update carries to what they became there."""
+        for number in range(len(self._names)):
+            if f"b{number}" in body:
+                self._set(number, self._tensor("b", number, body))
+
     def check(self, body: Body) -> str:
         """Return what is wrong with the parts of an update that are not its gradient; "" if nothing is."""
         for name, array in body.items():

@@ -184,7 +184,7 @@ class JobModel:
     def _fetched(self, samples: list[int], *stream: int | str) -> Any:
         """Return a batch of these samples, with the random streams seeded for what is computed from it."""
         seed_streams("samples", self.settings.seed, *stream)
-        data = self._moved(call(fetch, self.job, self.dataset, samples))
+        data = self.moved(call(fetch, self.job, self.dataset, samples))
         seed_streams("update", self.settings.seed, *stream)
         return data
 
@@ -192,7 +192,8 @@ class JobModel:
         """Begin a sum of gradients that are computed from the present parameters and buffers."""
         return ModelGradientSum(self.flat, self.rows, self.buffers, self.settings.batch_size)
 
-    def _moved(self, batch: Any) -> Any:
+    def moved(self, batch: Any) -> Any:
+        """Return a batch on the model's device."""
         if self.device.type == "cpu":
             return batch
         from torch.utils import _pytree
@@ -235,6 +236,7 @@ class JobModel:
             epoch=assignment.first_batch // self.settings.steps_per_epoch,
             rate_share=lambda: self.rates.share(inner_step, self.changed),
             weights=lambda: pack(self.flat.values()),
+            changed=self.changed,
         )
 
     @property

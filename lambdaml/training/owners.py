@@ -23,15 +23,15 @@ class DatasetSamples:
     Classes are what `Job.labels` says of batches. If a job leaves that to its default, the data set's `targets` or
     `labels`, or the last tensor of a `TensorDataset`, are taken, so that no sample needs to be fetched.
 
-    Args:
+    Attributes:
         dataset: The data set that the job has made.
     """
 
     def __init__(self, job: Job, dataset: Any) -> None:
-        self._job, self._dataset = job, dataset
+        self._job, self.dataset = job, dataset
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def labels(self) -> NDArray[np.int64]:
         """Return the class number of each sample.
@@ -44,7 +44,7 @@ class DatasetSamples:
         found = []
         for start in range(0, len(self), _AT_ONCE):
             numbers = list(range(start, min(start + _AT_ONCE, len(self))))
-            labels = call(self._job.labels, call(fetch, self._job, self._dataset, numbers))
+            labels = call(self._job.labels, call(fetch, self._job, self.dataset, numbers))
             if tuple(labels.shape) != (len(numbers),):
                 raise JobError(
                     f"a partition needs one class for each sample: {type(self._job).__name__}.labels(batch) gives "
@@ -54,8 +54,8 @@ class DatasetSamples:
         return np.concatenate(found)
 
     def _known_labels(self) -> NDArray[np.int64] | None:
-        tensors = getattr(self._dataset, "tensors", None) or ()
-        for known in (getattr(self._dataset, "targets", None), getattr(self._dataset, "labels", None), *tensors[-1:]):
+        tensors = getattr(self.dataset, "tensors", None) or ()
+        for known in (getattr(self.dataset, "targets", None), getattr(self.dataset, "labels", None), *tensors[-1:]):
             numbers = None if known is None or callable(known) else np.asarray(known)
             if numbers is not None and numbers.shape == (len(self),) and numbers.dtype.kind in "iu":
                 return numbers.astype(np.int64)
@@ -67,9 +67,9 @@ class DatasetSamples:
         Raises:
             SettingsError: If the samples have no such field.
         """
-        values = getattr(self._dataset, name, None)
-        if (values is None or callable(values)) and isinstance(first := call(self._dataset.__getitem__, 0), Mapping):
-            values = [call(self._dataset.__getitem__, i)[name] for i in range(len(self))] if name in first else None
+        values = getattr(self.dataset, name, None)
+        if (values is None or callable(values)) and isinstance(first := call(self.dataset.__getitem__, 0), Mapping):
+            values = [call(self.dataset.__getitem__, i)[name] for i in range(len(self))] if name in first else None
         if values is None or callable(values) or np.shape(values) != (len(self),):
             raise SettingsError(
                 f"partition 'by:{name}' needs a value for each sample: {type(self._job).__name__}.dataset() has no list "

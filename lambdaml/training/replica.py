@@ -44,6 +44,7 @@ from lambdaml.training.sampling import Sampler
 from lambdaml.training.slices import VectorSlices
 from lambdaml.training.step_sum import StepParts
 from lambdaml.training.strays import Strays
+from lambdaml.training.travels import ReplicaTravels
 from lambdaml.training.update_checks import batches_fault, left_out_fault, vector_fault
 from lambdaml.worker.machine import Computed
 
@@ -104,6 +105,7 @@ class Replica:
         self._turnouts: list[Mapping[int, float]] = []
         self.memories = Memories(feedback.give_back, settings.takes_turns, settles=self.own is None)
         self.slices = VectorSlices.of(self.parts, self.local)
+        self.travels = ReplicaTravels.of(self)
         self._made: JustMade | None = None
         self._seconds: dict[int, float] = {}  # of a batch, by worker
         self._has_extra = bool(extra_state(self.model)[1])
@@ -351,9 +353,10 @@ class Replica:
         Raises:
             BadObject: If this lambdaml does not know that setting.
         """
-        if control.what not in ("lr", WITHOUT, LOST_MEMORY):
+        knob = self.parts.knob
+        if control.what not in ("lr", WITHOUT, LOST_MEMORY) and (knob is None or control.what != knob.name):
             raise BadObject(f"the log changes {control.what!r}, which this lambdaml cannot: install a newer version")
-        if control.what != "lr" or self._displaces:  # slots and inner steps look at the log state
+        if control.what != "lr" or self._displaces:  # slots, inner steps and codecs look at the log state
             return
         for group in self.optimizer.param_groups:
             set_option(group, "lr", control.value)
@@ -424,13 +427,8 @@ class Replica:
             if self._displaces and self.local.scheduler is not None:
                 self.local.rates.first_step = state.meta["scheduler"][INNER_SCHEDULE]
             if self.transform is not None:
-                self.transform.load(
-                    {
-                        name.removeprefix(RULE_PREFIX): tensor.numpy().copy()
-                        for name, tensor in state.tensors.items()
-                        if name.startswith(RULE_PREFIX)
-                    }
-                )
+                named = {name: tensor for name, tensor in state.tensors.items() if name.startswith(RULE_PREFIX)}
+                self.transform.load({name.removeprefix(RULE_PREFIX): t.numpy().copy() for name, t in named.items()})
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:300]
             raise JobError(f"this job's model or optimizer is not the one the snapshot is of: {reason}") from error

@@ -18,10 +18,11 @@ from lambdaml.log.controls import describe_control, wishes
 from lambdaml.log.left_out import leaves_out
 from lambdaml.log.reader import RunReader
 from lambdaml.log.reads import read_now
-from lambdaml.log.records import DAMAGED, Commit, Update
+from lambdaml.log.records import DAMAGED, Commit, Control, Update
 from lambdaml.log.retention import snapshots_kept
 from lambdaml.log.snapshot import State, read_state
 from lambdaml.log.state import LogState
+from lambdaml.log.tuned import DERIVED
 from lambdaml.schedules import rounds_at_once
 from lambdaml.schedules.fixed import Fixed
 from lambdaml.storage import Bytes
@@ -221,10 +222,13 @@ def _check_commit(
         replica.parts.rule,
         (),
         max_rejected=settings.max_rejected,
+        tuning=replica.travels.tuning if replica.travels is not None else None,
     )
     assert again is not None
     if _account(again) != _account(commit):
         report.faults.append(f"{where} does not say of its updates what they say of themselves")
+    if (again.tuned, _turns(again)) != (commit.tuned, _turns(commit)):
+        report.faults.append(f"{where} does not tune the run as its updates say")
     order = [[entry.worker for entry in step] for step in commit.steps]
     if replica.parts.schedule.deterministic and any(step != sorted(step) for step in order):
         report.faults.append(f"{where} sums its updates in another order than by worker")
@@ -279,7 +283,7 @@ def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> Non
                 report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
             decided.add((entry.worker, entry.seq))
         for control in commit.controls:
-            if asked.get(control.number) != control:
+            if control.number != DERIVED and asked.get(control.number) != control:
                 report.faults.append(f"{keys.log(commit.commit)} changes {control.what!r}, which nobody asked for")
         log_state.advance(commit)
     published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
@@ -288,6 +292,11 @@ def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> Non
     kept = {(worker, seq) for worker, seq in decided if begin and seq >= begin[worker]}
     for worker, seq in sorted(kept - published):
         report.faults.append(f"{keys.update(worker, seq)} has a fate but does not exist")
+
+
+def _turns(commit: Commit) -> list[Control]:
+    """Return the changes that a commit says the run's tuner made."""
+    return [control for control in commit.controls if control.number == DERIVED]
 
 
 def _account(commit: Commit) -> tuple[object, ...]:

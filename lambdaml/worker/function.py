@@ -176,6 +176,7 @@ class Function:
                 max_rejected=shared.settings.max_rejected,
                 wish=shared.wish,
                 control=shared.control,
+                tuning=shared.tuning,
             )
             if commit is None:
                 seen = exchange.news, shared.wish

@@ -21,6 +21,7 @@ from lambdaml.log.state import LogState
 from lambdaml.parts import Parts
 from lambdaml.storage.protocol import Bytes
 from lambdaml.training.sampling import Sampler
+from lambdaml.worker.travels import Travels
 from lambdaml.worker.world import World
 
 LONG = "gradient has a norm above the limit"
@@ -262,6 +263,10 @@ class Machine(Protocol):
     def slices(self) -> Slices | None:
         """What it does with slices of updates; None if updates are written as a whole."""
 
+    @property
+    def travels(self) -> Travels | None:
+        """What it does with travelling models; None if the run is not tuned."""
+
     def apply(self, commit: Commit, updates: Mapping[tuple[int, int], Update]) -> None:
         """Apply the next commit. `updates` holds every update that it applies, by worker and sequence number."""
         ...
@@ -433,13 +438,11 @@ def conclude(machine: Machine, update: Update) -> bytes:
     Returns:
         The bytes of the update's object.
     """
-    slices = machine.slices
+    slicing = machine.slices.slicing if machine.slices is not None else None
     if machine.own is not None:  # then the header says what is wrong with it
         update.fault = machine.check(update)
         machine.own.report(update)
-    data = update.pack(
-        slices.slicing if slices is not None else None
-    )  # first, since the body may alias the machine's buffers, and is remembered
+    data = update.pack(slicing)  # first, since the body may alias the machine's buffers, and is remembered
     if machine.own is None:
         update.fault = machine.check(update)
     machine.remember(update)

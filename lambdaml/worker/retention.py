@@ -19,6 +19,7 @@ from lambdaml.log.retention import (
     below,
     newest_memories,
     pinned_version,
+    spent_travels,
     updates_between,
 )
 from lambdaml.log.state import KNOWN_FATES
@@ -178,6 +179,8 @@ class Retention:
         sums = [info.key for info in await store.list(keys.REDUCED) if keys.reduced_commit(info.key) < last.commit]
         if apart(self._shared.replica):
             sums += below(last, await store.list(keys.BLOCKS), await store.list(keys.SUMS))
+        if self._shared.tuning is not None:
+            sums += spent_travels(last, await store.list(keys.TRAVEL))
         measured = updates_between(first, last, keys.extra) if self._shared.settings.extra is not None else ()
         for doomed in (older, updates_between(first, last), measured, sums, forgotten, spent):
             for batch in batches(doomed):

@@ -29,6 +29,7 @@ class Shared:
         replica: The state as far as it has been computed. It takes commits from `queued`, in order.
         name: The function's name, which is unique, and the writer's token in the objects that it creates.
         schedule, rule: The run's schedule and its staleness rule.
+        tuning: The run's tuning; None if it is not tuned.
         tasks: The function's coroutines.
         until, spawn: The calls by which they wait and start others; see `TaskGroup`.
         changed: The call to make after a change of anything that they may wait for.
@@ -60,6 +61,7 @@ class Shared:
         self.replica = replica
         self.name = name
         self.schedule, self.rule = replica.parts.schedule, replica.parts.rule
+        self.tuning = replica.travels.tuning if replica.travels is not None else None
         self.tasks = TaskGroup(world)
         self.until, self.spawn, self.changed = self.tasks.until, self.tasks.spawn, self.tasks.changed.set
         self.leases = Leases(world, name, settings.lease_s, dead)

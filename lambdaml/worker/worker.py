@@ -17,6 +17,7 @@ from lambdaml.worker.machine import apart, conclude
 from lambdaml.worker.remembering import Remembering
 from lambdaml.worker.shared import Shared
 from lambdaml.worker.slots import compute_slot
+from lambdaml.worker.travelling import Travelling
 
 LEAVE_MARGIN = 3.0
 """A function leaves when fewer than this many steps fit into the rest of its lifetime."""
@@ -44,7 +45,7 @@ class Worker:
         self._checkpoints = checkpoints
         self._remembering = remembering
         self._bases = bases
-        self._barrier = Barrier(shared, number)
+        self._barrier, self._travelling = Barrier(shared, number), Travelling(shared, number)
         self._upload_s: float | None = None  # the time that its latest put took
         self._extra = b""  # what was measured beside the newest update, until that is created
         self._sending = self._void = False
@@ -170,6 +171,7 @@ class Worker:
     async def _make(self, seq: int, started: float) -> tuple[Update, bytes]:
         shared, world = self._shared, self._shared.world
         await self._remembering.begin_turn(self._number, seq)
+        await self._travelling.arrive(seq)
         shared.computing += 1
         try:
             update, data, warnings = await world.compute(lambda: self._compute(seq, started))
@@ -195,6 +197,7 @@ class Worker:
         if self._extra:
             await world.store.create(keys.extra(worker, seq), self._extra)
             self._extra = b""
+        await self._travelling.leave(update)
         standing = await world.store.create(keys.update(worker, seq), data)
         self._upload_s = world.now() - sent
         if announced:
@@ -218,6 +221,7 @@ class Worker:
         """
         shared, worker = self._shared, self._number
         try:
+            judged = self._travelling.judge(seq)
             assignment = shared.replica.assign(worker, seq)
             found = compute_slot(shared.replica, shared.settings, assignment)
         except JobFailed as error:
@@ -237,5 +241,7 @@ class Worker:
             digest=self._checkpoints.digest_at(found.base),
             stop=shared.wish if worker == 0 else None,
             control=shared.control if worker == 0 else None,
+            judged=judged,
         )
+        self._travelling.pack(update)
         return update, conclude(shared.replica, update), found.warnings

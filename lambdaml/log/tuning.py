@@ -1,0 +1,79 @@
+"""Tuning: how a run's log decides what the value of its knob is. It does no I/O.
+
+Every so many rounds the model of one worker, each in turn, travels: it is an object that its worker creates before the
+last update of these rounds. With the next update each worker tells how many answers of that model were right on data of
+its own (`Update.judged`). The commit of that round has the accuracy loss and what was sent since the last decision; the
+tuner (`lambdaml.tuners`) turns the knob, and the change is a control entry of that commit. So the value is a pure function
+of the log, which every function derives, and `verify` derives it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from lambdaml.log.records import Control, Update
+from lambdaml.log.state import LogState
+from lambdaml.log.tuned import DERIVED, Tuned
+from lambdaml.tuners import Knob, Observation, Tuner
+
+if TYPE_CHECKING:
+    from lambdaml.parts import Parts
+    from lambdaml.settings import Settings
+
+_NUMBER_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The tuning of one run.
+
+    Attributes:
+        tuner: The tuner.
+        knob: The knob that it turns, as the run began with it.
+        workers: The number of workers.
+        model_bytes: The size of the whole model.
+    """
+
+    tuner: Tuner
+    knob: Knob
+    workers: int
+    model_bytes: int
+
+    @staticmethod
+    def of(settings: Settings, parts: Parts) -> Tuning | None:
+        """Return the tuning of a run, or None if it is not tuned."""
+        if parts.tuner is None or parts.knob is None:
+            return None
+        return Tuning(parts.tuner, parts.knob, settings.workers, max(1, _NUMBER_BYTES * settings.parameters))
+
+    def home(self, seq: int) -> int | None:
+        """Return the worker whose model is judged by the updates of this number, and travelled with those before; None if
+        none is."""
+        trip, rest = divmod(seq, self.tuner.every)
+        return (trip - 1) % self.workers if trip and not rest else None
+
+    def account(self, log_state: LogState, updates: Iterable[Update]) -> tuple[Tuned, Control | None]:
+        """Return what the next commit says of these updates, all that it decides, and the change that it makes."""
+        told = sorted(updates, key=lambda update: update.id)
+        sent = Tuned(sum(update.body_bytes for update in told), len(told))
+        loss = self._loss(told)
+        if loss is None:
+            return sent, None
+        known = log_state.tuned or Tuned()
+        share = (known.sent_bytes + sent.sent_bytes) / (known.updates + sent.updates) / self.model_bytes
+        state, value = self.tuner.turn(self.knob, known.state or {}, Observation(loss, share))
+        change = Control(DERIVED, self.knob.name, value)
+        now = log_state.changed.get(self.knob.name, self.knob.value)
+        return Tuned(sent.sent_bytes, sent.updates, loss, state), change if value != now else None
+
+    def _loss(self, updates: Iterable[Update]) -> float | None:
+        """Return the accuracy loss that these updates tell of; None if they judged no model at home and elsewhere."""
+        judged = {
+            update.worker: update.judged for update in updates if update.judged and self.home(update.seq) is not None
+        }
+        shares = {worker: right / all_ for worker, (right, all_) in judged.items()}
+        home = shares.pop(next((self.home(update.seq) for update in updates), -1), None)
+        return home - fmean(shares.values()) if home is not None and shares else None
