@@ -66,11 +66,8 @@ def build_commit(
         wish = next((update.stop for update in decided if update.stop), None)
         control = next((update.control for update in decided if update.control), None)
     due = control is not None and control.number == log_state.controls
-    controls = (control,) if control is not None and due else ()
-    tuned = None
-    if tuning is not None:
-        tuned, turned = tuning.account(log_state, _decided(decision))
-        controls += (turned,) if turned is not None else ()
+    tuned, turned = tuning.account(log_state, _decided(decision)) if tuning is not None else (None, None)
+    controls = tuple(change for change in (control if due else None, turned) if change is not None)
     commit = Commit(log_state.commit, log_state.version, tuple(steps), tuple(refused), controls=controls, tuned=tuned)
     after = log_state.copy()
     after.advance(commit)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lambdaml.codecs import Layout, UpdateContext, decode_vector
+from lambdaml.codecs import Codec, Layout, UpdateContext, decode_vector
 from lambdaml.codecs.int8 import Int8
 from lambdaml.errors import JobError
 from lambdaml.job import Job
@@ -24,7 +24,7 @@ from lambdaml.training.output import speaking_for
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
 
-_CODEC = Int8()
+_CODEC: Codec = Int8()
 
 
 class ReplicaTravels:
