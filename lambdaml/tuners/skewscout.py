@@ -35,7 +35,7 @@ class SkewScout:
 
     def __init__(
         self,
-        every: int = 25,
+        every: int = 50,
         loss: float = 0.05,
         penalty: float = 50.0,
         factor: float = 1.5,
