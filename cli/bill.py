@@ -99,6 +99,17 @@ def _facts(found: RunBill) -> Iterator[tuple[str, str]]:
     yield "functions", f"{found.functions:,}{memory}, {found.function_seconds:,.1f} s together{peak}"
     yield "requests", f"{sum(used.requests.values()):,} ({_format.counts(dict(sorted(used.requests.items())))})"
     yield "bytes", f"{sent} sent, {received} received, {stored}"
+    if found.tuning is not None:
+        yield "tuning", _tuning(found.tuning)
+
+
+def _tuning(item: Item) -> str:
+    share = item.share
+    sent, received = _format.size(share.bytes_sent), _format.size(share.bytes_received)
+    return (
+        f"{share.requests['create']:,} models travelled, which took {share.requests['get']:,} reads, {sent} sent and {received} "
+        f"received: {_format.usd(item.usd)} of it"
+    )
 
 
 def _as(billed: str, really: str) -> str:

@@ -152,6 +152,15 @@ _Aggregate = Annotated[
         rich_help_panel=_WAY,
     ),
 ]
+_Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What turns the knob of the codec while the run goes on: `skewscout`, or `skewscout:every=25,loss=0.03`. It goes with "
+        "`--schedule bsp` and `--codec significant:V`.",
+        rich_help_panel=_WAY,
+    ),
+]
 PatternSpec = Annotated[
     str,
     typer.Option(
@@ -334,6 +343,7 @@ def train(
     error_feedback: FeedbackShare = None,
     staleness: StalenessRule = "constant",
     aggregate: _Aggregate = "mean",
+    tune: _Tune = None,
     pattern: _Pattern = "gather",
     bracket: BracketSpec = None,
     partition: PartitionSpec = None,
@@ -408,6 +418,8 @@ def _train(job: str, place: str, options: RunOptions, profile: Path | None, repl
         raise UserError("--schedule auto plans for the mean of updates: name a schedule with --aggregate")
     if options.schedule == "auto" and options.extra is not None:
         raise UserError("--schedule auto plans for updates alone: name a schedule with --extra")
+    if options.schedule == "auto" and options.tune is not None:
+        raise UserError("--schedule auto chooses a schedule and a codec that stay: name them with --tune")
     if options.schedule == "auto":
         from lambdaml.cli._auto import train_planned
 

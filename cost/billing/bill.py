@@ -15,6 +15,7 @@ from lambdaml.cost.billing.attribution import COST_PHASES, SHARED, PhaseCost, at
 from lambdaml.cost.billing.prices import PriceBook
 from lambdaml.cost.billing.prices import prices as own_prices
 from lambdaml.cost.billing.tariff import Bill, Quantities, Tariff
+from lambdaml.cost.billing.travels import travel_cost
 from lambdaml.log.reader import RunReader
 from lambdaml.log.usage import Usage
 from lambdaml.storage import ObjectInfo
@@ -68,6 +69,8 @@ class RunBill:
         bill: The lines of the bill.
         phases: The parts that add up to the dollars of the functions.
         workers, commits: The parts that add up to all dollars.
+        tuning: The part of `run` that travelling models took; None if the run was not tuned. Its updates are those that
+            judged one.
         notes: Sentences that say what is estimated, incomplete or left out.
     """
 
@@ -85,6 +88,7 @@ class RunBill:
     workers: tuple[Item, ...]
     commits: tuple[Item, ...]
     notes: tuple[str, ...]
+    tuning: Item | None = None
 
     @property
     def function_seconds(self) -> float:
@@ -113,6 +117,7 @@ class RunBill:
             },
             **self.bill.to_dict(),
             **parts,
+            **({"tuning": self.tuning.to_dict()} if self.tuning is not None else {}),
             "notes": list(self.notes),
         }
 
@@ -149,6 +154,7 @@ def bill(
     tariff = Tariff(prices or own_prices(), channel or there, platform or here, transfer=transfer)
     used = quantities(usage, objects)
     whole, found = tariff.bill(used), attribute(run, usage, rows)
+    travels = travel_cost(run, objects)
     peak = max((each.memory_bytes for each in usage if not each.launcher), default=0)
     second_usd = whole.parts()["functions"] / max(sum(used.lifetimes_s), 1e-9)
 
@@ -180,6 +186,7 @@ def bill(
         workers=items(found.workers),
         commits=items(found.commits),
         notes=(*whole.notes, *_notes(tariff, usage, here, there, peak, found.phases)),
+        tuning=None if travels is None else Item("tuning", travels, usd(travels)),
     )
 
 

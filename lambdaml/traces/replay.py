@@ -118,6 +118,11 @@ def replay_trace(
     if evaluate_every is not None and evaluate_every < 1:
         raise SettingsError(f"evaluate_every: must be 1 or more (it is {evaluate_every})")
     recorded = trace.settings
+    if recorded is not None and recorded.tune is not None:
+        raise SettingsError(
+            f"this trace is of a run with the tuner {recorded.tune!r}, whose models do not travel along a trace: use "
+            "'lambdaml replay' for the run itself"
+        )
     if job is not None:
         job_settings, instance = resolve_job(job, dict(args or {}))
     elif recorded is not None:

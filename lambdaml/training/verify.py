@@ -276,8 +276,9 @@ def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> Non
     asked = {wish.number: wish for wish in wishes(run.store)}
     report.controls = [describe_control(wish) for _, wish in sorted(asked.items())]
     decided: set[tuple[int, int]] = set()
-    log_state = LogState(run.settings.workers, run.settings.steps)
+    log_state, turned = LogState(run.settings.workers, run.settings.steps), list[Control]()
     for commit in run.log():
+        turned += _turns(commit)
         for entry in commit.entries:
             if (entry.worker, entry.seq) in decided:
                 report.faults.append(f"update {entry.seq} of worker {entry.worker} has two fates")
@@ -286,6 +287,8 @@ def _check_fates(run: RunReader, report: Report, begin: list[int] | None) -> Non
             if control.number != DERIVED and asked.get(control.number) != control:
                 report.faults.append(f"{keys.log(commit.commit)} changes {control.what!r}, which nobody asked for")
         log_state.advance(commit)
+    if turned:
+        report.controls.append(f"{describe_control(turned[-1])} after {len(turned)} changes")
     published = {keys.update_id(info.key) for info in run.store.list(keys.UPDATES)}
     report.updates = len(decided)
     report.pending = len(published - decided)
