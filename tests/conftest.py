@@ -28,7 +28,7 @@ def numerics_of_all_tests() -> Iterator[None]:
 
 
 CONFORMANCE = {
-    **{kind: kind for kind in ("schedule", "algorithm", "codec", "rule", "aggregate", "partition", "engine")},
+    **{kind: kind for kind in ("schedule", "algorithm", "codec", "rule", "aggregate", "tuner", "partition", "engine")},
     "store": "url",
 }
 """Each kind of part that has conformance tests (`test_conformance.py`), and the fixture that these take it from."""

@@ -75,5 +75,7 @@ class Tuning:
             update.worker: update.judged for update in updates if update.judged and self.home(update.seq) is not None
         }
         shares = {worker: right / all_ for worker, (right, all_) in judged.items()}
-        home = next((shares.pop(update.worker, None) for update in updates if update.worker == self.home(update.seq)), None)
+        home = next(
+            (shares.pop(update.worker, None) for update in updates if update.worker == self.home(update.seq)), None
+        )
         return home - fmean(shares.values()) if home is not None and shares else None

@@ -1,4 +1,4 @@
-"""A new schedule, algorithm, codec, staleness rule, aggregate, partition, store and engine: one file of at most 100 lines each, and one registry line.
+"""A new schedule, algorithm, codec, staleness rule, aggregate, tuner, partition, store and engine: one file of at most 100 lines each, and one registry line.
 
 The conformance tests of each kind run on these files beside our own parts.
 """
@@ -20,6 +20,7 @@ CONFORMANCE = {
     "half": "lambdaml/codecs",
     "log": "lambdaml/staleness",
     "medoid": "lambdaml/aggregates",
+    "ladder": "lambdaml/tuners",
     "stratified": "lambdaml/partitions",
     "sqlite": "storage",
     "threads": "lambdaml/engines",
