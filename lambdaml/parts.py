@@ -19,7 +19,7 @@ from lambdaml.schedules.bsp import Bsp
 from lambdaml.schedules.quorum import Quorum
 from lambdaml.schedules.ssp import Ssp
 from lambdaml.staleness import RULES, Rule
-from lambdaml.tuners import TUNERS, Knob, Tuner
+from lambdaml.tuners import TUNERS, Knob, Tuner, knob_of
 
 if TYPE_CHECKING:
     from lambdaml.options import RunOptions
@@ -366,7 +366,7 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
         SettingsError: If there is nothing to turn, or not every function could follow each turn.
     """
     tuner, named = TUNERS.make(spec), f"tuner {spec!r}"
-    knob: Knob | None = getattr(parts.codec, "knob", None)
+    knob = knob_of(parts.codec)
     if names.schedule != "bsp":
         raise SettingsError(
             f"{named} needs rounds in which all workers take part, and schedule {names.schedule!r} has others: use bsp"
@@ -375,8 +375,8 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
         raise SettingsError(f"{named} needs each update, and pattern {names.pattern!r} adds them up: use gather")
     if knob is None:
         raise SettingsError(
-            f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use "
-            "codec significant:0.3,decay=none"
+            f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use the "
+            "codec significant:0.8,decay=none"
         )
     if names.workers < 2:
         raise SettingsError(f"{named} compares workers, and there is {names.workers}: use 2 or more")

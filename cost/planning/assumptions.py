@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lambdaml.algorithms import ALGORITHMS
-from lambdaml.codecs import CODECS
+from lambdaml.codecs import CODECS, Layout
+from lambdaml.codecs.int8 import Int8
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import GRADIENTS, HEADROOM, Candidate
 from lambdaml.cost.planning.convergence import Convergence
@@ -25,6 +26,8 @@ from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.simulation.regions import TCP_WINDOW_BYTES, dealt, round_trip_s
 from lambdaml.training.history_room import default_interval
+from lambdaml.tuners import knob_of
+from lambdaml.tuners.skewscout import SkewScout
 
 Mark = Literal["measured", "given", "assumed"]
 
@@ -120,6 +123,7 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         inputs = ("CodecFacts.read_s", "CodecFacts.apply_s")
         took_s = f"{facts.read_s + facts.apply_s:.3g}"
         yield Assumption(f"reading and adding one, {spec}", took_s, "s", "measured", here, inputs)
+    yield from _tuning(basis, used)
     yield _measured("snapshot", job.snapshot_bytes, "bytes", here, "JobFacts.snapshot_bytes")
     yield _measured("data set", job.samples, "samples", here, "JobFacts.samples")
     yield _measured("model", job.parameters, "parameters", here, "JobFacts.parameters")
@@ -129,6 +133,14 @@ def _job(basis: Basis) -> Iterator[Assumption]:
         yield from _memory(basis)
     if profile.startup is not None:
         yield _measured("the job's own start", f"{profile.startup.job_s:.3g}", "s", here, "Startup.job_s")
+
+
+def _tuning(basis: Basis, used: Iterable[str]) -> Iterator[Assumption]:
+    """Yield what a tuner would add to runs with codecs that have a knob. Plans are of runs without one."""
+    tuner, size_bytes = SkewScout(), Int8().expected_bytes(Layout.flat(basis.profile.job.parameters))
+    for spec in sorted(spec for spec in used if knob_of(CODECS.make(spec)) is not None):
+        told = f"1 put and N gets of {size_bytes:,} bytes"
+        yield Assumption(f"not in it: --tune skewscout, {spec}", told, f"in {tuner.every} rounds", "given", "")
 
 
 def _remembering(basis: Basis) -> dict[tuple[str, str], Candidate]:

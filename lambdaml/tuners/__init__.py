@@ -30,6 +30,12 @@ class Knob:
     value: float
 
 
+def knob_of(part: object) -> Knob | None:
+    """Return the knob of a part, or None if it has none. It is the part's `knob`."""
+    knob: Knob | None = getattr(part, "knob", None)
+    return knob
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What was seen with one value of a knob.
