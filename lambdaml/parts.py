@@ -43,7 +43,7 @@ class Parts:
         remembers: Whether workers remember something between their updates.
         aggregate: The aggregate that is in the place of the mean; None for the mean.
         tuner: The tuner; None if nothing changes by itself.
-        knob: What the tuner turns; None without a tuner.
+        knob: The knob that the tuner turns; None without a tuner.
     """
 
     schedule: Schedule

@@ -50,7 +50,8 @@ class LogState:
             the root of the mean square over workers; empty if they know none.
         controls: The number of control entries so far that were asked for.
         changed: The present value of each setting that a control entry changed.
-        tuned: What was sent since the latest decision of the run's tuner, and what that knows; None if it has none.
+        tuned: The account of what was sent since the latest decision of the run's tuner, and of what that knows; None if
+            there is no tuner.
         stop: The reason why the run ended, or None while it goes on.
     """
 

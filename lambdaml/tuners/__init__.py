@@ -66,8 +66,8 @@ class Tuner(Protocol):
 
         Args:
             knob: The knob, as the run began with it.
-            state: What the tuner returned last; empty at first. It holds what JSON can.
-            seen: What was seen with the knob's present value.
+            state: The state that the tuner returned last; empty at first. It holds what JSON can.
+            seen: The observation with the knob's present value.
         """
 
 
