@@ -410,17 +410,15 @@ def _demand_plan(schedule: str, replan: bool, profile: Path | None) -> None:
 
 def _train(job: str, place: str, options: RunOptions, profile: Path | None, replan: bool, as_json: bool) -> int:
     _demand_plan(options.schedule, replan, profile)
-    if options.schedule == "auto" and options.partition not in (None, "iid"):
-        raise UserError(
-            "--schedule auto plans for data that is dealt anew each epoch: name a schedule with --partition"
-        )
-    if options.schedule == "auto" and options.aggregate != "mean":
-        raise UserError("--schedule auto plans for the mean of updates: name a schedule with --aggregate")
-    if options.schedule == "auto" and options.extra is not None:
-        raise UserError("--schedule auto plans for updates alone: name a schedule with --extra")
-    if options.schedule == "auto" and options.tune is not None:
-        raise UserError("--schedule auto chooses a schedule and a codec that stay: name them with --tune")
     if options.schedule == "auto":
+        for given, option, what in (
+            (options.partition not in (None, "iid"), "--partition", "data that is dealt anew each epoch"),
+            (options.aggregate != "mean", "--aggregate", "the mean of updates"),
+            (options.extra is not None, "--extra", "updates alone"),
+            (options.tune is not None, "--tune", "a codec that stays as it is"),
+        ):
+            if given:
+                raise UserError(f"--schedule auto plans for {what}: name a schedule with {option}")
         from lambdaml.cli._auto import train_planned
 
         return train_planned(job, place, options, profile, replan, as_json)
@@ -431,9 +429,9 @@ def _train(job: str, place: str, options: RunOptions, profile: Path | None, repl
         from lambdaml.cli._pattern import chosen_pattern
 
         options = replace(options, pattern=chosen_pattern(job, place, options))
-    given = options.keywords()
+    asked = options.keywords()
     return follow(
-        place, lambda opened, on_event: lambdaml.train(job, opened, **given | {"on_event": on_event}), as_json
+        place, lambda opened, on_event: lambdaml.train(job, opened, **asked | {"on_event": on_event}), as_json
     )
 
 

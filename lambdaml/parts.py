@@ -344,6 +344,8 @@ def demand_clients(settings: Settings, clients: Sequence[int]) -> None:
         raise SettingsError(
             f"{named} leaves its slot of a round empty, and schedule {settings.schedule!r} has none: only bsp and cohort:K have"
         )
+    if settings.tune is not None:
+        raise SettingsError(f"tuner {settings.tune!r} lets all workers judge models, and {named} judges none")
     for what, name, plain in (("pattern", settings.pattern, "gather"), ("aggregate", settings.aggregate, "mean")):
         if name != plain:
             raise SettingsError(f"{what} {name!r} needs the updates of all workers, and {named} has none: use {plain}")

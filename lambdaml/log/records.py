@@ -76,17 +76,16 @@ class Digest:
 class Update:
     """An update, as a worker publishes it: where it was computed, how long that took, and the encoded gradient.
 
-    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to start until its put began, `upload_s` the
-    put of its *previous* update. `base_commit` is the number of commits that had been applied when it was computed: a version does not tell states apart, since
-    commits that only refuse leave it as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life.
-    `memory` is the digest of the worker's memory before the update; "" in a run without memory. `digest`, `stop` and `control` are news that ride along so that
-    nobody has to ask for them; `labels` counts the samples of each class, if the run's staleness rule asks for that; `residuals` are the primal and the dual
-    residual at its base, if the run's algorithm has duals and its worker knows them; `reports` tell of its worker's latest rounds, this one included, if
-    workers have models of their own; `judged` are the right answers, and all, that a travelling model gave its worker (`lambdaml.log.tuning`); `left_out` says
-    that its client is left out, so that it has no vector. `parts` are those of the loss that the job names; they go into the trace and are not part of the
-    object. Nor are the reader's own findings: `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `body_bytes` (the part
-    that is no header), `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the update), and `loaded` (whether
-    `body` is in memory, or was freed).
+    The phases are in seconds of the publisher's monotonic clock: `ready_s` from the moment the worker was allowed to start until its put began, `upload_s` the put of its
+    *previous* update. `base_commit` is the number of commits that had been applied when it was computed: a version does not tell states apart, since commits that only refuse leave
+    it as it is. `batches` are the worker's batches that it covers, the first and how many, counted through its whole life. `memory` is the digest of the worker's memory before the
+    update; "" in a run without memory. `digest`, `stop` and `control` are news that ride along so that nobody has to ask for them; `labels` counts the samples of each class, if
+    the run's staleness rule asks for that; `residuals` are the primal and the dual residual at its base, if the run's algorithm has duals and its worker knows them; `reports` tell
+    of its worker's latest rounds, this one included, if workers have models of their own; `judged` are the right answers, and all, that a travelling model gave its worker
+    (`lambdaml.log.tuning`); `left_out` says that its client is left out, so that it has no vector. `parts` are those of the loss that the job names; they go into the trace and are
+    not part of the object. Nor are the reader's own findings: `apart` (how its vector is cut, if the slices are objects of their own), `size_bytes`, `body_bytes` (the part that is
+    no header), `download_s`, `arrived_s` (when it had read and checked the update), `fault` (its reason to reject the update), and `loaded` (whether `body` is in memory, or was
+    freed).
     """
 
     worker: int
@@ -212,8 +211,7 @@ class Update:
         """Return a digest of what was computed, and from what, whoever computed it and whenever."""
         loss = self.loss if math.isfinite(self.loss) else None  # as it is read back
         content = [*self.id, self.base_commit, self.batches, self.memory, self.samples, loss, sorted(self.body)]
-        content += self.residuals
-        sha = hashlib.sha256(repr(content).encode())
+        sha = hashlib.sha256(repr([*content, *self.residuals]).encode())
         for name in sorted(self.body):
             sha.update(np.ascontiguousarray(self.body[name]).tobytes())
         return sha.hexdigest()

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lambdaml.codecs import Codec, Layout, UpdateContext, decode_vector
-from lambdaml.codecs.int8 import Int8
+from lambdaml.codecs import CODECS, Layout, UpdateContext, decode_vector
 from lambdaml.errors import JobError
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Update
@@ -24,14 +23,13 @@ from lambdaml.training.output import speaking_for
 if TYPE_CHECKING:
     from lambdaml.training.replica import Replica
 
-_CODEC: Codec = Int8()
-
 
 class ReplicaTravels:
     """What a replica does with travelling models. It is a `lambdaml.worker.travels.Travels`."""
 
     def __init__(self, replica: Replica, tuning: Tuning) -> None:
         self._local, self._job, self.tuning = replica.local, replica.job, tuning
+        self._codec = CODECS.make("int8")
 
     @staticmethod
     def of(replica: Replica) -> ReplicaTravels | None:
@@ -46,7 +44,7 @@ class ReplicaTravels:
         if local.unsent is not None:
             own += local.unsent
         layout = Layout.flat(len(own))
-        body = _CODEC.encode(own.astype(np.float32, copy=False), layout, UpdateContext())
+        body = self._codec.encode(own.astype(np.float32, copy=False), layout, UpdateContext())
         return pack_travel(*update.id, body | _buffers(update.body))
 
     def judge(self, worker: int, seq: int, body: Body) -> tuple[int, int] | None:
@@ -59,7 +57,7 @@ class ReplicaTravels:
         values, kept = local.values(), local.buffers.keep()
         modes = [(module, module.training) for module in local.model.modules()]
         try:
-            local.restore(decode_vector(_CODEC, split_body(body)[0], Layout.flat(len(values))))
+            local.restore(decode_vector(self._codec, split_body(body)[0], Layout.flat(len(values))))
             local.buffers.put(_buffers(body))
             local.model.eval()
             seed_streams("judge", local.settings.seed, worker, seq)
