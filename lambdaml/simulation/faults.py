@@ -85,6 +85,7 @@ class FaultScenario:
         uneven: The standard deviation of the logarithm of a step's time.
         calm_s: The seconds after which faults end.
         pattern: The pattern, with its arguments.
+        tune: The tuner, with its arguments, of a run whose codec has a knob; None if there is none.
     """
 
     seed: int
@@ -118,6 +119,7 @@ class FaultScenario:
     uneven: float = 0.0
     pattern: str = "gather"
     announce_s: float | None = None
+    tune: str | None = None
 
     @staticmethod
     def draw(seed: int, schedule: str | None = None) -> FaultScenario:
@@ -320,6 +322,8 @@ def play(
         schedule=scenario.schedule,
         pattern=scenario.pattern,
         algorithm=scenario.algorithm,
+        codec="fp32" if scenario.tune is None else "significant:0.5",
+        tune=scenario.tune,
         error_feedback=float(scenario.error_feedback),
         recover_s=scenario.recover_s,
         announce_s=scenario.announce_s,

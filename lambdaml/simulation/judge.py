@@ -23,7 +23,7 @@ from lambdaml.simulation.turn_judge import cohorts_of, judge_turns
 
 CREATE_ONLY = (
     *("run.json", "log/", "updates/", "blocks/", "reduced/", "sums/", "snapshots/", "leases/", "memory/"),
-    *("extra/", "model.safetensors"),
+    *("extra/", "travel/", "model.safetensors"),
 )
 
 REQUESTS_PER_S = 200
@@ -296,8 +296,9 @@ def _deletions(virtual: VirtualRun) -> list[str]:
         kept = [key for key in gone.standing[keys.SNAPSHOTS] if keys.number(key) >= first]
         if not kept:
             broken.append(f"{gone.key} was deleted while no snapshot stood to go on from")
-        if gone.key.startswith((keys.UPDATES, keys.BLOCKS)):
-            worker, seq = (keys.update_id if gone.key.startswith(keys.UPDATES) else keys.block_id)(gone.key)
+        if gone.key.startswith((keys.UPDATES, keys.BLOCKS, keys.TRAVEL)):
+            worker, seq = (keys.block_id if gone.key.startswith(keys.BLOCKS) else keys.update_id)(gone.key)
+            seq += gone.key.startswith(keys.TRAVEL)  # the update after it is computed from it
             demanded = [key for key in [*kept, horizon] if key and next_seq(key)[worker] <= seq]
             if demanded or not horizon:
                 broken.append(f"{gone.key} was deleted, which {demanded or 'every replay'} demands")

@@ -26,6 +26,7 @@ from lambdaml.log.state import LogState
 from lambdaml.log.wire import canonical
 from lambdaml.parts import Parts
 from lambdaml.settings import Settings
+from lambdaml.simulation.stub_travels import StubTravels
 from lambdaml.training.sampling import sampler_of
 from lambdaml.worker.machine import Computed
 
@@ -137,7 +138,7 @@ class StubReplica:
         self._charge, self._clock, self.bad = charge, clock, bad
         self.rounds = StubRounds(self, charge)
         self.slices = StubSlices(self) if self.parts.slices else None
-        self.travels = None  # it has no model that could be judged
+        self.travels = StubTravels.of(self)
 
     def twin(self) -> StubReplica:
         return StubReplica(self.settings, self.costs, self._charge, self._clock, self.bad)
@@ -163,8 +164,9 @@ class StubReplica:
             self._taken = taken_up(loss, stub_residual(memory))
             loss = (self._taken % _WHOLE) / _WHOLE
             self._counted = assignment.first_batch + assignment.batches
+        body = {} if self.slices is None else {_NUMBERS: np.full(self.parts.slices, loss)}
         return Computed(
-            body={} if self.slices is None else {_NUMBERS: np.full(self.parts.slices, loss)},
+            body=body if self.travels is None else self.travels.body(),
             base=self.version if own is None else seq,
             base_commit=self.log_state.commit if own is None else 0,
             samples=sum(self.sampler.count(share, batch) for batch in numbers),
