@@ -1,0 +1,118 @@
+"""How a round's local steps carry a small difference of the model along: products of Id - eta H over the steps of a client.
+
+`Fisher` takes the empirical Fisher for H, the mean of g g' over some samples whose gradients the run has recorded; it reads no data.
+`Exact` takes the Hessian of the very batch of the step at the very local model, by differentiating twice, and computes the local
+steps of the run again for that.
+
+In both, a difference is a row of a matrix, and H is taken block by block: a single block is all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lambdaml.algorithms.local import take_steps
+from lambdaml.influence.federated import FederatedRun, Turn
+from lambdaml.training.calls import call
+
+_ROWS_AT_ONCE = 64
+"""So many Hessian-vector products are computed at once."""
+
+
+class Products(Protocol):
+    """Carries differences along through the local steps of a client."""
+
+    def carry(self, turn: Turn, step: int, rows: Tensor, blocks: Sequence[slice]) -> Tensor:
+        """Return the differences after the steps of a turn.
+
+        Args:
+            turn: The turn.
+            step: The number of its first step in the job's learning-rate schedule.
+            rows: The differences before, [differences, parameters].
+            blocks: The blocks of the Hessian that are taken; they cover all parameters.
+        """
+        ...
+
+
+class Fisher:
+    """Takes the empirical Fisher of recorded gradients for the Hessian.
+
+    Args:
+        run: The run.
+        gradients: Returns the gradients of an update's worker and number, [steps, samples, parameters].
+    """
+
+    def __init__(self, run: FederatedRun, gradients: Callable[[int, int], NDArray]) -> None:
+        self._run, self._gradients = run, gradients
+
+    def carry(self, turn: Turn, step: int, rows: Tensor, blocks: Sequence[slice]) -> Tensor:
+        for number, each in enumerate(self._gradients(*turn.update)):
+            rate, decay = self._run.rates(step + number, turn.absent)
+            gradients = torch.from_numpy(each).to(rows.dtype)
+            change = rows * decay
+            for block in blocks:
+                some = gradients[:, block]
+                change[:, block] += (rows[:, block] @ some.T) @ some / len(some)
+            rows = rows - rate * change
+        return rows
+
+
+class Exact:
+    """Takes the Hessian of each step's batch, and computes the steps again. The replica of the run is at the round's base."""
+
+    def __init__(self, run: FederatedRun) -> None:
+        self._run = run
+
+    def carry(self, turn: Turn, step: int, rows: Tensor, blocks: Sequence[slice]) -> Tensor:
+        replica = self._run.replica
+        local, due = replica.local, turn.due
+        local.open()
+        local.changed = replica.log_state.changed
+        start, kept, done = local.values(), local.buffers.keep(), 0
+
+        def look() -> None:
+            """Carry the differences through the step that is about to be taken."""
+            nonlocal rows, done
+            products, absent = self._products(due.worker, due.first_batch + done, rows, blocks)
+            rate, decay = self._run.rates(step + done, absent)
+            rows, done = rows - rate * (rows * decay + products), done + 1
+
+        local.load_optimizer({}, None)
+        take_steps(local, due, step, look)
+        local.restore(start)
+        local.buffers.restore(kept)
+        return rows
+
+    def _products(
+        self, client: int, batch: int, rows: Tensor, blocks: Sequence[slice]
+    ) -> tuple[Tensor, frozenset[int]]:
+        """Return the products of the Hessian of a batch, at the present parameters, with the differences; and the numbers of the
+        parameters that its gradient does not reach."""
+        local = self._run.replica.local
+        _, data = local._fetched(client, batch)
+        loss = local.loss_parts.split(call(local.job.loss, local.model, data))
+        parameters, spans, shapes = local.flat.parameters, local.layout.spans, local.layout.shapes
+        gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        found = torch.zeros_like(rows)
+        for block in blocks:
+            inside = [n for n, span in enumerate(spans) if block.start <= span.start and span.stop <= block.stop]
+            reached = [n for n in inside if gradient[n] is not None and gradient[n].requires_grad]
+            for first in range(0, len(rows), _ROWS_AT_ONCE) if reached else ():
+                some = rows[first : first + _ROWS_AT_ONCE]
+                products = torch.autograd.grad(
+                    [gradient[n] for n in reached],
+                    [parameters[n] for n in inside],
+                    [some[:, spans[n]].reshape(-1, *shapes[n]) for n in reached],
+                    retain_graph=True,
+                    allow_unused=True,
+                    is_grads_batched=True,
+                )
+                for n, product in zip(inside, products, strict=True):
+                    if product is not None:
+                        found[first : first + len(some), spans[n]] = product.reshape(len(some), -1)
+        return found, frozenset(n for n, each in enumerate(gradient) if each is None)

@@ -1,0 +1,112 @@
+"""The truth: the models that come out if some clients are left out, with the same sampling and their slots empty.
+
+All of them are trained side by side: a local step is one pass over a batch with a stack of models, by `torch.func.vmap`, which
+gives what single passes give within rounding. Losses that it cannot vectorise, such as those that look at a value, are computed
+one model after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdaml.errors import SettingsError
+from lambdaml.influence.federated import FederatedRun, Round, Turn
+from lambdaml.influence.recursion import shares_of, stays_in
+from lambdaml.job import Job
+
+_ALIKE = 0.02
+"""A displacement is the run's own if it differs by at most this share of its largest number; codecs round, too."""
+
+
+class Retraining:
+    """Trains a model for each of several sets of clients that are left out, from the version that the walk has reached.
+
+    Args:
+        run: The run.
+        left_out: The clients that are left out from here on, for each model.
+
+    Raises:
+        SettingsError: If the run's codec changes numbers, so that these models would not be those of a run.
+
+    Attributes:
+        models: The trained parameters after the latest round, [sets, parameters].
+    """
+
+    def __init__(self, run: FederatedRun, left_out: Sequence[Collection[int]]) -> None:
+        if not run.replica.codec.exact:
+            raise SettingsError(
+                f"the truth is computed side by side with exact displacements, and codec {run.settings.codec!r} rounds them: "
+                "repeat the run with 'lambdaml rerun RUN --without client:K'"
+            )
+        self._run = run
+        self._stays = stays_in(left_out, run.clients)
+        self.models = run.weights().repeat(len(left_out), 1)
+        self._together: bool | None = None  # not known yet
+
+    def advance(self, round: Round) -> None:
+        """Train through a round."""
+        shares, _ = shares_of(round, self._stays, self.models.dtype)
+        moved = torch.zeros_like(self.models)
+        local, replica = self._run.replica.local, self._run.replica
+        local.open()
+        local.changed = replica.log_state.changed
+        kept = local.buffers.keep()
+        for number, turn in enumerate(round.turns):
+            moved += shares[:, number, None] * self._displacements(turn, round.step)
+            local.buffers.restore(kept)
+        self.models += moved
+
+    def _displacements(self, turn: Turn, step: int) -> Tensor:
+        """Return how far a client's local steps go from each model."""
+        if self._together is None:  # every model is the run's own so far, whose displacement is known
+            try:
+                found = self._vectorised(turn, step)
+                bound = _ALIKE * float(turn.moved.abs().max())
+                self._together = bool(((found - turn.moved).abs() <= bound).all())
+            except Exception:  # whatever a job's loss raises because a number is many
+                self._together = False
+        return self._vectorised(turn, step) if self._together else self._one_by_one(turn, step)
+
+    def _vectorised(self, turn: Turn, step: int) -> Tensor:
+        local, models = self._run.replica.local, self.models.clone()
+        names = [f"model.{name}" for name, each in local.model.named_parameters() if each.requires_grad]
+        places = list(zip(names, local.layout.spans, local.flat.parameters, strict=True))
+        module = _Loss(local.job, local.model)
+        for number in range(turn.due.batches):
+            _, data = local._fetched(turn.client, turn.due.first_batch + number)
+
+            def loss(model: Tensor, data: Any = data) -> Tensor:
+                own = {name: model[span].view(each.shape).to(each.dtype) for name, span, each in places}
+                found: Tensor = torch.func.functional_call(module, own, (data,))
+                return found
+
+            gradients = torch.func.vmap(torch.func.grad(loss), randomness="same")(models)
+            rate, decay = self._run.rates(step + number, turn.absent)
+            models -= rate * (gradients + decay * models)
+        return models - self.models
+
+    def _one_by_one(self, turn: Turn, step: int) -> Tensor:
+        replica = self._run.replica
+        base, rows = replica.local.values(), []
+        for model in self.models:
+            replica.local.restore(model.numpy())
+            replica.algorithm.compute(replica.local, None, turn.due, step)
+            rows.append(torch.from_numpy(replica.flat.to_host().copy()))
+        replica.local.restore(base)
+        return torch.stack(rows)
+
+
+class _Loss(nn.Module):
+    """The job's loss as a module, whose parameters are the model's."""
+
+    def __init__(self, job: Job, model: nn.Module) -> None:
+        super().__init__()
+        self._job, self.model = job, model
+
+    def forward(self, data: Any) -> Any:
+        found = self._job.loss(self.model, data)
+        return found["loss"] if isinstance(found, Mapping) else found
