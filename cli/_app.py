@@ -18,6 +18,7 @@ from lambdaml.cli.copy import copy
 from lambdaml.cli.deploy import deploy
 from lambdaml.cli.doctor import doctor
 from lambdaml.cli.gc import gc
+from lambdaml.cli.influence import influence
 from lambdaml.cli.lambda_local import lambda_local
 from lambdaml.cli.logs import logs
 from lambdaml.cli.metrics import metrics
@@ -55,6 +56,7 @@ VERBS = (
     logs,
     report,
     why,
+    influence,
     bill,
     verify,
     replay,

@@ -18,6 +18,7 @@ from lambdaml.training.loading import load_run_job
 if TYPE_CHECKING:
     from torch import nn
 
+    from lambdaml.influence.measure import InfluenceReport
     from lambdaml.log.snapshot import State
     from lambdaml.traces.logs import LogLine
     from lambdaml.training.driver import TrainResult
@@ -126,6 +127,18 @@ class Run(RunReader):
         module = self.job().model()
         load_into(module, trajectory_mean(self, since))
         return module.eval()
+
+    def influence(self, **options: Any) -> InfluenceReport:
+        """Return the influence of each client of a run of federated averaging on the job's metrics; see
+        `lambdaml.influence.measure.measure_influence`, whose options these are.
+
+        Raises:
+            SettingsError: If the run is not one of plain federated averaging, recorded no gradients, or has no such version.
+            JobError: If the job reports no metrics, cannot be imported, or has changed.
+        """
+        from lambdaml.influence.measure import measure_influence
+
+        return measure_influence(self, job=self._job, **options)
 
     def verify(self, deep: float | None = None) -> Report:
         """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.

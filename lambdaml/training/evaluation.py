@@ -89,7 +89,7 @@ class Evaluator:
             model = self._fresh_model()
             if not load_model(self._store, info.key, info.size_bytes, model):
                 return
-            metrics = _metrics(self._job, model)
+            metrics = metrics_of(self._job, model)
         if probe is not None:
             for cosine in probe.add(version, self._model).cosine.values():
                 metrics.setdefault("coherence", cosine)
@@ -205,7 +205,7 @@ def evaluate(job: Job, state: State, device: str = "cpu") -> dict[str, float]:
 
     model = call(job.model).to(device)
     load_into(model, state)
-    return _metrics(job, model)
+    return metrics_of(job, model)
 
 
 def with_residuals(metrics: dict[str, float], meta: Mapping[str, Any]) -> dict[str, float]:
@@ -223,7 +223,12 @@ def with_residuals(metrics: dict[str, float], meta: Mapping[str, Any]) -> dict[s
     return dict(zip(("primal", "dual"), known, strict=True)) | metrics
 
 
-def _metrics(job: Job, model: Any) -> dict[str, float]:
+def metrics_of(job: Job, model: Any) -> dict[str, float]:
+    """Return the job's metrics of a model, which is in `eval()` mode from now on.
+
+    Raises:
+        JobFailed: If the job's `evaluate` raised, or returned something other than numbers.
+    """
     import torch
 
     from lambdaml.training.calls import call
