@@ -91,6 +91,7 @@ class FederatedRun:
             )
         self.replica = replica_at(run, 0, job)
         _demand_plain(self.replica.job, self.replica.local.optimizer)
+        self.replica.local.extra = None  # what was recorded is not recorded again
         self.size = self.replica.flat.size
 
     @property
@@ -100,7 +101,7 @@ class FederatedRun:
 
     def samples(self, client: int) -> int:
         """Return the number of samples that a client owns."""
-        return len(self.replica.sampler._dealt(client, 0))
+        return len(self.replica.sampler.samples_of_pass(client, 0))
 
     def weights(self) -> Tensor:
         """Return the trained parameters at this version, [parameters]."""

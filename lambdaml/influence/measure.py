@@ -188,15 +188,14 @@ def _products(run: RunReader, federated: FederatedRun, estimator: Estimator) -> 
         SettingsError: If the estimator needs gradients that the run did not record.
     """
     from lambdaml.influence.products import Exact, Fisher
+    from lambdaml.log.extra import read_extra
 
     if estimator == "exact":
         return Exact(federated)
-    if getattr(run.settings, "extra", None) is None:
+    if run.settings.extra is None:
         raise SettingsError(
             "this run recorded no gradients of samples: train with --extra per-sample:50, or use --estimator exact"
         )
-    from lambdaml.log.extra import read_extra
-
     return Fisher(federated, lambda worker, seq: read_extra(run.store, worker, seq).gradients)
 
 

@@ -53,7 +53,7 @@ class Fisher:
     def carry(self, turn: Turn, step: int, rows: Tensor, blocks: Sequence[slice]) -> Tensor:
         for number, each in enumerate(self._gradients(*turn.update)):
             rate, decay = self._run.rates(step + number, turn.absent)
-            gradients = torch.from_numpy(each).to(rows.dtype)
+            gradients = torch.tensor(each, dtype=rows.dtype)
             change = rows * decay
             for block in blocks:
                 some = gradients[:, block]
@@ -94,7 +94,7 @@ class Exact:
         """Return the products of the Hessian of a batch, at the present parameters, with the differences; and the numbers of the
         parameters that its gradient does not reach."""
         local = self._run.replica.local
-        _, data = local._fetched(client, batch)
+        _, data = local.dealt(client, batch)
         loss = local.loss_parts.split(call(local.job.loss, local.model, data))
         parameters, spans, shapes = local.flat.parameters, local.layout.spans, local.layout.shapes
         gradient = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)

@@ -77,7 +77,7 @@ class Retraining:
         places = list(zip(names, local.layout.spans, local.flat.parameters, strict=True))
         module = _Loss(local.job, local.model)
         for number in range(turn.due.batches):
-            _, data = local._fetched(turn.client, turn.due.first_batch + number)
+            _, data = local.dealt(turn.client, turn.due.first_batch + number)
 
             def loss(model: Tensor, data: Any = data) -> Tensor:
                 own = {name: model[span].view(each.shape).to(each.dtype) for name, span, each in places}

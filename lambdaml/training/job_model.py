@@ -128,7 +128,7 @@ class JobModel:
         kept = self.buffers.keep() if self.job.autocast == "float16" else []
         scale = _MAX_LOSS_SCALE if self.job.autocast == "float16" else 1.0
         while True:
-            samples, data = self._dealt(worker, batch)
+            samples, data = self.dealt(worker, batch)
             loss, absent = self._pass(data, scale)
             if scale == 1.0 or self.flat.divide(scale):
                 break
@@ -150,7 +150,7 @@ class JobModel:
         self.flat.begin()
         done = []
         for batch in batches:
-            samples, data = self._dealt(worker, batch)
+            samples, data = self.dealt(worker, batch)
             with torch.no_grad():
                 found = call(self.job.statistics, self.model, data)
             objective, sums = check_statistics(found, named, f"{type(self.job).__name__}.statistics")
@@ -176,8 +176,9 @@ class JobModel:
         self.buffers.restore(kept)
         return self.flat.to_host()
 
-    def _dealt(self, worker: int, batch: int) -> tuple[int, Any]:
-        """Return a worker's batch and the number of its samples, as `_fetched` does."""
+    def dealt(self, worker: int, batch: int) -> tuple[int, Any]:
+        """Return the number of samples of a worker's batch, and the batch, with the random streams seeded for what is computed
+        from it."""
         samples = self.sampler.dealt(worker, batch).tolist()
         return len(samples), self._fetched(samples, worker, batch)
 
