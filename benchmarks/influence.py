@@ -130,10 +130,11 @@ def cleansing(quick: bool) -> Iterator[str]:
                 of[name].append(value)
     yield "| left out from version 50 on | loss | accuracy, points | seeds whose loss is lower than before |"
     yield "|---|--:|--:|--:|"
-    for name in losses:
-        better = sum(value < 0 for value in losses[name])
-        spread = f"{min(losses[name]):+.4f} to {max(losses[name]):+.4f}"
-        yield f"| {name} | {mean(losses[name]):+.4f} ({spread}) | {mean(points[name]):+.2f} | {better} of {len(seeds)} |"
+    for name, found_losses in losses.items():
+        better = sum(value < 0 for value in found_losses)
+        spread = f"{min(found_losses):+.4f} to {max(found_losses):+.4f}"
+        means = f"{mean(found_losses):+.4f} ({spread}) | {mean(points[name]):+.2f}"
+        yield f"| {name} | {means} | {better} of {len(seeds)} |"
 
 
 def truncation(quick: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ from lambdaml.pages import render
 from lambdaml.pages.charts import Axis, Chart, point_chart
 from lambdaml.wording import metric_name
 
-_LOOKS = {"client": ("var(--series-1)", "circle", 60)}
+_LOOKS = {"": ("var(--series-1)", "circle", 60)}
 
 
 def influence_page(report: InfluenceReport) -> str:
@@ -38,7 +38,7 @@ def influence_page(report: InfluenceReport) -> str:
 def _points(report: InfluenceReport, metric: str) -> list[dict[str, Any]]:
     return [
         {
-            "kind": "client",
+            "kind": "",
             "client": str(each.client),
             "samples": each.samples,
             "turns": each.turns,

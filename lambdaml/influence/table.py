@@ -24,8 +24,8 @@ def influence_rows(report: InfluenceReport) -> list[dict[str, Any]]:
 def influence_words(report: InfluenceReport) -> list[dict[str, str]]:
     """Return the same rows with formatted values."""
     return [
-        {name: f"{value:+.4g}" if isinstance(value, float) else f"{value:,}" for name, value in row.items()}
-        | {"distance": f"{row['distance']:.4g}"}
+        {name: f"{value:+.3g}" if isinstance(value, float) else f"{value:,}" for name, value in row.items()}
+        | {"distance": f"{row['distance']:.3g}"}
         for row in influence_rows(report)
     ]
 
