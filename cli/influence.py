@@ -69,7 +69,7 @@ def influence(
     The influence of a client on a metric is what the metric would be if the client had never taken part, less what it is.
     It is estimated along the log, without training again; --truth trains again.
     """
-    from lambdaml.influence.cleansing import Cleansing
+    from lambdaml.influence.cleansing import Cleansing, leave_out_lowest
     from lambdaml.run import Run
 
     cleansing = None if drop_lowest is None else Cleansing.parse(drop_lowest)
@@ -80,9 +80,7 @@ def influence(
         at = cleansing.version
         _wait(opened, at)
     found = _measured(opened, estimator=estimator, truncation=truncation, truth=truth, at=at)
-    dropped = [] if cleansing is None else found.lowest(cleansing.share)
-    if dropped:
-        opened.change("without", [*found.left_out, *dropped])
+    dropped = [] if cleansing is None else leave_out_lowest(opened, found, cleansing.share)
     if html is not None:
         _write(html, found)
     if csv is not None:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lambdaml.errors import RunFailed, SettingsError
+from lambdaml.influence.measure import InfluenceReport
+from lambdaml.log.controls import request_change
+from lambdaml.log.left_out import WITHOUT
 from lambdaml.log.reader import RunReader
 
 POLL_S = 2.0
@@ -73,3 +76,17 @@ def wait_for_version(
         if waited_s > run.settings.patience_s:
             raise RunFailed(f"{run.url} has been at version {now} for {waited_s:.0f} s: does anybody work on it?")
         sleep(POLL_S)
+
+
+def leave_out_lowest(run: RunReader, found: InfluenceReport, share: float) -> list[int]:
+    """Ask a run that goes on to leave out the least valuable clients, beside those that it leaves out already.
+
+    Returns:
+        The clients that it is asked to leave out beside those, in rising order.
+
+    Raises:
+        SettingsError: If the run has ended, or nobody would be left.
+    """
+    dropped = found.lowest(share)
+    request_change(run, WITHOUT, [*found.left_out, *dropped])
+    return dropped

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lambdaml.errors import JobError, SettingsError, nearest
 from lambdaml.job import Job
+from lambdaml.log.left_out import leaves_out
 from lambdaml.log.reader import RunReader
 from lambdaml.training import numerics
 from lambdaml.training.gains import Yardstick
@@ -177,7 +178,7 @@ def _measure(
     return InfluenceReport(
         *(run.url, version, estimator, truncation, metrics, yardstick.name, yardstick.less),
         clients=tuple(sorted(found, key=value, reverse=True)),
-        left_out=tuple(federated.replica.log_state.changed.get("without", ())),
+        left_out=tuple(client for client in everyone if leaves_out(run.settings, federated.replica.log_state, client)),
     )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 import lambdaml
+from lambdaml.log.controls import changes
+from lambdaml.storage import copy, open_store
 from tests.cli.conftest import Cli, Trained
+from tests.lambdaml.lab import broken_off
 
 JOB = f"{Path(__file__).resolve().parents[2] / 'examples' / 'clients.py'}:Clients"
 OPTIONS = {"workers": 6, "schedule": "cohort:2", "algorithm": "local:2", "steps": 6, "engine": "inline"}
@@ -50,6 +53,19 @@ def test_exact_estimates_need_no_recorded_gradients(cli: Cli, tmp_path: Path) ->
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.strip().endswith("train with --extra per-sample:50, or use --estimator exact")
     assert cli("influence", place, "--estimator", "exact", "--at", 4, "--json").json["version"] == 4
+
+
+def test_the_lowest_are_left_out_of_a_run_that_goes_on(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "going"
+    given = OPTIONS | {"steps": 12, "extra": "per-sample:5", "args": {"clients": 6, "harmful": 1}}
+    copy(broken_off(JOB, at=4, **given).store, open_store(f"file://{place}"))
+    ended = cli("influence", place, "--drop-lowest", "0.34@4", "--json")
+    assert ended.code == 0, ended.err
+    dropped, ranking = ended.json["dropped"], [each["client"] for each in ended.json["clients"]]
+    assert len(dropped) == 2 and set(dropped) == set(ranking[-2:])
+    assert [(control.what, control.value) for control, _ in changes(lambdaml.Run(str(place)))] == [("without", dropped)]
+    asked = " ".join(cli("influence", place, "--drop-lowest", "0.34@4").out.split())
+    assert f"Asked for: without {dropped[0]}, {dropped[1]}, within a few seconds" in asked
 
 
 MISTAKES = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
 import torch
 
+import lambdaml
 from lambdaml.errors import SettingsError
 from lambdaml.influence.federated import FederatedRun
 from lambdaml.influence.truth import Retraining
@@ -34,6 +36,21 @@ def test_models_side_by_side_are_those_of_plain_loops_without_the_clients(job: L
     for number, left_out in enumerate(SETS):
         torch.testing.assert_close(retraining.models[number], without(job, run, left_out), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(retraining.models[0], federated.weights(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cohort:2", "cohort:1", "bsp"])
+def test_models_side_by_side_are_those_of_reruns_without_the_clients(schedule: str) -> None:
+    job = Little(decay=0.01, falls=True, drops=0.3)
+    run = trained(job, schedule=schedule, steps=5)
+    federated = FederatedRun(run, job)
+    retraining = Retraining(federated, SETS)
+    for found in federated.rounds():
+        retraining.advance(found)
+    for model, left_out in zip(retraining.models, SETS, strict=True):
+        url = f"memory://{secrets.token_hex(6)}"
+        run.rerun(url, left_out, engine="inline")
+        rerun = torch.nn.utils.parameters_to_vector(lambdaml.Run(url, job).model().parameters())
+        torch.testing.assert_close(model, rerun.detach(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("drops", [0.0, 0.5])
