@@ -10,7 +10,7 @@ In both, a difference is a row of a matrix, and H is taken block by block: a sin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Fisher:
         gradients: Returns the gradients of an update's worker and number, [steps, samples, parameters].
     """
 
-    def __init__(self, run: FederatedRun, gradients: Callable[[int, int], NDArray]) -> None:
+    def __init__(self, run: FederatedRun, gradients: Callable[[int, int], NDArray[Any]]) -> None:
         self._run, self._gradients = run, gradients
 
     def carry(self, turn: Turn, step: int, rows: Tensor, blocks: Sequence[slice]) -> Tensor:

@@ -27,6 +27,7 @@ from lambdaml.cost.planning.plan import make_plan
 from lambdaml.cost.reporting.planned import Comparison
 from lambdaml.storage import copy, open_store
 from tests.cli.conftest import DIGITS, Cli, Trained, command
+from tests.cli.test_influence import JOB as CLIENTS
 from tests.cost.profiles import digits
 from tests.cost.reporting.test_report import JOB, PLANNED
 from tests.lambdaml.lab import Tiny, broken_off
@@ -59,6 +60,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "metrics": ("metrics", "{run}"),
     "logs": ("logs", "{run}"),
     "why": ("why", "{run}"),
+    "influence": ("influence", "{federated}", "--truth"),
     "verify": ("verify", "{run}"),
     "bill": ("bill", "{run}", "--as", "lambda-arm:1769", "--store-as", "s3-standard"),
     "bill, many workers": ("bill", "{many}"),
@@ -72,10 +74,14 @@ VERBS: dict[str, tuple[str, ...]] = {
 def places(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the verbs are given."""
     folder = tmp_path_factory.mktemp("width")
-    made = {name: folder / name for name in ("many", "planned", "going", "profile")} | {"run": trained.place}
+    made = {name: folder / name for name in ("many", "planned", "going", "profile", "federated")} | {
+        "run": trained.place
+    }
     reason = "the least product of time and cost of 1,234 candidates, within the deadline: 12 s and $0.0123, or so"
     lambdaml.train(JOB, str(made["planned"]), workers=2, steps=8, engine="inline", planned=PLANNED | {"reason": reason})
     lambdaml.train(JOB, str(made["many"]), workers=12, steps=2, engine="inline", schedule="asp", functions=2)
+    federated = {"schedule": "cohort:2", "algorithm": "local:2", "extra": "per-sample:5", "args": {"clients": 6}}
+    lambdaml.train(CLIENTS, str(made["federated"]), workers=6, steps=4, engine="inline", **federated)
     copy(broken_off(Tiny, workers=2, steps=8).store, open_store(f"file://{made['going']}"))
     known = digits()
     replace(known, job=replace(known.job, spec=DIGITS, args={"hidden": 16})).dump(made["profile"])
