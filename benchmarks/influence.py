@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from examples.clients import Clients
 from examples.digits import Digits
 from lambdaml.influence.federated import FederatedRun
-from lambdaml.influence.products import Exact, Fisher, Products
+from lambdaml.influence.products import ExactProducts, FisherProducts, Products
 from lambdaml.influence.recursion import TRUNCATIONS, Recursion
 from lambdaml.influence.truth import Retraining
 from lambdaml.log.extra import read_extra
@@ -50,7 +50,7 @@ def trained(job: lambdaml.Job, **options: Any) -> FederatedRun:
 
 def fisher(federated: FederatedRun) -> Products:
     """Return the estimator that takes the gradients that the run has recorded."""
-    return Fisher(federated, lambda worker, seq: read_extra(federated._run.store, worker, seq).gradients)
+    return FisherProducts(federated, lambda worker, seq: read_extra(federated._run.store, worker, seq).gradients)
 
 
 def changes(federated: FederatedRun, rows: Tensor, metric: str) -> list[float]:
@@ -73,7 +73,7 @@ def quality(quick: bool) -> Iterator[str]:
         steps = 10 if quick else ROUNDS
         options = {"workers": CLIENTS, "schedule": "cohort:5", "steps": steps, "extra": "per-sample:50"}
         federated = trained(Clients(lr=lr), **options)
-        estimators = {"exact": Exact(federated), "fisher": fisher(federated)}
+        estimators = {"exact": ExactProducts(federated), "fisher": fisher(federated)}
         recursions = {name: Recursion(federated, everyone, "client") for name in estimators}
         retraining, seconds = Retraining(federated, everyone), dict.fromkeys([*estimators, "truth"], 0.0)
         for found in federated.rounds():
@@ -112,7 +112,7 @@ def cleansing(quick: bool) -> Iterator[str]:
         job = Clients(seed=seed)
         federated = trained(job, workers=CLIENTS, schedule="cohort:5", steps=2 * middle, seed=seed)
         recursion = Recursion(federated, [[client] for client in range(CLIENTS)], "client")
-        exact, retraining, chance = Exact(federated), None, np.random.RandomState(seed)
+        exact, retraining, chance = ExactProducts(federated), None, np.random.RandomState(seed)
         for found in federated.rounds():
             if federated.replica.version < middle:
                 recursion.advance(found, exact)

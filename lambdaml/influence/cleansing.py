@@ -16,7 +16,7 @@ from lambdaml.log.controls import request_change
 from lambdaml.log.left_out import WITHOUT
 from lambdaml.log.reader import RunReader
 
-POLL_S = 2.0
+_POLL_S = 2.0
 """The log is asked for news every so many seconds."""
 
 
@@ -72,10 +72,10 @@ def wait_for_version(
         told(now)
         if now >= version:
             return
-        reached, waited_s = (now, 0.0) if now > reached else (reached, waited_s + POLL_S)
+        reached, waited_s = (now, 0.0) if now > reached else (reached, waited_s + _POLL_S)
         if waited_s > run.settings.patience_s:
             raise RunFailed(f"{run.url} has been at version {now} for {waited_s:.0f} s: does anybody work on it?")
-        sleep(POLL_S)
+        sleep(_POLL_S)
 
 
 def leave_out_lowest(run: RunReader, found: InfluenceReport, share: float) -> list[int]:

@@ -31,7 +31,7 @@ from lambdaml.training.step_sum import counted
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ClientTurn:
     """What a client did in a round.
 
     Attributes:
@@ -61,7 +61,7 @@ class Round:
     """
 
     step: int
-    turns: tuple[Turn, ...]
+    turns: tuple[ClientTurn, ...]
 
 
 class FederatedRun:
@@ -127,7 +127,7 @@ class FederatedRun:
         entries = [entry for entry in commit.applied if entry.weight > 0]
         return Round(step, tuple(self._turn(entry, updates[entry.worker, entry.seq]) for entry in entries))
 
-    def _turn(self, entry: Entry, update: Update) -> Turn:
+    def _turn(self, entry: Entry, update: Update) -> ClientTurn:
         replica, parts = self.replica, self.replica.parts
         encoded, rows, rest = split_body(update.body)
         absent = rest.pop(ABSENT, ())
@@ -138,7 +138,7 @@ class FederatedRun:
             )
         client = replica.sampler.share(entry.worker, entry.seq).number
         assert update.batches is not None
-        return Turn(
+        return ClientTurn(
             update=update.id,
             client=client,
             weight=entry.weight * counted(entry, parts, replica.local),

@@ -188,16 +188,16 @@ def _products(run: RunReader, federated: FederatedRun, estimator: Estimator) -> 
     Raises:
         SettingsError: If the estimator needs gradients that the run did not record.
     """
-    from lambdaml.influence.products import Exact, Fisher
+    from lambdaml.influence.products import ExactProducts, FisherProducts
     from lambdaml.log.extra import read_extra
 
     if estimator == "exact":
-        return Exact(federated)
+        return ExactProducts(federated)
     if run.settings.extra is None:
         raise SettingsError(
             "this run recorded no gradients of samples: train with --extra per-sample:50, or use --estimator exact"
         )
-    return Fisher(federated, lambda worker, seq: read_extra(run.store, worker, seq).gradients)
+    return FisherProducts(federated, lambda worker, seq: read_extra(run.store, worker, seq).gradients)
 
 
 def _influences(federated: FederatedRun, rows: Tensor) -> tuple[dict[str, float], list[dict[str, float]]]:

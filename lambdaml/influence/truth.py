@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lambdaml.errors import SettingsError
-from lambdaml.influence.federated import FederatedRun, Round, Turn
+from lambdaml.influence.federated import ClientTurn, FederatedRun, Round
 from lambdaml.influence.recursion import shares_of, stays_in
 from lambdaml.job import Job
 
-_ALIKE = 0.02
-"""A displacement is the run's own if it differs by at most this share of its largest number; codecs round, too."""
+_ALIKE, _ROUNDING = 1e-3, 16
+"""Two displacements are alike if their numbers differ by at most this share of the largest one, and so many times the rounding of
+the largest parameter."""
 
 
 class Retraining:
@@ -60,18 +61,18 @@ class Retraining:
             local.buffers.restore(kept)
         self.models += moved
 
-    def _displacements(self, turn: Turn, step: int) -> Tensor:
+    def _displacements(self, turn: ClientTurn, step: int) -> Tensor:
         """Return how far a client's local steps go from each model."""
         if self._together is None:  # every model is the run's own so far, whose displacement is known
             try:
-                found = self._vectorised(turn, step)
-                bound = _ALIKE * float(turn.moved.abs().max())
-                self._together = bool(((found - turn.moved).abs() <= bound).all())
+                off = (self._vectorised(turn, step) - turn.moved).abs().max()
+                rounding = _ROUNDING * torch.finfo(off.dtype).eps * self.models.abs().max()
+                self._together = bool(off <= _ALIKE * turn.moved.abs().max() + rounding)
             except Exception:  # whatever a job's loss raises because a number is many
                 self._together = False
         return self._vectorised(turn, step) if self._together else self._one_by_one(turn, step)
 
-    def _vectorised(self, turn: Turn, step: int) -> Tensor:
+    def _vectorised(self, turn: ClientTurn, step: int) -> Tensor:
         local, models = self._run.replica.local, self.models.clone()
         names = [f"model.{name}" for name, each in local.model.named_parameters() if each.requires_grad]
         places = list(zip(names, local.layout.spans, local.flat.parameters, strict=True))
@@ -89,7 +90,7 @@ class Retraining:
             models -= rate * (gradients + decay * models)
         return models - self.models
 
-    def _one_by_one(self, turn: Turn, step: int) -> Tensor:
+    def _one_by_one(self, turn: ClientTurn, step: int) -> Tensor:
         replica = self._run.replica
         base, rows = replica.local.values(), []
         for model in self.models:

@@ -11,7 +11,7 @@ import torch
 
 from lambdaml.errors import SettingsError
 from lambdaml.influence.federated import FederatedRun, Round
-from lambdaml.influence.products import Exact, Fisher
+from lambdaml.influence.products import ExactProducts, FisherProducts
 from lambdaml.influence.recursion import Recursion
 from tests.lambdaml.influence.little import OWNERS, Little, local_steps, trained, walked, without
 from tests.lambdaml.lab import model_bytes
@@ -28,7 +28,7 @@ def test_exact_products_are_the_derivative_of_local_steps_by_finite_differences(
         base, h = federated.weights(), 1e-5
         rows = torch.randn(2, federated.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         for number, turn in enumerate(found.turns):
-            carried = Exact(federated).carry(turn, found.step, rows, [slice(0, federated.size)])
+            carried = ExactProducts(federated).carry(turn, found.step, rows, [slice(0, federated.size)])
             for row, products in zip(rows, carried, strict=True):
                 ends = [local_steps(job, federated, found, number, base + sign * h * row) for sign in (1, -1)]
                 torch.testing.assert_close(products, (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-8)
@@ -46,7 +46,7 @@ def test_blocks_leave_out_what_one_layer_does_to_another() -> None:
         first, last = federated.layers()
         assert (first, last) == (slice(0, 28), slice(28, 43))
         rows = torch.eye(federated.size, dtype=torch.float64)
-        turn, exact = found.turns[0], Exact(federated)
+        turn, exact = found.turns[0], ExactProducts(federated)
         carried = exact.carry(turn, found.step, rows, [first, last])
         assert not carried[first, last].any() and not carried[last, first].any()
         if turn.due.batches == 1:
@@ -69,7 +69,10 @@ def test_the_recursion_with_recorded_gradients_is_that_of_a_plain_loop_in_numpy(
     def gradients(worker: int, seq: int) -> Any:
         return recorded.setdefault((worker, seq), random.normal(size=(3, 7, 43)))
 
-    recursion, fisher = Recursion(federated, [[client] for client in range(5)], "none"), Fisher(federated, gradients)
+    recursion, fisher = (
+        Recursion(federated, [[client] for client in range(5)], "none"),
+        FisherProducts(federated, gradients),
+    )
     for found in federated.rounds():
         recursion.advance(found, fisher)
         before = expected.copy()
@@ -96,7 +99,7 @@ def test_the_difference_is_nearly_the_one_of_training_without_the_client() -> No
     federated = FederatedRun(run, job)
     recursion = Recursion(federated, [[client] for client in range(5)], "none")
     for found in federated.rounds():
-        recursion.advance(found, Exact(federated))
+        recursion.advance(found, ExactProducts(federated))
     for client in range(5):
         truth = without(job, run, [client]) - federated.weights()
         assert (recursion.differences[client] - truth).norm() < 0.1 * truth.norm()
@@ -108,7 +111,7 @@ def test_without_removing_anybody_the_difference_is_zero_and_the_walk_ends_with_
     federated = FederatedRun(run, job)
     recursion = Recursion(federated, [[], [0]], "client")
     for found in federated.rounds():
-        recursion.advance(found, Exact(federated))
+        recursion.advance(found, ExactProducts(federated))
     assert not recursion.differences[0].any() and recursion.differences[1].any()
     walked_to, result = federated.replica.state().dump_model(), model_bytes(run)
     assert hashlib.sha256(walked_to).digest() == hashlib.sha256(result).digest()
@@ -121,12 +124,12 @@ def test_a_round_of_one_client_is_no_step_without_it() -> None:
     recursion, begun = Recursion(federated, [[client] for client in range(5)], "none"), federated.weights()
     for found in federated.rounds():
         before = recursion.differences.clone()
-        recursion.advance(found, Exact(federated))
+        recursion.advance(found, ExactProducts(federated))
         (turn,) = found.turns
         torch.testing.assert_close(recursion.differences[turn.client], before[turn.client] - turn.moved)
     alone = Recursion(federated := FederatedRun(run, job), [range(5)], "none")
     for found in federated.rounds():
-        alone.advance(found, Exact(federated))
+        alone.advance(found, ExactProducts(federated))
     torch.testing.assert_close(federated.weights() + alone.differences[0], begun)
 
 
@@ -138,7 +141,7 @@ def test_what_grows_is_dropped_from_then_on(truncation: Any) -> None:
     growing = np.random.RandomState(1).normal(size=(3, 7, 43))  # a step of 3 along these is far too large
     sizes = []
     for found in federated.rounds():
-        recursion.advance(found, Fisher(federated, lambda worker, seq: growing))
+        recursion.advance(found, FisherProducts(federated, lambda worker, seq: growing))
         moved = max(float(turn.moved.norm()) for turn in found.turns)
         sizes.append(float(recursion.differences.norm(dim=1).max()) / moved)
     assert (max(sizes) > 1e6) == (truncation == "none")
