@@ -91,6 +91,10 @@ class FederatedRun:
             )
         self.replica = replica_at(run, 0, job)
         _demand_plain(self.replica.job, self.replica.local.optimizer)
+        if any(each.is_complex() for each in self.replica.flat.parameters):
+            raise SettingsError(
+                "influence is measured where parameters are real numbers, and this model has complex ones"
+            )
         self.replica.local.extra = None  # what was recorded is not recorded again
         self.size = self.replica.flat.size
 

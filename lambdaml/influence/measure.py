@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lambdaml.errors import JobError, SettingsError, nearest
 from lambdaml.job import Job
+from lambdaml.log.extra import EXTRAS, read_extra
 from lambdaml.log.left_out import leaves_out
 from lambdaml.log.reader import RunReader
 from lambdaml.training import numerics
@@ -145,25 +146,25 @@ def _measure(
     from lambdaml.influence.truth import Retraining
 
     federated = FederatedRun(run, job)
-    _demand_memory(federated, truth)
+    _demand_memory(federated, estimator, truth)
     products = _products(run, federated, estimator)
     everyone = range(federated.clients)
     recursion = Recursion(federated, [[client] for client in everyone], truncation)
     retraining = Retraining(federated, [[client] for client in everyone]) if truth else None
     turns = Counter[int]()
     progress(0.0)
-    for round in federated.rounds(version):
-        recursion.advance(round, products)
+    for found in federated.rounds(version):
+        recursion.advance(found, products)
         if retraining is not None:
-            retraining.advance(round)
-        turns.update(turn.client for turn in round.turns)
+            retraining.advance(found)
+        turns.update(turn.client for turn in found.turns)
         progress((federated.replica.version + 1) / version)
     metrics, estimates = _influences(federated, recursion.differences)
     truths: list[dict[str, float]] = [{} for _ in everyone]
     if retraining is not None:
         _, truths = _influences(federated, retraining.models - federated.weights())
     distances = recursion.differences.norm(dim=1).tolist()
-    found = [
+    clients = [
         ClientInfluence(
             *(client, federated.samples(client), turns[client], distances[client]), estimates[client], truths[client]
         )
@@ -177,7 +178,7 @@ def _measure(
 
     return InfluenceReport(
         *(run.url, version, estimator, truncation, metrics, yardstick.name, yardstick.less),
-        clients=tuple(sorted(found, key=value, reverse=True)),
+        clients=tuple(sorted(clients, key=value, reverse=True)),
         left_out=tuple(client for client in everyone if leaves_out(run.settings, federated.replica.log_state, client)),
     )
 
@@ -189,7 +190,6 @@ def _products(run: RunReader, federated: FederatedRun, estimator: Estimator) -> 
         SettingsError: If the estimator needs gradients that the run did not record.
     """
     from lambdaml.influence.products import ExactProducts, FisherProducts
-    from lambdaml.log.extra import read_extra
 
     if estimator == "exact":
         return ExactProducts(federated)
@@ -233,15 +233,19 @@ def _influences(federated: FederatedRun, rows: Tensor) -> tuple[dict[str, float]
     return {name: found[name] for name in names}, changes
 
 
-def _demand_memory(federated: FederatedRun, truth: bool) -> None:
-    """Make sure that the matrices fit into memory.
+def _demand_memory(federated: FederatedRun, estimator: Estimator, truth: bool) -> None:
+    """Make sure that the matrices, and the gradients that were recorded for an update, fit into memory.
 
     Raises:
         SettingsError: If they do not.
     """
     from lambdaml.engines.resources import free_memory_bytes
 
-    size_bytes = _MATRICES * (1 + truth) * federated.clients * federated.size * federated.weights().element_size()
+    settings, vectors = federated.settings, _MATRICES * (1 + truth) * federated.clients
+    if estimator == "fisher" and settings.extra is not None:
+        steps = federated.replica.algorithm.batches(settings.steps_per_epoch)
+        vectors += steps * EXTRAS.make(settings.extra).samples
+    size_bytes = vectors * federated.size * federated.weights().element_size()
     free_bytes = free_memory_bytes()
     if size_bytes > free_bytes:
         raise SettingsError(

@@ -114,7 +114,7 @@ class ExactProducts:
             reached = [n for n in inside if gradient[n] is not None and gradient[n].requires_grad]
             for first in range(0, len(rows), _ROWS_AT_ONCE) if reached else ():
                 some = rows[first : first + _ROWS_AT_ONCE]
-                vectors = [some[:, spans[n]].reshape(-1, *shapes[n]) for n in reached]
+                vectors = [some[:, spans[n]].reshape(-1, *shapes[n]).to(gradient[n].dtype) for n in reached]
                 products = _products([gradient[n] for n in reached], [parameters[n] for n in inside], vectors)
                 for n, product in zip(inside, products, strict=True):
                     if product is not None:

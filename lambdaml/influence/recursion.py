@@ -60,24 +60,24 @@ class Recursion:
             len(left_out), run.clients if truncation == "client" else 1, len(self._blocks)
         ).bool()
 
-    def advance(self, round: Round, products: Products) -> None:
+    def advance(self, found: Round, products: Products) -> None:
         """Follow the differences through a round."""
-        if not round.turns:
+        if not found.turns:
             return
-        shares, all_shares = shares_of(round, self._stays, self.differences.dtype)
+        shares, all_shares = shares_of(found, self._stays, self.differences.dtype)
         alone = ~shares.any(1)  # nobody else takes part
         moves = (self.differences != 0).any(1) & ~alone
         after = torch.zeros_like(self.differences)
         after[alone] = self.differences[alone]
         before = self.differences[moves]
-        for number, turn in enumerate(round.turns if len(before) else ()):
-            carried = products.carry(turn, round.step, before, self._blocks)
+        for number, turn in enumerate(found.turns if len(before) else ()):
+            carried = products.carry(turn, found.step, before, self._blocks)
             if self._truncation == "client":
                 self._truncate(carried, before, moves, turn.client)
             after[moves] += shares[moves, number, None] * carried
         if self._truncation == "layer":
             after[moves] = self._truncate(after[moves], before, moves, 0)
-        moved = torch.stack([turn.moved for turn in round.turns])
+        moved = torch.stack([turn.moved for turn in found.turns])
         self.differences = after + (shares - all_shares) @ moved
 
     def _truncate(self, carried: Tensor, before: Tensor, moves: Tensor, part: int) -> Tensor:
@@ -97,10 +97,10 @@ def stays_in(left_out: Sequence[Collection[int]], clients: int) -> Tensor:
     return stays
 
 
-def shares_of(round: Round, stays: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def shares_of(found: Round, stays: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return the share of each turn in the mean of a round: for each set of clients that are left out, [sets, turns], where
     a round of which nobody is left has zeros; and without leaving out anybody, [turns]."""
-    weights = torch.tensor([turn.weight for turn in round.turns], dtype=torch.float64)
-    left = stays[:, [turn.client for turn in round.turns]] * weights
+    weights = torch.tensor([turn.weight for turn in found.turns], dtype=torch.float64)
+    left = stays[:, [turn.client for turn in found.turns]] * weights
     shares = left / left.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return shares.to(dtype), (weights / weights.sum()).to(dtype)

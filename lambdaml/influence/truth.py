@@ -48,16 +48,16 @@ class Retraining:
         self.models = run.weights().repeat(len(left_out), 1)
         self._together: bool | None = None  # not known yet
 
-    def advance(self, round: Round) -> None:
+    def advance(self, found: Round) -> None:
         """Train through a round."""
-        shares, _ = shares_of(round, self._stays, self.models.dtype)
+        shares, _ = shares_of(found, self._stays, self.models.dtype)
         moved = torch.zeros_like(self.models)
         local, replica = self._run.replica.local, self._run.replica
         local.open()
         local.changed = replica.log_state.changed
         kept = local.buffers.keep()
-        for number, turn in enumerate(round.turns):
-            moved += shares[:, number, None] * self._displacements(turn, round.step)
+        for number, turn in enumerate(found.turns):
+            moved += shares[:, number, None] * self._displacements(turn, found.step)
             local.buffers.restore(kept)
         self.models += moved
 

@@ -66,6 +66,15 @@ def test_running_statistics_are_refused() -> None:
         next(federated.rounds())
 
 
+def test_complex_parameters_are_refused() -> None:
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return (model(batch[0].to(torch.complex64)).abs() ** 2).mean()
+
+    job = Made(model=lambda: nn.Linear(6, 3, dtype=torch.complex64), loss=loss)
+    with pytest.raises(SettingsError, match="where parameters are real numbers, and this model has complex ones"):
+        FederatedRun(train(job, **AVERAGING), job)
+
+
 def test_a_run_whose_beginning_was_deleted_is_refused() -> None:
     run = train(job := Made(), **AVERAGING | {"steps": 60, "keep": 16, "snapshot_every": 4})
     assert run.gc() >= 0
