@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lambdaml.job import Job
@@ -18,7 +18,8 @@ from lambdaml.training.loading import load_run_job
 if TYPE_CHECKING:
     from torch import nn
 
-    from lambdaml.influence.measure import InfluenceReport
+    from lambdaml.influence.measure import Estimator, InfluenceReport
+    from lambdaml.influence.recursion import Truncation
     from lambdaml.log.snapshot import State
     from lambdaml.traces.logs import LogLine
     from lambdaml.training.driver import TrainResult
@@ -128,9 +129,23 @@ class Run(RunReader):
         load_into(module, trajectory_mean(self, since))
         return module.eval()
 
-    def influence(self, **options: Any) -> InfluenceReport:
+    def influence(
+        self,
+        estimator: Estimator = "fisher",
+        truncation: Truncation = "client",
+        truth: bool = False,
+        at: int | None = None,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> InfluenceReport:
         """Return the influence of each client of a run of federated averaging on the job's metrics; see
-        `lambdaml.influence.measure.measure_influence`, whose options these are.
+        `lambdaml.influence.measure.measure_influence`.
+
+        Args:
+            estimator: The estimator: `fisher`, from the gradients that the run recorded, or `exact`, from the data.
+            truncation: The part of the estimate that is dropped once it grows: `none`, `layer` or `client`.
+            truth: Whether the run is also repeated without each of the clients.
+            at: The version of the model; by default the last one.
+            progress: A function that is told the share that is done, from another thread.
 
         Raises:
             SettingsError: If the run is not one of plain federated averaging, recorded no gradients, or has no such version.
@@ -138,7 +153,9 @@ class Run(RunReader):
         """
         from lambdaml.influence.measure import measure_influence
 
-        return measure_influence(self, job=self._job, **options)
+        return measure_influence(
+            self, estimator=estimator, truncation=truncation, truth=truth, at=at, job=self._job, progress=progress
+        )
 
     def verify(self, deep: float | None = None) -> Report:
         """Check every promise that can be checked from the bucket; see `lambdaml.training.verify`.
