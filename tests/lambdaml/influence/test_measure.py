@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import lambdaml
+from examples.clients import Clients
 from lambdaml.engines import resources
 from lambdaml.errors import JobError, SettingsError
 from lambdaml.influence.measure import InfluenceReport
@@ -61,6 +62,16 @@ def test_clients_are_ranked_by_their_value_and_listed_with_samples_and_turns(exa
     assert exact.correlation("loss") > 0.95
     assert exact.lowest(0.4) == sorted(each.client for each in exact.clients[-2:])
     assert exact.lowest(0.01) == [exact.clients[-1].client]
+
+
+def test_harmful_clients_rank_lowest_by_every_estimate_and_in_truth() -> None:
+    job = Clients(clients=10, harmful=2)
+    run = trained(job, workers=10, schedule="cohort:3", steps=20, extra="per-sample:10")
+    for estimator in ("exact", "fisher"):
+        found = run.influence(estimator=estimator, truth=True)
+        assert {each.client for each in found.clients[-2:]} == {8, 9}
+        assert {each.client for each in sorted(found.clients, key=lambda each: each.truth["loss"])[:2]} == {8, 9}
+        assert found.correlation("loss") > (0.99 if estimator == "exact" else 0.95)
 
 
 def test_more_of_an_accuracy_is_better() -> None:
