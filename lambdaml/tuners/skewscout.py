@@ -63,4 +63,11 @@ class SkewScout:
         untried = at - 1 if excess else at + 1
         near = [one for one in (at, at - 1, at + 1) if abs(one) <= self._most and (one in found or one == untried)]
         place = min(near, key=lambda one: found.get(one, 0.0))
-        return {"at": place, "trip": trip + 1, "known": known}, knob.value * self._factor**place
+        return {"at": place, "trip": trip + 1, "known": known}, self._value(knob, place)
+
+    def _value(self, knob: Knob, place: int) -> float:
+        """Return the value at a place of the row, by multiplications and divisions, which have the same bits everywhere."""
+        value = knob.value
+        for _ in range(abs(place)):
+            value = value * self._factor if place > 0 else value / self._factor
+        return value
