@@ -7,16 +7,15 @@ one model after the other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lambdaml.errors import SettingsError
 from lambdaml.influence.federated import ClientTurn, FederatedRun, Round
 from lambdaml.influence.recursion import shares_of, stays_in
-from lambdaml.job import Job
+from lambdaml.training.functional_loss import FunctionalLoss
 
 _ALIKE, _ROUNDING = 1e-3, 16
 """Two displacements are alike if their numbers differ by at most this share of the largest one, and so many times the rounding of
@@ -74,20 +73,11 @@ class Retraining:
 
     def _vectorised(self, turn: ClientTurn, step: int) -> Tensor:
         local, models = self._run.replica.local, self.models.clone()
-        names = [f"model.{name}" for name, each in local.model.named_parameters() if each.requires_grad]
-        places = list(zip(names, local.layout.spans, local.flat.parameters, strict=True))
-        module = _Loss(local.job, local.model)
+        gradients = torch.func.vmap(torch.func.grad(FunctionalLoss(local)), in_dims=(0, None), randomness="same")
         for number in range(turn.due.batches):
             _, data = local.dealt(turn.client, turn.due.first_batch + number)
-
-            def loss(model: Tensor, data: Any = data) -> Tensor:
-                own = {name: model[span].view(each.shape).to(each.dtype) for name, span, each in places}
-                found: Tensor = torch.func.functional_call(module, own, (data,))
-                return found
-
-            gradients = torch.func.vmap(torch.func.grad(loss), randomness="same")(models)
             rate, decay = self._run.rates(step + number, turn.absent)
-            models -= rate * (gradients + decay * models)
+            models -= rate * (gradients(models, data) + decay * models)
         return models - self.models
 
     def _one_by_one(self, turn: ClientTurn, step: int) -> Tensor:
@@ -99,15 +89,3 @@ class Retraining:
             rows.append(torch.from_numpy(replica.flat.to_host().copy()))
         replica.local.restore(base)
         return torch.stack(rows)
-
-
-class _Loss(nn.Module):
-    """The job's loss as a module, whose parameters are the model's."""
-
-    def __init__(self, job: Job, model: nn.Module) -> None:
-        super().__init__()
-        self._job, self.model = job, model
-
-    def forward(self, data: Any) -> Any:
-        found = self._job.loss(self.model, data)
-        return found["loss"] if isinstance(found, Mapping) else found

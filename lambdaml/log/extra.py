@@ -81,16 +81,16 @@ def pack_extra(header: dict[str, int], samples: NDArray[np.int64], gradients: li
     Args:
         header: The members `worker`, `seq`, `client` and `first_batch`.
         samples: The numbers of the samples, of shape [steps, n].
-        gradients: The gradient of each as `encode_gradient` returned it, one after the other.
+        gradients: Those of each step, as `encode_gradients` returned them.
     """
-    numbers = np.stack(gradients).reshape(*samples.shape, -1)
+    numbers = np.stack(gradients)
     return wire.pack({**header, "steps": len(samples)}, [("samples", samples), ("gradients", numbers)])[0]
 
 
-def encode_gradient(vector: Vector, codec: str) -> Vector:
-    """Return a gradient as an extra object holds it, in an array of its own."""
-    body = CODECS.make(codec).encode(vector, Layout.flat(vector.size, vector.dtype), UpdateContext())
-    return np.array(body["gradient"])
+def encode_gradients(rows: Vector, codec: str) -> Vector:
+    """Return gradients, of shape [n, parameters], as an extra object holds them."""
+    body = CODECS.make(codec).encode(rows.reshape(-1), Layout.flat(rows.size, rows.dtype), UpdateContext())
+    return body["gradient"].reshape(rows.shape)
 
 
 def read_extra(store: Store, worker: int, seq: int) -> Extra:

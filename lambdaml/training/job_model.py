@@ -204,11 +204,15 @@ class JobModel:
     def _pass(self, batch: Any, scale: float) -> tuple[float, NDArray[np.int32]]:
         """Return the loss, and the parameters that its gradient does not reach."""
         self.flat.begin()
-        dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+        with self.autocast():
             loss = self.loss_parts.split(call(self.job.loss, self.model, batch))
         call((loss * scale if scale != 1.0 else loss).backward)
         return float(loss.detach()), self.flat.finish()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        dtype = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.job.autocast]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _count_labels(self, batch: Any) -> tuple[int, ...]:
         labels = call(self.job.labels, batch).reshape(-1).cpu().numpy().astype(np.int64)

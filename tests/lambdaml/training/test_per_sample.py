@@ -119,6 +119,23 @@ def test_samples_are_the_clients_own_without_a_double_and_drawn_anew_for_each_st
     assert max(map(len, seen.values())) > 10
 
 
+def looking() -> Made:
+    """A job whose loss looks at a value, so that samples cannot be computed side by side."""
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        found = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        return found if found.item() > 0 else -found
+
+    return Made(loss=loss)
+
+
+def test_gradients_that_cannot_be_computed_side_by_side_are_computed_one_by_one() -> None:
+    runs = [train(make(), extra="per-sample:9", **FEDAVG) for make in (Made, looking)]
+    together, alone = (read_extra(run.store, 2, 3) for run in runs)
+    assert np.array_equal(together.samples, alone.samples)
+    assert alone.gradients == pytest.approx(together.gradients, rel=1e-5, abs=1e-7)
+
+
 def test_dropout_of_a_sample_is_drawn_anew_for_each_step_and_the_same_again() -> None:
     again = [train(dropping(), extra="per-sample:99", **FEDAVG) for _ in range(2)]
     first, second = (read_extra(run.store, 0, 1) for run in again)
