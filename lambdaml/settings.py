@@ -82,7 +82,7 @@ class Settings(BaseModel):
     bracket: str | None = None
     partition: str = "iid"
     extra: str | None = None
-    without: tuple[int, ...] = ()
+    without: list[int] = Field(default_factory=list)
     without_since: int = Field(default=0, ge=0)
     owners_sha256: str = ""
     seed: int = 0

@@ -90,7 +90,7 @@ DEFINED_TWICE = {
     "open_backend": "what a module of a store offers to `open_store`",
     "variants": "what a module of a part offers to `Registry.variants`",
     "metrics": "the verb, and the key of the object that has what it shows",
-    **dict.fromkeys(("copy", "gc", "replay", "resume", "simulate", "status", "train", "verify"), VERB),
+    **dict.fromkeys(("copy", "gc", "replay", "rerun", "resume", "simulate", "status", "train", "verify"), VERB),
     **dict.fromkeys(("bill", "plan", "prices", "profile", "report", "why"), VERB),
 }
 

@@ -150,7 +150,7 @@ class RecordedRun:
 
     def _window(self, rounds: int) -> tuple[Settings, int, Costs, Channel, Platform, Pace]:
         """Return what a simulation of the run's first rounds is made of. All clients take part in them."""
-        window = self.settings.model_copy(update={"steps": min(self.settings.steps, rounds), "without": ()})
+        window = self.settings.model_copy(update={"steps": min(self.settings.steps, rounds), "without": []})
         Parts.of(window)  # or it raises SettingsError
         platform = Platform("recorded", bandwidth_bytes_per_s=self.network_bytes_per_s)
         return window, self.functions, self.costs, self.channel, platform, self.pace

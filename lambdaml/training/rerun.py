@@ -44,5 +44,5 @@ def rerun_settings(run: RunReader, without: Sequence[int] = (), since: int = 0) 
     new: dict[str, Any] = {"token": secrets.token_hex(8), "versions": versions(), "planned": None, "extra": None}
     if without:
         demand_clients(settings, without)
-        new |= {"without": tuple(sorted(set(without))), "without_since": since}
+        new |= {"without": sorted(set(without)), "without_since": since}
     return settings.model_copy(update=new)

@@ -136,7 +136,7 @@ def test_history_goes_as_in_any_run() -> None:
 def test_a_claim_to_be_left_out_that_nobody_asked_for_is_found() -> None:
     run = again(train(Tiny, **FEDAVG), 3)
     honest = next(entry for commit in run.log() for entry in commit.refused)
-    settings = run.settings.model_copy(update={"without": (6,)})
+    settings = run.settings.model_copy(update={"without": [6]})
     run.store.put(keys.RUN, settings.dump())
     faults = lambdaml.Run(run.store).verify().faults
     assert (
