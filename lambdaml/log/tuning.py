@@ -9,7 +9,7 @@ of the log, which every function derives, and `verify` derives it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -69,13 +69,11 @@ class Tuning:
         now = log_state.changed.get(self.knob.name, self.knob.value)
         return Tuned(sent.sent_bytes, sent.updates, loss, state), change if value != now else None
 
-    def _loss(self, updates: Iterable[Update]) -> float | None:
-        """Return the accuracy loss that these updates tell of; None if they judged no model at home and elsewhere."""
-        judged = {
-            update.worker: update.judged for update in updates if update.judged and self.home(update.seq) is not None
-        }
-        shares = {worker: right / all_ for worker, (right, all_) in judged.items()}
-        home = next(
-            (shares.pop(update.worker, None) for update in updates if update.worker == self.home(update.seq)), None
-        )
-        return home - fmean(shares.values()) if home is not None and shares else None
+    def _loss(self, updates: Sequence[Update]) -> float | None:
+        """Return the accuracy loss that the updates of a round tell of; None if they judged no model at home and elsewhere."""
+        home = self.home(updates[0].seq)
+        if home is None:
+            return None
+        shares = {update.worker: update.judged[0] / update.judged[1] for update in updates if update.judged}
+        at_home = shares.pop(home, None)
+        return None if at_home is None or not shares else at_home - fmean(shares.values())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lambdaml.codecs import CODECS, Layout, UpdateContext, decode_vector
-from lambdaml.errors import JobError
+from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Update
 from lambdaml.log.travel import pack_travel
@@ -51,13 +51,18 @@ class ReplicaTravels:
         """Return how many answers of a model are right on data of this worker, and of how many; None if it has no answer.
 
         The model is in `eval()` mode. Parameters, buffers and modes are set back.
+
+        Raises:
+            BadObject: If it is no model of this run.
         """
-        local = self._local
+        local, encoded, layout = self._local, split_body(body)[0], Layout.flat(self._local.layout.size)
+        if fault := self._codec.check(encoded, layout) or local.buffers.check(_buffers(body)):
+            raise BadObject(f"the model that update {seq} of worker {worker} judges {fault}")
         local.open()
         values, kept = local.values(), local.buffers.keep()
         modes = [(module, module.training) for module in local.model.modules()]
         try:
-            local.restore(decode_vector(self._codec, split_body(body)[0], Layout.flat(len(values))))
+            local.restore(decode_vector(self._codec, encoded, layout))
             local.buffers.put(_buffers(body))
             local.model.eval()
             seed_streams("judge", local.settings.seed, worker, seq)

@@ -7,7 +7,8 @@ values that the knob can have, the one is sought with the least objective
 
 by hill climbing: the values form a geometric row, and each decision goes to the neighbour that has the least objective, or
 stays. Objectives that were seen are remembered for some trips, since what is sent changes as training goes on. A neighbour of
-which none is known is tried, unless it cannot be better: one that sends more, while the accuracy loss costs nothing.
+which none is known is tried, unless it cannot be better: one that sends more while the accuracy loss costs nothing, or less
+while it does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import math
 from typing import Any
 
 from lambdaml.tuners import Knob, Observation
-
-_SAMPLES = 256
 
 
 class SkewScout:
@@ -38,10 +37,10 @@ class SkewScout:
         every: int = 50,
         loss: float = 0.05,
         penalty: float = 50.0,
-        factor: float = 1.5,
+        factor: float = 1.3,
         span: float = 32.0,
         memory: int = 8,
-        samples: int = _SAMPLES,
+        samples: int = 256,
     ) -> None:
         for name, value, least in (("every", every, 2), ("memory", memory, 1), ("samples", samples, 1)):
             if value < least:
@@ -66,7 +65,7 @@ class SkewScout:
         return {"at": place, "trip": trip + 1, "known": known}, self._value(knob, place)
 
     def _value(self, knob: Knob, place: int) -> float:
-        """Return the value at a place of the row, by multiplications and divisions, which have the same bits everywhere."""
+        """Return the value at a place of the row. A power would have other bits on other machines."""
         value = knob.value
         for _ in range(abs(place)):
             value = value * self._factor if place > 0 else value / self._factor
