@@ -110,7 +110,7 @@ def cleansing(quick: bool) -> Iterator[str]:
     losses: dict[str, list[float]] = {"the lowest": [], "some by chance": [], "the highest": []}
     points: dict[str, list[float]] = {name: [] for name in losses}
     for seed in seeds:
-        job = Clients(seed=seed, harmful=round(SHARE * CLIENTS))
+        job = Clients(lr=0.1, seed=seed, harmful=round(SHARE * CLIENTS))
         federated = trained(job, workers=CLIENTS, schedule="cohort:5", steps=2 * middle, seed=seed)
         recursion = Recursion(federated, [[client] for client in range(CLIENTS)], "client")
         exact, retraining, chance = ExactProducts(federated), None, np.random.RandomState(seed)

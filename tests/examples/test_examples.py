@@ -14,7 +14,7 @@ from lambdaml.job import Job
 from lambdaml.training.loading import load_job
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-JOBS = ["digits.py:Digits", "cnn.py:DigitsCNN", "charlm.py:CharLM"]
+JOBS = ["digits.py:Digits", "cnn.py:DigitsCNN", "charlm.py:CharLM", "clients.py:Clients"]
 SCRIPTS = ["ray_train.py"]  # tested in files of their own
 
 
