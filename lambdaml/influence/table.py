@@ -47,7 +47,8 @@ def influence_about(report: InfluenceReport) -> str:
     }[report.estimator]
     values = ", ".join(f"{metric_name(name)} {value:.4g}" for name, value in report.metrics.items())
     said = f"The influence of {len(report.clients):,} clients on version {report.version:,} ({values}), {how}"
-    return f"{said}; truncated: {report.truncation}."
+    left_out = ", ".join(map(str, report.left_out))
+    return f"{said}; truncated: {report.truncation}." + (f" Left out by then: {left_out}." if left_out else "")
 
 
 def _change(report: InfluenceReport, client: ClientInfluence) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lambdaml.influence.measure import ClientInfluence, InfluenceReport
 from lambdaml.influence.page import influence_page
+from lambdaml.influence.table import influence_about
 from tests.browser import Browser, browser, check_page, chromium, numbers
 
 __all__ = ["browser", "chromium"]
@@ -33,3 +35,9 @@ def test_the_page_has_the_ranking_and_a_chart_for_each_metric(truth: bool, tmp_p
     text = place.read_text()
     assert "Client 0 was the most valuable: without it the evaluation loss would be 0.003 higher." in text
     assert ("correlation is 1.0000" in text) == truth
+
+
+def test_clients_that_are_left_out_already_are_named_and_not_chosen_again() -> None:
+    found = replace(report(truth=False), left_out=(4, 5))
+    assert influence_about(found).endswith("truncated: client. Left out by then: 4, 5.")
+    assert found.lowest(0.25) == [3] and found.lowest(0.5) == [2, 3]
