@@ -83,7 +83,7 @@ class RunOptions(LaunchOptions):
             `lambdaml.staleness.RULES`.
         aggregate: The way in which the updates of a step become one: `mean`, or one that resists workers that send anything:
             `median`, `trimmed:0.1`, `clip-median-norm`, `krum:F`; see `lambdaml.aggregates.AGGREGATES`.
-        tune: The tuner that turns the knob of the run's codec while the run goes on: `skewscout`, perhaps with options such as
+        tune: The tuner that turns the knob of the run's codec or algorithm while the run goes on: `skewscout`, perhaps with options such as
             `skewscout:every=50`; see `lambdaml.tuners.TUNERS`. None for none.
         pattern: The way in which the bytes of updates reach every function: `gather`, or `tree:K` ...; see
             `lambdaml.patterns.PATTERNS`. It changes no bits beyond those of the bracket.

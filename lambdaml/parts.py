@@ -368,7 +368,7 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
         SettingsError: If there is nothing to turn, or not every function could follow each turn.
     """
     tuner, named = TUNERS.make(spec), f"tuner {spec!r}"
-    knob = knob_of(parts.codec)
+    knob = knob_of(parts.codec) or knob_of(parts.algorithm)
     if names.schedule != "bsp":
         raise SettingsError(
             f"{named} needs rounds in which all workers take part, and schedule {names.schedule!r} has others: use bsp"
@@ -378,7 +378,7 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
     if knob is None:
         raise SettingsError(
             f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use the "
-            "codec significant:0.8,decay=none"
+            "codec significant:0.8,decay=none, or local:H"
         )
     if names.workers < 2:
         raise SettingsError(f"{named} compares workers, and there is {names.workers}: use 2 or more")

@@ -48,6 +48,7 @@ from lambdaml.codecs import DISPLACEMENT
 from lambdaml.errors import SettingsError
 from lambdaml.log.memory import Arrays, Memory
 from lambdaml.log.records import Entry, Update
+from lambdaml.tuners import STEPS, Knob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,6 +141,7 @@ class LocalSteps:
         self._equal = weights == "equal" or (weights == "" and self._outer.equal)
         self.gives = self._outer.gives | {WHOLE_MODEL if self._models else DISPLACEMENT}
         self.ahead, self.adds = ahead == "yes", self._outer.adds
+        self.knob = Knob(STEPS, self._steps, whole=True) if steps.isdecimal() and fragments == 1 else None
         self.keeps_optimizer, self.clocked = self._keep, self._auto
         self.remembers = self.keeps_optimizer or self.clocked or fragments > 1
 

@@ -33,6 +33,7 @@ from lambdaml.training.loading import construct, make_job
 from lambdaml.training.members import check_members
 from lambdaml.training.owners import DatasetSamples, parts_itself
 from lambdaml.training.source import fingerprint, split_spec
+from lambdaml.tuners import STEPS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,6 +210,11 @@ def _length(asked: RunOptions, parts: Parts, per_epoch: int) -> tuple[int, int |
     if asked.epochs is not None and not 0 < asked.epochs < math.inf:
         raise SettingsError(f"epochs: must be more than 0 (it is {asked.epochs!r})")
     steps, batches = asked.steps, None
+    if steps is None and parts.knob is not None and parts.knob.name == STEPS:
+        raise SettingsError(
+            f"tuner {asked.tune!r} decides how many batches an update covers, and so how many updates an epoch has: give the "
+            "number of updates, steps"
+        )
     if steps is None:
         each = parts.algorithm.batches(per_epoch)
         epochs = asked.epochs or (DEFAULT_EPOCHS if asked.target is None else MAX_EPOCHS)

@@ -132,7 +132,9 @@ class Replica:
     def assign(self, worker: int, seq: int) -> Assignment:
         """Return what to compute for the worker's next update."""
         memory = self.memories.of(worker, seq) if self.parts.remembers else None
-        return self.algorithm.assign(self.settings, self.sampler.share(worker, seq), worker, seq, memory, self._seconds)
+        share = self.sampler.share(worker, seq)
+        due = self.algorithm.assign(self.settings, share, worker, seq, memory, self._seconds)
+        return due if self.travels is None else self.travels.tuning.assign(self.log_state, due)
 
     def compute(self, assignment: Assignment) -> Computed:
         """Compute an update at the present version. The state does not change.
@@ -232,7 +234,7 @@ class Replica:
     def check(self, update: Update) -> str:
         """Return why this update must be rejected, or "". Every replica gives the same answer."""
         if update.left_out:
-            return left_out_fault(update, self.settings, self.algorithm, self.sampler)
+            return left_out_fault(update, self.settings, self.parts, self.sampler)
         if fault := self.check_header(update):
             return fault
         encoded, rows, _ = split_body(update.body)
@@ -253,7 +255,7 @@ class Replica:
         absent = rest.pop(ABSENT, None)
         faults = map(self.buffers.check, split_buffers(rest, self.algorithm.summands))
         fault = self.rows.check(rows, update.seq) or next(filter(None, faults), "") or self.flat.check(absent)
-        if fault := fault or batches_fault(update, self.settings, self.algorithm, self.sampler):
+        if fault := fault or batches_fault(update, self.settings, self.parts, self.sampler):
             return fault
         if not math.isfinite(update.loss):
             return "loss is not finite"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lambdaml.algorithms import Assignment
 from lambdaml.errors import BadObject, LambdaMLError, SettingsError
 from lambdaml.job import Job
 from lambdaml.log import keys
@@ -202,6 +203,7 @@ def _check_commit(
     for update in updates.values():
         update.fault = update.fault or replica.check(update)
     for update in updates.values():
+        _check_batches(replica, update, report)
         client = replica.sampler.share(*update.id).number
         if update.fault != DAMAGED and update.left_out != leaves_out(settings, replica.log_state, client):
             kept = "leaves out" if update.left_out else "holds the update of"
@@ -232,6 +234,15 @@ def _check_commit(
     order = [[entry.worker for entry in step] for step in commit.steps]
     if replica.parts.schedule.deterministic and any(step != sorted(step) for step in order):
         report.faults.append(f"{where} sums its updates in another order than by worker")
+
+
+def _check_batches(replica: Replica, update: Update, report: Report) -> None:
+    """Check that an update covers as many batches as the run's tuner has decided, if it decides that."""
+    if replica.travels is None or update.fault == DAMAGED:
+        return
+    due = replica.travels.tuning.assign(replica.log_state, Assignment(*update.id, 0, 0))
+    if due.batches and update.batches != (due.first_batch, due.batches):
+        report.faults.append(f"{keys.update(*update.id)} covers other batches than the log has decided")
 
 
 def _check_snapshots(

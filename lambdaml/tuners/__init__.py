@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 from lambdaml.registry import Registry
 
+STEPS = "steps"
+"""The name of the knob that says how many batches an update covers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Knob:
@@ -24,10 +27,12 @@ class Knob:
     Attributes:
         name: The name of the number among the part's parameters. Control entries have it.
         value: The value with which a run begins.
+        whole: Whether it is a whole number of at least 1. What a tuner decides is rounded to one.
     """
 
     name: str
     value: float
+    whole: bool = False
 
 
 def knob_of(part: object) -> Knob | None:
@@ -43,7 +48,8 @@ class Observation:
     Attributes:
         loss: The accuracy loss: the accuracy of a worker's own model on its own data, less the mean of that on the data
             of each other worker.
-        sent: The mean size of an update, as a share of the whole model's.
+        sent: The mean size of an update, as a share of the whole model's; for each of its batches, if the knob is their
+            number.
     """
 
     loss: float

@@ -60,7 +60,8 @@ class SkewScout:
         known = [*known, [at, excess + seen.sent, trip]]
         found = {place: objective for place, objective, _ in known}
         untried = at - 1 if excess else at + 1
-        near = [one for one in (at, at - 1, at + 1) if abs(one) <= self._most and (one in found or one == untried)]
+        near = [at, *(one for one in (at - 1, at + 1) if one in found or one == untried)]
+        near = [one for one in near if abs(one) <= self._most and (not knob.whole or self._value(knob, one) >= 1)]
         place = min(near, key=lambda one: found.get(one, 0.0))
         return {"at": place, "trip": trip + 1, "known": known}, self._value(knob, place)
 

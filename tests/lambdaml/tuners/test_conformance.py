@@ -29,6 +29,17 @@ GAIA: dict[str, Any] = {
 }
 
 
+LOCAL_STEPS: dict[str, Any] = {
+    "workers": 3,
+    "steps": 34,
+    "algorithm": "local:6,inner=keep",
+    "partition": "skew:1",
+    "keep": "all",
+}
+
+RUNS = pytest.mark.parametrize("options", [GAIA, LOCAL_STEPS], ids=["threshold", "local steps"])
+
+
 @pytest.fixture(scope="module", params=["skewscout:every=5", "ladder"])
 def tuner(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
@@ -58,22 +69,28 @@ def test_what_it_knows_is_plain_and_what_it_does_follows_from_that_alone(tuner: 
         state = turned
 
 
-def test_a_run_has_the_same_bits_and_decisions_with_any_number_of_functions(tuner: str) -> None:
-    alone = train(TinyAdam, functions=1, tune=tuner, **GAIA)
-    shared = train(TinyAdam, functions=3, tune=tuner, snapshot_every=6, **GAIA)
+@RUNS
+def test_a_run_has_the_same_bits_and_decisions_with_any_number_of_functions(
+    tuner: str, options: dict[str, Any]
+) -> None:
+    alone = train(TinyAdam, functions=1, tune=tuner, **options)
+    shared = train(TinyAdam, functions=3, tune=tuner, snapshot_every=6, **options)
     assert model_bytes(alone) == model_bytes(shared)
     assert told(alone) == told(shared)
     assert any(turned for _, turned in told(alone)), "the knob turns"
     report = shared.verify(deep=1)
-    assert report.faults == [] and report.recomputed == GAIA["workers"] * GAIA["steps"]
+    assert report.faults == [] and report.recomputed == options["workers"] * options["steps"]
     assert shared.replay(20).digest() == alone.replay(20).digest()
 
 
+@RUNS
 @pytest.mark.parametrize("at", [3, 4, 9, 10])
-def test_a_run_that_was_broken_off_around_a_trip_goes_on_with_the_same_bits_and_decisions(tuner: str, at: int) -> None:
-    run = broken_off(TinyAdam, at=at, functions=2, tune=tuner, snapshot_every=5, **GAIA)
+def test_a_run_that_was_broken_off_around_a_trip_goes_on_with_the_same_bits_and_decisions(
+    tuner: str, at: int, options: dict[str, Any]
+) -> None:
+    run = broken_off(TinyAdam, at=at, functions=2, tune=tuner, snapshot_every=5, **options)
     assert lambdaml.resume(run.store, functions=2).stop == "steps"
-    whole = train(TinyAdam, functions=1, tune=tuner, snapshot_every=5, **GAIA)
+    whole = train(TinyAdam, functions=1, tune=tuner, snapshot_every=5, **options)
     assert model_bytes(run) == model_bytes(whole)
     assert told(run) == told(whole)
 

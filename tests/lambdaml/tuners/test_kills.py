@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import lambdaml
 from lambdaml.log import keys
 from tests.lambdaml.lab import model_bytes
@@ -13,21 +15,24 @@ from tests.lambdaml.worker.test_kills import JOB, Killer, train
 KILLS = 10
 OPTIONS: dict[str, Any] = {
     "job": f"{JOB}Wide",
-    "algorithm": "local:1,ahead=yes,outer=sum",
-    "codec": "significant:0.05,decay=none",
     "partition": "skew:1",
     "tune": "skewscout:every=2",
     "steps": 40,
     "snapshot_every": 5,
     "keep": "all",
 }
+GAIA = {"algorithm": "local:1,ahead=yes,outer=sum", "codec": "significant:0.05,decay=none"}
+LOCAL_STEPS = {"algorithm": "local:9"}
 
 
-def test_a_tuned_run_is_killed_ten_times_and_ends_with_the_same_bits_and_decisions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("knob", [GAIA, LOCAL_STEPS], ids=["threshold", "local steps"])
+def test_a_tuned_run_is_killed_ten_times_and_ends_with_the_same_bits_and_decisions(
+    tmp_path: Path, knob: dict[str, str]
+) -> None:
     killer = Killer(KILLS, seed=7)
-    killed = train(f"file://{tmp_path}/run?latency=5ms", killer, functions=2, **OPTIONS)
+    killed = train(f"file://{tmp_path}/run?latency=5ms", killer, functions=2, **OPTIONS, **knob)
     assert killer.done == KILLS
-    alone = train(f"memory://{tmp_path.name}", functions=1, **OPTIONS)
+    alone = train(f"memory://{tmp_path.name}", functions=1, **OPTIONS, **knob)
     assert killed.model_sha256 == alone.model_sha256
     run, other = lambdaml.Run(f"file://{tmp_path}/run"), lambdaml.Run(f"memory://{tmp_path.name}")
     assert [(c.tuned, c.controls) for c in run.log()] == [(c.tuned, c.controls) for c in other.log()]

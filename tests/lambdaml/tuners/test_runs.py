@@ -124,6 +124,36 @@ def test_the_log_says_what_was_seen_and_the_knob_changes_what_is_sent() -> None:
     assert [change["value"] for change in Trace.of(run).meta["controls"]] == [0.2, 0.8]
 
 
+FEDAVG: dict[str, Any] = {"workers": 4, "steps": 24, "algorithm": "local:8", "partition": "skew:1", "keep": "all"}
+
+
+def test_the_number_of_local_steps_is_a_knob_and_no_batch_is_left_out_or_taken_twice() -> None:
+    run = train(TinyWide, tune="skewscout:every=6,factor=2,loss=0,penalty=1000", **FEDAVG)
+    turns = [(commit.commit, c.what, c.value) for commit in run.log() for c in commit.controls]
+    assert turns[0] == (6, "steps", 16) and all(isinstance(value, int) and value >= 1 for _, _, value in turns)
+    due = 0
+    for seq in range(24):
+        steps = next((value for commit, _, value in reversed(turns) if commit < seq), 8)
+        update = Update.read(run.store.get(keys.update(2, seq)) or b"", keys.update(2, seq))
+        assert update.batches == (due, steps)
+        due += steps
+    report = run.verify(deep=1)
+    assert report.faults == [] and report.recomputed == 4 * 24
+    rewritten(run, keys.log(6), b'"value":16}', b'"value":17}')
+    assert any("other batches than the log has decided" in fault for fault in run.verify().faults)
+
+
+def test_a_number_of_local_steps_that_may_not_change_changes_no_bit_of_the_run() -> None:
+    still, plain = (train(TinyWide, **FEDAVG, **more) for more in ({"tune": f"{TUNE},span=1"}, {}))
+    assert model_bytes(still) == model_bytes(plain)
+    assert bodies(still) == bodies(plain)
+
+
+def test_a_tuned_number_of_local_steps_needs_a_number_of_updates() -> None:
+    with pytest.raises(SettingsError, match="give the number of updates"):
+        train(TinyWide, tune=TUNE, epochs=3, **{name: value for name, value in FEDAVG.items() if name != "steps"})
+
+
 def test_a_learning_rate_that_somebody_asks_for_changes_beside_the_knob(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_watcher, "STOP_POLL_S", 0.002)
     store = memory()
@@ -191,8 +221,8 @@ def test_the_bill_counts_what_travelled() -> None:
         ({"schedule": "groups:2", "algorithm": "local:1,sends=models", "codec": "fp32"}, "'groups:2'"),
         ({"pattern": "tree:2"}, "'tree:2'"),
         ({"pattern": "scatter", "codec": "fp32"}, "'scatter'"),
-        ({"codec": "fp32"}, "codec 'fp32'"),
-        ({"codec": "significant:0"}, "codec 'significant:0'"),
+        ({"codec": "fp32", "algorithm": "gradient"}, "codec 'fp32'"),
+        ({"codec": "significant:0", "algorithm": "local:epochs=1"}, "codec 'significant:0'"),
         ({"workers": 1}, "there is 1"),
     ],
 )
