@@ -47,7 +47,7 @@ from lambdaml.training.replica import Replica
 from lambdaml.training.sampling import sampler_of
 
 SKEWS = (0.0, 0.2, 0.4, 0.8, 1.0)
-THRESHOLDS = tuple(round(0.05 * 2 ** (step / 2), 4) for step in range(10))
+THRESHOLDS = tuple(round(0.05 * 2 ** (step / 2), 4) for step in range(11))
 POINTS = 0.02
 PLACED_BYTES = 8
 """The bytes of a number with its place."""
@@ -256,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5, help="their number")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--threshold", type=float, default=0.8, help="the threshold with which tuned runs begin")
+    parser.add_argument("--threshold", type=float, default=1.1, help="the threshold with which tuned runs begin")
     parser.add_argument("--tune", default="skewscout:loss=0.03", help="the tuner")
     parser.add_argument("--check", action="store_true", help="compute a fixed run of each skew by a replica, too")
     asked = parser.parse_args()

@@ -378,7 +378,7 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
     if knob is None:
         raise SettingsError(
             f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use the "
-            "codec significant:0.8,decay=none, or local:H"
+            "codec significant:1.1,decay=none, or local:H"
         )
     if names.workers < 2:
         raise SettingsError(f"{named} compares workers, and there is {names.workers}: use 2 or more")
