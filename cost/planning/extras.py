@@ -71,7 +71,8 @@ def extra_price(name: str, found: Estimate, profile: Profile, book: PriceBook) -
     asked, candidate, samples = EXTRAS.make(name), found.candidate, profile.job.samples
     steps, own = candidate.batches(samples), samples // candidate.workers
     object_bytes = asked.size_bytes(steps, own, Layout.flat(profile.job.parameters))
-    update_s = steps * min(asked.samples, own) * profile.step_time.step_s(1) / candidate.platform.speed()
+    passes_s = profile.step_time.step_s(min(asked.samples, own)) + profile.step_time.step_s(1)
+    update_s = steps * passes_s / candidate.platform.speed()
     objects, functions = round(found.steps * found.group), max(1, found.functions)
     tariff = Tariff(book, billed_store(candidate, profile), candidate.platform.spec, candidate.platform.memory_mb)
     computing = tariff.bill(Quantities([objects * update_s / functions] * functions)).parts()
