@@ -18,7 +18,10 @@ JOB = (DIGITS, "--workers", 3, "--functions", 1, "--engine", "inline", "--steps"
     [
         (("--tune", "skewscout", "--schedule", "asp"), ["'skewscout'", "'asp'", "bsp"]),
         (("--tune", "skewscout", "--pattern", "tree:2"), ["'skewscout'", "'tree:2'", "gather"]),
-        (("--tune", "skewscout", "--codec", "fp32"), ["'skewscout'", "'fp32'", "'local:1,ahead=yes,outer=sum'"]),
+        (
+            ("--tune", "skewscout", "--codec", "fp32", "--algorithm", "gradient"),
+            ["'skewscout'", "'fp32'", "'gradient'"],
+        ),
         (("--tune", "skewscout:knob=steps"), ["not 'knob=steps'"]),
         (("--tune", "skewscot"), ["'skewscot'", "did you mean 'skewscout'"]),
         (("--tune", "skewscout:every=0"), ["every must be 2 or more"]),
