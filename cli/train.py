@@ -156,8 +156,8 @@ _Tune = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What turns the threshold of the codec `significant:V`, or the H of `local:H`, while the run goes on: `skewscout`, or "
-        "`skewscout:every=25,loss=0.03`. It goes with `--schedule bsp`.",
+        help="What turns the threshold of the codec `significant:V`, the pace of a codec's warm-up, or the H of `local:H` while the run "
+        "goes on: `skewscout`, or `skewscout:every=25,loss=0.03`. It goes with `--schedule bsp`.",
         rich_help_panel=_WAY,
     ),
 ]

@@ -380,6 +380,10 @@ def _tuned(names: Settings | RunOptions, parts: Parts, spec: str) -> Parts:
             f"{named} has nothing to turn: neither codec {names.codec!r} nor algorithm {names.algorithm!r} has a knob; use the "
             "codec significant:1.1,decay=none, or local:H"
         )
+    if DISPLACEMENT not in parts.algorithm.gives:
+        raise SettingsError(
+            f"{named} judges workers' own models, and algorithm {names.algorithm!r} gives them none: use local:H"
+        )
     if names.workers < 2:
         raise SettingsError(f"{named} compares workers, and there is {names.workers}: use 2 or more")
     return replace(parts, tuner=tuner, knob=knob)

@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from lambdaml.codecs import Layout, UpdateContext, Vector
 from lambdaml.codecs.selection import index_dtype
 from lambdaml.log.records import Body
+from lambdaml.tuners import Knob
 
 _BLOCK = 2**18
 """Numbers are added in blocks of this many, so that no intermediate value has the size of what is sent."""
+
+_PACE = "warmup"
+"""The name of the knob that says how many stages of its warm-up a codec goes through in an epoch."""
 
 
 class Places:
@@ -74,7 +78,8 @@ class Density(Places):
         per: Whether the part is taken of each `tensor`, or of the whole vector (`model`).
         warmup: The densities of a worker's first epochs, with slashes between them; where `density` is larger, it takes
             their place. The schedule of the Top-k paper is `0.015625/0.004` (authors' code, hclhkbu/GaussianK-SGD), that
-            of Deep Gradient Compression `0.25/0.0625/0.015625/0.004` (arXiv 1712.01887).
+            of Deep Gradient Compression `0.25/0.0625/0.015625/0.004` (arXiv 1712.01887). Its pace is the codec's knob: the
+            number of these densities that an epoch goes through, at first 1.
     """
 
     def __init__(self, density: float, per: str = "model", warmup: str = "") -> None:
@@ -84,12 +89,14 @@ class Density(Places):
         self.density = _share(density, "density")
         early = [_share(piece, "warmup") for piece in warmup.split("/")] if warmup else []
         self.densities = [*(max(density, share) for share in early), density]
+        self.knob = Knob(_PACE, 1.0) if early else None
         self.exact = density == 1.0
         self.feedback = not self.exact
 
     def density_of(self, context: UpdateContext) -> float:
         """Return the density of an update."""
-        return self.densities[min(context.epoch, len(self.densities) - 1)]
+        stage = int(context.epoch * context.changed.get(_PACE, 1.0))
+        return self.densities[min(stage, len(self.densities) - 1)]
 
     def count(self, layout: Layout, density: float) -> int:
         """Return how many numbers are sent, k."""

@@ -37,7 +37,9 @@ LOCAL_STEPS: dict[str, Any] = {
     "keep": "all",
 }
 
-RUNS = pytest.mark.parametrize("options", [GAIA, LOCAL_STEPS], ids=["threshold", "local steps"])
+WARMUP = {**GAIA, "algorithm": "local:1,ahead=yes", "codec": "topk:0.1,warmup=0.8/0.6/0.5/0.4/0.3/0.2"}
+
+RUNS = pytest.mark.parametrize("options", [GAIA, LOCAL_STEPS, WARMUP], ids=["threshold", "local steps", "warm-up"])
 
 
 @pytest.fixture(scope="module", params=["skewscout:every=5", "ladder"])

@@ -143,6 +143,15 @@ def test_the_number_of_local_steps_is_a_knob_and_no_batch_is_left_out_or_taken_t
     assert any("other batches than the log has decided" in fault for fault in run.verify().faults)
 
 
+def test_the_pace_of_a_warm_up_is_a_knob() -> None:
+    options = GAIA | {"algorithm": "local:1,ahead=yes", "codec": "topk:0.1,warmup=0.8/0.7/0.6/0.5/0.4/0.3/0.2"}
+    run, plain = (train(TinyWide, **options, **more) for more in ({"tune": "skewscout:every=6,loss=1,factor=4"}, {}))
+    turns = [(commit.commit, c.what, c.value) for commit in run.log() for c in commit.controls]
+    assert turns[0] == (6, "warmup", 4.0)
+    sent, due = (sum(len(body) for body in bodies(one).values()) for one in (run, plain))
+    assert sent < 0.8 * due and run.verify(deep=1).faults == []
+
+
 def test_a_number_of_local_steps_that_may_not_change_changes_no_bit_of_the_run() -> None:
     still, plain = (train(TinyWide, **FEDAVG, **more) for more in ({"tune": f"{TUNE},span=1"}, {}))
     assert model_bytes(still) == model_bytes(plain)
@@ -224,6 +233,7 @@ def test_the_bill_counts_what_travelled() -> None:
         ({"codec": "fp32", "algorithm": "gradient"}, "codec 'fp32'"),
         ({"codec": "significant:0", "algorithm": "local:epochs=1"}, "codec 'significant:0'"),
         ({"workers": 1}, "there is 1"),
+        ({"codec": "topk:0.1,warmup=0.5", "algorithm": "gradient"}, "algorithm 'gradient'"),
     ],
 )
 def test_what_does_not_go_with_a_tuner_is_refused_by_name(change: Mapping[str, Any], words: str) -> None:
