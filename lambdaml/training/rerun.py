@@ -9,6 +9,7 @@ from typing import Any
 from lambdaml.errors import SettingsError
 from lambdaml.log.controls import describe_control
 from lambdaml.log.reader import RunReader
+from lambdaml.log.tuned import DERIVED
 from lambdaml.parts import Parts, demand_clients
 from lambdaml.schedules import rounds_at_once
 from lambdaml.settings import Settings
@@ -33,7 +34,8 @@ def rerun_settings(run: RunReader, without: Sequence[int] = (), since: int = 0) 
         raise SettingsError(
             f"{run.url} cannot be repeated: with {what} {getattr(settings, what)!r} clocks decide what its steps are"
         )
-    changes = [describe_control(control) for commit in run.log() for control in commit.controls]
+    asked = (control for commit in run.log() for control in commit.controls if control.number != DERIVED)
+    changes = [describe_control(control) for control in asked]
     if changes:
         raise SettingsError(f"{run.url} cannot be repeated: it was changed while it went on ({', '.join(changes)})")
     if since < 0 or (since and not without):

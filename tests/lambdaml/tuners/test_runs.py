@@ -280,6 +280,14 @@ def test_a_job_may_say_itself_what_a_right_answer_is() -> None:
     assert all(each is not None and each[1] == 20 for each in judged)
 
 
+def test_a_tuned_run_is_repeated_bit_for_bit_with_its_decisions() -> None:
+    run = train(TinyWide, tune=TUNE, **GAIA)
+    store = memory()
+    lambdaml.rerun(run, store, job=TinyWide(), engine="inline")
+    assert any(commit.controls for commit in run.log())
+    assert model_bytes(lambdaml.Run(store, TinyWide())) == model_bytes(run)
+
+
 def test_a_trace_of_a_tuned_run_is_not_replayed_without_its_models() -> None:
     run = train(Tiny, tune=TUNE, **GAIA)
     with pytest.raises(UserError, match="models do not travel along a trace"):
