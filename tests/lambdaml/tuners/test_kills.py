@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "keep": "all",
 }
 GAIA = {"algorithm": "local:1,ahead=yes,outer=sum", "codec": "significant:0.05,decay=none"}
-LOCAL_STEPS = {"algorithm": "local:9"}
+LOCAL_STEPS = {"algorithm": "local:9", "tune": "skewscout:every=2,span=4,factor=1.1"}
 
 
 @pytest.mark.parametrize("knob", [GAIA, LOCAL_STEPS], ids=["threshold", "local steps"])
@@ -30,9 +30,9 @@ def test_a_tuned_run_is_killed_ten_times_and_ends_with_the_same_bits_and_decisio
     tmp_path: Path, knob: dict[str, str]
 ) -> None:
     killer = Killer(KILLS, seed=7)
-    killed = train(f"file://{tmp_path}/run?latency=5ms", killer, functions=2, **OPTIONS, **knob)
+    killed = train(f"file://{tmp_path}/run?latency=5ms", killer, functions=2, **OPTIONS | knob)
     assert killer.done == KILLS
-    alone = train(f"memory://{tmp_path.name}", functions=1, **OPTIONS, **knob)
+    alone = train(f"memory://{tmp_path.name}", functions=1, **OPTIONS | knob)
     assert killed.model_sha256 == alone.model_sha256
     run, other = lambdaml.Run(f"file://{tmp_path}/run"), lambdaml.Run(f"memory://{tmp_path.name}")
     assert [(c.tuned, c.controls) for c in run.log()] == [(c.tuned, c.controls) for c in other.log()]
