@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass, field
 
 from lambdaml.log import keys
-from lambdaml.log.controls import describe_control, wishes
+from lambdaml.log.controls import CHANGEABLE, describe_control, wishes
 from lambdaml.log.holders import seem_working
 from lambdaml.log.launches import Launch
 from lambdaml.log.reader import RunReader
+from lambdaml.log.records import Control
 from lambdaml.log.retention import snapshots_kept
+from lambdaml.log.snapshot import meta_of
 from lambdaml.log.stops import ending
+from lambdaml.log.tuned import DERIVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,14 @@ def status(run: RunReader) -> Status:
         model=run.store.head(keys.MODEL) is not None,
         init_from=str(settings.init_from) if settings.init_from is not None else None,
         first=next((keys.number(info.key) for info in snapshots_kept(run.store)), 0),
-        changes=tuple(describe_control(wish) for wish in wishes(run.store)),
+        changes=tuple(describe_control(change) for change in [*wishes(run.store), *_turned(run)]),
         reason=launch[0].reason() if launch is not None else "",
     )
+
+
+def _turned(run: RunReader) -> list[Control]:
+    """Return the value to which the run's tuner had turned its knob by the newest snapshot, if it had."""
+    if run.settings.tune is None:
+        return []
+    changed = meta_of(run.store, keys.snapshot(run.newest_snapshot()))["log_state"]["changed"]
+    return [Control(DERIVED, what, value) for what, value in changed.items() if what not in CHANGEABLE]

@@ -122,6 +122,7 @@ def test_the_log_says_what_was_seen_and_the_knob_changes_what_is_sent() -> None:
     assert sum(bytes_of.values()) > sum(sent) > 0
     assert run.verify().controls == ["the tuner set threshold = 0.8 after 2 changes"]
     assert [change["value"] for change in Trace.of(run).meta["controls"]] == [0.2, 0.8]
+    assert run.status().changes == ("the tuner set threshold = 0.8",)
 
 
 FEDAVG: dict[str, Any] = {"workers": 4, "steps": 24, "algorithm": "local:8", "partition": "skew:1", "keep": "all"}
