@@ -129,7 +129,7 @@ FEDAVG: dict[str, Any] = {"workers": 4, "steps": 24, "algorithm": "local:8", "pa
 
 
 def test_the_number_of_local_steps_is_a_knob_and_no_batch_is_left_out_or_taken_twice() -> None:
-    run = train(TinyWide, tune="skewscout:every=6,factor=2,loss=0,penalty=1000", **FEDAVG)
+    run = train(TinyWide, tune="skewscout:every=6,factor=2,loss=1", **FEDAVG)
     turns = [(commit.commit, c.what, c.value) for commit in run.log() for c in commit.controls]
     assert turns[0] == (6, "steps", 16) and all(isinstance(value, int) and value >= 1 for _, _, value in turns)
     due = 0
