@@ -36,7 +36,7 @@ def test_a_tuned_run_is_killed_ten_times_and_ends_with_the_same_bits_and_decisio
     assert killed.model_sha256 == alone.model_sha256
     run, other = lambdaml.Run(f"file://{tmp_path}/run"), lambdaml.Run(f"memory://{tmp_path.name}")
     assert [(c.tuned, c.controls) for c in run.log()] == [(c.tuned, c.controls) for c in other.log()]
-    assert sum(len(commit.controls) for commit in run.log()) > 5
+    assert sum(len(commit.controls) for commit in run.log()) > 3
     travelled = {info.key: bytes(run.store.get(info.key) or b"") for info in run.store.list(keys.TRAVEL)}
     assert len(travelled) == 20
     assert travelled == {key: bytes(other.store.get(key) or b"") for key in travelled}
