@@ -15,11 +15,7 @@ from torch import Tensor
 from lambdaml.errors import SettingsError
 from lambdaml.influence.federated import ClientTurn, FederatedRun, Round
 from lambdaml.influence.recursion import shares_of, stays_in
-from lambdaml.training.functional_loss import FunctionalLoss
-
-_ALIKE, _ROUNDING = 1e-3, 16
-"""Two displacements are alike if their numbers differ by at most this share of the largest one, and so many times the rounding of
-the largest parameter."""
+from lambdaml.training.functional_loss import FunctionalLoss, alike
 
 
 class Retraining:
@@ -64,9 +60,7 @@ class Retraining:
         """Return how far a client's local steps go from each model."""
         if self._together is None:  # every model is the run's own so far, whose displacement is known
             try:
-                off = (self._vectorised(turn, step) - turn.moved).abs().max()
-                rounding = _ROUNDING * torch.finfo(off.dtype).eps * self.models.abs().max()
-                self._together = bool(off <= _ALIKE * turn.moved.abs().max() + rounding)
+                self._together = alike(self._vectorised(turn, step), turn.moved, self.models.abs().max())
             except Exception:  # whatever a job's loss raises because a number is many
                 self._together = False
         return self._vectorised(turn, step) if self._together else self._one_by_one(turn, step)

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from lambdaml.job import Job
     from lambdaml.training.job_model import JobModel
 
+_ALIKE, _ROUNDING = 1e-3, 16
+"""Two vectors are alike if their numbers differ by at most this share of the largest one, and so many times a rounding."""
+
+
+def alike(found: Tensor, due: Tensor, rounded: float | Tensor = 1.0) -> bool:
+    """Return whether a transformed computation gave what a plain one does, up to rounding.
+
+    Args:
+        found: The result of the transformed computation, or several rows that must all be alike.
+        due: The result of the plain one.
+        rounded: The magnitude of the numbers whose rounding makes the difference.
+    """
+    rounding = _ROUNDING * torch.finfo(due.dtype).eps * rounded
+    return bool((found - due).abs().max() <= _ALIKE * due.abs().max() + rounding)
+
 
 class FunctionalLoss:
     """Returns the loss of a batch at a flat vector of trained parameters. Buffers are those of the model.

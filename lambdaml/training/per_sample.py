@@ -25,7 +25,7 @@ from lambdaml.codecs import CODECS, Layout
 from lambdaml.log.extra import PerSample, encode_gradients, pack_extra
 from lambdaml.seeds import random_state
 from lambdaml.training.calls import call, fetch, seed_streams
-from lambdaml.training.functional_loss import FunctionalLoss
+from lambdaml.training.functional_loss import FunctionalLoss, alike
 
 if TYPE_CHECKING:
     from lambdaml.codecs import Vector
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2**24
 """So many numbers of gradients are computed at once."""
-
-_ALIKE, _ROUNDING = 1e-3, 16
-"""Two gradients are alike if their numbers differ by at most this share of the largest one, and so many times the rounding
-of 1."""
 
 
 class PerSampleGradients:
@@ -98,10 +94,8 @@ def _side_by_side(model: JobModel, samples: list[int], client: int, batch: int, 
         return None
     finally:
         model.buffers.restore(kept)
-    rows: Vector = found.cpu().numpy()
-    rounding = _ROUNDING * np.finfo(rows.dtype).eps
-    alike = np.abs(rows[0] - first).max() <= _ALIKE * np.abs(first).max() + rounding
-    return rows if alike and np.isfinite(rows).all() else None
+    rows = found.cpu()
+    return rows.numpy() if alike(rows[0], torch.from_numpy(first)) and rows.isfinite().all() else None
 
 
 def inseparable(asked: PerSample, model: nn.Module, layout: Layout, job: Job) -> str:
