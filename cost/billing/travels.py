@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lambdaml.codecs import Layout
-from lambdaml.codecs.int8 import Int8
 from lambdaml.cost.billing.attribution import PhaseCost
 from lambdaml.log import keys
 from lambdaml.log.reader import RunReader
+from lambdaml.log.travel import travel_bytes
 from lambdaml.storage import ObjectInfo
 
 
@@ -25,8 +24,7 @@ def travel_cost(run: RunReader, objects: Iterable[ObjectInfo]) -> PhaseCost | No
     if run.settings.tune is None:
         return None
     trips = sum(commit.tuned is not None and commit.tuned.state is not None for commit in run.log())
-    model_bytes = Int8().expected_bytes(Layout.flat(run.settings.parameters))
     standing = (info.size_bytes for info in objects if info.key.startswith(keys.TRAVEL))
-    size_bytes, gets = max(standing, default=model_bytes), trips * run.settings.workers
+    size_bytes, gets = max(standing, default=travel_bytes(run.settings.parameters)), trips * run.settings.workers
     requests = defaultdict(int, {"create": trips, "get": gets})
     return PhaseCost(gets, 0.0, requests, trips * size_bytes, gets * size_bytes)

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lambdaml.algorithms import ALGORITHMS
-from lambdaml.codecs import CODECS, Layout
-from lambdaml.codecs.int8 import Int8
+from lambdaml.codecs import CODECS
 from lambdaml.cost.billing.prices import Price
 from lambdaml.cost.planning.candidates import GRADIENTS, HEADROOM, Candidate
 from lambdaml.cost.planning.convergence import Convergence
@@ -22,6 +21,7 @@ from lambdaml.cost.planning.objective import Objective
 from lambdaml.cost.planning.pilot import PLAIN
 from lambdaml.cost.profiling.iprof import Device, IProf
 from lambdaml.cost.profiling.profile import MEASURED, Profile
+from lambdaml.log.travel import travel_bytes
 from lambdaml.simulation.channel import Channel
 from lambdaml.simulation.platform import DETECT_S, Platform
 from lambdaml.simulation.regions import TCP_WINDOW_BYTES, dealt, round_trip_s
@@ -137,7 +137,7 @@ def _job(basis: Basis) -> Iterator[Assumption]:
 
 def _tuning(basis: Basis, used: Iterable[str]) -> Iterator[Assumption]:
     """Yield what a tuner would add to runs with codecs that have a knob. Plans are of runs without one."""
-    tuner, size_bytes = SkewScout(), Int8().expected_bytes(Layout.flat(basis.profile.job.parameters))
+    tuner, size_bytes = SkewScout(), travel_bytes(basis.profile.job.parameters)
     for spec in sorted(spec for spec in used if knob_of(CODECS.make(spec)) is not None):
         told = f"1 put and N gets of {size_bytes:,} bytes"
         yield Assumption(f"not in it: --tune skewscout, {spec}", told, f"in {tuner.every} rounds", "given", "")

@@ -6,10 +6,19 @@ worker's latest update carries are there as the update has them.
 
 from __future__ import annotations
 
+from lambdaml.codecs import CODECS, Layout
 from lambdaml.errors import BadObject
 from lambdaml.log import keys, wire
 from lambdaml.log.records import Body
 from lambdaml.storage.protocol import Bytes
+
+CODEC = "int8"
+"""The name of the codec of the parameters of a model that travels."""
+
+
+def travel_bytes(parameters: int) -> int:
+    """Return the bytes that this many parameters take in a model that travels."""
+    return CODECS.make(CODEC).expected_bytes(Layout.flat(parameters))
 
 
 def pack_travel(worker: int, seq: int, body: Body) -> bytes:

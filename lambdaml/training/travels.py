@@ -14,7 +14,7 @@ from lambdaml.codecs import CODECS, Layout, UpdateContext, decode_vector
 from lambdaml.errors import BadObject, JobError
 from lambdaml.job import Job
 from lambdaml.log.records import Body, Update
-from lambdaml.log.travel import pack_travel
+from lambdaml.log.travel import CODEC, pack_travel
 from lambdaml.log.tuning import Tuning
 from lambdaml.training.bodies import split_body
 from lambdaml.training.calls import call, fetch, seed_streams
@@ -29,7 +29,7 @@ class ReplicaTravels:
 
     def __init__(self, replica: Replica, tuning: Tuning) -> None:
         self._local, self._job, self.tuning = replica.local, replica.job, tuning
-        self._codec = CODECS.make("int8")
+        self._codec = CODECS.make(CODEC)
 
     @staticmethod
     def of(replica: Replica) -> ReplicaTravels | None:
