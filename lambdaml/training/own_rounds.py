@@ -55,7 +55,7 @@ class OwnRounds:
             for worker in range(settings.workers):
                 share = sampler.share(worker, number)
                 due = algorithm.assign(settings, share, worker, number, None, {})
-                used += sum(sampler.count(share.number, due.first_batch + batch) for batch in range(due.batches))
+                used += sampler.samples_in(share.number, due.first_batch, due.batches)
             self._before.append(self._before[-1] + used)
         return self._before[turn]
 

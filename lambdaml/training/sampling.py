@@ -85,6 +85,10 @@ class Sampler:
         """Return the number of samples in a batch, which is the length of its `indices`."""
         return sum(self.counts(worker, seq))
 
+    def samples_in(self, worker: int, first: int, batches: int) -> int:
+        """Return the number of samples in so many batches, from the first one on."""
+        return sum(self.count(worker, batch) for batch in range(first, first + batches))
+
     def counts(self, worker: int, seq: int) -> list[int]:
         """Return the number of samples of each gradient that an update is the sum of."""
         bounds = (self._bounds(number, seq) for number in self._numbers(worker))

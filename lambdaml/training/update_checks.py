@@ -32,8 +32,7 @@ def batches_fault(update: Update, settings: Settings, parts: Parts, sampler: Sam
         fault = _odd_batches(update)
     if fault:
         return fault
-    first, count = update.batches or (update.seq, 1)
-    dealt = sum(sampler.count(share.number, batch) for batch in range(first, first + count))
+    dealt = sampler.samples_in(share.number, *(update.batches or (update.seq, 1)))
     return f"claims {update.samples} samples where {dealt} were dealt" if update.samples != dealt else ""
 
 

@@ -23,15 +23,15 @@ def compute_slot(machine: Machine, settings: Settings, assignment: Assignment) -
     client = machine.sampler.share(assignment.worker, assignment.seq).number
     if not leaves_out(settings, machine.log_state, client):
         return machine.compute(assignment)
-    first, count = assignment.first_batch, assignment.batches
+    covered = assignment.first_batch, assignment.batches
     return Computed(
         body={},
         base=machine.log_state.version,
         base_commit=machine.log_state.commit,
-        samples=sum(machine.sampler.count(client, batch) for batch in range(first, first + count)),
+        samples=machine.sampler.samples_in(client, *covered),
         loss=math.nan,
         compute_s=0.0,
         encode_s=0.0,
-        batches=(first, count) if covers_batches(machine.parts.algorithm) else None,
+        batches=covered if covers_batches(machine.parts.algorithm) else None,
         left_out=True,
     )
