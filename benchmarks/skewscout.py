@@ -223,8 +223,8 @@ def measure(seeds: Sequence[int], threshold: float, tune: str, check: bool) -> b
                 f"| {skew:.0%} | at once, seed {seeds[0]} | {best[0].sent:.3%} | | | {best[0].shared:.4f} | {best[0].own:.4f} | |"
             )
         ratios = [_of(mine, part) / _of(best, part) for part in ("sent", "objects")]
-        whole = (_of(mine, "sent") + _of(mine, "travel")) / _of(best, "sent")
         sent[skew] = _of(mine, "sent") + _of(mine, "travel")
+        whole = sent[skew] / _of(best, "sent")
         print(
             f"\n{skew:.0%}: {100 * _lost(mine, dense):.2f} points lost; of the best fixed threshold's bytes {ratios[0]:.2f} in bodies, "
             f"{whole:.2f} with travel, {ratios[1]:.2f} in objects\n",
